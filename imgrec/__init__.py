@@ -1,0 +1,1 @@
+"""imgrec: a research framework for image recognition on PyTorch Lightning."""

@@ -1,0 +1,39 @@
+"""The one exception that stands for a mistake in what was given: a config, a folder, an image, a checkpoint."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used.
+
+    The command line prints the message alone, without a traceback, and exits with status 2. From Python it is an
+    ordinary ``ValueError``. A message names the place, what was given, and what would have been accepted.
+    """
+
+
+class SpecError(UserError):
+    """A spec names something unknown, or gives an argument that is unknown, missing or of the wrong type."""
+
+
+def nearest(word: str, words: Iterable[str], at_most: int = 3) -> list[str]:
+    """The accepted words most like ``word``, best first; empty where none is alike.
+
+    >>> nearest("cros_entropy", ["focal", "cross_entropy"])
+    ['cross_entropy']
+    """
+    by_lower = {w.lower(): w for w in words}
+    matches = difflib.get_close_matches(word.lower(), by_lower, n=at_most, cutoff=0.5)
+    return [by_lower[m] for m in matches]
+
+
+def suggestion(word: str, words: Iterable[str]) -> str:
+    """`` Did you mean "x"?`` for the nearest accepted words, or an empty string.
+
+    >>> suggestion("focl", ["focal"])
+    ' Did you mean "focal"?'
+    """
+    found = " or ".join(f'"{w}"' for w in nearest(word, words))
+    return f" Did you mean {found}?" if found else ""

@@ -1,0 +1,98 @@
+"""The contracts between the rooms: what a batch is, what a step gives, what the data says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images on their way into a task.
+
+    Shapes: ``images`` uint8 ``(batch, channels, height, width)``; ``targets`` int64 ``(batch,)``, or float
+    ``(batch, num_classes)`` probabilities once images were mixed; ``ids`` one stable string a sample, its path or its
+    key in the source. ``skipped`` names the samples that belonged here and could not be read, as (id, reason).
+    """
+
+    images: Tensor
+    targets: Tensor
+    ids: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same batch with its tensors on ``device``."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=non_blocking),
+            targets=self.targets.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory, for asynchronous copies to a GPU."""
+        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What the one step gives that training, validation, test and prediction share.
+
+    Shapes: ``images`` as in :class:`Batch`; ``targets`` likewise; ``logits`` float ``(batch, num_classes)``;
+    ``features`` float ``(batch, feature_dim)``, the pooled vector before the head; ``auxiliary`` further logits, each
+    ``(batch, num_classes)``, of an architecture with auxiliary classifiers, in training only. ``epoch`` counts from 0.
+    """
+
+    images: Tensor
+    targets: Tensor
+    logits: Tensor
+    features: Tensor
+    epoch: int
+    auxiliary: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a model must know of the data it is built for: plain values only, so that they live in a checkpoint.
+
+    ``class_counts`` counts training images, in the order of ``class_names``. ``image_size`` is the side, in pixels, of
+    the square image that reaches the model. ``eval_transforms`` are the specs that bring any image there, so that a
+    model taken out of its run still knows its preprocessing.
+    """
+
+    class_names: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    image_size: int
+    channels: int = 3
+    eval_transforms: tuple[str | dict[str, Any], ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings, as they stand in a checkpoint or a config.json."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`."""
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
+
+    def for_registry(self) -> dict[str, Any]:
+        """The facts that a spec's constructor may name."""
+        return {
+            "num_classes": self.num_classes,
+            "class_names": self.class_names,
+            "class_counts": self.class_counts,
+            "image_size": self.image_size,
+            "in_channels": self.channels,
+        }
