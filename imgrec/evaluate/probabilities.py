@@ -1,0 +1,33 @@
+"""From logits to probabilities, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
+    """The logarithms of the probabilities that ``logits`` stand for.
+
+    Shapes: ``(N, C)`` to ``(N, C)``. The largest logit of each row is taken off first, so nothing overflows; a logit of
+    ``-inf`` gives ``-inf``, and a row that holds NaN or ``+inf`` gives NaN.
+
+    >>> log_softmax([[1000.0, 1000.0]]).round(4).tolist()
+    [[-0.6931, -0.6931]]
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    if values.shape[-1] == 0:
+        raise ValueError("logits need at least one class")
+    with np.errstate(invalid="ignore"):  # inf - inf is the NaN that the docstring promises
+        shifted = values - values.max(axis=-1, keepdims=True)
+        normalized: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return normalized
+
+
+def softmax(logits: ArrayLike) -> NDArray[np.float64]:
+    """The probabilities that ``logits`` stand for; shapes and extremes as in :func:`log_softmax`.
+
+    >>> softmax([[0.0, 0.0, float("-inf")]]).tolist()
+    [[0.5, 0.5, 0.0]]
+    """
+    return np.exp(log_softmax(logits))
