@@ -1,0 +1,13 @@
+"""The registry of regularizers."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from imgrec.registry import Registry
+
+REGULARIZERS: Registry[nn.Module] = Registry("regularizer", "regularizers")
+"""Regularizers by name: modules whose ``forward(output, model)`` gives a scalar that has a gradient.
+
+``output`` is the :class:`imgrec.types.StepOutput` of the training step, ``model`` the network that made it.
+"""
