@@ -1,1 +1,81 @@
-"""imgrec: a research framework for image recognition on PyTorch Lightning."""
+"""imgrec: a research framework for image recognition on PyTorch Lightning.
+
+The few names that a researcher imports, each loaded when it is first used::
+
+    import imgrec
+    run = imgrec.RunFolder("runs/digits/quickstart/20261121-143005")
+    imgrec.load(run).predict(["a.png", "b.png"])
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "AUGMENTATIONS": "imgrec.augment",
+    "BACKBONES": "imgrec.models",
+    "BaseTask": "imgrec.tasks",
+    "Batch": "imgrec.types",
+    "ClassificationTask": "imgrec.tasks",
+    "Classifier": "imgrec.models",
+    "DataFacts": "imgrec.types",
+    "HEADS": "imgrec.models",
+    "ImageDataModule": "imgrec.data",
+    "LOSSES": "imgrec.losses",
+    "OPTIMIZERS": "imgrec.optim",
+    "REGULARIZERS": "imgrec.regularizers",
+    "RunFolder": "imgrec.runs.folder",
+    "RunRecorder": "imgrec.callbacks",
+    "SCHEDULES": "imgrec.optim",
+    "SOURCES": "imgrec.data",
+    "StepOutput": "imgrec.types",
+    "UserError": "imgrec.errors",
+    "load": "imgrec.runs.load",
+}
+
+__all__ = [
+    "AUGMENTATIONS",
+    "BACKBONES",
+    "HEADS",
+    "LOSSES",
+    "OPTIMIZERS",
+    "REGULARIZERS",
+    "SCHEDULES",
+    "SOURCES",
+    "BaseTask",
+    "Batch",
+    "ClassificationTask",
+    "Classifier",
+    "DataFacts",
+    "ImageDataModule",
+    "RunFolder",
+    "RunRecorder",
+    "StepOutput",
+    "UserError",
+    "load",
+]
+
+if TYPE_CHECKING:
+    from imgrec.augment import AUGMENTATIONS
+    from imgrec.callbacks import RunRecorder
+    from imgrec.data import SOURCES, ImageDataModule
+    from imgrec.errors import UserError
+    from imgrec.losses import LOSSES
+    from imgrec.models import BACKBONES, HEADS, Classifier
+    from imgrec.optim import OPTIMIZERS, SCHEDULES
+    from imgrec.regularizers import REGULARIZERS
+    from imgrec.runs.folder import RunFolder
+    from imgrec.runs.load import load
+    from imgrec.tasks import BaseTask, ClassificationTask
+    from imgrec.types import Batch, DataFacts, StepOutput
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'imgrec' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

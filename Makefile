@@ -1,0 +1,55 @@
+# The one way to set up, try, check, test and measure. `make demo` and `make test` need Python 3.11 or later, and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: setup demo test test-slow check format bench lock clean
+
+setup: $(STAMP)
+
+# the lock file decides whether the environment is current; no network is needed where it is
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"imgrec needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}") if not (3, 11) <= v[:2] < (3, 14) else None'
+	@sum=$$(cat requirements.lock | cksum); \
+	if [ -x $(BIN)/python ] && [ "$$(cat $(VENV)/.lock-sum 2>/dev/null)" = "$$sum" ]; then \
+	  echo "the environment in $(VENV) is current"; \
+	else \
+	  echo "setting up $(VENV) from requirements.lock (some 6 GB, minutes)"; \
+	  rm -f $(VENV)/.lock-sum; \
+	  $(PYTHON) -m venv $(VENV) && \
+	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock && \
+	  echo "$$sum" > $(VENV)/.lock-sum; \
+	fi
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: setup
+	$(BIN)/imgrec fit --config experiments/digits/quickstart.yaml
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup $(ARGS)
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python benchmarks/run_all.py $(ARGS)
+
+# pins every version and hash for every platform and Python that pyproject.toml admits; needs uv
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	  --extra dev pyproject.toml -o requirements.lock --upgrade
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,105 @@
+"""``imgrec list`` and ``imgrec show``: what can be named in a YAML, and what it takes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Any
+
+from imgrec.errors import UserError, suggestion
+
+if TYPE_CHECKING:
+    from imgrec.registry import Registry
+
+# where each registry stands, and where its specs stand in a config; no room is imported before it is asked for
+REGISTRIES: dict[str, tuple[str, str, str]] = {
+    "sources": ("imgrec.data", "SOURCES", "data.source"),
+    "augmentations": ("imgrec.augment", "AUGMENTATIONS", "data.train_transforms, data.eval_transforms"),
+    "backbones": ("imgrec.models", "BACKBONES", "model.backbone"),
+    "heads": ("imgrec.models", "HEADS", "model.head"),
+    "losses": ("imgrec.losses", "LOSSES", "model.loss"),
+    "regularizers": ("imgrec.regularizers", "REGULARIZERS", "model.regularizers"),
+    "optimizers": ("imgrec.optim", "OPTIMIZERS", "model.optimizer"),
+    "schedules": ("imgrec.optim", "SCHEDULES", "model.schedule"),
+}
+
+
+def registry(plural: str) -> Registry[Any]:
+    """The registry that is called ``plural``."""
+    if plural not in REGISTRIES:
+        raise UserError(
+            f'there is no registry "{plural}".{suggestion(plural, REGISTRIES)} Accepted: {", ".join(REGISTRIES)}.'
+        )
+    from importlib import import_module
+
+    module, name, _ = REGISTRIES[plural]
+    found: Registry[Any] = getattr(import_module(module), name)
+    return found
+
+
+def run(command: str, words: list[str]) -> int:
+    """List the registries or one's entries; or show one entry."""
+    if command == "list":
+        parser = argparse.ArgumentParser(prog="imgrec list", description="List the registries, or the entries of one.")
+        parser.add_argument("registry", nargs="?", help=", ".join(REGISTRIES))
+        parser.add_argument("pattern", nargs="?", help="only names that match: 'resnet*'")
+        arguments = parser.parse_args(words)
+        lines = _registries() if arguments.registry is None else _entries(arguments.registry, arguments.pattern)
+    else:
+        parser = argparse.ArgumentParser(
+            prog="imgrec show", description="Show the arguments and the documentation of a registry entry."
+        )
+        parser.add_argument("registry", help=", ".join(REGISTRIES))
+        parser.add_argument("name", help="focal, or a dotted path to a class of your own")
+        arguments = parser.parse_args(words)
+        lines = _entry(arguments.registry, arguments.name)
+    for line in lines:
+        print(line)
+    return 0
+
+
+def _registries() -> Iterable[str]:
+    width = max(map(len, REGISTRIES))
+    for plural, (_, _, where) in REGISTRIES.items():
+        yield f"{plural:<{width}}  {where}"
+    yield ""
+    yield "`imgrec list losses` lists one of them; `imgrec show losses focal` shows an entry."
+
+
+def _entries(plural: str, pattern: str | None) -> Iterable[str]:
+    found = registry(plural)
+    names = [name for name in found.names() if pattern is None or fnmatch(name, pattern)]
+    more = sorted(found.catalogue.names() - set(found.names())) if found.catalogue else []
+    matching = [name for name in more if pattern is not None and fnmatch(name, pattern)]
+    if pattern is not None and not names and not matching:
+        raise UserError(
+            f'no {found.kind} matches "{pattern}".{suggestion(pattern.strip("*"), [*found.names(), *more])}'
+        )
+    width = max(map(len, names), default=0)
+    for name in names:
+        yield f"{name:<{width}}  {found.entry(name).summary}"
+    yield from matching
+    if more and pattern is None:
+        if names:
+            yield ""
+        yield f"and {len(more)} by other names, {more[0]} to {more[-1]}: `imgrec list {plural} 'PATTERN*'`"
+
+
+def _entry(plural: str, name: str) -> Iterable[str]:
+    found = registry(plural)
+    entry = found.entry(name)
+    where = REGISTRIES[plural][2]
+    yield f"{name} - a {found.kind}, for {where}"
+    arguments = entry.arguments()
+    if arguments:
+        yield ""
+        yield "arguments:"
+    width = max((len(a.name) for a in arguments), default=0)
+    for argument in arguments:
+        default = "required" if argument.required else f"default {argument.default}"
+        yield f"  {argument.name:<{width}}  {argument.type}  ({default})"
+    if entry.open:
+        yield f"  {'...':<{width}}  any further argument of what stands behind it"
+    yield ""
+    yield entry.doc or "(no documentation)"

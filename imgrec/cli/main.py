@@ -1,0 +1,91 @@
+"""The command ``imgrec``: finds the subcommand, and imports no more than its help needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from imgrec.errors import UserError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "fit": ("training", "train what a config says, evaluate the best checkpoint, leave a run folder"),
+    "validate": ("training", "evaluate a run or a checkpoint on the validation split"),
+    "test": ("training", "evaluate a run or a checkpoint on the test split"),
+    "predict": ("predict", "name the classes of image files, folders and globs"),
+    "report": ("report", "write a run's report.html anew"),
+    "list": ("listing", "list the registries, or the entries of one"),
+    "show": ("listing", "show the arguments and the documentation of a registry entry"),
+}
+
+HELP = """usage: imgrec COMMAND [--config FILE.yaml ...] [--key.subkey VALUE ...]
+
+Image recognition on PyTorch Lightning: one YAML trains, evaluates and leaves a run folder.
+
+commands:
+{commands}
+
+`imgrec COMMAND --help` says more. Try: imgrec fit --config experiments/digits/quickstart.yaml
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit status: 0, or 2 for a mistake in what was given."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        command, rest = split_command(arguments)
+        if command is None:
+            return _no_command(rest)
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))  # a class of one's own, in a file of one's own
+        module = import_module(f"imgrec.cli.{COMMANDS[command][0]}")
+        status: int = module.run(command, rest)
+        return status
+    except UserError as error:
+        print(f"imgrec: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `imgrec list backbones | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def split_command(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The subcommand, and everything else: options may stand on either side of it.
+
+    >>> split_command(["--config", "a.yaml", "fit", "--model.loss=focal"])
+    ('fit', ['--config', 'a.yaml', '--model.loss=focal'])
+    """
+    skip = False
+    for i, word in enumerate(arguments):
+        if skip:
+            skip = False
+        elif word.startswith("-"):
+            skip = "=" not in word and word not in ("-h", "--help", "--version", "--print_config")
+        elif word in COMMANDS:
+            return word, [*arguments[:i], *arguments[i + 1 :]]
+        else:
+            from imgrec.errors import suggestion
+
+            raise UserError(
+                f'there is no command "{word}".{suggestion(word, COMMANDS)} Accepted: {", ".join(COMMANDS)}.'
+            )
+    return None, list(arguments)
+
+
+def _no_command(rest: list[str]) -> int:
+    if "--version" in rest:
+        from importlib.metadata import version
+
+        print(f"imgrec {version('imgrec')}")
+        return 0
+    text = HELP.format(commands="\n".join(f"  {name:<10}{said}" for name, (_, said) in COMMANDS.items()))
+    if not rest or rest[0] in ("-h", "--help"):
+        print(text, end="")
+        return 0
+    raise UserError(f"a command is missing. Accepted: {', '.join(COMMANDS)}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

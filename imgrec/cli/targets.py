@@ -1,0 +1,48 @@
+"""What a command is pointed at: a run folder, or a checkpoint inside or outside of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgrec.cli.config import Config, read_config
+from imgrec.errors import UserError
+from imgrec.runs.folder import CONFIG, RunFolder, is_run_folder
+
+
+@dataclass(frozen=True)
+class Target:
+    """The config and the checkpoint of a trained model; its run folder where it stands in one."""
+
+    config: Config
+    checkpoint: str
+    run: RunFolder | None
+
+
+def find_target(path: str | Path) -> Target:
+    """The target that ``path`` names.
+
+    Raises:
+        UserError: it is neither a run folder nor a checkpoint that says what it was made with.
+    """
+    path = Path(path)
+    if not path.is_file():
+        run = RunFolder(path)
+        return Target(read_config(run.path / CONFIG), str(run.checkpoint("best")), run)
+    around = path.absolute().parent.parent
+    if is_run_folder(around):
+        best = path.name == "best.ckpt"  # another checkpoint's figures are not the run's
+        return Target(read_config(around / CONFIG), str(path), RunFolder(around) if best else None)
+    from imgrec.runs.load import read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    model, data = checkpoint.get("hyper_parameters"), checkpoint.get("datamodule_hyper_parameters")
+    made_by = checkpoint.get("imgrec")
+    if not (model and data and made_by):
+        raise UserError(f"{path} is a checkpoint that does not say its data and its task: name the config by --config")
+    model = {k: v for k, v in model.items() if k not in ("facts", "load_weights")}
+    config = {
+        "model": {"class_path": made_by["task"], "init_args": model},
+        "data": {"class_path": made_by["data"], "init_args": dict(data)},
+    }
+    return Target(config, str(path), None)

@@ -1,0 +1,242 @@
+"""``imgrec fit``, ``validate`` and ``test``: what they take, in which order things happen, what they print."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgrec.cli.config import Config, merge, override, parse_value, read_config
+from imgrec.errors import UserError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from imgrec.cli.engine import Engine
+
+FIT_HELP = """usage: imgrec fit --config FILE.yaml [--config FILE.yaml ...] [--key.subkey VALUE ...]
+
+Train what the config says, evaluate the best checkpoint, and leave a run folder under runs/.
+
+  -c, --config FILE    a config; several are merged, later over earlier
+  --key.subkey VALUE   one value: --model.loss focal --model.optimizer.lr 0.1 --trainer.max_epochs 5;
+                       a key ending in + appends: --trainer.callbacks+ EarlyStopping
+  --ckpt_path FILE     go on from this checkpoint
+  --print_config       print the resolved config, and stop
+  --experiment NAME    the folder under runs/; by default the config's own name: experiments/digits/a.yaml -> digits/a
+  --runs FOLDER        where runs are kept (default: runs)
+
+A config has the keys model, data, trainer and seed_everything:
+
+  model:               # class_path: imgrec.ClassificationTask, or a subclass of your own
+    backbone: resnet18                          # imgrec list backbones
+    loss: {name: focal, gamma: 2.0}             # imgrec list losses; imgrec show losses focal
+    optimizer: {name: adamw, lr: 1e-3}          # imgrec list optimizers
+  data:
+    source: {name: folder, root: my-images}     # imgrec list sources
+    image_size: 224
+  trainer: {max_epochs: 20}                     # Lightning's Trainer
+"""
+
+EVALUATE_HELP = """usage: imgrec {command} RUN|CHECKPOINT [--config FILE.yaml ...] [--key.subkey VALUE ...]
+
+Evaluate on the {split} split. A run folder or a checkpoint is enough: they know their config.
+Without overrides, the figures and predictions of a run folder are written into it.
+
+  RUN                  a run folder (its best checkpoint), or a .ckpt file
+  -c, --config FILE    changes to the config, or the config where no run is given
+  --ckpt_path FILE     the checkpoint, where it is not the run's best
+  --key.subkey VALUE   one value: --data.batch_size 256
+  --print_config       print the resolved config, and stop
+"""
+
+
+@dataclass
+class Arguments:
+    """A training command, taken apart."""
+
+    targets: list[str] = field(default_factory=list)
+    configs: list[str] = field(default_factory=list)
+    overrides: list[tuple[str, Any]] = field(default_factory=list)
+    ckpt_path: str | None = None
+    print_config: bool = False
+    help: bool = False
+
+
+def parse(words: list[str]) -> Arguments:
+    """Take a command line apart; an option without a value means ``true``."""
+    found = Arguments()
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-h", "--help"):
+            found.help = True
+        elif word.partition("=")[0] == "--print_config":
+            found.print_config = True
+        elif word.startswith("--") or word == "-c" or word.startswith("-c="):
+            key, equals, value = word.lstrip("-").partition("=")
+            takes_next = not equals and rest and (not rest[0].startswith("-") or _is_number(rest[0]))
+            if not equals:
+                value = rest.pop(0) if takes_next else ""
+            if key in ("config", "c", "ckpt_path") and not value:
+                raise UserError(f"{word} needs a file")
+            if key in ("config", "c"):
+                found.configs.append(value)
+            elif key == "ckpt_path":
+                found.ckpt_path = value
+            else:
+                found.overrides.append((key, parse_value(value) if equals or takes_next else True))
+        elif word.startswith("-"):
+            raise UserError(f'there is no option "{word}"')
+        else:
+            found.targets.append(word)
+    return found
+
+
+def _is_number(word: str) -> bool:
+    return isinstance(parse_value(word), int | float)
+
+
+def run(command: str, words: list[str]) -> int:
+    """Carry out one of the three commands."""
+    arguments = parse(words)
+    if arguments.help:
+        split = {"validate": "validation"}.get(command, command)
+        print(FIT_HELP if command == "fit" else EVALUATE_HELP.format(command=command, split=split), end="")
+        return 0
+    if command == "fit":
+        return fit(arguments)
+    return evaluate(command, arguments)
+
+
+def fit(arguments: Arguments) -> int:
+    """Train; then evaluate the best checkpoint and write the report."""
+    if arguments.targets:
+        raise UserError(f"fit takes its config by --config {arguments.targets[0]}")
+    config: Config = {}
+    for path in arguments.configs:
+        config = merge(config, read_config(path))
+    config.setdefault("experiment", experiment_name(arguments.configs))
+    config = _overridden(config, arguments)
+    checkpoint = existing_checkpoint(arguments.ckpt_path)
+
+    from imgrec.cli.engine import Engine
+    from imgrec.runs.folder import check_writable
+
+    engine = Engine(config)
+    if arguments.print_config:
+        print(engine.resolved, end="")
+        return 0
+    trainer, data, task = engine.trainer, engine.datamodule, engine.model
+    rehearsal = bool(trainer.fast_dev_run)
+    if not rehearsal:
+        check_writable(engine.config.runs)
+
+    from imgrec.callbacks import RunRecorder
+
+    recorder = RunRecorder(engine.config.experiment, engine.config.runs, engine.resolved)
+    trainer.callbacks.insert(0, recorder)
+    trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+    if engine.config.evaluate_after_fit and not trainer.interrupted:
+        _evaluate_after_fit(engine, recorder, rehearsal)
+    return 0
+
+
+def _evaluate_after_fit(engine: Engine, recorder: Any, rehearsal: bool) -> None:
+    from imgrec.cli.results import print_results
+    from imgrec.runs.folder import RunFolder
+    from imgrec.runs.report import write_report
+
+    trainer, data, task = engine.trainer, engine.datamodule, engine.model
+    best = None if rehearsal else getattr(trainer.checkpoint_callback, "best_model_path", None) or None
+    results = evaluate_splits(trainer, task, data, best, ["validate", "test"])
+    if rehearsal or recorder.folder is None:
+        return
+    if trainer.is_global_zero:
+        run = RunFolder(recorder.folder)
+        report = write_report(run, images=getattr(data, "load_images", None))
+        print_results(results, run, report)
+
+
+def evaluate_splits(
+    trainer: pl.Trainer, task: Any, data: Any, checkpoint: str | Path | None, commands: list[str]
+) -> dict[str, dict[str, float]]:
+    """The figures of each split by name; a test split that the data lacks is left out."""
+    results: dict[str, dict[str, float]] = {}
+    for command in commands:
+        split = {"validate": "val"}.get(command, command)
+        sizes = data.split_sizes() if hasattr(data, "split_sizes") and len(commands) > 1 else {}
+        if sizes and not sizes.get(split):
+            continue
+        getattr(trainer, command)(task, datamodule=data, ckpt_path=checkpoint, verbose=False)
+        prefix = f"{split}/"
+        results[split] = {
+            k.removeprefix(prefix): float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)
+        }
+    return results
+
+
+def evaluate(command: str, arguments: Arguments) -> int:
+    """Evaluate a run or a checkpoint; write into the run where nothing was overridden."""
+    if len(arguments.targets) > 1:
+        raise UserError(f"{command} takes one run folder or checkpoint, got {len(arguments.targets)}")
+
+    from imgrec.cli.engine import Engine
+    from imgrec.cli.targets import find_target
+
+    target = find_target(arguments.targets[0]) if arguments.targets else None
+    config = target.config if target else {}
+    for path in arguments.configs:
+        config = merge(config, read_config(path))
+    config = _overridden(config, arguments)
+    checkpoint = existing_checkpoint(arguments.ckpt_path) or (target.checkpoint if target else None)
+    if checkpoint is None and not arguments.print_config:
+        raise UserError(f"{command} needs a run folder or a checkpoint: imgrec {command} runs/...")
+    config = override(config, "model.load_weights", False)
+    engine = Engine(config, bare=True)
+    if arguments.print_config:
+        print(engine.resolved, end="")
+        return 0
+
+    from imgrec.callbacks import RunRecorder
+    from imgrec.cli.results import print_results
+
+    untouched = not (arguments.configs or arguments.overrides or arguments.ckpt_path)
+    folder = target.run if target and untouched else None
+    if folder is not None:
+        engine.trainer.callbacks.insert(0, RunRecorder(folder=folder.path))
+    results = evaluate_splits(engine.trainer, engine.model, engine.datamodule, checkpoint, [command])
+    if engine.trainer.is_global_zero:
+        print_results(results, folder, None)
+    return 0
+
+
+def _overridden(config: Config, arguments: Arguments) -> Config:
+    for key, value in arguments.overrides:
+        config = override(config, key, value)
+    return config
+
+
+def existing_checkpoint(path: str | None) -> str | None:
+    """``path`` where it is a file, or ``None`` where none was given."""
+    if path is not None and not Path(path).is_file():
+        raise UserError(f"checkpoint not found: {path}")
+    return path
+
+
+def experiment_name(configs: list[str]) -> str:
+    """The name that the first config gives: its path below a folder ``experiments``, else its own name.
+
+    >>> experiment_name(["experiments/digits/quickstart.yaml", "more.yaml"])
+    'digits/quickstart'
+    """
+    for config in configs:
+        path = Path(config).absolute().with_suffix("")
+        if "experiments" in path.parts[:-1]:
+            at = len(path.parts) - 1 - path.parts[::-1].index("experiments")
+            inside = path.parts[at + 1 :]
+            if inside[0] != "_parts":
+                return "/".join(inside)
+        else:
+            return path.name
+    return "experiment"

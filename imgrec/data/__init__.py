@@ -1,0 +1,38 @@
+"""Where images come from: sources, splits, loading, and the data module that holds them together."""
+
+from imgrec.data.audit import find_bad_images, refuse_bad_images
+from imgrec.data.csv_table import CsvTable
+from imgrec.data.decode import IMAGE_SUFFIXES, BadImage, decode_image, from_pil, to_channels
+from imgrec.data.digits import Digits
+from imgrec.data.folder import Folder
+from imgrec.data.loading import BatchLoader, Collate, EvaluationSet, TrainingSet
+from imgrec.data.module import ImageDataModule
+from imgrec.data.sampling import EvaluationOrder, TrainingOrder
+from imgrec.data.source import SOURCES, Source
+from imgrec.data.splits import Splits, split_source
+from imgrec.data.torchvision_set import TorchvisionSet
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "SOURCES",
+    "BadImage",
+    "BatchLoader",
+    "Collate",
+    "CsvTable",
+    "Digits",
+    "EvaluationOrder",
+    "EvaluationSet",
+    "Folder",
+    "ImageDataModule",
+    "Source",
+    "Splits",
+    "TorchvisionSet",
+    "TrainingOrder",
+    "TrainingSet",
+    "decode_image",
+    "find_bad_images",
+    "from_pil",
+    "refuse_bad_images",
+    "split_source",
+    "to_channels",
+]

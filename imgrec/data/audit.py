@@ -1,0 +1,77 @@
+"""One pass over all images before training: which cannot be read, and why."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from imgrec.data.decode import BadImage
+from imgrec.data.source import Source
+from imgrec.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_MANY = 2000
+
+
+def usable_cores() -> int:
+    """The number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def find_bad_images(source: Source, rows: Iterable[int]) -> dict[str, str]:
+    """Decodes every image of these rows; the ids of those that cannot be read, with the reason, sorted by id.
+
+    Several threads decode; on a terminal a bar shows how far they are, where there are many images.
+    """
+    rows = list(rows)
+    bad: dict[str, str] = {}
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
+
+        def reasons() -> Iterator[str | None]:
+            waiting = iter(rows)
+            while block := list(islice(waiting, 512)):  # a block at a time, so that an interrupt ends it soon
+                yield from pool.map(lambda row: _reason(source, row), block)
+
+        for row, reason in zip(rows, _shown(reasons(), len(rows)), strict=True):
+            if reason is not None:
+                bad[source.ids[row]] = reason
+    return dict(sorted(bad.items()))
+
+
+def refuse_bad_images(bad: Mapping[str, str], total: int, at_most: int = 10) -> None:
+    """Raise :class:`UserError` with the count, the first ids and the reasons, where there are bad images."""
+    if not bad:
+        return
+    lines = [f"  {name}: {reason}" for name, reason in islice(bad.items(), at_most)]
+    if len(bad) > at_most:
+        lines.append(f"  and {len(bad) - at_most} more")
+    raise UserError(
+        f"data: {len(bad)} of {total} images cannot be read:\n"
+        + "\n".join(lines)
+        + "\nMend or remove them, or leave them out of training with `on_bad_image: skip`."
+    )
+
+
+def _reason(source: Source, row: int) -> str | None:
+    try:
+        source.load(row)
+    except BadImage as error:
+        return error.reason
+    return None
+
+
+def _shown(reasons: Iterator[str | None], total: int) -> Iterator[str | None]:
+    if total < _MANY:
+        return reasons
+    if not sys.stderr.isatty():
+        logger.info("decoding %d images, to find those that cannot be read", total)
+        return reasons
+    from rich.console import Console
+    from rich.progress import track
+
+    return iter(track(reasons, "Checking images", total=total, console=Console(stderr=True), transient=True))

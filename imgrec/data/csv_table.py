@@ -1,0 +1,137 @@
+"""A CSV file with a path and a label in each row."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
+
+from torch import Tensor
+
+from imgrec.data.decode import decode_image, file_size
+from imgrec.data.folder import SPLIT_FOLDERS
+from imgrec.data.source import SOURCES, Source
+from imgrec.errors import UserError, suggestion
+from imgrec.files import locate
+
+
+@SOURCES.register("csv")
+class CsvTable(Source):
+    """Image files that a CSV file lists, with a label each and, if wanted, the split.
+
+    The first row names the columns. Without ``classes`` the classes are the labels that occur, sorted as numbers where
+    all of them are whole numbers, else as text. A row without a word in the split column is still to be split: it
+    goes with the training images. A file that is not there counts as an image that cannot be read.
+
+    Args:
+        file: the CSV file; a relative one is looked up in the current folder, then under ``IMGREC_DATA``.
+        root: the folder that the paths are relative to; by default the one that the CSV file lies in.
+        path_column: the column with the paths of the images.
+        label_column: the column with the labels.
+        split_column: the column with ``train``, ``val`` or ``test``; by default the column ``split``, if there is one.
+        classes: the accepted labels, in their order; another label is an error.
+        delimiter: what stands between two columns; by default a tab in a ``.tsv`` file, else a comma.
+
+    Raises:
+        UserError: a missing file, folder or column; a row without path or label; an unknown label or split, with its
+            row, where the row of column names is row 1.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        root: str | None = None,
+        path_column: str = "path",
+        label_column: str = "label",
+        split_column: str | None = None,
+        classes: list[str] | None = None,
+        delimiter: str | None = None,
+    ) -> None:
+        path = locate(file, "CSV file")
+        self.root = locate(root, "data folder") if root is not None else path.parent
+        header, rows = _read(path, delimiter or ("\t" if path.suffix.lower() == ".tsv" else ","))
+        columns = {name: _column(header, name, path) for name in (path_column, label_column)}
+        if split_column is None and "split" in header:
+            split_column = "split"
+        if split_column is not None:
+            columns[split_column] = _column(header, split_column, path)
+        paths: list[str] = []
+        labels: list[str] = []
+        splits: list[str | None] = []
+        for number, row in rows:
+            cells = {name: row[at].strip() if at < len(row) else "" for name, at in columns.items()}
+            for name in (path_column, label_column):
+                if not cells[name]:
+                    raise UserError(f'{path}, row {number}: nothing in the column "{name}".')
+            paths.append(self._relative(cells[path_column]))
+            labels.append(cells[label_column])
+            splits.append(_split(cells[split_column], path, number) if split_column else None)
+        names = [str(name) for name in classes] if classes is not None else _classes(labels)
+        numbers = {name: target for target, name in enumerate(names)}
+        for (number, _), label in zip(rows, labels, strict=True):
+            if label not in numbers:
+                raise UserError(
+                    f'{path}, row {number}: the label "{label}" is not in `classes`.{suggestion(label, names)} '
+                    f"Accepted: {', '.join(names[:20])}{' and more' if len(names) > 20 else ''}."
+                )
+        if not rows:
+            raise UserError(f"no image at all: {path} has no row below its column names.")
+        super().__init__(ids=paths, targets=[numbers[label] for label in labels], class_names=names, splits=splits)
+
+    def load(self, index: int) -> Tensor:  # noqa: D102
+        return decode_image(self.root / self.ids[index])
+
+    def content(self) -> Iterator[bytes]:  # noqa: D102
+        for name in self.ids:
+            yield file_size(self.root / name).to_bytes(8, "little")
+
+    def _relative(self, given: str) -> str:
+        """One spelling for a file: relative to the root where it lies below it, with forward slashes."""
+        path = PurePath(os.path.normpath(given))
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+
+
+def _read(path: Path, delimiter: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(enumerate(csv.reader(file, delimiter=delimiter), start=1))
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder; a CSV file is needed.") from error
+    except PermissionError as error:
+        raise UserError(f"{path} may not be read: permission denied.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
+    except (csv.Error, TypeError) as error:
+        raise UserError(f"{path} cannot be read as CSV with the delimiter {delimiter!r}: {error}.") from error
+    rows = [(number, row) for number, row in rows if any(cell.strip() for cell in row)]
+    if not rows:
+        raise UserError(f"{path} is empty; its first row names the columns.")
+    return [name.strip() for name in rows[0][1]], rows[1:]
+
+
+def _column(header: Sequence[str], name: str, path: Path) -> int:
+    if name not in header:
+        raise UserError(
+            f'{path} has no column "{name}".{suggestion(name, header)} It has: {", ".join(header)}. '
+            "The arguments path_column, label_column and split_column name the columns."
+        )
+    return header.index(name)
+
+
+def _split(word: str, path: Path, number: int) -> str | None:
+    if not word:
+        return None
+    if word.lower() not in SPLIT_FOLDERS:
+        raise UserError(
+            f'{path}, row {number}: no split is called "{word}".{suggestion(word, SPLIT_FOLDERS)} '
+            f"Accepted: {', '.join(SPLIT_FOLDERS)}, or nothing."
+        )
+    return SPLIT_FOLDERS[word.lower()]
+
+
+def _classes(labels: Sequence[str]) -> list[str]:
+    found = set(labels)
+    if all(label.removeprefix("-").isdecimal() for label in found):
+        return sorted(found, key=lambda label: (int(label), label))
+    return sorted(found)

@@ -1,0 +1,123 @@
+"""From the bytes of an image file to a tensor of its pixels."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .avif".split())
+"""Endings of files that count as images, in lower case."""
+
+_PALETTE_OR_COLOUR = {"P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"}
+_SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
+
+
+class BadImage(Exception):  # noqa: N818 - it is a finding about data, which loading deals with, not a programme's error
+    """An image that cannot be read.
+
+    Args:
+        reason: why, in a few plain words: ``"the file is empty"``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def decode_image(source: str | Path | bytes) -> Tensor:
+    """The pixels of an image file, or of its bytes.
+
+    Colour images, palettes included, give three channels, transparency dropped; grey ones give one. 16-bit grey is
+    scaled to 8 bits. Of an animation, the first frame.
+
+    Shapes: uint8 ``(channels, height, width)`` with 1 or 3 channels.
+
+    Raises:
+        BadImage: it cannot be read; the reason is in plain words.
+    """
+    with readable():
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if not data:
+            raise BadImage("the file is empty")
+        with Image.open(io.BytesIO(data)) as image:
+            return from_pil(image)
+
+
+def from_pil(image: Image.Image) -> Tensor:
+    """The pixels of a Pillow image of any mode: uint8 ``(channels, height, width)`` with 1 or 3 channels.
+
+    Raises:
+        BadImage: its pixels are floating-point numbers or 32-bit integers beyond 16 bits, whose range is unknown.
+    """
+    if image.mode in _SIXTEEN_BITS or image.mode == "I":
+        wide = np.array(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise BadImage("its pixels are 32-bit integers, of which no scale to 8 bits is known")
+        return torch.from_numpy(((wide * 255 + 32767) // 65535).astype(np.uint8))[None]
+    if image.mode.startswith("F"):
+        raise BadImage("its pixels are floating-point numbers, of which no scale to 8 bits is known")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns about the transparency that is dropped
+    if image.mode in _PALETTE_OR_COLOUR:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(image.convert("L")))[None]
+
+
+def to_channels(image: Tensor, channels: Literal[1, 3]) -> Tensor:
+    """A grey or colour image with ``channels`` channels: grey is repeated, colour weighted as Pillow does (ITU-R 601).
+
+    Shapes: uint8 ``(1 or 3, height, width)`` to uint8 ``(channels, height, width)``.
+
+    >>> to_channels(torch.tensor([[[255]], [[0]], [[0]]], dtype=torch.uint8), 1)
+    tensor([[[76]]], dtype=torch.uint8)
+    """
+    if image.shape[0] == channels:
+        return image
+    if channels == 3:
+        return image.expand(3, -1, -1)
+    red, green, blue = image.to(torch.int32).unbind(0)
+    return ((red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16).to(torch.uint8)[None]
+
+
+def file_size(path: str | Path) -> int:
+    """The size of a file in bytes; 0 where there is no such file, which is found out when it is read."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - a Path for each of many files takes twice as long
+    except OSError:
+        return 0
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Turns whatever reading and decoding an image can raise into :class:`BadImage`."""
+    try:
+        yield
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly any exception there is
+        raise BadImage(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder, not a file"
+    if isinstance(error, PermissionError):
+        return "permission to read it is denied"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image in a format that can be read"
+    if isinstance(error, Image.DecompressionBombError):
+        return "it has more pixels than are decoded safely"
+    if "truncated" in str(error).lower():
+        return "it is truncated: its end is missing"
+    return f"it cannot be decoded ({str(error) or type(error).__name__})"

@@ -1,0 +1,309 @@
+"""The LightningDataModule of every experiment: a source, its splits, its transforms, its loaders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+
+from imgrec.augment import DEFAULT_TRANSFORMS, build_transforms, check_transforms
+from imgrec.data.audit import find_bad_images, refuse_bad_images, usable_cores
+from imgrec.data.decode import BadImage, to_channels
+from imgrec.data.loading import BatchLoader, Collate, EvaluationSet, TrainingSet
+from imgrec.data.sampling import EvaluationOrder, TrainingOrder, process_rank
+from imgrec.data.source import SOURCES, Source
+from imgrec.data.splits import Splits, split_source
+from imgrec.errors import UserError
+from imgrec.randomness import position_generator, run_seed
+from imgrec.registry import Spec, Specs, as_list
+from imgrec.types import Batch, DataFacts
+
+logger = logging.getLogger(__name__)
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Labelled images from any source, split, transformed and batched.
+
+    A wrong argument is refused by the constructor, before any data is read; wrong data by :meth:`setup`. After it,
+    ``facts`` says what a model must know.
+
+    Args:
+        source: where the images come from; see `imgrec list sources`.
+        image_size: side of the square image that the model takes, in pixels; by default that of the first image.
+        channels: 3 for colour, 1 for grey; images are converted.
+        batch_size: training images in a batch, for each process.
+        eval_batch_size: images in a batch of validation, test and prediction; by default ``batch_size``.
+        train_transforms: what happens to a training image; see `imgrec list augmentations`. By default it is resized
+            and its centre cut out, as for evaluation.
+        eval_transforms: what happens to any other image; by default likewise.
+        val_fraction: the part of each class that is for validation, where the source gives none.
+        test_fraction: the part of each class that is for the test, where the source gives no splits at all; 0 for none.
+        split_seed: another one carves other images.
+        num_workers: processes that load; by default none where the images are in memory, else one a core, up to 8.
+        on_bad_image: ``skip`` leaves images out that cannot be read and counts them; ``error`` looks at every image
+            before training and refuses to start.
+        seed: the seed of order and augmentation; by default the seed of the run.
+
+    Raises:
+        UserError: an argument that cannot be.
+    """
+
+    allow_zero_length_dataloader_with_multiple_devices = True  # a rank without any image of a small test split
+
+    def __init__(
+        self,
+        source: Spec,
+        image_size: int | None = None,
+        channels: Literal[1, 3] = 3,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        train_transforms: Specs | None = None,
+        eval_transforms: Specs | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        split_seed: int = 0,
+        num_workers: int | None = None,
+        on_bad_image: Literal["skip", "error"] = "skip",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        SOURCES.check(source, "data.source")
+        known = {} if image_size is None else {"image_size": image_size}
+        for name, value in {
+            "image_size": image_size,
+            "batch_size": batch_size,
+            "eval_batch_size": eval_batch_size,
+        }.items():
+            if value is not None and value < 1:
+                raise UserError(f"data.{name}: must be 1 or more, got {value}.")
+        check_transforms(train_transforms, "data.train_transforms", in_channels=channels, **known)
+        check_transforms(eval_transforms, "data.eval_transforms", in_channels=channels, **known)
+        if channels not in (1, 3):
+            raise UserError(f"data.channels: accepted are 1 (grey) and 3 (colour), got {channels!r}.")
+        if not (0 < val_fraction < 1 and 0 <= test_fraction < 1 and val_fraction + test_fraction < 1):
+            raise UserError(
+                "data.val_fraction and data.test_fraction: parts of each class, that for validation above 0, together "
+                f"below 1; got {val_fraction} and {test_fraction}."
+            )
+        if num_workers is not None and num_workers < 0:
+            raise UserError(f"data.num_workers: must be 0 or more, got {num_workers}.")
+        if on_bad_image not in ("skip", "error"):
+            raise UserError(f'data.on_bad_image: accepted are "skip" and "error", got {on_bad_image!r}.')
+        self.save_hyperparameters()
+        self.skipped: dict[str, str] = {}
+        self._source_spec = source
+        self._image_size = image_size
+        self._channels: Literal[1, 3] = channels
+        self._batch_size = batch_size
+        self._eval_batch_size = eval_batch_size or batch_size
+        self._train_specs = list(DEFAULT_TRANSFORMS) if train_transforms is None else as_list(train_transforms)
+        self._eval_specs = list(DEFAULT_TRANSFORMS) if eval_transforms is None else as_list(eval_transforms)
+        self._fractions = (val_fraction, test_fraction)
+        self._split_seed = split_seed
+        self._num_workers = num_workers
+        self._on_bad_image = on_bad_image
+        self._seed = seed
+        self._ready: tuple[Source, Splits, DataFacts] | None = None
+
+    def prepare_data(self) -> None:
+        """Fetch what is to be downloaded; Lightning calls it in one process of each machine."""
+        if isinstance(self._source_spec, dict) and self._source_spec.get("download"):
+            SOURCES.build(self._source_spec, "data.source")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the table of images, split it, and find out what a model must know. A second call does nothing.
+
+        Raises:
+            UserError: the data cannot be used, and why.
+        """
+        if self._ready is not None:
+            return
+        source = SOURCES.build(self._source_spec, "data.source")
+        val_fraction, test_fraction = self._fractions
+        try:
+            splits = split_source(source, val_fraction, test_fraction, self._split_seed)
+        except UserError as error:
+            raise UserError(f"data.source: {error}") from error
+        rows = np.concatenate([splits.train, splits.val, splits.test])
+        if self._on_bad_image == "error" and not source.in_memory:
+            refuse_bad_images(find_bad_images(source, rows.tolist()), len(rows))
+        name, image = _first_image(source, splits.train)
+        size = _square_side(name, image) if self._image_size is None else self._image_size
+        self._train_pipeline = build_transforms(
+            self._train_specs, "data.train_transforms", image_size=size, in_channels=self._channels
+        )
+        self._eval_pipeline = build_transforms(
+            self._eval_specs, "data.eval_transforms", image_size=size, in_channels=self._channels
+        )
+        for pipeline in (self._train_pipeline, self._eval_pipeline):  # found out here, not in a worker process
+            pipeline(to_channels(image, self._channels), position_generator(0))
+        counts = np.bincount(source.targets[splits.train], minlength=len(source.class_names))
+        facts = DataFacts(
+            class_names=source.class_names,
+            class_counts=tuple(counts.tolist()),
+            image_size=size,
+            channels=self._channels,
+            eval_transforms=tuple(self._eval_specs),
+        )
+        self._ready = (source, splits, facts)
+
+    @property
+    def source(self) -> Source:
+        """The table of images, after :meth:`setup`."""
+        return self._read()[0]
+
+    @property
+    def splits(self) -> Splits:
+        """The rows of each split, after :meth:`setup`."""
+        return self._read()[1]
+
+    @property
+    def facts(self) -> DataFacts:
+        """What a model must know of the data, after :meth:`setup`."""
+        return self._read()[2]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when the data does; see :meth:`imgrec.data.Source.fingerprint`."""
+        return self.source.fingerprint()
+
+    def split_sizes(self) -> dict[str, int]:
+        """The number of images for ``train``, ``val`` and ``test``."""
+        return self.splits.sizes()
+
+    def load_images(self, ids: Iterable[str]) -> list[Tensor | None]:
+        """The images as they lie in the source, uint8 ``(1 or 3, height, width)``; ``None`` for what cannot be read."""
+        found: list[Tensor | None] = []
+        for name in ids:
+            row = self._row_of.get(name)
+            try:
+                found.append(None if row is None else self.source.load(row))
+            except BadImage:
+                found.append(None)
+        return found
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.source.ids)}
+
+    def train_dataloader(self) -> BatchLoader:
+        """Training batches, in an order that is a function of (seed, epoch); the last one is dropped if not full."""
+        source, splits, facts = self._read()
+        seed = run_seed() if self._seed is None else self._seed
+        rank, world_size = process_rank()
+        rows = splits.train
+        sampler: TrainingOrder | SequentialSampler
+        if self.trainer is not None and self.trainer.overfit_batches:
+            # the same few batches each epoch, of mixed classes
+            rows = rows[[position for position, _ in TrainingOrder(len(rows), seed)]]
+            sampler = SequentialSampler(rows)
+        else:
+            sampler = TrainingOrder(len(rows), seed, rank, world_size, self._samples_done)
+        dataset = TrainingSet(source, rows, self._train_pipeline, self._channels, seed)
+        return self._loader(dataset, sampler, self._batch_size, drop_last=len(sampler) > self._batch_size)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Validation batches: every image once over all processes."""
+        return self._evaluation(self.splits.val)
+
+    def test_dataloader(self) -> BatchLoader:
+        """Test batches: every image once over all processes.
+
+        Raises:
+            UserError: there is no test split.
+        """
+        if not len(self.splits.test):
+            given = {split for split in self.source.splits if split}
+            how = (
+                "a source with splits needs a test split of its own"
+                if given
+                else "data.test_fraction above 0 carves one"
+            )
+            raise UserError(f"data: there is no test split; {how}.")
+        return self._evaluation(self.splits.test)
+
+    def predict_dataloader(self) -> BatchLoader:
+        """The test batches."""
+        return self.test_dataloader()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Keep account of images that could not be read: each is logged once, and stands in ``skipped``."""
+        if isinstance(batch, Batch):
+            for name, reason in batch.skipped:
+                if name not in self.skipped:
+                    self.skipped[name] = reason
+                    logger.warning("image skipped: %s (%s)", name, reason)
+        return batch
+
+    def _evaluation(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> BatchLoader:
+        source, _, _ = self._read()
+        seed = run_seed() if self._seed is None else self._seed
+        rank, world_size = process_rank()
+        dataset = EvaluationSet(source, rows, self._eval_pipeline, self._channels, seed)
+        sampler = SequentialSampler(dataset) if world_size == 1 else EvaluationOrder(len(dataset), rank, world_size)
+        return self._loader(dataset, sampler, self._eval_batch_size)
+
+    def _loader(
+        self,
+        dataset: TrainingSet | EvaluationSet,
+        sampler: TrainingOrder | EvaluationOrder | SequentialSampler,
+        batch_size: int,
+        drop_last: bool = False,
+    ) -> BatchLoader:
+        workers = self._workers()
+        return BatchLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=Collate(self._channels, self.facts.image_size),
+        )
+
+    def _workers(self) -> int:
+        if self._num_workers is not None:
+            return self._num_workers
+        cores = usable_cores() // (self.trainer.num_devices if self.trainer is not None else 1)
+        return 0 if self.source.in_memory or cores < 2 else min(8, cores)
+
+    def _samples_done(self) -> int:
+        """How many of this epoch's samples a resumed run had done already; 0 at every other time."""
+        if self.trainer is None or not self.trainer.training:
+            return 0
+        loop = self.trainer.fit_loop.epoch_loop
+        done = loop.batch_progress.current.ready
+        return done * self._batch_size if loop.restarting and done < self.trainer.num_training_batches else 0
+
+    def _read(self) -> tuple[Source, Splits, DataFacts]:
+        if self._ready is None:
+            raise RuntimeError("call setup() first: the data has not been read yet")
+        return self._ready
+
+
+def _first_image(source: Source, rows: Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]) -> tuple[str, Tensor]:
+    """The first training image that can be read, and its id."""
+    for row in rows:
+        try:
+            return source.ids[row], source.load(int(row))
+        except BadImage as error:
+            reason = error.reason
+    raise UserError(f"data.source: none of the {len(rows)} training images can be read; the last one: {reason}.")
+
+
+def _square_side(name: str, image: Tensor) -> int:
+    height, width = image.shape[-2:]
+    if height != width:
+        raise UserError(
+            f"data.image_size: give the side of the square image that the model takes; the first image, {name}, "
+            f"has {height} x {width} pixels (height x width)."
+        )
+    return height

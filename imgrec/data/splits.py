@@ -1,0 +1,102 @@
+"""Which images are for training, which for validation, which for the test: given, or carved once and for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgrec.data.source import Source
+from imgrec.errors import UserError
+from imgrec.randomness import position_seed
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows of a source, each in the order of their ids; ``test`` is empty where there is none."""
+
+    train: Rows
+    val: Rows
+    test: Rows
+
+    def sizes(self) -> dict[str, int]:
+        """The number of images of each split."""
+        return {"train": len(self.train), "val": len(self.val), "test": len(self.test)}
+
+
+def split_source(source: Source, val_fraction: float = 0.1, test_fraction: float = 0.1, seed: int = 0) -> Splits:
+    """The splits of a source: the given ones are kept, missing ones carved out of what is left, class by class.
+
+    Validation images that are not given come out of the training images, never out of the test images. Test images are
+    carved only where the source has no split at all. Rows without a split go with the training images.
+
+    What is carved depends on the ids and the seed alone: not on the order of the rows, and for one image hardly on
+    which others are there. In each class the ids are ranked by a hash of seed and id; the first go to the test, the next to
+    validation: the given fraction of the class, rounded, and one image at least.
+
+    Args:
+        source: the table.
+        val_fraction: the part of each class that is for validation, where none is given.
+        test_fraction: the part of each class that is for the test, where no split at all is given; 0 for no test.
+        seed: another seed carves other images.
+
+    Raises:
+        UserError: a class has too few images to be in every split, or is missing in a given one.
+    """
+    given = set(source.splits) - {None}
+    pool = _rows(source, {None, "train"})
+    if not len(pool):
+        raise UserError(f"no training image: all images are in the splits {', '.join(sorted(map(str, given)))}.")
+    val, test = _rows(source, {"val"}), _rows(source, {"test"})
+    carve_val, carve_test = "val" not in given, not given and test_fraction > 0
+    train, carved_val, carved_test = [pool], [val], [test]
+    if carve_val or carve_test:
+        train, short = [], []
+        for target, name in enumerate(source.class_names):
+            ranked = _ranked(source, pool[source.targets[pool] == target], seed)
+            tests = max(1, round(test_fraction * len(ranked))) if carve_test else 0
+            vals = max(1, round(val_fraction * len(ranked))) if carve_val else 0
+            if len(ranked) <= tests + vals:
+                short.append(f'"{name}" ({len(ranked)})')
+            carved_test.append(ranked[:tests])
+            carved_val.append(ranked[tests : tests + vals])
+            train.append(ranked[tests + vals :])
+        if short:
+            needed = "training, validation and test" if carve_test else "training and validation"
+            raise UserError(
+                f"too few images for one in each of {needed}: the class {', '.join(short[:5])}"
+                f"{' and more' if len(short) > 5 else ''}. Add images, or leave the class out."
+            )
+    splits = Splits(_sorted(source, train), _sorted(source, carved_val), _sorted(source, carved_test))
+    _check(source, splits)
+    return splits
+
+
+def _rows(source: Source, words: set[str | None]) -> Rows:
+    return np.asarray([row for row, split in enumerate(source.splits) if split in words], dtype=np.int64)
+
+
+def _ranked(source: Source, rows: Rows, seed: int) -> Rows:
+    keys = [(position_seed(seed, "split", source.ids[row]), source.ids[row]) for row in rows]
+    return rows[sorted(range(len(rows)), key=keys.__getitem__)]
+
+
+def _sorted(source: Source, parts: Iterable[Rows]) -> Rows:
+    rows = np.concatenate(list(parts))
+    return np.asarray(sorted(rows.tolist(), key=source.ids.__getitem__), dtype=np.int64)
+
+
+def _check(source: Source, splits: Splits) -> None:
+    together = np.concatenate([splits.train, splits.val, splits.test])
+    if len(np.unique(together)) != len(together):
+        raise RuntimeError("an image is in two splits")
+    for split, rows in (("training", splits.train), ("validation", splits.val)):
+        counts = np.bincount(source.targets[rows], minlength=len(source.class_names))
+        missing = [f'"{source.class_names[i]}"' for i in np.flatnonzero(counts == 0)]
+        if missing:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise UserError(f"no {split} image of the class {', '.join(missing[:5])}{more}.")

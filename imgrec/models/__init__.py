@@ -1,0 +1,22 @@
+"""What turns images into logits: backbones of timm and torchvision, heads, and the classifier made of both."""
+
+from imgrec.models.backbone import Backbone, Features
+from imgrec.models.catalogue import BACKBONES
+from imgrec.models.classifier import Classifier, build_classifier, check_classifier
+from imgrec.models.heads import HEADS, CosineHead, LinearHead
+from imgrec.models.normalize import Normalize, check_normalize, resolve_normalize
+
+__all__ = [
+    "BACKBONES",
+    "HEADS",
+    "Backbone",
+    "Classifier",
+    "CosineHead",
+    "Features",
+    "LinearHead",
+    "Normalize",
+    "build_classifier",
+    "check_classifier",
+    "check_normalize",
+    "resolve_normalize",
+]

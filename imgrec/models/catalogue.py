@@ -1,0 +1,24 @@
+"""The registry of backbones: whatever timm and torchvision know by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from imgrec.models import timm_models, torchvision_models
+from imgrec.models.backbone import Backbone
+from imgrec.registry import Registry
+
+
+class BackboneCatalogue:
+    """timm's networks by their names there, torchvision's as ``torchvision/<name>``."""
+
+    def names(self) -> Collection[str]:
+        """Every name that :meth:`find` knows."""
+        return [*timm_models.names(), *torchvision_models.names()]
+
+    def find(self, name: str) -> Callable[..., Backbone] | None:
+        """What builds ``name``; ``None`` where neither library has it."""
+        return timm_models.find(name) or torchvision_models.find(name)
+
+
+BACKBONES: Registry[Backbone] = Registry("backbone", "backbones", catalogue=BackboneCatalogue())

@@ -1,0 +1,82 @@
+"""A trained model from wherever it stands, ready for images."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imgrec.errors import UserError
+from imgrec.export import Predictor, load_model_folder
+from imgrec.models import Classifier
+from imgrec.runs.folder import RunFolder
+from imgrec.tasks import BaseTask
+
+
+def load(path: str | os.PathLike[str], device: str = "auto", batch_size: int = 64) -> Predictor:
+    """The trained model of a run folder, a checkpoint or a model folder.
+
+    Args:
+        path: a run folder (its model folder, else its best checkpoint), a ``.ckpt`` file, or a model folder.
+        device: ``auto`` takes a GPU where there is one.
+        batch_size: images in one pass.
+
+    Raises:
+        UserError: there is nothing of the kind.
+
+    Example::
+
+        for found in imgrec.load("runs/digits/quickstart/20261121-143005").predict(["a.png", "b.png"]):
+            print(found.path, found.classes[0], found.probabilities[0])
+    """
+    path = Path(path)
+    if path.is_file():
+        classifier, facts = _from_checkpoint(path)
+    elif (path / "model.safetensors").is_file():
+        classifier, facts = load_model_folder(path)
+    else:
+        run = RunFolder(path)
+        if (run.model_folder / "config.json").is_file():
+            classifier, facts = load_model_folder(run.model_folder)
+        else:
+            classifier, facts = _from_checkpoint(run.checkpoint("best"))
+    return Predictor(classifier, facts, batch_size=batch_size, device=device)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU; no code is unpickled.
+
+    Raises:
+        UserError: it is cut off, or no checkpoint.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        raise UserError(f"{path} is no checkpoint that can be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(found, dict) or "state_dict" not in found:
+        raise UserError(f"{path} is no checkpoint: it holds no state_dict")
+    return found
+
+
+def task_class(checkpoint: dict[str, Any], path: Path) -> type[BaseTask]:
+    """The class that a checkpoint names as its own."""
+    name = checkpoint.get("imgrec", {}).get("task", "")
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f'the task "{name}" of the checkpoint {path} cannot be imported: {error}') from error
+    if not (isinstance(found, type) and issubclass(found, BaseTask)):
+        raise UserError(f'the checkpoint {path} names "{name}", which is no imgrec task')
+    return found
+
+
+def _from_checkpoint(path: Path) -> Any:
+    task = task_class(read_checkpoint(path), path).load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    if not isinstance(task.model, Classifier):
+        raise UserError(f"{path} holds a {type(task.model).__name__}, not an imgrec Classifier")
+    return task.model, task.facts

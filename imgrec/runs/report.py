@@ -1,0 +1,220 @@
+"""report.html: one page that says how a run went, with nothing to load from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgrec.evaluate.intervals import wilson_interval
+from imgrec.evaluate.scores import classification_scores
+from imgrec.files import write_text
+from imgrec.runs.figures import training_curves
+from imgrec.runs.folder import RunFolder
+from imgrec.runs.predictions import Predictions
+from imgrec.runs.report_sections import prediction_sections
+
+Images = Callable[[list[str]], Sequence[NDArray[np.uint8] | None]]
+"""Gives for sample ids their images, uint8 ``(height, width, 3)`` or ``(height, width)``; ``None`` where there is none."""
+
+_SPLITS = {"test": "test", "val": "validation"}
+_NAMES = {
+    "acc": "Accuracy",
+    "acc_top5": "Top-5",
+    "precision_macro": "Macro precision",
+    "recall_macro": "Macro recall",
+    "f1_macro": "Macro F1",
+    "auroc": "AUROC",
+    "ece": "ECE",
+    "nll": "NLL",
+}
+
+
+def write_report(run: RunFolder, images: Images | None = None) -> Path:
+    """Write the run's report.html and give its path; what the run folder lacks, the page says.
+
+    The scores, the matrix and the diagrams are computed from the predictions on the test split, or on the validation
+    split where there are none on test. The page needs no network and no other file.
+
+    Args:
+        run: a run folder, of a finished run or of one that stopped.
+        images: gives the images of sample ids, for the most confidently wrong ones; without it they are listed only.
+
+    Raises:
+        UserError: a file of the run folder is broken.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = files("imgrec.runs").joinpath("report_template.html").read_text(encoding="utf-8")
+    write_text(run.report, environment.from_string(template).render(_content(run, images)))
+    return run.report
+
+
+def _content(run: RunFolder, images: Images | None) -> dict[str, Any]:
+    import yaml
+
+    summary, environment = run.summary, run.environment
+    warnings: list[str] = []
+    predictions = {split: _usable(run, split, warnings) for split in _SPLITS}
+    scored = {split: classification_scores(p.logits, p.targets) for split, p in predictions.items() if p is not None}
+    main = next((split for split, p in predictions.items() if p is not None), None)
+    metrics = run.metrics() if run.metrics_file.is_file() else {}
+    shown = predictions[main] if main else None
+    sections = prediction_sections(shown, images) if shown is not None else {}
+    skipped = summary.get("skipped_images") or {}
+    return {
+        "title": run.experiment,
+        "run_id": run.run_id,
+        "started": _moment(environment.get("started")),
+        "status": str(summary.get("status", "unfinished")),
+        "warnings": warnings,
+        "tiles": _tiles(summary, predictions, scored),
+        "curves": training_curves(metrics, summary.get("best_epoch")),
+        "scores": _scores(summary, predictions, scored),
+        "split": _SPLITS[main] if main else None,
+        "origin": _origin(summary, environment),
+        "skipped": sorted(skipped.items()),
+        "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
+        "environment": json.dumps(environment, indent=2, ensure_ascii=False),
+        "version": (environment.get("versions") or {}).get("imgrec"),
+        **sections,
+    }
+
+
+def _usable(run: RunFolder, split: str, warnings: list[str]) -> Predictions | None:
+    """The predictions whose probabilities are numbers; says how many others there are."""
+    if not run.has_predictions(split):
+        return None
+    found = run.predictions(split)
+    kept = np.isfinite(found.probabilities).all(axis=1)
+    if not kept.all():
+        warnings.append(
+            f"The logits of {int((~kept).sum())} of {len(found)} {_SPLITS[split]} images are NaN or infinite: "
+            "the training diverged. These images are left out of every figure below."
+        )
+        ids = [name for name, keep in zip(found.ids, kept, strict=True) if keep]
+        found = Predictions(ids, found.targets[kept], found.logits[kept], found.class_names)
+    return found if len(found) else None
+
+
+def _tiles(
+    summary: Mapping[str, Any],
+    predictions: Mapping[str, Predictions | None],
+    scored: Mapping[str, Mapping[str, float]],
+) -> list[dict[str, Any]]:
+    tiles: list[dict[str, Any]] = []
+    split = next((s for s in _SPLITS if s in scored or (summary.get(s) or {}).get("acc") is not None), None)
+    if split is not None:
+        scores = scored.get(split) or summary[split]
+        said = predictions.get(split)
+        more = "no predictions: no interval"
+        if said is not None:
+            correct = int((said.predicted == said.targets).sum())
+            low, high = wilson_interval(correct, len(said))
+            more = f"95 % interval {100 * low:.2f} to {100 * high:.2f} %; {correct:,} of {len(said):,} images"
+        tiles.append(
+            _cell("acc", scores["acc"])
+            | {"name": f"{_SPLITS[split].capitalize()} accuracy", "more": more, "main": True}
+        )
+        hints = {
+            "acc_top5": "among the five likeliest",
+            "f1_macro": "mean over classes",
+            "auroc": "one against the rest",
+            "ece": "calibration error, 15 bins",
+            "nll": "mean, in nats",
+        }
+        tiles += [
+            _cell(key, scores[key]) | {"name": _NAMES[key], "more": hint, "main": False}
+            for key, hint in hints.items()
+            if scores.get(key) is not None
+        ]
+    if (epochs := summary.get("epochs")) is not None:
+        best = summary.get("best_epoch")
+        more = "" if best is None else f"best: epoch {best}, counted from 0"
+        tiles.append(_plain_tile("epochs", "Epochs", epochs, f"{epochs:,}", more))
+    if (seconds := summary.get("train_seconds")) is not None:
+        tiles.append(_plain_tile("train_seconds", "Training time", seconds, _duration(seconds), ""))
+    if (count := summary.get("parameters")) is not None:
+        tiles.append(_plain_tile("parameters", "Parameters", count, _short(count), f"{count:,}"))
+    return tiles
+
+
+def _scores(
+    summary: Mapping[str, Any],
+    predictions: Mapping[str, Predictions | None],
+    scored: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+    by_split = {s: scored.get(s) or summary.get(s) or {} for s in _SPLITS}
+    keys = [key for key in _NAMES if any(scores.get(key) is not None for scores in by_split.values())]
+    rows = []
+    for split, scores in by_split.items():
+        if not any(scores.get(key) is not None for key in keys):
+            continue
+        said = predictions[split]
+        images = f"{len(said):,}" if said is not None else "–"
+        cells = [_cell(key, scores.get(key)) for key in keys]
+        rows.append({"split": split, "title": _SPLITS[split].capitalize(), "images": images, "cells": cells})
+    unpredicted = [_SPLITS[row["split"]] for row in rows if predictions[row["split"]] is None]
+    note = "Macro figures are plain means over classes; AUROC is one class against the rest."
+    if unpredicted:
+        note += f" Taken from the summary, for want of predictions: {' and '.join(unpredicted)}."
+    return {"names": [_NAMES[key] for key in keys], "rows": rows, "note": note}
+
+
+def _origin(summary: Mapping[str, Any], environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    git = environment.get("git") or {}
+    hardware = environment.get("hardware") or {}
+    gpus = [gpu["name"] for gpu in hardware.get("gpus") or []]
+    device = ", ".join(gpus) if gpus else hardware.get("cpu")
+    sizes = summary.get("split_sizes") or {}
+    changed = ", with changes that were not committed" if git.get("dirty") else ""
+    rows = {
+        "Images": ", ".join(f"{name} {count:,}" for name, count in sizes.items()),
+        "Data fingerprint": environment.get("data_fingerprint"),
+        "Seed": environment.get("seed"),
+        "Command": environment.get("command"),
+        "Commit": f"{git['commit']}{changed}" if git.get("commit") else None,
+        "Hardware": f"{device}; {hardware.get('cores')} CPU cores" if device else None,
+    }
+    return [(name, str(value)) for name, value in rows.items() if value not in (None, "")]
+
+
+def _cell(key: str, value: float | None) -> dict[str, Any]:
+    if value is None or value != value:
+        return {"key": key, "raw": "", "text": "–"}
+    text = f"{100 * value:.2f} %" if key.startswith("acc") else f"{value:.4f}"
+    return {"key": key, "raw": repr(float(value)), "text": text}
+
+
+def _plain_tile(key: str, name: str, raw: float, text: str, more: str) -> dict[str, Any]:
+    return {"key": key, "name": name, "raw": repr(raw), "text": text, "more": more, "main": False}
+
+
+def _moment(text: Any) -> str:
+    try:
+        moment = datetime.fromisoformat(str(text)).astimezone(UTC)
+    except ValueError:
+        return ""
+    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _short(count: int) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {letter}"
+    return str(count)

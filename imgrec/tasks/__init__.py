@@ -1,0 +1,7 @@
+"""The LightningModules."""
+
+from imgrec.tasks.base import BaseTask
+from imgrec.tasks.classification import ClassificationTask
+from imgrec.tasks.epoch import EpochPredictions
+
+__all__ = ["BaseTask", "ClassificationTask", "EpochPredictions"]

@@ -1,0 +1,211 @@
+"""BaseTask: the few hooks that an experiment is made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+
+from imgrec.errors import UserError
+from imgrec.optim import build_optimizer, build_schedule, check_optimizer, check_schedule
+from imgrec.randomness import run_seed, seed_defaults
+from imgrec.registry import Spec, Specs
+from imgrec.regularizers import RegularizerSum, build_regularizers, check_regularizers
+from imgrec.tasks.compatibility import refuse_other_architecture, refuse_other_classes
+from imgrec.tasks.epoch import EpochBuffer, EpochPredictions, RunningMeans
+from imgrec.types import Batch, DataFacts, StepOutput
+
+Metrics = Callable[[Tensor, Tensor], dict[str, float]]
+
+
+class BaseTask(pl.LightningModule, ABC):
+    """A LightningModule of a few hooks; one override is one research idea.
+
+    The hooks: ``build_model``, ``build_loss``, ``build_regularizers``, ``build_metrics``, ``configure_optimizers`` and
+    ``model_step``, the one step that training, validation, test and prediction share. Everything is built once the
+    data is known, in ``configure_model``; what the data said (``facts``) becomes a hyper-parameter, so that a
+    checkpoint loads with no further argument.
+
+    Args:
+        optimizer: a spec of :data:`imgrec.optim.OPTIMIZERS`, with ``lr``, ``weight_decay``, ``layer_decay`` beside it.
+        schedule: a spec of :data:`imgrec.optim.SCHEDULES`, in fractions of training.
+        regularizers: specs of :data:`imgrec.regularizers.REGULARIZERS`, each with a ``weight`` and on request a
+            ``ramp``.
+        facts: what the data said, as :meth:`imgrec.types.DataFacts.to_dict` gives it. Left out, the data module is
+            asked; a checkpoint fills it in.
+        load_weights: whether the specs' pretrained weights are loaded. A checkpoint says no: it brings its own.
+    """
+
+    model: nn.Module
+    loss: nn.Module
+    regularizers: RegularizerSum
+
+    def __init__(
+        self,
+        optimizer: Spec = "adamw",
+        schedule: Spec = "cosine",
+        regularizers: Specs | None = None,
+        facts: dict[str, Any] | None = None,
+        load_weights: bool = True,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.optimizer_spec = optimizer
+        self.schedule_spec = schedule
+        self.regularizer_specs = regularizers
+        self.load_weights = load_weights
+        self.facts = DataFacts.from_dict(facts) if facts else None
+        self.predictions: EpochPredictions | None = None
+        self.total_steps: int | None = None
+        self._epoch = EpochBuffer()
+        self._running = RunningMeans()
+        check_optimizer(optimizer, "model.optimizer")
+        check_schedule(schedule, "model.schedule")
+        check_regularizers(regularizers, "model.regularizers")
+
+    # ---------------------------------------------------------------- what a researcher overrides
+
+    @abstractmethod
+    def build_model(self, facts: DataFacts) -> nn.Module:
+        """The network."""
+
+    @abstractmethod
+    def build_loss(self, facts: DataFacts) -> nn.Module:
+        """What is minimised: ``forward(logits, targets) -> scalar``."""
+
+    def build_regularizers(self, facts: DataFacts) -> RegularizerSum:
+        """The penalties added to the loss."""
+        return build_regularizers(self.regularizer_specs, "model.regularizers", **facts.for_registry())
+
+    @abstractmethod
+    def build_metrics(self, facts: DataFacts) -> Metrics:
+        """A function of an epoch's logits and targets to named figures."""
+
+    @abstractmethod
+    def model_step(self, batch: Batch) -> StepOutput:
+        """From a batch to logits and features."""
+
+    def compute_loss(self, output: StepOutput) -> Tensor:
+        """The loss of one training step, without the regularizers."""
+        loss: Tensor = self.loss(output.logits, output.targets)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and its schedule, stepped once an optimizer step."""
+        steps = self.trainer.estimated_stepping_batches
+        if steps in (float("inf"), -1):
+            raise UserError("a schedule needs an end of training: set trainer.max_epochs or trainer.max_steps")
+        self.total_steps = int(steps)
+        optimizer = build_optimizer(self.optimizer_spec, self, "model.optimizer")
+        schedule = build_schedule(self.schedule_spec, optimizer, self.total_steps, "model.schedule")
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # ---------------------------------------------------------------- from the data to the model
+
+    def setup(self, stage: str) -> None:
+        """Take the facts of the data module; refuse data of other classes than this task was built for."""
+        facts = getattr(self.trainer.datamodule, "facts", None)  # type: ignore[attr-defined]
+        if not isinstance(facts, DataFacts):
+            return
+        if self.facts is not None:
+            refuse_other_classes(self.facts, facts, "this model")
+        if self.facts is None or stage == "fit":
+            self.facts = facts
+            self.hparams["facts"] = facts.to_dict()
+
+    def configure_model(self) -> None:
+        """Build the network, the loss, the regularizers and the metrics, once; seeded by position."""
+        if hasattr(self, "model"):
+            return
+        if self.facts is None:
+            raise UserError(
+                "the task has not seen its data: fit it with an imgrec.ImageDataModule, "
+                "or pass facts=datamodule.facts.to_dict()"
+            )
+        seed_defaults(run_seed(), "initialization")
+        self.model = self.build_model(self.facts)
+        self.loss = self.build_loss(self.facts)
+        self.regularizers = self.build_regularizers(self.facts)
+        self.metrics = self.build_metrics(self.facts)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say which class this is, and that its weights are here already."""
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["load_weights"] = False
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        checkpoint["imgrec"] = {"task": _path(self), "data": _path(data) if data is not None else None}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other classes or of another architecture, before anything is changed."""
+        theirs = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("facts")
+        if theirs and self.facts:
+            refuse_other_classes(DataFacts.from_dict(theirs), self.facts, "the checkpoint")
+        refuse_other_architecture(checkpoint.get("state_dict", {}), self.state_dict())
+
+    # ---------------------------------------------------------------- the steps
+
+    @property
+    def progress(self) -> float:
+        """The fraction of training that is done, in optimizer steps."""
+        return self.trainer.global_step / self.total_steps if self.total_steps else 0.0
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss and weighted penalties; each part is logged."""
+        output = self.model_step(batch)
+        loss = self.compute_loss(output)
+        penalty, parts = self.regularizers(output, self.model, self.progress)
+        total = loss + penalty
+        count = len(batch)
+        self._running.add("train/loss", total, count)
+        for name, value in parts.items():
+            self._running.add(f"train/reg/{name}", value, count)
+        if not output.targets.is_floating_point():  # the accuracy on mixed images would mean nothing
+            self._running.add("train/acc", (output.logits.argmax(1) == output.targets).float().mean(), count)
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train/loss_step", total.detach(), batch_size=count)
+        return total
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means."""
+        self.log_dict(self._running.take(), sync_dist=True)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the logits."""
+        self._keep(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the logits."""
+        self._keep(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> StepOutput:
+        """The output of the shared step."""
+        return self.model_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Compute everything once, from the epoch's logits."""
+        self._evaluate("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Compute everything once, from the epoch's logits."""
+        self._evaluate("test")
+
+    def _keep(self, batch: Batch) -> None:
+        if len(batch):
+            output = self.model_step(batch)
+            self._epoch.add(batch.ids, output.targets, output.logits)
+
+    def _evaluate(self, split: str) -> None:
+        self.predictions = self._epoch.take()
+        if self.predictions is None:
+            return
+        logits, targets = self.predictions.logits, self.predictions.targets
+        loss = self.loss(logits.to(self.device), targets.to(self.device))
+        self.log(f"{split}/loss", loss)
+        # every process has all the predictions, so there is nothing to synchronise
+        self.log_dict({f"{split}/{name}": value for name, value in self.metrics(logits, targets).items()})
+
+
+def _path(part: object) -> str:
+    return f"{type(part).__module__}.{type(part).__qualname__}"

@@ -1,0 +1,103 @@
+"""ClassificationTask: one label an image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from imgrec.losses import build_loss, check_losses
+from imgrec.metrics import classification_metrics
+from imgrec.models import Classifier, Normalize, build_classifier, check_classifier
+from imgrec.registry import Spec, Specs
+from imgrec.tasks.base import BaseTask, Metrics
+from imgrec.types import Batch, DataFacts, StepOutput
+
+
+class ClassificationTask(BaseTask):
+    """Normalise, backbone, head; a loss on the logits; the metrics of a classification.
+
+    Args:
+        backbone: a spec: any timm name (``resnet18``), any ``torchvision/<name>``, with ``pretrained``, ``weights`` and
+            the network's own arguments.
+        head: a spec of :data:`imgrec.models.HEADS`.
+        loss: a spec of :data:`imgrec.losses.LOSSES`, or a list of them: their weighted sum.
+        regularizers: see :class:`BaseTask`.
+        optimizer: see :class:`BaseTask`.
+        schedule: see :class:`BaseTask`.
+        normalize: ``auto`` takes the backbone's own mean and standard deviation; ``imagenet``, ``half`` (0.5 and 0.5),
+            or ``{mean: [...], std: [...]}`` in [0, 1], one value a channel.
+        auxiliary_weight: the weight of the loss on the logits of auxiliary classifiers (Inception, GoogLeNet).
+        facts: see :class:`BaseTask`.
+        load_weights: see :class:`BaseTask`.
+
+    Example of a research idea, in a file of one's own::
+
+        class Confident(ClassificationTask):
+            def compute_loss(self, output):
+                return super().compute_loss(output) - 0.1 * output.logits.softmax(1).amax(1).mean()
+    """
+
+    model: Classifier
+
+    def __init__(
+        self,
+        backbone: Spec = "resnet18",
+        head: Spec = "linear",
+        loss: Specs = "cross_entropy",
+        regularizers: Specs | None = None,
+        optimizer: Spec = "adamw",
+        schedule: Spec = "cosine",
+        normalize: Normalize = "auto",
+        auxiliary_weight: float = 0.4,
+        facts: dict[str, Any] | None = None,
+        load_weights: bool = True,
+    ) -> None:
+        super().__init__(
+            optimizer=optimizer, schedule=schedule, regularizers=regularizers, facts=facts, load_weights=load_weights
+        )
+        self.backbone_spec = backbone
+        self.head_spec = head
+        self.loss_spec = loss
+        self.normalize = normalize
+        self.auxiliary_weight = auxiliary_weight
+        check_classifier(backbone, head, normalize, "model", load_weights=load_weights)
+        check_losses(loss, "model.loss")
+
+    def build_model(self, facts: DataFacts) -> Classifier:
+        """Normalise, backbone and head, made for this data."""
+        return build_classifier(
+            self.backbone_spec, self.head_spec, self.normalize, facts, load_weights=self.load_weights
+        )
+
+    def build_loss(self, facts: DataFacts) -> nn.Module:
+        """The loss that the spec names."""
+        return build_loss(self.loss_spec, "model.loss", **facts.for_registry())
+
+    def build_metrics(self, facts: DataFacts) -> Metrics:
+        """Accuracy, top-5, macro averages, AUROC, calibration error, negative log-likelihood."""
+        return classification_metrics
+
+    def model_step(self, batch: Batch) -> StepOutput:
+        """One pass through the network."""
+        logits, features, auxiliary = self.model.forward_all(batch.images)
+        return StepOutput(
+            images=batch.images,
+            targets=batch.targets,
+            logits=logits,
+            features=features,
+            epoch=self.current_epoch,
+            auxiliary=auxiliary,
+        )
+
+    def compute_loss(self, output: StepOutput) -> Tensor:
+        """The loss on the logits, and on those of auxiliary classifiers with their weight."""
+        loss = super().compute_loss(output)
+        for logits in output.auxiliary:
+            loss = loss + self.auxiliary_weight * self.loss(logits, output.targets)
+        return loss
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images, as in a :class:`Batch`, to logits."""
+        logits: Tensor = self.model(images)
+        return logits
