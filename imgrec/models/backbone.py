@@ -72,7 +72,7 @@ def probe_feature_dim(network: nn.Module, title: str, in_channels: int, image_si
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
             f"{title} cannot take images of {image_size} x {image_size} pixels with {in_channels} "
-            f"channel(s): {reason}. Another data.image_size or another backbone is needed."
+            f"channel(s): {reason}. Another data.image_size, another backbone or other arguments are needed."
         ) from error
     finally:
         for module, mode in modes.items():
