@@ -34,9 +34,9 @@ class Folder(Source):
     """Image files in one folder a class, and these in one folder a split, or in no split at all.
 
     ``root/train/cat/1.jpg``, with ``val`` (or ``valid``, ``validation``) and ``test`` beside ``train`` if they exist;
-    or ``root/cat/1.jpg``. Folders inside a class belong to it. The classes are the folders' names, sorted as text; those
-    of ``train`` where there are splits. Hidden files and folders are passed over, and so are files whose ending is no
-    image's; a warning counts the latter.
+    or ``root/cat/1.jpg``. Folders inside a class belong to it. The classes are the folders' names, sorted as text;
+    those of ``train`` where there are splits. Hidden files and folders are passed over, and so are files whose ending
+    is no image's; a warning counts the latter.
 
     Args:
         root: the folder; a relative one is looked up in the current folder, then under ``IMGREC_DATA``.

@@ -195,12 +195,12 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Training batches, in an order that is a function of (seed, epoch); the last one is dropped if not full."""
-        source, splits, facts = self._read()
+        source, splits, _ = self._read()
         seed = run_seed() if self._seed is None else self._seed
         rank, world_size = process_rank()
         rows = splits.train
         sampler: TrainingOrder | SequentialSampler
-        if self.trainer is not None and self.trainer.overfit_batches:
+        if getattr(self.trainer, "overfit_batches", 0):
             # the same few batches each epoch, of mixed classes
             rows = rows[[position for position, _ in TrainingOrder(len(rows), seed)]]
             sampler = SequentialSampler(rows)

@@ -35,8 +35,8 @@ def split_source(source: Source, val_fraction: float = 0.1, test_fraction: float
     carved only where the source has no split at all. Rows without a split go with the training images.
 
     What is carved depends on the ids and the seed alone: not on the order of the rows, and for one image hardly on
-    which others are there. In each class the ids are ranked by a hash of seed and id; the first go to the test, the next to
-    validation: the given fraction of the class, rounded, and one image at least.
+    which others are there. In each class the ids are ranked by a hash of seed and id; the first go to the test, the
+    next to validation: the given fraction of the class, rounded, and one image at least.
 
     Args:
         source: the table.

@@ -19,11 +19,12 @@ from imgrec.data.source import SOURCES, Source
 from imgrec.errors import UserError, suggestion
 from imgrec.files import data_root, locate
 
-CLASSIFICATION = (
-    "CIFAR10 CIFAR100 CLEVRClassification Caltech101 Caltech256 Country211 DTD EMNIST EuroSAT FER2013 FGVCAircraft "
-    "FakeData FashionMNIST Flowers102 Food101 GTSRB INaturalist ImageNet Imagenette KMNIST LFWPeople MNIST Omniglot "
-    "OxfordIIITPet PCAM Places365 QMNIST RenderedSST2 SEMEION STL10 SUN397 SVHN StanfordCars USPS"
-).split()
+_NAMES = """
+    CIFAR10 CIFAR100 CLEVRClassification Caltech101 Caltech256 Country211 DTD EMNIST EuroSAT FER2013 FGVCAircraft
+    FakeData FashionMNIST Flowers102 Food101 GTSRB INaturalist ImageNet Imagenette KMNIST LFWPeople MNIST Omniglot
+    OxfordIIITPet PCAM Places365 QMNIST RenderedSST2 SEMEION STL10 SUN397 SVHN StanfordCars USPS
+"""
+CLASSIFICATION = tuple(_NAMES.split())
 """The datasets that have one class an image."""
 
 _SPLIT_WORDS = {"train": ("train", "trainval", "train-standard"), "val": ("val", "valid"), "test": ("test",)}
