@@ -64,13 +64,13 @@ def roc_drawing(curves: RocCurves, class_names: tuple[str, ...], at_most: int = 
         return None
     worst = sorted(curves.by_class, key=lambda i: curves.by_class[i].auc)
     shown = worst if len(worst) <= at_most else worst[:5]
-    with SvgFigure(3.9, 3.5) as drawn:
-        axes = drawn.figure.add_axes((0.13, 0.14, 0.84, 0.83))
+    with SvgFigure(5.4, 3.9) as drawn:
+        axes = drawn.figure.add_axes((0.1, 0.13, 0.88, 0.84))
         insets = [axes]
         if macro.auc > 0.97:  # the curves hug the corner: show it larger where nothing is drawn
             inset = axes.inset_axes((0.42, 0.13, 0.54, 0.54), xlim=(0, 0.1), ylim=(0.9, 1.002))
             inset.set_xticks([0, 0.05, 0.1], ["0", "0.05", "0.1"], fontsize=7.5)
-            inset.set_yticks([0.9, 0.95, 1], ["0.9", "0.95", "1"], fontsize=7.5)
+            inset.set_yticks([0.9, 0.95, 1], ["0.9", "", "1"], fontsize=7.5)
             insets.append(inset)
         for place in insets:
             for index in reversed(shown):
@@ -93,19 +93,19 @@ def reliability_drawing(bins: ReliabilityBins) -> Drawing:
     width = np.diff(bins.edges)
     filled = bins.count > 0
     left, accuracy, confidence = bins.edges[:-1][filled], bins.accuracy[filled], bins.confidence[filled]
-    with SvgFigure(3.9, 3.5) as drawn:
-        above = drawn.figure.add_axes((0.13, 0.36, 0.84, 0.61))
-        below = drawn.figure.add_axes((0.13, 0.14, 0.84, 0.17), sharex=above)
+    with SvgFigure(5.4, 3.9) as drawn:
+        above = drawn.figure.add_axes((0.1, 0.35, 0.88, 0.62))
+        below = drawn.figure.add_axes((0.1, 0.13, 0.88, 0.17), sharex=above)
         above.bar(left, accuracy, width[filled], align="edge", color=BLUE, alpha=0.35, edgecolor=BLUE, linewidth=0.8)
         above.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=(0, (4, 4)))
-        above.plot(confidence, accuracy, color=ORANGE, marker="o", markersize=3.5, linewidth=1.0)
+        above.plot(confidence, accuracy, "o", color=ORANGE, markersize=4)
         above.set(xlim=(0, 1), ylim=(0, 1.01), ylabel="accuracy")
         above.tick_params(labelbottom=False)
         share = bins.count / max(int(bins.count.sum()), 1)
         below.bar(bins.edges[:-1], share, width, align="edge", color=SOFT, alpha=0.6)
         below.set(xlabel="confidence", ylabel="share", ylim=(0, max(float(share.max()), 0.01) * 1.05))
         below.yaxis.set_major_locator(_locator(2))
-    keys = (Key("accuracy of a bin, at its mean confidence", "orange"), Key("perfectly calibrated", "soft dashed"))
+    keys = (Key("accuracy of a bin, at its mean confidence", "orange dot"), Key("perfectly calibrated", "soft dashed"))
     return Drawing("Reliability", f"Expected calibration error {ece:.4f}", drawn.svg, keys)
 
 
@@ -178,7 +178,7 @@ def _learning_rate(series: Mapping[str, MetricSeries]) -> Drawing | None:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("optimizer step")
         axes.xaxis.set_major_locator(_locator(6, integer=True))
-        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+        axes.yaxis.set_major_formatter("{x:g}")
     names = sorted(series)
     label = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more parameter groups"
     highest = max(float(line.values.max()) for line in series.values())

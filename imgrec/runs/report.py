@@ -21,7 +21,7 @@ from imgrec.runs.predictions import Predictions
 from imgrec.runs.report_sections import prediction_sections
 
 Images = Callable[[list[str]], Sequence[NDArray[np.uint8] | None]]
-"""Gives for sample ids their images, uint8 ``(height, width, 3)`` or ``(height, width)``; ``None`` where there is none."""
+"""Gives the images of sample ids: uint8 ``(height, width, 3)`` or ``(height, width)``, ``None`` where there is none."""
 
 _SPLITS = {"test": "test", "val": "validation"}
 _NAMES = {
@@ -93,7 +93,7 @@ def _usable(run: RunFolder, split: str, warnings: list[str]) -> Predictions | No
     if not run.has_predictions(split):
         return None
     found = run.predictions(split)
-    kept = np.isfinite(found.probabilities).all(axis=1)
+    kept = np.asarray(np.isfinite(found.probabilities).all(axis=1))
     if not kept.all():
         warnings.append(
             f"The logits of {int((~kept).sum())} of {len(found)} {_SPLITS[split]} images are NaN or infinite: "
@@ -137,12 +137,12 @@ def _tiles(
         ]
     if (epochs := summary.get("epochs")) is not None:
         best = summary.get("best_epoch")
-        more = "" if best is None else f"best: epoch {best}, counted from 0"
+        more = "" if best is None else f"best: epoch {best}, from 0"
         tiles.append(_plain_tile("epochs", "Epochs", epochs, f"{epochs:,}", more))
     if (seconds := summary.get("train_seconds")) is not None:
         tiles.append(_plain_tile("train_seconds", "Training time", seconds, _duration(seconds), ""))
     if (count := summary.get("parameters")) is not None:
-        tiles.append(_plain_tile("parameters", "Parameters", count, _short(count), f"{count:,}"))
+        tiles.append(_plain_tile("parameters", "Parameters", count, _short(count), f"{count:,}" if count >= 1000 else ""))
     return tiles
 
 
@@ -153,12 +153,12 @@ def _scores(
 ) -> dict[str, Any]:
     by_split = {s: scored.get(s) or summary.get(s) or {} for s in _SPLITS}
     keys = [key for key in _NAMES if any(scores.get(key) is not None for scores in by_split.values())]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for split, scores in by_split.items():
         if not any(scores.get(key) is not None for key in keys):
             continue
         said = predictions[split]
-        images = f"{len(said):,}" if said is not None else "–"
+        images = f"{len(said):,}" if said is not None else "—"
         cells = [_cell(key, scores.get(key)) for key in keys]
         rows.append({"split": split, "title": _SPLITS[split].capitalize(), "images": images, "cells": cells})
     unpredicted = [_SPLITS[row["split"]] for row in rows if predictions[row["split"]] is None]
@@ -188,7 +188,7 @@ def _origin(summary: Mapping[str, Any], environment: Mapping[str, Any]) -> list[
 
 def _cell(key: str, value: float | None) -> dict[str, Any]:
     if value is None or value != value:
-        return {"key": key, "raw": "", "text": "–"}
+        return {"key": key, "raw": "", "text": "—"}
     text = f"{100 * value:.2f} %" if key.startswith("acc") else f"{value:.4f}"
     return {"key": key, "raw": repr(float(value)), "text": text}
 

@@ -34,6 +34,7 @@ def prediction_sections(
     curves = roc_curves(predictions.probabilities, predictions.targets)
     wrong = _wrong(predictions, images)
     roc = roc_drawing(curves, names)
+    bins = reliability(predictions.probabilities, predictions.targets)
     notes = []
     if curves.absent:
         absent = ", ".join(names[i] for i in curves.absent[:10])
@@ -45,7 +46,7 @@ def prediction_sections(
             {"true": names[true], "predicted": names[said], "count": count}
             for true, said, count in most_confused(matrix, 20 if len(names) > MATRIX_CLASSES else 8)
         ],
-        "diagrams": [d for d in (roc, reliability_drawing(_bins(predictions))) if d is not None],
+        "diagrams": [d for d in (roc, reliability_drawing(bins)) if d is not None],
         "diagram_notes": notes,
         "class_columns": _COLUMNS,
         "classes": _classes(matrix, per_class_table(matrix), curves, names),
@@ -53,10 +54,6 @@ def prediction_sections(
         "with_images": images is not None,
         "wrong_note": _wrong_note(predictions, len(wrong), images is not None),
     }
-
-
-def _bins(predictions: Predictions) -> Any:
-    return reliability(predictions.probabilities, predictions.targets)
 
 
 def _matrix(matrix: NDArray[np.int64], names: tuple[str, ...]) -> dict[str, Any]:
@@ -102,7 +99,7 @@ def _classes(
 
 
 def _number(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.4f}"
+    return "—" if np.isnan(value) else f"{value:.4f}"
 
 
 def _wrong(
