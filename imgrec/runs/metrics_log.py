@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ class MetricsLog:
         else:
             self._rewrite([], None)
 
-    def append(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+    def append(self, step: int, epoch: int, values: Mapping[str, SupportsFloat]) -> None:
         """Add a row: the metrics in ``values`` at optimizer step ``step`` of epoch ``epoch``, both counted from 0.
 
         Raises:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from imgrec.errors import UserError
 from imgrec.evaluate.probabilities import softmax
@@ -19,7 +19,7 @@ _COLUMNS = ("id", "target", "predicted", "logits")
 _CLASS_NAMES = b"class_names"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Predictions:
     """What a model said of each image of a split.
 
@@ -34,16 +34,16 @@ class Predictions:
     ([0, 0], 0.5)
     """
 
-    ids: Sequence[str]
+    ids: list[str]
     targets: NDArray[np.int64]
     logits: NDArray[np.float32]
-    class_names: Sequence[str]
+    class_names: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", list(self.ids))
-        object.__setattr__(self, "class_names", tuple(self.class_names))
-        object.__setattr__(self, "targets", np.asarray(self.targets, dtype=np.int64))
-        object.__setattr__(self, "logits", np.ascontiguousarray(self.logits, dtype=np.float32))
+    def __init__(self, ids: Iterable[str], targets: ArrayLike, logits: ArrayLike, class_names: Iterable[str]) -> None:
+        object.__setattr__(self, "ids", list(ids))
+        object.__setattr__(self, "class_names", tuple(class_names))
+        object.__setattr__(self, "targets", np.asarray(targets, dtype=np.int64))
+        object.__setattr__(self, "logits", np.ascontiguousarray(logits, dtype=np.float32))
         count, classes = len(self.ids), len(self.class_names)
         if self.targets.shape != (count,) or self.logits.shape != (count, classes) or classes == 0:
             raise ValueError(

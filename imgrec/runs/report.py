@@ -96,8 +96,8 @@ def _usable(run: RunFolder, split: str, warnings: list[str]) -> Predictions | No
     kept = np.asarray(np.isfinite(found.probabilities).all(axis=1))
     if not kept.all():
         warnings.append(
-            f"The logits of {int((~kept).sum())} of {len(found)} {_SPLITS[split]} images are NaN or infinite: "
-            "the training diverged. These images are left out of every figure below."
+            f"The logits of {int((~kept).sum())} of {len(found)} {_SPLITS[split]} images are NaN or infinite, as when "
+            "training diverges. These images are left out of every figure below."
         )
         ids = [name for name, keep in zip(found.ids, kept, strict=True) if keep]
         found = Predictions(ids, found.targets[kept], found.logits[kept], found.class_names)
@@ -142,7 +142,9 @@ def _tiles(
     if (seconds := summary.get("train_seconds")) is not None:
         tiles.append(_plain_tile("train_seconds", "Training time", seconds, _duration(seconds), ""))
     if (count := summary.get("parameters")) is not None:
-        tiles.append(_plain_tile("parameters", "Parameters", count, _short(count), f"{count:,}" if count >= 1000 else ""))
+        tiles.append(
+            _plain_tile("parameters", "Parameters", count, _short(count), f"{count:,}" if count >= 1000 else "")
+        )
     return tiles
 
 

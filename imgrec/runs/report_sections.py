@@ -17,7 +17,7 @@ from imgrec.runs.figures import matrix_image, png_uri, reliability_drawing, roc_
 from imgrec.runs.predictions import Predictions
 
 MATRIX_CLASSES = 30  # more do not fit a page as numbers
-WRONG_SHOWN = 24
+WRONG_SHOWN = 21  # three rows of a wide page
 _THUMBNAIL = 264  # pixels: twice the width that the page shows
 _TINY = 96  # pixels: below this the single pixels are shown
 
@@ -29,7 +29,7 @@ def prediction_sections(
     images: Callable[[list[str]], Sequence[NDArray[np.uint8] | None]] | None,
 ) -> dict[str, Any]:
     """The values that the template's sections on one split's predictions ask for; at least one prediction is there."""
-    names = tuple(predictions.class_names)
+    names = predictions.class_names
     matrix = confusion_matrix(predictions.targets, predictions.predicted, len(names))
     curves = roc_curves(predictions.probabilities, predictions.targets)
     wrong = _wrong(predictions, images)
@@ -44,7 +44,7 @@ def prediction_sections(
         "matrix": _matrix(matrix, names),
         "confused": [
             {"true": names[true], "predicted": names[said], "count": count}
-            for true, said, count in most_confused(matrix, 20 if len(names) > MATRIX_CLASSES else 8)
+            for true, said, count in most_confused(matrix, 12 if len(names) > MATRIX_CLASSES else 8)
         ],
         "diagrams": [d for d in (roc, reliability_drawing(bins)) if d is not None],
         "diagram_notes": notes,

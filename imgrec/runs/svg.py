@@ -22,6 +22,8 @@ _STYLE: Any = {
     "font.size": 9.0,
     "font.sans-serif": ["DejaVu Sans"],
     "text.color": INK,
+    "axes.facecolor": "none",
+    "axes.axisbelow": True,
     "axes.edgecolor": SOFT,
     "axes.labelcolor": SOFT,
     "axes.linewidth": 0.8,
@@ -60,9 +62,6 @@ class SvgFigure:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         try:
             if error is None:
-                for axes in self.figure.axes:
-                    axes.set_facecolor("none")
-                    axes.set_axisbelow(True)
                 buffer = io.StringIO()
                 self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
                 self.svg = _inline(buffer.getvalue())

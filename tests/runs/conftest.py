@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.summary import update_summary, write_json
 
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-CONFIG = "seed_everything: 3\nmodel:\n  class_path: imgrec.tasks.ClassificationTask\n  init_args:\n    loss: cross_entropy\n"
+CONFIG = (
+    "seed_everything: 3\nmodel:\n  class_path: imgrec.tasks.ClassificationTask\n  init_args:\n    loss: cross_entropy\n"
+)
 
 
 def digit_images(ids: list[str]) -> list[NDArray[np.uint8]]:
@@ -89,3 +92,9 @@ def run(tmp_path: Path) -> RunFolder:
     (folder / "config.yaml").write_text(CONFIG)
     write_json(folder / "environment.json", {})
     return RunFolder(folder)
+
+
+@pytest.fixture(scope="session")
+def images() -> Callable[[list[str]], list[NDArray[np.uint8]]]:
+    """Gives the digits' images by their ids."""
+    return digit_images

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from imgrec.errors import UserError
+from imgrec.runs.folder import RunFolder, check_writable, create_run_folder, find_runs
+
+
+def test_a_run_folder_gives_what_stands_in_it(finished: RunFolder) -> None:
+    assert finished.experiment == "digits/linear"
+    assert finished.run_id == "seed-3"
+    assert finished.config["seed_everything"] == 3
+    assert finished.environment["data_fingerprint"] == "4f1c02ab"
+    assert finished.summary["epochs"] == 12
+    assert len(finished.metrics()["val/acc"]) == 12
+    assert finished.predictions("test").accuracy == finished.summary["test"]["acc"]
+    assert len(finished.predictions("val")) == 240
+    assert Path(finished).samefile(finished.path)
+    assert finished.report.parent == finished.model_folder.parent == finished.exports.parent == finished.path
+
+
+def test_the_experiment_is_the_folder_around_the_run_where_nothing_else_is_said(run: RunFolder) -> None:
+    assert run.experiment == "demo"
+    assert run.summary == {}
+
+
+def test_checkpoints_are_found_and_missed_by_name(run: RunFolder) -> None:
+    with pytest.raises(UserError, match='no checkpoint "best"; it has none'):
+        run.checkpoint()
+    (run.path / "checkpoints").mkdir()
+    (run.path / "checkpoints" / "last.ckpt").touch()
+    assert run.checkpoint("last") == run.path / "checkpoints" / "last.ckpt"
+    with pytest.raises(UserError, match=r'it has: last\. Did you mean "last"'):
+        run.checkpoint("lst")
+
+
+def test_missing_predictions_name_those_that_are_there(finished: RunFolder, run: RunFolder) -> None:
+    with pytest.raises(UserError, match=r'no predictions on "tets"; it has: test, val\. Did you mean "test"'):
+        finished.predictions("tets")
+    with pytest.raises(UserError, match="it has none"):
+        run.predictions()
+    assert finished.has_predictions("val")
+    assert not run.has_predictions("val")
+
+
+def test_a_folder_that_does_not_exist_names_the_nearest(run: RunFolder) -> None:
+    with pytest.raises(UserError, match=r'run folder not found: .*demi\. Did you mean "demo"'):
+        RunFolder(run.path.parent.parent / "demi")
+
+
+def test_a_folder_of_runs_lists_them_newest_first(tmp_path: Path) -> None:
+    for number in range(12):
+        made = create_run_folder(tmp_path, "many", f"run-{number:02d}")
+        (made / "config.yaml").touch()
+        (made / "environment.json").touch()
+        os.utime(made / "environment.json", (number, number))
+    with pytest.raises(UserError) as caught:
+        RunFolder(tmp_path)
+    lines = str(caught.value).splitlines()
+    assert "is no run folder: a run folder holds config.yaml and environment.json" in lines[0]
+    assert lines[1].endswith("run-11")
+    assert lines[-1].strip() == "and 2 more"
+    assert len(lines) == 12
+
+
+def test_a_place_inside_a_run_names_the_run(run: RunFolder) -> None:
+    inside = run.path / "checkpoints"
+    inside.mkdir()
+    for place in (inside, run.path / "config.yaml"):
+        with pytest.raises(UserError, match=f"inside the run {run.path}: give that folder"):
+            RunFolder(place)
+
+
+def test_an_empty_folder_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run folder"):
+        RunFolder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.yaml", "a: [1", "is not valid YAML"),
+        ("config.yaml", "- 1\n", "should hold a mapping, and holds a list"),
+        ("environment.json", "{", "is not valid JSON"),
+        ("environment.json", "[]", "should hold a JSON object, and holds a list"),
+    ],
+)
+def test_broken_files_are_named(run: RunFolder, name: str, text: str, message: str) -> None:
+    (run.path / name).write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        _ = (run.config, run.environment)
+    assert str(run.path / name) in str(caught.value)
+
+
+def test_find_runs_goes_neither_into_runs_nor_into_hidden_folders(finished: RunFolder) -> None:
+    root = finished.path.parent.parent.parent
+    hidden = root / ".trash" / "old"
+    hidden.mkdir(parents=True)
+    (hidden / "config.yaml").touch()
+    (hidden / "environment.json").touch()
+    assert list(find_runs(root)) == [finished.path]
+    assert list(find_runs(root, depth=2)) == []
+    assert list(find_runs(root / "nothing")) == []
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: create_run_folder(tmp_path / "runs", "a/b"), range(24)))
+    assert len(set(made)) == 24
+    assert all(path.is_dir() and path.parent == tmp_path / "runs" / "a" / "b" for path in made)
+
+
+def test_a_run_id_that_is_taken_is_refused(tmp_path: Path) -> None:
+    made = create_run_folder(tmp_path, "a", "one")
+    (made / "kept").touch()
+    with pytest.raises(UserError, match="exists already"):
+        create_run_folder(tmp_path, "a", "one")
+    assert (made / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    ("experiment", "run_id"), [("../up", None), ("/root", None), ("", None), ("a", "b/c"), ("a", "..")]
+)
+def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, experiment: str, run_id: str | None) -> None:
+    with pytest.raises(UserError, match="expected a name such as"):
+        create_run_folder(tmp_path / "runs", experiment, run_id)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_folder_that_cannot_be_written_is_said_before_anything_is_done(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("untouched")
+    for attempt in (lambda root: check_writable(root), lambda root: create_run_folder(root, "a")):
+        with pytest.raises(UserError, match=r"cannot (write run folders to|make a run folder in)"):
+            attempt(tmp_path / "file" / "runs")
+    assert (tmp_path / "file").read_text() == "untouched"
+
+
+def test_a_refused_permission_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:  # root may write anywhere, so a test cannot take the right away
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    with pytest.raises(UserError, match="Permission denied"):
+        check_writable(tmp_path)
+
+
+def test_checking_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b")
+    check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []

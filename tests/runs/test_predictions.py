@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from imgrec.errors import UserError
+from imgrec.runs.predictions import Predictions, read_predictions, write_predictions
+
+
+def some(count: int = 50) -> Predictions:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(count, 3)).astype(np.float32)
+    return Predictions([f"ä/{i}.png" for i in range(count)], generator.integers(0, 3, count), logits, ["a", "b,", "ß"])
+
+
+@pytest.mark.parametrize("count", [50, 0])
+def test_what_is_written_reads_back_bit_for_bit(tmp_path: Path, count: int) -> None:
+    written = some(count)
+    write_predictions(tmp_path / "deep" / "test.parquet", written)
+    read = read_predictions(tmp_path / "deep" / "test.parquet")
+    assert read.ids == written.ids
+    assert read.class_names == written.class_names == ("a", "b,", "ß")
+    np.testing.assert_array_equal(read.targets, written.targets)
+    assert read.logits.tobytes() == written.logits.tobytes()
+    assert (read.logits.dtype.name, read.targets.dtype.name) == ("float32", "int64")
+
+
+def test_the_file_is_what_any_reader_of_parquet_expects(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "test.parquet", some())
+    table = pq.read_table(tmp_path / "test.parquet")
+    assert table.schema.field("id").type == pa.string()
+    assert table.schema.field("target").type == pa.int32()
+    assert table.schema.field("logits").type.value_type == pa.float32()
+    assert table.column("predicted").to_pylist() == some().logits.argmax(axis=1).tolist()
+    assert table.schema.metadata[b"class_names"].decode() == '["a", "b,", "ß"]'
+
+
+def test_logits_that_are_not_finite_are_kept(tmp_path: Path) -> None:
+    written = Predictions(["a"], [0], [[np.nan, -np.inf]], ["x", "y"])
+    write_predictions(tmp_path / "p.parquet", written)
+    assert read_predictions(tmp_path / "p.parquet").logits.tobytes() == written.logits.tobytes()
+
+
+def test_probabilities_sum_to_one_and_accuracy_counts_hits() -> None:
+    found = some()
+    np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
+    assert found.accuracy == sum(row.argmax() == t for row, t in zip(found.logits, found.targets, strict=True)) / 50
+    assert np.isnan(some(0).accuracy)
+
+
+@pytest.mark.parametrize(
+    ("targets", "logits", "names", "message"),
+    [
+        ([0, 1], [[0.0, 1.0]], ["a", "b"], "do not go with"),
+        ([0], [[0.0, 1.0]], ["a"], "do not go with"),
+        ([2], [[0.0, 1.0]], ["a", "b"], "there are 2 classes"),
+        ([-1], [[0.0, 1.0]], ["a", "b"], "between -1 and -1"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(
+    targets: list[int], logits: list[list[float]], names: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Predictions(["x"], targets, logits, names)
+
+
+def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "test.parquet"
+    with pytest.raises(UserError, match="predictions not found"):
+        read_predictions(path)
+    path.write_bytes(b"not parquet at all, but long enough to be looked at")
+    with pytest.raises(UserError, match="is not a readable parquet file"):
+        read_predictions(path)
+    pq.write_table(pa.table({"id": ["a"], "target": [0]}), path)
+    with pytest.raises(UserError, match='lacks the column "predicted", the column "logits"'):
+        read_predictions(path)
+    write_predictions(path, some())
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match="is not a readable parquet file"):
+        read_predictions(path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "test.parquet"
+    write_predictions(path, some())
+    before = path.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_predictions(path, some(3))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["test.parquet"]
