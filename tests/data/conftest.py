@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Writer = Callable[..., Path]
+
+
+@pytest.fixture(name="write_image")
+def _write_image() -> Writer:
+    """Writes one image: ``write_image(path, seed=0, size=(12, 12))``."""
+    return write_image
+
+
+def write_image(path: Path, seed: int = 0, size: tuple[int, int] = (12, 12)) -> Path:
+    """A small colour image of noise; PNG or JPEG by its ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Writer:
+    """Writes folders of classes: ``classes({"cat": 5, "train/dog": 3})`` gives the root."""
+
+    def write(counts: dict[str, int], root: str = "images", suffix: str = ".png") -> Path:
+        for name, count in counts.items():
+            (tmp_path / root / name).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                write_image(tmp_path / root / name / f"{i:03d}{suffix}", seed=hash_of(name) + i)
+        return tmp_path / root
+
+    return write
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real images that ``IMGREC_DATA`` names."""
+    root = os.environ.get("IMGREC_DATA")
+    if not root:
+        pytest.skip("IMGREC_DATA is not set")
+    return Path(root)
+
+
+def hash_of(name: str) -> int:
+    return int.from_bytes(name.encode(), "little") % 100_003

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imgrec.data import BadImage, CsvTable
+from imgrec.errors import UserError
+
+Writer = Callable[..., Path]
+
+
+def table(folder: Path, text: str, name: str = "labels.csv") -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text, encoding="utf-8")
+    return str(folder / name)
+
+
+def test_paths_labels_and_splits(classes: Writer) -> None:
+    root = classes({"a": 2, "b": 1})
+    file = table(
+        root,
+        "path,label,split\na/000.png,cat,train\n./a/001.png,dog,validation\n\nb/000.png,cat,\n",
+    )
+    source = CsvTable(file)
+    assert source.ids == ["a/000.png", "a/001.png", "b/000.png"]
+    assert source.class_names == ("cat", "dog")
+    assert source.targets.tolist() == [0, 1, 0]
+    assert source.splits == ["train", "val", None]
+    assert source.load(2).shape == (3, 12, 12)
+
+
+def test_columns_root_and_delimiter_can_be_named(classes: Writer, tmp_path: Path) -> None:
+    root = classes({"a": 2})
+    text = f"\ufefffile\tspecies\tfold\na/000.png\tcat\ttrain\n{root}/a/001.png\tdog\ttest\n"
+    file = table(tmp_path / "elsewhere", text, "labels.tsv")
+    source = CsvTable(file, root=str(root), path_column="file", label_column="species", split_column="fold")
+    assert source.ids == ["a/000.png", "a/001.png"]
+    assert source.splits == ["train", "test"]
+    assert source.load(1).shape == (3, 12, 12)
+
+
+def test_classes_are_in_the_given_order_or_sorted(tmp_path: Path) -> None:
+    numbers = table(tmp_path, "path,label\nx,10\ny,9\nz,1\n")
+    assert CsvTable(numbers).class_names == ("1", "9", "10")
+    words = table(tmp_path, "path,label\nx,10\ny,9\nz,b\n")
+    assert CsvTable(words).class_names == ("10", "9", "b")
+    given = CsvTable(words, classes=["b", "unused", "9", "10"])
+    assert given.class_names == ("b", "unused", "9", "10")
+    assert given.targets.tolist() == [3, 2, 0]
+
+
+def test_a_missing_image_is_found_out_when_it_is_read(tmp_path: Path) -> None:
+    source = CsvTable(table(tmp_path, "path,label\nx.png,a\ny.png,b\n"))
+    with pytest.raises(BadImage, match="no such file"):
+        source.load(0)
+    assert len(source.fingerprint()) == 32
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        ("path,labels\nx,a\n", {}, r'no column "label"\. Did you mean "labels"\? It has: path, labels\.'),
+        ("path,label\nx,a\n", {"split_column": "fold"}, 'no column "fold"'),
+        ("path,label\nx,a\ny,catt\n", {"classes": ["a", "cat"]}, r'row 3: the label "catt" .* Did you mean "cat"'),
+        ("path,label,split\nx,a,trian\n", {}, r'row 2: no split is called "trian"\. Did you mean "train"'),
+        ("path,label\nx,a\n,b\n", {}, 'row 3: nothing in the column "path"'),
+        ("path,label\nx\n", {}, 'row 2: nothing in the column "label"'),
+        ("path,label\n", {}, "no image at all"),
+        ("", {}, "is empty"),
+        ("path,label\nx,a\ny,a\n", {}, "one only: a"),
+        ("path,label,split\nx,a,train\n./x,b,test\n", {}, 'id "x" stands there more than once, in the splits'),
+        ("path,label\nx,a\ny,b\n", {"root": "nowhere"}, "data folder not found"),
+        ("path,label\nx,a\ny,b\n", {"delimiter": ";;"}, "cannot be read as CSV"),
+    ],
+)
+def test_tables_that_cannot_be_used(tmp_path: Path, text: str, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        CsvTable(table(tmp_path, text), **arguments)  # type: ignore[arg-type]
+
+
+def test_files_that_are_no_table(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="CSV file not found"):
+        CsvTable(str(tmp_path / "missing.csv"))
+    with pytest.raises(UserError, match="is a folder"):
+        CsvTable(str(tmp_path))
+    (tmp_path / "latin.csv").write_bytes("path,label\nx,é\n".encode("latin-1"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        CsvTable(str(tmp_path / "latin.csv"))

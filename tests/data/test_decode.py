@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imgrec.data import BadImage, decode_image, to_channels
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_pixels_and_axes_of_a_colour_image() -> None:
+    pixels = noise(5, 7, 3)
+    found = decode_image(encoded(Image.fromarray(pixels), "PNG"))
+    assert found.dtype == torch.uint8
+    assert np.array_equal(found.numpy(), pixels.transpose(2, 0, 1))
+
+
+def test_grey_has_one_channel() -> None:
+    pixels = noise(5, 7)
+    assert np.array_equal(decode_image(encoded(Image.fromarray(pixels), "PNG")).numpy()[0], pixels)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "PA"])
+def test_every_mode_of_eight_bits_gives_what_pillow_converts_to(mode: str) -> None:
+    image = Image.fromarray(noise(6, 6, 3)).convert("RGBA" if mode == "PA" else "RGB").convert(mode)
+    kind = {"CMYK": "TIFF", "YCbCr": "TIFF", "LAB": "TIFF", "PA": "PNG"}.get(mode, "PNG")
+    if mode == "PA":
+        from imgrec.data import from_pil
+
+        found = from_pil(image)
+    else:
+        found = decode_image(encoded(image, kind))
+    grey = mode in ("1", "L", "LA")
+    expected = np.array(image.convert("L" if grey else "RGB"))
+    assert found.shape == (1 if grey else 3, 6, 6)
+    assert np.array_equal(found.squeeze(0).numpy() if grey else found.permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_palette_with_transparency_warns_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    image = Image.fromarray(noise(6, 6, 3)).convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
+    found = decode_image(encoded(image, "PNG", transparency=bytes(range(16))))
+    assert np.array_equal(found.permute(1, 2, 0).numpy(), np.array(image.convert("RGB")))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled_not_clipped(kind: str) -> None:
+    wide = np.array([[0, 257, 256 * 128, 65535]], dtype=np.uint16)
+    found = decode_image(encoded(Image.fromarray(wide), kind))
+    assert found.tolist() == [[[0, 1, 128, 255]]]
+
+
+def test_pixels_without_a_known_scale_are_refused() -> None:
+    with pytest.raises(BadImage, match="floating-point"):
+        decode_image(encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"))
+    with pytest.raises(BadImage, match="32-bit"):
+        decode_image(encoded(Image.fromarray(np.full((2, 2), 100_000, np.int32)), "TIFF"))
+
+
+def test_colour_to_grey_is_pillows_to_the_last_bit() -> None:
+    pixels = noise(60, 70, 3)
+    expected = np.array(Image.fromarray(pixels).convert("L"))
+    found = to_channels(torch.from_numpy(pixels).permute(2, 0, 1), 1)
+    assert np.array_equal(found[0].numpy(), expected)
+
+
+def test_grey_to_colour_repeats() -> None:
+    grey = torch.from_numpy(noise(1, 4, 5))
+    colour = to_channels(grey, 3)
+    assert colour.shape == (3, 4, 5)
+    assert all(torch.equal(colour[c], grey[0]) for c in range(3))
+    assert to_channels(grey, 1) is grey
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+def test_a_truncated_file_has_a_reason(kind: str, tmp_path: Path) -> None:
+    whole = encoded(Image.fromarray(noise(64, 64, 3)), kind)
+    path = tmp_path / "half"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadImage) as error:
+        decode_image(path)
+    assert "\n" not in error.value.reason
+    if kind in ("JPEG", "PNG", "BMP"):
+        assert error.value.reason == "it is truncated: its end is missing"
+
+
+def test_plain_reasons(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("not an image")
+    (tmp_path / "folder.jpg").mkdir()
+    for name, reason in {
+        "empty.jpg": "the file is empty",
+        "text.jpg": "it is not an image in a format that can be read",
+        "folder.jpg": "it is a folder, not a file",
+        "missing.jpg": "there is no such file",
+    }.items():
+        with pytest.raises(BadImage) as error:
+            decode_image(tmp_path / name)
+        assert error.value.reason == reason
+
+
+def outcome(data: bytes) -> str:
+    try:
+        decode_image(data)
+    except BadImage as error:
+        return "bad" if error.reason else "bad without a reason"
+    return "read"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")
+def test_damaged_bytes_are_bad_images_whatever_pillow_raises() -> None:
+    """Every file with some bytes overwritten either decodes or is a BadImage: nothing else comes out."""
+    draws = np.random.default_rng(0)
+    outcomes = set()
+    for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "PPM"):
+        whole = encoded(Image.fromarray(noise(16, 16, 3)), kind)
+        for _ in range(40):
+            data = bytearray(whole)
+            for place in draws.integers(0, min(len(data), 200), 6):
+                data[place] = draws.integers(256)
+            outcomes.add(outcome(bytes(data)))
+    assert outcomes == {"bad", "read"}

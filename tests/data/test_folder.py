@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imgrec.data import Folder, decode_image, split_source
+from imgrec.data.source import SOURCES
+from imgrec.errors import SpecError, UserError
+
+Writer = Callable[..., Path]
+
+
+def test_one_folder_of_classes(classes: Writer) -> None:
+    root = classes({"dog": 2, "cat": 1, "cat/far/away": 2})
+    source = Folder(str(root))
+    assert source.class_names == ("cat", "dog")
+    assert source.ids == ["cat/000.png", "cat/far/away/000.png", "cat/far/away/001.png", "dog/000.png", "dog/001.png"]
+    assert source.targets.tolist() == [0, 0, 0, 1, 1]
+    assert source.splits == [None] * 5
+    assert not source.in_memory
+    assert (source.load(1) == decode_image(root / "cat/far/away/000.png")).all()
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+def test_folders_of_splits(classes: Writer, val: str) -> None:
+    root = classes({"train/b": 2, "train/a": 1, f"{val}/a": 1, f"{val}/b": 1, "test/b": 1, "unlabelled": 3})
+    source = Folder(str(root))
+    assert source.class_names == ("a", "b")
+    assert dict(zip(source.ids, source.splits, strict=True)) == {
+        "train/a/000.png": "train",
+        "train/b/000.png": "train",
+        "train/b/001.png": "train",
+        f"{val}/a/000.png": "val",
+        f"{val}/b/000.png": "val",
+        "test/b/000.png": "test",
+    }
+    assert source.targets.tolist() == [0, 1, 1, 0, 1, 1]
+
+
+def test_classes_may_be_called_like_splits(classes: Writer) -> None:
+    assert Folder(str(classes({"train": 2, "car": 2}))).class_names == ("car", "train")
+
+
+def test_hidden_files_are_passed_over_and_others_are_counted(
+    classes: Writer, write_image: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = classes({"a": 1, "b": 1, ".git": 1})
+    (root / "a" / ".DS_Store").touch()
+    (root / "b" / "notes.txt").touch()
+    (root / "b" / "photo.heic").touch()
+    write_image(root / "b" / "LOUD.PNG")
+    with caplog.at_level(logging.WARNING):
+        source = Folder(str(root))
+    assert source.ids == ["a/000.png", "b/000.png", "b/LOUD.PNG"]
+    assert ".txt (1)" in caplog.text
+    assert "2 files" in caplog.text
+
+
+def test_a_relative_folder_is_found_under_the_data_root(classes: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = classes({"a": 1, "b": 1})
+    monkeypatch.setenv("IMGREC_DATA", str(root.parent))
+    assert len(Folder("images")) == 2
+    with pytest.raises(SpecError, match=r"data\.source: data folder not found: neither .*missing nor .*missing"):
+        SOURCES.build({"name": "folder", "root": "missing"}, "data.source")
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"a": 2}, "two classes or more; found one only: a"),
+        ({"a": 2, "b": 0}, r'no image in .*images of the class "b"\.'),
+        ({"a": 0, "b": 0}, "no image at all in .*, in none of its 2 class folders"),
+        ({"train/a": 2, "train/b": 0, "test/a": 1}, r'no image in .*images/train of the class "b"'),
+        ({"train/a": 2, "train/b": 1, "val/c": 1}, r'images/val has a folder "c".*no such class.*Accepted: a, b\.'),
+        ({"train/a": 2, "train/b": 1, "test/a": 1, "test/z": 1}, 'images/test has a folder "z"'),
+        ({"val/a": 2, "test/a": 1}, "has test, val, and no train folder"),
+        ({"train": 2, "test": 2}, "no class folder in its train folder"),
+        ({"train/a": 1, "train/b": 1, "val/a": 1, "valid/a": 1}, "two folders for the split val"),
+    ],
+)
+def test_folders_that_cannot_be_used(classes: Writer, counts: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Folder(str(classes(counts)))
+
+
+def test_images_without_a_class_folder(classes: Writer) -> None:
+    with pytest.raises(UserError, match=r"no class folder in .*: images are expected in images/<class>/"):
+        Folder(str(classes({".": 3})))
+    with pytest.raises(UserError, match="is a file"):
+        Folder(str(classes({".": 3}) / "000.png"))
+
+
+def test_a_name_that_is_no_utf8_becomes_a_printable_id(classes: Writer) -> None:
+    root = classes({"a": 1, "b": 1})
+    strange = os.fsdecode(b"b\xff.png")
+    (root / "a" / "000.png").rename(root / "a" / strange)
+    source = Folder(str(root))
+    assert source.ids[0] == "a/b\\xff.png"
+    assert source.load(0).shape == (3, 12, 12)
+    assert source.fingerprint()
+
+
+def test_the_fingerprint_sees_a_changed_file(classes: Writer, write_image: Writer) -> None:
+    root = classes({"a": 1, "b": 1})
+    before = Folder(str(root)).fingerprint()
+    assert Folder(str(root)).fingerprint() == before
+    write_image(root / "a" / "000.png", size=(13, 12))
+    assert Folder(str(root)).fingerprint() != before
+
+
+def test_sign_digits(real_data: Path) -> None:
+    source = Folder(str(real_data / "sign-digits"))
+    assert len(source) == 2062
+    assert source.class_names == tuple("0123456789")
+    assert source.load(0).shape == (3, 100, 100)
+    splits = split_source(source)
+    assert sum(splits.sizes().values()) == 2062
+    shares = np.bincount(source.targets[splits.val]) / np.bincount(source.targets)
+    assert shares.min() > 0.095
+    assert shares.max() < 0.105
+
+
+def test_cifar10_keeps_its_test_images(real_data: Path) -> None:
+    source = Folder(str(real_data / "cifar10"))
+    splits = split_source(source)
+    assert splits.sizes() == {"train": 45000, "val": 5000, "test": 10000}
+    assert {source.ids[i].split("/")[0] for i in splits.test} == {"test"}
+    assert {source.ids[i].split("/")[0] for i in [*splits.train, *splits.val]} == {"train"}
+    assert np.bincount(source.targets[splits.val]).tolist() == [500] * 10
+    assert "train/airplane/0001.jpg" in source.ids

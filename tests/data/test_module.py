@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+
+from imgrec.augment import build_transforms, center_crop, resize_short_side
+from imgrec.data import ImageDataModule, decode_image, split_source
+from imgrec.errors import SpecError, UserError
+from imgrec.types import Batch, DataFacts
+
+Writer = Callable[..., Path]
+AUGMENTED: list[str | dict[str, Any]] = [{"name": "random_crop", "padding": 2}, "hflip"]
+
+
+def ready(source: Any, **arguments: Any) -> ImageDataModule:
+    module = ImageDataModule(source, **{"num_workers": 0, **arguments})
+    module.setup()
+    return module
+
+
+def folder(root: Path) -> dict[str, Any]:
+    return {"name": "folder", "root": str(root)}
+
+
+def epoch(module: ImageDataModule, number: int = 0) -> list[Batch]:
+    loader = module.train_dataloader()
+    loader.sampler.set_epoch(number)  # type: ignore[attr-defined]
+    return list(loader)
+
+
+def same(first: list[Batch], second: list[Batch]) -> bool:
+    return len(first) == len(second) and all(
+        a.ids == b.ids and torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def test_digits_from_end_to_end() -> None:
+    module = ready("digits")
+    assert module.split_sizes() == {"train": 1439, "val": 179, "test": 179}
+    facts = module.facts
+    assert facts.num_classes == 10
+    assert (facts.image_size, facts.channels) == (8, 3)
+    assert sum(facts.class_counts) == 1439
+    assert DataFacts.from_dict(facts.to_dict()) == facts
+    batches = epoch(module)
+    assert len(batches) == len(module.train_dataloader()) == 22  # 1439 // 64: the last one is dropped
+    assert all(b.images.shape == (64, 3, 8, 8) and b.images.dtype == torch.uint8 for b in batches)
+    assert all(b.targets.dtype == torch.int64 for b in batches)
+    seen = [i for loader in (module.val_dataloader(), module.test_dataloader()) for b in loader for i in b.ids]
+    assert len(seen) == len(set(seen)) == 358
+    assert not set(seen) & {i for b in batches for i in b.ids}
+    assert [b.ids for b in module.predict_dataloader()] == [b.ids for b in module.test_dataloader()]
+    assert len(module.fingerprint) == 32
+
+
+def test_grey_images_stay_grey_on_request() -> None:
+    grey, colour = ready("digits", channels=1), ready("digits")
+    first, second = next(iter(grey.val_dataloader())), next(iter(colour.val_dataloader()))
+    assert first.images.shape[1] == 1
+    assert torch.equal(first.images.expand(-1, 3, -1, -1), second.images)
+
+
+def test_targets_belong_to_their_ids(classes: Writer) -> None:
+    module = ready(folder(classes({"a": 12, "b": 12})), batch_size=5)
+    for batch in [*epoch(module), *module.val_dataloader(), *module.test_dataloader()]:
+        assert [module.facts.class_names[t] for t in batch.targets.tolist()] == [i.split("/")[0] for i in batch.ids]
+
+
+def test_the_specs_in_the_facts_repeat_what_evaluation_does(classes: Writer) -> None:
+    root = classes({"a": 10, "b": 10})
+    specs = [{"name": "resize", "scale": 1.5}, "center_crop"]
+    module = ready(folder(root), image_size=8, eval_transforms=specs)
+    pipeline = build_transforms(module.facts.eval_transforms, "facts", image_size=module.facts.image_size)
+    batch = next(iter(module.val_dataloader()))
+    for image, name in zip(batch.images, batch.ids, strict=True):
+        raw = decode_image(root / name)
+        assert torch.equal(image, pipeline(raw))
+        assert torch.equal(image, center_crop(resize_short_side(raw, 12), 8))
+
+
+def test_a_given_size_wins_and_unequal_sides_ask_for_one(classes: Writer, write_image: Writer) -> None:
+    root = classes({"a": 10, "b": 10})
+    for path in root.rglob("*.png"):
+        write_image(path, size=(12, 20))
+    with pytest.raises(UserError, match=r"data\.image_size: .*a/00.\.png.*12 x 20"):
+        ready(folder(root))
+    assert next(iter(ready(folder(root), image_size=16).val_dataloader())).images.shape[-2:] == (16, 16)
+
+
+def test_no_transform_at_all_is_an_empty_list(classes: Writer) -> None:
+    root = classes({"a": 10, "b": 10})
+    module = ready(folder(root), train_transforms=[], eval_transforms=[])
+    batch = epoch(module)[0]
+    assert torch.equal(batch.images[0], decode_image(root / batch.ids[0]))
+    with pytest.raises(UserError, match=r"data\.train_transforms: .*12 x 12.*24 x 24"):
+        ready(folder(root), image_size=24, train_transforms=["hflip"])
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_image() -> None:
+    module = ready("digits", train_transforms=AUGMENTED, seed=1)
+    first = epoch(module, 3)
+    assert same(first, epoch(module, 3))
+    assert same(first, epoch(ready("digits", train_transforms=AUGMENTED, seed=1), 3))
+    pixels = {i: image for b in first for i, image in zip(b.ids, b.images, strict=True)}
+    later = {i: image for b in epoch(module, 4) for i, image in zip(b.ids, b.images, strict=True)}
+    changed = [not torch.equal(pixels[i], later[i]) for i in pixels.keys() & later.keys()]
+    assert np.mean(changed) > 0.9
+    assert not same(first, epoch(ready("digits", train_transforms=AUGMENTED, seed=2), 3))
+
+
+def test_without_a_seed_it_is_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    assert same(epoch(ready("digits")), epoch(ready("digits", seed=7)))
+
+
+def test_the_number_of_workers_changes_nothing(classes: Writer) -> None:
+    root = classes({"a": 30, "b": 30})
+    (root / "a" / "003.png").write_bytes(b"broken")
+    runs = []
+    for workers in (0, 1, 2):
+        module = ready(folder(root), train_transforms=AUGMENTED, num_workers=workers, batch_size=8)
+        loader = module.train_dataloader()
+        assert loader.persistent_workers == (workers > 0)
+        batches = []
+        for number in (0, 1):  # the second epoch by the same, persistent, workers
+            loader.sampler.set_epoch(number)  # type: ignore[attr-defined]
+            batches += list(loader)
+        runs.append(batches + list(module.val_dataloader()))
+    assert same(runs[0], runs[1])
+    assert same(runs[0], runs[2])
+    assert [b.skipped for b in runs[0]] == [b.skipped for b in runs[2]]
+
+
+def test_workers_by_default() -> None:
+    module = ImageDataModule("digits")
+    module.setup()
+    assert module.train_dataloader().num_workers == 0
+
+
+def test_setup_happens_once() -> None:
+    module = ready("digits")
+    source, facts = module.source, module.facts
+    module.setup("test")
+    assert module.source is source
+    assert module.facts is facts
+
+
+def test_before_setup_nothing_is_known() -> None:
+    with pytest.raises(RuntimeError, match="setup"):
+        _ = ImageDataModule("digits").facts
+
+
+def test_hyperparameters_are_plain_data() -> None:
+    module = ImageDataModule("digits", train_transforms=AUGMENTED, val_fraction=0.2)
+    plain = yaml.safe_load(yaml.safe_dump(dict(module.hparams)))
+    assert plain["train_transforms"] == AUGMENTED
+    again = ImageDataModule(**plain)
+    assert again.hparams == module.hparams
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"source": "digit"}, r'data\.source: no source is called "digit"\. Did you mean "digits"'),
+        ({"source": {"name": "folder"}}, r'data\.source: the source "folder" needs the argument "root"'),
+        ({"source": {"name": "folder", "rot": "x"}}, r'data\.source: .* no argument "rot"\. Did you mean "root"'),
+        ({"source": {"name": "folder", "root": 3}}, r"data\.source\.root: expected str, got 3"),
+        ({"train_transforms": ["hflp"]}, r'data\.train_transforms\[0\]: .*Did you mean "hflip"'),
+        ({"eval_transforms": "center_corp"}, r'data\.eval_transforms: .*Did you mean "center_crop"'),
+        ({"image_size": 0}, r"data\.image_size: must be 1 or more, got 0"),
+        ({"batch_size": 0}, r"data\.batch_size: must be 1 or more"),
+        ({"eval_batch_size": -2}, r"data\.eval_batch_size: must be 1 or more"),
+        ({"channels": 4}, r"data\.channels: accepted are 1 \(grey\) and 3"),
+        ({"val_fraction": 0.0}, r"data\.val_fraction"),
+        ({"val_fraction": 0.6, "test_fraction": 0.4}, r"together below 1"),
+        ({"num_workers": -1}, r"data\.num_workers: must be 0 or more"),
+        ({"on_bad_image": "ignore"}, r'data\.on_bad_image: accepted are "skip" and "error"'),
+    ],
+)
+def test_wrong_arguments_are_refused_by_the_constructor(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ImageDataModule(**{"source": "digits", **arguments})
+
+
+def test_wrong_data_is_refused_by_setup_with_its_place(classes: Writer) -> None:
+    with pytest.raises(SpecError, match=r"data\.source: data folder not found"):
+        ready({"name": "folder", "root": "nowhere/at/all"})
+    with pytest.raises(SpecError, match=r"data\.source: .*one only: a"):
+        ready(folder(classes({"a": 5})))
+    with pytest.raises(UserError, match=r'data\.source: too few images .* the class "tiny" \(2\)'):
+        ready(folder(classes({"b": 5, "tiny": 2}, root="other")))
+
+
+def test_no_test_split_says_how_to_get_one(classes: Writer) -> None:
+    with pytest.raises(UserError, match=r"no test split; data\.test_fraction above 0 carves one"):
+        ready("digits", test_fraction=0.0).test_dataloader()
+    with pytest.raises(UserError, match="no test split; a source with splits needs"):
+        ready(folder(classes({"train/a": 9, "train/b": 9}))).predict_dataloader()
+
+
+def broken(classes: Writer) -> tuple[Path, dict[str, str]]:
+    """Folders with three kinds of bad image in each split, and the reasons by id."""
+    root = classes({f"{split}/{name}": 8 for split in ("train", "val", "test") for name in "ab"}, suffix=".jpg")
+    reasons = {}
+    for split in ("train", "val", "test"):
+        whole = (root / split / "a" / "000.jpg").read_bytes()
+        for name, data, reason in (
+            ("a/001.jpg", whole[: len(whole) // 2], "it is truncated: its end is missing"),
+            ("a/002.jpg", b"", "the file is empty"),
+            ("b/007.jpg", b"some text", "it is not an image in a format that can be read"),
+        ):
+            (root / split / name).write_bytes(data)
+            reasons[f"{split}/{name}"] = reason
+    return root, reasons
+
+
+def of(reasons: dict[str, str], split: str) -> dict[str, str]:
+    return {name: reason for name, reason in reasons.items() if name.startswith(split)}
+
+
+def test_a_bad_training_image_is_replaced_by_the_next_good_one(classes: Writer) -> None:
+    root, reasons = broken(classes)
+    module = ready(folder(root), batch_size=4)
+    batches = epoch(module)
+    assert [len(b) for b in batches] == [4, 4, 4, 4]
+    assert dict(pair for b in batches for pair in b.skipped) == of(reasons, "train")
+    names = sorted(i for b in batches for i in b.ids)
+    good = [f"train/{c}/{i:03d}.jpg" for c in "ab" for i in range(8)]
+    # 001 and 002 of a give way to 003; the last of b to the first of all
+    expected = [n for n in good if n not in reasons] + ["train/a/003.jpg"] * 2 + ["train/a/000.jpg"]
+    assert names == sorted(expected)
+    assert same(batches, epoch(module))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_bad_evaluation_image_is_left_out(classes: Writer, split: str) -> None:
+    root, reasons = broken(classes)
+    module = ready(folder(root), eval_batch_size=5)
+    batches = list(getattr(module, f"{split}_dataloader")())
+    names = [i for b in batches for i in b.ids]
+    assert names == [
+        f"{split}/{c}/{i:03d}.jpg" for c in "ab" for i in range(8) if f"{split}/{c}/{i:03d}.jpg" not in reasons
+    ]
+    assert dict(pair for b in batches for pair in b.skipped) == of(reasons, split)
+
+
+def test_a_batch_without_any_good_image_is_empty(classes: Writer) -> None:
+    root, _ = broken(classes)
+    module = ready(folder(root), eval_batch_size=1)
+    empty = [b for b in module.val_dataloader() if not len(b)]
+    assert len(empty) == 3
+    assert all(b.images.shape == (0, 3, 12, 12) and b.images.dtype == torch.uint8 and b.ids == () for b in empty)
+    assert all(b.targets.shape == (0,) and b.targets.dtype == torch.int64 for b in empty)
+
+
+def test_each_skipped_image_is_logged_once(classes: Writer, caplog: pytest.LogCaptureFixture) -> None:
+    root, reasons = broken(classes)
+    module = ready(folder(root), batch_size=4)
+    with caplog.at_level(logging.WARNING, "imgrec.data"):
+        for _ in range(2):
+            for batch in [*epoch(module), *module.val_dataloader()]:
+                assert module.on_before_batch_transfer(batch, 0) is batch
+    assert module.skipped == {**of(reasons, "train"), **of(reasons, "val")}
+    for name in module.skipped:
+        assert caplog.text.count(name) == 1
+
+
+def test_on_bad_image_error_refuses_to_start(classes: Writer) -> None:
+    root, reasons = broken(classes)
+    with pytest.raises(UserError, match=r"data: 9 of 48 images cannot be read:") as error:
+        ready(folder(root), on_bad_image="error")
+    for name, reason in reasons.items():
+        assert f"{name}: {reason}" in str(error.value)
+    for name in reasons:
+        (root / name).unlink()
+    assert ready(folder(root), on_bad_image="error").split_sizes() == {"train": 13, "val": 13, "test": 13}
+
+
+def test_no_readable_training_image_at_all(classes: Writer) -> None:
+    root = classes({"a": 8, "b": 8})
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the 12 training images can be read; .*the file is empty"):
+        ready(folder(root))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_ends_in_the_wrong_size_is_named_from_any_process(
+    classes: Writer, write_image: Writer, workers: int
+) -> None:
+    root = classes({"train/a": 8, "train/b": 8, "val/a": 1, "val/b": 1})
+    write_image(root / "val" / "b" / "000.png", size=(12, 30))
+    module = ready(folder(root), num_workers=workers, eval_transforms=["resize"])
+    with pytest.raises(UserError) as error:
+        list(module.val_dataloader())
+    assert str(error.value).startswith("data.eval_transforms: an image of 12 x 30 pixels")
+    assert str(error.value).endswith("The image: val/b/000.png.")
+
+
+def test_raw_images_by_id(classes: Writer) -> None:
+    root, _ = broken(classes)
+    module = ready(folder(root), image_size=8)
+    found = module.load_images(["test/b/003.jpg", "test/a/002.jpg", "nothing"])
+    assert found[0] is not None
+    assert torch.equal(found[0], decode_image(root / "test/b/003.jpg"))
+    assert found[1:] == [None, None]
+
+
+def test_the_fingerprint_is_the_sources() -> None:
+    assert ready("digits").fingerprint == ready("digits", split_seed=3, batch_size=2).fingerprint
+
+
+def test_a_small_training_split_keeps_its_only_batch(classes: Writer) -> None:
+    module = ready(folder(classes({"a": 10, "b": 10})), batch_size=64)
+    assert [len(b) for b in epoch(module)] == [16]
+
+
+@pytest.mark.parametrize("size", [24, 100])
+def test_sign_digits(real_data: Path, size: int) -> None:
+    module = ready(
+        folder(real_data / "sign-digits"), image_size=size, batch_size=16, train_transforms=["random_resized_crop"]
+    )
+    batch = next(iter(module.train_dataloader()))
+    assert batch.images.shape == (16, 3, size, size)
+    assert module.split_sizes() == split_source(module.source).sizes()
+
+
+def test_the_trainer_moves_our_batches_and_lets_us_count(classes: Writer) -> None:
+    root, reasons = broken(classes)
+    module = ImageDataModule(folder(root), batch_size=4, num_workers=0)
+
+    class Counting(pl.LightningModule):
+        seen: list[str]
+
+        def on_test_start(self) -> None:
+            self.seen = []
+
+        def test_step(self, batch: Batch, batch_idx: int) -> None:
+            self.seen += batch.ids
+
+        def predict_step(self, batch: Batch, batch_idx: int) -> tuple[str, ...]:
+            return batch.ids
+
+    model = Counting()
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.test(model, module, verbose=False)
+    assert len(model.seen) == 13
+    assert module.skipped == of(reasons, "test")
+    predicted = trainer.predict(model, module)
+    assert predicted is not None
+    assert [i for ids in predicted for i in ids] == model.seen

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from imgrec.data import EvaluationOrder, TrainingOrder
+from imgrec.errors import UserError
+
+
+def positions(order: TrainingOrder, epoch: int) -> list[int]:
+    order.set_epoch(epoch)
+    pairs = list(order)
+    assert {e for _, e in pairs} == {epoch}
+    return [p for p, _ in pairs]
+
+
+def test_an_epochs_order_is_a_function_of_seed_and_epoch() -> None:
+    order = TrainingOrder(50, seed=3)
+    first, second = positions(order, 0), positions(order, 1)
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+    assert positions(order, 0) == first
+    assert positions(TrainingOrder(50, seed=3), 1) == second
+    assert positions(TrainingOrder(50, seed=4), 1) != second
+
+
+def test_global_random_state_plays_no_part() -> None:
+    torch.manual_seed(1)
+    first = positions(TrainingOrder(30, seed=0), 2)
+    torch.manual_seed(2)
+    assert positions(TrainingOrder(30, seed=0), 2) == first
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_processes_together_make_the_batches_of_one(world_size: int) -> None:
+    """With a batch of ``b`` each, the union of all ranks' k-th batches is the k-th batch of ``world_size * b``."""
+    alone = positions(TrainingOrder(61, seed=0), 5)
+    ranks = [positions(TrainingOrder(61, 0, rank, world_size), 5) for rank in range(world_size)]
+    assert {len(r) for r in ranks} == {61 // world_size}
+    for k in range(61 // world_size // 4):
+        together = {p for rank in ranks for p in rank[4 * k : 4 * k + 4]}
+        assert together == set(alone[4 * world_size * k : 4 * world_size * (k + 1)])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", [1, 5, 12, 13])
+def test_evaluation_sees_every_sample_once(count: int, world_size: int) -> None:
+    orders = [EvaluationOrder(count, rank, world_size) for rank in range(world_size)]
+    assert sorted(p for order in orders for p in order) == list(range(count))
+    assert [len(order) for order in orders] == [len(list(order)) for order in orders]
+
+
+def test_what_was_done_is_passed_over_once_the_epoch_begins() -> None:
+    done = [0]
+    order = TrainingOrder(20, seed=0, skip=lambda: done[0])
+    whole = positions(order, 0)
+    done[0] = 8
+    assert positions(order, 0) == whole[8:]
+    assert len(order) == 20  # the length is the epoch's, so that progress and the last batch are counted right
+
+
+def test_fewer_images_than_processes() -> None:
+    with pytest.raises(UserError, match="3 training images for 4 processes"):
+        TrainingOrder(3, 0, 0, 4)
