@@ -124,7 +124,7 @@ def test_a_run_id_that_is_taken_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("experiment", "run_id"), [("../up", None), ("/root", None), ("", None), ("a", "b/c"), ("a", "..")]
+    ("experiment", "run_id"), [("../up", None), ("/elsewhere", None), ("", None), ("a", "b/c"), ("a", "..")]
 )
 def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, experiment: str, run_id: str | None) -> None:
     with pytest.raises(UserError, match="expected a name such as"):
