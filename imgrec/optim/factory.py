@@ -19,6 +19,9 @@ from imgrec.losses.base import in_range
 from imgrec.optim.groups import parameter_groups
 from imgrec.registry import check_type
 
+_SHARED = """For every optimizer: `weight_decay` leaves out normalization layers and biases unless
+`decay_norm_and_bias: true`; `layer_decay: 0.75`, say, multiplies the learning rate by that from each layer of a timm
+backbone to the one before it; a fused kernel is the default where there is one, `fused: false` switches it off."""
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 
 
@@ -42,7 +45,7 @@ class OptimizerFactory:
         self, cls: Callable[..., Optimizer], defaults: Mapping[str, Any] | None = None, doc: str | None = None
     ) -> None:
         self.cls = cls
-        self.__doc__ = doc if doc is not None else inspect.getdoc(cls)
+        self.__doc__ = f"{inspect.cleandoc(doc if doc is not None else inspect.getdoc(cls) or '')}\n\n{_SHARED}"
         self.__signature__ = _signature(cls, defaults or {})
         self.__annotations__ = {n: p.annotation for n, p in self.__signature__.parameters.items()}
 

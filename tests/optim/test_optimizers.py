@@ -178,3 +178,20 @@ def test_what_only_the_model_can_tell() -> None:
         build_optimizer("adamw", network().requires_grad_(False))
     with pytest.raises(SpecError, match=r"^model\.optimizer: `layer_decay` needs a backbone"):
         build_optimizer({"name": "adamw", "layer_decay": 0.7}, network())
+
+
+def test_a_gradient_scaler_unscales_for_a_fused_optimizer() -> None:
+    scaled, plain = nn.Linear(4, 2), nn.Linear(4, 2)
+    scaled.load_state_dict(plain.state_dict())
+    one, two = (build_optimizer({"name": "nesterov", "lr": 0.1}, m) for m in (scaled, plain))
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    images = torch.randn(3, 4)
+    for _ in range(3):
+        one.zero_grad()
+        two.zero_grad()
+        torch.autograd.backward(scaler.scale(scaled(images).square().mean()))
+        torch.autograd.backward(plain(images).square().mean())
+        scaler.step(one)
+        scaler.update()
+        two.step()
+    torch.testing.assert_close(scaled.state_dict(), plain.state_dict())
