@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
+from imgrec.models.arguments import reason
 
 
 class Features(NamedTuple):
@@ -52,11 +53,12 @@ class Backbone(nn.Module):
         return Features(given)
 
 
-def probe_feature_dim(network: nn.Module, title: str, in_channels: int, image_size: int) -> int:
+def probe_feature_dim(network: nn.Module, title: str, in_channels: int, image_size: int, hint: str = "") -> int:
     """The length of the feature vector that ``network`` gives for images of this size, found by a trial run.
 
     The trial runs on meta tensors, in evaluation and in training mode: it costs no arithmetic, draws no random number
-    and leaves the network as it was. ``title`` names the network in messages.
+    and leaves the network as it was. ``title`` names the network in messages; ``hint`` ends the one about images that
+    it cannot take.
 
     Raises:
         UserError: the network cannot take such images, or what it gives is not one vector an image.
@@ -69,10 +71,9 @@ def probe_feature_dim(network: nn.Module, title: str, in_channels: int, image_si
         else:  # an operator without a meta kernel: the real thing, once
             shape = _real_shape(network.eval(), in_channels, image_size)
     except Exception as error:  # whatever a network raises on images it cannot take
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{title} cannot take images of {image_size} x {image_size} pixels with {in_channels} "
-            f"channel(s): {reason}. Another data.image_size, another backbone or other arguments are needed."
+            f"{title} cannot take images of {image_size} x {image_size} pixels with {in_channels} channel(s): "
+            f"{reason(error)}. Another data.image_size, another backbone or other arguments are needed.{hint}"
         ) from error
     finally:
         for module, mode in modes.items():

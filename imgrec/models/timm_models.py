@@ -78,7 +78,7 @@ def find(name: str) -> Callable[..., Backbone] | None:
         check(pretrained, weights, **network)
         title = described(name, network)
         size = image_size or _native_size(name)
-        adapted = _adapted(name, in_channels, size, network)
+        adapted = adapted_arguments(name, in_channels, size, network)
         built = _build(name, title, size, num_classes=0, **adapted)
         cfg = _cfg(built)
         if pretrained and load_weights:
@@ -128,7 +128,8 @@ def _takes_img_size(name: str) -> bool:
     return "img_size" in accepted_arguments(plain)
 
 
-def _adapted(name: str, in_channels: int, size: int, network: dict[str, Any]) -> dict[str, Any]:
+def adapted_arguments(name: str, in_channels: int, size: int, network: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of timm for images of ``size`` pixels, ``network``'s own among them."""
     sized = {"img_size": size} if _takes_img_size(name) else {}
     own = {k: v for k, v in network.items() if k != "num_classes"}
     return {"in_chans": in_channels, **sized, **own}

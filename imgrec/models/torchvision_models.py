@@ -120,7 +120,8 @@ def _assemble(
         refuse_other_architecture(given, name)
         _load(built, given.state, classifier, in_channels, image_size, f"the weights at {given.path}")
         mean, std = given.config.get("mean", mean), given.config.get("std", std)
-    dim = probe_feature_dim(built, title, in_channels, image_size)
+    hint = " `auxiliary: false` asks for less." if auxiliary and bare in _AUXILIARY else ""
+    dim = probe_feature_dim(built, title, in_channels, image_size, hint)
     return Backbone(built, dim, for_channels(mean, in_channels), for_channels(std, in_channels))
 
 

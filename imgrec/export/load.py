@@ -1,0 +1,125 @@
+"""Reading a model folder: what imgrec wrote, and what timm or its users wrote."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from imgrec.augment import AUGMENTATIONS, Transform
+from imgrec.errors import UserError
+from imgrec.export.layout import agree, from_timm, linear_name
+from imgrec.export.preprocessing import from_timm_config
+from imgrec.export.save import VERSION, WEIGHTS
+from imgrec.models import BACKBONES, HEADS, Backbone, Classifier, build_classifier
+from imgrec.models.weights import load_exactly, read_config, read_state
+from imgrec.registry import Registry, Spec
+from imgrec.types import DataFacts
+
+
+def load_model_folder(folder: str | Path) -> tuple[Classifier, DataFacts]:
+    """The classifier of a model folder, in evaluation mode on the CPU, and the facts of its data.
+
+    No network is used and no code is unpickled. A folder that imgrec did not write but timm can load gives timm's
+    network with the preprocessing of its ``pretrained_cfg``; its classes are its ``label_names``, or else ``"0"``,
+    ``"1"``, ..., and the number of training images of each is given as 0.
+
+    Raises:
+        UserError: it is no model folder, a file is missing or damaged, or a newer imgrec wrote it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"model folder not found: {folder}")
+    config = read_config(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder} is no complete model folder: it holds no {WEIGHTS}")
+    with torch.random.fork_rng(devices=[]):  # parameters are drawn before they are filled
+        return _ours(folder, config) if "imgrec" in config else _timms(folder, config)
+
+
+def _ours(folder: Path, config: dict[str, Any]) -> tuple[Classifier, DataFacts]:
+    own = config["imgrec"]
+    version = own.get("version") if isinstance(own, Mapping) else None
+    if not isinstance(version, int):
+        raise UserError(f'{folder}: the section "imgrec" of its config.json has no version')
+    if version > VERSION:
+        raise UserError(
+            f"{folder} was written by a newer imgrec (model folder version {version}, this one reads up to {VERSION})"
+        )
+    try:
+        specs, facts = own["specs"], DataFacts.from_dict(own["facts"])
+        backbone, head = specs["backbone"], specs["head"]
+        normalize = {key: config["pretrained_cfg"][key] for key in ("mean", "std")}
+        layout = own["layout"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f'{folder}: the section "imgrec" of its config.json is incomplete: {error}') from error
+    _refuse_other_code(BACKBONES, backbone, Backbone, folder)
+    _refuse_other_code(HEADS, head, nn.Module, folder)
+    for spec in facts.eval_transforms:
+        _refuse_other_code(AUGMENTATIONS, spec, Transform, folder)
+    state = read_state(folder / WEIGHTS)
+    if layout == "timm":
+        state = from_timm(state, config["pretrained_cfg"]["classifier"])
+    return _filled(build_classifier(backbone, head, normalize, facts, False, str(folder)), state, folder), facts
+
+
+def _timms(folder: Path, config: dict[str, Any]) -> tuple[Classifier, DataFacts]:
+    cfg = config["pretrained_cfg"]
+    architecture = config["architecture"]
+    try:
+        network: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except Exception as error:  # whatever timm raises on a folder that is not what it says
+        raise UserError(f"{folder} cannot be loaded by timm: {str(error).strip()[:500]}") from error
+    classifier = linear_name(network)
+    if classifier is None:
+        raise UserError(f'{folder}: "{architecture}" has no linear classifier that imgrec knows how to take over')
+    channels, _, size = map(int, network.pretrained_cfg.get("input_size", (3, 224, 224)))
+    facts = DataFacts(
+        class_names=_class_names(cfg.get("label_names"), network.num_classes, folder),
+        class_counts=(0,) * network.num_classes,
+        image_size=size,
+        channels=channels,
+        eval_transforms=from_timm_config(network.pretrained_cfg),
+    )
+    own = {k: v for k, v in (config.get("model_args") or {}).items() if k not in ("in_chans", "img_size")}
+    normalize = {key: list(network.pretrained_cfg[key]) for key in ("mean", "std")}
+    built = build_classifier({"name": architecture, **own}, "linear", normalize, facts, False, str(folder))
+    filled = _filled(built, from_timm(network.state_dict(), classifier), folder)
+    if not agree(filled, network, facts):
+        raise UserError(f'{folder}: "{architecture}" does more after its features than one linear layer')
+    return filled, facts
+
+
+def _filled(classifier: Classifier, state: dict[str, Tensor], folder: Path) -> Classifier:
+    own = classifier.state_dict()
+    buffers = {key: own[key] for key in ("mean", "std") if key not in state}  # timm's layout has them in the config
+    dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
+    if len(dtypes) == 1:
+        classifier.to(dtypes.pop())
+    load_exactly(classifier, {**buffers, **state}, f"the weights in {folder}")
+    return classifier.eval()
+
+
+def _class_names(names: Any, num_classes: int, folder: Path) -> tuple[str, ...]:
+    if names is None:
+        return tuple(map(str, range(num_classes)))
+    if isinstance(names, Mapping):
+        names = [names.get(str(i), str(i)) for i in range(num_classes)]
+    if len(names) != num_classes:
+        raise UserError(f"{folder}: its config.json names {len(names)} classes, its network has {num_classes}")
+    return tuple(map(str, names))
+
+
+def _refuse_other_code(registry: Registry[Any], spec: Spec, base: type, folder: Path) -> None:
+    """A folder comes from anywhere: of what is not registered, it may name classes of the right kind only."""
+    name, _ = registry.parse(spec, str(folder))
+    if name in registry:
+        return
+    factory = registry.entry(name, str(folder)).factory
+    if not (inspect.isclass(factory) and issubclass(factory, base)):
+        raise UserError(f'{folder} names "{name}" as its {registry.kind}, which is no subclass of {base.__name__}')

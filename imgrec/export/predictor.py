@@ -1,0 +1,142 @@
+"""Images in, class names and probabilities out: a trained classifier with its preprocessing."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from imgrec.augment import build_transforms
+from imgrec.data.decode import BadImage, decode_image, to_channels
+from imgrec.errors import UserError
+from imgrec.models import Classifier
+from imgrec.types import DataFacts
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says about one image.
+
+    ``classes`` are all class names, the most probable first, and ``probabilities`` are theirs, in that order;
+    ``logits`` are in the order of the model's classes. All three are empty where ``error`` says why the image could not
+    be used.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    logits: NDArray[np.float32]
+    error: str | None = None
+
+
+class Predictor:
+    """A trained classifier, ready for image files.
+
+    Args:
+        classifier: is moved to ``device`` and put into evaluation mode.
+        facts: the data that it was built for; they hold its preprocessing.
+        batch_size: images in one pass.
+        device: ``auto`` takes a GPU where there is one.
+
+    Raises:
+        UserError: a device that is not there, a batch size below 1.
+    """
+
+    def __init__(
+        self, classifier: Classifier, facts: DataFacts, batch_size: int = 64, device: str | torch.device = "auto"
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
+        self.facts = facts
+        self.batch_size = batch_size
+        self.device = _device(device)
+        try:
+            self.classifier = classifier.to(self.device).eval()
+        except (RuntimeError, AssertionError) as error:  # torch's ways to say that it was built without this device
+            raise UserError(f'the device "{device}" cannot be used: {str(error).partition(chr(10))[0]}') from error
+        self._transforms = build_transforms(
+            list(facts.eval_transforms),
+            "eval_transforms",
+            image_size=facts.image_size,
+            in_channels=facts.channels,
+        )
+
+    def predict(self, paths: Iterable[str | Path]) -> list[Prediction]:
+        """One prediction a path, in the order of the paths; see :meth:`stream`."""
+        return list(self.stream(paths))
+
+    def stream(self, paths: Iterable[str | Path]) -> Iterator[Prediction]:
+        """The predictions one after the other, in the order of the paths, with a bounded number of images in memory.
+
+        Threads decode the next images while the model runs. An image that cannot be read gives a prediction with an
+        ``error``, and the others go on.
+        """
+        rest = iter(map(Path, paths))
+        waiting: deque[tuple[Path, Future[Tensor | str]]] = deque()
+        pool = ThreadPoolExecutor(_threads(), thread_name_prefix="decode")
+        try:
+            while True:
+                while len(waiting) < 2 * self.batch_size and (path := next(rest, None)) is not None:
+                    waiting.append((path, pool.submit(self.read, path)))
+                if not waiting:
+                    return
+                batch = [waiting.popleft() for _ in range(min(self.batch_size, len(waiting)))]
+                while len(waiting) < 2 * self.batch_size and (path := next(rest, None)) is not None:
+                    waiting.append((path, pool.submit(self.read, path)))  # decoded while the model runs
+                yield from self._predict_batch([(path, future.result()) for path, future in batch])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def read(self, path: str | Path) -> Tensor | str:
+        """The image as the model takes it, uint8 ``(channels, image_size, image_size)``, or why it cannot be used."""
+        try:
+            image = decode_image(Path(path))
+            return self._transforms(to_channels(image, cast(Literal[1, 3], self.facts.channels)))
+        except BadImage as error:
+            return error.reason
+        except UserError as error:  # transforms that do not end in the model's square for this image
+            return str(error)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The logits of images that :meth:`read` gave, on the CPU: float ``(batch, num_classes)``."""
+        with torch.inference_mode():
+            logits: Tensor = self.classifier(images.to(self.device))
+            return logits.float().cpu()
+
+    def _predict_batch(self, batch: list[tuple[Path, Tensor | str]]) -> Iterator[Prediction]:
+        images = [image for _, image in batch if isinstance(image, Tensor)]
+        rows = iter(self.logits(torch.stack(images)) if images else ())
+        for path, image in batch:
+            if isinstance(image, str):
+                yield Prediction(path, (), np.empty(0), np.empty(0, dtype=np.float32), image)
+                continue
+            row = next(rows)
+            probabilities = row.double().softmax(0)
+            order = probabilities.argsort(descending=True, stable=True)
+            names = tuple(self.facts.class_names[i] for i in order.tolist())
+            yield Prediction(path, names, probabilities[order].numpy(), row.numpy().copy())
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device != "auto":
+        try:
+            return torch.device(device)
+        except RuntimeError as error:
+            raise UserError(f'"{device}" is no device; accepted: auto, cpu, cuda, cuda:1, mps') from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)

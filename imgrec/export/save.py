@@ -1,0 +1,131 @@
+"""Writing the shareable model folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from imgrec.errors import UserError
+from imgrec.export.card import model_card
+from imgrec.export.layout import Layout, layout_of
+from imgrec.export.preprocessing import to_timm_config
+from imgrec.models import BACKBONES, Classifier
+from imgrec.registry import Spec
+from imgrec.types import DataFacts
+
+VERSION = 1
+"""The version of the section ``imgrec`` in config.json."""
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+
+def save_model_folder(
+    folder: str | Path, classifier: Classifier, specs: Mapping[str, Any], facts: DataFacts, card: str | None = None
+) -> Path:
+    """Write ``classifier`` as a folder that can be shared: model.safetensors, config.json and README.md.
+
+    Where the classifier is a plain timm network with a linear head, the tensors have timm's names, and
+    ``timm.create_model("local-dir:<folder>", pretrained=True)`` gives the same logits on normalized images. In every
+    case :func:`imgrec.export.load_model_folder` builds it again.
+
+    Args:
+        folder: a new or empty folder, or a model folder, which is replaced as a whole once the new one is complete.
+        classifier: on any device.
+        specs: the specs ``backbone``, ``head`` and ``normalize`` that it was built from.
+        facts: the data that it was built for.
+        card: what the README is to say about it, in Markdown.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the folder holds something else, or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and not _is_replaceable(folder):
+        raise UserError(f"{folder} exists and is no model folder; a model is written to a new or an empty folder")
+    layout = layout_of(classifier, specs["backbone"], facts)
+    config = _config(classifier, layout, specs, facts)
+    try:
+        with _folder_aside(folder) as aside:
+            save_file(layout.state, aside / WEIGHTS, metadata={"format": "pt"})
+            (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            (aside / CARD).write_text(model_card(layout.architecture, facts, layout.is_timm, card), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"the model folder {folder} cannot be written: {error.strerror or error}") from error
+    return folder
+
+
+def _config(classifier: Classifier, layout: Layout, specs: Mapping[str, Any], facts: DataFacts) -> dict[str, Any]:
+    network: Any = classifier.backbone.network
+    cfg = getattr(network, "pretrained_cfg", {}) if layout.is_timm else {}
+    preprocessing = {
+        "input_size": [facts.channels, facts.image_size, facts.image_size],
+        "fixed_input_size": bool(cfg.get("fixed_input_size", False)),
+        **to_timm_config(facts.eval_transforms),
+        "mean": classifier.mean.tolist(),
+        "std": classifier.std.tolist(),
+    }
+    layers = {"pool_size": None, "first_conv": layout.first_conv, "classifier": layout.classifier}
+    own = {
+        "version": VERSION,
+        "layout": "timm" if layout.is_timm else "classifier",
+        "specs": {
+            "backbone": _without_source(specs["backbone"]),
+            "head": specs["head"],
+            "normalize": specs["normalize"],
+        },
+        "facts": facts.to_dict(),
+    }
+    config: dict[str, Any] = {
+        "architecture": layout.architecture,
+        "num_classes": facts.num_classes,
+        "num_features": getattr(network, "num_features", None) or classifier.backbone.feature_dim,
+        "label_names": list(facts.class_names),
+        "pretrained_cfg": {"custom_load": False, **preprocessing, "num_classes": facts.num_classes, **layers},
+        "imgrec": own,
+    }
+    if layout.model_args:
+        config["model_args"] = layout.model_args
+    return config
+
+
+def _without_source(backbone: Spec) -> Spec:
+    """The folder's weights take the place of those that training started from, and of the path where they were."""
+    name, given = BACKBONES.parse(backbone)
+    kept = {k: v for k, v in given.items() if k not in ("pretrained", "weights")}
+    return {"name": name, **kept} if kept else name
+
+
+def _is_replaceable(folder: Path) -> bool:
+    return folder.is_dir() and {p.name for p in folder.iterdir()} <= {WEIGHTS, CONFIG, CARD}
+
+
+@contextmanager
+def _folder_aside(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder`` that takes its place at the end; on an error ``folder`` stays as it was."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    new, old = work / "new", work / "old"
+    try:
+        new.mkdir()
+        yield new
+        umask = os.umask(0)
+        os.umask(umask)
+        for file in new.iterdir():
+            file.chmod(0o666 & ~umask)  # safetensors' files are the owner's alone
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(work, ignore_errors=True)
