@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from imgrec.data.source import Source
 from imgrec.errors import UserError
 from imgrec.randomness import position_seed
+
+logger = logging.getLogger(__name__)
 
 Rows = NDArray[np.int64]
 
@@ -45,7 +48,8 @@ def split_source(source: Source, val_fraction: float = 0.1, test_fraction: float
         seed: another seed carves other images.
 
     Raises:
-        UserError: a class has too few images to be in every split, or is missing in a given one.
+        UserError: a class has too few images to be in every split, or none for training or for validation where
+            these are given. One that a given test lacks is a warning in the log.
     """
     given = set(source.splits) - {None}
     pool = _rows(source, {None, "train"})
@@ -94,9 +98,16 @@ def _check(source: Source, splits: Splits) -> None:
     together = np.concatenate([splits.train, splits.val, splits.test])
     if len(np.unique(together)) != len(together):
         raise RuntimeError("an image is in two splits")
-    for split, rows in (("training", splits.train), ("validation", splits.val)):
+    for split, rows in (("training", splits.train), ("validation", splits.val), ("test", splits.test)):
+        if not len(rows):  # no test split at all
+            continue
         counts = np.bincount(source.targets[rows], minlength=len(source.class_names))
         missing = [f'"{source.class_names[i]}"' for i in np.flatnonzero(counts == 0)]
-        if missing:
-            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            raise UserError(f"no {split} image of the class {', '.join(missing[:5])}{more}.")
+        if not missing:
+            continue
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        message = f"no {split} image of the class {', '.join(missing[:5])}{more}."
+        if split == "test":
+            logger.warning("%s Its figures will say nothing of it.", message)
+        else:
+            raise UserError(message)

@@ -65,10 +65,11 @@ def test_more_images_leave_nearly_every_image_in_its_split() -> None:
     assert len(before & set(after[1])) >= len(before) - 4
 
 
-def test_given_splits_are_kept() -> None:
+def test_given_splits_are_kept(caplog: pytest.LogCaptureFixture) -> None:
     source = rows({"train": [5, 5], "val": [1, 2], "test": [3, 0]}, shuffle=0)
     splits = split_source(source)
     assert splits.sizes() == {"train": 10, "val": 3, "test": 3}
+    assert 'no test image of the class "class 1".' in caplog.text
     for name, part in zip(("train", "val", "test"), ids(source, splits), strict=True):
         assert part == sorted(part)
         assert {i.split("/")[0] for i in part} == {name}
