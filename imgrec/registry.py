@@ -59,28 +59,48 @@ class Entry(Generic[T]):
 
     @cached_property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """The constructor's parameters by name; ``**kwargs`` is left out."""
-        return {
-            n: p
-            for n, p in inspect.signature(self.factory).parameters.items()
-            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        }
+        """The constructor's parameters by name, with those of the base classes that its ``**kwargs`` go to."""
+        found: dict[str, inspect.Parameter] = {}
+        for signature in self._signatures:
+            found = found | {n: p for n, p in signature.parameters.items() if n not in found}
+        return {n: p for n, p in found.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
     @cached_property
     def open(self) -> bool:
         """Whether the constructor takes any further keyword (``**kwargs``)."""
-        return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.factory).parameters.values())
+        return any(p.kind is p.VAR_KEYWORD for p in self._signatures[-1].parameters.values())
 
     @cached_property
     def hints(self) -> dict[str, Any]:
         """The parameters' annotations, resolved."""
-        target = self.factory.__init__ if inspect.isclass(self.factory) else self.factory
-        try:
-            hints = typing.get_type_hints(target, include_extras=True)
-        except (NameError, TypeError):  # annotations that exist for a type checker only
-            hints = {}
+        hints: dict[str, Any] = {}
+        for constructor in self._constructors:
+            try:
+                hints = typing.get_type_hints(constructor, include_extras=True) | hints
+            except (NameError, TypeError):  # annotations that exist for a type checker only
+                continue
         given = {n: p.annotation for n, p in self.parameters.items() if not isinstance(p.annotation, str)}
         return {n: hints.get(n, given.get(n, inspect.Parameter.empty)) for n in self.parameters}
+
+    @cached_property
+    def _constructors(self) -> list[Callable[..., Any]]:
+        """The factory, or a class's own ``__init__`` and, as long as it takes ``**kwargs``, those of its bases."""
+        if not inspect.isclass(self.factory):
+            return [self.factory]
+        found: list[Callable[..., Any]] = []
+        for base in self.factory.__mro__:
+            if "__init__" in vars(base) and base is not object:
+                found.append(vars(base)["__init__"])
+                if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(found[-1]).parameters.values()):
+                    break
+        return found
+
+    @cached_property
+    def _signatures(self) -> list[inspect.Signature]:
+        if not inspect.isclass(self.factory) or len(self._constructors) < 2:
+            return [inspect.signature(self.factory)]
+        signatures = [inspect.signature(constructor) for constructor in self._constructors]
+        return [s.replace(parameters=list(s.parameters.values())[1:]) for s in signatures]  # without self
 
     @property
     def doc(self) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from imgrec.runs.metrics_log import MetricsLog
 
@@ -25,7 +26,9 @@ class MetricsLogger(Logger):
         self.folder = folder
         self._log: MetricsLog | None = None
         self._row: dict[str, float] = {}
-        self._position: tuple[int, int] | None = None
+        self._step = 0
+        self._epoch = 0
+        self.muted = False
 
     @property
     def name(self) -> str:
@@ -53,32 +56,38 @@ class MetricsLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add to the row of this step."""
-        values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
+        if self.muted:
+            return
+        values = {name: shortest(value) for name, value in metrics.items() if name != "epoch"}
         at = step or 0
-        epoch = int(metrics["epoch"]) if "epoch" in metrics else None
-        if self._position is None or self._position[0] != at or self._row.keys() & values.keys():
-            self.save()
-            self._position = (at, epoch if epoch is not None else self._last_epoch)
-        if epoch is not None:
-            self._position = (at, epoch)
+        if at != self._step or self._row.keys() & values.keys():
+            self.flush()
+        self._step = at
+        self._epoch = int(metrics.get("epoch", self._epoch))
         self._row |= values
 
     @rank_zero_only
-    def save(self) -> None:
+    def flush(self) -> None:
         """Write the row that is being gathered."""
-        if self._row and self._position is not None:
+        if self._row:
             self._log = self._log or MetricsLog(self.folder / "metrics.csv")
-            self._log.append(*self._position, self._row)
+            self._log.append(self._step, self._epoch, self._row)
             self._row = {}
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write what is left, and close."""
-        self.save()
+        self.flush()
         if self._log is not None:
             self._log.close()
             self._log = None
 
-    @property
-    def _last_epoch(self) -> int:
-        return self._position[1] if self._position else 0
+
+def shortest(value: float) -> float:
+    """The float64 that is written with the fewest digits and is still the same float32, where ``value`` is a float32.
+
+    >>> shortest(0.11731843650341034), shortest(0.1)
+    (0.11731844, 0.1)
+    """
+    single = np.float32(value)
+    return float(str(single)) if float(single) == float(value) else float(value)

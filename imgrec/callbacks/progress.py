@@ -27,9 +27,10 @@ class EpochProgress(ProgressBar):
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._shown_at = 0.0
+        self._opened = 0.0
         self._began = 0.0
-        self._steps = 0
         self._pending: tuple[int, float] | None = None
+        self._best: float | None = None
 
     def disable(self) -> None:
         """Show nothing: what Lightning asks of every process but the first."""
@@ -178,7 +179,9 @@ class EpochProgress(ProgressBar):
         if trainer.optimizers:
             parts.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.2e}")
         parts.append(f"{seconds:.1f} s")
-        if _is_best(trainer, epoch):
+        best = _best_score(trainer)
+        if best is not None and best != self._best:
+            self._best = best
             parts.append("best so far")
         self.print("  ".join(parts))
 
@@ -187,9 +190,7 @@ def _of(trainer: pl.Trainer) -> str:
     return f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
 
 
-def _is_best(trainer: pl.Trainer, epoch: int) -> bool:
+def _best_score(trainer: pl.Trainer) -> float | None:
     checkpoint = trainer.checkpoint_callback
-    if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.best_model_score is None or not checkpoint.monitor:
-        return False
-    now = trainer.callback_metrics.get(checkpoint.monitor)
-    return now is not None and bool(now == checkpoint.best_model_score)
+    score = checkpoint.best_model_score if isinstance(checkpoint, ModelCheckpoint) else None
+    return None if score is None else float(score)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import yaml
+from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
-from imgrec.callbacks.metrics_logger import MetricsLogger
+from imgrec.callbacks.metrics_logger import MetricsLogger, shortest
 from imgrec.export import save_model_folder
 from imgrec.files import write_text
 from imgrec.randomness import run_seed
@@ -56,17 +56,20 @@ class RunRecorder(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the folder, once, and hang the metrics log into the trainer."""
+        for logger in _metrics_loggers(trainer):
+            logger.muted = stage == TrainerFn.VALIDATING  # the curve of the epochs stands already
         if _idle(trainer) or stage != TrainerFn.FITTING:
             return
         if self.folder is None:
-            made = create_run_folder(self.root, self.experiment) if trainer.is_global_zero else None
+            made = create_run_folder(self.root, self.experiment) if trainer.is_global_zero else self.root
             self.folder = trainer.strategy.broadcast(made)
             if trainer.is_global_zero:
                 self._write_origin(trainer, pl_module)
+                print(f"run {self.folder}", flush=True)
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.folder / "checkpoints")
-        if not any(isinstance(logger, MetricsLogger) for logger in trainer.loggers):
+        if not _metrics_loggers(trainer):
             trainer.loggers = [MetricsLogger(self.folder), *trainer.loggers]
 
     def _write_origin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -84,13 +87,18 @@ class RunRecorder(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the size of what is trained."""
         self._began = time.perf_counter()
-        sizes = getattr(trainer.datamodule, "split_sizes", dict)()  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
         self._summarise(
             trainer,
             status="running",
             parameters=sum(p.numel() for p in pl_module.parameters()),
-            split_sizes=sizes,
+            split_sizes=data.split_sizes() if hasattr(data, "split_sizes") else {},
         )
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The figures of the epoch before are complete: put them on disk."""
+        for logger in _metrics_loggers(trainer):
+            logger.flush()
 
     # ---------------------------------------------------------------- end
 
@@ -151,7 +159,9 @@ class RunRecorder(pl.Callback):
         write_predictions(self.folder / "predictions" / f"{split}.parquet", predictions)
         prefix = f"{split}/"
         figures = {
-            k.removeprefix(prefix): float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)
+            name.removeprefix(prefix): shortest(float(value))
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(prefix)
         }
         update_summary(self.folder, {split: figures})
 
@@ -175,6 +185,10 @@ class RunRecorder(pl.Callback):
 
 def _idle(trainer: pl.Trainer) -> bool:
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def _metrics_loggers(trainer: pl.Trainer) -> list[MetricsLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, MetricsLogger)]
 
 
 def _best_checkpoint(trainer: pl.Trainer) -> str | None:

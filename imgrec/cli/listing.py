@@ -70,7 +70,7 @@ def _registries() -> Iterable[str]:
 def _entries(plural: str, pattern: str | None) -> Iterable[str]:
     found = registry(plural)
     names = [name for name in found.names() if pattern is None or fnmatch(name, pattern)]
-    more = sorted(found.catalogue.names() - set(found.names())) if found.catalogue else []
+    more = sorted(set(found.catalogue.names()) - set(found.names())) if found.catalogue else []
     matching = [name for name in more if pattern is not None and fnmatch(name, pattern)]
     if pattern is not None and not names and not matching:
         raise UserError(

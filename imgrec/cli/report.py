@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgrec.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from imgrec.runs.folder import RunFolder
+
+Images = Callable[[Sequence[str]], "list[np.ndarray | None]"]
 
 
 def run(command: str, words: list[str]) -> int:
@@ -14,12 +27,35 @@ def run(command: str, words: list[str]) -> int:
     from imgrec.runs.folder import RunFolder
 
     folder = RunFolder(arguments.run)
-
-    from imgrec.runs.report import write_report
-
-    print(write_report(folder, images=_images(folder.config)))
+    try:
+        data = _data_module(folder.config.get("data") or {})
+    except UserError as error:
+        print(f"no thumbnails: {error}")
+        data = None
+    print(write(folder, data))
     return 0
 
 
-def _images(config: dict[str, object]) -> object:
-    return config
+def write(folder: RunFolder, data: Any) -> Path:
+    """Write the report, with the thumbnails that the data module can give."""
+    from imgrec.runs.report import write_report
+
+    return write_report(folder, images=_images(data) if hasattr(data, "load_images") else None)
+
+
+def _images(data: Any) -> Images:
+    def images(ids: Sequence[str]) -> list[np.ndarray | None]:
+        found = data.load_images(list(ids))
+        return [None if image is None else image.permute(1, 2, 0).numpy() for image in found]
+
+    return images
+
+
+def _data_module(config: dict[str, Any]) -> Any:
+    module, _, name = str(config.get("class_path", "")).rpartition(".")
+    try:
+        data = getattr(import_module(module), name)(**config.get("init_args", {}))
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"the run's data module cannot be built: {error}") from error
+    data.setup("test")
+    return data

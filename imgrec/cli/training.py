@@ -127,35 +127,34 @@ def fit(arguments: Arguments) -> int:
     if arguments.print_config:
         print(engine.resolved, end="")
         return 0
-    trainer, data, task = engine.trainer, engine.datamodule, engine.model
+    trainer = engine.trainer
     rehearsal = bool(trainer.fast_dev_run)
     if not rehearsal:
-        check_writable(engine.config.runs)
+        check_writable(engine.config["runs"])
 
     from imgrec.callbacks import RunRecorder
 
-    recorder = RunRecorder(engine.config.experiment, engine.config.runs, engine.resolved)
+    recorder = RunRecorder(engine.config["experiment"], engine.config["runs"], engine.resolved)
     trainer.callbacks.insert(0, recorder)
-    trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
-    if engine.config.evaluate_after_fit and not trainer.interrupted:
+    trainer.fit(engine.task, datamodule=engine.data, ckpt_path=checkpoint)
+    if engine.config["evaluate_after_fit"] and not trainer.interrupted:
         _evaluate_after_fit(engine, recorder, rehearsal)
     return 0
 
 
 def _evaluate_after_fit(engine: Engine, recorder: Any, rehearsal: bool) -> None:
+    from imgrec.cli.report import write
     from imgrec.cli.results import print_results
     from imgrec.runs.folder import RunFolder
-    from imgrec.runs.report import write_report
 
-    trainer, data, task = engine.trainer, engine.datamodule, engine.model
+    trainer, data, task = engine.trainer, engine.data, engine.task
     best = None if rehearsal else getattr(trainer.checkpoint_callback, "best_model_path", None) or None
     results = evaluate_splits(trainer, task, data, best, ["validate", "test"])
     if rehearsal or recorder.folder is None:
         return
     if trainer.is_global_zero:
         run = RunFolder(recorder.folder)
-        report = write_report(run, images=getattr(data, "load_images", None))
-        print_results(results, run, report)
+        print_results(results, run, write(run, data))
 
 
 def evaluate_splits(
@@ -194,6 +193,7 @@ def evaluate(command: str, arguments: Arguments) -> int:
         raise UserError(f"{command} needs a run folder or a checkpoint: imgrec {command} runs/...")
     config = override(config, "model.load_weights", False)
     engine = Engine(config, bare=True)
+    trainer = engine.trainer
     if arguments.print_config:
         print(engine.resolved, end="")
         return 0
@@ -204,9 +204,9 @@ def evaluate(command: str, arguments: Arguments) -> int:
     untouched = not (arguments.configs or arguments.overrides or arguments.ckpt_path)
     folder = target.run if target and untouched else None
     if folder is not None:
-        engine.trainer.callbacks.insert(0, RunRecorder(folder=folder.path))
-    results = evaluate_splits(engine.trainer, engine.model, engine.datamodule, checkpoint, [command])
-    if engine.trainer.is_global_zero:
+        trainer.callbacks.insert(0, RunRecorder(folder=folder.path))
+    results = evaluate_splits(trainer, engine.task, engine.data, checkpoint, [command])
+    if trainer.is_global_zero:
         print_results(results, folder, None)
     return 0
 

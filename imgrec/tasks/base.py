@@ -156,7 +156,7 @@ class BaseTask(pl.LightningModule, ABC):
         output = self.model_step(batch)
         loss = self.compute_loss(output)
         penalty, parts = self.regularizers(output, self.model, self.progress)
-        total = loss + penalty
+        total: Tensor = loss + penalty
         count = len(batch)
         self._running.add("train/loss", total, count)
         for name, value in parts.items():

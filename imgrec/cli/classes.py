@@ -1,0 +1,111 @@
+"""``class_path`` and ``init_args``: LightningCLI's way of naming a task, a data module, a callback or a logger."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from imgrec.errors import UserError, suggestion
+from imgrec.registry import Entry, check_type
+
+# a class in one of these may be called by its name alone
+SHORT_NAMES = (
+    "imgrec",
+    "pytorch_lightning.callbacks",
+    "pytorch_lightning.loggers",
+    "pytorch_lightning.strategies",
+    "pytorch_lightning.profilers",
+    "pytorch_lightning.plugins",
+)
+
+
+def find_class(class_path: str, base: type, where: str) -> type:
+    """The class that a dotted path or a short name means.
+
+    Raises:
+        UserError: there is none, or it is no ``base``.
+    """
+    module, _, name = class_path.rpartition(".")
+    for place in [module] if module else SHORT_NAMES:
+        try:
+            found = getattr(import_module(place), name, None)
+        except ImportError as error:
+            raise UserError(f"{where}: the class {class_path} cannot be imported: {error}") from error
+        if isinstance(found, type) and (issubclass(found, base) or module):
+            break
+    else:
+        found = None
+    if found is None:
+        names = _known(base) if not module else dir(import_module(module))
+        raise UserError(f'{where}: there is no class "{class_path}".{suggestion(name, names)}')
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(f"{where}: {class_path} is no {base.__name__}")
+    return found
+
+
+def _known(base: type) -> list[str]:
+    return [
+        name
+        for module in map(import_module, SHORT_NAMES)
+        for name, each in inspect.getmembers(module, inspect.isclass)
+        if issubclass(each, base) and not name.startswith("_")
+    ]
+
+
+def instantiate(value: Any, base: type, where: str) -> Any:
+    """The object that ``value`` names; what already is an object stays as it is.
+
+    Args:
+        value: a class path, or a mapping with ``class_path`` and ``init_args`` (or the arguments beside it).
+        base: what it must be an instance of.
+        where: the place in the config, for messages.
+
+    Raises:
+        UserError: an unknown class, an unknown, missing or wrongly typed argument, a value that is refused.
+    """
+    if isinstance(value, str):
+        value = {"class_path": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("class_path"), str):
+        raise UserError(f"{where}: expected a class path, or a mapping with class_path and init_args, got {value!r}")
+    cls = find_class(value["class_path"], base, where)
+    given = {k: v for k, v in value.items() if k not in ("class_path", "init_args")} | dict(
+        value.get("init_args") or {}
+    )
+    arguments = check_arguments(Entry(value["class_path"], cls), given, where)
+    try:
+        return cls(**arguments)
+    except (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException) as error:
+        if isinstance(error, UserError) or not cls.__module__.startswith("pytorch_lightning"):
+            raise  # in a class of one's own the traceback is what helps
+        raise UserError(f"{where}: {value['class_path']} refuses its arguments: {error}") from error
+
+
+def check_arguments(entry: Entry[Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The arguments with nested classes built and plain values checked against the annotations."""
+    for key in given:
+        if key not in entry.parameters and not entry.open:
+            known = ", ".join(sorted(entry.parameters))
+            raise UserError(f'{where}: there is no key "{key}".{suggestion(key, entry.parameters)} Accepted: {known}.')
+    missing = [n for n, p in entry.parameters.items() if p.default is p.empty and n not in given]
+    if missing:
+        raise UserError(f'{where}: {entry.name} needs the argument "{missing[0]}"')
+    arguments = {}
+    for key, value in given.items():
+        built = build_nested(value, f"{where}.{key}")
+        plain = built is value and key in entry.parameters
+        arguments[key] = check_type(value, entry.hints[key], f"{where}.{key}") if plain else built
+    return arguments
+
+
+def build_nested(value: Any, where: str) -> Any:
+    """``value`` with every mapping that has a ``class_path`` built; the very same object where there is none."""
+    if isinstance(value, Mapping) and "class_path" in value:
+        return instantiate(value, object, where)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        built = [build_nested(v, f"{where}[{i}]") for i, v in enumerate(value)]
+        return built if any(b is not v for b, v in zip(built, value, strict=True)) else value
+    return value
