@@ -1,0 +1,92 @@
+"""What tests of the whole share: the command line in this process, and a run that it left."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imgrec.cli.main import main
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+TINY = """
+model:
+  backbone: {name: resnet18, layers: [1, 1, 1, 1], channels: [8, 8, 8, 8], stem_width: 8}
+  optimizer: {name: adamw, lr: 0.01}
+  normalize: half
+data:
+  source: digits
+  image_size: 16
+  channels: 1
+trainer: {max_epochs: 2, limit_train_batches: 6}
+"""
+"""A config that trains in half a second."""
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs `imgrec` with these words in this process, in ``tmp_path``: gives exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    _contained(monkeypatch)
+
+    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        arguments = [str(word) for word in words]
+        monkeypatch.setattr(sys, "argv", ["imgrec", *arguments])
+        status = _status(arguments)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, status, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """The file of a config that trains a tiny network on the digits in half a second."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of the tiny config; tests only read it, and write into a copy."""
+    place = tmp_path_factory.mktemp("trained")
+    (place / "tiny.yaml").write_text(TINY)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.chdir(place)
+        _contained(patch)
+        assert _status(["fit", "--config", "tiny.yaml"]) == 0
+    (run,) = (place / "runs" / "tiny").iterdir()
+    return run
+
+
+@pytest.fixture
+def installed() -> Cli:
+    """Runs the installed command in a process of its own: ``installed("--help", cwd=tmp_path)``."""
+    command = Path(sys.executable).parent / "imgrec"
+
+    def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([command, *words], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+    return run
+
+
+def _status(arguments: list[str]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as error:  # argparse's way to end
+        return error.code if isinstance(error.code, int) else 1
+
+
+def _contained(patch: pytest.MonkeyPatch) -> None:
+    """What a command changes in its process is undone afterwards."""
+    patch.setattr(sys, "path", list(sys.path))
+    patch.setenv("PL_GLOBAL_SEED", "0")
+    patch.setenv("PL_SEED_WORKERS", "0")
