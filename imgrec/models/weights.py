@@ -127,7 +127,8 @@ def load_exactly(network: nn.Module, state: Mapping[str, Tensor], title: str, ma
     ]
     if faults:
         raise UserError(f"{title} do not fit the network; {'; '.join(faults)}")
-    network.load_state_dict({**own, **state})
+    own.update(state)  # in place: this dict carries the versions of the modules, which some of them insist on
+    network.load_state_dict(own)
 
 
 def _unlike(state: Mapping[str, Tensor], key: str, own: Tensor) -> bool:
