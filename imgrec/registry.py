@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -270,6 +271,8 @@ class Registry(Generic[T]):
         nested = _nested_registry(hint)
         if nested is not None:
             return nested.nested(value, where, facts, build)
+        if value is None and entry.parameters[key].default is None:  # whatever the annotation forgot to say
+            return None
         return check_type(value, hint, where)
 
     def nested(self, value: Any, where: str, facts: Collection[str], build: bool) -> Any:
@@ -323,6 +326,8 @@ def check_type(value: Any, hint: Any, where: str) -> Any:
         parser.add_argument("--value", type=hint)
     except ValueError:  # an annotation that no plain data can have, a tensor say: the constructor judges
         return value
+    if value is None and not _takes_none(hint):  # jsonargparse takes null for "not given"
+        raise SpecError(f"{_place(where)}expected {_type_name(hint)}, got None.")
     if isinstance(value, bool) and not _takes_bool(hint):
         raise SpecError(f"{_place(where)}expected {_type_name(hint)}, got {value!r} (bool).")
     try:
@@ -336,6 +341,12 @@ def check_type(value: Any, hint: Any, where: str) -> Any:
 def _takes_bool(hint: Any) -> bool:
     parts = get_args(hint) if get_origin(hint) is not typing.Literal else ()
     return hint in (bool, Any, object) or any(_takes_bool(part) for part in parts) or get_origin(hint) is typing.Literal
+
+
+def _takes_none(hint: Any) -> bool:
+    if get_origin(hint) in (typing.Union, types.UnionType, typing.Literal, Annotated):
+        return any(_takes_none(part) for part in get_args(hint))
+    return hint in (None, type(None), Any, object) or isinstance(hint, TypeVar | typing.ForwardRef)
 
 
 def _nested_registry(hint: Any) -> Registry[Any] | None:

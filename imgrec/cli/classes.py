@@ -96,7 +96,8 @@ def check_arguments(entry: Entry[Any], given: Mapping[str, Any], where: str) -> 
     arguments = {}
     for key, value in given.items():
         built = build_nested(value, f"{where}.{key}")
-        plain = built is value and key in entry.parameters
+        default = value is None and key in entry.parameters and entry.parameters[key].default is None
+        plain = built is value and key in entry.parameters and not default
         arguments[key] = check_type(value, entry.hints[key], f"{where}.{key}") if plain else built
     return arguments
 
