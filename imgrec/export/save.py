@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from imgrec.errors import UserError
 from imgrec.export.card import model_card
@@ -71,8 +72,8 @@ def _config(classifier: Classifier, layout: Layout, specs: Mapping[str, Any], fa
         "input_size": [facts.channels, facts.image_size, facts.image_size],
         "fixed_input_size": bool(cfg.get("fixed_input_size", False)),
         **to_timm_config(facts.eval_transforms),
-        "mean": classifier.mean.tolist(),
-        "std": classifier.std.tolist(),
+        "mean": _shortest(classifier.mean),
+        "std": _shortest(classifier.std),
     }
     layers = {"pool_size": None, "first_conv": layout.first_conv, "classifier": layout.classifier}
     own = {
@@ -96,6 +97,11 @@ def _config(classifier: Classifier, layout: Layout, specs: Mapping[str, Any], fa
     if layout.model_args:
         config["model_args"] = layout.model_args
     return config
+
+
+def _shortest(values: Tensor) -> list[float]:
+    """The shortest decimals that are these float32 numbers again: 0.485, not 0.48500001430511475."""
+    return [float(str(value)) for value in values.detach().cpu().float().numpy()]
 
 
 def _without_source(backbone: Spec) -> Spec:
