@@ -43,7 +43,7 @@ class Drawing:
 def training_curves(metrics: Mapping[str, MetricSeries], best_epoch: int | None = None) -> list[Drawing]:
     """Loss, accuracy and learning rate over training; a panel without data is left out.
 
-    The abscissa is the epoch, counted from 0, where each curve has one value an epoch, else the optimizer step.
+    The abscissa is the epoch, counted from 1 as people do, where each curve has one value an epoch, else the optimizer step.
     """
     loss = {"training": "train/loss", "validation": "val/loss"}
     if "train/loss" not in metrics:
@@ -146,16 +146,16 @@ def _panel(
         axes = drawn.figure.add_axes((0.15, 0.18, 0.82, 0.78))
         for label, line in series.items():
             kept = _kept(len(line))
-            x = (line.epochs if by_epoch else line.steps)[kept]
+            x = (line.epochs + 1 if by_epoch else line.steps)[kept]
             marker = "o" if len(kept) <= 30 else ""
             axes.plot(x, line.values[kept], color=styles[label][0], marker=marker, markersize=2.8)
         shown = series.get("validation")
         if shown is not None and best_epoch in shown.epochs.tolist():
             at = int(np.flatnonzero(shown.epochs == best_epoch)[-1])
-            x_best = int((shown.epochs if by_epoch else shown.steps)[at])
+            x_best = int((shown.epochs + 1 if by_epoch else shown.steps)[at])
             axes.axvline(x_best, color=ORANGE, linewidth=1.0, linestyle=(0, (4, 3)))
             axes.plot([x_best], [shown.values[at]], "o", color=ORANGE, markersize=5)
-            keys.append(Key(f"best: epoch {best_epoch}", "orange dashed"))
+            keys.append(Key(f"best: epoch {int(shown.epochs[at]) + 1}", "orange dashed"))
         _limits(axes, series.values(), accuracy=title == "Accuracy")
         axes.set_xlabel("epoch" if by_epoch else "optimizer step")
         axes.xaxis.set_major_locator(_locator(8, integer=True))

@@ -55,7 +55,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+    except pickle.UnpicklingError as error:  # torch's own advice is to run what stands in it
+        raise UserError(
+            f"{path} is no checkpoint that can be read: it is no file of tensors and plain values"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(f"{path} is no checkpoint that can be read: {str(error).splitlines()[0]}") from error
     if not isinstance(found, dict) or "state_dict" not in found:
         raise UserError(f"{path} is no checkpoint: it holds no state_dict")

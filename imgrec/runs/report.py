@@ -137,7 +137,7 @@ def _tiles(
         ]
     if (epochs := summary.get("epochs")) is not None:
         best = summary.get("best_epoch")
-        more = "" if best is None else f"best: epoch {best}, from 0"
+        more = "" if best is None else f"best: epoch {best + 1}"
         tiles.append(_plain_tile("epochs", "Epochs", epochs, f"{epochs:,}", more))
     if (seconds := summary.get("train_seconds")) is not None:
         tiles.append(_plain_tile("train_seconds", "Training time", seconds, _duration(seconds), ""))

@@ -120,7 +120,7 @@ def test_no_id_stands_twice_and_every_reference_has_its_target(page: Page) -> No
 def test_the_curves_the_best_epoch_and_the_config_are_there(page: Page, finished: RunFolder) -> None:
     for title in ("Loss", "Accuracy", "Learning rate", "ROC, one class against the rest", "Reliability"):
         assert title in page.text
-    assert page.text.count(f"best: epoch {finished.summary['best_epoch']}") == 3  # two legends and the tile
+    assert page.text.count(f"best: epoch {finished.summary['best_epoch'] + 1}") == 3  # two legends and the tile
     assert len([tag for tag, _ in page.elements if tag == "svg"]) == 5
     assert "class_path: imgrec.tasks.ClassificationTask" in page.text
     assert '"data_fingerprint": "4f1c02ab"' in page.text

@@ -1,0 +1,36 @@
+"""How long the command takes to answer: ``imgrec --help`` and ``imgrec list --help`` against an empty Python."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+
+from common import Claim, arguments, child_cpu_seconds, finish, interleaved, pin, table
+
+GOAL = 0.15
+
+
+def main() -> None:
+    options = arguments(__doc__ or "")
+    pin()
+    imgrec = str(Path(sys.executable).with_name("imgrec"))
+    commands = {
+        "python -c pass": [sys.executable, "-c", "pass"],
+        "imgrec --help": [imgrec, "--help"],
+        "imgrec list --help": [imgrec, "list", "--help"],
+    }
+    found = interleaved(
+        {name: lambda command=command: child_cpu_seconds(command) for name, command in commands.items()},
+        rounds=10 if options.quick else 40,
+    )
+    table(found, "CPU s", base="python -c pass")
+    claims = []
+    for name in ("imgrec --help", "imgrec list --help"):
+        more = statistics.median(a - b for a, b in zip(found[name], found["python -c pass"], strict=True))
+        claims.append(Claim(name, f"{more:.3f} CPU s more", f"at most {GOAL}", more <= GOAL))
+    finish(claims)
+
+
+if __name__ == "__main__":
+    main()
