@@ -12,8 +12,9 @@ CALIBRATION_BINS = 15
 def classification_metrics(logits: Tensor, targets: Tensor) -> dict[str, float]:
     """Everything that is reported of a set of predictions.
 
-    A macro average is over the classes that occur: a class without an image has no recall and no ROC curve, and is
-    left out instead of counting as zero. ``acc_top5`` is there for more than five classes only.
+    A macro average is scikit-learn's, over the classes that occur or were predicted; one that occurs and was never
+    predicted, or the other way round, counts as 0. A class without an image has no ROC curve and is left out of
+    ``auroc``. ``acc_top5`` is there for more than five classes only.
 
     Args:
         logits: float ``(samples, num_classes)``.
@@ -38,12 +39,13 @@ def classification_metrics(logits: Tensor, targets: Tensor) -> dict[str, float]:
         found["acc_top5"] = (logits.topk(5, dim=1).indices == targets[:, None]).any(dim=1).double().mean()
     counts = targets.bincount(minlength=classes)
     occurs = counts > 0
+    known = occurs | (logits.argmax(dim=1).bincount(minlength=classes) > 0)
     for name, of_class in (
         ("precision_macro", tm.multiclass_precision(probabilities, targets, classes, average="none")),
         ("recall_macro", tm.multiclass_recall(probabilities, targets, classes, average="none")),
         ("f1_macro", tm.multiclass_f1_score(probabilities, targets, classes, average="none")),
     ):
-        found[name] = of_class[occurs].double().mean()
+        found[name] = of_class[known].double().mean()
     both = (occurs & (counts < samples)).nonzero().flatten().tolist()
     if both:
         areas = [tm.binary_auroc(probabilities[:, c], (targets == c).long()) for c in both]
