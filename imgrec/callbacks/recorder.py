@@ -28,9 +28,10 @@ from imgrec.tasks import BaseTask, ClassificationTask
 class RunRecorder(pl.Callback):
     """Writes the run folder ``<root>/<experiment>/<run id>``, from the first process only.
 
-    It makes the folder when ``fit`` begins, writes config, environment and metrics, gives every ``ModelCheckpoint``
-    without a ``dirpath`` the run's ``checkpoints/``, and leaves predictions, summary and the shareable model folder.
-    Under ``fast_dev_run`` it does nothing.
+    It makes the folder when ``fit`` begins, after what is wrong with data, config or checkpoint has been refused. It
+    writes config, environment and metrics, gives every ``ModelCheckpoint`` without a ``dirpath`` the run's
+    ``checkpoints/``, and leaves predictions, summary and the shareable model folder. Under ``fast_dev_run`` it does
+    nothing.
 
     Args:
         experiment: the name of the experiment; slashes make folders: ``digits/quickstart``.
@@ -51,14 +52,24 @@ class RunRecorder(pl.Callback):
         self.config = config
         self.folder = folder
         self._began = 0.0
+        self._homeless: list[ModelCheckpoint] = []
 
     # ---------------------------------------------------------------- begin
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the folder, once, and hang the metrics log into the trainer."""
+        """Note which checkpoints need a folder; it is made later, once nothing can be refused any more."""
         for logger in _metrics_loggers(trainer):
             logger.muted = stage == TrainerFn.VALIDATING  # the curve of the epochs stands already
         if _idle(trainer) or stage != TrainerFn.FITTING:
+            return
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(self.root / "checkpoints")  # not to be asked of the loggers, it starts them
+                self._homeless.append(callback)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the folder, once, and hang the metrics log into the trainer."""
+        if _idle(trainer):
             return
         if self.folder is None:
             made = create_run_folder(self.root, self.experiment) if trainer.is_global_zero else self.root
@@ -66,9 +77,8 @@ class RunRecorder(pl.Callback):
             if trainer.is_global_zero:
                 self._write_origin(trainer, pl_module)
                 print(f"run {self.folder}", flush=True)
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(self.folder / "checkpoints")
+        for callback in self._homeless:
+            callback.dirpath = str(self.folder / "checkpoints")
         if not _metrics_loggers(trainer):
             trainer.loggers = [MetricsLogger(self.folder), *trainer.loggers]
 

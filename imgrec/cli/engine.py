@@ -86,6 +86,8 @@ def resolve(config: Config) -> Config:
         if not done["seed_everything"]:
             raise UserError("seed_everything: expected a number, or true for a random one, got false")
         done["seed_everything"] = random.SystemRandom().randrange(2**32)
+    if not 0 <= done["seed_everything"] < 2**32:
+        raise UserError(f"seed_everything: accepted are 0 to {2**32 - 1}, got {done['seed_everything']}")
     for key, (base, default) in PARTS.items():
         part = config.get(key) or {}
         if not isinstance(part, Mapping):

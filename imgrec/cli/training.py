@@ -122,6 +122,7 @@ def fit(arguments: Arguments) -> int:
 
     from imgrec.cli.engine import Engine
     from imgrec.runs.folder import check_writable
+    from imgrec.runs.load import read_checkpoint
 
     engine = Engine(config)
     if arguments.print_config:
@@ -131,6 +132,8 @@ def fit(arguments: Arguments) -> int:
     rehearsal = bool(trainer.fast_dev_run)
     if not rehearsal:
         check_writable(engine.config["runs"])
+    if checkpoint is not None:
+        read_checkpoint(Path(checkpoint))
 
     from imgrec.callbacks import RunRecorder
 
