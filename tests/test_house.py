@@ -1,0 +1,158 @@
+"""The house stands as it was designed: who imports whom, what is documented, and what the help does not import."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import imgrec
+
+ROOT = Path(imgrec.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+ROOMS = [
+    "errors",
+    "files",
+    "randomness",
+    "registry",
+    "types",
+    "augment",
+    "data",
+    "models",
+    "losses",
+    "regularizers",
+    "optim",
+    "metrics",
+    "tasks",
+    "compress",
+    "export",
+    "evaluate",
+    "runs",
+    "callbacks",
+    "studies",
+    "cli",
+]
+HEAVY = {"torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "wandb"}
+
+
+def names(path: Path) -> list[str]:
+    """The parts of a module's dotted name after ``imgrec``."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return list(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything that a file imports, wherever it does so."""
+    inside = ["imgrec", *names(path)] if path.name == "__init__.py" else ["imgrec", *names(path)][:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = inside[: len(inside) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            # `from imgrec import x` and `from imgrec.cli import x`: the room is known by the first two parts
+            deeper = module.split(".") == ["imgrec"]
+            yield from ((node.lineno, f"{module}.{alias.name}" if deeper else module) for alias in node.names)
+
+
+def identify(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_every_room_is_in_the_order() -> None:
+    found = {names(path)[0] for path in FILES if names(path)}
+    assert found <= set(ROOMS)
+    assert {"registry", "data", "cli"} <= found
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if names(p) and names(p)[0] != "cli"], ids=identify)
+def test_a_room_imports_only_from_rooms_above_it(path: Path) -> None:
+    room = names(path)[0]
+    accepted = ROOMS[: ROOMS.index(room) + 1]
+    for line, name in imports(path):
+        if name.partition(".")[0] == "imgrec":
+            assert name != "imgrec", f"{identify(path)}:{line} imports the package itself, which stands at the door"
+            other = name.split(".")[1]
+            assert other in accepted, f"{identify(path)}:{line}: {room}/ imports {other}, which stands below it"
+
+
+def test_the_evaluation_is_numpy_alone() -> None:
+    for path in sorted((ROOT / "evaluate").rglob("*.py")):
+        for line, name in imports(path):
+            first = name.partition(".")[0]
+            assert first not in HEAVY, f"{identify(path)}:{line} imports {name}"
+
+
+def test_the_regularizers_and_the_losses_know_no_lightning() -> None:
+    for room in ("augment", "models", "losses", "regularizers", "optim", "compress", "evaluate"):
+        for path in (ROOT / room).rglob("*.py"):
+            for line, name in imports(path):
+                assert not name.startswith(("pytorch_lightning", "lightning")), f"{identify(path)}:{line}"
+
+
+# ---------------------------------------------------------------- the help is quick
+
+HELPS = [["--help"], [], ["--version"], ["list", "--help"], ["show", "--help"], ["list"], ["fit", "--help"]]
+HELPS += [["test", "--help"], ["predict", "--help"], ["report", "--help"], ["fti"]]
+
+
+def test_the_help_of_every_command_imports_no_torch() -> None:
+    code = f"""
+import sys
+from imgrec.cli.main import COMMANDS, main
+assert set(COMMANDS) == {{"fit", "validate", "test", "predict", "report", "list", "show"}}
+for words in {HELPS!r} + [[command, "--help"] for command in COMMANDS]:
+    try:
+        status = main(words)
+    except SystemExit as error:
+        status = error.code or 0
+    assert status == (2 if words == ["fti"] else 0), words
+    heavy = {HEAVY!r} & sys.modules.keys()
+    assert not heavy, (words, heavy)
+import imgrec
+dir(imgrec)
+assert not {HEAVY!r} & sys.modules.keys()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert "usage: imgrec COMMAND" in ended.stdout
+    assert 'no command "fti". Did you mean "fit"' in ended.stderr
+
+
+# ---------------------------------------------------------------- what is documented
+
+
+def public(body: list[ast.stmt], place: str) -> Iterator[tuple[str, ast.AST]]:
+    """The public classes and functions of a module, and the public methods of its classes."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield f"{place}.{node.name}", node
+            yield from public(node.body, f"{place}.{node.name}")
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            yield f"{place}.{node.name}", node
+
+
+@pytest.mark.parametrize("path", FILES, ids=identify)
+def test_whatever_is_public_says_what_it_is(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    lines = source.splitlines()
+    assert ast.get_docstring(tree) or not tree.body, f"{identify(path)} has no docstring"
+    for name, node in public(tree.body, ".".join(["imgrec", *names(path)])):
+        assert isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        inherited = "# noqa: D102" in lines[node.lineno - 1]  # the base class says it
+        doc = ast.get_docstring(node)
+        assert doc or inherited, f"{name} has no docstring"
+        assert doc is None or doc.partition("\n")[0].endswith((".", ":", "?", "::")), f"{name}: {doc}"
+
+
+def test_the_package_gives_the_names_that_it_lists() -> None:
+    for name in imgrec.__all__:
+        assert getattr(imgrec, name) is not None
+    assert set(imgrec.__all__) <= set(dir(imgrec))
+    with pytest.raises(AttributeError, match="no attribute 'Clasifier'"):
+        _ = imgrec.Clasifier
