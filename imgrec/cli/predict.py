@@ -42,11 +42,16 @@ def run(command: str, words: list[str]) -> int:
 
     predictor = imgrec.load(arguments.run, device=arguments.device, batch_size=arguments.batch_size)
     stream = with_progress(predictor.stream(paths), len(paths))
-    with _writer(arguments.out, min(arguments.top, len(predictor.facts.class_names))) as write:
-        failed = 0
-        for prediction in stream:
-            write(prediction)
-            failed += prediction.error is not None
+    failed = 0
+    try:
+        with _writer(arguments.out, min(arguments.top, len(predictor.facts.class_names))) as write:
+            for prediction in stream:
+                write(prediction)
+                failed += prediction.error is not None
+    except OSError as error:
+        if arguments.out is None:  # `imgrec predict ... | head`
+            raise
+        raise UserError(f"--out {arguments.out}: cannot be written ({error.strerror or error})") from error
     if arguments.out:
         print(f"{len(paths)} images -> {arguments.out}")
     if failed:

@@ -139,7 +139,7 @@ def fit(arguments: Arguments) -> int:
 
     recorder = RunRecorder(engine.config["experiment"], engine.config["runs"], engine.resolved)
     trainer.callbacks.insert(0, recorder)
-    trainer.fit(engine.task, datamodule=engine.data, ckpt_path=checkpoint)
+    trainer.fit(engine.task, datamodule=engine.data, ckpt_path=checkpoint, weights_only=True)
     if engine.config["evaluate_after_fit"] and not trainer.interrupted:
         _evaluate_after_fit(engine, recorder, rehearsal)
     return 0
@@ -170,7 +170,7 @@ def evaluate_splits(
         sizes = data.split_sizes() if hasattr(data, "split_sizes") and len(commands) > 1 else {}
         if sizes and not sizes.get(split):
             continue
-        getattr(trainer, command)(task, datamodule=data, ckpt_path=checkpoint, verbose=False)
+        getattr(trainer, command)(task, datamodule=data, ckpt_path=checkpoint, verbose=False, weights_only=True)
         prefix = f"{split}/"
         results[split] = {
             k.removeprefix(prefix): float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)
@@ -203,7 +203,9 @@ def evaluate(command: str, arguments: Arguments) -> int:
 
     from imgrec.callbacks import RunRecorder
     from imgrec.cli.results import print_results
+    from imgrec.runs.load import read_checkpoint
 
+    read_checkpoint(Path(str(checkpoint)))
     untouched = not (arguments.configs or arguments.overrides or arguments.ckpt_path)
     folder = target.run if target and untouched else None
     if folder is not None:

@@ -60,7 +60,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is no checkpoint that can be read: it is no file of tensors and plain values"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{path} is no checkpoint that can be read: {str(error).splitlines()[0]}") from error
+        why = str(error).partition("\n")[0] or "the file ends too early"
+        raise UserError(f"{path} is no checkpoint that can be read: {why}") from error
     if not isinstance(found, dict) or "state_dict" not in found:
         raise UserError(f"{path} is no checkpoint: it holds no state_dict")
     return found
