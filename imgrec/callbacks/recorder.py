@@ -183,7 +183,11 @@ class RunRecorder(pl.Callback):
             return
         assert pl_module.facts is not None
         path = _best_checkpoint(trainer)
-        task = pl_module if path is None else type(pl_module).load_from_checkpoint(path, map_location="cpu")
+        task = (
+            pl_module
+            if path is None
+            else type(pl_module).load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        )
         save_model_folder(
             self.folder / "model",
             task.model,

@@ -163,7 +163,8 @@ class BaseTask(pl.LightningModule, ABC):
             self._running.add(f"train/reg/{name}", value, count)
         if not output.targets.is_floating_point():  # the accuracy on mixed images would mean nothing
             self._running.add("train/acc", (output.logits.argmax(1) == output.targets).float().mean(), count)
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.trainer.global_step + 1) % every == 0:  # the steps at which loggers are written to
             self.log("train/loss_step", total.detach(), batch_size=count)
         return total
 
