@@ -43,7 +43,7 @@ class Drawing:
 def training_curves(metrics: Mapping[str, MetricSeries], best_epoch: int | None = None) -> list[Drawing]:
     """Loss, accuracy and learning rate over training; a panel without data is left out.
 
-    The abscissa is the epoch, counted from 1 as people do, where each curve has one value an epoch, else the optimizer step.
+    The abscissa is the epoch, counted from 1, where each curve has one value an epoch, else the optimizer step.
     """
     loss = {"training": "train/loss", "validation": "val/loss"}
     if "train/loss" not in metrics:

@@ -1,0 +1,59 @@
+"""Every command and every piece of Python in the README runs, in the order in which it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# (\w+\.py)\n")
+
+
+def script(readme: str) -> str:
+    """One bash script of all blocks: a Python block that begins with a file name is written there, another is run."""
+    lines = ["set -eu"]
+    for language, text in BLOCK.findall(readme):
+        if language == "sh":
+            lines += [line for line in text.splitlines() if not line.startswith("make ")]
+        elif named := FILE.match(text):
+            lines.append(f"cat > {named[1]} <<'END_OF_FILE'\n{text}END_OF_FILE")
+        else:
+            lines.append(f"export RUN; python - <<'END_OF_FILE'\nimport os\nRUN = os.environ['RUN']\n{text}END_OF_FILE")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_readme_names_what_the_makefile_has() -> None:
+    commands = re.findall(r"^make ([\w-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert commands == ["demo", "test"]
+    assert set(commands) <= set(targets)
+
+
+def test_every_linked_file_exists() -> None:
+    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+            assert (ROOT / link).exists(), f"{page} links to {link}"
+
+
+@pytest.mark.slow
+def test_everything_in_the_readme_runs(tmp_path: Path) -> None:
+    for folder in ("experiments", "docs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    commands = script((ROOT / "README.md").read_text(encoding="utf-8"))
+    done = subprocess.run(
+        ["bash", "-c", commands], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert "docs/digits/three.png 3 0." in done.stdout  # what the Python block prints
+    assert (tmp_path / "predictions.csv").read_text(encoding="utf-8").count(".png") == 3
+    accuracies = [float(a) for a in re.findall(r"^accuracy +[\d.]+ +([\d.]+)", done.stdout, re.MULTILINE)]
+    assert len(accuracies) == 3
+    assert all(a > 0.9 for a in accuracies)
