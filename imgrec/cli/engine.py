@@ -47,6 +47,7 @@ _NOISE = (
     "Starting from v1.9.0, `tensorboardX` has been removed",
     "isinstance\\(treespec, LeafSpec\\)",
     "callbacks used to create the checkpoint need to be provided",
+    "WeightAveraging callback with a model that overrides the configure_model",
 )
 
 

@@ -146,11 +146,15 @@ def fit(arguments: Arguments) -> int:
 
 
 def _evaluate_after_fit(engine: Engine, recorder: Any, rehearsal: bool) -> None:
+    from pytorch_lightning.callbacks import WeightAveraging
+
     from imgrec.cli.report import write
     from imgrec.cli.results import print_results
     from imgrec.runs.folder import RunFolder
 
     trainer, data, task = engine.trainer, engine.data, engine.task
+    # in a test, Lightning's averaging puts the weights of the last step in the place of the checkpoint's averages
+    trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, WeightAveraging)]
     best = None if rehearsal else getattr(trainer.checkpoint_callback, "best_model_path", None) or None
     results = evaluate_splits(trainer, task, data, best, ["validate", "test"])
     if rehearsal or recorder.folder is None:

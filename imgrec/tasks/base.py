@@ -107,19 +107,20 @@ class BaseTask(pl.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Take the facts of the data module; refuse data of other classes than this task was built for."""
-        facts = getattr(self.trainer.datamodule, "facts", None)  # type: ignore[attr-defined]
-        if not isinstance(facts, DataFacts):
+        facts = self._facts_of_data()
+        if facts is None:
             return
         if self.facts is not None:
             refuse_other_classes(self.facts, facts, "this model")
         if self.facts is None or stage == "fit":
-            self.facts = facts
-            self.hparams["facts"] = facts.to_dict()
+            self._adopt(facts)
 
     def configure_model(self) -> None:
         """Build the network, the loss, the regularizers and the metrics, once; seeded by position."""
         if hasattr(self, "model"):
             return
+        if self.facts is None and (facts := self._facts_of_data()) is not None:
+            self._adopt(facts)  # a callback may ask for the model before `setup`, as Lightning's WeightAveraging does
         if self.facts is None:
             raise UserError(
                 "the task has not seen its data: fit it with an imgrec.ImageDataModule, "
@@ -130,6 +131,14 @@ class BaseTask(pl.LightningModule, ABC):
         self.loss = self.build_loss(self.facts)
         self.regularizers = self.build_regularizers(self.facts)
         self.metrics = self.build_metrics(self.facts)
+
+    def _facts_of_data(self) -> DataFacts | None:
+        facts = getattr(getattr(self._trainer, "datamodule", None), "facts", None)
+        return facts if isinstance(facts, DataFacts) else None
+
+    def _adopt(self, facts: DataFacts) -> None:
+        self.facts = facts
+        self.hparams["facts"] = facts.to_dict()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which class this is, and that its weights are here already."""
