@@ -83,6 +83,7 @@ def test_torchvision_weights_leave_the_last_layer_out(tmp_path: Path) -> None:
         assert all(torch.equal(built[k], state[k]) for k in same)
 
 
+@pytest.mark.slow
 def test_torchvision_position_embeddings_are_resampled(tmp_path: Path) -> None:
     small = {"name": "torchvision/vit_b_32"}
     state = BACKBONES.build(small, image_size=64).network.state_dict()
