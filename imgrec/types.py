@@ -56,6 +56,17 @@ class StepOutput:
     epoch: int
     auxiliary: tuple[Tensor, ...] = ()
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same output with its tensors on ``device``: Lightning asks for it to keep predictions on the CPU."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=non_blocking),
+            targets=self.targets.to(device, non_blocking=non_blocking),
+            logits=self.logits.to(device, non_blocking=non_blocking),
+            features=self.features.to(device, non_blocking=non_blocking),
+            auxiliary=tuple(logits.to(device, non_blocking=non_blocking) for logits in self.auxiliary),
+        )
+
 
 @dataclass(frozen=True)
 class DataFacts:

@@ -53,10 +53,15 @@ def test_a_batch_is_pinned() -> None:
     assert pinned.ids == batch().ids
 
 
-def test_lightning_moves_a_batch_without_being_told_how() -> None:
+def test_lightning_moves_batches_and_outputs_without_being_told_how() -> None:
     from lightning_fabric.utilities import move_data_to_device
 
     assert move_data_to_device(batch(), torch.device("meta")).images.device.type == "meta"
+    output = StepOutput(*torch.zeros(4, 1), epoch=3, auxiliary=(torch.zeros(1),))
+    moved = move_data_to_device(output, torch.device("meta"))
+    tensors = (moved.images, moved.targets, moved.logits, moved.features, *moved.auxiliary)
+    assert [tensor.device.type for tensor in tensors] == ["meta"] * 5
+    assert moved.epoch == 3
 
 
 def test_nothing_changes_a_batch_or_an_output_in_place() -> None:
