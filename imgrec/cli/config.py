@@ -15,7 +15,11 @@ Config = dict[str, Any]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: ``1e-3`` is a float, ``00:10:00`` and ``2026-01-01`` are text."""
+    """YAML 1.2's scalars: ``1e-3`` is a float, ``010`` is ten, ``00:10:00`` and ``2026-01-01`` are text."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        text = node.value.replace("_", "")
+        return int(text, 16 if "x" in text else 10)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -23,6 +27,7 @@ _Loader.yaml_implicit_resolvers = {
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     if (kept := [(tag, regexp) for tag, regexp in found if tag.rpartition(":")[2] not in ("int", "float", "timestamp")])
 }
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:\d[\d_]*|0x[\da-fA-F]+)$"), list("-+0123456789")
 )
@@ -43,7 +48,7 @@ def parse_value(text: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: an explicit tag that does not fit, `!!int x`
         return text
 
 
@@ -63,6 +68,8 @@ def read_config(path: str | Path) -> Config:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"config {path}{line}: not YAML ({error.problem})") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"config {path}: not YAML ({error})") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -95,10 +102,13 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
 
     Mappings are merged key by key, everything else is replaced; ``key+`` appends to a list. Something of another class
     (``class_path``) or, under ``model`` and ``data``, another spec (``name``) replaces the old one whole, arguments and
-    all; a mapping without a ``name`` changes arguments of the spec that stands.
+    all; a mapping without a ``name`` changes arguments of the spec that stands. The arguments of ``model`` and ``data``
+    stay where a class is named alone, or where none was named before: a subclass takes its base's.
 
     >>> merge({"model": {"loss": {"name": "focal", "gamma": 2}}}, {"model": {"loss": {"gamma": 3}}})
     {'model': {'loss': {'name': 'focal', 'gamma': 3}}}
+    >>> merge({"model": {"init_args": {"loss": "focal"}}}, {"model": {"class_path": "my.Task"}})
+    {'model': {'init_args': {'loss': 'focal'}, 'class_path': 'my.Task'}}
     >>> merge({"trainer": {"callbacks": ["A"]}}, {"trainer": {"callbacks+": "B"}})
     {'trainer': {'callbacks': ['A', 'B']}}
     """
@@ -113,7 +123,9 @@ def _merged(old: Any, new: Any, specs: bool) -> Any:
         return new
     if specs and isinstance(old, str) and not {"name", "class_path", "init_args"} & new.keys():
         old = {"name": old}
-    if not isinstance(old, Mapping) or _another("class_path", old, new) or (specs and _another("name", old, new)):
+    elif isinstance(old, str) and "init_args" in new:
+        old = {"class_path": old}
+    if not isinstance(old, Mapping) or _replaces(old, new, specs):
         old = {}
     result = dict(old)
     for key, value in new.items():
@@ -125,6 +137,13 @@ def _merged(old: Any, new: Any, specs: bool) -> Any:
         else:
             result[key] = _merged(result.get(key), value, specs)
     return result
+
+
+def _replaces(old: Mapping[str, Any], new: Mapping[str, Any], specs: bool) -> bool:
+    if specs and _another("name", old, new):
+        return True
+    keeps = specs and ("class_path" not in old or "init_args" not in new)
+    return _another("class_path", old, new) and not keeps
 
 
 def _another(identity: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

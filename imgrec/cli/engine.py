@@ -14,7 +14,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
-from imgrec.callbacks import EpochProgress, PositionalSeeding
+from imgrec.callbacks import EpochProgress, MonitorCheck, PositionalSeeding
 from imgrec.cli.classes import check_arguments, find_class, instantiate
 from imgrec.cli.config import Config
 from imgrec.errors import UserError, suggestion
@@ -150,7 +150,7 @@ def build_loggers(value: Any) -> Any:
 
 def default_callbacks(given: list[Any], trainer: Mapping[str, Any]) -> list[Any]:
     """The callbacks that every run has, but for kinds that the config brings itself."""
-    defaults: list[pl.Callback] = [PositionalSeeding()]
+    defaults: list[pl.Callback] = [PositionalSeeding(), MonitorCheck()]
     if trainer.get("enable_progress_bar") is not False:
         defaults.append(EpochProgress())
     if not trainer.get("fast_dev_run"):

@@ -120,6 +120,8 @@ def fit(arguments: Arguments) -> int:
     config = _overridden(config, arguments)
     checkpoint = existing_checkpoint(arguments.ckpt_path)
 
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
     from imgrec.cli.engine import Engine
     from imgrec.runs.folder import check_writable
     from imgrec.runs.load import read_checkpoint
@@ -139,7 +141,10 @@ def fit(arguments: Arguments) -> int:
 
     recorder = RunRecorder(engine.config["experiment"], engine.config["runs"], engine.resolved)
     trainer.callbacks.insert(0, recorder)
-    trainer.fit(engine.task, datamodule=engine.data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(engine.task, datamodule=engine.data, ckpt_path=checkpoint, weights_only=True)
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {error}") from error
     if engine.config["evaluate_after_fit"] and not trainer.interrupted:
         _evaluate_after_fit(engine, recorder, rehearsal)
     return 0
