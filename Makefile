@@ -28,6 +28,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/imgrec fit --config experiments/digits/quickstart.yaml
 
+# one thread a process: two processes with two threads each spend most of their time waiting for one another
+test test-slow: export OMP_NUM_THREADS = 1
+
 test: setup
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup $(ARGS)
 
