@@ -1,6 +1,7 @@
 """Where images come from: sources, splits, loading, and the data module that holds them together."""
 
 from imgrec.data.audit import find_bad_images, refuse_bad_images
+from imgrec.data.classes import check_classes, map_classes
 from imgrec.data.csv_table import CsvTable
 from imgrec.data.decode import IMAGE_SUFFIXES, BadImage, decode_image, from_pil, to_channels
 from imgrec.data.digits import Digits
@@ -10,7 +11,9 @@ from imgrec.data.module import ImageDataModule
 from imgrec.data.sampling import EvaluationOrder, TrainingOrder
 from imgrec.data.source import SOURCES, Source
 from imgrec.data.splits import Splits, split_source
+from imgrec.data.stratify import stratify
 from imgrec.data.torchvision_set import TorchvisionSet
+from imgrec.data.view import View
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -29,10 +32,14 @@ __all__ = [
     "TorchvisionSet",
     "TrainingOrder",
     "TrainingSet",
+    "View",
+    "check_classes",
     "decode_image",
     "find_bad_images",
     "from_pil",
+    "map_classes",
     "refuse_bad_images",
     "split_source",
+    "stratify",
     "to_channels",
 ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from imgrec.errors import UserError
@@ -32,27 +33,36 @@ class Source(ABC):
 
     Args:
         ids: one stable name a row, unique in the table: a relative path with forward slashes, or a key.
-        targets: the class of each row, from 0.
+        targets: the class of each row, from 0; or, where an image may have several labels or none, a table of
+            ``(rows, classes)`` with 1 where a row has the class, 0 where it has not (multi-label).
         class_names: the names of the classes, in the order that ``targets`` counts.
         splits: ``"train"``, ``"val"`` or ``"test"`` for each row, or ``None`` where that is still to be decided.
         in_memory: whether reading an image touches no disk and decodes nothing, so that worker processes do not pay.
+        columns: whatever else is known of the rows, one value a row each, by name: kept for those who ask.
+        repeats: how often each row is expected in an epoch of training, where that is not once; see
+            :class:`imgrec.data.TrainingOrder`.
 
     Raises:
         UserError: no image, one class only, an id or a class name twice (an image in two splits, say), a target out of
-            range, an unknown split.
+            range, an unknown split, a column of another length.
     """
 
     def __init__(
         self,
         ids: Sequence[str],
-        targets: Sequence[int] | NDArray[np.int64],
+        targets: ArrayLike,
         class_names: Sequence[str],
         splits: Sequence[str | None] | None = None,
         in_memory: bool = False,
+        columns: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
+        repeats: ArrayLike | None = None,
     ) -> None:
         self.ids = list(ids)
-        self.targets = np.asarray(targets, dtype=np.int64)
+        table = np.asarray(targets)
+        self.targets: NDArray[Any] = table.astype(np.float32 if table.ndim == 2 else np.int64)
         self.class_names = tuple(class_names)
+        self.columns = {name: np.asarray(values) for name, values in (columns or {}).items()}
+        self.repeats = None if repeats is None else np.asarray(repeats, dtype=np.float64)
         self.splits: list[str | None] = [None] * len(self.ids) if splits is None else list(splits)
         self.in_memory = in_memory
         self._check()
@@ -68,6 +78,18 @@ class Source(ABC):
             BadImage: it cannot be read.
         """
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels or none: ``targets`` is a table of rows by classes then."""
+        return self.targets.ndim == 2
+
+    def class_counts(self, rows: Iterable[int] | NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """How many of these rows, or of all, have each class."""
+        chosen = self.targets if rows is None else self.targets[np.asarray(rows, dtype=np.int64)]
+        if self.multi_label:
+            return np.asarray((chosen > 0.5).sum(0), dtype=np.int64)
+        return np.bincount(chosen, minlength=len(self.class_names))
+
     def content(self) -> Iterator[bytes]:
         """What cheaply tells one set of pixels from another, for the fingerprint: file sizes, an array's bytes."""
         return iter(())
@@ -77,7 +99,7 @@ class Source(ABC):
         digest = hashlib.blake2b(digest_size=16)
         for part in (self.ids, self.class_names, [split or "" for split in self.splits]):
             digest.update("\0".join(part).encode("utf-8", "backslashreplace") + b"\1")
-        digest.update(self.targets.astype("<i8").tobytes())
+        digest.update(self.targets.astype("<f4" if self.multi_label else "<i8").tobytes())
         for piece in self.content():
             digest.update(piece)
         return digest.hexdigest()
@@ -101,7 +123,12 @@ class Source(ABC):
                     named = {self.splits[row] for row in rows} - {None}
                     where = f", in the splits {' and '.join(sorted(map(str, named)))}" if len(named) > 1 else ""
                 raise UserError(f'the {what} "{word}" stands there more than once{where}.')
-        if self.targets.min() < 0 or self.targets.max() >= len(self.class_names):
+        for name, values in [*self.columns.items(), ("repeats", self.repeats)]:
+            if values is not None and values.shape[:1] != (len(self.ids),):
+                raise UserError(f'the column "{name}" has {len(values)} values for {len(self.ids)} rows.')
+        if self.multi_label:
+            self._check_labels()
+        elif self.targets.min() < 0 or self.targets.max() >= len(self.class_names):
             raise UserError(
                 f"targets from {self.targets.min()} to {self.targets.max()} for {len(self.class_names)} classes: "
                 f"accepted are 0 to {len(self.class_names) - 1}."
@@ -109,6 +136,17 @@ class Source(ABC):
         unknown = set(self.splits) - {*SPLITS, None}
         if unknown:
             raise UserError(f'no split is called "{unknown.pop()}". Accepted: train, val, test, or none.')
+
+    def _check_labels(self) -> None:
+        if self.targets.shape[1] != len(self.class_names):
+            raise UserError(f"a table of {self.targets.shape[1]} labels for {len(self.class_names)} classes.")
+        wrong = np.argwhere((self.targets != 0) & (self.targets != 1))
+        if len(wrong):
+            row, number = wrong[0]
+            raise UserError(
+                f'the label "{self.class_names[number]}" of {self.ids[row]} is {self.targets[row, number]:g}; accepted '
+                "are 1, which has the class, and 0, which has not."
+            )
 
 
 SOURCES: Registry[Source] = Registry("source", "sources")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.data.source import Source
+from imgrec.data.stratify import stratify
 from imgrec.errors import UserError
 from imgrec.randomness import position_seed
 
@@ -39,7 +40,8 @@ def split_source(source: Source, val_fraction: float = 0.1, test_fraction: float
 
     What is carved depends on the ids and the seed alone: not on the order of the rows, and for one image hardly on
     which others are there. In each class the ids are ranked by a hash of seed and id; the first go to the test, the
-    next to validation: the given fraction of the class, rounded, and one image at least.
+    next to validation: the given fraction of the class, rounded, and one image at least. Images with several labels
+    each are shared out by :func:`imgrec.data.stratify.stratify`.
 
     Args:
         source: the table.
@@ -49,7 +51,8 @@ def split_source(source: Source, val_fraction: float = 0.1, test_fraction: float
 
     Raises:
         UserError: a class has too few images to be in every split, or none for training or for validation where
-            these are given. One that a given test lacks is a warning in the log.
+            these are given. One that a given test lacks is a warning in the log, and so is, where images have several
+            labels, one that validation lacks.
     """
     given = set(source.splits) - {None}
     pool = _rows(source, {None, "train"})
@@ -57,27 +60,42 @@ def split_source(source: Source, val_fraction: float = 0.1, test_fraction: float
         raise UserError(f"no training image: all images are in the splits {', '.join(sorted(map(str, given)))}.")
     val, test = _rows(source, {"val"}), _rows(source, {"test"})
     carve_val, carve_test = "val" not in given, not given and test_fraction > 0
-    train, carved_val, carved_test = [pool], [val], [test]
+    carved_test, carved_val, train = [test], [val], [pool]
     if carve_val or carve_test:
-        train, short = [], []
-        for target, name in enumerate(source.class_names):
-            ranked = _ranked(source, pool[source.targets[pool] == target], seed)
-            tests = max(1, round(test_fraction * len(ranked))) if carve_test else 0
-            vals = max(1, round(val_fraction * len(ranked))) if carve_val else 0
-            if len(ranked) <= tests + vals:
-                short.append(f'"{name}" ({len(ranked)})')
-            carved_test.append(ranked[:tests])
-            carved_val.append(ranked[tests : tests + vals])
-            train.append(ranked[tests + vals :])
-        if short:
-            needed = "training, validation and test" if carve_test else "training and validation"
-            raise UserError(
-                f"too few images for one in each of {needed}: the class {', '.join(short[:5])}"
-                f"{' and more' if len(short) > 5 else ''}. Add images, or leave the class out."
-            )
+        fractions = (test_fraction if carve_test else 0.0, val_fraction if carve_val else 0.0)
+        carve = _stratified if source.multi_label else _by_class
+        carved_test, carved_val, train = carve(source, pool, fractions, seed)
+        carved_test.append(test)
+        carved_val.append(val)
     splits = Splits(_sorted(source, train), _sorted(source, carved_val), _sorted(source, carved_test))
     _check(source, splits)
     return splits
+
+
+def _by_class(source: Source, pool: Rows, fractions: tuple[float, float], seed: int) -> tuple[list[Rows], ...]:
+    """What goes to the test, to validation and to training, class by class."""
+    found: tuple[list[Rows], list[Rows], list[Rows]] = ([], [], [])
+    short = []
+    for target, name in enumerate(source.class_names):
+        ranked = _ranked(source, pool[source.targets[pool] == target], seed)
+        tests, vals = (max(1, round(fraction * len(ranked))) if fraction else 0 for fraction in fractions)
+        if len(ranked) <= tests + vals:
+            short.append(f'"{name}" ({len(ranked)})')
+        for part, rows in zip(found, np.split(ranked, [tests, tests + vals]), strict=True):
+            part.append(rows)
+    if short:
+        needed = "training, validation and test" if fractions[0] else "training and validation"
+        raise UserError(
+            f"too few images for one in each of {needed}: the class {', '.join(short[:5])}"
+            f"{' and more' if len(short) > 5 else ''}. Add images, or leave the class out."
+        )
+    return found
+
+
+def _stratified(source: Source, pool: Rows, fractions: tuple[float, float], seed: int) -> tuple[list[Rows], ...]:
+    """The same for images with several labels."""
+    ids = [source.ids[row] for row in pool.tolist()]
+    return tuple([pool[rows]] for rows in stratify(source.targets[pool], ids, fractions, seed))
 
 
 def _rows(source: Source, words: set[str | None]) -> Rows:
@@ -101,13 +119,13 @@ def _check(source: Source, splits: Splits) -> None:
     for split, rows in (("training", splits.train), ("validation", splits.val), ("test", splits.test)):
         if not len(rows):  # no test split at all
             continue
-        counts = np.bincount(source.targets[rows], minlength=len(source.class_names))
+        counts = source.class_counts(rows)
         missing = [f'"{source.class_names[i]}"' for i in np.flatnonzero(counts == 0)]
         if not missing:
             continue
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         message = f"no {split} image of the class {', '.join(missing[:5])}{more}."
-        if split == "test":
+        if split == "test" or (split == "validation" and source.multi_label):
             logger.warning("%s Its figures will say nothing of it.", message)
         else:
             raise UserError(message)

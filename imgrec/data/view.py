@@ -1,0 +1,55 @@
+"""Some rows of a source, with other labels if wanted: what leaves rows out, relabels or renames is a view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from imgrec.data.source import Source
+
+
+class View(Source):
+    """Rows of another source, in a given order, with its labels or others; the images are the other source's.
+
+    Args:
+        base: the source that is looked at.
+        rows: which of its rows, in which order; by default all.
+        targets: the targets of these rows, where they are not those of ``base``.
+        class_names: the classes that ``targets`` counts, where they are not those of ``base``.
+
+    Raises:
+        UserError: what is left is no table that can be trained on: see :class:`imgrec.data.Source`.
+
+    >>> from imgrec.data import Digits
+    >>> evens = View(Digits(), rows=range(0, 1797, 2))
+    >>> len(evens), evens.ids[1]
+    (899, '0002')
+    """
+
+    def __init__(
+        self,
+        base: Source,
+        rows: Sequence[int] | NDArray[np.int64] | None = None,
+        targets: ArrayLike | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        self.base = base
+        self.rows = np.arange(len(base)) if rows is None else np.asarray(rows, dtype=np.int64)
+        super().__init__(
+            ids=[base.ids[row] for row in self.rows.tolist()],
+            targets=base.targets[self.rows] if targets is None else targets,
+            class_names=base.class_names if class_names is None else class_names,
+            splits=[base.splits[row] for row in self.rows.tolist()],
+            in_memory=base.in_memory,
+            columns={name: values[self.rows] for name, values in base.columns.items()},
+            repeats=None if base.repeats is None else base.repeats[self.rows],
+        )
+
+    def load(self, index: int) -> Tensor:  # noqa: D102
+        return self.base.load(int(self.rows[index]))
+
+    def content(self) -> Iterator[bytes]:  # noqa: D102
+        yield from self.base.content()
