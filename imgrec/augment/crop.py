@@ -1,4 +1,4 @@
-"""Cutting a square out of an image: its centre, or anywhere."""
+"""The central square of an image, and borders around it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from imgrec.augment.transform import AUGMENTATIONS, Transform
-from imgrec.errors import UserError
 
 PaddingMode = Literal["constant", "edge", "reflect", "symmetric"]
 
@@ -29,8 +28,8 @@ def pad(image: Tensor, left: int, top: int, right: int, bottom: int, mode: Paddi
         out = image.new_zeros(*image.shape[:-2], top + height + bottom, left + width + right)
         out[..., top : top + height, left : left + width] = image
         return out
-    rows = _border_index(height, top, bottom, mode)
-    columns = _border_index(width, left, right, mode)
+    rows = _border_index(height, top, bottom, mode, image.device)
+    columns = _border_index(width, left, right, mode, image.device)
     return image.index_select(-2, rows).index_select(-1, columns)
 
 
@@ -49,22 +48,8 @@ def pad_to(image: Tensor, size: int, mode: PaddingMode = "constant") -> Tensor:
     return pad(image, across // 2, down // 2, (across + 1) // 2, (down + 1) // 2, mode)
 
 
-def random_crop(
-    image: Tensor, size: int, generator: torch.Generator, padding: int = 0, padding_mode: PaddingMode = "constant"
-) -> Tensor:
-    """A square of ``size`` pixels from a place drawn evenly over the image with its border.
-
-    Where image and border together are smaller than the crop, the border grows as in :func:`center_crop`.
-    """
-    image = pad_to(pad(image, padding, padding, padding, padding, padding_mode), size, padding_mode)
-    height, width = image.shape[-2:]
-    top = int(torch.randint(height - size + 1, (), generator=generator))
-    left = int(torch.randint(width - size + 1, (), generator=generator))
-    return image[..., top : top + size, left : left + size]
-
-
-def _border_index(length: int, before: int, after: int, mode: PaddingMode) -> Tensor:
-    place = torch.arange(-before, length + after)
+def _border_index(length: int, before: int, after: int, mode: PaddingMode, device: torch.device) -> Tensor:
+    place = torch.arange(-before, length + after, device=device)
     if mode == "edge" or length == 1:
         return place.clamp(0, length - 1)
     if mode == "reflect":
@@ -86,28 +71,3 @@ class CenterCrop(Transform):
 
     def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:  # noqa: D102
         return center_crop(image, self.image_size)
-
-
-@AUGMENTATIONS.register("random_crop")
-class RandomCrop(Transform):
-    """Cuts a square out of a random place, as for CIFAR with a border of four pixels.
-
-    An image that is smaller than the square, its border included, gets a wider border of the same kind.
-
-    Args:
-        image_size: side of the image that the model takes, in pixels; a fact.
-        padding: width of the border that is added on every side first, in pixels.
-        padding_mode: ``constant`` (black), ``edge``, ``reflect`` or ``symmetric``.
-
-    Source: Lee et al. 2015, "Deeply-Supervised Nets", arXiv 1409.5185 (zero padding of 4, for CIFAR).
-    """
-
-    def __init__(self, image_size: int, padding: int = 0, padding_mode: PaddingMode = "constant") -> None:
-        if padding < 0:
-            raise UserError(f"`padding` must be 0 or more pixels, got {padding}.")
-        self.image_size = image_size
-        self.padding = padding
-        self.padding_mode: PaddingMode = padding_mode
-
-    def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:  # noqa: D102
-        return random_crop(image, self.image_size, generator, self.padding, self.padding_mode)

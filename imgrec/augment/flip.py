@@ -1,53 +1,61 @@
-"""Mirroring an image."""
+"""Mirroring images."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from imgrec.augment.transform import AUGMENTATIONS, Transform
-from imgrec.errors import UserError
+from imgrec.augment.draws import Draws
+from imgrec.augment.transform import AUGMENTATIONS, BatchTransform, check_probability
 
 
-def hflip(image: Tensor) -> Tensor:
-    """``image`` with left and right exchanged."""
-    return image.flip(-1)
+def hflip(images: Tensor, chosen: Tensor) -> Tensor:
+    """The images, left and right exchanged in the chosen ones.
+
+    Shapes: ``images`` ``(batch, channels, height, width)``; ``chosen`` bool ``(batch,)``.
+    """
+    return _flip(images, chosen, -1)
 
 
-def vflip(image: Tensor) -> Tensor:
-    """``image`` with top and bottom exchanged."""
-    return image.flip(-2)
+def vflip(images: Tensor, chosen: Tensor) -> Tensor:
+    """The images, top and bottom exchanged in the chosen ones; shapes as in :func:`hflip`."""
+    return _flip(images, chosen, -2)
 
 
-class _Flip(Transform):
-    def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise UserError(f"`p` is a probability, from 0 to 1, got {p}.")
-        self.p = p
-
-    def drawn(self, generator: torch.Generator) -> bool:
-        return float(torch.rand((), generator=generator)) < self.p
+def _flip(images: Tensor, chosen: Tensor, dim: int) -> Tensor:
+    if images.device.type == "cpu":  # touches the chosen ones only; on a GPU their number would have to be waited for
+        rows = chosen.nonzero()[:, 0]
+        flipped = images.clone()
+        flipped[rows] = images[rows].flip(dim)
+        return flipped
+    return torch.where(chosen[:, None, None, None], images.flip(dim), images)
 
 
 @AUGMENTATIONS.register("hflip")
-class HorizontalFlip(_Flip):
+class HorizontalFlip(BatchTransform):
     """Exchanges left and right with probability ``p``.
 
     Args:
         p: probability of a flip.
     """
 
-    def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:  # noqa: D102
-        return hflip(image) if self.drawn(generator) else image
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = check_probability(p)
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:  # noqa: D102
+        return hflip(images, draws.chance(self.p))
 
 
 @AUGMENTATIONS.register("vflip")
-class VerticalFlip(_Flip):
+class VerticalFlip(BatchTransform):
     """Exchanges top and bottom with probability ``p``: for images without a natural "up", seen from above say.
 
     Args:
         p: probability of a flip.
     """
 
-    def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:  # noqa: D102
-        return vflip(image) if self.drawn(generator) else image
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = check_probability(p)
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:  # noqa: D102
+        return vflip(images, draws.chance(self.p))
