@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # where each registry stands, and where its specs stand in a config; no room is imported before it is asked for
 REGISTRIES: dict[str, tuple[str, str, str]] = {
     "sources": ("imgrec.data", "SOURCES", "data.source"),
+    "samplers": ("imgrec.data", "SAMPLERS", "data.sampler"),
     "augmentations": ("imgrec.augment", "AUGMENTATIONS", "data.train_transforms, data.eval_transforms"),
     "backbones": ("imgrec.models", "BACKBONES", "model.backbone"),
     "heads": ("imgrec.models", "HEADS", "model.head"),

@@ -1,6 +1,7 @@
 """Where images come from: sources, splits, loading, and the data module that holds them together."""
 
 from imgrec.data.audit import find_bad_images, refuse_bad_images
+from imgrec.data.balance import SAMPLERS, Sampler, strata
 from imgrec.data.classes import check_classes, map_classes
 from imgrec.data.csv_table import CsvTable
 from imgrec.data.decode import IMAGE_SUFFIXES, BadImage, decode_image, from_pil, to_channels
@@ -17,6 +18,7 @@ from imgrec.data.view import View
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "SAMPLERS",
     "SOURCES",
     "BadImage",
     "BatchLoader",
@@ -27,6 +29,7 @@ __all__ = [
     "EvaluationSet",
     "Folder",
     "ImageDataModule",
+    "Sampler",
     "Source",
     "Splits",
     "TorchvisionSet",
@@ -40,6 +43,7 @@ __all__ = [
     "map_classes",
     "refuse_bad_images",
     "split_source",
+    "strata",
     "stratify",
     "to_channels",
 ]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from imgrec.errors import UserError
 from imgrec.randomness import position_generator
+
+_ROUNDING = 1e-6
+"""Sums of fractions that miss a whole number by less are that number."""
 
 
 def process_rank() -> tuple[int, int]:
@@ -36,6 +43,12 @@ class TrainingOrder(_Sampler):
     take turns: together they make the same batches, of ``world_size`` times the size, whatever their number; what is
     left over when the samples do not divide, fewer than there are processes, is passed over in that epoch.
 
+    With ``repeats`` a sample may come several times in an epoch, or not at all. A sample that is expected r times
+    comes floor(r) times, and once more with the probability of what is left; of each stratum, and of all samples,
+    there are as many as expected, to within one. The k-th further copy of the sample at ``position`` has the place
+    ``position + k * count``, so that it can be told from the first and be augmented in another way. The length is the
+    sum of ``repeats``, rounded up, and the same in every epoch.
+
     Args:
         count: the number of training samples.
         seed: the seed of the order.
@@ -43,29 +56,66 @@ class TrainingOrder(_Sampler):
         world_size: the number of processes.
         skip: called when an epoch begins; how many of this process's samples were done already, for a run that
             goes on in the middle of an epoch.
+        repeats: how often each sample is expected in an epoch, ``(count,)``; by default once.
+        strata: the stratum of each sample, its class say, ``(count,)``; by default all are in one.
+
+    Source, of the draw with ``repeats``: Madow 1949, "On the theory of systematic sampling, II", Annals of
+    Mathematical Statistics 20, 10.1214/aoms/1177729988.
 
     >>> order = TrainingOrder(4, seed=0)
     >>> order.set_epoch(7)
     >>> sorted(order)
     [(0, 7), (1, 7), (2, 7), (3, 7)]
+    >>> sorted(place % 4 for place, _ in TrainingOrder(4, seed=0, repeats=np.array([1.0, 0.0, 3.0, 1.0])))
+    [0, 2, 2, 2, 3]
     """
 
     def __init__(
-        self, count: int, seed: int, rank: int = 0, world_size: int = 1, skip: Callable[[], int] = lambda: 0
+        self,
+        count: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        skip: Callable[[], int] = lambda: 0,
+        repeats: NDArray[np.float64] | None = None,
+        strata: NDArray[np.int64] | None = None,
     ) -> None:
-        if count < world_size:
-            raise UserError(f"{count} training images for {world_size} processes: each needs one at least.")
+        self.total = count if repeats is None else math.ceil(repeats.sum() - _ROUNDING)
+        if self.total < world_size:
+            raise UserError(f"{self.total} training images for {world_size} processes: each needs one at least.")
         super().__init__(count, rank, world_size)
         self.seed = seed
         self.skip = skip
+        self.repeats = repeats
+        self.strata = strata
 
     def __len__(self) -> int:
-        return self.count // self.num_replicas
+        return self.total // self.num_replicas
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
-        order = torch.randperm(self.count, generator=position_generator(self.seed, "order", self.epoch))
+        generator = position_generator(self.seed, "order", self.epoch)
+        order = torch.randperm(self.total, generator=generator)
+        if self.repeats is not None:
+            order = self._places(self.repeats, generator)[order]
         own = order[self.rank : len(self) * self.num_replicas : self.num_replicas]
         return iter([(position, self.epoch) for position in own[self.skip() :].tolist()])
+
+    def _places(self, repeats: NDArray[np.float64], generator: torch.Generator) -> Tensor:
+        """The place of each sample of an epoch, in no particular order."""
+        start = torch.rand((), generator=generator).item()
+        mixed = torch.randperm(self.count, generator=generator).numpy()
+        if self.strata is not None:
+            mixed = mixed[np.argsort(self.strata[mixed], kind="stable")]
+        whole = np.floor(repeats + _ROUNDING / 1000)
+        # along the samples, one further copy wherever the sum of what is left passes another whole number
+        left = np.cumsum(np.maximum(repeats - whole, 0)[mixed])
+        further = self.total - int(whole.sum())
+        steps = np.floor(left / max(left[-1], _ROUNDING) * further + start)
+        copies = whole.astype(np.int64)
+        copies[mixed] += np.diff(steps, prepend=0).astype(np.int64)
+        positions = np.repeat(np.arange(self.count), copies)
+        number = np.arange(self.total) - np.repeat(np.cumsum(copies) - copies, copies)
+        return torch.from_numpy(positions + number * self.count)
 
     def set_epoch(self, epoch: int) -> None:
         """Take the order of this epoch, from 0, from the next iteration on. Lightning calls it."""
