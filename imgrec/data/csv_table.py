@@ -80,7 +80,10 @@ class CsvTable(Source):
         super().__init__(ids=paths, targets=[numbers[label] for label in labels], class_names=names, splits=splits)
 
     def load(self, index: int) -> Tensor:  # noqa: D102
-        return decode_image(self.root / self.ids[index])
+        return decode_image(self.path(index))
+
+    def path(self, index: int) -> Path:  # noqa: D102
+        return self.root / self.ids[index]
 
     def content(self) -> Iterator[bytes]:  # noqa: D102
         for name in self.ids:

@@ -68,7 +68,10 @@ class Folder(Source):
         )
 
     def load(self, index: int) -> Tensor:  # noqa: D102
-        return decode_image(self.root / self._files[index])
+        return decode_image(self.path(index))
+
+    def path(self, index: int) -> Path:  # noqa: D102
+        return self.root / self._files[index]
 
     def content(self) -> Iterator[bytes]:  # noqa: D102
         for file in self._files:

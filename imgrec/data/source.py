@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,10 @@ class Source(ABC):
         Raises:
             BadImage: it cannot be read.
         """
+
+    def path(self, index: int) -> Path | None:
+        """The image file of a row; ``None`` where an image has no file of its own."""
+        return None
 
     @property
     def multi_label(self) -> bool:

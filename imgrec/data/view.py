@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,6 +51,9 @@ class View(Source):
 
     def load(self, index: int) -> Tensor:  # noqa: D102
         return self.base.load(int(self.rows[index]))
+
+    def path(self, index: int) -> Path | None:  # noqa: D102
+        return self.base.path(int(self.rows[index]))
 
     def content(self) -> Iterator[bytes]:  # noqa: D102
         yield from self.base.content()
