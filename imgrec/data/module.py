@@ -10,16 +10,19 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 from imgrec.augment import DEFAULT_TRANSFORMS, build_transforms, check_transforms
 from imgrec.data.audit import find_bad_images, refuse_bad_images, usable_cores
+from imgrec.data.balance import SAMPLERS, strata
+from imgrec.data.classes import check_classes, map_classes
 from imgrec.data.decode import BadImage, to_channels
 from imgrec.data.loading import BatchLoader, Collate, EvaluationSet, TrainingSet
 from imgrec.data.sampling import EvaluationOrder, TrainingOrder, process_rank
 from imgrec.data.source import SOURCES, Source
-from imgrec.data.splits import Splits, split_source
+from imgrec.data.splits import Rows, Splits, split_source
 from imgrec.errors import UserError
 from imgrec.randomness import position_generator, run_seed
 from imgrec.registry import Spec, Specs, as_list
@@ -50,6 +53,10 @@ class ImageDataModule(pl.LightningDataModule):
         on_bad_image: ``skip`` leaves images out that cannot be read and counts them; ``error`` looks at every image
             before training and refuses to start.
         seed: the seed of order and augmentation; by default the seed of the run.
+        classes: the classes to keep, or new names for them: a mapping of old names to new ones, where two old ones may
+            have one new name, and ``null`` leaves a class out; see :func:`imgrec.data.map_classes`.
+        sampler: how often each training image is shown, against imbalance; see `imgrec list samplers`. By default each
+            once in an epoch.
 
     Raises:
         UserError: an argument that cannot be.
@@ -72,9 +79,14 @@ class ImageDataModule(pl.LightningDataModule):
         num_workers: int | None = None,
         on_bad_image: Literal["skip", "error"] = "skip",
         seed: int | None = None,
+        classes: dict[str | int, str | int | None] | list[str | int] | None = None,
+        sampler: Spec | None = None,
     ) -> None:
         super().__init__()
         SOURCES.check(source, "data.source")
+        check_classes(classes)
+        if sampler is not None:
+            SAMPLERS.check(sampler, "data.sampler")
         known = {} if image_size is None else {"image_size": image_size}
         for name, value in {
             "image_size": image_size,
@@ -110,11 +122,13 @@ class ImageDataModule(pl.LightningDataModule):
         self._num_workers = num_workers
         self._on_bad_image = on_bad_image
         self._seed = seed
+        self._classes = classes
+        self._sampler_spec = sampler
         self._ready: tuple[Source, Splits, DataFacts] | None = None
 
     def prepare_data(self) -> None:
         """Fetch what is to be downloaded; Lightning calls it in one process of each machine."""
-        if isinstance(self._source_spec, dict) and self._source_spec.get("download"):
+        if _downloads(self._source_spec):
             SOURCES.build(self._source_spec, "data.source")
 
     def setup(self, stage: str | None = None) -> None:
@@ -125,7 +139,7 @@ class ImageDataModule(pl.LightningDataModule):
         """
         if self._ready is not None:
             return
-        source = SOURCES.build(self._source_spec, "data.source")
+        source = map_classes(SOURCES.build(self._source_spec, "data.source"), self._classes)
         val_fraction, test_fraction = self._fractions
         try:
             splits = split_source(source, val_fraction, test_fraction, self._split_seed)
@@ -144,7 +158,7 @@ class ImageDataModule(pl.LightningDataModule):
         )
         for pipeline in (self._train_pipeline, self._eval_pipeline):  # found out here, not in a worker process
             pipeline(to_channels(image, self._channels), position_generator(0))
-        counts = np.bincount(source.targets[splits.train], minlength=len(source.class_names))
+        counts = source.class_counts(splits.train)
         facts = DataFacts(
             class_names=source.class_names,
             class_counts=tuple(counts.tolist()),
@@ -205,7 +219,8 @@ class ImageDataModule(pl.LightningDataModule):
             rows = rows[[position for position, _ in TrainingOrder(len(rows), seed)]]
             sampler = SequentialSampler(rows)
         else:
-            sampler = TrainingOrder(len(rows), seed, rank, world_size, self._samples_done)
+            repeats, groups = self._repeats(source, rows)
+            sampler = TrainingOrder(len(rows), seed, rank, world_size, self._samples_done, repeats, groups)
         dataset = TrainingSet(source, rows, self._train_pipeline, self._channels, seed)
         return self._loader(dataset, sampler, self._batch_size, drop_last=len(sampler) > self._batch_size)
 
@@ -275,6 +290,13 @@ class ImageDataModule(pl.LightningDataModule):
         cores = usable_cores() // (self.trainer.num_devices if self.trainer is not None else 1)
         return 0 if self.source.in_memory or cores < 2 else min(8, cores)
 
+    def _repeats(self, source: Source, rows: Rows) -> tuple[NDArray[np.float64] | None, Rows | None]:
+        """How often each training image is expected in an epoch, and the groups within which the draw is even."""
+        if self._sampler_spec is not None:
+            sampler = SAMPLERS.build(self._sampler_spec, "data.sampler")
+            return sampler.repeats(source, rows), strata(source, rows)
+        return (None, None) if source.repeats is None else (source.repeats[rows], strata(source, rows))
+
     def _samples_done(self) -> int:
         """How many of this epoch's samples a resumed run had done already; 0 at every other time."""
         if self.trainer is None or not self.trainer.training:
@@ -287,6 +309,15 @@ class ImageDataModule(pl.LightningDataModule):
         if self._ready is None:
             raise RuntimeError("call setup() first: the data has not been read yet")
         return self._ready
+
+
+def _downloads(spec: Any) -> bool:
+    """Whether a source, or one inside it, fetches something."""
+    if isinstance(spec, str):
+        return spec == "hub"
+    inside = list(spec.values()) if isinstance(spec, dict) else spec
+    fetches = isinstance(spec, dict) and (bool(spec.get("download")) or spec.get("name") == "hub")
+    return fetches or any(_downloads(part) for part in inside if isinstance(part, dict | list))
 
 
 def _first_image(source: Source, rows: Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]) -> tuple[str, Tensor]:
