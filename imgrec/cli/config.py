@@ -129,7 +129,7 @@ def _merged(old: Any, new: Any, specs: bool) -> Any:
         old = {}
     result = dict(old)
     for key, value in new.items():
-        if key.endswith("+"):
+        if isinstance(key, str) and key.endswith("+"):  # a key may be a number: the class "3"
             key = key[:-1]
             here = result.get(key)
             here = here if isinstance(here, list) else [] if here is None or isinstance(here, bool) else [here]
