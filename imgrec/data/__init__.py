@@ -9,6 +9,7 @@ from imgrec.data.digits import Digits
 from imgrec.data.folder import Folder
 from imgrec.data.loading import BatchLoader, Collate, EvaluationSet, TrainingSet
 from imgrec.data.module import ImageDataModule
+from imgrec.data.parquet import Parquet
 from imgrec.data.sampling import EvaluationOrder, TrainingOrder
 from imgrec.data.source import SOURCES, Source
 from imgrec.data.splits import Splits, split_source
@@ -29,6 +30,7 @@ __all__ = [
     "EvaluationSet",
     "Folder",
     "ImageDataModule",
+    "Parquet",
     "Sampler",
     "Source",
     "Splits",
