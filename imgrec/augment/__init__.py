@@ -1,8 +1,15 @@
 """What happens to images: tensors in, tensors out; one by one, as a batch, and mixed."""
 
+from imgrec.augment.affine import Affine, affine
+from imgrec.augment.blur import GaussianBlur, gaussian_blur
+from imgrec.augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, grayscale
+from imgrec.augment.color_jitter import Brightness, ColorJitter, Contrast, Grayscale, Hue, Saturation
 from imgrec.augment.crop import CenterCrop, PaddingMode, center_crop, pad, pad_to
 from imgrec.augment.draws import Draws
+from imgrec.augment.erasing import Cutout, RandomErasing, box_mask, erase
 from imgrec.augment.flip import HorizontalFlip, VerticalFlip, hflip, vflip
+from imgrec.augment.mix import CutMix, Mixup, MixupOrCutMix, cutmix, cutmix_box, mixup, to_probabilities
+from imgrec.augment.noise import GaussianNoise, Lighting, add_lighting, add_noise
 from imgrec.augment.pipeline import DEFAULT_TRANSFORMS, Pipeline, build_transforms, check_transforms
 from imgrec.augment.presets import PRESETS
 from imgrec.augment.random_crop import RandomCrop, random_crop
@@ -24,34 +31,63 @@ __all__ = [
     "AUGMENTATIONS",
     "DEFAULT_TRANSFORMS",
     "PRESETS",
+    "Affine",
     "AugMix",
     "Augmentation",
     "AutoAugment",
     "BatchTransform",
+    "Brightness",
     "CenterCrop",
+    "ColorJitter",
+    "Contrast",
+    "CutMix",
+    "Cutout",
     "Draws",
     "Elastic",
+    "GaussianBlur",
+    "GaussianNoise",
+    "Grayscale",
     "HorizontalFlip",
+    "Hue",
+    "Lighting",
     "Mix",
+    "Mixup",
+    "MixupOrCutMix",
     "PaddingMode",
     "Perspective",
     "Pipeline",
     "RandAugment",
     "RandomCrop",
+    "RandomErasing",
     "RandomResizedCrop",
     "Resize",
+    "Saturation",
     "Squash",
     "TorchvisionTransform",
     "TrainingPipeline",
     "Transform",
     "TrivialAugment",
     "VerticalFlip",
+    "add_lighting",
+    "add_noise",
+    "adjust_brightness",
+    "adjust_contrast",
+    "adjust_hue",
+    "adjust_saturation",
+    "affine",
+    "box_mask",
     "build_training_pipeline",
     "build_transforms",
     "center_crop",
     "check_training_transforms",
     "check_transforms",
+    "cutmix",
+    "cutmix_box",
+    "erase",
+    "gaussian_blur",
+    "grayscale",
     "hflip",
+    "mixup",
     "pad",
     "pad_to",
     "random_box",
@@ -60,5 +96,6 @@ __all__ = [
     "resize_short_side",
     "resize_to",
     "to_float",
+    "to_probabilities",
     "vflip",
 ]

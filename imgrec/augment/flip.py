@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from imgrec.augment.chosen import change_chosen
 from imgrec.augment.draws import Draws
 from imgrec.augment.transform import AUGMENTATIONS, BatchTransform, check_probability
 
@@ -23,12 +23,7 @@ def vflip(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _flip(images: Tensor, chosen: Tensor, dim: int) -> Tensor:
-    if images.device.type == "cpu":  # touches the chosen ones only; on a GPU their number would have to be waited for
-        rows = chosen.nonzero()[:, 0]
-        flipped = images.clone()
-        flipped[rows] = images[rows].flip(dim)
-        return flipped
-    return torch.where(chosen[:, None, None, None], images.flip(dim), images)
+    return change_chosen(images, chosen, lambda some: some.flip(dim))
 
 
 @AUGMENTATIONS.register("hflip")

@@ -33,7 +33,6 @@ def _add(name: str, said: str, *specs: str | dict[str, Any]) -> None:
 
 
 _CROPPED = {"name": "random_resized_crop", "scale": [0.25, 1.0]}
-_JITTER = {"name": "color_jitter", "brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
 
 _add(
     "light",
@@ -84,7 +83,7 @@ _add(
     "Source: Krizhevsky, Sutskever and Hinton 2012, 10.1145/3065386 (lighting); Szegedy et al. 2015, arXiv 1409.4842.",
     "random_resized_crop",
     "hflip",
-    _JITTER,
+    "color_jitter",
     "lighting",
 )
 _add(
@@ -94,7 +93,7 @@ _add(
     "hflip",
     "vflip",
     {"name": "affine", "degrees": 15.0, "translate": 0.05, "scale": [0.9, 1.1]},
-    {"name": "color_jitter", "brightness": 0.1, "contrast": 0.1},
+    {"name": "color_jitter", "brightness": 0.1, "contrast": 0.1, "saturation": 0.0},
     {"name": "gaussian_blur", "p": 0.1, "sigma": [0.1, 1.0]},
     {"name": "gaussian_noise", "std": 0.02, "p": 0.3},
 )

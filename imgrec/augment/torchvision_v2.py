@@ -38,6 +38,9 @@ class TorchvisionTransform(Transform):
         torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         try:
             changed = self.transform(image)
+        except (RuntimeError, TypeError, ValueError) as error:
+            name, shape = type(self.transform).__name__, list(image.shape)
+            raise UserError(f"{name} cannot change a uint8 image of the shape {shape}: {error}.") from error
         finally:
             torch.set_rng_state(state)
         if not isinstance(changed, Tensor) or changed.dtype != torch.uint8 or changed.ndim != 3:
@@ -130,15 +133,20 @@ class Elastic(TorchvisionTransform):
 
     Args:
         alpha: how far pixels move.
-        sigma: how smooth the field is, in pixels.
+        sigma: how smooth the field is, in pixels, below a quarter of the side; by default 5, or an eighth of the side
+            where that is less.
+        image_size: side of the image that the model takes, in pixels; a fact.
 
     Source: Simard, Steinkraus and Platt 2003, "Best practices for convolutional neural networks applied to visual
     document analysis", 10.1109/ICDAR.2003.1227801.
     """
 
-    def __init__(self, alpha: float = 50.0, sigma: float = 5.0) -> None:
-        if alpha < 0 or sigma <= 0:
-            raise UserError(f"`alpha` must be 0 or more and `sigma` above 0, got {alpha} and {sigma}.")
+    def __init__(self, image_size: int, alpha: float = 50.0, sigma: float | None = None) -> None:
+        sigma = min(5.0, image_size / 8) if sigma is None else sigma
+        if alpha < 0:
+            raise UserError(f"`alpha` must be 0 or more, got {alpha}.")
+        if not 0 < sigma < image_size / 4:
+            raise UserError(f"`sigma` must be above 0 and below a quarter of {image_size} pixels, got {sigma}.")
         super().__init__(v2.ElasticTransform(alpha, sigma))
 
 
