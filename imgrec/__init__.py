@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     "AUGMENTATIONS": "imgrec.augment",
+    "AugmentationStrength": "imgrec.callbacks",
     "BACKBONES": "imgrec.models",
     "BaseTask": "imgrec.tasks",
     "Batch": "imgrec.types",
@@ -22,6 +23,7 @@ _WHERE = {
     "DataFacts": "imgrec.types",
     "HEADS": "imgrec.models",
     "ImageDataModule": "imgrec.data",
+    "ImageSizeSchedule": "imgrec.callbacks",
     "LOSSES": "imgrec.losses",
     "OPTIMIZERS": "imgrec.optim",
     "REGULARIZERS": "imgrec.regularizers",
@@ -30,6 +32,7 @@ _WHERE = {
     "SCHEDULES": "imgrec.optim",
     "SOURCES": "imgrec.data",
     "StepOutput": "imgrec.types",
+    "TestTimeViews": "imgrec.callbacks",
     "UserError": "imgrec.errors",
     "load": "imgrec.runs.load",
 }
@@ -43,22 +46,25 @@ __all__ = [
     "REGULARIZERS",
     "SCHEDULES",
     "SOURCES",
+    "AugmentationStrength",
     "BaseTask",
     "Batch",
     "ClassificationTask",
     "Classifier",
     "DataFacts",
     "ImageDataModule",
+    "ImageSizeSchedule",
     "RunFolder",
     "RunRecorder",
     "StepOutput",
+    "TestTimeViews",
     "UserError",
     "load",
 ]
 
 if TYPE_CHECKING:
     from imgrec.augment import AUGMENTATIONS
-    from imgrec.callbacks import RunRecorder
+    from imgrec.callbacks import AugmentationStrength, ImageSizeSchedule, RunRecorder, TestTimeViews
     from imgrec.data import SOURCES, ImageDataModule
     from imgrec.errors import UserError
     from imgrec.losses import LOSSES

@@ -26,11 +26,13 @@ from imgrec.augment.torchvision_v2 import (
 )
 from imgrec.augment.training import TrainingPipeline, build_training_pipeline, check_training_transforms
 from imgrec.augment.transform import AUGMENTATIONS, Augmentation, BatchTransform, Mix, Transform, to_float
+from imgrec.augment.tta import VIEWS, TestTimeAugmentation, View
 
 __all__ = [
     "AUGMENTATIONS",
     "DEFAULT_TRANSFORMS",
     "PRESETS",
+    "VIEWS",
     "Affine",
     "AugMix",
     "Augmentation",
@@ -63,11 +65,13 @@ __all__ = [
     "Resize",
     "Saturation",
     "Squash",
+    "TestTimeAugmentation",
     "TorchvisionTransform",
     "TrainingPipeline",
     "Transform",
     "TrivialAugment",
     "VerticalFlip",
+    "View",
     "add_lighting",
     "add_noise",
     "adjust_brightness",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -29,8 +29,10 @@ class TrainingPipeline:
         self.sample = sample
         self.batch = tuple(batch)
         self.mix = mix
-        self.output_size: int | None = None
-        """Side of the images that :meth:`apply` gives, in pixels; ``None`` leaves them as they are."""
+        self.strength: Callable[[float], float] | None = None
+        """From the fraction of training that is done to how strong batch transforms and mixing are, 0 to 1."""
+        self.output_size: Callable[[float], int] | None = None
+        """From that fraction to the side of the images that :meth:`apply` gives, in pixels."""
         seen: Counter[str] = Counter()
         self._streams = [_stream(transform, seen) for transform in self.batch]
 
@@ -52,13 +54,15 @@ class TrainingPipeline:
         Returns:
             The images, uint8 or float in [0, 1]; the targets, probabilities ``(batch, num_classes)`` where mixed.
         """
+        if self.strength is not None:
+            self.set_strength(self.strength(progress))
         for transform, stream in zip(self.batch, self._streams, strict=True):
             images = transform(images, draws.fork(stream))
         if self.mix is not None and progress < self.mix.until:
             images, targets = self.mix(images, targets, draws.fork("mix"))
-        if self.output_size is not None and self.output_size != images.shape[-1]:
-            size = (self.output_size, self.output_size)
-            images = F.interpolate(to_float(images), size=size, mode="bilinear", antialias=True).clamp_(0, 1)
+        size = images.shape[-1] if self.output_size is None else self.output_size(progress)
+        if size != images.shape[-1]:
+            images = F.interpolate(to_float(images), size=(size, size), mode="bilinear", antialias=True).clamp_(0, 1)
         return images, targets
 
 

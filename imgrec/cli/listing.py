@@ -17,6 +17,8 @@ REGISTRIES: dict[str, tuple[str, str, str]] = {
     "sources": ("imgrec.data", "SOURCES", "data.source"),
     "samplers": ("imgrec.data", "SAMPLERS", "data.sampler"),
     "augmentations": ("imgrec.augment", "AUGMENTATIONS", "data.train_transforms, data.eval_transforms"),
+    "presets": ("imgrec.augment", "PRESETS", "data.train_transforms, in the place of a list"),
+    "views": ("imgrec.augment", "VIEWS", "imgrec test RUN --tta, imgrec predict RUN --tta"),
     "backbones": ("imgrec.models", "BACKBONES", "model.backbone"),
     "heads": ("imgrec.models", "HEADS", "model.head"),
     "losses": ("imgrec.losses", "LOSSES", "model.loss"),

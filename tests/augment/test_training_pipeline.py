@@ -277,8 +277,20 @@ def test_mixing_ends_where_it_should() -> None:
 
 def test_the_output_size_resizes_the_batch() -> None:
     found = pipeline("hflip")
-    found.output_size = 8
+    found.output_size = lambda progress: 8
     images, _ = found.apply(photos(), torch.arange(12), Draws(keys(), 0))
     assert images.shape == (12, 3, 8, 8)
     assert float(images.min()) >= 0
     assert float(images.max()) <= 1
+
+
+def test_the_strength_is_a_function_of_progress() -> None:
+    found = pipeline({"name": "brightness", "amount": 0.8})
+    found.strength = lambda progress: progress
+    images, draws = photos(), Draws(keys(), 0)
+    changes = []
+    for progress in (0.0, 0.5, 1.0):
+        seen, _ = found.apply(images, torch.arange(12), draws, progress)
+        changes.append(float((seen - images.float() / 255).abs().mean()))
+    assert changes[0] < 1e-6
+    assert changes[0] < changes[1] < changes[2]
