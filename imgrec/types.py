@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+
+from imgrec.randomness import position_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +19,20 @@ class Batch:
     Shapes: ``images`` uint8 ``(batch, channels, height, width)``; ``targets`` int64 ``(batch,)``, or float
     ``(batch, num_classes)`` probabilities once images were mixed; ``ids`` one stable string a sample, its path or its
     key in the source. ``skipped`` names the samples that belonged here and could not be read, as (id, reason).
+    ``keys`` int64 ``(batch,)``: a hash of each id, which random draws on the device start from; left out, they are
+    computed. ``epoch`` counts from 0; it is 0 outside training.
     """
 
     images: Tensor
     targets: Tensor
     ids: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...] = ()
+    keys: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.keys) != len(self.ids):
+            object.__setattr__(self, "keys", sample_keys(self.ids))
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -33,11 +43,22 @@ class Batch:
             self,
             images=self.images.to(device, non_blocking=non_blocking),
             targets=self.targets.to(device, non_blocking=non_blocking),
+            keys=self.keys.to(device, non_blocking=non_blocking),
         )
 
     def pin_memory(self) -> Self:
         """The same batch in page-locked memory, for asynchronous copies to a GPU."""
-        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            targets=self.targets.pin_memory(),
+            keys=self.keys.pin_memory(),
+        )
+
+
+def sample_keys(ids: Iterable[str]) -> Tensor:
+    """A 63-bit hash of each id: int64 ``(samples,)``."""
+    return torch.tensor([position_seed(name) for name in ids], dtype=torch.int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,16 @@
 
 from imgrec.data.audit import find_bad_images, refuse_bad_images
 from imgrec.data.balance import SAMPLERS, Sampler, strata
+from imgrec.data.cache import BrokenCacheError, CachedImages, DecodedImages
+from imgrec.data.cache_choice import cached_images
+from imgrec.data.cache_plan import CachePlan, plan_cache
+from imgrec.data.cache_store import cache_root, stored_caches
 from imgrec.data.classes import check_classes, map_classes
 from imgrec.data.csv_table import CsvTable
 from imgrec.data.decode import IMAGE_SUFFIXES, BadImage, decode_image, from_pil, to_channels
 from imgrec.data.digits import Digits
 from imgrec.data.folder import Folder
-from imgrec.data.loading import BatchLoader, Collate, EvaluationSet, TrainingSet
+from imgrec.data.loading import BatchLoader, EvaluationSet, TrainingSet
 from imgrec.data.module import ImageDataModule
 from imgrec.data.parquet import Parquet
 from imgrec.data.sampling import EvaluationOrder, TrainingOrder
@@ -23,8 +27,11 @@ __all__ = [
     "SOURCES",
     "BadImage",
     "BatchLoader",
-    "Collate",
+    "BrokenCacheError",
+    "CachePlan",
+    "CachedImages",
     "CsvTable",
+    "DecodedImages",
     "Digits",
     "EvaluationOrder",
     "EvaluationSet",
@@ -38,13 +45,17 @@ __all__ = [
     "TrainingOrder",
     "TrainingSet",
     "View",
+    "cache_root",
+    "cached_images",
     "check_classes",
     "decode_image",
     "find_bad_images",
     "from_pil",
     "map_classes",
+    "plan_cache",
     "refuse_bad_images",
     "split_source",
+    "stored_caches",
     "strata",
     "stratify",
     "to_channels",

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from imgrec.data.decode import BadImage
+from imgrec.data.progress import shown
 from imgrec.data.source import Source
 from imgrec.errors import UserError
-
-logger = logging.getLogger(__name__)
-
-_MANY = 2000
 
 
 def usable_cores() -> int:
@@ -37,7 +32,7 @@ def find_bad_images(source: Source, rows: Iterable[int]) -> dict[str, str]:
             while block := list(islice(waiting, 512)):  # a block at a time, so that an interrupt ends it soon
                 yield from pool.map(lambda row: _reason(source, row), block)
 
-        for row, reason in zip(rows, _shown(reasons(), len(rows)), strict=True):
+        for row, reason in zip(rows, shown(reasons(), len(rows), "Checking images"), strict=True):
             if reason is not None:
                 bad[source.ids[row]] = reason
     return dict(sorted(bad.items()))
@@ -63,15 +58,3 @@ def _reason(source: Source, row: int) -> str | None:
     except BadImage as error:
         return error.reason
     return None
-
-
-def _shown(reasons: Iterator[str | None], total: int) -> Iterator[str | None]:
-    if total < _MANY:
-        return reasons
-    if not sys.stderr.isatty():
-        logger.info("decoding %d images, to find those that cannot be read", total)
-        return reasons
-    from rich.console import Console
-    from rich.progress import track
-
-    return iter(track(reasons, "Checking images", total=total, console=Console(stderr=True), transient=True))

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 from torch import Tensor
 
-from imgrec.data.decode import decode_image, file_size
+from imgrec.data.decode import decode_image, file_size, file_state
 from imgrec.data.folder import SPLIT_FOLDERS
 from imgrec.data.source import SOURCES, Source
 from imgrec.errors import UserError, suggestion
@@ -88,6 +88,10 @@ class CsvTable(Source):
     def content(self) -> Iterator[bytes]:  # noqa: D102
         for name in self.ids:
             yield file_size(self.root / name).to_bytes(8, "little")
+
+    def state(self) -> Iterator[bytes]:  # noqa: D102
+        for name in self.ids:
+            yield file_state(self.root / name)
 
     def _relative(self, given: str) -> str:
         """One spelling for a file: relative to the root where it lies below it, with forward slashes."""

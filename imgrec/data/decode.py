@@ -99,6 +99,15 @@ def file_size(path: str | Path) -> int:
         return 0
 
 
+def file_state(path: str | Path) -> bytes:
+    """Size and time of the last change of a file, as 16 bytes; zeros where there is no such file."""
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return bytes(16)
+    return found.st_size.to_bytes(8, "little") + found.st_mtime_ns.to_bytes(8, "little", signed=True)
+
+
 @contextmanager
 def readable() -> Iterator[None]:
     """Turns whatever reading and decoding an image can raise into :class:`BadImage`."""

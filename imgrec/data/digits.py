@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from imgrec.data.source import SOURCES, Source
@@ -34,6 +35,9 @@ class Digits(Source):
 
     def load(self, index: int) -> Tensor:  # noqa: D102
         return self._images[index][None]
+
+    def gather(self, rows: NDArray[np.int64]) -> Tensor:  # noqa: D102
+        return self._images[torch.from_numpy(rows)][:, None]
 
     def content(self) -> Iterator[bytes]:  # noqa: D102
         yield self._images.numpy().tobytes()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from imgrec.data.decode import IMAGE_SUFFIXES, decode_image, file_size
+from imgrec.data.decode import IMAGE_SUFFIXES, decode_image, file_size, file_state
 from imgrec.data.source import SOURCES, SPLITS, Source
 from imgrec.errors import UserError
 from imgrec.files import locate
@@ -76,6 +76,10 @@ class Folder(Source):
     def content(self) -> Iterator[bytes]:  # noqa: D102
         for file in self._files:
             yield file_size(self.root / file).to_bytes(8, "little")
+
+    def state(self) -> Iterator[bytes]:  # noqa: D102
+        for file in self._files:
+            yield file_state(self.root / file)
 
 
 class _Scan:

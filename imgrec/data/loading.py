@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -12,110 +12,191 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from imgrec.augment import Pipeline
+from imgrec.data.cache_plan import leaves_alone
 from imgrec.data.decode import BadImage, to_channels
 from imgrec.data.source import Source
 from imgrec.errors import UserError
-from imgrec.randomness import position_generator
-from imgrec.types import Batch
+from imgrec.randomness import position_generator, position_seed
+from imgrec.types import Batch, sample_keys
+
+Place = tuple[int, int] | int
+"""A position in the split, with the epoch or without."""
 
 
-class Sample(NamedTuple):
-    """One row on its way into a batch; ``image`` is ``None`` where an evaluation image cannot be read."""
+class Images(Protocol):
+    """Where the pixels of a source's rows come from: the source itself, or a cache of it."""
 
-    image: Tensor | None
-    target: int
-    id: str
-    skipped: tuple[tuple[str, str], ...] = ()
+    def load(self, index: int) -> Tensor:
+        """The image of a row; see :meth:`Source.load`."""
+
+    def gather(self, rows: NDArray[np.int64]) -> Tensor | None:
+        """The images of rows at once; see :meth:`Source.gather`."""
 
 
-class _Rows:
-    """Rows of a source, their transforms, and the seed of what these draw."""
+class _Rows(Dataset[Batch]):
+    """Rows of a source, their transforms, and the seed of what these draw.
+
+    A DataLoader asks for a whole batch at once. Where no transform changes an image of the right size, and the images
+    are at hand in that size, a batch is one gather from memory; else it is read image by image.
+
+    Args:
+        source: the table of images.
+        rows: which of its rows, in which order.
+        pipeline: what happens to each image.
+        channels: channels of the images in a batch.
+        seed: the seed of what the transforms draw.
+        images: where the pixels come from, before ``pipeline``; by default the source.
+    """
 
     def __init__(
-        self, source: Source, rows: NDArray[np.int64], pipeline: Pipeline, channels: Literal[1, 3], seed: int
+        self,
+        source: Source,
+        rows: NDArray[np.int64],
+        pipeline: Pipeline,
+        channels: Literal[1, 3],
+        seed: int,
+        images: Images | None = None,
     ) -> None:
         self.source = source
         self.rows = rows
         self.pipeline = pipeline
         self.channels: Literal[1, 3] = channels
         self.seed = seed
+        self.images: Images = source if images is None else images
+        self.keys = sample_keys(source.ids[row] for row in rows.tolist())
+        self._unchanged = leaves_alone(pipeline)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, row: int, *draw: int | str) -> Tensor:
+    def __getitem__(self, place: Place) -> Batch:
+        return self.__getitems__([place])
+
+    def __getitems__(self, places: Sequence[Place]) -> Batch:
+        raise NotImplementedError
+
+    @property
+    def whole(self) -> bool:
+        """Whether the first batch, and so as good as every one, is a gather from memory."""
+        return self.gather(self.rows[:1]) is not None
+
+    def gather(self, rows: NDArray[np.int64]) -> Tensor | None:
+        """The images of a batch in one copy, where that can be."""
+        side = self.pipeline.image_size
+        images = self.images.gather(rows) if self._unchanged else None
+        if images is None or images.shape[-2:] != (side, side):
+            return None
+        if images.shape[1] == self.channels:
+            return images
+        if self.channels == 3:
+            return images.expand(-1, 3, -1, -1).contiguous()
+        return torch.stack([to_channels(image, 1) for image in images])
+
+    def read(self, row: int, *draw: int | str, copy: int = 0) -> Tensor:
         """The transformed image of a row. Raises :class:`BadImage`."""
-        image = to_channels(self.source.load(row), self.channels)
+        image = to_channels(self.images.load(row), self.channels)
         name = self.source.ids[row]
+        further = (copy,) if copy else ()
         try:
-            return self.pipeline(image, position_generator(self.seed, *draw, name))
+            return self.pipeline(image, position_generator(self.seed, *draw, name, *further))
         except UserError as error:
             raise UserError(f"{error} The image: {name}.") from error
 
+    def empty(self, count: int) -> Tensor:
+        """Room for the images of a batch."""
+        return torch.empty(count, self.channels, self.pipeline.image_size, self.pipeline.image_size, dtype=torch.uint8)
 
-class TrainingSet(_Rows, Dataset[Sample]):
-    """Training samples by (position, epoch); what is drawn for one is a function of (seed, epoch, id).
-
-    In the place of an image that cannot be read stands the next one that can, in the order of the split: the batch
-    keeps its size, and the sample names what it stands for.
-    """
-
-    def __getitem__(self, place: tuple[int, int] | int) -> Sample:
-        position, epoch = (place, 0) if isinstance(place, int) else place
-        skipped: list[tuple[str, str]] = []
-        for step in range(len(self)):
-            row = int(self.rows[(position + step) % len(self)])
-            try:
-                image = self.read(row, epoch)
-            except BadImage as error:
-                skipped.append((self.source.ids[row], error.reason))
-                continue
-            return Sample(image, int(self.source.targets[row]), self.source.ids[row], tuple(skipped))
-        raise UserError(f"none of the {len(self)} training images can be read; {_listed(skipped)}")
-
-
-class EvaluationSet(_Rows, Dataset[Sample]):
-    """Evaluation samples by position, the same at every time; one that cannot be read has no image."""
-
-    def __getitem__(self, position: int) -> Sample:
-        row = int(self.rows[position])
-        name = self.source.ids[row]
-        try:
-            image = self.read(row, "evaluation")
-        except BadImage as error:
-            return Sample(None, int(self.source.targets[row]), name, ((name, error.reason),))
-        return Sample(image, int(self.source.targets[row]), name)
-
-
-class Collate:
-    """Samples to a :class:`Batch`; those without an image are left out, and named in ``skipped``.
-
-    Args:
-        channels: channels of an image; for a batch in which none can be read.
-        image_size: side of an image, in pixels; likewise.
-    """
-
-    def __init__(self, channels: int, image_size: int) -> None:
-        self.shape = (channels, image_size, image_size)
-
-    def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """The batch."""
-        images = [s.image for s in samples if s.image is not None]
-        there = [s for s in samples if s.image is not None]
+    def batch(
+        self,
+        images: Tensor,
+        positions: Sequence[int] | NDArray[np.int64],
+        skipped: Sequence[tuple[str, str]] = (),
+        epoch: int = 0,
+        copies: NDArray[np.int64] | None = None,
+    ) -> Batch:
+        """The batch of these positions, whose images are at hand."""
+        positions = np.asarray(positions, dtype=np.int64)
+        rows = self.rows[positions]
+        ids = tuple([self.source.ids[row] for row in rows.tolist()])
+        keys = self.keys[torch.from_numpy(positions)]
+        if copies is not None:
+            for i in np.flatnonzero(copies).tolist():
+                keys[i] = position_seed(ids[i], int(copies[i]))
         return Batch(
-            images=torch.stack(images) if images else torch.empty(0, *self.shape, dtype=torch.uint8),
-            targets=torch.tensor([s.target for s in there], dtype=torch.int64),
-            ids=tuple(s.id for s in there),
-            skipped=tuple(dict(pair for s in samples for pair in s.skipped).items()),
+            images=images,
+            targets=torch.from_numpy(self.source.targets[rows]),
+            ids=ids,
+            skipped=tuple(dict(skipped).items()),
+            keys=keys,
+            epoch=epoch,
         )
 
 
-class BatchLoader(DataLoader[Sample]):
-    """A DataLoader that begins an epoch when its first batch is asked for, not when it is iterated.
+class TrainingSet(_Rows):
+    """Training batches by (position, epoch); what is drawn for a sample is a function of (seed, epoch, id).
+
+    In the place of an image that cannot be read stands the next one that can, in the order of the split: the batch
+    keeps its size, and names what it lacks. A position beyond the split is a further copy of a sample, with draws of
+    its own: see :class:`TrainingOrder`.
+    """
+
+    def __getitems__(self, places: Sequence[Place]) -> Batch:
+        """The batch of these places, all of one epoch."""
+        pairs = [(place, 0) if isinstance(place, int) else place for place in places]
+        epoch = pairs[0][1]
+        copies, positions = np.divmod(np.asarray([position for position, _ in pairs], dtype=np.int64), len(self))
+        whole = self.gather(self.rows[positions])
+        if whole is not None:
+            return self.batch(whole, positions, epoch=epoch, copies=copies)
+        images, skipped = self.empty(len(pairs)), []
+        for i, (position, copy) in enumerate(zip(positions.tolist(), copies.tolist(), strict=True)):
+            positions[i], images[i], bad = self._next_readable(position, epoch, copy)
+            skipped += bad
+        return self.batch(images, positions, skipped, epoch, copies)
+
+    def _next_readable(self, position: int, epoch: int, copy: int) -> tuple[int, Tensor, list[tuple[str, str]]]:
+        skipped: list[tuple[str, str]] = []
+        for step in range(len(self)):
+            place = (position + step) % len(self)
+            row = int(self.rows[place])
+            try:
+                return place, self.read(row, epoch, copy=copy), skipped
+            except BadImage as error:
+                skipped.append((self.source.ids[row], error.reason))
+        raise UserError(f"none of the {len(self)} training images can be read; {_listed(skipped)}")
+
+
+class EvaluationSet(_Rows):
+    """Evaluation batches by position, the same at every time; images that cannot be read are left out."""
+
+    def __getitems__(self, places: Sequence[Place]) -> Batch:
+        """The batch of these positions."""
+        positions = [place if isinstance(place, int) else place[0] for place in places]
+        whole = self.gather(self.rows[np.asarray(positions, dtype=np.int64)])
+        if whole is not None:
+            return self.batch(whole, positions)
+        images, skipped = self.empty(len(positions)), []
+        there: list[int] = []
+        for position in positions:
+            row = int(self.rows[position])
+            try:
+                images[len(there)] = self.read(row, "evaluation")
+            except BadImage as error:
+                skipped.append((self.source.ids[row], error.reason))
+            else:
+                there.append(position)
+        return self.batch(images[: len(there)], there, skipped)
+
+
+class BatchLoader(DataLoader[Batch]):
+    """A DataLoader of sets that give whole batches, which begins an epoch when its first batch is asked for.
 
     Lightning iterates the loader before a resumed run has got its place in training back, and before it names the
     epoch; worker processes would have begun the wrong one by then.
     """
+
+    def __init__(self, dataset: _Rows, **options: Any) -> None:
+        super().__init__(dataset, collate_fn=as_it_is, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
@@ -129,6 +210,11 @@ class BatchLoader(DataLoader[Sample]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to do: see :meth:`state_dict`."""
+
+
+def as_it_is(batch: Any) -> Any:
+    """The batch: the sets collate themselves."""
+    return batch
 
 
 def _message(error: UserError) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,14 +15,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
-from imgrec.augment import DEFAULT_TRANSFORMS, build_transforms, check_transforms
+from imgrec.augment import (
+    DEFAULT_TRANSFORMS,
+    Draws,
+    Pipeline,
+    build_training_pipeline,
+    build_transforms,
+    check_training_transforms,
+    check_transforms,
+)
 from imgrec.data.audit import find_bad_images, refuse_bad_images, usable_cores
 from imgrec.data.balance import SAMPLERS, strata
+from imgrec.data.cache import CachedImages
+from imgrec.data.cache_choice import CacheMode, Table, cached_images
+from imgrec.data.cache_plan import plan_cache
 from imgrec.data.classes import check_classes, map_classes
 from imgrec.data.decode import BadImage, to_channels
-from imgrec.data.loading import BatchLoader, Collate, EvaluationSet, TrainingSet
+from imgrec.data.loading import BatchLoader, EvaluationSet, TrainingSet
 from imgrec.data.sampling import EvaluationOrder, TrainingOrder, process_rank
-from imgrec.data.source import SOURCES, Source
+from imgrec.data.source import SOURCES, SPLITS, Source
 from imgrec.data.splits import Rows, Splits, split_source
 from imgrec.errors import UserError
 from imgrec.randomness import position_generator, run_seed
@@ -49,12 +61,16 @@ class ImageDataModule(pl.LightningDataModule):
         val_fraction: the part of each class that is for validation, where the source gives none.
         test_fraction: the part of each class that is for the test, where the source gives no splits at all; 0 for none.
         split_seed: another one carves other images.
-        num_workers: processes that load; by default none where the images are in memory, else one a core, up to 8.
+        num_workers: processes that load; by default none where a batch is one copy from memory or a cache, else one a
+            core, up to 8.
         on_bad_image: ``skip`` leaves images out that cannot be read and counts them; ``error`` looks at every image
             before training and refuses to start.
         seed: the seed of order and augmentation; by default the seed of the run.
         classes: the classes to keep, or new names for them: a mapping of old names to new ones, where two old ones may
             have one new name, and ``null`` leaves a class out; see :func:`imgrec.data.map_classes`.
+        cache: whether images are decoded once and kept: in ``memory``; on ``disk``, below ``IMGREC_CACHE`` or
+            ``~/.cache/imgrec``, for later runs too; ``off``; or ``auto``, which takes memory for small sets, the disk
+            where there is room, and says so. See :func:`imgrec.data.plan_cache` for what is kept.
         sampler: how often each training image is shown, against imbalance; see `imgrec list samplers`. By default each
             once in an epoch.
 
@@ -81,6 +97,7 @@ class ImageDataModule(pl.LightningDataModule):
         seed: int | None = None,
         classes: dict[str | int, str | int | None] | list[str | int] | None = None,
         sampler: Spec | None = None,
+        cache: CacheMode = "auto",
     ) -> None:
         super().__init__()
         SOURCES.check(source, "data.source")
@@ -95,7 +112,7 @@ class ImageDataModule(pl.LightningDataModule):
         }.items():
             if value is not None and value < 1:
                 raise UserError(f"data.{name}: must be 1 or more, got {value}.")
-        check_transforms(train_transforms, "data.train_transforms", in_channels=channels, **known)
+        check_training_transforms(train_transforms, "data.train_transforms", in_channels=channels, **known)
         check_transforms(eval_transforms, "data.eval_transforms", in_channels=channels, **known)
         if channels not in (1, 3):
             raise UserError(f"data.channels: accepted are 1 (grey) and 3 (colour), got {channels!r}.")
@@ -108,6 +125,8 @@ class ImageDataModule(pl.LightningDataModule):
             raise UserError(f"data.num_workers: must be 0 or more, got {num_workers}.")
         if on_bad_image not in ("skip", "error"):
             raise UserError(f'data.on_bad_image: accepted are "skip" and "error", got {on_bad_image!r}.')
+        if cache not in get_args(CacheMode):
+            raise UserError(f"data.cache: accepted are {', '.join(get_args(CacheMode))}, got {cache!r}.")
         self.save_hyperparameters()
         self.skipped: dict[str, str] = {}
         self._source_spec = source
@@ -115,7 +134,7 @@ class ImageDataModule(pl.LightningDataModule):
         self._channels: Literal[1, 3] = channels
         self._batch_size = batch_size
         self._eval_batch_size = eval_batch_size or batch_size
-        self._train_specs = list(DEFAULT_TRANSFORMS) if train_transforms is None else as_list(train_transforms)
+        self._train_specs = train_transforms
         self._eval_specs = list(DEFAULT_TRANSFORMS) if eval_transforms is None else as_list(eval_transforms)
         self._fractions = (val_fraction, test_fraction)
         self._split_seed = split_seed
@@ -124,6 +143,8 @@ class ImageDataModule(pl.LightningDataModule):
         self._seed = seed
         self._classes = classes
         self._sampler_spec = sampler
+        self._cache = cache
+        self._caches: dict[str, CachedImages | None] = {}
         self._ready: tuple[Source, Splits, DataFacts] | None = None
 
     def prepare_data(self) -> None:
@@ -150,13 +171,17 @@ class ImageDataModule(pl.LightningDataModule):
             refuse_bad_images(find_bad_images(source, rows.tolist()), len(rows))
         name, image = _first_image(source, splits.train)
         size = _square_side(name, image) if self._image_size is None else self._image_size
-        self._train_pipeline = build_transforms(
-            self._train_specs, "data.train_transforms", image_size=size, in_channels=self._channels
+        self.training = build_training_pipeline(
+            self._train_specs,
+            "data.train_transforms",
+            image_size=size,
+            in_channels=self._channels,
+            num_classes=len(source.class_names),
         )
         self._eval_pipeline = build_transforms(
             self._eval_specs, "data.eval_transforms", image_size=size, in_channels=self._channels
         )
-        for pipeline in (self._train_pipeline, self._eval_pipeline):  # found out here, not in a worker process
+        for pipeline in (self.training.sample, self._eval_pipeline):  # found out here, not in a worker process
             pipeline(to_channels(image, self._channels), position_generator(0))
         counts = source.class_counts(splits.train)
         facts = DataFacts(
@@ -221,7 +246,8 @@ class ImageDataModule(pl.LightningDataModule):
         else:
             repeats, groups = self._repeats(source, rows)
             sampler = TrainingOrder(len(rows), seed, rank, world_size, self._samples_done, repeats, groups)
-        dataset = TrainingSet(source, rows, self._train_pipeline, self._channels, seed)
+        images, pipeline = self._images(self.training.sample, {None, "train"})
+        dataset = TrainingSet(source, rows, pipeline, self._channels, seed, images)
         return self._loader(dataset, sampler, self._batch_size, drop_last=len(sampler) > self._batch_size)
 
     def val_dataloader(self) -> BatchLoader:
@@ -257,11 +283,30 @@ class ImageDataModule(pl.LightningDataModule):
                     logger.warning("image skipped: %s (%s)", name, reason)
         return batch
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment and mix a training batch, on its device; other batches stay as they are."""
+        if not isinstance(batch, Batch) or self.trainer is None or not self.trainer.training:
+            return batch
+        return self.augment(batch, float(getattr(self.trainer.lightning_module, "progress", 0.0)))
+
+    def augment(self, batch: Batch, progress: float = 0.0) -> Batch:
+        """What training sees of a batch of the training loader: its whole-batch transforms and mixing done.
+
+        Args:
+            batch: as the loader gives it.
+            progress: the fraction of training that is done.
+        """
+        seed = run_seed() if self._seed is None else self._seed
+        draws = Draws(batch.keys, seed, batch.epoch)
+        images, targets = self.training.apply(batch.images, batch.targets, draws, progress)
+        return replace(batch, images=images, targets=targets)
+
     def _evaluation(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> BatchLoader:
         source, _, _ = self._read()
         seed = run_seed() if self._seed is None else self._seed
         rank, world_size = process_rank()
-        dataset = EvaluationSet(source, rows, self._eval_pipeline, self._channels, seed)
+        images, pipeline = self._images(self._eval_pipeline, self._evaluated_splits())
+        dataset = EvaluationSet(source, rows, pipeline, self._channels, seed, images)
         sampler = SequentialSampler(dataset) if world_size == 1 else EvaluationOrder(len(dataset), rank, world_size)
         return self._loader(dataset, sampler, self._eval_batch_size)
 
@@ -272,7 +317,7 @@ class ImageDataModule(pl.LightningDataModule):
         batch_size: int,
         drop_last: bool = False,
     ) -> BatchLoader:
-        workers = self._workers()
+        workers = self._workers(dataset)
         return BatchLoader(
             dataset,
             batch_size=batch_size,
@@ -281,14 +326,34 @@ class ImageDataModule(pl.LightningDataModule):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=Collate(self._channels, self.facts.image_size),
         )
 
-    def _workers(self) -> int:
+    def _images(self, pipeline: Pipeline, splits: set[str | None]) -> tuple[CachedImages | None, Pipeline]:
+        """Where the images for a pipeline come from, and what of it is left to do."""
+        if self.source.in_memory or self._cache == "off":
+            return None, pipeline
+        whole = Table.of(self.source, {None, *SPLITS})
+        probes = whole.probe()
+        shapes = [(image.shape[-2], image.shape[-1]) for image in probes]
+        plan = plan_cache(pipeline, self._channels, shapes)
+        plans = [plan_cache(each, self._channels, shapes) for each in (self.training.sample, self._eval_pipeline)]
+        shared = plans[0].describe() == plans[1].describe()  # then one cache for all splits
+        if plan.describe() not in self._caches:
+            table = whole if shared else Table.of(self.source, splits)
+            self._caches[plan.describe()] = cached_images(table, plan, self._cache, probes, self._source_spec)
+        images = self._caches[plan.describe()]
+        return images, pipeline if images is None else plan.rest
+
+    def _evaluated_splits(self) -> set[str | None]:
+        """What the source says of images that may be evaluated: validation images may come out of the training's."""
+        given = set(self.source.splits)
+        return {"val", "test"} if "val" in given else {None, "train", "val", "test"}
+
+    def _workers(self, dataset: TrainingSet | EvaluationSet) -> int:
         if self._num_workers is not None:
             return self._num_workers
         cores = usable_cores() // (self.trainer.num_devices if self.trainer is not None else 1)
-        return 0 if self.source.in_memory or cores < 2 else min(8, cores)
+        return 0 if self.source.in_memory or cores < 2 or dataset.whole else min(8, cores)
 
     def _repeats(self, source: Source, rows: Rows) -> tuple[NDArray[np.float64] | None, Rows | None]:
         """How often each training image is expected in an epoch, and the groups within which the draw is even."""

@@ -83,6 +83,14 @@ class Source(ABC):
         """The image file of a row; ``None`` where an image has no file of its own."""
         return None
 
+    def gather(self, rows: NDArray[np.int64]) -> Tensor | None:
+        """The images of these rows at once, where that is one copy from memory; ``None`` where it is not.
+
+        Shapes: ``rows`` int64 ``(batch,)``; the images uint8 ``(batch, 1 or 3, height, width)``, the same pixels that
+        :meth:`load` gives row by row.
+        """
+        return None
+
     @property
     def multi_label(self) -> bool:
         """Whether an image may have several labels or none: ``targets`` is a table of rows by classes then."""
@@ -98,6 +106,13 @@ class Source(ABC):
     def content(self) -> Iterator[bytes]:
         """What cheaply tells one set of pixels from another, for the fingerprint: file sizes, an array's bytes."""
         return iter(())
+
+    def state(self) -> Iterator[bytes]:
+        """Like :meth:`content`, and what else changes on this machine when an image does: when files were written.
+
+        A cache of decoded images is keyed by it; the fingerprint is not, as it must be equal on other machines.
+        """
+        return self.content()
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits that change when ids, targets, splits, class names or :meth:`content` do."""

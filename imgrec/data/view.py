@@ -55,5 +55,11 @@ class View(Source):
     def path(self, index: int) -> Path | None:  # noqa: D102
         return self.base.path(int(self.rows[index]))
 
+    def gather(self, rows: NDArray[np.int64]) -> Tensor | None:  # noqa: D102
+        return self.base.gather(self.rows[rows])
+
     def content(self) -> Iterator[bytes]:  # noqa: D102
         yield from self.base.content()
+
+    def state(self) -> Iterator[bytes]:  # noqa: D102
+        yield from self.base.state()

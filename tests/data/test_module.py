@@ -33,7 +33,7 @@ def folder(root: Path) -> dict[str, Any]:
 def epoch(module: ImageDataModule, number: int = 0) -> list[Batch]:
     loader = module.train_dataloader()
     loader.sampler.set_epoch(number)  # type: ignore[attr-defined]
-    return list(loader)
+    return [module.augment(batch) for batch in loader]
 
 
 def same(first: list[Batch], second: list[Batch]) -> bool:
