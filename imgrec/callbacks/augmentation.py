@@ -45,7 +45,11 @@ class AugmentationStrength(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand the schedule to the data module's pipeline."""
-        pipeline(trainer, self).strength = self.at
+        self.schedule(pipeline(trainer, self))
+
+    def schedule(self, training: TrainingPipeline) -> None:
+        """Let the strength of ``training`` follow this schedule."""
+        training.strength = self.at
 
 
 class ImageSizeSchedule(pl.Callback):
@@ -85,7 +89,10 @@ class ImageSizeSchedule(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand the schedule to the data module's pipeline."""
-        training = pipeline(trainer, self)
+        self.schedule(pipeline(trainer, self))
+
+    def schedule(self, training: TrainingPipeline) -> None:
+        """Let the image size of ``training`` follow this schedule."""
         full = training.sample.image_size
         training.output_size = lambda progress: self.at(progress, full)
 

@@ -15,7 +15,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("training", "evaluate a run or a checkpoint on the validation split"),
     "test": ("training", "evaluate a run or a checkpoint on the test split"),
     "predict": ("predict", "name the classes of image files, folders and globs"),
+    "augment": ("augment", "draw what training sees of its images"),
     "report": ("report", "write a run's report.html anew"),
+    "audit": ("audit", "look for broken images, duplicates, leaks between splits and doubtful labels"),
     "list": ("listing", "list the registries, or the entries of one"),
     "show": ("listing", "show the arguments and the documentation of a registry entry"),
 }

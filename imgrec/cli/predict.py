@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from imgrec.cli.config import parse_value
 from imgrec.errors import UserError
 from imgrec.files import written_aside
 
@@ -31,6 +32,10 @@ def run(command: str, words: list[str]) -> int:
     parser.add_argument("--out", metavar="FILE", help="write there instead of printing: FILE.csv or FILE.jsonl")
     parser.add_argument("--batch_size", type=int, default=64, metavar="N")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--tta", metavar="VIEWS", help="look at further views, too: hflip; '[hflip, five_crop]'")
+    parser.add_argument(
+        "--tta_average", metavar="WHAT", default="probabilities", help="probabilities (default), logits"
+    )
     arguments = parser.parse_args(words)
     if arguments.top < 1 or arguments.batch_size < 1:
         raise UserError("--top and --batch_size are at least 1")
@@ -40,7 +45,13 @@ def run(command: str, words: list[str]) -> int:
 
     import imgrec
 
-    predictor = imgrec.load(arguments.run, device=arguments.device, batch_size=arguments.batch_size)
+    predictor = imgrec.load(
+        arguments.run,
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        tta=None if arguments.tta is None else parse_value(arguments.tta),
+        tta_average=arguments.tta_average,
+    )
     stream = with_progress(predictor.stream(paths), len(paths))
     failed = 0
     try:

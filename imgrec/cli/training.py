@@ -48,6 +48,8 @@ Without overrides, the figures and predictions of a run folder are written into 
   --ckpt_path FILE     the checkpoint, where it is not the run's best
   --key.subkey VALUE   one value: --data.batch_size 256
   --print_config       print the resolved config, and stop
+  --tta VIEWS          test: look at further views of each image, too: hflip, '[hflip, five_crop]' (imgrec list views)
+  --tta_average WHAT   take the mean of their probabilities (the default) or of their logits
 """
 
 
@@ -59,6 +61,8 @@ class Arguments:
     configs: list[str] = field(default_factory=list)
     overrides: list[tuple[str, Any]] = field(default_factory=list)
     ckpt_path: str | None = None
+    tta: Any = None
+    tta_average: Any = "probabilities"
     print_config: bool = False
     help: bool = False
 
@@ -84,6 +88,8 @@ def parse(words: list[str]) -> Arguments:
                 found.configs.append(value)
             elif key == "ckpt_path":
                 found.ckpt_path = value
+            elif key in ("tta", "tta_average"):
+                setattr(found, key, parse_value(value))
             else:
                 found.overrides.append((key, parse_value(value) if equals or takes_next else True))
         elif word.startswith("-"):
@@ -104,6 +110,8 @@ def run(command: str, words: list[str]) -> int:
         split = {"validate": "validation"}.get(command, command)
         print(FIT_HELP if command == "fit" else EVALUATE_HELP.format(command=command, split=split), end="")
         return 0
+    if arguments.tta is not None and command != "test":
+        raise UserError(f"--tta is for test and predict, not for {command}")
     if command == "fit":
         return fit(arguments)
     return evaluate(command, arguments)
@@ -210,12 +218,14 @@ def evaluate(command: str, arguments: Arguments) -> int:
         print(engine.resolved, end="")
         return 0
 
-    from imgrec.callbacks import RunRecorder
+    from imgrec.callbacks import RunRecorder, TestTimeViews
     from imgrec.cli.results import print_results
     from imgrec.runs.load import read_checkpoint
 
     read_checkpoint(Path(str(checkpoint)))
-    untouched = not (arguments.configs or arguments.overrides or arguments.ckpt_path)
+    if arguments.tta is not None:
+        trainer.callbacks.append(TestTimeViews(arguments.tta, arguments.tta_average))
+    untouched = not (arguments.configs or arguments.overrides or arguments.ckpt_path or arguments.tta)
     folder = target.run if target and untouched else None
     if folder is not None:
         trainer.callbacks.insert(0, RunRecorder(folder=folder.path))

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imgrec.augment import build_transforms
+from imgrec.augment import TestTimeAugmentation, build_transforms
 from imgrec.data.decode import BadImage, decode_image, to_channels
 from imgrec.errors import UserError
 from imgrec.models import Classifier
@@ -46,18 +46,25 @@ class Predictor:
         facts: the data that it was built for; they hold its preprocessing.
         batch_size: images in one pass.
         device: ``auto`` takes a GPU where there is one.
+        tta: what is looked at beside each image itself; by default nothing.
 
     Raises:
         UserError: a device that is not there, a batch size below 1.
     """
 
     def __init__(
-        self, classifier: Classifier, facts: DataFacts, batch_size: int = 64, device: str | torch.device = "auto"
+        self,
+        classifier: Classifier,
+        facts: DataFacts,
+        batch_size: int = 64,
+        device: str | torch.device = "auto",
+        tta: TestTimeAugmentation | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
         self.facts = facts
         self.batch_size = batch_size
+        self.tta = tta
         self.device = _device(device)
         try:
             self.classifier = classifier.to(self.device).eval()
@@ -109,7 +116,8 @@ class Predictor:
     def logits(self, images: Tensor) -> Tensor:
         """The logits of images that :meth:`read` gave, on the CPU: float ``(batch, num_classes)``."""
         with torch.inference_mode():
-            logits: Tensor = self.classifier(images.to(self.device))
+            images = images.to(self.device)
+            logits: Tensor = self.tta(self.classifier, images) if self.tta else self.classifier(images)
             return logits.float().cpu()
 
     def _predict_batch(self, batch: list[tuple[Path, Tensor | str]]) -> Iterator[Prediction]:

@@ -10,29 +10,41 @@ from typing import Any
 
 import torch
 
+from imgrec.augment import TestTimeAugmentation
+from imgrec.augment.tta import Average
 from imgrec.errors import UserError
 from imgrec.export import Predictor, load_model_folder
 from imgrec.models import Classifier
+from imgrec.registry import Specs
 from imgrec.runs.folder import RunFolder
 from imgrec.tasks import BaseTask
 
 
-def load(path: str | os.PathLike[str], device: str = "auto", batch_size: int = 64) -> Predictor:
+def load(
+    path: str | os.PathLike[str],
+    device: str = "auto",
+    batch_size: int = 64,
+    tta: Specs | None = None,
+    tta_average: Average = "probabilities",
+) -> Predictor:
     """The trained model of a run folder, a checkpoint or a model folder.
 
     Args:
         path: a run folder (its model folder, else its best checkpoint), a ``.ckpt`` file, or a model folder.
         device: ``auto`` takes a GPU where there is one.
         batch_size: images in one pass.
+        tta: views that are looked at beside each image itself, ``hflip`` say; see `imgrec list views`.
+        tta_average: whether the answer is the mean of their ``probabilities`` or of their ``logits``.
 
     Raises:
-        UserError: there is nothing of the kind.
+        UserError: there is nothing of the kind; or a view that is unknown.
 
     Example::
 
         for found in imgrec.load("runs/digits/quickstart/20261121-143005").predict(["a.png", "b.png"]):
             print(found.path, found.classes[0], found.probabilities[0])
     """
+    views = TestTimeAugmentation(tta, tta_average) if tta is not None else None
     path = Path(path)
     if path.is_file():
         classifier, facts = _from_checkpoint(path)
@@ -44,7 +56,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", batch_size: int = 6
             classifier, facts = load_model_folder(run.model_folder)
         else:
             classifier, facts = _from_checkpoint(run.checkpoint("best"))
-    return Predictor(classifier, facts, batch_size=batch_size, device=device)
+    return Predictor(classifier, facts, batch_size=batch_size, device=device, tta=views)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
