@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from imgrec.evaluate.calibration import ReliabilityBins
 from imgrec.evaluate.curves import RocCurves
 from imgrec.runs.metrics_log import MetricSeries
+from imgrec.runs.page import png_uri
 from imgrec.runs.svg import BLUE, ORANGE, SOFT, SvgFigure
 
 if TYPE_CHECKING:
@@ -122,15 +121,6 @@ def matrix_image(matrix: NDArray[np.int64]) -> str:
     pixels[diagonal, diagonal, :3] = (47, 111, 179)
     pixels[diagonal, diagonal, 3] = (share.diagonal() * 255).astype(np.uint8)
     return png_uri(pixels)
-
-
-def png_uri(pixels: NDArray[np.uint8]) -> str:
-    """Pixels ``(height, width)``, ``(height, width, 3)`` or ``(height, width, 4)`` as the data URI of a PNG."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _panel(

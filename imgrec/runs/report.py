@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from imgrec.evaluate.scores import classification_scores
 from imgrec.files import write_text
 from imgrec.runs.figures import training_curves
 from imgrec.runs.folder import RunFolder
+from imgrec.runs.page import render_page
 from imgrec.runs.predictions import Predictions
 from imgrec.runs.report_sections import prediction_sections
 
@@ -49,11 +49,7 @@ def write_report(run: RunFolder, images: Images | None = None) -> Path:
     Raises:
         UserError: a file of the run folder is broken.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = files("imgrec.runs").joinpath("report_template.html").read_text(encoding="utf-8")
-    write_text(run.report, environment.from_string(template).render(_content(run, images)))
+    write_text(run.report, render_page("imgrec.runs", "report_template.html", _content(run, images)))
     return run.report
 
 

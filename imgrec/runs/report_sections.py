@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,13 +11,12 @@ from numpy.typing import NDArray
 from imgrec.evaluate.calibration import reliability
 from imgrec.evaluate.confusion import PerClass, confusion_matrix, most_confused, per_class_table
 from imgrec.evaluate.curves import RocCurves, roc_curves
-from imgrec.runs.figures import matrix_image, png_uri, reliability_drawing, roc_drawing
+from imgrec.runs.figures import matrix_image, reliability_drawing, roc_drawing
+from imgrec.runs.page import is_tiny, thumbnail
 from imgrec.runs.predictions import Predictions
 
 MATRIX_CLASSES = 30  # more do not fit a page as numbers
 WRONG_SHOWN = 21  # three rows of a wide page
-_THUMBNAIL = 264  # pixels: twice the width that the page shows
-_TINY = 96  # pixels: below this the single pixels are shown
 
 _COLUMNS = ["Class", "Images", "Precision", "Recall", "F1", "AUROC", "Most often taken for"]
 
@@ -119,8 +116,8 @@ def _wrong(
             "true": names[int(predictions.targets[i])],
             "predicted": names[int(predictions.predicted[i])],
             "probability": f"{100 * confidence[i]:.1f} %",
-            "uri": "" if image is None else _thumbnail(image),
-            "tiny": image is not None and max(image.shape[:2]) < _TINY,
+            "uri": "" if image is None else thumbnail(image),
+            "tiny": image is not None and is_tiny(image),
         }
         for i, sample, image in zip(worst, ids, found, strict=True)
     ]
@@ -132,18 +129,3 @@ def _wrong_note(predictions: Predictions, shown: int, with_images: bool) -> str:
     return f"{said}: true → predicted (its probability)." + (
         "" if with_images else " The images themselves were not at hand when the report was written."
     )
-
-
-def _thumbnail(image: NDArray[np.uint8]) -> str:
-    """A data URI: tiny images as they are, in PNG; larger ones made smaller, in JPEG."""
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[..., 0]
-    if max(image.shape[:2]) < _TINY:
-        return png_uri(image)
-    from PIL import Image
-
-    picture = Image.fromarray(image).convert("RGB")
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,20 @@
+"""What is wrong with a data set: broken files, odd images, duplicates, leaks between splits, doubtful labels."""
+
+from imgrec.audit.audit import Audit, audit
+from imgrec.audit.findings import KINDS, Finding, Inventory, proposals, write_findings
+from imgrec.audit.page import write_page
+from imgrec.audit.quality import Limits
+from imgrec.audit.statistics import Statistics
+
+__all__ = [
+    "KINDS",
+    "Audit",
+    "Finding",
+    "Inventory",
+    "Limits",
+    "Statistics",
+    "audit",
+    "proposals",
+    "write_findings",
+    "write_page",
+]

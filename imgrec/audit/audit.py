@@ -1,0 +1,86 @@
+"""The audit of a data set: everything that is looked for, in one call."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imgrec.audit.duplicates import Pair, duplicate_findings, exact_groups, exact_pairs, near_pairs
+from imgrec.audit.findings import KINDS, Finding, Inventory, in_order
+from imgrec.audit.labels import label_findings
+from imgrec.audit.quality import Limits, quality_findings
+from imgrec.audit.scan import scan
+from imgrec.audit.statistics import Statistics, statistics
+from imgrec.data import Source, Splits
+from imgrec.data.audit import usable_cores
+from imgrec.registry import Spec
+from imgrec.runs.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found: ``findings`` in the order of their weight, the ``pairs`` of duplicates, the ``statistics``."""
+
+    inventory: Inventory
+    findings: list[Finding]
+    pairs: list[Pair]
+    statistics: Statistics
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many findings there are of each kind that was found, in the order of their weight."""
+        found = Counter(finding.kind for finding in self.findings)
+        return {kind: found[kind] for kind in KINDS if found[kind]}
+
+
+def audit(
+    source: Source,
+    splits: Splits,
+    predictions: Sequence[Predictions] = (),
+    backbone: Spec | None = None,
+    image_size: int = 224,
+    similarity: float = 0.95,
+    limits: Limits | None = None,
+    workers: int | None = None,
+) -> Audit:
+    """Look at every image of a data set; no fault of an image ends it.
+
+    Args:
+        source: the table of images.
+        splits: which of them are for what.
+        predictions: of models that were not trained on the images, for suspected label errors.
+        backbone: the spec of a backbone whose features find more near duplicates.
+        image_size: the side of the images that it sees.
+        similarity: the smallest cosine of features that is reported.
+        limits: from where on an image is unlike the others.
+        workers: processes that decode; by default one a core.
+
+    Raises:
+        UserError: the backbone or the predictions cannot be used.
+
+    Example::
+
+        data = imgrec.ImageDataModule({"name": "folder", "root": "photos"}, image_size=64)
+        data.setup()
+        print(audit(data.source, data.splits).counts)
+    """
+    inventory = Inventory.of(source, splits)
+    labels = list(label_findings(inventory, predictions)) if predictions else []  # first: it may be refused
+    workers = usable_cores() if workers is None else workers
+    seen = scan(inventory, workers if workers > 1 else 0)
+    pairs = list(exact_pairs(exact_groups(seen.records))) + near_pairs(seen.records)
+    if backbone is not None:
+        from imgrec.audit.embeddings import embed, similar_features
+
+        known = {(min(pair.left, pair.right), max(pair.left, pair.right)) for pair in pairs}
+        features, positions = embed(inventory, backbone, image_size, workers=workers)
+        found = similar_features(features, positions, similarity)
+        pairs += [pair for pair in found if (pair.left, pair.right) not in known]
+    findings = [
+        *seen.findings,
+        *quality_findings(seen.records, limits),
+        *duplicate_findings(pairs, inventory),
+        *labels,
+    ]
+    return Audit(inventory, in_order(findings, inventory), pairs, statistics(inventory, seen.records))

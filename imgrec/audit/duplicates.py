@@ -1,0 +1,163 @@
+"""Images that are there twice: the same pixels, or nearly the same image."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgrec.audit.findings import Finding, Inventory
+from imgrec.audit.hashing import similar_pairs
+from imgrec.data.amend import EXCLUDE
+
+RADIUS = 7
+"""Bits of 64 in which the hashes of copies may differ: of 60,000 images of 32 pixels, halved and compressed again at
+quality 60, not one in a hundred differs in more."""
+
+_PLAIN = 4.0  # of images with a smaller standard deviation of brightness, a hash is noise
+_MANY = 1000  # pairs of two groups of images with equal hashes
+_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images that are one: ``left`` and ``right`` are positions; ``how`` says how alike they are, in words.
+
+    ``exact`` pairs have the same pixels; ``sure`` is false where only features are alike.
+    """
+
+    left: int
+    right: int
+    how: str
+    exact: bool = False
+    sure: bool = True
+
+
+def exact_groups(records: NDArray[Any]) -> list[list[int]]:
+    """Positions of images with the same pixels, two or more in a group."""
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for position in np.flatnonzero(records["readable"]).tolist():
+        groups[records["digest"][position].tobytes()].append(position)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def near_pairs(records: NDArray[Any], radius: int = RADIUS) -> list[Pair]:
+    """Pairs of images that are nearly the same: their hashes differ in a few bits, and small versions correlate.
+
+    What correlates depends on the size. A copy of a large image is the same at 16 pixels; a copy of a small one has
+    lost some of what is seen at 16 pixels. So the correlation asked for rises from 0.9 where the smaller image has a
+    short side of 32 pixels to 0.98 from 96 pixels on.
+
+    Args:
+        records: one ``RECORD`` an image.
+        radius: the largest number of bits; see :func:`imgrec.audit.hashing.similar_pairs`.
+    """
+    at = np.flatnonzero(records["readable"] & (records["contrast"] > _PLAIN**2))
+    if len(at) < 2:
+        return []
+    order = at[np.argsort(records["hash"][at], kind="stable")]
+    hashes, starts = np.unique(records["hash"][order], return_index=True)
+    members = np.split(order, starts[1:])
+    lefts, rights, bits = [], [], []
+    for group in members:
+        for left, right in _within(group):
+            lefts.append(left)
+            rights.append(right)
+            bits.append(0)
+    for i, j, differ in zip(*(found.tolist() for found in similar_pairs(hashes, radius)), strict=True):
+        one, two = members[i].tolist(), members[j].tolist()
+        if len(one) * len(two) > _MANY:
+            one, two = one[:1], two[:1]
+        for left in one:
+            for right in two:
+                lefts.append(left)
+                rights.append(right)
+                bits.append(differ)
+    return list(_verified(records, np.asarray(lefts, np.int64), np.asarray(rights, np.int64), bits))
+
+
+def duplicate_findings(pairs: Iterable[Pair], inventory: Inventory) -> Iterator[Finding]:
+    """What pairs of equal images mean: across splits, across classes, or again in the same split and class.
+
+    A finding names the first of the other images. What is proposed leaves test images alone. Of equal pixels one image
+    stays, in the test split rather than in validation and there rather than in training; none of the others stays
+    where they do not agree on the class. Of nearly equal images in two splits the one in the lower split is to go.
+    """
+    others: dict[tuple[bool, int], list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        others[pair.exact, pair.left].append(pair)
+        others[pair.exact, pair.right].append(Pair(pair.right, pair.left, pair.how, pair.exact, pair.sure))
+    for (exact, position), found in others.items():
+        action = EXCLUDE if _is_to_go(position, found, inventory) else ""
+        kind = "duplicate" if exact else "near_duplicate"
+        for relation, those in _relations(position, found, inventory).items():
+            first = those[0]
+            more = f"; and {len(those) - 1} more" if len(those) > 1 else ""
+            place = f"{inventory.splits[first.right]}, {inventory.class_name(first.right)}"
+            yield Finding(position, kind + relation, f"{first.how} ({place}){more}", first.right, action)
+
+
+def exact_pairs(groups: Iterable[Sequence[int]]) -> Iterator[Pair]:
+    """Every two images of a group of equal ones; of a large group, each with the first."""
+    for group in groups:
+        for left, right in _within(np.asarray(group)):
+            yield Pair(left, right, "the same pixels", exact=True)
+
+
+def _within(group: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    rows = group.tolist()
+    large = len(rows) ** 2 > 2 * _MANY
+    for i, left in enumerate(rows[:1] if large else rows):
+        for right in rows[i + 1 :]:
+            yield left, right
+
+
+def _verified(
+    records: NDArray[Any], left: NDArray[np.int64], right: NDArray[np.int64], bits: Sequence[int]
+) -> Iterator[Pair]:
+    side = np.minimum(records["height"], records["width"])
+    for start in range(0, len(left), _AT_ONCE):
+        i, j = left[start : start + _AT_ONCE], right[start : start + _AT_ONCE]
+        alike = (_centred(records["small"][i]) * _centred(records["small"][j])).sum(1)
+        needed = np.interp(np.minimum(side[i], side[j]), [32, 96], [0.9, 0.98])
+        differ = records["digest"][i] != records["digest"][j]
+        for k in np.flatnonzero((alike >= needed) & differ).tolist():
+            how = f"{bits[start + k]} of 64 bits differ, correlation {alike[k]:.3f}"
+            yield Pair(int(i[k]), int(j[k]), how)
+
+
+def _centred(small: NDArray[np.uint8]) -> NDArray[np.float32]:
+    flat = small.reshape(len(small), -1).astype(np.float32)
+    flat -= flat.mean(1, keepdims=True)
+    scaled: NDArray[np.float32] = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    return scaled
+
+
+def _relations(position: int, found: Iterable[Pair], inventory: Inventory) -> dict[str, list[Pair]]:
+    relations: dict[str, list[Pair]] = defaultdict(list)
+    for pair in found:
+        other_split = inventory.splits[pair.right] != inventory.splits[position]
+        other_class = inventory.labels[pair.right] != inventory.labels[position]
+        if other_split:
+            relations["_across_splits"].append(pair)
+        if other_class:
+            relations["_across_classes"].append(pair)
+        if not other_split and not other_class:
+            relations[""].append(pair)
+    return relations
+
+
+def _is_to_go(position: int, found: Sequence[Pair], inventory: Inventory) -> bool:
+    ranks, labels = inventory.ranks, inventory.labels
+    if ranks[position] == 0:
+        return False
+    if not found[0].exact:
+        return any(pair.sure and ranks[pair.right] < ranks[position] for pair in found)
+    if any(labels[pair.right] != labels[position] for pair in found):
+        return True
+    own = (ranks[position], inventory.id(position))
+    return any((ranks[pair.right], inventory.id(pair.right)) < own for pair in found)

@@ -1,0 +1,115 @@
+"""A perceptual hash of 64 bits, and the search for hashes that differ in a few of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+HASH_SIDE = 32
+"""The side, in pixels, of the grey image that is hashed."""
+
+_CHUNKS = 4
+_CHUNK_BITS = 64 // _CHUNKS
+_AT_ONCE = 1 << 21  # pairs compared in one step: some 50 MB
+
+
+def _basis() -> NDArray[np.float32]:
+    """The cosines of a DCT-II of ``HASH_SIDE`` samples, one row a frequency, for the lowest frequencies."""
+    frequencies, samples = np.mgrid[:11, :HASH_SIDE]
+    basis: NDArray[np.float32] = np.cos(np.pi * frequencies * (2 * samples + 1) / (2 * HASH_SIDE)).astype(np.float32)
+    return basis
+
+
+def _lowest() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The 64 lowest pairs of frequencies, the constant left out."""
+    rows, columns = np.mgrid[:11, :11]
+    order = np.lexsort((rows.ravel(), (rows**2 + columns**2).ravel()))[1:65]
+    return rows.ravel()[order], columns.ravel()[order]
+
+
+_BASIS = _basis()
+_ROWS, _COLUMNS = _lowest()
+
+
+def perceptual_hash(grey: NDArray[np.uint8]) -> int:
+    """64 bits that an image keeps when it is resized or compressed again: the signs of its lowest frequencies.
+
+    Args:
+        grey: the whole image as ``(HASH_SIDE, HASH_SIDE)`` grey values, averaged over areas.
+
+    Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions"; here the coefficients
+    of the discrete cosine transform are compared with zero instead of their median.
+    """
+    spectrum = _BASIS @ grey.astype(np.float32) @ _BASIS.T
+    return int.from_bytes(np.packbits(spectrum[_ROWS, _COLUMNS] > 0).tobytes(), "little")
+
+
+def similar_pairs(
+    hashes: NDArray[np.uint64], radius: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
+    """All pairs of different hashes that differ in at most ``radius`` bits, without comparing all with all.
+
+    Two hashes that differ in ``radius`` bits differ in ``radius // 4`` bits or fewer in one of their four quarters.
+    So a quarter is looked up with each choice of so few bits turned over, and only what is found is compared.
+
+    Args:
+        hashes: N different ones.
+        radius: the largest number of bits; from 12 on the search takes long.
+
+    Returns:
+        Positions i < j of the pairs and the number of bits in which they differ, in the order of i, then j.
+
+    Source: Norouzi, Punjani, Fleet 2012, "Fast Search in Hamming Space with Multi-Index Hashing", arXiv:1307.2982.
+
+    >>> [found.tolist() for found in similar_pairs(np.array([0b0, 0b111, 2**40 - 1], np.uint64), 3)]
+    [[0], [1], [3]]
+    """
+    found = [np.empty(0, np.int64)]
+    total = len(hashes)
+    for chunk in range(_CHUNKS):
+        keys = _chunk(hashes, chunk)
+        order = np.argsort(keys, kind="stable")
+        ordered = keys[order]
+        for mask in _masks(radius // _CHUNKS):
+            probes = keys ^ np.uint16(mask)
+            first, last = np.searchsorted(ordered, probes, "left"), np.searchsorted(ordered, probes, "right")
+            for left, right in _expanded(first, last):
+                right = order[right]
+                kept = left < right
+                left, right = left[kept], right[kept]
+                near = np.bitwise_count(hashes[left] ^ hashes[right]) <= radius
+                found.append(left[near] * total + right[near])
+    codes = np.unique(np.concatenate(found))
+    left, right = np.divmod(codes, max(total, 1))
+    return left, right, np.bitwise_count(hashes[left] ^ hashes[right])
+
+
+def _chunk(hashes: NDArray[np.uint64], chunk: int) -> NDArray[np.uint16]:
+    """Every fourth bit of the hashes: low and high frequencies in each quarter, so that all fall apart equally well."""
+    bits = np.unpackbits(hashes.astype("<u8").view(np.uint8).reshape(-1, 8), axis=1)[:, chunk::_CHUNKS]
+    packed: NDArray[np.uint16] = np.packbits(bits, axis=1).view("<u2")[:, 0].astype(np.uint16)
+    return packed
+
+
+def _masks(bits: int) -> list[int]:
+    return [sum(1 << i for i in chosen) for n in range(bits + 1) for chosen in combinations(range(_CHUNK_BITS), n)]
+
+
+def _expanded(
+    first: NDArray[np.int64], last: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """From ranges ``first[i]:last[i]`` to pairs (i, position), a bounded number at once."""
+    counts = last - first
+    ends = np.cumsum(counts)
+    start = 0
+    while start < len(counts):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + _AT_ONCE, "right")))
+        here = counts[start:stop]
+        left = np.repeat(np.arange(start, stop), here)
+        offset = np.arange(len(left)) - np.repeat(ends[start:stop] - here - before, here)
+        yield left, first[left] + offset
+        start = stop

@@ -1,0 +1,189 @@
+"""``imgrec audit``: what is wrong with a data set, as a table, a page and a list."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgrec.cli.config import Config, merge, override, read_config
+from imgrec.cli.training import experiment_name, parse
+from imgrec.errors import UserError, suggestion
+
+if TYPE_CHECKING:
+    from imgrec.audit import Audit
+    from imgrec.runs.predictions import Predictions
+
+HELP = """usage: imgrec audit TARGET [options] [--data.KEY VALUE ...]
+
+Looks at every image of a data set: broken and misnamed files, images unlike the others, duplicates (above all those
+across splits and across classes), doubtful labels. Writes audit.html, and findings.csv, which `data.exclude` and
+`data.relabel` read back.
+
+TARGET is the YAML of an experiment, a run folder, or a folder of images.
+
+options:
+  --config FILE         a YAML laid over the others
+  --out FOLDER          where to write (default: audit/<name of the target>)
+  --fix LIST.csv        write what is proposed there, one row an image: to look through, then for `data.exclude` and
+                        `data.relabel`
+  --predictions RUN     look for label errors too, by the predictions of this run folder, or this parquet file, on
+                        images that it was not trained on; may be given several times (extra: clean)
+  --embeddings SPEC     look for near duplicates by the features of a backbone too: "{name: resnet18, pretrained: true}"
+  --image_size N        the side, in pixels, of the images that this backbone sees (default: 224)
+  --similarity X        the cosine of two feature vectors from which on they are near duplicates (default: 0.95)
+"""
+
+_OPTIONS = ("out", "fix", "predictions", "embeddings", "image_size", "similarity")
+
+
+def run(command: str, words: list[str]) -> int:
+    """Audit, print the table, write the page and the lists."""
+    arguments = parse(words)
+    if arguments.help:
+        print(HELP, end="")
+        return 0
+    if len(arguments.targets) > 1:
+        raise UserError(f"audit takes one config, run folder or folder of images, got {len(arguments.targets)}")
+    options: dict[str, list[Any]] = {name: [] for name in _OPTIONS}
+    config = _config(arguments.targets)
+    for path in arguments.configs:
+        config = merge(config, read_config(path))
+    for key, value in arguments.overrides:
+        if key in options:
+            options[key].append(value)
+        elif key.partition(".")[0] in ("data", "model", "trainer"):
+            config = override(config, key, value)
+        else:
+            raise UserError(
+                f'audit has no option "--{key}".{suggestion(key, _OPTIONS)} '
+                f"Accepted: --config, {', '.join(f'--{name}' for name in _OPTIONS)}, --data.*."
+            )
+    if not config.get("data"):
+        raise UserError("audit needs a config, a run folder or a folder of images: imgrec audit my.yaml")
+    out = Path(_last(options, "out", str, Path("audit") / _name(arguments.targets + arguments.configs)))
+    backbone = _last(options, "embeddings", str | dict, None)
+    image_size = _last(options, "image_size", int, 224)
+    similarity = _last(options, "similarity", float | int, 0.95)
+    fix = _last(options, "fix", str, None)
+    if image_size < 1 or not 0 < similarity <= 1:
+        raise UserError("--image_size is 1 or more, --similarity above 0 and at most 1")
+
+    from imgrec.audit import audit
+
+    if backbone is not None:
+        from imgrec.models import BACKBONES
+
+        BACKBONES.check(backbone, "--embeddings", ("in_channels", "image_size", "load_weights"))
+    predictions = [said for given in options["predictions"] for said in _predictions(str(given))]
+    data = _data_module(config["data"])
+    began = time.monotonic()
+    found = audit(data.source, data.splits, predictions, backbone, image_size, similarity)
+    _write(found, out, Path(fix) if fix else None, _name(arguments.targets + arguments.configs))
+    print(f"looked at   {len(found.inventory):,} images in {time.monotonic() - began:.1f} s")
+    return 0
+
+
+def _config(targets: Sequence[str]) -> Config:
+    if not targets:
+        return {}
+    path = Path(targets[0]).expanduser()
+    if (path / "config.yaml").is_file():
+        return read_config(path / "config.yaml")
+    if path.is_dir():
+        return {"data": {"init_args": {"source": {"name": "folder", "root": str(path)}}}}
+    return read_config(path)
+
+
+def _name(given: Sequence[str]) -> str:
+    if given and Path(given[0]).is_dir():
+        return Path(given[0]).absolute().name
+    return experiment_name(list(given))
+
+
+def _last(options: Mapping[str, Sequence[Any]], name: str, kind: Any, default: Any) -> Any:
+    values = options[name]
+    if not values:
+        return default
+    if isinstance(values[-1], bool) or not isinstance(values[-1], kind):
+        raise UserError(f"--{name}: got {values[-1]!r}")
+    return values[-1]
+
+
+def _predictions(given: str) -> list[Predictions]:
+    """The predictions of a run folder, on every split that it has some of, or of one file."""
+    from imgrec.runs.folder import RunFolder
+    from imgrec.runs.predictions import read_predictions
+
+    if Path(given).is_file():
+        return [read_predictions(given)]
+    folder = RunFolder(given)
+    found = [folder.predictions(split) for split in ("val", "test") if folder.has_predictions(split)]
+    if not found:
+        raise UserError(f"--predictions {given}: this run has no predictions")
+    return found
+
+
+def _data_module(config: Config) -> Any:
+    """The data module, set up to read the images as they are and to go on at broken ones."""
+    import pytorch_lightning as pl
+
+    from imgrec.cli.classes import find_class, instantiate
+    from imgrec.cli.engine import quiet_libraries, resolve
+
+    quiet_libraries()
+    data = resolve({"data": config})["data"]
+    given = data["init_args"]
+    accepted = inspect.signature(find_class(data["class_path"], pl.LightningDataModule, "data")).parameters
+    for name, value in {"on_bad_image": "skip", "cache": "off"}.items():
+        if name in accepted:
+            given[name] = value
+    if "image_size" in accepted and not given.get("image_size"):
+        given["image_size"] = 64  # no image is resized: the audit looks at the source
+    module: Any = instantiate(data, pl.LightningDataModule, "data")
+    if not (hasattr(type(module), "source") and hasattr(type(module), "splits")):
+        raise UserError(f"data: a {type(module).__name__} does not say its `source` and its `splits`")
+    module.prepare_data()
+    module.setup("fit")
+    return module
+
+
+def _write(found: Audit, out: Path, fix: Path | None, name: str) -> None:
+    from imgrec.audit import KINDS, proposals, write_findings, write_page
+    from imgrec.audit.page import title_of
+
+    proposed = proposals(found.findings)
+    try:
+        write_findings(out / "findings.csv", found.findings, found.inventory)
+        if fix is not None:
+            write_findings(fix, proposed, found.inventory)
+        page = write_page(out / "audit.html", found, name)
+    except OSError as error:
+        raise UserError(f"{error.filename or out}: cannot be written ({error.strerror or error})") from error
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("finding")
+    table.add_column("images", justify="right")
+    table.add_column("")
+    for kind, count in found.counts.items():
+        table.add_row(title_of(kind).lower(), f"{count:,}", KINDS[kind])
+    console.print()
+    console.print(table if found.counts else "nothing found")
+    console.print()
+    facts = found.statistics
+    sizes = ", ".join(
+        f"{split} {count:,}" for split, count in zip(facts.splits, facts.counts.sum(0).tolist(), strict=True)
+    )
+    console.print(f"images      {sizes}; {len(facts.class_names)} classes")
+    console.print(f"short side  {facts.short_side[0]} to {facts.short_side[2]} pixels, median {facts.short_side[1]}")
+    console.print(f"model       {facts.normalize}", markup=False)
+    console.print(f"page        {page}")
+    console.print(f"list        {out / 'findings.csv'}")
+    if fix is not None:
+        console.print(f"fix         {fix}: {len(proposed):,} images; for data.exclude and data.relabel")
