@@ -18,6 +18,7 @@ ROOMS = [
     "errors",
     "files",
     "randomness",
+    "entry",
     "registry",
     "types",
     "augment",

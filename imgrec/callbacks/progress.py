@@ -105,22 +105,9 @@ class EpochProgress(ProgressBar):
         batches = trainer.num_test_batches
         self._open("testing", sum(batches) if isinstance(batches, list) else batches)
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Move the bar."""
-        if self._due():
-            self._move(batch_idx + 1)
+    on_test_batch_end = on_validation_batch_end
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the bar."""
-        self._close()
+    on_test_end = on_validation_end
 
     # ---------------------------------------------------------------- the bar
 

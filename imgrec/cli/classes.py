@@ -9,8 +9,8 @@ from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+from imgrec.entry import Entry, check_type
 from imgrec.errors import UserError, suggestion
-from imgrec.registry import Entry, check_type
 
 # a class in one of these may be called by its name alone
 SHORT_NAMES = (

@@ -17,8 +17,8 @@ from pytorch_lightning.loggers import Logger
 from imgrec.callbacks import EpochProgress, MonitorCheck, PositionalSeeding
 from imgrec.cli.classes import check_arguments, find_class, instantiate
 from imgrec.cli.config import Config
+from imgrec.entry import Entry, check_type
 from imgrec.errors import UserError, suggestion
-from imgrec.registry import Entry, check_type
 
 TOP_LEVEL: dict[str, tuple[Any, Any]] = {
     "experiment": (str, "experiment"),
