@@ -48,6 +48,8 @@ _NOISE = (
     "Starting from v1.9.0, `tensorboardX` has been removed",
     "isinstance\\(treespec, LeafSpec\\)",
     "callbacks used to create the checkpoint need to be provided",
+    "The dirpath has changed from .* won't be reloaded",  # a resumed run has a folder of its own
+    "monitor='val/acc'.* could not find the monitored key",  # stopped in the middle of the first epoch
     "WeightAveraging callback with a model that overrides the configure_model",
 )
 
@@ -157,20 +159,20 @@ def default_callbacks(given: list[Any], trainer: Mapping[str, Any]) -> list[Any]
     if not trainer.get("fast_dev_run"):
         defaults.append(LearningRateMonitor(logging_interval="step"))
         if trainer.get("enable_checkpointing") is not False:
-            defaults.append(best_and_last())
+            defaults += best_and_last()
     return [callback for callback in defaults if not any(isinstance(g, type(callback)) for g in given)]
 
 
-def best_and_last() -> ModelCheckpoint:
-    """``best.ckpt`` by validation accuracy, and ``last.ckpt``."""
-    return ModelCheckpoint(
-        monitor="val/acc",
-        mode="max",
-        filename="best",
-        save_last=True,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
+def best_and_last() -> list[pl.Callback]:
+    """``best.ckpt`` by validation accuracy, and ``last.ckpt``.
+
+    Two callbacks: the ``save_last`` of one that monitors a metric writes only when the metric improves.
+    """
+    options: dict[str, Any] = {"auto_insert_metric_name": False, "enable_version_counter": False}
+    return [
+        ModelCheckpoint(monitor="val/acc", mode="max", filename="best", **options),
+        ModelCheckpoint(filename="last", **options),
+    ]
 
 
 def quiet_libraries() -> None:

@@ -116,6 +116,15 @@ class RunFolder:
             raise UserError(self._missing(f'checkpoint "{which}"', which, path.parent, ".ckpt"))
         return path
 
+    def trained_checkpoint(self) -> Path:
+        """The checkpoint that the run's figures are of: the best, or the last where training ended before a validation.
+
+        Raises:
+            UserError: the run has neither.
+        """
+        last = self.path / "checkpoints" / "last.ckpt"
+        return last if last.is_file() and not last.with_name("best.ckpt").exists() else self.checkpoint("best")
+
     @property
     def model_folder(self) -> Path:
         """Where the shareable model folder stands, or will."""

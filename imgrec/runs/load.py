@@ -21,7 +21,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", batch_size: int = 6
     """The trained model of a run folder, a checkpoint or a model folder.
 
     Args:
-        path: a run folder (its model folder, else its best checkpoint), a ``.ckpt`` file, or a model folder.
+        path: a run folder (its model folder, else its best or last checkpoint), a ``.ckpt`` file, or a model folder.
         device: ``auto`` takes a GPU where there is one.
         batch_size: images in one pass.
 
@@ -43,7 +43,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", batch_size: int = 6
         if (run.model_folder / "config.json").is_file():
             classifier, facts = load_model_folder(run.model_folder)
         else:
-            classifier, facts = _from_checkpoint(run.checkpoint("best"))
+            classifier, facts = _from_checkpoint(run.trained_checkpoint())
     return Predictor(classifier, facts, batch_size=batch_size, device=device)
 
 
