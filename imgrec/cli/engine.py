@@ -44,7 +44,6 @@ _NOISE = (
     "is smaller than the logging interval",
     "does not have many workers which may be a bottleneck",
     "Checkpoint directory .* exists and is not empty",
-    "The dirpath has changed from",  # a run that goes on does so in a folder of its own
     "Starting from v1.9.0, `tensorboardX` has been removed",
     "isinstance\\(treespec, LeafSpec\\)",
     "callbacks used to create the checkpoint need to be provided",
