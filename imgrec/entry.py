@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
 from imgrec.errors import SpecError
@@ -39,8 +42,10 @@ class Entry(Generic[T]):
     def parameters(self) -> dict[str, inspect.Parameter]:
         """The constructor's parameters by name, with those of the base classes that its ``**kwargs`` go to."""
         found: dict[str, inspect.Parameter] = {}
-        for signature in self._signatures:
-            found = found | {n: p for n, p in signature.parameters.items() if n not in found}
+        taken: set[str] = set()  # what a class itself gives to its base, nobody else can give
+        for i, signature in enumerate(self._signatures):
+            taken |= _given_to_base(self._constructors[i - 1], signature) if i else set()
+            found = found | {n: p for n, p in signature.parameters.items() if n not in found and n not in taken}
         return {n: p for n, p in found.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
     @cached_property
@@ -108,6 +113,21 @@ class Entry(Generic[T]):
             )
             for n, p in self.parameters.items()
         ]
+
+
+def _given_to_base(constructor: Callable[..., Any], base: inspect.Signature) -> set[str]:
+    """The arguments of ``base`` that stand in the ``super().__init__(...)`` of a constructor."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(constructor)))
+    except (OSError, TypeError, SyntaxError):  # written in C, or typed in at a prompt
+        return set()
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and re.fullmatch(r"super\(.*\)\.__init__", ast.unparse(node.func)):
+            places = [n for n, p in base.parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+            given = list(takewhile(lambda argument: not isinstance(argument, ast.Starred), node.args))
+            found |= {k.arg for k in node.keywords if k.arg} | set(places[: len(given)])
+    return found
 
 
 def check_type(value: Any, hint: Any, where: str) -> Any:
