@@ -17,6 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
     "errors",
     "files",
+    "yaml12",
     "randomness",
     "entry",
     "registry",

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-import yaml
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
+from imgrec import yaml12
 from imgrec.callbacks import EpochProgress, MonitorCheck, PositionalSeeding
 from imgrec.cli.classes import check_arguments, find_class, instantiate
 from imgrec.cli.config import Config
@@ -75,7 +75,7 @@ class Engine:
     @property
     def resolved(self) -> str:
         """The whole config as YAML, defaults and all; ``imgrec fit --config`` on it repeats the run."""
-        return yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
+        return yaml12.dump(self.config)
 
 
 def resolve(config: Config) -> Config:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from imgrec import yaml12
 from imgrec.errors import UserError, suggestion
 from imgrec.runs.metrics_log import MetricSeries, read_metrics
 from imgrec.runs.predictions import Predictions, read_predictions
@@ -59,8 +60,8 @@ class RunFolder:
 
         path = self.path / CONFIG
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            found = yaml12.load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError) as error:
             raise UserError(f"{path} is not valid YAML: {error}") from error
         if not isinstance(found, dict):
             raise UserError(f"{path} should hold a mapping, and holds a {type(found).__name__}")
