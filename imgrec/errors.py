@@ -37,3 +37,12 @@ def suggestion(word: str, words: Iterable[str]) -> str:
     """
     found = " or ".join(f'"{w}"' for w in nearest(word, words))
     return f" Did you mean {found}?" if found else ""
+
+
+def article(noun: str) -> str:
+    """The noun with ``a`` or ``an`` before it.
+
+    >>> article("loss"), article("optimizer")
+    ('a loss', 'an optimizer')
+    """
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

@@ -8,17 +8,13 @@ path to any importable class. YAML, hyper-parameters in a checkpoint and Python 
 from __future__ import annotations
 
 import importlib
-import inspect
-import re
-import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Generic, Protocol, TypeVar, get_args, get_origin
 
-from imgrec.errors import SpecError, UserError, suggestion
+from imgrec.entry import Entry, check_type, place
+from imgrec.errors import SpecError, UserError, article, suggestion
 
 Spec = str | dict[str, Any]
 """A name, or a mapping with the key ``name`` and arguments beside it."""
@@ -27,8 +23,6 @@ Specs = str | dict[str, Any] | list[str | dict[str, Any]]
 """One spec, or a list of them."""
 
 T = TypeVar("T")
-
-_REFERENCE = re.compile(r"^\s*(?:Source|Reference)s?:\s*(.+?)(?:\n\s*\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
 class Catalogue(Protocol):
@@ -39,98 +33,6 @@ class Catalogue(Protocol):
 
     def find(self, name: str) -> Callable[..., Any] | None:
         """What builds ``name``; ``None`` where the catalogue does not know it."""
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One argument of a registry entry, as ``imgrec show`` prints it."""
-
-    name: str
-    type: str
-    default: str
-    required: bool
-
-
-class Entry(Generic[T]):
-    """A named constructor, and what can be said of it without calling it."""
-
-    def __init__(self, name: str, factory: Callable[..., T]) -> None:
-        self.name = name
-        self.factory = factory
-
-    @cached_property
-    def parameters(self) -> dict[str, inspect.Parameter]:
-        """The constructor's parameters by name, with those of the base classes that its ``**kwargs`` go to."""
-        found: dict[str, inspect.Parameter] = {}
-        for signature in self._signatures:
-            found = found | {n: p for n, p in signature.parameters.items() if n not in found}
-        return {n: p for n, p in found.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-
-    @cached_property
-    def open(self) -> bool:
-        """Whether the constructor takes any further keyword (``**kwargs``)."""
-        return any(p.kind is p.VAR_KEYWORD for p in self._signatures[-1].parameters.values())
-
-    @cached_property
-    def hints(self) -> dict[str, Any]:
-        """The parameters' annotations, resolved."""
-        hints: dict[str, Any] = {}
-        for constructor in self._constructors:
-            try:
-                hints = typing.get_type_hints(constructor, include_extras=True) | hints
-            except (NameError, TypeError):  # annotations that exist for a type checker only
-                continue
-        given = {n: p.annotation for n, p in self.parameters.items() if not isinstance(p.annotation, str)}
-        return {n: hints.get(n, given.get(n, inspect.Parameter.empty)) for n in self.parameters}
-
-    @cached_property
-    def _constructors(self) -> list[Callable[..., Any]]:
-        """The factory, or a class's own ``__init__`` and, as long as it takes ``**kwargs``, those of its bases."""
-        if not inspect.isclass(self.factory):
-            return [self.factory]
-        found: list[Callable[..., Any]] = []
-        for base in self.factory.__mro__:
-            if "__init__" in vars(base) and base is not object:
-                found.append(vars(base)["__init__"])
-                if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(found[-1]).parameters.values()):
-                    break
-        return found
-
-    @cached_property
-    def _signatures(self) -> list[inspect.Signature]:
-        if not inspect.isclass(self.factory) or len(self._constructors) < 2:
-            return [inspect.signature(self.factory)]
-        signatures = [inspect.signature(constructor) for constructor in self._constructors]
-        return [s.replace(parameters=list(s.parameters.values())[1:]) for s in signatures]  # without self
-
-    @property
-    def doc(self) -> str:
-        """The whole docstring, indentation removed."""
-        return inspect.getdoc(self.factory) or ""
-
-    @property
-    def summary(self) -> str:
-        """The first line of the docstring."""
-        return self.doc.partition("\n")[0]
-
-    @property
-    def reference(self) -> str:
-        """The docstring's ``Source:`` paragraph on one line, or an empty string."""
-        found = _REFERENCE.search(self.doc)
-        return " ".join(found.group(1).split()) if found else ""
-
-    def arguments(self) -> list[Argument]:
-        """The arguments that a spec may give, in order."""
-        empty = inspect.Parameter.empty
-        return [
-            Argument(
-                name=n,
-                type="" if self.hints[n] is empty else _type_name(self.hints[n]),
-                default="" if p.default is empty else repr(p.default),
-                required=p.default is empty,
-            )
-            for n, p in self.parameters.items()
-        ]
 
 
 class Registry(Generic[T]):
@@ -188,7 +90,7 @@ class Registry(Generic[T]):
         known = [*self.names(), *(self.catalogue.names() if self.catalogue else ())]
         listed = f"one of {', '.join(self.names())}" if not self.catalogue else f"see `imgrec list {self.plural}`"
         raise SpecError(
-            f'{_place(where)}no {self.kind} is called "{name}".{suggestion(name, known)} '
+            f'{place(where)}no {self.kind} is called "{name}".{suggestion(name, known)} '
             f"Accepted: {listed}, or a dotted path to a class."
         )
 
@@ -233,7 +135,7 @@ class Registry(Generic[T]):
         if isinstance(spec, Mapping) and isinstance(spec.get("name"), str):
             return spec["name"], {k: v for k, v in spec.items() if k != "name"}
         raise SpecError(
-            f"{_place(where)}expected the name of a {self.kind}, or a mapping with the key `name`, got {spec!r}."
+            f"{place(where)}expected the name of {article(self.kind)}, or a mapping with the key `name`, got {spec!r}."
         )
 
     def _arguments(
@@ -246,7 +148,7 @@ class Registry(Generic[T]):
         build: bool,
         values: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        title = f'{_place(where)}the {self.kind} "{entry.name}"'
+        title = f'{place(where)}the {self.kind} "{entry.name}"'
         for key in given:
             if key not in entry.parameters and not entry.open:
                 accepted = ", ".join(entry.parameters) or "no argument"
@@ -301,10 +203,10 @@ class Registry(Generic[T]):
         except (ImportError, AttributeError, ValueError) as error:
             known = [*self.names(), *(self.catalogue.names() if self.catalogue else ())]
             raise SpecError(
-                f'{_place(where)}the {self.kind} "{path}" cannot be imported: {error}.{suggestion(path, known)}'
+                f'{place(where)}the {self.kind} "{path}" cannot be imported: {error}.{suggestion(path, known)}'
             ) from error
         if not callable(found):
-            raise SpecError(f'{_place(where)}"{path}" is a {type(found).__name__}, not a class or function.')
+            raise SpecError(f'{place(where)}"{path}" is a {type(found).__name__}, not a class or function.')
         return typing.cast(Callable[..., T], found)
 
 
@@ -315,59 +217,14 @@ def as_list(specs: Specs | Sequence[Spec] | None) -> list[Spec]:
     return [specs] if isinstance(specs, str | Mapping) else list(specs)
 
 
-def check_type(value: Any, hint: Any, where: str) -> Any:
-    """``value`` where it fits the annotation ``hint`` (an int fits a float, and is made one); else a SpecError."""
-    if hint is inspect.Parameter.empty or hint is Any:
-        return value
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False, add_help=False)
-    try:
-        parser.add_argument("--value", type=hint)
-    except ValueError:  # an annotation that no plain data can have, a tensor say: the constructor judges
-        return value
-    if value is None and not _takes_none(hint):  # jsonargparse takes null for "not given"
-        raise SpecError(f"{_place(where)}expected {_type_name(hint)}, got None.")
-    if isinstance(value, bool) and not _takes_bool(hint):
-        raise SpecError(f"{_place(where)}expected {_type_name(hint)}, got {value!r} (bool).")
-    try:
-        return parser.parse_object({"value": value}).value
-    except ArgumentError as error:
-        raise SpecError(
-            f"{_place(where)}expected {_type_name(hint)}, got {value!r} ({type(value).__name__})."
-        ) from error
-
-
-def _takes_bool(hint: Any) -> bool:
-    parts = get_args(hint) if get_origin(hint) is not typing.Literal else ()
-    return hint in (bool, Any, object) or any(_takes_bool(part) for part in parts) or get_origin(hint) is typing.Literal
-
-
-def _takes_none(hint: Any) -> bool:
-    if get_origin(hint) in (typing.Union, types.UnionType, typing.Literal, Annotated):
-        return any(_takes_none(part) for part in get_args(hint))
-    return hint in (None, type(None), Any, object) or isinstance(hint, TypeVar | typing.ForwardRef)
-
-
 def _nested_registry(hint: Any) -> Registry[Any] | None:
     if get_origin(hint) is Annotated:
         return next((extra for extra in get_args(hint)[1:] if isinstance(extra, Registry)), None)
     return next((found for part in get_args(hint) if (found := _nested_registry(part)) is not None), None)
 
 
-def _type_name(hint: Any) -> str:
-    if get_origin(hint) is Annotated:
-        return _type_name(get_args(hint)[0])
-    text = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
-    return re.sub(r"\b(?:typing|collections\.abc|builtins|pathlib)\.", "", text).replace("NoneType", "None")
-
-
 def _path(factory: Callable[..., Any]) -> str:
     return f"{factory.__module__}.{getattr(factory, '__qualname__', factory)}"
-
-
-def _place(where: str) -> str:
-    return f"{where}: " if where else ""
 
 
 class _placed:  # noqa: N801 - used as a context manager, like contextlib's own
@@ -384,4 +241,4 @@ class _placed:  # noqa: N801 - used as a context manager, like contextlib's own
         if isinstance(error, UserError | ValueError) or (
             isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
         ):
-            raise SpecError(f"{_place(self.where)}{error}") from error
+            raise SpecError(f"{place(self.where)}{error}") from error

@@ -381,10 +381,11 @@ def test_a_run_folder_that_is_none(refused: Callable[..., str], trained: Path, t
 
 def test_a_run_without_a_checkpoint(refused: Callable[..., str], trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "runs" / "tiny" / "first")
-    (run / "checkpoints" / "best.ckpt").unlink()
-    message = refused("test", run)
-    assert 'no checkpoint "best"' in message
-    assert "last" in message
+    shutil.rmtree(run / "checkpoints")
+    assert 'no checkpoint "best"; it has none' in refused("test", run)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "epoch-3.ckpt").write_bytes(b"")
+    assert "it has: epoch-3" in refused("test", run)
 
 
 @pytest.mark.parametrize("runs", ["tiny.yaml", "tiny.yaml/below", "/proc/runs"])

@@ -17,7 +17,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
     "errors",
     "files",
+    "yaml12",
     "randomness",
+    "entry",
     "registry",
     "types",
     "augment",

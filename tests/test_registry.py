@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 import pytest
 
 import imgrec.registry
+from imgrec.entry import Entry, check_type
 from imgrec.errors import SpecError, UserError, nearest, suggestion
-from imgrec.registry import Entry, Registry, as_list, check_type
+from imgrec.registry import Registry, as_list
 
 TOYS: Registry[Any] = Registry("toy", "toys")
 

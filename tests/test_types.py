@@ -57,10 +57,11 @@ def test_lightning_moves_batches_and_outputs_without_being_told_how() -> None:
     from lightning_fabric.utilities import move_data_to_device
 
     assert move_data_to_device(batch(), torch.device("meta")).images.device.type == "meta"
-    output = StepOutput(*torch.zeros(4, 1), epoch=3, auxiliary=(torch.zeros(1),))
+    tensor = torch.zeros(1)
+    output = StepOutput(tensor, tensor, tensor, tensor, epoch=3, auxiliary=(tensor,))
     moved = move_data_to_device(output, torch.device("meta"))
     tensors = (moved.images, moved.targets, moved.logits, moved.features, *moved.auxiliary)
-    assert [tensor.device.type for tensor in tensors] == ["meta"] * 5
+    assert [each.device.type for each in tensors] == ["meta"] * 5
     assert moved.epoch == 3
 
 

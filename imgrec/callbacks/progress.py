@@ -30,6 +30,7 @@ class EpochProgress(ProgressBar):
         self._opened = 0.0
         self._began = 0.0
         self._pending: tuple[int, float] | None = None
+        self._validated: int | None = None
         self._best: float | None = None
 
     def disable(self) -> None:
@@ -99,28 +100,16 @@ class EpochProgress(ProgressBar):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the bar."""
         self._close()
+        self._validated = trainer.current_epoch
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A bar of its own."""
         batches = trainer.num_test_batches
         self._open("testing", sum(batches) if isinstance(batches, list) else batches)
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Move the bar."""
-        if self._due():
-            self._move(batch_idx + 1)
+    on_test_batch_end = on_validation_batch_end
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the bar."""
-        self._close()
+    on_test_end = on_validation_end
 
     # ---------------------------------------------------------------- the bar
 
@@ -168,7 +157,7 @@ class EpochProgress(ProgressBar):
         self._pending = None
         figures = trainer.callback_metrics
         parts = [f"epoch {epoch + 1:>{len(str(trainer.max_epochs or 0))}}{_of(trainer)}"]
-        for split in ("train", "val"):
+        for split in ("train", "val") if self._validated == epoch else ("train",):
             shown = [
                 f"{name} {float(figures[f'{split}/{name}']):.4f}"
                 for name in ("loss", "acc")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import yaml
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
+from imgrec import yaml12
 from imgrec.callbacks.metrics_logger import MetricsLogger, shortest
 from imgrec.export import save_model_folder
 from imgrec.files import write_text
@@ -217,7 +217,11 @@ def _best(trainer: pl.Trainer) -> dict[str, Any]:
     import torch
 
     epoch = torch.load(callback.best_model_path, map_location="cpu", weights_only=True)["epoch"]
-    return {"monitor": callback.monitor, "best_score": float(callback.best_model_score), "best_epoch": int(epoch)}
+    return {
+        "monitor": callback.monitor,
+        "best_score": shortest(float(callback.best_model_score)),
+        "best_epoch": int(epoch),
+    }
 
 
 def _config_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
@@ -227,7 +231,7 @@ def _config_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
             arguments = {k: v for k, v in dict(part.hparams).items() if k not in ("facts", "load_weights")}
             config[key] = {"class_path": f"{type(part).__module__}.{type(part).__qualname__}", "init_args": arguments}
     config["trainer"] = {"max_epochs": trainer.max_epochs}
-    return yaml.safe_dump(config, sort_keys=False)
+    return yaml12.dump(config)
 
 
 def _card(experiment: str, best: dict[str, Any]) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+from imgrec.entry import Entry, check_type
 from imgrec.errors import UserError, suggestion
-from imgrec.registry import Entry, check_type
 
 # a class in one of these may be called by its name alone
 SHORT_NAMES = (
@@ -40,17 +40,17 @@ def find_class(class_path: str, base: type, where: str) -> type:
     else:
         found = None
     if found is None:
-        names = _known(base) if not module else dir(import_module(module))
+        names = _known([module] if module else SHORT_NAMES, base)
         raise UserError(f'{where}: there is no class "{class_path}".{suggestion(name, names)}')
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"{where}: {class_path} is no {base.__name__}")
     return found
 
 
-def _known(base: type) -> list[str]:
+def _known(modules: Iterable[str], base: type) -> list[str]:
     return [
         name
-        for module in map(import_module, SHORT_NAMES)
+        for module in map(import_module, modules)
         for name, each in inspect.getmembers(module, inspect.isclass)
         if issubclass(each, base) and not name.startswith("_")
     ]

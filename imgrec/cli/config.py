@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from imgrec import yaml12
 from imgrec.errors import UserError
 
 Config = dict[str, Any]
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: ``1e-3`` is a float, ``010`` is ten, ``00:10:00`` and ``2026-01-01`` are text."""
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        text = node.value.replace("_", "")
-        return int(text, 16 if "x" in text else 10)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: kept
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    if (kept := [(tag, regexp) for tag, regexp in found if tag.rpartition(":")[2] not in ("int", "float", "timestamp")])
-}
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:\d[\d_]*|0x[\da-fA-F]+)$"), list("-+0123456789")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
-    ),
-    list("-+0123456789."),
-)
 
 
 def parse_value(text: str) -> Any:
@@ -47,7 +21,7 @@ def parse_value(text: str) -> Any:
     (0.001, 12, 'focal', {'name': 'focal'})
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml12.load(text)
     except (yaml.YAMLError, ValueError):  # ValueError: an explicit tag that does not fit, `!!int x`
         return text
 
@@ -64,7 +38,7 @@ def read_config(path: str | Path) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"config {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     try:
-        values = yaml.load(text, Loader=_Loader)
+        values = yaml12.load(text)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"config {path}{line}: not YAML ({error.problem})") from error

@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-import yaml
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
+from imgrec import yaml12
 from imgrec.callbacks import EpochProgress, MonitorCheck, PositionalSeeding
 from imgrec.cli.classes import check_arguments, find_class, instantiate
 from imgrec.cli.config import Config
+from imgrec.entry import Entry, check_type
 from imgrec.errors import UserError, suggestion
-from imgrec.registry import Entry, check_type
 
 TOP_LEVEL: dict[str, tuple[Any, Any]] = {
     "experiment": (str, "experiment"),
@@ -47,6 +47,8 @@ _NOISE = (
     "Starting from v1.9.0, `tensorboardX` has been removed",
     "isinstance\\(treespec, LeafSpec\\)",
     "callbacks used to create the checkpoint need to be provided",
+    "The dirpath has changed from .* won't be reloaded",  # a resumed run has a folder of its own
+    "monitor='val/acc'.* could not find the monitored key",  # stopped in the middle of the first epoch
     "WeightAveraging callback with a model that overrides the configure_model",
 )
 
@@ -73,7 +75,7 @@ class Engine:
     @property
     def resolved(self) -> str:
         """The whole config as YAML, defaults and all; ``imgrec fit --config`` on it repeats the run."""
-        return yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
+        return yaml12.dump(self.config)
 
 
 def resolve(config: Config) -> Config:
@@ -156,20 +158,20 @@ def default_callbacks(given: list[Any], trainer: Mapping[str, Any]) -> list[Any]
     if not trainer.get("fast_dev_run"):
         defaults.append(LearningRateMonitor(logging_interval="step"))
         if trainer.get("enable_checkpointing") is not False:
-            defaults.append(best_and_last())
+            defaults += best_and_last()
     return [callback for callback in defaults if not any(isinstance(g, type(callback)) for g in given)]
 
 
-def best_and_last() -> ModelCheckpoint:
-    """``best.ckpt`` by validation accuracy, and ``last.ckpt``."""
-    return ModelCheckpoint(
-        monitor="val/acc",
-        mode="max",
-        filename="best",
-        save_last=True,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
+def best_and_last() -> list[pl.Callback]:
+    """``best.ckpt`` by validation accuracy, and ``last.ckpt``.
+
+    Two callbacks: the ``save_last`` of one that monitors a metric writes only when the metric improves.
+    """
+    options: dict[str, Any] = {"auto_insert_metric_name": False, "enable_version_counter": False}
+    return [
+        ModelCheckpoint(monitor="val/acc", mode="max", filename="best", **options),
+        ModelCheckpoint(filename="last", **options),
+    ]
 
 
 def quiet_libraries() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
-from imgrec.errors import UserError, suggestion
+from imgrec.errors import UserError, article, suggestion
 
 if TYPE_CHECKING:
     from imgrec.registry import Registry
@@ -26,6 +26,12 @@ REGISTRIES: dict[str, tuple[str, str, str]] = {
     "optimizers": ("imgrec.optim", "OPTIMIZERS", "model.optimizer"),
     "schedules": ("imgrec.optim", "SCHEDULES", "model.schedule"),
 }
+
+
+# what the data and the rest of the model say; a spec may say otherwise
+FACTS = frozenset(
+    ("num_classes", "class_names", "class_counts", "image_size", "in_channels", "feature_dim", "load_weights", "model")
+)
 
 
 def registry(plural: str) -> Registry[Any]:
@@ -93,14 +99,17 @@ def _entry(plural: str, name: str) -> Iterable[str]:
     found = registry(plural)
     entry = found.entry(name)
     where = REGISTRIES[plural][2]
-    yield f"{name} - a {found.kind}, for {where}"
+    yield f"{name} - {article(found.kind)}, for {where}"
     arguments = entry.arguments()
     if arguments:
         yield ""
         yield "arguments:"
     width = max((len(a.name) for a in arguments), default=0)
     for argument in arguments:
-        default = "required" if argument.required else f"default {argument.default}"
+        if argument.name in FACTS:
+            default = "known from the data and the model"
+        else:
+            default = "required" if argument.required else f"default {argument.default}"
         yield f"  {argument.name:<{width}}  {argument.type}  ({default})"
     if entry.open:
         yield f"  {'...':<{width}}  any further argument of what stands behind it"

@@ -28,7 +28,7 @@ def find_target(path: str | Path) -> Target:
     path = Path(path)
     if not path.is_file():
         run = RunFolder(path)
-        return Target(read_config(run.path / CONFIG), str(run.checkpoint("best")), run)
+        return Target(read_config(run.path / CONFIG), str(run.trained_checkpoint()), run)
     around = path.absolute().parent.parent
     if is_run_folder(around):
         best = path.name == "best.ckpt"  # another checkpoint's figures are not the run's

@@ -7,6 +7,7 @@ from imgrec.data.cache_choice import cached_images
 from imgrec.data.cache_plan import CachePlan, plan_cache
 from imgrec.data.cache_store import cache_root, stored_caches
 from imgrec.data.classes import check_classes, map_classes
+from imgrec.data.concat import Concat
 from imgrec.data.csv_table import CsvTable
 from imgrec.data.decode import IMAGE_SUFFIXES, BadImage, decode_image, from_pil, to_channels
 from imgrec.data.digits import Digits
@@ -18,6 +19,7 @@ from imgrec.data.sampling import EvaluationOrder, TrainingOrder
 from imgrec.data.source import SOURCES, Source
 from imgrec.data.splits import Splits, split_source
 from imgrec.data.stratify import stratify
+from imgrec.data.tar_shards import TarShards
 from imgrec.data.torchvision_set import TorchvisionSet
 from imgrec.data.view import View
 
@@ -30,6 +32,7 @@ __all__ = [
     "BrokenCacheError",
     "CachePlan",
     "CachedImages",
+    "Concat",
     "CsvTable",
     "DecodedImages",
     "Digits",
@@ -41,6 +44,7 @@ __all__ = [
     "Sampler",
     "Source",
     "Splits",
+    "TarShards",
     "TorchvisionSet",
     "TrainingOrder",
     "TrainingSet",

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from imgrec.entry import check_type
 from imgrec.errors import SpecError, UserError
 from imgrec.losses.base import LOSSES, in_range
-from imgrec.registry import Registry, Spec, Specs, check_type
+from imgrec.registry import Registry, Spec, Specs
 
 
 class WeightedSum(nn.Module):

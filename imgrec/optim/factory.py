@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from imgrec.entry import check_type
 from imgrec.errors import UserError
 from imgrec.losses.base import in_range
 from imgrec.optim.groups import parameter_groups
-from imgrec.registry import check_type
 
 _SHARED = """For every optimizer: `weight_decay` leaves out normalization layers and biases unless
 `decay_norm_and_bias: true`; `layer_decay: 0.75`, say, multiplies the learning rate by that from each layer of a timm

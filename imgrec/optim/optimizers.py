@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from imgrec.entry import Entry
 from imgrec.errors import SpecError
 from imgrec.optim.factory import OptimizerFactory
-from imgrec.registry import Entry, Registry, Spec
+from imgrec.registry import Registry, Spec
 
 _TIMM: Any = timm.optim  # its __init__ exports these functions for people, not for type checkers
 

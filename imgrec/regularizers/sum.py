@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from imgrec.entry import check_type
 from imgrec.errors import SpecError
 from imgrec.losses.weighted import part_names, take_weight, unique_names
-from imgrec.registry import Spec, Specs, as_list, check_type
+from imgrec.registry import Spec, Specs, as_list
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
 

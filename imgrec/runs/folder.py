@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from imgrec import yaml12
 from imgrec.errors import UserError, suggestion
 from imgrec.runs.metrics_log import MetricSeries, read_metrics
 from imgrec.runs.predictions import Predictions, read_predictions
@@ -59,8 +60,8 @@ class RunFolder:
 
         path = self.path / CONFIG
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            found = yaml12.load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError) as error:
             raise UserError(f"{path} is not valid YAML: {error}") from error
         if not isinstance(found, dict):
             raise UserError(f"{path} should hold a mapping, and holds a {type(found).__name__}")
@@ -115,6 +116,15 @@ class RunFolder:
         if not path.is_file():
             raise UserError(self._missing(f'checkpoint "{which}"', which, path.parent, ".ckpt"))
         return path
+
+    def trained_checkpoint(self) -> Path:
+        """The checkpoint that the run's figures are of: the best, or the last where training ended before a validation.
+
+        Raises:
+            UserError: the run has neither.
+        """
+        last = self.path / "checkpoints" / "last.ckpt"
+        return last if last.is_file() and not last.with_name("best.ckpt").exists() else self.checkpoint("best")
 
     @property
     def model_folder(self) -> Path:

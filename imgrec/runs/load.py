@@ -30,7 +30,7 @@ def load(
     """The trained model of a run folder, a checkpoint or a model folder.
 
     Args:
-        path: a run folder (its model folder, else its best checkpoint), a ``.ckpt`` file, or a model folder.
+        path: a run folder (its model folder, else its best or last checkpoint), a ``.ckpt`` file, or a model folder.
         device: ``auto`` takes a GPU where there is one.
         batch_size: images in one pass.
         tta: views that are looked at beside each image itself, ``hflip`` say; see `imgrec list views`.
@@ -55,7 +55,7 @@ def load(
         if (run.model_folder / "config.json").is_file():
             classifier, facts = load_model_folder(run.model_folder)
         else:
-            classifier, facts = _from_checkpoint(run.checkpoint("best"))
+            classifier, facts = _from_checkpoint(run.trained_checkpoint())
     return Predictor(classifier, facts, batch_size=batch_size, device=device, tta=views)
 
 

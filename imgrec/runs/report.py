@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imgrec import yaml12
 from imgrec.evaluate.intervals import wilson_interval
 from imgrec.evaluate.scores import classification_scores
 from imgrec.files import write_text
@@ -54,7 +55,6 @@ def write_report(run: RunFolder, images: Images | None = None) -> Path:
 
 
 def _content(run: RunFolder, images: Images | None) -> dict[str, Any]:
-    import yaml
 
     summary, environment = run.summary, run.environment
     warnings: list[str] = []
@@ -77,7 +77,7 @@ def _content(run: RunFolder, images: Images | None) -> dict[str, Any]:
         "split": _SPLITS[main] if main else None,
         "origin": _origin(summary, environment),
         "skipped": sorted(skipped.items()),
-        "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
+        "config": yaml12.dump(run.config),
         "environment": json.dumps(environment, indent=2, ensure_ascii=False),
         "version": (environment.get("versions") or {}).get("imgrec"),
         **sections,

@@ -1,0 +1,93 @@
+"""Lightning's own callbacks by their short names."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import torch
+
+from imgrec import ClassificationTask, RunFolder
+from imgrec.evaluate.scores import classification_scores
+
+Cli = Callable[..., "CompletedProcess[str]"]
+
+
+def the_run(tmp_path: Path) -> RunFolder:
+    (run,) = (tmp_path / "runs/tiny").iterdir()
+    return RunFolder(run)
+
+
+def test_early_stopping_stops_early(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    stopping = "{class_path: EarlyStopping, monitor: val/loss, patience: 1, min_delta: 1000}"
+    done = cli("fit", "--config", tiny, "--trainer.callbacks+", stopping, "--trainer.max_epochs", "9")
+    assert done.returncode == 0, done.stderr
+    run = the_run(tmp_path)
+    assert run.summary["epochs"] == 2
+    assert run.summary["status"] == "finished"
+    assert run.metrics()["val/loss"].epochs.tolist() == [0, 1]
+
+
+def test_the_averaged_weights_are_what_is_evaluated_kept_and_shared(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    averaging = "{class_path: EMAWeightAveraging, decay: 0.8}"
+    done = cli("fit", "--config", tiny, "--trainer.callbacks", averaging, "--trainer.limit_train_batches", "1.0")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    run = the_run(tmp_path)
+    checkpoint = torch.load(run.checkpoint("best"), weights_only=True)
+    averaged, last = checkpoint["state_dict"], checkpoint["current_model_state"]
+    assert not torch.equal(averaged["model.head.linear.weight"], last["model.head.linear.weight"])
+    with (run.path / "metrics.csv").open(newline="") as file:
+        epochs = {int(row["epoch"]): float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]}
+    assert run.summary["val"]["loss"] == epochs[run.summary["best_epoch"]]
+    kept = {split: run.predictions(split) for split in ("val", "test")}
+    assert run.summary["test"]["nll"] == pytest.approx(
+        classification_scores(kept["test"].logits, kept["test"].targets)["nll"], rel=1e-6
+    )
+    before = run.summary["test"]
+    again = cli("test", run.path)  # knows no averaging, and takes the checkpoint as it is
+    assert again.returncode == 0, again.stderr
+    assert RunFolder(run.path).summary["test"] == before
+    task = ClassificationTask.load_from_checkpoint(run.checkpoint("best"), weights_only=True)
+    assert torch.equal(task.state_dict()["model.head.linear.weight"], averaged["model.head.linear.weight"])
+
+
+def test_an_averaging_run_goes_on_from_its_checkpoint(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    words = ["--config", tiny, "--trainer.callbacks", "{class_path: EMAWeightAveraging, decay: 0.8}"]
+    assert cli("fit", *words).returncode == 0
+    last = the_run(tmp_path).checkpoint("last")
+    done = cli("fit", *words, "--ckpt_path", last, "--trainer.max_epochs", "3", "--experiment", "more")
+    assert done.returncode == 0, done.stderr
+    (more,) = (tmp_path / "runs/more").iterdir()
+    assert RunFolder(more).metrics()["val/loss"].epochs.tolist() == [2]
+
+
+def test_a_checkpoint_of_ones_own_replaces_the_two(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    own = "{class_path: ModelCheckpoint, init_args: {monitor: val/loss, filename: best, save_last: true}}"
+    done = cli("fit", "--config", tiny, "--trainer.callbacks", f"[{own}]")
+    assert done.returncode == 0, done.stderr
+    run = the_run(tmp_path)
+    assert run.summary["monitor"] == "val/loss"
+    assert run.summary["best_score"] == pytest.approx(min(run.metrics()["val/loss"].values))
+    assert sorted(p.name for p in (run.path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_the_learning_rate_is_monitored(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    done = cli("fit", "--config", tiny, "--trainer.log_every_n_steps", "3", "--model.schedule", "constant")
+    assert done.returncode == 0, done.stderr
+    rates = {name: series for name, series in the_run(tmp_path).metrics().items() if name.startswith("lr-")}
+    assert rates
+    for series in rates.values():
+        assert series.values.tolist() == [0.01] * len(series)
+        assert series.steps.tolist() == [2, 5, 8, 11]
+
+
+def test_a_callback_may_be_named_alone_and_changed_by_a_dotted_key(cli: Cli, tiny: Path) -> None:
+    words = ["--trainer.logger", "CSVLogger", "--trainer.logger.init_args.save_dir", "mirror", "--print_config"]
+    done = cli("fit", "--config", tiny, *words)
+    assert done.returncode == 0, done.stderr
+    assert "class_path: CSVLogger" in done.stdout
+    assert "save_dir: mirror" in done.stdout

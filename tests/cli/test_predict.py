@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torchvision.transforms.functional import to_pil_image
+
+import imgrec
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+COUNT = 6
+
+
+@pytest.fixture
+def images(trained: Path, tmp_path: Path) -> dict[str, str]:
+    """Test images of the run as PNG files, in a folder and one below it: path to id."""
+    data = imgrec.ImageDataModule(source="digits", channels=1, image_size=16)
+    data.setup()
+    found = {}
+    for number, row in enumerate(data.splits.test[:COUNT]):
+        name = data.source.ids[row]
+        (image,) = data.load_images([name])
+        assert image is not None
+        path = Path("images") / ("below" if number % 2 else "") / f"{number}.png"
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        to_pil_image(image).save(tmp_path / path)
+        found[str(path)] = name
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    return found
+
+
+def test_it_says_of_files_what_the_test_said_of_the_same_images(
+    cli: Cli, trained: Path, images: dict[str, str]
+) -> None:
+    done = cli("predict", trained, *images, "--top", "2")
+    assert done.returncode == 0, done.stderr
+    said = imgrec.RunFolder(trained).predictions("test")
+    rows = {name: row for row, name in enumerate(said.ids)}
+    lines = done.stdout.splitlines()
+    assert len(lines) == COUNT
+    for line, (path, name) in zip(lines, images.items(), strict=True):
+        probabilities = said.probabilities[rows[name]]
+        best = np.argsort(-probabilities, kind="stable")[:2]
+        expected = ", ".join(f"{said.class_names[i]} {probabilities[i]:.4f}" for i in best)
+        assert line == f"{path}: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["images"], COUNT),
+        (["images/*.png"], COUNT // 2),
+        (["images/**/*.png"], COUNT),
+        (["images/*"], COUNT // 2 + 1),  # a glob takes what it matches, notes.txt too
+        (["images", "images/0.png", "images/*.png"], COUNT),
+        (["images/0.png", "images/below"], 1 + COUNT // 2),
+    ],
+)
+def test_files_folders_and_globs(words: list[str], count: int, cli: Cli, trained: Path, images: dict[str, str]) -> None:
+    done = cli("predict", trained, *words)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == count
+    assert len({line.partition(": ")[0] for line in lines}) == count
+
+
+@pytest.mark.parametrize("target", ["run", "checkpoint", "checkpoint alone", "model folder"])
+def test_a_model_from_wherever_it_stands(
+    target: str, cli: Cli, trained: Path, images: dict[str, str], tmp_path: Path
+) -> None:
+    alone = shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
+    where = {
+        "run": trained,
+        "checkpoint": trained / "checkpoints" / "best.ckpt",
+        "checkpoint alone": alone,
+        "model folder": trained / "model",
+    }[target]
+    assert cli("predict", where, "images").stdout == cli("predict", trained, "images").stdout != ""
+
+
+def test_csv_and_json_lines_say_the_same(cli: Cli, trained: Path, images: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "images" / "broken.png").write_bytes(b"")
+    for name in ("out/found.csv", "out/found.jsonl"):
+        done = cli("predict", trained, "images", "--out", name, "--top", "3", "--batch_size", "4")
+        assert done.returncode == 0
+        assert done.stdout == f"{COUNT + 1} images -> {name}\n"
+        assert done.stderr == f"1 of {COUNT + 1} could not be read\n"
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "found.csv").read_text())))
+    lines = [json.loads(line) for line in (tmp_path / "out" / "found.jsonl").read_text().splitlines()]
+    assert [row["path"] for row in rows] == [line["path"] for line in lines]
+    assert sorted(row["path"] for row in rows) == sorted([*images, "images/broken.png"])
+    for row, line in zip(rows, lines, strict=True):
+        if row["path"] == "images/broken.png":
+            assert row["error"] == line["error"] == "the file is empty"
+            assert row["class_1"] == ""
+            continue
+        assert row["error"] == ""
+        for k, pair in enumerate(line["top"], start=1):
+            assert row[f"class_{k}"] == pair["class"]
+            assert float(row[f"probability_{k}"]) == pair["probability"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["found.csv", "found.jsonl"]
+
+
+def test_all_classes_sum_to_one(cli: Cli, trained: Path, images: dict[str, str], tmp_path: Path) -> None:
+    assert cli("predict", trained, "images/0.png", "--top", "99", "--out", "all.jsonl").returncode == 0
+    (line,) = (tmp_path / "all.jsonl").read_text().splitlines()
+    top = json.loads(line)["top"]
+    assert {pair["class"] for pair in top} == set("0123456789")
+    assert sum(pair["probability"] for pair in top) == pytest.approx(1, abs=1e-12)
+    (found,) = imgrec.load(trained).predict([tmp_path / "images" / "0.png"])
+    assert [pair["class"] for pair in top] == list(found.classes)
+    assert [pair["probability"] for pair in top] == found.probabilities.tolist()
+
+
+def test_images_that_cannot_be_read(cli: Cli, trained: Path, images: dict[str, str], tmp_path: Path) -> None:
+    whole = (tmp_path / "images" / "0.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.jpg").write_text("no image")
+    done = cli("predict", trained, "cut.png", "text.jpg", "images/0.png")
+    assert done.returncode == 0
+    assert "cut.png: cannot be read: " in done.stdout
+    assert "text.jpg: cannot be read: it is not an image" in done.stdout
+    assert done.stderr == "2 of 3 could not be read\n"
+    nothing = cli("predict", trained, "cut.png", "text.jpg")
+    assert nothing.returncode == 1
+    assert nothing.stderr == "2 of 2 could not be read\n"
+
+
+@pytest.mark.parametrize("option", ["--top", "--batch_size"])
+def test_a_count_is_at_least_one(option: str, cli: Cli, trained: Path, images: dict[str, str]) -> None:
+    done = cli("predict", trained, "images", option, "0")
+    assert done.returncode == 2
+    assert "at least 1" in done.stderr
+
+
+def test_a_long_list_says_where_it_is(
+    cli: Cli, trained: Path, images: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgrec.cli.predict._PLAIN_PROGRESS_SECONDS", -1.0)
+    done = cli("predict", trained, "images")
+    assert done.stderr.splitlines() == [f"{n}/{COUNT} images" for n in range(1, COUNT + 1)]
+
+
+def test_the_installed_command_predicts(installed: Cli, trained: Path, images: dict[str, str], tmp_path: Path) -> None:
+    done = installed("predict", trained, "images", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == COUNT
+    assert done.stderr == ""

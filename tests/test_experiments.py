@@ -1,0 +1,168 @@
+"""Every YAML of the project is run: the experiments as rehearsals, the parts laid over the quickstart."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from imgrec import RunFolder
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+ROOT = Path(__file__).parents[1] / "experiments"
+PARTS = sorted(ROOT.glob("_parts/*.yaml"))
+EXPERIMENTS = sorted(path for path in ROOT.glob("*/*.yaml") if path.parent.name != "_parts")
+QUICKSTART = ROOT / "digits" / "quickstart.yaml"
+WITHOUT_DATA = {"digits"}
+SMALL = (
+    *("--model.backbone.channels", "[8, 8, 8, 8]", "--model.backbone.stem_width", "8", "--data.image_size", "16"),
+    *("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "4"),
+)
+
+
+def name_of(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def only_run(root: Path) -> RunFolder:
+    (path,) = (root / "runs" / "digits" / "quickstart").iterdir()
+    return RunFolder(path)
+
+
+def with_part(part: str) -> list[str | Path]:
+    return ["--config", QUICKSTART, "--config", ROOT / "_parts" / f"{part}.yaml", *SMALL]
+
+
+# ------------------------------------------------------------------ experiments
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def test_an_experiment_runs(path: Path, cli: Cli, tmp_path: Path) -> None:
+    if path.parent.name not in WITHOUT_DATA and not os.environ.get("IMGREC_DATA"):
+        pytest.skip("IMGREC_DATA is not set")
+    done = cli("fit", "--config", path, "--trainer.fast_dev_run", "--data.batch_size", "8", "--data.num_workers", "0")
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1/1  train loss" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", [*EXPERIMENTS, *PARTS], ids=name_of)
+def test_a_yaml_says_what_it_is_about_and_no_more(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(lines) <= 40
+    assert re.search(r"[\s\"'{\[]/\w", text) is None  # no absolute path
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def test_an_experiment_resolves_without_its_data(path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its specs are checked against the registries before any data is read, pretrained weights apart."""
+    monkeypatch.delenv("IMGREC_DATA", raising=False)
+    weights = ["--model.backbone.weights", "null"] if "weights: w" in path.read_text() else []
+    done = cli("fit", "--config", path, *weights, "--print_config")
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["experiment"] == name_of(path)
+
+
+@pytest.mark.slow
+def test_the_quickstart_learns_what_it_promises(cli: Cli, tmp_path: Path) -> None:
+    done = cli("fit", "--config", QUICKSTART)
+    assert done.returncode == 0, done.stderr
+    run = only_run(tmp_path)
+    assert run.summary["test"]["acc"] >= 0.97
+    assert run.summary["epochs"] == 15
+    losses = run.metrics()["train/loss"].values
+    assert losses[-1] < 0.5 * losses[0]
+
+
+# ------------------------------------------------------------------ parts
+
+
+def test_debug_leaves_no_run(cli: Cli, tmp_path: Path) -> None:
+    done = cli("fit", *with_part("debug"))
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1/1" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bf16_trains_in_bfloat16(cli: Cli, tmp_path: Path) -> None:
+    assert cli("fit", *with_part("bf16")).returncode == 0
+    run = only_run(tmp_path)
+    assert run.config["trainer"]["precision"] == "bf16-mixed"
+    losses = run.metrics()["train/loss"].values
+    assert all(map(math.isfinite, losses))
+    assert losses[-1] < losses[0]
+    assert run.predictions("val").logits.dtype == "float32"
+    kept = torch.load(run.checkpoint("best"), weights_only=True)["state_dict"]
+    assert {value.dtype for value in kept.values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_tensorboard_gets_what_metrics_csv_gets(cli: Cli, tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert cli("fit", *with_part("tensorboard")).returncode == 0
+    found = reader.EventAccumulator(str(next((tmp_path / "tensorboard").rglob("events.*")).parent))
+    found.Reload()
+    ours = only_run(tmp_path).metrics()
+    for name in ("train/loss", "val/acc", "val/loss"):
+        theirs = [event.value for event in found.Scalars(name)]
+        assert theirs[: len(ours[name].values)] == pytest.approx(ours[name].values, abs=1e-6)
+
+
+def test_wandb_offline_keeps_a_run(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    for name, value in {"MODE": "offline", "DIR": str(tmp_path), "SILENT": "true", "CONSOLE": "off"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    try:
+        done = cli("fit", *with_part("wandb"))
+        assert done.returncode == 0, done.stderr
+        assert wandb.run is not None
+        summary: dict[str, Any] = dict(wandb.run.summary)
+        assert wandb.run.project == "imgrec"
+    finally:
+        wandb.finish()
+    kept = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(kept) == 1
+    assert kept[0].stat().st_size > 0
+    run = only_run(tmp_path)
+    assert summary["val/acc"] == pytest.approx(run.summary["val"]["acc"], abs=1e-6)
+    assert summary["test/acc"] == pytest.approx(run.summary["test"]["acc"], abs=1e-6)
+
+
+def test_gpu_trains_on_one_or_says_that_there_is_none(cli: Cli, tmp_path: Path) -> None:
+    done = cli("fit", *with_part("gpu"))
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        assert done.returncode == 0, done.stderr
+        assert only_run(tmp_path).summary["status"] == "finished"
+        return
+    assert done.returncode == 2
+    assert done.stderr.startswith("imgrec: error: trainer: ")
+    assert "gpu" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_ddp_trains_in_two_processes(installed: Cli, tmp_path: Path) -> None:
+    words = [str(word) for word in with_part("ddp")]
+    done = installed("fit", *words, "--trainer.accelerator", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = only_run(tmp_path)
+    assert run.summary["status"] == "finished"
+    for split, count in run.summary["split_sizes"].items():
+        if split != "train":
+            assert len(set(run.predictions(split).ids)) == len(run.predictions(split)) == count
+    assert done.stdout.count("epoch 1/2") == 1
+
+
+def test_every_part_has_a_test_here() -> None:
+    assert {path.stem for path in PARTS} == {"bf16", "ddp", "debug", "gpu", "tensorboard", "wandb"}
