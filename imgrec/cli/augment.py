@@ -84,18 +84,17 @@ def draw(data: Any, out: Path, columns: int, rows: int, progress: float) -> None
     order = next(iter(loader.batch_sampler))
     places = [place[0] if isinstance(place, tuple) else place for place in order]
     names = data.facts.class_names
-    epochs = [
-        data.augment(loader.dataset.__getitems__([(p, epoch) for p in places]), progress) for epoch in range(rows)
-    ]
-    columns = min(columns, len(epochs[0]))
-    originals = data.load_images(epochs[0].ids[:columns])
+    loaded = [loader.dataset.__getitems__([(place, epoch) for place in places]) for epoch in range(rows)]
+    epochs = [data.augment(batch, progress) for batch in loaded]
+    columns = min(columns, len(loaded[0]))
+    originals = data.load_images(loaded[0].ids[:columns])
     figure, axes = plt.subplots(rows + 1, columns, figsize=(1.5 * columns, 1.75 * (rows + 1)), squeeze=False)
     for column in range(columns):
-        _show(axes[0][column], originals[column], "as it is")
+        _show(axes[0][column], originals[column], caption(loaded[0], column, names))
         for row, batch in enumerate(epochs, 1):
             _show(axes[row][column], batch.images[column], caption(batch, column, names))
-    for row in range(rows):
-        axes[row + 1][0].set_ylabel(f"epoch {row}", fontsize=7)
+    for row, said in enumerate(["as it is", *(f"epoch {epoch}" for epoch in range(rows))]):
+        axes[row][0].set_ylabel(said, fontsize=7)
     figure.tight_layout(pad=0.3)
     try:
         with written_aside(out) as aside:

@@ -1,0 +1,87 @@
+"""`imgrec augment`, and `--tta` on the command line."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from imgrec.cli.augment import caption
+from imgrec.types import Batch
+
+
+def test_the_picture_has_a_row_an_epoch_and_one_of_originals(cli: Any, tiny: Path, tmp_path: Path) -> None:
+    sizes = []
+    for rows in (1, 3):
+        words = ["augment", tiny, "--out", "seen.png", "--columns", "4", "--rows", rows]
+        ended = cli(*words, "--data.train_transforms", "[resize, random_crop, mixup_or_cutmix]")
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.strip() == "seen.png"
+        with Image.open(tmp_path / "seen.png") as picture:
+            sizes.append(picture.size)
+    assert sizes[0][0] == sizes[1][0]
+    assert sizes[1][1] == 2 * sizes[0][1]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_targets_are_written_by_their_parts() -> None:
+    names = ("cat", "dog", "frog")
+    rows = torch.tensor([[0.3, 0.7, 0.0], [0.0, 0.0, 1.0], [0.998, 0.002, 0.0]])
+    mixed = Batch(torch.zeros(3, 1, 2, 2), rows, ("a", "b", "c"))
+    assert [caption(mixed, i, names) for i in range(3)] == ["dog 0.70, cat 0.30", "frog", "cat"]
+    assert caption(Batch(torch.zeros(1, 1, 2, 2), torch.tensor([1]), ("a",)), 0, names) == "dog"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rows", "0"], "--rows: expected a number, 1 or more, got 0"),
+        (["--out", "seen.bmp"], "--out seen.bmp: expected a name that ends in .png"),
+        (["--progress", "2"], "--progress: expected a fraction of training"),
+        (["--data.train_transforms", "[hflip, resize]"], "data.train_transforms[1]: resize changes single images"),
+        (["--data.train_transforms", "cifr"], 'data.train_transforms: no augmentation is called "cifr"'),
+    ],
+)
+def test_a_wrong_word_ends_with_one_message(cli: Any, tiny: Path, words: list[str], message: str) -> None:
+    ended = cli("augment", tiny, *words)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_without_a_config_it_says_what_it_needs(cli: Any) -> None:
+    assert "augment needs a config" in cli("augment").stderr
+
+
+def test_test_looks_at_further_views_and_leaves_the_run(cli: Any, trained: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+    ended = cli("test", trained, "--tta", "[hflip, five_crop]")
+    assert ended.returncode == 0, ended.stderr
+    assert "accuracy" in ended.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+    wrong = cli("test", trained, "--tta", "hflp")
+    assert wrong.returncode == 2
+    assert 'Did you mean "hflip"' in wrong.stderr
+    assert "--tta is for test and predict" in cli("validate", trained, "--tta", "hflip").stderr
+
+
+def test_predict_looks_at_further_views(cli: Any, trained: Path, tmp_path: Path) -> None:
+    pixels = torch.randint(0, 256, (8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
+    Image.fromarray(pixels.flip(1).contiguous().numpy()).save(tmp_path / "b.png")
+    tops = {}
+    for words in ((), ("--tta", "hflip"), ("--tta", "hflip", "--tta_average", "logits")):
+        ended = cli("predict", trained, "a.png", "b.png", "--out", "out.csv", "--top", "10", *words)
+        assert ended.returncode == 0, ended.stderr
+        with (tmp_path / "out.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        tops[words] = [{row[f"class_{k}"]: float(row[f"probability_{k}"]) for k in range(1, 11)} for row in rows]
+    plain, mean, _ = tops.values()
+    for name, p in mean[0].items():  # an image and its mirror image get the same answer: the mean of the two
+        assert abs(p - mean[1][name]) < 1e-5
+        assert abs(p - (plain[0][name] + plain[1][name]) / 2) < 1e-5
+    assert tops["--tta", "hflip", "--tta_average", "logits"] != mean
