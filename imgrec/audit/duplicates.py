@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,16 @@ _AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images that are one: ``left`` and ``right`` are positions; ``how`` says how alike they are, in words.
+    """Two images that are one: ``left`` and ``right`` are positions.
 
-    ``exact`` pairs have the same pixels; ``sure`` is false where only features are alike.
+    ``how`` says how alike they are, in words, and ``score`` by a number up to 1; ``exact`` pairs have the same pixels;
+    ``sure`` is false where only features are alike.
     """
 
     left: int
     right: int
     how: str
+    score: float = 1.0
     exact: bool = False
     sure: bool = True
 
@@ -83,22 +85,23 @@ def near_pairs(records: NDArray[Any], radius: int = RADIUS) -> list[Pair]:
 def duplicate_findings(pairs: Iterable[Pair], inventory: Inventory) -> Iterator[Finding]:
     """What pairs of equal images mean: across splits, across classes, or again in the same split and class.
 
-    A finding names the first of the other images. What is proposed leaves test images alone. Of equal pixels one image
-    stays, in the test split rather than in validation and there rather than in training; none of the others stays
-    where they do not agree on the class. Of nearly equal images in two splits the one in the lower split is to go.
+    A finding names the most alike of the other images. What is proposed leaves test images alone. Of equal pixels one
+    image stays, in the test split rather than in validation and there rather than in training; none of the others
+    stays where they do not agree on the class. Of nearly equal images in two splits the one in the lower split is to
+    go.
     """
     others: dict[tuple[bool, int], list[Pair]] = defaultdict(list)
     for pair in pairs:
         others[pair.exact, pair.left].append(pair)
-        others[pair.exact, pair.right].append(Pair(pair.right, pair.left, pair.how, pair.exact, pair.sure))
+        others[pair.exact, pair.right].append(replace(pair, left=pair.right, right=pair.left))
     for (exact, position), found in others.items():
         action = EXCLUDE if _is_to_go(position, found, inventory) else ""
         kind = "duplicate" if exact else "near_duplicate"
         for relation, those in _relations(position, found, inventory).items():
-            first = those[0]
+            first = max(those, key=lambda pair: pair.score)
             more = f"; and {len(those) - 1} more" if len(those) > 1 else ""
             place = f"{inventory.splits[first.right]}, {inventory.class_name(first.right)}"
-            yield Finding(position, kind + relation, f"{first.how} ({place}){more}", first.right, action)
+            yield Finding(position, kind + relation, f"{first.how} ({place}){more}", first.right, action, first.score)
 
 
 def exact_pairs(groups: Iterable[Sequence[int]]) -> Iterator[Pair]:
@@ -127,7 +130,7 @@ def _verified(
         differ = records["digest"][i] != records["digest"][j]
         for k in np.flatnonzero((alike >= needed) & differ).tolist():
             how = f"{bits[start + k]} of 64 bits differ, correlation {alike[k]:.3f}"
-            yield Pair(int(i[k]), int(j[k]), how)
+            yield Pair(int(i[k]), int(j[k]), how, float(alike[k]))
 
 
 def _centred(small: NDArray[np.uint8]) -> NDArray[np.float32]:

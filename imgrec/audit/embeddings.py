@@ -89,7 +89,8 @@ def similar_features(features: Tensor, positions: Tensor, similarity: float = 0.
             left, right = sorted((int(positions[start + i]), int(positions[other[i, j]])))
             if left != right and (left, right) not in seen:
                 seen.add((left, right))
-                yield Pair(left, right, f"cosine {float(best[i, j]):.3f} of the features", sure=False)
+                cosine = float(best[i, j])
+                yield Pair(left, right, f"cosine {cosine:.3f} of the features", cosine, sure=False)
 
 
 class _Squares(Dataset[tuple[int, Tensor | None]]):

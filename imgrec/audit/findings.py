@@ -21,7 +21,7 @@ COLUMNS = ("id", "split", "class", "finding", "detail", "related", "action")
 KINDS: dict[str, str] = {
     "duplicate_across_splits": "the same pixels in two splits: what is evaluated was trained on",
     "duplicate_across_classes": "the same pixels under two labels",
-    "near_duplicate_across_splits": "nearly the same image in two splits: resized, compressed again, cropped a little",
+    "near_duplicate_across_splits": "nearly the same image in two splits: resized, say, or compressed again",
     "near_duplicate_across_classes": "nearly the same image under two labels",
     "label_error": "a model that did not train on it is sure of another class",
     "missing": "no such file",
@@ -52,7 +52,8 @@ class Finding:
     """One thing found of one image.
 
     ``position`` counts the audited images; ``related`` is the position of the other image of a duplicate;
-    ``action`` is what is proposed: ``exclude``, ``relabel: <class>``, or nothing.
+    ``action`` is what is proposed: ``exclude``, ``relabel: <class>``, or nothing. Of one kind, findings with more
+    ``weight`` come first.
     """
 
     position: int
@@ -60,6 +61,7 @@ class Finding:
     detail: str
     related: int | None = None
     action: str = ""
+    weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ class Inventory:
 
 
 def in_order(findings: Iterable[Finding], inventory: Inventory) -> list[Finding]:
-    """The findings, the worst kind first, in one kind by id."""
-    return sorted(findings, key=lambda f: (_ORDER[f.kind], inventory.id(f.position)))
+    """The findings, the worst kind first, in one kind by weight, then by id."""
+    return sorted(findings, key=lambda f: (_ORDER[f.kind], -f.weight, inventory.id(f.position)))
 
 
 def write_findings(path: str | Path, findings: Iterable[Finding], inventory: Inventory) -> None:

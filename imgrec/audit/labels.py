@@ -62,4 +62,5 @@ def label_findings(inventory: Inventory, predictions: Sequence[Predictions]) -> 
         detail = (
             f"looks like {names[other]} ({probabilities[i, other]:.1%}; {probabilities[i, labels[i]]:.1%} its label)"
         )
-        yield Finding(int(at[i]), "label_error", detail, action=f"{RELABEL} {names[other]}")
+        action = f"{RELABEL} {names[other]}"
+        yield Finding(int(at[i]), "label_error", detail, None, action, float(probabilities[i, other]))

@@ -112,11 +112,11 @@ def _sections(audit: Audit, pictures: _Pictures) -> Iterator[dict[str, Any]]:
 
 
 def _one_a_pair(found: list[Finding], inventory: Inventory) -> list[Finding]:
-    """Of two findings that name each other, the one of the image in the lower split."""
+    """Of two findings that name each other the one of the training image; pairs with a test image come first."""
     chosen: dict[frozenset[int | None], Finding] = {}
     for finding in sorted(found, key=lambda f: -inventory.ranks[f.position]):
         chosen.setdefault(frozenset((finding.position, finding.related)), finding)
-    return list(chosen.values())
+    return sorted(chosen.values(), key=lambda f: (inventory.ranks[[f.position, f.related]].min(), -f.weight))
 
 
 def _tiles(audit: Audit) -> list[dict[str, Any]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.data.source import Source
-from imgrec.data.splits import Splits
+from imgrec.data.splits import Splits, check_splits
 from imgrec.data.view import View
 from imgrec.errors import UserError, suggestion
 from imgrec.files import locate
@@ -66,32 +67,37 @@ def read_labels(file: str | Path, where: str = "data.relabel") -> dict[str, str]
     return labels
 
 
-def exclude(source: Source, splits: Splits, ids: list[str], where: str = "data.exclude") -> Splits:
-    """The splits without these images; every other image stays in its split.
+def amend(
+    source: Source, splits: Splits, excluded: Sequence[str] = (), labels: Mapping[str, str] | None = None
+) -> tuple[Source, Splits]:
+    """The source with new labels, and its splits without what is left out; every other image stays in its split.
 
     Ids that the source has not are a warning with their count: a list may be older than the folder.
 
-    Raises:
-        UserError: none of the ids is in the source, or no training or no validation image is left.
-    """
-    left_out = set(_rows(source, ids, where))
-    parts = {
-        name: np.asarray([row for row in rows.tolist() if row not in left_out], dtype=np.int64)
-        for name, rows in (("train", splits.train), ("val", splits.val), ("test", splits.test))
-    }
-    for name, said in (("train", "training"), ("val", "validation")):
-        if not len(parts[name]):
-            raise UserError(f"{where}: no {said} image is left.")
-    return Splits(**parts)
-
-
-def relabel(source: Source, labels: dict[str, str], where: str = "data.relabel") -> Source:
-    """A view of the source in which these images have other classes.
+    Args:
+        source: the table of images.
+        splits: its splits, with the old labels.
+        excluded: the ids to leave out, as :func:`read_exclusions` gives them.
+        labels: new classes by id, as :func:`read_labels` gives them.
 
     Raises:
-        UserError: a class that the source has not, none of the ids is in the source, or its images have several
-            labels each.
+        UserError: the source has none of these ids, has no such class, or its images have several labels each; or a
+            class has no image left for training or for validation.
     """
+    if labels:
+        source = _relabelled(source, labels, "data.relabel")
+    if excluded:
+        left_out = _rows(source, excluded, "data.exclude")
+        splits = Splits(*(rows[~np.isin(rows, left_out)] for rows in (splits.train, splits.val, splits.test)))
+    try:
+        check_splits(source, splits)
+    except UserError as error:
+        what = " and ".join(["data.exclude"] * bool(excluded) + ["data.relabel"] * bool(labels))
+        raise UserError(f"{what}: after this there is {error}") from error
+    return source, splits
+
+
+def _relabelled(source: Source, labels: Mapping[str, str], where: str) -> Source:
     if source.multi_label:
         raise UserError(f"{where}: one new class an image is for single-label data; these images have several labels.")
     numbers = {name: number for number, name in enumerate(source.class_names)}
@@ -102,13 +108,12 @@ def relabel(source: Source, labels: dict[str, str], where: str = "data.relabel")
                 f"It has: {', '.join(source.class_names[:20])}."
             )
     targets: NDArray[np.int64] = source.targets.copy()
-    known = _rows(source, list(labels), where)
-    for row in known:
+    for row in _rows(source, list(labels), where):
         targets[row] = numbers[labels[source.ids[row]]]
     return View(source, targets=targets)
 
 
-def _rows(source: Source, ids: list[str], where: str) -> list[int]:
+def _rows(source: Source, ids: Sequence[str], where: str) -> list[int]:
     row_of = {name: row for row, name in enumerate(source.ids)}
     unknown = [name for name in ids if name not in row_of]
     if unknown and len(unknown) == len(ids):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from imgrec.augment import (
     check_training_transforms,
     check_transforms,
 )
+from imgrec.data.amend import amend, read_exclusions, read_labels
 from imgrec.data.audit import find_bad_images, refuse_bad_images, usable_cores
 from imgrec.data.balance import SAMPLERS, strata
 from imgrec.data.cache import CachedImages
@@ -71,6 +73,10 @@ class ImageDataModule(pl.LightningDataModule):
         cache: whether images are decoded once and kept: in ``memory``; on ``disk``, below ``IMGREC_CACHE`` or
             ``~/.cache/imgrec``, for later runs too; ``off``; or ``auto``, which takes memory for small sets, the disk
             where there is room, and says so. See :func:`imgrec.data.plan_cache` for what is kept.
+        exclude: a CSV file with the images to leave out of every split, as `imgrec audit --fix` writes it, or with
+            their ids in a column ``id``; all others stay in their splits.
+        relabel: a CSV file with new classes of images: in a column ``action``, as the audit writes it, or in a column
+            ``label``.
         sampler: how often each training image is shown, against imbalance; see `imgrec list samplers`. By default each
             once in an epoch.
 
@@ -98,6 +104,8 @@ class ImageDataModule(pl.LightningDataModule):
         classes: dict[str | int, str | int | None] | list[str | int] | None = None,
         sampler: Spec | None = None,
         cache: CacheMode = "auto",
+        exclude: str | None = None,
+        relabel: str | None = None,
     ) -> None:
         super().__init__()
         SOURCES.check(source, "data.source")
@@ -127,6 +135,8 @@ class ImageDataModule(pl.LightningDataModule):
             raise UserError(f'data.on_bad_image: accepted are "skip" and "error", got {on_bad_image!r}.')
         if cache not in get_args(CacheMode):
             raise UserError(f"data.cache: accepted are {', '.join(get_args(CacheMode))}, got {cache!r}.")
+        self._excluded = [] if exclude is None else read_exclusions(exclude)
+        self._relabelled = {} if relabel is None else read_labels(relabel)
         self.save_hyperparameters()
         self.skipped: dict[str, str] = {}
         self._source_spec = source
@@ -166,6 +176,8 @@ class ImageDataModule(pl.LightningDataModule):
             splits = split_source(source, val_fraction, test_fraction, self._split_seed)
         except UserError as error:
             raise UserError(f"data.source: {error}") from error
+        if self._excluded or self._relabelled:
+            source, splits = amend(source, splits, self._excluded, self._relabelled)
         rows = np.concatenate([splits.train, splits.val, splits.test])
         if self._on_bad_image == "error" and not source.in_memory:
             refuse_bad_images(find_bad_images(source, rows.tolist()), len(rows))
@@ -190,6 +202,7 @@ class ImageDataModule(pl.LightningDataModule):
             image_size=size,
             channels=self._channels,
             eval_transforms=tuple(self._eval_specs),
+            multi_label=source.multi_label,
         )
         self._ready = (source, splits, facts)
 
@@ -210,8 +223,11 @@ class ImageDataModule(pl.LightningDataModule):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when the data does; see :meth:`imgrec.data.Source.fingerprint`."""
-        return self.source.fingerprint()
+        """Changes when the data does, and what is left out; see :meth:`imgrec.data.Source.fingerprint`."""
+        found = self.source.fingerprint()
+        if not self._excluded:
+            return found
+        return hashlib.blake2b("\0".join([found, *sorted(self._excluded)]).encode(), digest_size=16).hexdigest()
 
     def split_sizes(self) -> dict[str, int]:
         """The number of images for ``train``, ``val`` and ``test``."""

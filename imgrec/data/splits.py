@@ -68,7 +68,7 @@ def split_source(source: Source, val_fraction: float = 0.1, test_fraction: float
         carved_test.append(test)
         carved_val.append(val)
     splits = Splits(_sorted(source, train), _sorted(source, carved_val), _sorted(source, carved_test))
-    _check(source, splits)
+    check_splits(source, splits)
     return splits
 
 
@@ -112,7 +112,12 @@ def _sorted(source: Source, parts: Iterable[Rows]) -> Rows:
     return np.asarray(sorted(rows.tolist(), key=source.ids.__getitem__), dtype=np.int64)
 
 
-def _check(source: Source, splits: Splits) -> None:
+def check_splits(source: Source, splits: Splits) -> None:
+    """Raise :class:`UserError` where a class has no image for training, or none for validation.
+
+    One that the test lacks is a warning in the log, and so is, where images have several labels, one that validation
+    lacks.
+    """
     together = np.concatenate([splits.train, splits.val, splits.test])
     if len(np.unique(together)) != len(together):
         raise RuntimeError("an image is in two splits")
