@@ -95,7 +95,8 @@ class DataFacts:
 
     ``class_counts`` counts training images, in the order of ``class_names``. ``image_size`` is the side, in pixels, of
     the square image that reaches the model. ``eval_transforms`` are the specs that bring any image there, so that a
-    model taken out of its run still knows its preprocessing.
+    model taken out of its run still knows its preprocessing. ``multi_label`` says that an image may have several
+    classes or none: ``targets`` are float ``(batch, num_classes)`` then, 1 for each class that it has.
     """
 
     class_names: tuple[str, ...]
@@ -103,6 +104,7 @@ class DataFacts:
     image_size: int
     channels: int = 3
     eval_transforms: tuple[str | dict[str, Any], ...] = ()
+    multi_label: bool = False
 
     @property
     def num_classes(self) -> int:

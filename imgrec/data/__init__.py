@@ -12,6 +12,7 @@ from imgrec.data.csv_table import CsvTable
 from imgrec.data.decode import IMAGE_SUFFIXES, BadImage, decode_image, from_pil, to_channels
 from imgrec.data.digits import Digits
 from imgrec.data.folder import Folder
+from imgrec.data.hub import Hub
 from imgrec.data.loading import BatchLoader, EvaluationSet, TrainingSet
 from imgrec.data.module import ImageDataModule
 from imgrec.data.parquet import Parquet
@@ -39,6 +40,7 @@ __all__ = [
     "EvaluationOrder",
     "EvaluationSet",
     "Folder",
+    "Hub",
     "ImageDataModule",
     "Parquet",
     "Sampler",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -85,6 +86,22 @@ class Concat(Source):
     def path(self, index: int) -> Path | None:  # noqa: D102
         source, row = self._at(index)
         return source.path(row)
+
+    def gather(self, rows: NDArray[np.int64]) -> Tensor | None:  # noqa: D102
+        numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        parts: list[tuple[Tensor, Tensor]] = []
+        for number in np.unique(numbers).tolist():
+            places = np.flatnonzero(numbers == number)
+            part = self.sources[number].gather(rows[places] - int(self._starts[number]))
+            if part is None or (parts and part.shape[1:] != parts[0][1].shape[1:]):
+                return None
+            parts.append((torch.from_numpy(places), part))
+        if not parts:
+            return None
+        found = parts[0][1].new_empty(len(rows), *parts[0][1].shape[1:])
+        for index, part in parts:
+            found[index] = part
+        return found
 
     def content(self) -> Iterator[bytes]:  # noqa: D102
         for source in self.sources:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from imgrec.errors import UserError
 from imgrec.losses import build_loss, check_losses
 from imgrec.metrics import classification_metrics
 from imgrec.models import Classifier, Normalize, build_classifier, check_classifier
@@ -63,6 +64,15 @@ class ClassificationTask(BaseTask):
         self.auxiliary_weight = auxiliary_weight
         check_classifier(backbone, head, normalize, "model", load_weights=load_weights)
         check_losses(loss, "model.loss")
+
+    def _facts_of_data(self) -> DataFacts | None:
+        facts = super()._facts_of_data()
+        if facts is not None and facts.multi_label:
+            raise UserError(
+                f"{type(self).__name__} takes images of one class each, and this data may give an image several of its "
+                f"{facts.num_classes} labels, or none (multi-label): name one column with one label a row."
+            )
+        return facts
 
     def build_model(self, facts: DataFacts) -> Classifier:
         """Normalise, backbone and head, made for this data."""

@@ -117,3 +117,7 @@ def test_specs_are_nested() -> None:
     assert len(both) == 2 * 1797
     assert np.array_equal(both.targets[:1797], both.targets[1797:])
     assert torch.equal(both.load(1800), both.load(3))
+    rows = np.asarray([1800, 3, 2500, 0])
+    whole = both.gather(rows)
+    assert whole is not None
+    assert torch.equal(whole, torch.stack([both.load(int(row)) for row in rows]))
