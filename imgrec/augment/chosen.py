@@ -10,6 +10,11 @@ from torch import Tensor
 from imgrec.augment.transform import to_float
 
 
+def gathers(images: Tensor) -> bool:
+    """Whether a part of a batch is worth gathering: on a GPU its size would have to be waited for."""
+    return images.device.type == "cpu"
+
+
 def per_image(values: Tensor) -> Tensor:
     """One number a sample, ``(batch,)``, as it goes with images: ``(batch, 1, 1, 1)``."""
     return values[:, None, None, None]
@@ -20,7 +25,7 @@ def change_chosen(
 ) -> Tensor:
     """The images, with ``change(images, *parameters)`` in the place of the chosen ones.
 
-    On a CPU only the chosen ones are computed. On a GPU all are: their number would have to be waited for.
+    On a CPU only the chosen ones are computed, on a GPU all are.
 
     Args:
         images: ``(batch, channels, height, width)``.
@@ -30,7 +35,7 @@ def change_chosen(
         floating: the change is of float images in [0, 1], so all become that.
     """
     images = to_float(images) if floating else images
-    if images.device.type != "cpu":
+    if not gathers(images):
         return torch.where(per_image(chosen), change(images, *parameters), images)
     rows = chosen.nonzero()[:, 0]
     if len(rows) == len(images):

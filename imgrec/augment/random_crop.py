@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from imgrec.augment import chosen
 from imgrec.augment.crop import PaddingMode, pad
 from imgrec.augment.draws import Draws
 from imgrec.augment.transform import AUGMENTATIONS, BatchTransform
@@ -25,7 +26,7 @@ def random_crop(
     """
     height, width = images.shape[-2:]
     wide = pad(images, padding, padding, padding, padding, padding_mode)
-    if images.device.type == "cpu":  # copying window by window runs at the speed of memory, a gather does not
+    if chosen.gathers(images):  # copying window by window runs at the speed of memory, a gather does not
         cut = torch.empty_like(images, memory_format=torch.contiguous_format)
         source, target = wide.numpy(), cut.numpy()
         for i, (row, column) in enumerate(zip(top.tolist(), left.tolist(), strict=True)):

@@ -93,7 +93,7 @@ def build_training_pipeline(
             kind = "changes single images" if isinstance(built, Transform) else "changes whole batches"
             raise SpecError(
                 f"{place}: {name} {kind} and stands after {late}. The order is: transforms of single images, then of "
-                "whole batches, then mixing; `imgrec list augmentations` says which is which."
+                "whole batches, then mixing; see `imgrec list augmentations`."
             )
         elif isinstance(built, Transform):
             sample.append(built)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ class Transform(ABC):
     >>> Invert()(torch.zeros(1, 1, 1, dtype=torch.uint8), torch.Generator()).item()
     255
     """
+
+    kind: ClassVar[str] = "image"
+    """How `imgrec list augmentations` marks it."""
 
     @abstractmethod
     def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
@@ -47,6 +51,7 @@ class BatchTransform(ABC):
     torch.Size([2, 1, 1, 1])
     """
 
+    kind: ClassVar[str] = "batch"
     strength: float = 1.0
 
     @abstractmethod
@@ -65,6 +70,7 @@ class Mix(ABC):
         until: the fraction of training after which nothing is mixed any more; 1 mixes to the end.
     """
 
+    kind: ClassVar[str] = "mix"
     strength: float = 1.0
 
     def __init__(self, until: float = 1.0) -> None:

@@ -33,6 +33,9 @@ FACTS = frozenset(
     ("num_classes", "class_names", "class_counts", "image_size", "in_channels", "feature_dim", "load_weights", "model")
 )
 
+_ORDER = {"image": 0, "batch": 1, "mix": 2}
+"""Where the registry's entries are of several kinds: the order in which they stand in a config."""
+
 
 def registry(plural: str) -> Registry[Any]:
     """The registry that is called ``plural``."""
@@ -86,8 +89,11 @@ def _entries(plural: str, pattern: str | None) -> Iterable[str]:
             f'no {found.kind} matches "{pattern}".{suggestion(pattern.strip("*"), [*found.names(), *more])}'
         )
     width = max(map(len, names), default=0)
-    for name in names:
-        yield f"{name:<{width}}  {found.entry(name).summary}"
+    kinds = {name: str(getattr(found.entry(name).factory, "kind", "")) for name in names}
+    marked = max(map(len, kinds.values()), default=0) + 2
+    for name in sorted(names, key=lambda name: (_ORDER.get(kinds[name], 0), name)):
+        mark = f"{kinds[name]:<{marked}}" if marked > 2 else ""
+        yield f"{name:<{width}}  {mark}{found.entry(name).summary}"
     yield from matching
     if more and pattern is None:
         if names:

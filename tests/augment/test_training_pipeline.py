@@ -294,3 +294,24 @@ def test_the_strength_is_a_function_of_progress() -> None:
         changes.append(float((seen - images.float() / 255).abs().mean()))
     assert changes[0] < 1e-6
     assert changes[0] < changes[1] < changes[2]
+
+
+@pytest.mark.parametrize("number", range(len(built(BatchTransform))))
+def test_the_way_of_a_gpu_gives_what_the_way_of_a_cpu_gives(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    transform = built(BatchTransform)[number]
+    first = transform(photos(), Draws(keys(), 0, 1))
+    monkeypatch.setattr("imgrec.augment.chosen.gathers", lambda images: False)
+    second = transform(photos(), Draws(keys(), 0, 1))
+    assert first.dtype == second.dtype
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("name", PRESETS.names())
+def test_a_gpu_sees_what_a_cpu_sees(name: str) -> None:
+    found = build_training_pipeline([name], **{**FACTS, "image_size": 32})
+    images, targets = photos(size=32), torch.arange(12) % 4
+    here, rows = found.apply(images, targets, Draws(keys(), 0, 1))
+    there, rows_there = found.apply(images.cuda(), targets.cuda(), Draws(keys().cuda(), 0, 1))
+    torch.testing.assert_close(there.cpu().float(), here.float(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(rows_there.cpu(), rows, rtol=0, atol=1e-5)
