@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -69,7 +73,7 @@ def test_backbones_are_a_catalogue() -> None:
 
 
 def write_images(root: Path) -> None:
-    """Twenty small JPEGs of two classes, and a table that names them."""
+    """Twenty small JPEGs of two classes, a table that names them, and parquet and tar files that hold them."""
     generator = np.random.default_rng(0)
     rows = []
     for i in range(20):
@@ -80,6 +84,23 @@ def write_images(root: Path) -> None:
         rows.append((path.relative_to(root).as_posix(), path.parent.name))
     with (root / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("path", "label"), *rows])
+    images = [(root / path).read_bytes() for path, _ in rows]
+    pq.write_table(pa.table({"image": images, "label": [label for _, label in rows]}), root / "table.parquet")
+    with tarfile.open(root / "shard.tar", "w") as tar:
+        for (path, label), image in zip(rows, images, strict=True):
+            for ending, data in (("jpg", image), ("cls", label.encode())):
+                member = tarfile.TarInfo(f"{Path(path).stem}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def saved_for_the_hub(root: Path) -> dict[str, Any]:
+    datasets = pytest.importorskip("datasets")
+    rows = pq.read_table(root / "table.parquet").to_pydict()
+    rows["image"] = [{"bytes": data, "path": None} for data in rows["image"]]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(root / ".saved"))
+    return {"dataset": str(root / ".saved")}
 
 
 SOURCE_SPECS: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -87,6 +108,10 @@ SOURCE_SPECS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "folder": lambda root: {"root": str(root)},
     "csv": lambda root: {"file": str(root / "table.csv")},
     "torchvision": lambda root: {"dataset": "FakeData", "options": {"size": 40, "num_classes": 3}},
+    "parquet": lambda root: {"path": str(root / "table.parquet")},
+    "tar": lambda root: {"path": str(root / "shard.tar")},
+    "concat": lambda root: {"sources": [{"name": "folder", "root": str(root)}, "digits"], "weights": [2.5, 0.1]},
+    "hub": saved_for_the_hub,
 }
 """For each source the least that a spec must say."""
 
@@ -202,6 +227,7 @@ PLACES: dict[str, tuple[str, str]] = {
     "schedules": ("model", "schedule"),
     "augmentations": ("data", "train_transforms"),
     "sources": ("data", "source"),
+    "samplers": ("data", "sampler"),
 }
 
 
