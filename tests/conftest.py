@@ -6,7 +6,7 @@ import contextlib
 import io
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,14 @@ data:
 trainer: {max_epochs: 2, limit_train_batches: 6}
 """
 """A config that trains in half a second."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Caches of decoded images are the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMGREC_CACHE", str(tmp_path_factory.mktemp("caches")))
+        yield
 
 
 @pytest.fixture

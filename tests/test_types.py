@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from imgrec.randomness import position_seed
 from imgrec.types import Batch, DataFacts, StepOutput
 
 
@@ -63,6 +64,16 @@ def test_lightning_moves_batches_and_outputs_without_being_told_how() -> None:
     tensors = (moved.images, moved.targets, moved.logits, moved.features, *moved.auxiliary)
     assert [each.device.type for each in tensors] == ["meta"] * 5
     assert moved.epoch == 3
+
+
+def test_a_batch_knows_a_key_of_each_id() -> None:
+    keys = batch().keys
+    assert keys.tolist() == [position_seed("a.png"), position_seed("b.png")]
+    assert keys.dtype == torch.int64
+    assert batch().to("meta").keys.device.type == "meta"
+    given = dataclasses.replace(batch(), keys=torch.tensor([1, 2]), epoch=3)
+    assert given.to("cpu").keys.tolist() == [1, 2]
+    assert given.to("cpu").epoch == 3
 
 
 def test_nothing_changes_a_batch_or_an_output_in_place() -> None:

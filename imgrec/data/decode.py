@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -14,13 +15,17 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from imgrec.data.jpeg import ORIENTATION, decode_jpeg
+
 _SUFFIXES = """
-    .jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .avif
+    .jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .avif .heic .heif
 """
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
-"""Endings of files that count as images, in lower case."""
+"""Endings of files that count as images, in lower case; those of HEIC too, so that these are refused by name."""
 
 _PALETTE_OR_COLOUR = {"P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"}
+_WITH_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
 
 
@@ -37,7 +42,7 @@ class BadImage(Exception):  # noqa: N818 - it is a finding about data, which loa
 
 
 def decode_image(source: str | Path | bytes) -> Tensor:
-    """The pixels of an image file, or of its bytes.
+    """The pixels of an image file, or of its bytes, upright: as its EXIF orientation says.
 
     Colour images, palettes included, give three channels, transparency dropped; grey ones give one. 16-bit grey is
     scaled to 8 bits. Of an animation, the first frame.
@@ -51,8 +56,40 @@ def decode_image(source: str | Path | bytes) -> Tensor:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         if not data:
             raise BadImage("the file is empty")
-        with Image.open(io.BytesIO(data)) as image:
-            return from_pil(image)
+        found = decode_jpeg(data)
+        if found is not None:
+            return upright(torch.from_numpy(found[0]).permute(2, 0, 1), found[1])
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+                return upright(from_pil(image), _orientation(image))
+        except UnidentifiedImageError:
+            if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+                raise BadImage("it is HEIC, which is not read: convert it to JPEG or PNG") from None
+            raise
+
+
+def upright(image: Tensor, orientation: int) -> Tensor:
+    """An image turned and mirrored as its EXIF orientation, from 1 to 8, says.
+
+    >>> upright(torch.tensor([[[1, 2]]]), 6)
+    tensor([[[1],
+             [2]]])
+    """
+    if orientation >= 5:
+        image = image.transpose(-2, -1)
+    rows, columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return image.flip([axis for axis, turned in ((-2, rows), (-1, columns)) if turned]) if rows or columns else image
+
+
+def _orientation(image: Image.Image) -> int:
+    if not _WITH_ORIENTATION & image.info.keys():
+        return 1
+    try:
+        found = int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # damaged notes of a camera make no image unreadable
+        return 1
+    return found if 1 <= found <= 8 else 1
 
 
 def from_pil(image: Image.Image) -> Tensor:
@@ -71,7 +108,7 @@ def from_pil(image: Image.Image) -> Tensor:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB, Pillow warns about the transparency that is dropped
     if image.mode in _PALETTE_OR_COLOUR:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB"))).permute(2, 0, 1)
     return torch.from_numpy(np.array(image.convert("L")))[None]
 
 
@@ -126,9 +163,11 @@ def _reason(error: Exception) -> str:
         return "it is a folder, not a file"
     if isinstance(error, PermissionError):
         return "permission to read it is denied"
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return "it is a symbolic link that leads back to itself"
     if isinstance(error, UnidentifiedImageError):
         return "it is not an image in a format that can be read"
-    if isinstance(error, Image.DecompressionBombError):
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return "it has more pixels than are decoded safely"
     if "truncated" in str(error).lower():
         return "it is truncated: its end is missing"

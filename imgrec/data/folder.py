@@ -123,14 +123,18 @@ class _Scan:
             self.targets += [numbers[name]] * len(files)
             self.splits += [split] * len(files)
 
-    def _images(self, folder: Path, prefix: str) -> Iterator[str]:
+    def _images(self, folder: Path, prefix: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+        here = os.path.realpath(folder)
+        if here in above:
+            logger.warning("%s leads back to a folder that it lies in, and is passed over", folder)
+            return
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
                 if name.startswith("."):
                     continue
-                if entry.is_dir():
-                    yield from self._images(folder / name, f"{prefix}{name}/")
+                if _is_folder(entry):
+                    yield from self._images(folder / name, f"{prefix}{name}/", (*above, here))
                     continue
                 suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path for each file takes twice as long
                 if suffix in IMAGE_SUFFIXES:
@@ -139,10 +143,17 @@ class _Scan:
                     self.other[suffix] += 1
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a symbolic link to itself
+        return False
+
+
 def _class_folders(folder: Path) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+            return sorted(e.name for e in entries if not e.name.startswith(".") and _is_folder(e))
     except PermissionError as error:
         raise UserError(f"{folder} may not be read: permission denied.") from error
 

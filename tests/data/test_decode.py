@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from imgrec.data import BadImage, decode_image, to_channels
 
@@ -133,3 +133,53 @@ def test_damaged_bytes_are_bad_images_whatever_pillow_raises() -> None:
                 data[place] = draws.integers(256)
             outcomes.add(outcome(bytes(data)))
     assert outcomes == {"bad", "read"}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_images_stand_upright_as_their_exif_says(kind: str, orientation: int) -> None:
+    image = Image.fromarray(noise(8, 24, 3)).resize((48, 16), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(image, kind, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    found = decode_image(data)
+    assert found.shape == ((3, 16, 48) if orientation < 5 else (3, 48, 16))
+    assert np.array_equal(found.permute(1, 2, 0).numpy(), np.array(expected))
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0damaged", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0"])
+def test_damaged_exif_makes_no_image_unreadable(exif: bytes) -> None:
+    image = Image.fromarray(noise(8, 24, 3))
+    assert torch.equal(decode_image(encoded(image, "JPEG", exif=exif)), decode_image(encoded(image, "JPEG")))
+
+
+def test_of_an_animation_the_first_frame() -> None:
+    frames = [Image.fromarray(np.full((6, 6, 3), level, np.uint8)) for level in (10, 200, 90)]
+    for kind in ("GIF", "WEBP", "PNG"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        found = decode_image(encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options))
+        assert set(found.flatten().tolist()) == {10}
+
+
+def test_heic_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "photo.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    with pytest.raises(BadImage, match="it is HEIC, which is not read: convert it"):
+        decode_image(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_decompression_bomb_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(noise(40, 40)), kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
+    with pytest.raises(BadImage, match="more pixels than are decoded safely"):
+        decode_image(data)
+
+
+def test_what_asks_for_enormous_images_takes_no_memory() -> None:
+    data = bytearray(encoded(Image.fromarray(noise(8, 8)), "JPEG"))
+    place = data.index(b"\xff\xc0") + 5
+    data[place : place + 4] = b"\xff\xff\xff\xff"  # 65,535 x 65,535 pixels
+    with pytest.raises(BadImage, match="more pixels than are decoded safely"):
+        decode_image(bytes(data))

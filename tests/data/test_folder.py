@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imgrec.data import Folder, decode_image, split_source
+from imgrec.data import BadImage, Folder, decode_image, split_source
 from imgrec.data.source import SOURCES
 from imgrec.errors import SpecError, UserError
 
@@ -56,9 +56,9 @@ def test_hidden_files_are_passed_over_and_others_are_counted(
     write_image(root / "b" / "LOUD.PNG")
     with caplog.at_level(logging.WARNING):
         source = Folder(str(root))
-    assert source.ids == ["a/000.png", "b/000.png", "b/LOUD.PNG"]
+    assert source.ids == ["a/000.png", "b/000.png", "b/LOUD.PNG", "b/photo.heic"]
     assert ".txt (1)" in caplog.text
-    assert "2 files" in caplog.text
+    assert "1 files" in caplog.text
 
 
 def test_a_relative_folder_is_found_under_the_data_root(classes: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,3 +133,43 @@ def test_cifar10_keeps_its_test_images(real_data: Path) -> None:
     assert {source.ids[i].split("/")[0] for i in [*splits.train, *splits.val]} == {"train"}
     assert np.bincount(source.targets[splits.val]).tolist() == [500] * 10
     assert "train/airplane/0001.jpg" in source.ids
+
+
+def test_symbolic_links_are_followed_and_loops_of_them_are_not(
+    classes: Writer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = classes({"a": 1, "b": 1})
+    elsewhere = classes({"more": 1}, root="elsewhere")
+    (root / "a" / "linked").symlink_to(elsewhere / "more")
+    (root / "a" / "twice.png").symlink_to(root / "b" / "000.png")
+    (root / "b" / "up").symlink_to(root)
+    (root / "b" / "here").symlink_to(root / "b")
+    (root / "b" / "self.png").symlink_to(root / "b" / "self.png")
+    (root / "b" / "nowhere.png").symlink_to(tmp_path / "nowhere")
+    with caplog.at_level(logging.WARNING):
+        source = Folder(str(root))
+    inner = ["b/up/a/000.png", "b/up/a/linked/000.png", "b/up/a/twice.png"]
+    own = ["a/000.png", "a/linked/000.png", "a/twice.png", "b/000.png", "b/nowhere.png", "b/self.png"]
+    assert source.ids == [*own, *inner]
+    assert caplog.text.count("leads back to a folder that it lies in") == 2
+    reasons = {}
+    for row, name in enumerate(source.ids):
+        try:
+            source.load(row)
+        except BadImage as error:
+            reasons[name] = error.reason
+    assert reasons == {
+        "b/nowhere.png": "there is no such file",
+        "b/self.png": "it is a symbolic link that leads back to itself",
+    }
+
+
+def test_names_with_spaces_other_letters_and_great_length(classes: Writer, write_image: Writer) -> None:
+    root = classes({"a": 1, "b": 1})
+    names = ["b/a photo (1).png", "b/übergroß 図.png", f"b/{'long ' * 20}/{'x' * 200}.png"]
+    for name in names:
+        write_image(root / name)
+    source = Folder(str(root))
+    assert set(names) < set(source.ids)
+    assert max(map(len, names)) > 300
+    assert all(source.load(row).shape == (3, 12, 12) for row in range(len(source)))

@@ -122,12 +122,14 @@ def test_without_a_seed_it_is_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(epoch(ready("digits")), epoch(ready("digits", seed=7)))
 
 
-def test_the_number_of_workers_changes_nothing(classes: Writer) -> None:
+@pytest.mark.parametrize("cache", ["off", "memory", "disk"])
+def test_the_number_of_workers_changes_nothing(classes: Writer, cache: str) -> None:
     root = classes({"a": 30, "b": 30})
     (root / "a" / "003.png").write_bytes(b"broken")
+    transforms = [{"name": "random_resized_crop", "scale": [0.4, 0.6]}, *AUGMENTED]
     runs = []
     for workers in (0, 1, 2):
-        module = ready(folder(root), train_transforms=AUGMENTED, num_workers=workers, batch_size=8)
+        module = ready(folder(root), train_transforms=transforms, num_workers=workers, batch_size=8, cache=cache)
         loader = module.train_dataloader()
         assert loader.persistent_workers == (workers > 0)
         batches = []
@@ -138,6 +140,63 @@ def test_the_number_of_workers_changes_nothing(classes: Writer) -> None:
     assert same(runs[0], runs[1])
     assert same(runs[0], runs[2])
     assert [b.skipped for b in runs[0]] == [b.skipped for b in runs[2]]
+
+
+def test_further_copies_of_an_image_have_draws_of_their_own(classes: Writer) -> None:
+    root = classes({"a": 40, "b": 4})
+    for transforms in (AUGMENTED, ["random_resized_crop"]):
+        module = ready(folder(root), train_transforms=transforms, sampler="balanced", batch_size=8)
+        seen: dict[str, list[torch.Tensor]] = {}
+        for batch in epoch(module):
+            for name, image in zip(batch.ids, batch.images, strict=True):
+                seen.setdefault(name, []).append(image)
+        copies = [images for images in seen.values() if len(images) > 3]
+        assert copies
+        assert all(len({image.numpy().tobytes() for image in images}) > 1 for images in copies)
+
+
+def test_the_trainer_augments_training_batches_and_no_others() -> None:
+    class Watching(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+            self.seen: dict[str, Batch] = {}
+
+        def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+            self.seen.setdefault("train", batch)
+            return self.weight * 1.0
+
+        def validation_step(self, batch: Batch, batch_idx: int) -> None:
+            self.seen["val"] = batch
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    module = ImageDataModule("digits", train_transforms=["mixup"], seed=0)
+    model = Watching()
+    trainer = pl.Trainer(
+        max_steps=2, accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False
+    )
+    trainer.fit(model, module)
+    train, val = model.seen["train"], model.seen["val"]
+    assert train.targets.shape == (64, 10)
+    assert train.images.is_floating_point()
+    assert val.targets.dtype == torch.int64
+    assert val.images.dtype == torch.uint8
+    assert all(
+        torch.equal(image, module.source.load(int(i)).expand(3, -1, -1))
+        for image, i in zip(val.images, val.ids, strict=True)
+    )
+
+
+def test_a_file_that_disappears_while_training_is_reported_by_its_id(classes: Writer) -> None:
+    root = classes({"a": 8, "b": 8})
+    module = ready(folder(root), batch_size=4, cache="off")
+    epoch(module)
+    gone = module.source.ids[int(module.splits.train[3])]
+    (root / gone).unlink()
+    skipped = [pair for batch in epoch(module, 1) for pair in batch.skipped]
+    assert skipped == [(gone, "there is no such file")]
 
 
 def test_workers_by_default() -> None:
