@@ -16,8 +16,8 @@ def stratify(
     """Shares rows out so that each label is spread over the parts as the rows are.
 
     The rarest label that is left goes first: each of its rows goes to the part that lacks most of that label, of those
-    to the one that lacks most rows. Rows without a label come last. A part of a fraction above 0 that could have every
-    label gets one of each at least where the label has as many rows as there are parts.
+    to the one that lacks most rows. Rows without a label come last. Of a label with as many rows as there are parts,
+    every part gets one.
 
     Shapes: targets ``(rows, classes)`` of 0 and 1.
 
@@ -38,7 +38,9 @@ def stratify(
     rows_wanted = shares * len(has)
     totals = has.sum(0)
     wanted = shares[:, None] * totals  # (parts, classes): how many of each label a part still lacks
-    wanted = np.where((shares[:, None] > 0) & (totals >= (shares > 0).sum()), np.maximum(wanted, 1), wanted)
+    enough = (shares[:, None] > 0) & (totals >= (shares > 0).sum())
+    wanted[:-1] = np.where(enough, np.maximum(wanted, 1), wanted)[:-1]
+    wanted[-1] = totals - wanted[:-1].sum(0)
     order = np.asarray(sorted(range(len(ids)), key=lambda row: (position_seed(seed, "split", ids[row]), ids[row])))
     free = np.ones(len(has), dtype=bool)
     part_of = np.zeros(len(has), dtype=np.int64)

@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 
+from imgrec import ClassificationTask, DataFacts
 from imgrec.data import BadImage, ImageDataModule, Parquet, decode_image, split_source
 from imgrec.errors import UserError
 
@@ -207,3 +209,19 @@ def test_multi_label_rows_are_stratified(tmp_path: Path) -> None:
     assert all(abs(count - sizes[split]) <= 1 for split, count in splits.sizes().items())
     for rows, share in ((splits.val, 0.2), (splits.test, 0.1)):
         assert np.abs(source.class_counts(rows) - share * source.class_counts()).max() <= 1
+
+
+def test_several_labels_reach_the_batch_and_a_classification_refuses_them(tmp_path: Path) -> None:
+    feature = {"feature": {"names": NAMES, "_type": "ClassLabel"}, "_type": "List"}
+    path = write(tmp_path / "a.parquet", [[i % 3, (i // 3) % 3] for i in range(90)], feature=feature)
+    data = ImageDataModule({"name": "parquet", "path": str(path)}, image_size=6, num_workers=0, batch_size=8)
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    assert (batch.targets.dtype, batch.targets.shape) == (torch.float32, (8, 3))
+    rows = [data.source.ids.index(name) for name in batch.ids]
+    assert np.array_equal(batch.targets.numpy(), data.source.targets[rows])
+    assert data.facts.multi_label
+    assert DataFacts.from_dict(data.facts.to_dict()) == data.facts
+    trainer = pl.Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(UserError, match=r"ClassificationTask takes images of one class each.*\(multi-label\)"):
+        trainer.fit(ClassificationTask(), datamodule=data)
