@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
+import numpy as np
 from torch import Tensor
 
 from imgrec.data.decode import decode_image, file_size, file_state
 from imgrec.data.folder import SPLIT_FOLDERS
+from imgrec.data.labels import read_labels, read_table
 from imgrec.data.source import SOURCES, Source
 from imgrec.errors import UserError, suggestion
 from imgrec.files import locate
@@ -28,7 +30,10 @@ class CsvTable(Source):
         file: the CSV file; a relative one is looked up in the current folder, then under ``IMGREC_DATA``.
         root: the folder that the paths are relative to; by default the one that the CSV file lies in.
         path_column: the column with the paths of the images.
-        label_column: the column with the labels.
+        label_column: the column with the labels; or several columns, one a class, with 1 where an image has it and 0
+            where it has not (multi-label).
+        label_separator: what stands between the labels of an image, ``|`` say, where it may have several or none
+            (multi-label).
         split_column: the column with ``train``, ``val`` or ``test``; by default the column ``split``, if there is one.
         classes: the accepted labels, in their order; another label is an error.
         delimiter: what stands between two columns; by default a tab in a ``.tsv`` file, else a comma.
@@ -43,41 +48,54 @@ class CsvTable(Source):
         file: str,
         root: str | None = None,
         path_column: str = "path",
-        label_column: str = "label",
+        label_column: str | list[str] = "label",
         split_column: str | None = None,
         classes: list[str] | None = None,
         delimiter: str | None = None,
+        label_separator: str | None = None,
     ) -> None:
         path = locate(file, "CSV file")
         self.root = locate(root, "data folder") if root is not None else path.parent
         header, rows = _read(path, delimiter or ("\t" if path.suffix.lower() == ".tsv" else ","))
-        columns = {name: _column(header, name, path) for name in (path_column, label_column)}
+        label_columns = [label_column] if isinstance(label_column, str) else label_column
+        several = label_separator is not None or not isinstance(label_column, str)
+        columns = {name: _column(header, name, path) for name in (path_column, *label_columns)}
         if split_column is None and "split" in header:
             split_column = "split"
         if split_column is not None:
             columns[split_column] = _column(header, split_column, path)
         paths: list[str] = []
-        labels: list[str] = []
+        labels: list[list[str]] = []
         splits: list[str | None] = []
         for number, row in rows:
             cells = {name: row[at].strip() if at < len(row) else "" for name, at in columns.items()}
-            for name in (path_column, label_column):
+            for name in (path_column, *([] if several else label_columns)):
                 if not cells[name]:
                     raise UserError(f'{path}, row {number}: nothing in the column "{name}".')
             paths.append(self._relative(cells[path_column]))
-            labels.append(cells[label_column])
+            labels.append([cells[name] for name in label_columns])
             splits.append(_split(cells[split_column], path, number) if split_column else None)
-        names = [str(name) for name in classes] if classes is not None else _classes(labels)
-        numbers = {name: target for target, name in enumerate(names)}
-        for (number, _), label in zip(rows, labels, strict=True):
-            if label not in numbers:
-                raise UserError(
-                    f'{path}, row {number}: the label "{label}" is not in `classes`.{suggestion(label, names)} '
-                    f"Accepted: {', '.join(names[:20])}{' and more' if len(names) > 20 else ''}."
-                )
         if not rows:
             raise UserError(f"no image at all: {path} has no row below its column names.")
-        super().__init__(ids=paths, targets=[numbers[label] for label in labels], class_names=names, splits=splits)
+        places = [f"{path}, row {number}" for number, _ in rows]
+        if label_separator is not None:
+            words = [[word for part in parts[0].split(label_separator) if (word := part.strip())] for parts in labels]
+            found = read_labels(words, places, classes, counted=False)
+        elif several:
+            found = read_table(dict(zip(label_columns, zip(*labels, strict=True), strict=True)), places)
+        else:
+            found = read_labels([parts[0] for parts in labels], places, classes, counted=False)
+        others = {name: at for at, name in enumerate(header) if name and name not in columns}
+        super().__init__(
+            ids=paths,
+            targets=found.targets,
+            class_names=found.class_names,
+            splits=splits,
+            columns={
+                name: np.asarray([row[at].strip() if at < len(row) else "" for _, row in rows], dtype=object)
+                for name, at in others.items()
+            },
+        )
 
     def load(self, index: int) -> Tensor:  # noqa: D102
         return decode_image(self.path(index))
@@ -135,10 +153,3 @@ def _split(word: str, path: Path, number: int) -> str | None:
             f"Accepted: {', '.join(SPLIT_FOLDERS)}, or nothing."
         )
     return SPLIT_FOLDERS[word.lower()]
-
-
-def _classes(labels: Sequence[str]) -> list[str]:
-    found = set(labels)
-    if all(label.removeprefix("-").isdecimal() for label in found):
-        return sorted(found, key=lambda label: (int(label), label))
-    return sorted(found)

@@ -24,17 +24,21 @@ class Labels(NamedTuple):
     rows: NDArray[np.int64]
 
 
-def read_labels(values: Sequence[Any], ids: Sequence[str], class_names: Sequence[str] | None = None) -> Labels:
+def read_labels(
+    values: Sequence[Any], ids: Sequence[str], class_names: Sequence[str] | None = None, counted: bool = True
+) -> Labels:
     """One label a row, or a list of labels a row: words or whole numbers.
 
-    With ``class_names``, a label is one of them, or a number that counts them from 0. Without, the classes are the
-    labels that occur; see :func:`sort_classes`. A row whose label is missing is left out of ``rows``; so is, where a
-    row has one label, one that is -1, as data sets mark labels that are kept secret. A list may be empty.
+    With ``class_names``, a label is one of them, or, if ``counted``, a number that counts them from 0. Without, the
+    classes are the labels that occur; see :func:`sort_classes`. A row whose label is missing is left out of ``rows``;
+    so is, where a row has one label, one that is -1, as data sets mark labels that are kept secret. A list may be
+    empty.
 
     Args:
         values: the label of each row, or the list of its labels.
         ids: what to call each row in messages.
         class_names: the names of the classes, where they are known.
+        counted: whether a number may count ``class_names``, or is the name of a class and no more.
 
     Raises:
         UserError: a label that is no class, or neither a whole number nor a word.
@@ -49,7 +53,7 @@ def read_labels(values: Sequence[Any], ids: Sequence[str], class_names: Sequence
     words = [[_word(label, ids[row]) for label in part] for row, part in there.items()]
     names = sort_classes({word for labels in words for word in labels}) if class_names is None else list(class_names)
     numbers = {name: number for number, name in enumerate(names)}
-    if class_names is not None:
+    if class_names is not None and counted:
         numbers = {str(number): number for number in range(len(names))} | numbers
     targets = np.zeros((len(rows) if several else 0, len(names)), dtype=np.float32)
     first = np.zeros(len(rows), dtype=np.int64)

@@ -88,3 +88,20 @@ def test_files_that_are_no_table(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("path,label\nx,é\n".encode("latin-1"))
     with pytest.raises(UserError, match="not UTF-8"):
         CsvTable(str(tmp_path / "latin.csv"))
+
+
+def test_several_labels_an_image_and_further_columns(tmp_path: Path) -> None:
+    (tmp_path / "tags.csv").write_text("path,label,age\nx,wet|cold,3\ny,,4\nz, cold ,5\n")
+    source = CsvTable(str(tmp_path / "tags.csv"), label_separator="|")
+    assert source.class_names == ("cold", "wet")
+    assert source.targets.tolist() == [[1, 1], [0, 0], [1, 0]]
+    assert source.columns["age"].tolist() == ["3", "4", "5"]
+    (tmp_path / "table.csv").write_text("path,wet,cold\nx,1,1\ny,0,False\n")
+    table = CsvTable(str(tmp_path / "table.csv"), label_column=["wet", "cold"])
+    assert table.class_names == ("wet", "cold")
+    assert table.targets.tolist() == [[1, 1], [0, 0]]
+    (tmp_path / "table.csv").write_text("path,wet,cold\nx,1,1\ny,0,maybe\n")
+    with pytest.raises(UserError, match=r"row 3: the column \"cold\" holds 'maybe'; accepted are 1 and 0"):
+        CsvTable(str(tmp_path / "table.csv"), label_column=["wet", "cold"])
+    with pytest.raises(UserError, match=r'row 2: the label "cold" is no class'):
+        CsvTable(str(tmp_path / "tags.csv"), label_separator="|", classes=["wet", "dry"])
