@@ -8,11 +8,12 @@ from imgrec.augment.crop import CenterCrop, PaddingMode, center_crop, pad, pad_t
 from imgrec.augment.draws import Draws
 from imgrec.augment.erasing import Cutout, RandomErasing, box_mask, erase
 from imgrec.augment.flip import HorizontalFlip, VerticalFlip, hflip, vflip
-from imgrec.augment.mix import CutMix, Mixup, MixupOrCutMix, cutmix, cutmix_box, mixup, to_probabilities
+from imgrec.augment.mix import cutmix, cutmix_box, mixup, to_probabilities
 from imgrec.augment.noise import GaussianNoise, Lighting, add_lighting, add_noise
 from imgrec.augment.pipeline import DEFAULT_TRANSFORMS, Pipeline, build_transforms, check_transforms
 from imgrec.augment.presets import PRESETS
 from imgrec.augment.random_crop import RandomCrop, random_crop
+from imgrec.augment.random_mix import CutMix, Mixup, MixupOrCutMix
 from imgrec.augment.resize import Resize, Squash, resize_short_side, resize_to
 from imgrec.augment.resized_crop import RandomResizedCrop, random_box, random_resized_crop
 from imgrec.augment.torchvision_v2 import (

@@ -126,8 +126,8 @@ class TestTimeAugmentation:
         """One answer from the logits of all views, each ``(batch, num_classes)``, as logits.
 
         >>> two = [torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]]).log()]
-        >>> TestTimeAugmentation("hflip").combine(two).softmax(1).tolist()
-        [[0.25, 0.75]]
+        >>> TestTimeAugmentation("hflip").combine(two).softmax(1)
+        tensor([[0.2500, 0.7500]])
         """
         stacked = torch.stack(list(logits))
         if self.average == "logits":

@@ -25,8 +25,8 @@ class AugmentationStrength(pl.Callback):
     Raises:
         UserError: a number that cannot be.
 
-    >>> AugmentationStrength(start=0.2, until=0.5).at(0.25)
-    0.6
+    >>> AugmentationStrength(start=0.5, until=0.5).at(0.25)
+    0.75
 
     Source: Tan and Le 2021, "EfficientNetV2: smaller models and faster training", arXiv 2104.00298.
     """
