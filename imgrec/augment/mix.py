@@ -66,6 +66,6 @@ def to_probabilities(targets: Tensor, num_classes: int) -> Tensor:
 
 
 def mix_targets(targets: Tensor, weight: Tensor, order: Tensor, num_classes: int) -> Tensor:
-    """Float ``(batch, num_classes)``: each sample's target blended with its partner's; arguments as in :func:`mixup`."""
+    """Each sample's target, blended with its partner's: float ``(batch, num_classes)``; see :func:`mixup`."""
     rows = to_probabilities(targets, num_classes)
     return rows[order].lerp_(rows, weight[:, None].to(rows.dtype))
