@@ -116,7 +116,8 @@ def _one_a_pair(found: list[Finding], inventory: Inventory) -> list[Finding]:
     chosen: dict[frozenset[int | None], Finding] = {}
     for finding in sorted(found, key=lambda f: -inventory.ranks[f.position]):
         chosen.setdefault(frozenset((finding.position, finding.related)), finding)
-    return sorted(chosen.values(), key=lambda f: (inventory.ranks[[f.position, f.related]].min(), -f.weight))
+    ranks = inventory.ranks
+    return sorted(chosen.values(), key=lambda f: (min(ranks[p] for p in (f.position, f.related or 0)), -f.weight))
 
 
 def _tiles(audit: Audit) -> list[dict[str, Any]]:

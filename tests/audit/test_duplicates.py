@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from imgrec.audit import Inventory, audit
+from imgrec.audit.duplicates import exact_groups, exact_pairs, near_pairs
+from imgrec.audit.embeddings import embed, similar_features
+from imgrec.audit.measure import measure
+from imgrec.data import Digits, Source, Splits, decode_image, split_source
+from imgrec.errors import UserError
+
+
+class Images(Source):
+    """Images that are given, in two classes; odd rows are of the second one."""
+
+    def __init__(self, images: list[torch.Tensor]) -> None:
+        self.images = images
+        super().__init__(
+            [f"{i:03d}" for i in range(len(images))], [i % 2 for i in range(len(images))], ["a", "b"], in_memory=True
+        )
+
+    def load(self, index: int) -> torch.Tensor:
+        return self.images[index]
+
+
+def pictures(count: int, side: int = 64) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    small = torch.rand(count, 3, 9, 9, generator=generator) * 255
+    large = torch.nn.functional.interpolate(small, size=(side, side), mode="bicubic")
+    return list(large.clamp(0, 255).to(torch.uint8))
+
+
+def test_many_copies_of_one_image_cost_no_pair_each() -> None:
+    image = pictures(1)[0]
+    records = np.stack([measure(image)] * 200)
+    groups = exact_groups(records)
+    assert [len(group) for group in groups] == [200]
+    assert len(list(exact_pairs(groups))) == 199
+    assert near_pairs(records) == []
+
+
+def test_blank_images_are_no_near_duplicates_of_each_other() -> None:
+    blank = [torch.full((3, 40, 40), value, dtype=torch.uint8) for value in range(100, 120)]
+    noise = [image + torch.randint(3, image.shape, dtype=torch.uint8) for image in blank]
+    assert near_pairs(np.stack([measure(image) for image in noise])) == []
+
+
+def test_which_of_several_copies_is_to_go() -> None:
+    images = pictures(40)
+    # rows 0, 2, 4: one image, of one class, in train, val and test; rows 6 and 8: one image twice in test
+    images[2] = images[4] = images[0]
+    images[8] = images[6]
+    splits = Splits(*(np.asarray(rows) for rows in ([0, *range(9, 40)], [1, 2], [3, 4, 5, 6, 7, 8])))
+    found = audit(Images(images), splits)
+    actions = {(found.inventory.id(f.position), f.kind): f.action for f in found.findings if "duplicate" in f.kind}
+    assert actions == {
+        ("000", "duplicate_across_splits"): "exclude",
+        ("002", "duplicate_across_splits"): "exclude",
+        ("004", "duplicate_across_splits"): "",
+        ("006", "duplicate"): "",
+        ("008", "duplicate"): "",
+    }
+
+
+def test_features_find_the_same_pairs_as_all_cosines() -> None:
+    features = torch.nn.functional.normalize(torch.randn(70, 8, generator=torch.Generator().manual_seed(1)), dim=1)
+    cosines = torch.triu(features @ features.T, 1)
+    expected = {(int(i) + 100, int(j) + 100) for i, j in (cosines >= 0.85).nonzero()}
+    assert expected
+    found = list(similar_features(features, torch.arange(100, 170), 0.85))
+    assert {(pair.left, pair.right) for pair in found} == expected
+    assert not any(pair.sure for pair in found)
+
+
+def test_features_are_of_length_one_and_know_their_images() -> None:
+    inventory = Inventory.of(Images(pictures(24)), Splits(np.arange(20, 24), np.arange(10), np.arange(10, 20)))
+    backbone = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [16, 16, 16, 16]}
+    features, positions = embed(inventory, backbone, image_size=32, batch_size=10)
+    assert features.shape == (24, 16)
+    assert positions.tolist() == list(range(24))
+    assert torch.linalg.norm(features.float(), dim=1).numpy() == pytest.approx(1, abs=1e-2)
+
+
+def test_a_trained_backbone_finds_a_photograph_that_was_cropped() -> None:
+    data = os.environ.get("IMGREC_DATA")
+    if not data:
+        pytest.skip("IMGREC_DATA is not set")
+    images = [decode_image(path) for path in sorted((Path(data) / "photos").iterdir())[:24]]
+    images = [image.expand(3, -1, -1) for image in images]
+    height, width = images[3].shape[1:]
+    images[7] = images[3][:, height // 8 :, : 7 * width // 8]
+    source = Images(images)
+    inventory = Inventory.of(source, Splits(np.arange(8), np.arange(8, 16), np.arange(16, 24)))
+    assert near_pairs(np.stack([measure(image) for image in images])) == []
+    backbone = {"name": "tf_efficientnet_lite0", "weights": str(Path(data) / "weights" / "tf_efficientnet_lite0")}
+    pairs = list(similar_features(*embed(inventory, backbone, image_size=160), 0.5))
+    best = max(pairs, key=lambda pair: pair.score)
+    assert (best.left, best.right) == (3, 7)
+
+
+def test_a_backbone_that_cannot_be_built_is_refused() -> None:
+    with pytest.raises(UserError, match="--embeddings"):
+        embed(Inventory.of(Digits(), split_source(Digits())), "resnet18x")

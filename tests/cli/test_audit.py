@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import csv
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+class Page(HTMLParser):
+    """The numbers of a page by name, its images, and whatever it would load from elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.values: dict[str, int] = {}
+        self.pictures: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if "data-name" in given:
+            self.values[given["data-name"]] = int(given["data-value"])
+        if tag == "img":
+            self.pictures.append(given["alt"])
+        for name in ("src", "href"):
+            assert given.get(name, "#").startswith(("data:image/", "#"))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Two classes with 12 images each; in the first a broken one, and one with a name that is HTML, twice."""
+    root = tmp_path / "my images"
+    for c, name in enumerate(("a", "b")):
+        (root / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = np.random.default_rng(100 * c + i).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i:02d}.png")
+    (root / "a" / "broken.png").write_bytes(b"")
+    for name in ("<b>1&2.png", "<b>1&3.png"):
+        Image.fromarray(np.random.default_rng(999).integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(
+            root / "b" / name
+        )
+    return root
+
+
+def test_a_folder_is_audited_and_its_list_is_read_back(cli: Cli, images: Path, tmp_path: Path) -> None:
+    done = cli("audit", images, "--fix", "fix.csv")
+    assert done.returncode == 0, done.stderr
+    assert "empty" in done.stdout
+    assert "normalize: {mean: [0." in done.stdout
+    out = tmp_path / "audit" / "my images"
+    with (out / "findings.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["id", "split", "class", "finding", "detail", "related", "action"]
+    assert {row["id"] for row in rows if row["finding"] == "empty"} == {"a/broken.png"}
+    copies = [row for row in rows if row["finding"].startswith("duplicate")]
+    assert {(row["id"], row["related"]) for row in copies} == {
+        ("b/<b>1&2.png", "b/<b>1&3.png"),
+        ("b/<b>1&3.png", "b/<b>1&2.png"),
+    }
+
+    page = Page((out / "audit.html").read_text(encoding="utf-8"))
+    assert page.values["images"] == 27
+    assert page.values["unreadable"] == 1
+    assert page.values["empty"] == 1
+    assert sorted(page.pictures) == ["b/<b>1&2.png", "b/<b>1&3.png"]
+
+    proposed = {row["id"] for row in rows if row["action"] == "exclude"}
+    assert len(proposed) == 2
+    again = cli("audit", images, "--data.exclude", "fix.csv", "--out", "second")
+    assert again.returncode == 0, again.stderr
+    assert "nothing found" in again.stdout
+    with (tmp_path / "fix.csv").open(newline="") as file:
+        assert {row["id"] for row in csv.DictReader(file)} == proposed
+
+
+def test_a_run_folder_is_audited(cli: Cli, trained: Path) -> None:
+    done = cli("audit", trained, "--out", "found")
+    assert done.returncode == 0, done.stderr
+    assert "10 classes" in done.stdout
+
+
+def test_label_errors_by_the_predictions_of_a_run(cli: Cli, trained: Path) -> None:
+    pytest.importorskip("cleanlab")
+    done = cli("audit", trained, "--predictions", trained, "--out", "found")
+    assert done.returncode == 0, done.stderr
+    assert "label errors" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "needs a config, a run folder or a folder of images"),
+        (["tiny.yaml", "other.yaml"], "takes one config"),
+        (["tiny.yaml", "--embedings", "resnet18"], 'no option "--embedings". Did you mean "embeddings"'),
+        (["tiny.yaml", "--embeddings", "resnet18x"], "--embeddings"),
+        (["tiny.yaml", "--embeddings", "3"], "--embeddings: got 3"),
+        (["tiny.yaml", "--similarity", "2"], "at most 1"),
+        (["tiny.yaml", "--predictions", "nowhere"], "nowhere"),
+        (["tiny.yaml", "--data.batchsize", "3"], 'Did you mean "batch_size"'),
+        (["nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_mistakes_end_with_one_message(cli: Cli, tiny: Path, words: list[str], message: str) -> None:
+    done = cli("audit", *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tiny.parent / "audit").exists()
+
+
+def test_a_place_that_cannot_be_written_is_said(cli: Cli, tiny: Path) -> None:
+    done = cli("audit", tiny, "--out", tiny / "inside")
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
