@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,34 @@ class TorchvisionSet(Source):
         with readable():
             image = part[index - int(self._starts[number])][0]
             return from_pil(image) if isinstance(image, Image.Image) else torch.as_tensor(image)
+
+    def gather(self, rows: NDArray[np.int64]) -> Tensor | None:  # noqa: D102
+        if self._pixels is None:
+            return None
+        numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        out = self._pixels[0].new_empty(len(rows), *self._pixels[0].shape[1:])
+        for number, pixels in enumerate(self._pixels):
+            here = np.flatnonzero(numbers == number)
+            if len(here):
+                out[torch.from_numpy(here)] = pixels[torch.from_numpy(rows[here] - self._starts[number])]
+        return out
+
+    @cached_property
+    def _pixels(self) -> list[Tensor] | None:
+        """The images of each part, ``(images, channels, height, width)``, where the dataset holds them in one array."""
+        found: list[Tensor] = []
+        for number, part in enumerate(self._parts.values()):
+            array = _array(part)
+            if array is None or array.dtype != np.uint8:
+                return None
+            pixels = torch.from_numpy(array)
+            first = self.load(int(self._starts[number]))
+            ways = [pixels[:, None]] if pixels.ndim == 3 else [pixels, pixels.permute(0, 3, 1, 2)]
+            way = next((way for way in ways if torch.equal(way[0], first)), None)
+            if way is None or (found and way.shape[1:] != found[0].shape[1:]):
+                return None
+            found.append(way)
+        return found
 
     def content(self) -> Iterator[bytes]:  # noqa: D102
         yield json.dumps([self.dataset, self.options], sort_keys=True, default=str).encode()

@@ -44,6 +44,16 @@ def test_a_dataset_with_train_and_test(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert TorchvisionSet("MNIST").fingerprint() != source.fingerprint()
 
 
+def test_a_batch_at_once_is_what_comes_one_by_one(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "MNIST" / "raw", train=12, test=6)
+    source = TorchvisionSet("MNIST", root=str(tmp_path))
+    rows = np.asarray([17, 0, 11, 12, 0])
+    batch = source.gather(rows)
+    assert batch is not None
+    assert torch.equal(batch, torch.stack([source.load(row) for row in rows.tolist()]))
+    assert TorchvisionSet("FakeData", options=fake(30)).gather(rows) is None
+
+
 def test_classes_without_any_image_are_left_out(tmp_path: Path) -> None:
     """EMNIST's letters name 27 classes, of which the first has no image."""
     folder = tmp_path / "EMNIST" / "raw"

@@ -1,0 +1,175 @@
+"""CIFAR-10's JPEG files to augmented, normalised batches of 32x32: images per core-second, and what bounds them.
+
+Each side pads by 4 and crops, flips, and normalises, in batches of 64, without worker processes, on one pinned core.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import Claim, arguments, finish, interleaved, pin
+from input_common import BATCH, article, data, normalizer, of_pairs, rate, timm_loader
+from torchvision import transforms
+
+from imgrec.data import ImageDataModule
+
+GOAL = 10.0
+AUGMENT = [{"name": "random_crop", "padding": 4}, "hflip"]
+
+
+def main() -> None:
+    options = arguments(__doc__ or "")
+    root = data("cifar10")
+    if root is None:
+        sys.exit(0)
+    with tempfile.TemporaryDirectory() as caches:
+        os.environ["IMGREC_CACHE"] = caches
+        module(root, "disk").train_dataloader()  # built by all cores, before anything is measured
+        scaling(root, 20_000 if options.quick else 100_000)
+        if not options.quick:
+            memory(root)
+        pin()
+        torch.set_num_threads(1)
+        claims = speed(root, options.quick)
+    finish(claims)
+
+
+def module(root: Path, cache: str, workers: int = 0) -> ImageDataModule:
+    made = ImageDataModule(
+        {"name": "folder", "root": str(root)},
+        batch_size=BATCH,
+        train_transforms=AUGMENT,
+        num_workers=workers,
+        cache=cache,  # type: ignore[arg-type]
+        seed=0,
+    )
+    made.setup()
+    return made
+
+
+def ours(made: ImageDataModule) -> Callable[[], Iterable[tuple[int, torch.dtype]]]:
+    """Our batches, augmented and normalised as in training."""
+    loader, normalize = made.train_dataloader(), normalizer()
+
+    def batches() -> Iterable[tuple[int, torch.dtype]]:
+        for batch in loader:
+            images = normalize(made.augment(batch).images)
+            yield len(images), images.dtype
+
+    return batches
+
+
+def speed(root: Path, quick: bool) -> list[Claim]:
+    cached = module(root, "disk")
+    crop = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+    slow, fast = (1000, 10_000) if quick else (4000, 40_000)
+    timm = timm_loader(root / "train", 32, hflip=0.5, scale=(1.0, 1.0), ratio=(1.0, 1.0), interpolation="bilinear")
+    sides = {
+        "the article's pipeline": rate(of_pairs(article(root / "train", crop)), slow),
+        "timm's create_loader": rate(of_pairs(timm), slow),
+        "imgrec, no cache": rate(ours(module(root, "off")), slow),
+        "imgrec, in memory": rate(ours(module(root, "memory")), fast),
+        "imgrec, on disk": rate(ours(cached), fast),
+        "bound: the same bytes copied": copying(cached, fast),
+    }
+    found = interleaved(sides, 3 if quick else 7)
+    show(found, "the article's pipeline")
+    claims = []
+    for name in ("imgrec, in memory", "imgrec, on disk"):
+        for other in ("the article's pipeline", "timm's create_loader"):
+            ratio = statistics.median(a / b for a, b in zip(found[other], found[name], strict=True))
+            claims.append(Claim(f"32x32, {name.partition(', ')[2]}, to {other}", f"{ratio:.1f}x", "10x", ratio >= GOAL))
+    return claims
+
+
+def copying(made: ImageDataModule, count: int) -> Callable[[], float]:
+    """CPU seconds an image for copying its pixels out of the cache and writing them as floats, and nothing else."""
+    images = made.train_dataloader().dataset.images  # type: ignore[attr-defined]
+    block = images.images.data.view(-1, BATCH * 3 * 32 * 32 // BATCH)
+
+    def measure() -> float:
+        begun = time.process_time()
+        for start in range(0, count - BATCH, BATCH):
+            block[start : start + BATCH].to(torch.float32)
+        return (time.process_time() - begun) / count
+
+    return measure
+
+
+def show(found: dict[str, list[float]], base: str) -> None:
+    """Images per core-second of each side, and the ratio to the base."""
+    for name, values in found.items():
+        ratio = statistics.median(a / b for a, b in zip(found[base], values, strict=True))
+        print(f"{name:<30}{1 / statistics.median(values):>10,.0f} images/core-second  {ratio:6.1f}x {base}")
+
+
+def scaling(root: Path, count: int) -> None:
+    """Images per second of wall clock with 0, 1 and 2 worker processes, on all cores."""
+    for cache, share in (("disk", 1.0), ("off", 0.3)):
+        line = []
+        for workers in (0, 1, 2):
+            made = module(root, cache, workers)
+            batches = ours(made)
+            _first_seconds(batches, BATCH)
+            number = int(count * share)
+            line.append(f"{workers}: {number / _first_seconds(batches, number):,.0f}")
+            del made, batches
+            gc.collect()
+        print(f"images/second by workers, cache {cache}: {', '.join(line)}")
+
+
+def _first_seconds(batches: Callable[[], Iterable[Any]], count: int) -> float:
+    seen, begun = 0, time.perf_counter()
+    for number, _ in batches():
+        seen += number
+        if seen >= count:
+            break
+    return time.perf_counter() - begun
+
+
+PEAK = """
+import sys
+sys.path.insert(0, {here!r})
+from pathlib import Path
+from input_small import module
+made = module(Path({root!r}), {cache!r}, workers=2)
+loader = made.train_dataloader()
+def resident():
+    total = 0
+    for pid in [os.getpid(), *[w.pid for w in loader._iterator._workers]]:
+        status = dict(line.split(":", 1) for line in open(f"/proc/{{pid}}/smaps_rollup").read().splitlines()[1:])
+        total += int(status["Pss"].split()[0])
+    return total / 1024
+import os
+for epoch in range(3):
+    loader.sampler.set_epoch(epoch)
+    peak = 0.0
+    for i, batch in enumerate(loader):
+        made.augment(batch)
+        if i % 100 == 50:
+            peak = max(peak, resident())
+    print(f"{{peak:.0f}}", flush=True)
+"""
+
+
+def memory(root: Path) -> None:
+    """The memory of loading all images with 2 workers, shared pages counted once, and whether it grows."""
+    if not Path("/proc/self/smaps_rollup").exists():
+        return
+    script = PEAK.format(here=str(Path(__file__).parent), root=str(root), cache="disk")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    print(f"MiB of loading the training images with 2 workers, epoch by epoch: {', '.join(done.stdout.split())}")
+
+
+if __name__ == "__main__":
+    main()
