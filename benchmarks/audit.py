@@ -39,7 +39,7 @@ print(seconds, used, more, sum(found.counts.values()))
 
 
 def audited(root: Path, count: int) -> tuple[float, float, float, int]:
-    """Seconds, CPU seconds of all processes, MiB more than before, and findings, of an audit in a process of its own."""
+    """Seconds, CPU seconds of all processes, MiB more than before, and findings of an audit in its own process."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(root), str(count)], capture_output=True, text=True, check=True
     )

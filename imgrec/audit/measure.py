@@ -15,6 +15,9 @@ from imgrec.audit.hashing import HASH_SIDE, perceptual_hash
 SMALL_SIDE = 16
 """The side, in pixels, of the grey image that is kept for comparing."""
 
+GREY = 1.0
+"""The mean distance of the channels, in 0..255, below which an image is grey, whatever its file says."""
+
 _WORK_SIDE = 256  # detail finer than this is no concern of a classifier; and a photo costs no more than a small image
 
 RECORD = np.dtype(

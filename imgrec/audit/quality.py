@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.audit.findings import Finding
+from imgrec.audit.measure import GREY
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def quality_findings(records: NDArray[Any], limits: Limits | None = None) -> Ite
         deviation = float(np.sqrt(seen["contrast"][i]))
         yield Finding(int(at[i]), "blank", f"the brightness has a standard deviation of {deviation:.1f} in 0..255")
     yield from _blurred(at, seen, blank, limits)
-    grey = seen["colour"] < 1
+    grey = seen["colour"] < GREY
     if 0 < grey.mean() <= limits.grey:
         for i in np.flatnonzero(grey):
             yield Finding(int(at[i]), "grey", f"{1 - grey.mean():.1%} of the images are coloured")

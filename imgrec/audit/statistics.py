@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.audit.findings import Inventory
+from imgrec.audit.measure import GREY
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def statistics(inventory: Inventory, records: NDArray[Any]) -> Statistics:
     seen = records[records["readable"]]
     sizes = Counter(zip(seen["width"].tolist(), seen["height"].tolist(), strict=True))
     training = records[records["readable"] & (split_of == "train")]
-    channels = 3 if (seen["colour"] > 0).any() else 1
+    channels = 3 if (seen["colour"] >= GREY).any() else 1
     mean = training["mean"].mean(0)[:channels] if len(training) else np.full(channels, np.nan)
     square = training["square"].mean(0)[:channels] if len(training) else np.full(channels, np.nan)
     return Statistics(
@@ -67,7 +68,7 @@ def statistics(inventory: Inventory, records: NDArray[Any]) -> Statistics:
         counts=counts,
         readable=len(seen),
         total=len(records),
-        grey=int((seen["colour"] == 0).sum()),
+        grey=int((seen["colour"] < GREY).sum()),
         sizes=tuple(sizes.most_common(5)),
         distinct_sizes=len(sizes),
         short_side=_range(np.minimum(seen["width"], seen["height"])),
