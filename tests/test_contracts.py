@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from imgrec import ClassificationTask, ImageDataModule
-from imgrec.augment import AUGMENTATIONS
+from imgrec.augment import AUGMENTATIONS, BatchTransform, Draws, Transform
 from imgrec.cli.listing import REGISTRIES, registry
 from imgrec.data import SOURCES
 from imgrec.losses import LOSSES
@@ -87,9 +87,9 @@ def write_images(root: Path) -> None:
     images = [(root / path).read_bytes() for path, _ in rows]
     pq.write_table(pa.table({"image": images, "label": [label for _, label in rows]}), root / "table.parquet")
     with tarfile.open(root / "shard.tar", "w") as tar:
-        for (path, label), image in zip(rows, images, strict=True):
+        for (name, label), image in zip(rows, images, strict=True):
             for ending, data in (("jpg", image), ("cls", label.encode())):
-                member = tarfile.TarInfo(f"{Path(path).stem}.{ending}")
+                member = tarfile.TarInfo(f"{Path(name).stem}.{ending}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
 
@@ -133,15 +133,28 @@ def test_a_source_gives_images_and_stable_ids(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS.names())
-def test_an_augmentation_draws_from_its_generator_alone(name: str) -> None:
+def test_an_augmentation_draws_from_what_it_is_handed_alone(name: str) -> None:
     transform = AUGMENTATIONS.build(name, **FACTS)
-    image = torch.randint(256, (3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    kept = image.clone()
+    images = torch.randint(256, (4, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 1, 2, 0])
+    kept = images.clone()
+
+    def changed(seed: int) -> Tensor:
+        if isinstance(transform, Transform):
+            return transform(images[0], torch.Generator().manual_seed(seed))
+        draws = Draws(torch.arange(4), seed)
+        if isinstance(transform, BatchTransform):
+            result = transform(images, draws)
+            assert result.shape == images.shape
+            return result
+        mixed, soft = transform(images, targets, draws)
+        assert torch.allclose(soft.sum(dim=1), torch.ones(4))
+        return mixed
+
     before = torch.random.get_rng_state()
-    results = [transform(image, torch.Generator().manual_seed(seed)) for seed in (0, 0, *range(1, 20))]
+    results = [changed(seed) for seed in (0, 0, *range(1, 20))]
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert torch.equal(image, kept)
-    assert all(r.dtype == torch.uint8 and r.shape[0] == 3 and r.ndim == 3 for r in results)
+    assert torch.equal(images, kept)
     assert torch.equal(results[0], results[1])
     random = any(r.shape != results[0].shape or not torch.equal(r, results[0]) for r in results)
     assert random == (name not in ("resize", "center_crop", "squash"))
