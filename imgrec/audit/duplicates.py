@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +15,16 @@ from imgrec.audit.findings import Finding, Inventory
 from imgrec.audit.hashing import similar_pairs
 from imgrec.data.amend import EXCLUDE
 
+logger = logging.getLogger(__name__)
+
 RADIUS = 7
 """Bits of 64 in which the hashes of copies may differ: of 60,000 images of 32 pixels, halved and compressed again at
 quality 60, not one in a hundred differs in more."""
 
 _PLAIN = 4.0  # of images with a smaller standard deviation of brightness, a hash is noise
-_MANY = 1000  # pairs of two groups of images with equal hashes
-_AT_ONCE = 1 << 16
+_MANY = 1000  # pairs in a group of equal images
+_MANY_ALIKE = 50_000  # pairs in a group of images with equal hashes, and of two such groups
+_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,10 @@ def near_pairs(records: NDArray[Any], radius: int = RADIUS) -> list[Pair]:
     lost some of what is seen at 16 pixels. So the correlation asked for rises from 0.9 where the smaller image has a
     short side of 32 pixels to 0.98 from 96 pixels on.
 
+    And it depends on the set: garments photographed alike correlate although they are different ones. Copies are the
+    exception; so where more than a twentieth of the images (and more than 50) would have one, the correlation asked for
+    rises until they have not, to 0.998 at most. A warning says so, and these pairs are not ``sure``.
+
     Args:
         records: one ``RECORD`` an image.
         radius: the largest number of bits; see :func:`imgrec.audit.hashing.similar_pairs`.
@@ -61,25 +69,21 @@ def near_pairs(records: NDArray[Any], radius: int = RADIUS) -> list[Pair]:
     at = np.flatnonzero(records["readable"] & (records["contrast"] > _PLAIN**2))
     if len(at) < 2:
         return []
-    order = at[np.argsort(records["hash"][at], kind="stable")]
-    hashes, starts = np.unique(records["hash"][order], return_index=True)
-    members = np.split(order, starts[1:])
-    lefts, rights, bits = [], [], []
-    for group in members:
-        for left, right in _within(group):
-            lefts.append(left)
-            rights.append(right)
-            bits.append(0)
-    for i, j, differ in zip(*(found.tolist() for found in similar_pairs(hashes, radius)), strict=True):
-        one, two = members[i].tolist(), members[j].tolist()
-        if len(one) * len(two) > _MANY:
-            one, two = one[:1], two[:1]
-        for left in one:
-            for right in two:
-                lefts.append(left)
-                rights.append(right)
-                bits.append(differ)
-    return list(_verified(records, np.asarray(lefts, np.int64), np.asarray(rights, np.int64), bits))
+    left, right, bits = _candidates(records["hash"], at, radius)
+    kept = records["digest"][left] != records["digest"][right]
+    left, right, bits = left[kept], right[kept], bits[kept]
+    alike = _correlations(records["small"], left, right)
+    side = np.minimum(records["height"], records["width"])
+    kept = alike >= np.interp(np.minimum(side[left], side[right]), [32, 96], [0.9, 0.98])
+    left, right, bits, alike = left[kept], right[kept], bits[kept], alike[kept]
+    needed = _usual(left, right, alike, len(at))
+    if needed:
+        logger.warning("the images are much alike: near duplicates are those with a correlation of %.3f", needed)
+    return [
+        Pair(int(i), int(j), f"{differ} of 64 bits differ, correlation {score:.3f}", float(score), sure=not needed)
+        for i, j, differ, score in zip(left, right, bits, alike, strict=True)
+        if score >= needed
+    ]
 
 
 def duplicate_findings(pairs: Iterable[Pair], inventory: Inventory) -> Iterator[Finding]:
@@ -107,30 +111,61 @@ def duplicate_findings(pairs: Iterable[Pair], inventory: Inventory) -> Iterator[
 def exact_pairs(groups: Iterable[Sequence[int]]) -> Iterator[Pair]:
     """Every two images of a group of equal ones; of a large group, each with the first."""
     for group in groups:
-        for left, right in _within(np.asarray(group)):
+        for left, right in _within(np.asarray(group), _MANY):
             yield Pair(left, right, "the same pixels", exact=True)
 
 
-def _within(group: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+def _within(group: NDArray[np.int64], at_most: int) -> Iterator[tuple[int, int]]:
     rows = group.tolist()
-    large = len(rows) ** 2 > 2 * _MANY
+    large = len(rows) ** 2 > 2 * at_most
     for i, left in enumerate(rows[:1] if large else rows):
         for right in rows[i + 1 :]:
             yield left, right
 
 
-def _verified(
-    records: NDArray[Any], left: NDArray[np.int64], right: NDArray[np.int64], bits: Sequence[int]
-) -> Iterator[Pair]:
-    side = np.minimum(records["height"], records["width"])
+def _candidates(
+    hashes: NDArray[np.uint64], at: NDArray[np.int64], radius: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of positions, of those in ``at``, whose hashes differ in a few bits or none, and how many."""
+    order = at[np.argsort(hashes[at], kind="stable")]
+    distinct, starts = np.unique(hashes[order], return_index=True)
+    members = np.split(order, starts[1:])
+    several = np.diff(starts, append=len(order)) > 1
+    first, second, bits = similar_pairs(distinct, radius)
+    plain = ~(several[first] | several[second])
+    found = [
+        np.stack([order[starts[first[plain]]], order[starts[second[plain]]], bits[plain].astype(np.int64)], axis=1)
+    ]
+    equal = [
+        (left, right, 0) for group in np.flatnonzero(several) for left, right in _within(members[group], _MANY_ALIKE)
+    ]
+    found.append(np.asarray(equal, np.int64).reshape(-1, 3))
+    for i, j, differ in zip(first[~plain].tolist(), second[~plain].tolist(), bits[~plain].tolist(), strict=True):
+        one, two = members[i], members[j]
+        if len(one) * len(two) > _MANY_ALIKE:
+            one, two = one[:1], two[:1]
+        pairs = np.stack(np.meshgrid(one, two, [differ], indexing="ij"), axis=-1)
+        found.append(pairs.reshape(-1, 3))
+    left, right, bits_of = np.concatenate(found).T
+    return np.minimum(left, right), np.maximum(left, right), bits_of
+
+
+def _correlations(small: NDArray[np.uint8], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float32]:
+    found = [np.empty(0, np.float32)]
     for start in range(0, len(left), _AT_ONCE):
-        i, j = left[start : start + _AT_ONCE], right[start : start + _AT_ONCE]
-        alike = (_centred(records["small"][i]) * _centred(records["small"][j])).sum(1)
-        needed = np.interp(np.minimum(side[i], side[j]), [32, 96], [0.9, 0.98])
-        differ = records["digest"][i] != records["digest"][j]
-        for k in np.flatnonzero((alike >= needed) & differ).tolist():
-            how = f"{bits[start + k]} of 64 bits differ, correlation {alike[k]:.3f}"
-            yield Pair(int(i[k]), int(j[k]), how, float(alike[k]))
+        part = slice(start, start + _AT_ONCE)
+        found.append((_centred(small[left[part]]) * _centred(small[right[part]])).sum(1))
+    return np.concatenate(found)
+
+
+def _usual(left: NDArray[np.int64], right: NDArray[np.int64], alike: NDArray[np.float32], images: int) -> float:
+    """The correlation that is usual between different images of the set, or 0 where near duplicates are rare."""
+    needed = 0.0
+    for needed in (0.0, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998):
+        kept = alike >= needed
+        if len(np.union1d(left[kept], right[kept])) <= max(50, images / 20):
+            break
+    return needed
 
 
 def _centred(small: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 HASH_SIDE = 32
 """The side, in pixels, of the grey image that is hashed."""
@@ -48,7 +51,7 @@ def perceptual_hash(grey: NDArray[np.uint8]) -> int:
 
 
 def similar_pairs(
-    hashes: NDArray[np.uint64], radius: int
+    hashes: NDArray[np.uint64], radius: int, at_most: int = 20_000_000
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
     """All pairs of different hashes that differ in at most ``radius`` bits, without comparing all with all.
 
@@ -57,7 +60,8 @@ def similar_pairs(
 
     Args:
         hashes: N different ones.
-        radius: the largest number of bits; from 12 on the search takes long.
+        radius: the largest number of bits; from 8 on the search takes ten times as long, from 12 on longer still.
+        at_most: where about so many were found, the search ends with a warning: these images are too much alike.
 
     Returns:
         Positions i < j of the pairs and the number of bits in which they differ, in the order of i, then j.
@@ -68,7 +72,7 @@ def similar_pairs(
     [[0], [1], [3]]
     """
     found = [np.empty(0, np.int64)]
-    total = len(hashes)
+    total, count = len(hashes), 0
     for chunk in range(_CHUNKS):
         keys = _chunk(hashes, chunk)
         order = np.argsort(keys, kind="stable")
@@ -82,8 +86,23 @@ def similar_pairs(
                 left, right = left[kept], right[kept]
                 near = np.bitwise_count(hashes[left] ^ hashes[right]) <= radius
                 found.append(left[near] * total + right[near])
+                count += len(found[-1])
+                if count > at_most:
+                    found = [np.unique(np.concatenate(found))]
+                    count = len(found[0])
+            if count > at_most:
+                logger.warning(
+                    "the images are too much alike: of the near duplicates only %d pairs are looked at", count
+                )
+                return _decoded(found, hashes)
+    return _decoded(found, hashes)
+
+
+def _decoded(
+    found: list[NDArray[np.int64]], hashes: NDArray[np.uint64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
     codes = np.unique(np.concatenate(found))
-    left, right = np.divmod(codes, max(total, 1))
+    left, right = np.divmod(codes, max(len(hashes), 1))
     return left, right, np.bitwise_count(hashes[left] ^ hashes[right])
 
 

@@ -50,6 +50,30 @@ def test_blank_images_are_no_near_duplicates_of_each_other() -> None:
     assert near_pairs(np.stack([measure(image) for image in noise])) == []
 
 
+def test_images_that_are_all_alike_are_no_copies_of_each_other(caplog: pytest.LogCaptureFixture) -> None:
+    ground = pictures(1)[0].float()
+    generator = torch.Generator().manual_seed(3)
+    different = [
+        (ground + 14 * torch.randn(ground.shape, generator=generator)).clamp(0, 255).byte() for _ in range(300)
+    ]
+    different = [torch.nn.functional.avg_pool2d(image.float(), 2).byte() for image in different]
+    different[200] = different[100].clone()
+    different[200][0, 0, 0] ^= 1  # nearly the same, but for a pixel
+    pairs = near_pairs(np.stack([measure(image) for image in different]))
+    assert (100, 200) in {(pair.left, pair.right) for pair in pairs}
+    assert len({p for pair in pairs for p in (pair.left, pair.right)}) <= 50
+    assert "much alike" in caplog.text
+    assert not any(pair.sure for pair in pairs)
+
+
+def test_images_with_equal_hashes_are_all_compared() -> None:
+    image = pictures(1)[0]
+    darker = [(image.float() * (1 - i / 100)).byte() for i in range(5)]
+    pairs = near_pairs(np.stack([measure(each) for each in darker]))
+    assert {(pair.left, pair.right) for pair in pairs} == {(i, j) for i in range(5) for j in range(i + 1, 5)}
+    assert all(pair.sure for pair in pairs)
+
+
 def test_which_of_several_copies_is_to_go() -> None:
     images = pictures(40)
     # rows 0, 2, 4: one image, of one class, in train, val and test; rows 6 and 8: one image twice in test

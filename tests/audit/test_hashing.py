@@ -28,6 +28,15 @@ def test_the_search_takes_hashes_that_crowd_together() -> None:
     assert set(bits.tolist()) == {1}
 
 
+def test_the_search_ends_where_too_much_is_alike(caplog: pytest.LogCaptureFixture) -> None:
+    hashes = np.arange(2000, dtype=np.uint64)
+    left, right, bits = similar_pairs(hashes, 7, at_most=10_000)
+    assert 10_000 < len(left) < 2_000_000
+    assert (bits <= 7).all()
+    assert (left < right).all()
+    assert "too much alike" in caplog.text
+
+
 def test_nothing_to_search() -> None:
     assert [len(part) for part in similar_pairs(np.empty(0, np.uint64), 7)] == [0, 0, 0]
 
