@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -174,8 +175,23 @@ def best_and_last() -> list[pl.Callback]:
     ]
 
 
+class _Stderr(logging.StreamHandler[Any]):
+    """Writes to whatever stderr is at the moment."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+
 def quiet_libraries() -> None:
-    """Silence what Lightning says on every run and nobody needs to hear twice."""
+    """Silence what Lightning says on every run and nobody needs to hear twice; let imgrec say what it decides."""
+    ours = logging.getLogger("imgrec")
+    ours.setLevel(logging.INFO)
+    if not ours.handlers:
+        ours.addHandler(_Stderr())
     for text in _NOISE:
         warnings.filterwarnings("ignore", f".*{text}")
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.seed"):

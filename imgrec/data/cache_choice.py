@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -100,17 +100,17 @@ def cached_images(
     where, why = ("disk", "it is there") if there else _choose(mode, size, folder)
     what = f"{len(table.needed):,} images ({plan}), about {_readable(size)}"
     if where == "off":
-        rank_zero_info(f"data.cache: off for {what}: {why}")
+        _say(f"data.cache: off for {what}: {why}")
         return None
 
     def read(row: int) -> Tensor:
         return plan.apply(table.base.load(row))
 
     if where == "memory":
-        rank_zero_info(f"data.cache: memory for {what}: {why}")
+        _say(f"data.cache: memory for {what}: {why}")
         images = build_in_memory(read, table.needed, plan.side is not None)
     else:
-        rank_zero_info(f"data.cache: {folder} on disk for {what}: {why}")
+        _say(f"data.cache: {folder} on disk for {what}: {why}")
         found = _on_disk(folder, read, table, plan, spec)
         if found is None:
             return None
@@ -118,6 +118,11 @@ def cached_images(
     slots = np.full(len(table.base), -1, dtype=np.int64)
     slots[table.needed] = np.arange(len(table.needed))
     return CachedImages(images, slots[table.rows_of], lambda row: read(int(table.rows_of[row])))
+
+
+@rank_zero_only
+def _say(message: str) -> None:
+    logger.info(message)
 
 
 def _choose(mode: CacheMode, size: int, folder: Path) -> tuple[str, str]:
