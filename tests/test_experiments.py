@@ -96,7 +96,7 @@ def test_debug_leaves_no_run(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_bf16_trains_in_bfloat16(cli: Cli, tmp_path: Path) -> None:
-    assert cli("fit", *with_part("bf16")).returncode == 0
+    assert cli("fit", *with_part("bf16"), "--trainer.max_epochs", "6").returncode == 0
     run = only_run(tmp_path)
     assert run.config["trainer"]["precision"] == "bf16-mixed"
     losses = run.metrics()["train/loss"].values
