@@ -13,8 +13,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Linux gives torch's large tensors huge pages where it is asked to: on a CPU, photographs are normalized 2.7 times as fast
-# and EfficientNet-Lite0 trains 1.1 times as fast, to the same bits (benchmarks/huge_pages.py). torch asks for it once.
+# Linux gives torch's large tensors huge pages where it is asked to: on a CPU, photographs are normalized 2.7 times as
+# fast and EfficientNet-Lite0 trains 1.1 times as fast, to the same bits (benchmarks/huge_pages.py). torch asks once.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _WHERE = {
