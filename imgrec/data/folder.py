@@ -117,15 +117,16 @@ class _Scan:
                 f'{folder} has a folder "{strange[0]}"{_more(strange, 1)}, and the training images have no such '
                 f"class. Accepted: {', '.join(self.class_names[:20])}{_more(self.class_names, 20)}."
             )
+        around = os.path.realpath(folder)
         for name in names:
-            files = sorted(self._images(folder / name, f"{prefix}{name}/"))
+            files = sorted(self._images(folder / name, f"{prefix}{name}/", (around,)))
             self.files += files
             self.targets += [numbers[name]] * len(files)
             self.splits += [split] * len(files)
 
-    def _images(self, folder: Path, prefix: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    def _images(self, folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
         here = os.path.realpath(folder)
-        if here in above:
+        if here in above or above[0].startswith(os.path.join(here, "")):  # noqa: PTH118 - strings are compared
             logger.warning("%s leads back to a folder that it lies in, and is passed over", folder)
             return
         with os.scandir(folder) as entries:
