@@ -166,32 +166,37 @@ sys.path.insert(0, {here!r})
 from pathlib import Path
 from input_small import module
 made = module(Path({root!r}), {cache!r}, workers=2)
-loader = made.train_dataloader()
+loaders = [made.train_dataloader(), made.val_dataloader(), made.test_dataloader()]
 def resident():
+    workers = [w.pid for each in loaders if getattr(each, "_iterator", None) for w in each._iterator._workers]
     total = 0
-    for pid in [os.getpid(), *[w.pid for w in loader._iterator._workers]]:
+    for pid in [os.getpid(), *workers]:
         status = dict(line.split(":", 1) for line in open(f"/proc/{{pid}}/smaps_rollup").read().splitlines()[1:])
         total += int(status["Pss"].split()[0])
     return total / 1024
 import os
-for epoch in range(3):
-    loader.sampler.set_epoch(epoch)
-    peak = 0.0
-    for i, batch in enumerate(loader):
-        made.augment(batch)
-        if i % 100 == 50:
-            peak = max(peak, resident())
+for epoch in range(4):
+    loaders[0].sampler.set_epoch(epoch)
+    peak, seen = 0.0, 0
+    for loader in loaders:
+        for i, batch in enumerate(loader):
+            seen += len(batch)
+            made.augment(batch)
+            if i % 40 == 30:
+                peak = max(peak, resident())
     print(f"{{peak:.0f}}", flush=True)
+print(seen)
 """
 
 
 def memory(root: Path) -> None:
-    """The memory of loading all images with 2 workers, shared pages counted once, and whether it grows."""
+    """The memory of loading all splits with 2 workers each, shared pages counted once, and whether it grows."""
     if not Path("/proc/self/smaps_rollup").exists():
         return
     script = PEAK.format(here=str(Path(__file__).parent), root=str(root), cache="disk")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    print(f"MiB of loading the training images with 2 workers, epoch by epoch: {', '.join(done.stdout.split())}")
+    *epochs, images = done.stdout.split()
+    print(f"MiB of loading {int(images):,} images with 2 workers a split, epoch by epoch: {', '.join(epochs)}")
 
 
 if __name__ == "__main__":
