@@ -4,6 +4,7 @@ from imgrec.models.backbone import Backbone, Features
 from imgrec.models.catalogue import BACKBONES
 from imgrec.models.classifier import Classifier, build_classifier, check_classifier
 from imgrec.models.heads import HEADS, CosineHead, LinearHead
+from imgrec.models.memory_format import set_channels_last
 from imgrec.models.normalize import Normalize, check_normalize, resolve_normalize
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "check_classifier",
     "check_normalize",
     "resolve_normalize",
+    "set_channels_last",
 ]

@@ -35,6 +35,8 @@ class Classifier(nn.Module):
 
     mean: Tensor
     std: Tensor
+    channels_last: bool = False
+    """Whether the backbone is given images that lie pixel by pixel; see :func:`imgrec.models.set_channels_last`."""
 
     def __init__(self, backbone: Backbone, head: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -67,10 +69,16 @@ class Classifier(nn.Module):
         if images.dtype == torch.uint8:
             # a copy, then twice in place: three passes of reading and writing less than the formula
             scale, shift = 1 / (255 * self.std), -self.mean / self.std
-            return images.to(self.mean.dtype).mul_(scale.view(-1, 1, 1)).add_(shift.view(-1, 1, 1))
+            pixels = images.to(self.mean.dtype, copy=True, memory_format=self._order)
+            return pixels.mul_(scale.view(-1, 1, 1)).add_(shift.view(-1, 1, 1))
         if not images.is_floating_point():
             raise UserError(f"images must be uint8 in 0..255 or float in [0, 1], got {images.dtype}")
-        return (images.to(self.mean.dtype) - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+        pixels = images.to(self.mean.dtype, memory_format=self._order)
+        return (pixels - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+
+    @property
+    def _order(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.preserve_format
 
 
 def check_classifier(

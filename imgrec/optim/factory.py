@@ -77,6 +77,7 @@ class OptimizerFactory:
         if values.get("fused"):
             # Lightning refuses to clip gradients for an optimizer that would unscale them itself
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        optimizer.register_load_state_dict_post_hook(lay_out_as_parameters)
         return optimizer
 
     def check_arguments(self, **given: Any) -> None:
@@ -115,6 +116,18 @@ class OptimizerFactory:
             return None
         able = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
         return True if able else None
+
+
+def lay_out_as_parameters(optimizer: Optimizer) -> None:
+    """Bring the moments of an optimizer into the order in memory that their parameters have.
+
+    A checkpoint keeps the order of the run that wrote it. Fused kernels go through parameter and moments element by
+    element in memory: one in another order (channels last) would be updated with the moments of other elements.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _signature(cls: Callable[..., Any], defaults: Mapping[str, Any]) -> inspect.Signature:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
+from imgrec.models import set_channels_last
 from imgrec.optim import build_optimizer, build_schedule, check_optimizer, check_schedule
 from imgrec.randomness import run_seed, seed_defaults
 from imgrec.registry import Spec, Specs
 from imgrec.regularizers import RegularizerSum, build_regularizers, check_regularizers
 from imgrec.tasks.compatibility import refuse_other_architecture, refuse_other_classes
 from imgrec.tasks.epoch import EpochBuffer, EpochPredictions, RunningMeans
-from imgrec.types import Batch, DataFacts, StepOutput
+from imgrec.tasks.processes import on_first, process_count
+from imgrec.types import Batch, DataFacts, StepOutput, blank_batch
 
 Metrics = Callable[[Tensor, Tensor], dict[str, float]]
 
@@ -37,6 +39,8 @@ class BaseTask(pl.LightningModule, ABC):
         facts: what the data said, as :meth:`imgrec.types.DataFacts.to_dict` gives it. Left out, the data module is
             asked; a checkpoint fills it in.
         load_weights: whether the specs' pretrained weights are loaded. A checkpoint says no: it brings its own.
+        channels_last: whether weights and images lie pixel by pixel in memory, which convolutions are often faster
+            with. ``auto``: `imgrec fit` measures it, and writes what it chose into the run's config; elsewhere, no.
     """
 
     model: nn.Module
@@ -50,6 +54,7 @@ class BaseTask(pl.LightningModule, ABC):
         regularizers: Specs | None = None,
         facts: dict[str, Any] | None = None,
         load_weights: bool = True,
+        channels_last: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -57,6 +62,7 @@ class BaseTask(pl.LightningModule, ABC):
         self.schedule_spec = schedule
         self.regularizer_specs = regularizers
         self.load_weights = load_weights
+        self.channels_last = channels_last
         self.facts = DataFacts.from_dict(facts) if facts else None
         self.predictions: EpochPredictions | None = None
         self.total_steps: int | None = None
@@ -65,6 +71,8 @@ class BaseTask(pl.LightningModule, ABC):
         check_optimizer(optimizer, "model.optimizer")
         check_schedule(schedule, "model.schedule")
         check_regularizers(regularizers, "model.regularizers")
+        if channels_last not in (True, False, "auto"):
+            raise UserError(f"model.channels_last: accepted are true, false and auto, got {channels_last!r}.")
 
     # ---------------------------------------------------------------- what a researcher overrides
 
@@ -128,6 +136,8 @@ class BaseTask(pl.LightningModule, ABC):
             )
         seed_defaults(run_seed(), "initialization")
         self.model = self.build_model(self.facts)
+        if self.channels_last is True:
+            set_channels_last(self.model)
         self.loss = self.build_loss(self.facts)
         self.regularizers = self.build_regularizers(self.facts)
         self.metrics = self.build_metrics(self.facts)
@@ -179,7 +189,7 @@ class BaseTask(pl.LightningModule, ABC):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means."""
-        self.log_dict(self._running.take(), sync_dist=True)
+        self.log_dict(self._running.take())  # over the samples of all processes already
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the logits."""
@@ -202,19 +212,34 @@ class BaseTask(pl.LightningModule, ABC):
         self._evaluate("test")
 
     def _keep(self, batch: Batch) -> None:
+        self._epoch.skip([name for name, _ in batch.skipped])
         if len(batch):
             output = self.model_step(batch)
             self._epoch.add(batch.ids, output.targets, output.logits)
+        elif process_count() > 1:
+            self.model_step(blank_batch(batch))  # the others take part in what a forward pass exchanges
 
     def _evaluate(self, split: str) -> None:
         self.predictions = self._epoch.take()
+        # every process logs the same figures, so there is nothing to synchronise
+        self.log_dict({f"{split}/{name}": value for name, value in on_first(lambda: self._figures(split)).items()})
+
+    def _figures(self, split: str) -> dict[str, float]:
         if self.predictions is None:
-            return
+            return {}
+        self.predictions.check(split, self._images_in(split))
         logits, targets = self.predictions.logits, self.predictions.targets
         loss = self.loss(logits.to(self.device), targets.to(self.device))
-        self.log(f"{split}/loss", loss)
-        # every process has all the predictions, so there is nothing to synchronise
-        self.log_dict({f"{split}/{name}": value for name, value in self.metrics(logits, targets).items()})
+        return {"loss": float(loss), **self.metrics(logits, targets)}
+
+    def _images_in(self, split: str) -> int | None:
+        """How many images an evaluation has to see; ``None`` where it is cut short, or nobody knows."""
+        trainer: Any = self.trainer
+        limit = {"val": trainer.limit_val_batches, "test": trainer.limit_test_batches}[split]
+        sizes = getattr(trainer.datamodule, "split_sizes", None)
+        if sizes is None or trainer.sanity_checking or limit != 1.0 or isinstance(limit, int):
+            return None
+        return int(sizes()[split])
 
 
 def _path(part: object) -> str:

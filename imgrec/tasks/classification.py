@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ class ClassificationTask(BaseTask):
         auxiliary_weight: the weight of the loss on the logits of auxiliary classifiers (Inception, GoogLeNet).
         facts: see :class:`BaseTask`.
         load_weights: see :class:`BaseTask`.
+        channels_last: see :class:`BaseTask`.
 
     Example of a research idea, in a file of one's own::
 
@@ -53,9 +54,15 @@ class ClassificationTask(BaseTask):
         auxiliary_weight: float = 0.4,
         facts: dict[str, Any] | None = None,
         load_weights: bool = True,
+        channels_last: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__(
-            optimizer=optimizer, schedule=schedule, regularizers=regularizers, facts=facts, load_weights=load_weights
+            optimizer=optimizer,
+            schedule=schedule,
+            regularizers=regularizers,
+            facts=facts,
+            load_weights=load_weights,
+            channels_last=channels_last,
         )
         self.backbone_spec = backbone
         self.head_spec = head
