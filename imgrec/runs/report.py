@@ -20,6 +20,7 @@ from imgrec.runs.folder import RunFolder
 from imgrec.runs.page import render_page
 from imgrec.runs.predictions import Predictions
 from imgrec.runs.report_sections import prediction_sections
+from imgrec.runs.text import duration, short_count
 
 Images = Callable[[list[str]], Sequence[NDArray[np.uint8] | None]]
 """Gives the images of sample ids: uint8 ``(height, width, 3)`` or ``(height, width)``, ``None`` where there is none."""
@@ -55,7 +56,6 @@ def write_report(run: RunFolder, images: Images | None = None) -> Path:
 
 
 def _content(run: RunFolder, images: Images | None) -> dict[str, Any]:
-
     summary, environment = run.summary, run.environment
     warnings: list[str] = []
     predictions = {split: _usable(run, split, warnings) for split in _SPLITS}
@@ -136,10 +136,10 @@ def _tiles(
         more = "" if best is None else f"best: epoch {best + 1}"
         tiles.append(_plain_tile("epochs", "Epochs", epochs, f"{epochs:,}", more))
     if (seconds := summary.get("train_seconds")) is not None:
-        tiles.append(_plain_tile("train_seconds", "Training time", seconds, _duration(seconds), ""))
+        tiles.append(_plain_tile("train_seconds", "Training time", seconds, duration(seconds), ""))
     if (count := summary.get("parameters")) is not None:
         tiles.append(
-            _plain_tile("parameters", "Parameters", count, _short(count), f"{count:,}" if count >= 1000 else "")
+            _plain_tile("parameters", "Parameters", count, short_count(count), f"{count:,}" if count >= 1000 else "")
         )
     return tiles
 
@@ -201,18 +201,3 @@ def _moment(text: Any) -> str:
     except ValueError:
         return ""
     return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def _short(count: int) -> str:
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g} {letter}"
-    return str(count)

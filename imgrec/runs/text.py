@@ -1,0 +1,60 @@
+"""Figures as people read them: seconds, counts, bytes, values of a config."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def duration(seconds: float) -> str:
+    """A time span in two units at most.
+
+    >>> duration(7.25), duration(74.2), duration(7500)
+    ('7.2 s', '1 min 14 s', '2 h 05 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def short_count(count: int) -> str:
+    """A count in three digits.
+
+    >>> short_count(650), short_count(11_181_642)
+    ('650', '11.2 M')
+    """
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {letter}"
+    return str(count)
+
+
+def file_size(size: int) -> str:
+    """Bytes in binary units.
+
+    >>> file_size(900), file_size(2_516_582)
+    ('900 B', '2.4 MiB')
+    """
+    if size < 1024:
+        return f"{size} B"
+    for unit, letters in ((2**30, "GiB"), (2**20, "MiB")):
+        if size >= unit:
+            return f"{size / unit:,.1f} {letters}"
+    return f"{size / 1024:,.1f} KiB"
+
+
+def config_value(value: Any) -> str:
+    """A value of a config on one line; an absent one is a dash.
+
+    >>> config_value(0.001), config_value(None), config_value([1, 2]), config_value("focal")
+    ('0.001', '—', '[1, 2]', 'focal')
+    """
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
