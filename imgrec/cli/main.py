@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("predict", "name the classes of image files, folders and globs"),
     "augment": ("augment", "draw what training sees of its images"),
     "report": ("report", "write a run's report.html anew"),
+    "runs": ("runs", "a table of run folders, sorted and filtered; as CSV or JSON"),
     "audit": ("audit", "look for broken images, duplicates, leaks between splits and doubtful labels"),
     "cache": ("cache", "list, verify or clear the caches of decoded images"),
     "list": ("listing", "list the registries, or the entries of one"),

@@ -1,0 +1,173 @@
+"""``imgrec runs``: a table of run folders, sorted and filtered; as CSV or JSON on request."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgrec.errors import UserError
+
+if TYPE_CHECKING:
+    from imgrec.runs.table import RunTable
+
+_GAP = 2
+_LONGEST = 44  # characters of a cell; the files hold all of it
+
+
+def run(command: str, words: list[str]) -> int:
+    """Print the table; write the files that are asked for."""
+    parser = argparse.ArgumentParser(
+        prog="imgrec runs",
+        description="A table of run folders: what differs in their configs, their figures, their cost. "
+        "It reads files and needs no server.",
+        epilog="Columns have the names that they have in the config (loss/name, optimizer/lr, data/batch_size) and in "
+        "metrics.csv, after best/ or last/, or as they are for the checkpoint that was kept: val/acc, test/acc.",
+    )
+    parser.add_argument("folder", nargs="?", default="runs", help="where the runs are (default: runs)")
+    parser.add_argument("--sort", metavar="COLUMN", help="the best first: test/acc, train_seconds, optimizer/lr")
+    parser.add_argument("--reverse", action="store_true", help="the worst first")
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="'val/acc>0.9', 'loss/name=focal', 'status!=finished', 'run=*lite0*'; may be given several times",
+    )
+    parser.add_argument(
+        "--columns", metavar="LIST", help="'run,loss/*,test/acc' (by default what tells the runs apart)"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    parser.add_argument("--csv", metavar="FILE", help="write the rows there, with every column or those of --columns")
+    parser.add_argument("--json", metavar="FILE", help="the same as JSON: a list of objects")
+    arguments = parser.parse_args(words)
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UserError(f"--limit: expected 1 or more, got {arguments.limit}")
+
+    from imgrec.runs.table import run_table
+
+    table = everything = run_table(arguments.folder)
+    for condition in arguments.filter:
+        table = table.filtered(condition)
+    if arguments.sort is not None:
+        table = table.sorted(arguments.sort, arguments.reverse)
+    elif arguments.reverse:
+        raise UserError("--reverse turns the order of --sort COLUMN around; give both")
+    chosen = None if arguments.columns is None else everything.chosen(arguments.columns)
+    found = len(table.rows)
+    if arguments.limit is not None:
+        table = table.limited(arguments.limit)
+    for given, write in ((arguments.csv, _write_csv), (arguments.json, _write_json)):
+        if given is not None:
+            _write(write, Path(given), table, chosen or table.columns)
+    _print(table, chosen, found, len(everything.rows))
+    for given in (arguments.csv, arguments.json):
+        if given is not None:
+            print(f"written    {given}: {len(table.rows)} rows")
+    return 0
+
+
+def _print(table: RunTable, chosen: list[str] | None, found: int, total: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not table.rows:
+        where = f"of the {total} runs in {table.root} meets the filter" if total else f"in {table.root}"
+        print(f"no run {where}")
+        return
+    free = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    console = Console(highlight=False, width=10_000 if free else None, soft_wrap=free)
+    columns = chosen or table.overview()
+    cells = {column: [_text(column, row.get(column)) for row in table.rows] for column in columns}
+    shown = columns if chosen else _fitting(columns, cells, console.width)
+    drawn = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    for column in shown:
+        numbers = all(isinstance(row.get(column), int | float | None) for row in table.rows)
+        right = numbers and column not in ("run", "status")
+        drawn.add_column(_title(column), justify="right" if right else "left", overflow="fold", no_wrap=not right)
+    for row in zip(*(cells[column] for column in shown), strict=True):
+        drawn.add_row(*map(_escaped, row))
+    console.print(drawn)
+    left_out = [_title(column) for column in columns if column not in shown]
+    more = f"; left out for want of width: {', '.join(left_out)}" if left_out else ""
+    some = f"{len(table.rows)} of {found}" if len(table.rows) < found else str(found)
+    of = f" (of {total})" if found < total else ""
+    print(f"\n{some} {'run' if found == 1 else 'runs'}{of} in {table.root}{more}")
+
+
+def _fitting(columns: Sequence[str], cells: dict[str, list[str]], width: int) -> list[str]:
+    """The columns that a terminal of this width has room for, what matters most first, in their order."""
+    first = ["run", "status", *(c for c in columns if c.startswith("best/")), "test/acc"]
+    later = [c for c in columns if c.startswith("last/") or c in ("epochs", "train_seconds", "parameters", "size")]
+    middle = [c for c in columns if c not in first and c not in later]
+    kept: list[str] = []
+    left = width
+    for column in [*(c for c in first if c in columns), *middle, *later]:
+        need = max(len(text) for text in (_title(column), *cells[column])) + _GAP
+        if column == "run" or need <= left:
+            kept.append(column)
+            left -= need
+    return [column for column in columns if column in kept]
+
+
+def _title(column: str) -> str:
+    return {"train_seconds": "time", "seed_everything": "seed"}.get(column, column)
+
+
+def _text(column: str, value: Any) -> str:
+    from imgrec.runs.rows import FIGURES
+    from imgrec.runs.text import config_value, duration, file_size, short_count
+
+    if value is None:
+        return ""
+    if column == "train_seconds":
+        return duration(value)
+    if column == "size":
+        return file_size(value)
+    if column == "parameters":
+        return short_count(value)
+    if isinstance(value, float) and column.startswith(FIGURES):
+        return f"{value:.4f}"
+    text = " ".join(config_value(value).split())
+    return text if len(text) <= _LONGEST or column == "run" else f"{text[: _LONGEST - 1]}…"
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _write(write: Any, path: Path, table: RunTable, columns: list[str]) -> None:
+    from imgrec.files import written_aside
+
+    try:
+        with written_aside(path) as aside:
+            write(aside, table, columns)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _write_csv(path: Path, table: RunTable, columns: list[str]) -> None:
+    import json
+
+    def cell(value: Any) -> Any:
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict | bool) else value
+
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([cell(row.get(column)) for column in columns] for row in table.rows)
+
+
+def _write_json(path: Path, table: RunTable, columns: list[str]) -> None:
+    import json
+
+    from imgrec.runs.summary import plain
+
+    rows = [{column: plain(row[column]) for column in columns if column in row} for row in table.rows]
+    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
