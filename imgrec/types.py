@@ -56,6 +56,17 @@ class Batch:
         )
 
 
+def blank_batch(batch: Batch) -> Batch:
+    """One black image of no class in particular, of the size of those that ``batch`` would have held.
+
+    >>> empty = Batch(torch.empty(0, 3, 8, 8, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), ())
+    >>> len(blank_batch(empty))
+    1
+    """
+    shapes = (1, *batch.images.shape[1:]), (1, *batch.targets.shape[1:])
+    return Batch(batch.images.new_zeros(shapes[0]), batch.targets.new_zeros(shapes[1]), ("",))
+
+
 def sample_keys(ids: Iterable[str]) -> Tensor:
     """A 63-bit hash of each id: int64 ``(samples,)``."""
     return torch.tensor([position_seed(name) for name in ids], dtype=torch.int64)

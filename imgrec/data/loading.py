@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from imgrec.augment import Pipeline
 from imgrec.data.cache_plan import leaves_alone
 from imgrec.data.decode import BadImage, to_channels
+from imgrec.data.sampling import BLANK
 from imgrec.data.source import Source
 from imgrec.errors import UserError
 from imgrec.randomness import position_generator, position_seed
@@ -167,11 +169,16 @@ class TrainingSet(_Rows):
 
 
 class EvaluationSet(_Rows):
-    """Evaluation batches by position, the same at every time; images that cannot be read are left out."""
+    """Evaluation batches by position, the same at every time; images that cannot be read are left out.
+
+    The batch of :data:`imgrec.data.sampling.BLANK` is empty.
+    """
 
     def __getitems__(self, places: Sequence[Place]) -> Batch:
         """The batch of these positions."""
         positions = [place if isinstance(place, int) else place[0] for place in places]
+        if positions == [BLANK]:
+            return self.batch(self.empty(0), [])
         whole = self.gather(self.rows[np.asarray(positions, dtype=np.int64)])
         if whole is not None:
             return self.batch(whole, positions)
@@ -195,12 +202,19 @@ class BatchLoader(DataLoader[Batch]):
     epoch; worker processes would have begun the wrong one by then.
     """
 
+    waited = 0.0
+    """Seconds that were spent on waiting for batches, over all epochs."""
+
     def __init__(self, dataset: _Rows, **options: Any) -> None:
         super().__init__(dataset, collate_fn=as_it_is, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
-            yield from super().__iter__()
+            began = time.perf_counter()
+            for batch in super().__iter__():
+                self.waited += time.perf_counter() - began
+                yield batch
+                began = time.perf_counter()
         except UserError as error:
             raise UserError(_message(error)) from error
 

@@ -84,8 +84,6 @@ class ImageDataModule(pl.LightningDataModule):
         UserError: an argument that cannot be.
     """
 
-    allow_zero_length_dataloader_with_multiple_devices = True  # a rank without any image of a small test split
-
     def __init__(
         self,
         source: Spec,
@@ -323,8 +321,10 @@ class ImageDataModule(pl.LightningDataModule):
         rank, world_size = process_rank()
         images, pipeline = self._images(self._eval_pipeline, self._evaluated_splits())
         dataset = EvaluationSet(source, rows, pipeline, self._channels, seed, images)
-        sampler = SequentialSampler(dataset) if world_size == 1 else EvaluationOrder(len(dataset), rank, world_size)
-        return self._loader(dataset, sampler, self._eval_batch_size)
+        size = self._eval_batch_size
+        alone = world_size == 1
+        sampler = SequentialSampler(dataset) if alone else EvaluationOrder(len(dataset), rank, world_size, size)
+        return self._loader(dataset, sampler, size)
 
     def _loader(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -122,18 +122,40 @@ class TrainingOrder(_Sampler):
         self.epoch = epoch
 
 
-class EvaluationOrder(_Sampler):
-    """The positions of this process, in order: every sample once over all processes, and none twice.
+BLANK = -1
+"""A position without an image: it fills the last batch of a process that has one batch fewer than another."""
 
-    >>> [list(EvaluationOrder(5, rank, 2)) for rank in range(2)]
-    [[0, 2, 4], [1, 3]]
+
+class EvaluationOrder(_Sampler):
+    """The positions of this process: every sample once over all processes, and none twice.
+
+    The processes take whole batches in turn, those that one process alone would make. A prediction depends, in its
+    last digits, on the batch that it was computed in; so it is the same with any number of processes. All processes
+    have the same number of batches, because a forward pass may have something to exchange: where one would lack a
+    batch it gets :data:`BLANK`.
+
+    Args:
+        count: the number of samples.
+        rank: which process this is.
+        world_size: the number of processes.
+        batch_size: samples in a batch.
+
+    >>> [list(EvaluationOrder(5, rank, 2, batch_size=2)) for rank in range(2)]
+    [[0, 1, 4], [2, 3, -1]]
     """
 
-    def __init__(self, count: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, count: int, rank: int = 0, world_size: int = 1, batch_size: int = 1) -> None:
         super().__init__(count, rank, world_size)
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return len(range(self.rank, self.count, self.num_replicas))
+        return sum(map(len, self._batches()))
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.rank, self.count, self.num_replicas))
+        return (position for batch in self._batches() for position in batch)
+
+    def _batches(self) -> Iterator[Sequence[int]]:
+        size, starts = self.batch_size, range(0, self.count, self.batch_size)
+        for first in range(0, len(starts), self.num_replicas):
+            at = first + self.rank
+            yield range(starts[at], min(starts[at] + size, self.count)) if at < len(starts) else (BLANK,)

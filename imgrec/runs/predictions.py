@@ -17,6 +17,8 @@ from imgrec.files import written_aside
 
 _COLUMNS = ("id", "target", "predicted", "logits")
 _CLASS_NAMES = b"class_names"
+_ROW_GROUP = 16 << 20
+"""Bytes of logits in a row group."""
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -78,24 +80,31 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
     """Write ``predictions`` as a parquet file, whole or not at all.
 
     Columns: ``id`` string, ``target`` and ``predicted`` int32, ``logits`` a list of C float32; the class names stand in
-    the schema's metadata under ``class_names``, as JSON.
+    the schema's metadata under ``class_names``, as JSON. It is written in row groups of some 16 MiB, so that beside the
+    predictions themselves no more than a few of them are in memory.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    logits = pa.FixedSizeListArray.from_arrays(
-        pa.array(predictions.logits.reshape(-1), pa.float32()), len(predictions.class_names)
-    )
-    columns = [
-        pa.array(predictions.ids, pa.string()),
-        pa.array(predictions.targets.astype(np.int32)),
-        pa.array(predictions.predicted.astype(np.int32)),
-        logits,
-    ]
-    table = pa.table(dict(zip(_COLUMNS, columns, strict=True)))
+    classes = len(predictions.class_names)
     names = json.dumps(list(predictions.class_names), ensure_ascii=False).encode()
-    with written_aside(path) as aside:
-        pq.write_table(table.replace_schema_metadata({_CLASS_NAMES: names}), aside)
+    types = (pa.string(), pa.int32(), pa.int32(), pa.list_(pa.float32(), classes))
+    schema = pa.schema(list(zip(_COLUMNS, types, strict=True)), {_CLASS_NAMES: names})
+    rows = max(1, _ROW_GROUP // (4 * classes))
+    with (
+        written_aside(path) as aside,
+        pq.ParquetWriter(aside, schema, use_dictionary=["target", "predicted"]) as writer,
+    ):
+        for start in range(0, len(predictions), rows):
+            part = slice(start, start + rows)
+            logits = predictions.logits[part]
+            columns = [
+                pa.array(predictions.ids[part], pa.string()),
+                pa.array(predictions.targets[part].astype(np.int32)),
+                pa.array(logits.argmax(axis=1).astype(np.int32)),
+                pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1), pa.float32()), classes),
+            ]
+            writer.write_table(pa.table(columns, schema=schema))
 
 
 def read_predictions(path: str | Path) -> Predictions:
@@ -111,23 +120,29 @@ def read_predictions(path: str | Path) -> Predictions:
     if not path.is_file():
         raise UserError(f"predictions not found: {path}")
     try:
-        table = pq.ParquetFile(path).read()
-    except pa.ArrowException as error:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            missing = [name for name in _COLUMNS if name not in schema.names]
+            names = (schema.metadata or {}).get(_CLASS_NAMES)
+            if missing or names is None:
+                lacks = ", ".join([f'the column "{name}"' for name in missing] or ["the class names in its metadata"])
+                raise UserError(f"{path} does not hold predictions: it lacks {lacks}")
+            class_names = json.loads(names)
+            count = file.metadata.num_rows
+            ids: list[str] = []
+            targets = np.empty(count, dtype=np.int64)
+            logits = np.empty((count, len(class_names)), dtype=np.float32)
+            for number in range(file.num_row_groups):  # one after the other into its place: nothing lies there twice
+                table = file.read_row_group(number, columns=["id", "target", "logits"])
+                part = slice(len(ids), len(ids) + len(table))
+                targets[part] = table.column("target").to_numpy()
+                flat = table.column("logits").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+                logits[part] = flat.reshape(len(table), len(class_names))
+                ids += table.column("id").to_pylist()
+        return Predictions(ids, targets, logits, class_names)
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is not a readable parquet file: {error}") from error
-    missing = [name for name in _COLUMNS if name not in table.column_names]
-    names = (table.schema.metadata or {}).get(_CLASS_NAMES)
-    if missing or names is None:
-        lacks = ", ".join([f'the column "{name}"' for name in missing] or ["the class names in its metadata"])
-        raise UserError(f"{path} does not hold predictions: it lacks {lacks}")
-    class_names = json.loads(names)
-    logits = table.column("logits").combine_chunks()
-    flat = logits.flatten().to_numpy(zero_copy_only=False)
-    try:
-        return Predictions(
-            table.column("id").to_pylist(),
-            table.column("target").to_numpy(),
-            flat.reshape(len(table), len(class_names)),
-            class_names,
-        )
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{path} does not hold predictions: {error}") from error

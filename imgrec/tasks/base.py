@@ -239,7 +239,7 @@ class BaseTask(pl.LightningModule, ABC):
         sizes = getattr(trainer.datamodule, "split_sizes", None)
         if sizes is None or trainer.sanity_checking or limit != 1.0 or isinstance(limit, int):
             return None
-        return int(sizes()[split])
+        return sizes().get(split)  # type: ignore[no-any-return]
 
 
 def _path(part: object) -> str:

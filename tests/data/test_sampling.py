@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from imgrec.data import EvaluationOrder, TrainingOrder
+from imgrec.data.sampling import BLANK
 from imgrec.errors import UserError
 
 
@@ -44,10 +45,19 @@ def test_processes_together_make_the_batches_of_one(world_size: int) -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 @pytest.mark.parametrize("count", [1, 5, 12, 13])
-def test_evaluation_sees_every_sample_once(count: int, world_size: int) -> None:
-    orders = [EvaluationOrder(count, rank, world_size) for rank in range(world_size)]
-    assert sorted(p for order in orders for p in order) == list(range(count))
-    assert [len(order) for order in orders] == [len(list(order)) for order in orders]
+@pytest.mark.parametrize("size", [1, 4, 20])
+def test_evaluation_takes_the_batches_of_one_process_in_turn(count: int, world_size: int, size: int) -> None:
+    alone = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+    found = []
+    for rank in range(world_size):
+        order = EvaluationOrder(count, rank, world_size, size)
+        mine = list(order)
+        batches = [mine[start : start + size] for start in range(0, len(mine), size)]
+        assert len(order) == len(mine)
+        assert len(batches) == -(-len(alone) // world_size)  # as many on every process
+        found += [batch for batch in batches if batch != [BLANK]]
+        assert all(BLANK not in batch for batch in batches[:-1])
+    assert sorted(found) == alone
 
 
 def test_what_was_done_is_passed_over_once_the_epoch_begins() -> None:

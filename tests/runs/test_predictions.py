@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imgrec.errors import UserError
+from imgrec.runs import predictions
 from imgrec.runs.predictions import Predictions, read_predictions, write_predictions
 
 
@@ -27,6 +28,18 @@ def test_what_is_written_reads_back_bit_for_bit(tmp_path: Path, count: int) -> N
     np.testing.assert_array_equal(read.targets, written.targets)
     assert read.logits.tobytes() == written.logits.tobytes()
     assert (read.logits.dtype.name, read.targets.dtype.name) == ("float32", "int64")
+
+
+def test_row_groups_are_put_together_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictions, "_ROW_GROUP", 4 * 3 * 7)  # seven rows of three classes
+    written = some()
+    write_predictions(tmp_path / "test.parquet", written)
+    assert pq.ParquetFile(tmp_path / "test.parquet").num_row_groups == 8
+    read = read_predictions(tmp_path / "test.parquet")
+    assert read.ids == written.ids
+    np.testing.assert_array_equal(read.targets, written.targets)
+    assert read.logits.tobytes() == written.logits.tobytes()
+    assert pq.read_table(tmp_path / "test.parquet").column("predicted").to_pylist() == written.predicted.tolist()
 
 
 def test_the_file_is_what_any_reader_of_parquet_expects(tmp_path: Path) -> None:
@@ -92,7 +105,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(OSError, match="No space left"):
         write_predictions(path, some(3))
     assert path.read_bytes() == before

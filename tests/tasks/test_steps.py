@@ -264,7 +264,5 @@ def test_the_means_weigh_by_the_number_of_samples() -> None:
     means.add("loss", torch.tensor(1.0, requires_grad=True), 30)
     means.add("loss", torch.tensor(4.0), 10)
     means.add("acc", torch.tensor(0.5), 10)
-    taken = means.take()
-    assert {name: float(value) for name, value in taken.items()} == {"loss": 1.75, "acc": 0.5}
-    assert not taken["loss"].requires_grad
+    assert means.take() == {"loss": 1.75, "acc": 0.5}
     assert means.take() == {}
