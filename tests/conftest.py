@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import subprocess
 import sys
@@ -73,6 +74,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert _status(["fit", "--config", "tiny.yaml"]) == 0
     (run,) = (place / "runs" / "tiny").iterdir()
     return run
+
+
+@pytest.fixture(scope="session")
+def unclocked() -> Callable[[Path], list[dict[str, str]]]:
+    """Reads the rows of a metrics.csv without the columns about machine and clock: equal runs have them equal."""
+
+    def rows(path: Path) -> list[dict[str, str]]:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [{k: v for k, v in row.items() if not k.startswith("system/")} for row in csv.DictReader(file)]
+
+    return rows
 
 
 @pytest.fixture

@@ -1,20 +1,26 @@
 """When things happen; what happens is in the room that owns it."""
 
 from imgrec.callbacks.augmentation import AugmentationStrength, ImageSizeSchedule
+from imgrec.callbacks.early_stopping import EarlyStopping
+from imgrec.callbacks.ema import EMA
 from imgrec.callbacks.metrics_logger import MetricsLogger
 from imgrec.callbacks.monitors import MonitorCheck
 from imgrec.callbacks.progress import EpochProgress
 from imgrec.callbacks.recorder import RunRecorder
 from imgrec.callbacks.seeding import PositionalSeeding
+from imgrec.callbacks.system_figures import SystemFigures
 from imgrec.callbacks.tta import TestTimeViews
 
 __all__ = [
+    "EMA",
     "AugmentationStrength",
+    "EarlyStopping",
     "EpochProgress",
     "ImageSizeSchedule",
     "MetricsLogger",
     "MonitorCheck",
     "PositionalSeeding",
     "RunRecorder",
+    "SystemFigures",
     "TestTimeViews",
 ]

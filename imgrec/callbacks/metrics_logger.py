@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +12,14 @@ import numpy as np
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers.logger import Logger
 
-from imgrec.runs.metrics_log import MetricsLog
+from imgrec.runs.metrics_log import MetricsLog, read_metrics
+from imgrec.runs.system import SECONDS
 
 
 class MetricsLogger(Logger):
     """Writes what is logged at one step as one row of a run folder's metrics.csv.
+
+    Each row says in ``system/seconds`` when it was, counted from the run's beginning; a run that goes on counts on.
 
     Args:
         folder: the run folder, ``<root>/<experiment>/<run id>``.
@@ -28,6 +32,8 @@ class MetricsLogger(Logger):
         self._row: dict[str, float] = {}
         self._step = 0
         self._epoch = 0
+        self._began = time.perf_counter()
+        self._before: float | None = None
         self.muted = False
 
     @property
@@ -65,14 +71,55 @@ class MetricsLogger(Logger):
         self._step = at
         self._epoch = int(metrics.get("epoch", self._epoch))
         self._row |= values
+        if values:
+            self._row[SECONDS] = self._seconds()
+
+    def gathered(self, step: int) -> dict[str, Any]:
+        """What a checkpoint keeps of the row of ``step``, which is not complete; earlier rows are on the disk now."""
+        if self._row and self._step < step:
+            self.flush()
+        if self._log is not None:
+            self._log.synchronise()
+        row = self._row if self._step == step else {}
+        return {"step": step, "epoch": self._epoch, "values": dict(row)}
+
+    @rank_zero_only
+    def go_on(self, gathered: Mapping[str, Any]) -> None:
+        """Go on in the file that stands, from what :meth:`gathered` gave: rows of that step and later are dropped."""
+        self._first = int(gathered["step"])
+        self._step, self._epoch = self._first, int(gathered["epoch"])
+        self._row = dict(gathered["values"])
+        self._open()
 
     @rank_zero_only
     def flush(self) -> None:
-        """Write the row that is being gathered."""
-        if self._row:
-            self._log = self._log or MetricsLog(self.folder / "metrics.csv")
-            self._log.append(self._step, self._epoch, self._row)
+        """Write the row that is being gathered.
+
+        Raises:
+            UserError: the disk is full, or the file cannot be written any more.
+        """
+        if not self._row:
+            return
+        try:
+            self._open().append(self._step, self._epoch, self._row)
+        except OSError as error:
             self._row = {}
+            raise UserError(f"{self.folder / 'metrics.csv'} cannot be written: {error.strerror or error}") from error
+        self._row = {}
+
+    def _open(self) -> MetricsLog:
+        if self._log is None:
+            last = None if self._first is None else self._first - 1
+            self._log = MetricsLog(self.folder / "metrics.csv", last)
+            self._first = None
+        return self._log
+
+    def _seconds(self) -> float:
+        if self._before is None:
+            path = self.folder / "metrics.csv"
+            series = read_metrics(path).get(SECONDS) if path.is_file() and path.stat().st_size else None
+            self._before = float(series.values[-1]) if series is not None else 0.0
+        return round(self._before + time.perf_counter() - self._began, 3)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

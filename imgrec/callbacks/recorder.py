@@ -20,8 +20,10 @@ from imgrec.files import write_text
 from imgrec.randomness import run_seed
 from imgrec.runs.environment import describe_environment
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, create_run_folder
+from imgrec.runs.metrics_log import read_metrics
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.summary import update_summary, write_json
+from imgrec.runs.system import system_totals
 from imgrec.tasks import BaseTask, ClassificationTask
 
 
@@ -126,7 +128,7 @@ class RunRecorder(pl.Callback):
         """Write the model folder from the best checkpoint; the run is finished."""
         if self._writes(trainer):
             best = _best(trainer)
-            self._summarise(trainer, **best)
+            self._summarise(trainer, **best, system=self._system_totals(trainer))
             self._write_model(trainer, pl_module, best)
             self._summarise(trainer, status="finished")
 
@@ -145,6 +147,13 @@ class RunRecorder(pl.Callback):
         self._write_evaluation(trainer, pl_module, "test")
 
     # ---------------------------------------------------------------- write
+
+    def _system_totals(self, trainer: pl.Trainer) -> dict[str, float]:
+        assert self.folder is not None
+        for logger in _metrics_loggers(trainer):
+            logger.flush()
+        path = self.folder / "metrics.csv"
+        return system_totals(read_metrics(path)) if path.is_file() else {}
 
     def _writes(self, trainer: pl.Trainer) -> bool:
         return self.folder is not None and trainer.is_global_zero and not _idle(trainer)

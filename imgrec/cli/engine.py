@@ -15,9 +15,10 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from imgrec import yaml12
-from imgrec.callbacks import EpochProgress, MonitorCheck, PositionalSeeding
+from imgrec.callbacks import EpochProgress, MonitorCheck, PositionalSeeding, SystemFigures
 from imgrec.cli.classes import check_arguments, find_class, instantiate
 from imgrec.cli.config import Config
+from imgrec.cli.precision import settle
 from imgrec.entry import Entry, check_type
 from imgrec.errors import UserError, suggestion
 
@@ -37,6 +38,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "logger": False,  # metrics.csv is always written; others are switched on beside it
     "max_epochs": 20,
     "log_every_n_steps": 25,
+    "precision": "auto",  # see imgrec.cli.precision
     "enable_model_summary": False,  # the run folder and the epoch lines say it
     "use_distributed_sampler": False,  # ImageDataModule shards by position, and never pads
 }
@@ -72,6 +74,12 @@ class Engine:
         self.data: Any = instantiate(self.config["data"], pl.LightningDataModule, "data")
         self.task: Any = instantiate(self.config["model"], pl.LightningModule, "model")
         self.trainer: Any = build_trainer(self.config["trainer"], bare)
+
+    def settle(self) -> Any:
+        """Put values in the place of ``auto``, for which the data is read; the trainer that is to be used then."""
+        if settle(self):
+            self.trainer = build_trainer(self.config["trainer"], bare=False)
+        return self.trainer
 
     @property
     def resolved(self) -> str:
@@ -128,6 +136,8 @@ def build_trainer(config: Config, bare: bool) -> pl.Trainer:
     given = dict(config)
     callbacks = given.pop("callbacks", None) or []
     logger = given.pop("logger", None)
+    if given.get("precision") == "auto":  # until it is settled
+        given["precision"] = None
     arguments = check_arguments(Entry("Trainer", pl.Trainer), given, "trainer")
     if bare:
         arguments |= {"callbacks": [EpochProgress()], "logger": False, "enable_checkpointing": False}
@@ -157,7 +167,7 @@ def default_callbacks(given: list[Any], trainer: Mapping[str, Any]) -> list[Any]
     if trainer.get("enable_progress_bar") is not False:
         defaults.append(EpochProgress())
     if not trainer.get("fast_dev_run"):
-        defaults.append(LearningRateMonitor(logging_interval="step"))
+        defaults += [LearningRateMonitor(logging_interval="step"), SystemFigures()]
         if trainer.get("enable_checkpointing") is not False:
             defaults += best_and_last()
     return [callback for callback in defaults if not any(isinstance(g, type(callback)) for g in given)]

@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from imgrec.runs.meters import energy_meters
+
 _PACKAGES = (
     "imgrec",
     "torch",
@@ -82,7 +84,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def hardware() -> dict[str, Any]:
-    """The processor, the cores that this process may use, the memory in GiB and the GPUs."""
+    """The processor, the cores that this process may use, the memory in GiB, the GPUs, and where energy is read."""
     import torch
 
     affinity = getattr(os, "sched_getaffinity", None)
@@ -94,7 +96,13 @@ def hardware() -> dict[str, Any]:
         "memory_gib": _memory_gib(),
         "gpus": [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in gpus],
         "cuda": torch.version.cuda if gpus else None,
+        "energy": _energy([str(gpu.uuid) for gpu in gpus]),
     }
+
+
+def _energy(gpus: list[str]) -> str:
+    meters, why = energy_meters(gpus)
+    return ", ".join(meter.name for meter in meters) or f"not measured ({why})"
 
 
 def _cpu_name() -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +10,22 @@ import pytest
 from imgrec.callbacks import MetricsLogger
 from imgrec.callbacks.metrics_logger import shortest
 
+Rows = Callable[[Path], list[dict[str, str]]]
+
 
 def table(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_what_belongs_to_one_step_stands_in_one_row(tmp_path: Path) -> None:
+def test_what_belongs_to_one_step_stands_in_one_row(tmp_path: Path, unclocked: Rows) -> None:
     logger = MetricsLogger(tmp_path)
     logger.log_metrics({"val/loss": 0.5, "epoch": 0}, step=4)
     logger.log_metrics({"train/loss": 0.25, "epoch": 0}, step=4)
     logger.log_metrics({"lr": 0.125}, step=5)
     logger.log_metrics({"val/loss": 0.25, "epoch": 1}, step=9)
     logger.finalize("success")
-    assert table(tmp_path) == [
+    assert unclocked(tmp_path / "metrics.csv") == [
         {"step": "4", "epoch": "0", "val/loss": "0.5", "train/loss": "0.25", "lr": ""},
         {"step": "5", "epoch": "0", "val/loss": "", "train/loss": "", "lr": "0.125"},
         {"step": "9", "epoch": "1", "val/loss": "0.25", "train/loss": "", "lr": ""},
@@ -45,6 +48,23 @@ def test_it_goes_on_after_it_was_finalized(tmp_path: Path) -> None:
     logger.log_metrics({"test/loss": 3.0, "epoch": 1}, step=5)
     logger.finalize("success")
     assert [(row["val/loss"], row["test/loss"]) for row in table(tmp_path)] == [("1.0", ""), ("", "3.0")]
+
+
+def test_every_row_says_when_it_was_and_a_run_that_goes_on_counts_on(tmp_path: Path) -> None:
+    for run in range(2):
+        logger = MetricsLogger(tmp_path)
+        for step in range(3):
+            logger.log_metrics({"val/loss": 1.0}, step=3 * run + step)
+        logger.finalize("success")
+        if run == 0:  # as though the first run had taken long
+            path = tmp_path / "metrics.csv"
+            lines = path.read_text().splitlines()
+            assert lines[0] == "step,epoch,val/loss,system/seconds"
+            path.write_text("\n".join([*lines[:-1], lines[-1].rpartition(",")[0] + ",500.0"]) + "\n")
+    seconds = [float(row["system/seconds"]) for row in table(tmp_path)]
+    assert seconds == sorted(seconds)
+    assert seconds[2] == 500
+    assert all(500 <= each < 600 for each in seconds[3:])
 
 
 def test_muted_it_writes_nothing_and_a_flush_writes_what_there_is(tmp_path: Path) -> None:

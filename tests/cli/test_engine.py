@@ -8,7 +8,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
 from imgrec import ClassificationTask, ImageDataModule
-from imgrec.callbacks import EpochProgress, MonitorCheck, PositionalSeeding
+from imgrec.callbacks import EpochProgress, MonitorCheck, PositionalSeeding, SystemFigures
 from imgrec.cli.config import normal_form
 from imgrec.cli.engine import Engine, build_loggers, default_callbacks, resolve
 from imgrec.errors import UserError
@@ -60,13 +60,12 @@ def test_for_evaluation_there_is_progress_and_nothing_else() -> None:
         ({}, set()),
         ({"enable_progress_bar": False}, {"EpochProgress"}),
         ({"enable_checkpointing": False}, {"ModelCheckpoint"}),
-        ({"fast_dev_run": True}, {"ModelCheckpoint", "LearningRateMonitor"}),
+        ({"fast_dev_run": True}, {"ModelCheckpoint", "LearningRateMonitor", "SystemFigures"}),
     ],
 )
 def test_the_callbacks_of_every_run(trainer: dict[str, Any], missing: set[str]) -> None:
-    usual = {
-        cls.__name__ for cls in (PositionalSeeding, MonitorCheck, EpochProgress, LearningRateMonitor, ModelCheckpoint)
-    }
+    own = (PositionalSeeding, MonitorCheck, EpochProgress, SystemFigures)
+    usual = {cls.__name__ for cls in (*own, LearningRateMonitor, ModelCheckpoint)}
     assert set(kinds(default_callbacks([], trainer))) == usual - missing
 
 

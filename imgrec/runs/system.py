@@ -1,0 +1,37 @@
+"""What a run asked of the machine in all, from the ``system/`` columns of its metrics.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgrec.runs.metrics_log import MetricSeries
+
+PREFIX = "system/"
+"""Begins the columns that are about the machine and the clock: two equal runs differ in these alone."""
+
+SECONDS = "system/seconds"
+"""When a row was written, in seconds since the run began."""
+
+
+def system_totals(metrics: Mapping[str, MetricSeries]) -> dict[str, float]:
+    """The figures of a whole run, for its summary; empty where none were logged.
+
+    Images a second and the share of waiting are medians over the epochs (the first one warms up), memory is the
+    largest, energy the sum.
+    """
+    over: dict[str, Callable[[NDArray[np.float64]], Any]] = {
+        "images_per_second": np.median,
+        "data_wait": np.median,
+        "peak_memory_gib": np.max,
+        "peak_gpu_memory_gib": np.max,
+        "energy_joules": np.sum,
+    }
+    return {
+        name: float(f"{float(total(metrics[PREFIX + name].values)):.6g}")
+        for name, total in over.items()
+        if PREFIX + name in metrics
+    }
