@@ -26,6 +26,8 @@ _WHERE = {
     "ClassificationTask": "imgrec.tasks",
     "Classifier": "imgrec.models",
     "DataFacts": "imgrec.types",
+    "EMA": "imgrec.callbacks",
+    "EarlyStopping": "imgrec.callbacks",
     "HEADS": "imgrec.models",
     "ImageDataModule": "imgrec.data",
     "ImageSizeSchedule": "imgrec.callbacks",
@@ -45,6 +47,7 @@ _WHERE = {
 __all__ = [
     "AUGMENTATIONS",
     "BACKBONES",
+    "EMA",
     "HEADS",
     "LOSSES",
     "OPTIMIZERS",
@@ -57,6 +60,7 @@ __all__ = [
     "ClassificationTask",
     "Classifier",
     "DataFacts",
+    "EarlyStopping",
     "ImageDataModule",
     "ImageSizeSchedule",
     "RunFolder",
@@ -69,7 +73,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from imgrec.augment import AUGMENTATIONS
-    from imgrec.callbacks import AugmentationStrength, ImageSizeSchedule, RunRecorder, TestTimeViews
+    from imgrec.callbacks import EMA, AugmentationStrength, EarlyStopping, ImageSizeSchedule, RunRecorder, TestTimeViews
     from imgrec.data import SOURCES, ImageDataModule
     from imgrec.errors import UserError
     from imgrec.losses import LOSSES

@@ -1,0 +1,244 @@
+"""Early stopping: by patience, a target, divergence or time, with one line that says which."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping as LightningEarlyStopping
+from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
+
+from imgrec.callbacks.run_of import run_folder
+from imgrec.errors import UserError, suggestion
+from imgrec.runs.summary import update_summary
+
+_SMALL_IS_GOOD = ("loss", "nll", "ece", "error", "loss_step")
+_ASKED_EVERY = 10  # steps, where several processes have to agree on the time
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+class EarlyStopping(LightningEarlyStopping):
+    """Stops training when a metric no longer improves, reaches a target or diverges, or when the time is used up.
+
+    Lightning's callback with its arguments, and a time limit. It says in one line why it stopped, and the run's
+    summary.json says so under ``stopped``. A resumed run counts on from where it was, time included; one that had
+    stopped ends at once, unless ``patience``, a threshold or ``time_limit`` was raised.
+
+    Args:
+        monitor: the metric.
+        patience: how many validations in a row may bring no improvement; ``null``: any number.
+        min_delta: what counts as an improvement.
+        mode: whether less or more is better; by default ``min`` for a loss or a calibration error, else ``max``.
+        stopping_threshold: stop once the metric is better than this.
+        divergence_threshold: stop once it is worse than this.
+        check_finite: stop once it is NaN or infinite.
+        time_limit: how long all parts of the run may train together, validation included: ``45m``, ``1h30m``, or
+            Lightning's ``DD:HH:MM:SS``. The step is finished and one last validation made.
+        strict: refuse a metric that is not logged, instead of waiting for it.
+        check_on_train_epoch_end: look at the end of an epoch instead of after a validation; by default whichever comes
+            last.
+
+    Raises:
+        UserError: a number or a time that cannot be; while training, a metric that is not logged.
+
+    Example::
+
+        trainer:
+          callbacks:
+            - {class_path: EarlyStopping, monitor: val/loss, patience: 5, time_limit: 2h}
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val/acc",
+        patience: int | None = 5,
+        min_delta: float = 0.0,
+        mode: Literal["min", "max"] | None = None,
+        stopping_threshold: float | None = None,
+        divergence_threshold: float | None = None,
+        check_finite: bool = True,
+        time_limit: str | None = None,
+        strict: bool = True,
+        check_on_train_epoch_end: bool | None = None,
+    ) -> None:
+        if patience is not None and patience < 1:
+            raise UserError(f"EarlyStopping: `patience` is 1 validation or more, or null, got {patience}.")
+        if min_delta < 0:
+            raise UserError(f"EarlyStopping: `min_delta` is 0 or more, got {min_delta}.")
+        if mode not in (None, "min", "max"):
+            raise UserError(f'EarlyStopping: `mode` is min or max, got "{mode}".')
+        super().__init__(
+            monitor=monitor,
+            min_delta=min_delta,
+            patience=patience if patience is not None else 2**63,
+            mode=mode or ("min" if monitor.rpartition("/")[2] in _SMALL_IS_GOOD else "max"),
+            strict=strict,
+            check_finite=check_finite,
+            stopping_threshold=stopping_threshold,
+            divergence_threshold=divergence_threshold,
+            check_on_train_epoch_end=check_on_train_epoch_end,
+        )
+        self.time_limit = None if time_limit is None else seconds_of(time_limit, "EarlyStopping: `time_limit`")
+        self.stopped: str | None = None
+        """Why training was stopped; ``None`` where it was not."""
+        self._last: float | None = None
+        self._used = 0.0
+        self._began: float | None = None
+        self._asked_at = 0
+
+    # ---------------------------------------------------------------- the state
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has trained, earlier parts included."""
+        return self._used + (time.perf_counter() - self._began if self._began is not None else 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers; the arguments stay what the config says."""
+        return {
+            "wait_count": self.wait_count,
+            "stopped_epoch": self.stopped_epoch,
+            "best_score": float(self.best_score),
+            "last": self._last,
+            "reason": self.stopping_reason.value,
+            "stopped": self.stopped,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from where the run was."""
+        self.wait_count = state_dict["wait_count"]
+        self.stopped_epoch = state_dict["stopped_epoch"]
+        self.best_score = torch.tensor(state_dict["best_score"], dtype=torch.float64)
+        self._last = state_dict["last"]
+        self.stopping_reason = EarlyStoppingReason(state_dict["reason"])
+        self.stopped = state_dict["stopped"]
+        self._used = state_dict["seconds"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock; a resumed run that had stopped ends at once where it would stop again."""
+        self._began = time.perf_counter()
+        if self.stopped is not None:
+            if self._would_stop_again():
+                trainer.should_stop = True
+            else:
+                self.stopped = None
+                self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
+
+    def _would_stop_again(self) -> bool:
+        if self.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
+            return self.wait_count >= self.patience
+        if self.stopping_reason is EarlyStoppingReason.NOT_STOPPED:
+            return self._out_of_time()
+        before = self.wait_count, self.best_score
+        last = float("nan") if self._last is None else self._last
+        stop, _ = self._evaluate_stopping_criteria(torch.tensor(last, dtype=torch.float64))
+        self.wait_count, self.best_score = before
+        return stop
+
+    # ---------------------------------------------------------------- the checks
+
+    def _run_early_stopping_check(self, trainer: pl.Trainer) -> None:
+        if self.stopped is not None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if not self._validate_condition_metric(trainer.callback_metrics):
+            return
+        current = trainer.callback_metrics[self.monitor].squeeze()
+        self._last = float(current)
+        stop, _ = self._evaluate_stopping_criteria(current)
+        if trainer.strategy.reduce_boolean_decision(stop, all=False):
+            self._stop(trainer, self._why())
+
+    def _validate_condition_metric(self, logs: dict[str, torch.Tensor]) -> bool:
+        if self.strict and self.monitor not in logs:
+            raise UserError(
+                f'EarlyStopping: nothing logs "{self.monitor}".{suggestion(self.monitor, logs)} '
+                f"Logged are: {', '.join(logs)}."
+            )
+        return self.monitor in logs
+
+    def _why(self) -> str:
+        best, last = f"{float(self.best_score):.4g}", f"{self.monitor} is {self._last:.4g}"
+        by = f" by {abs(self.min_delta):g}" if self.min_delta else ""
+        return {
+            EarlyStoppingReason.PATIENCE_EXHAUSTED: (
+                f"{self.monitor} has not improved on {best}{by} in {self.wait_count} validation(s)"
+            ),
+            EarlyStoppingReason.STOPPING_THRESHOLD: f"{last}, which reaches the target {self.stopping_threshold:g}"
+            if self.stopping_threshold is not None
+            else "",
+            EarlyStoppingReason.DIVERGENCE_THRESHOLD: f"{last}, which is beyond {self.divergence_threshold:g}"
+            if self.divergence_threshold is not None
+            else "",
+            EarlyStoppingReason.NON_FINITE_METRIC: f"{last}; the best was {best}",
+        }.get(self.stopping_reason, "another process stopped")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the clock after an optimizer step; several processes agree on it every ten steps."""
+        step = trainer.global_step
+        apart = 1 if trainer.world_size == 1 else _ASKED_EVERY
+        if self.time_limit is None or self.stopped is not None or step < self._asked_at + apart:
+            return
+        self._asked_at = step
+        if trainer.strategy.reduce_boolean_decision(self._out_of_time(), all=False):
+            self._stop(trainer, f"the time limit is used up, after {said_of(self.seconds)}")
+
+    def _out_of_time(self) -> bool:
+        return self.time_limit is not None and self.seconds >= self.time_limit
+
+    def _stop(self, trainer: pl.Trainer, why: str) -> None:
+        trainer.should_stop = True
+        self.stopped = why
+        self.stopped_epoch = trainer.current_epoch
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self._used, self._began = self.seconds, None
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say why it stopped, on the terminal and in the summary."""
+        if self.stopped is None:
+            return
+        if trainer.is_global_zero:
+            print(f"stopped early: {self.stopped}", flush=True)
+        folder = run_folder(trainer)
+        if folder is not None:
+            update_summary(folder, {"stopped": self.stopped})
+
+
+def seconds_of(text: str, where: str) -> float:
+    """A time in seconds.
+
+    Args:
+        text: ``90s``, ``45m``, ``1h30m``, ``2d``, or ``DD:HH:MM:SS``.
+        where: the place in the config, for the message.
+
+    Raises:
+        UserError: it is none.
+
+    >>> seconds_of("1h30m", "time"), seconds_of("00:00:10:05", "time")
+    (5400.0, 605.0)
+    """
+    if re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text):
+        return float(sum(int(n) * unit for n, unit in zip(text.split(":"), _UNITS.values(), strict=True)))
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms])", text)
+    if not parts or re.sub(r"(\d+(?:\.\d+)?)\s*([dhms])", "", text).strip():
+        raise UserError(f'{where} is a time such as 45m, 1h30m or 00:01:30:00, got "{text}".')
+    return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def said_of(seconds: float) -> str:
+    """A time as one would say it.
+
+    >>> said_of(5400), said_of(59.96), said_of(3.25)
+    ('1 h 30 min', '1 min', '3.2 s')
+    """
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
