@@ -40,7 +40,7 @@ def audit(
     predictions: Sequence[Predictions] = (),
     backbone: Spec | None = None,
     image_size: int = 224,
-    similarity: float = 0.95,
+    similarity: float | None = None,
     limits: Limits | None = None,
     workers: int | None = None,
 ) -> Audit:
@@ -52,7 +52,7 @@ def audit(
         predictions: of models that were not trained on the images, for suspected label errors.
         backbone: the spec of a backbone whose features find more near duplicates.
         image_size: the side of the images that it sees.
-        similarity: the smallest cosine of features that is reported.
+        similarity: the smallest cosine of features that is reported; by default an image's own neighbours judge.
         limits: from where on an image is unlike the others.
         workers: processes that decode; by default one a core.
 

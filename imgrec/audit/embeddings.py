@@ -22,6 +22,8 @@ from imgrec.registry import Spec
 
 _AT_ONCE = 1024
 _NEAREST = 5
+_STANDS_OUT = 0.5
+_CERTAIN = 0.99
 
 
 def embed(
@@ -68,29 +70,55 @@ def embed(
     return torch.cat(features), torch.cat(positions)
 
 
-def similar_features(features: Tensor, positions: Tensor, similarity: float = 0.95) -> Iterator[Pair]:
+def similar_features(features: Tensor, positions: Tensor, similarity: float | None = None) -> Iterator[Pair]:
     """Pairs whose features point the same way: of each image, up to five with the largest cosines.
+
+    How alike unlike images are depends on the data: photographs of one hand on one wall have cosines of 0.95, those of
+    a thousand things 0.5. So without a ``similarity`` a pair counts where either image sees the other at no more than
+    half the distance (1 - cosine) of its sixth nearest image, and both see the other among their five nearest; a
+    cosine of 0.99 always counts.
 
     Memory holds the features and one block of cosines, never all of them.
 
     Args:
         features: ``(N, D)`` of length 1.
         positions: the positions of the images, ``(N,)``.
-        similarity: the smallest cosine that counts.
+        similarity: the smallest cosine that counts; by default it is judged by the neighbours.
     """
+    cosines, others = _neighbours(features)
+    if not others.shape[1]:
+        return
+    distances = (1 - cosines).clamp(min=0)
+    if similarity is None:
+        near = distances <= _STANDS_OUT * distances[:, -1:]
+        near[:, -1] = False  # the sixth is the measure; where there are fewer images, the last one is
+        nearest = others[:, :_NEAREST]
+        linked = {(i, j) for i, row in enumerate(nearest.tolist()) for j in row}
+    else:
+        near = cosines >= similarity
     seen: set[tuple[int, int]] = set()
+    for i, k in (near[:, :_NEAREST] | (cosines[:, :_NEAREST] >= (similarity or _CERTAIN))).nonzero().tolist():
+        j, cosine = int(others[i, k]), float(cosines[i, k])
+        left, right = sorted((int(positions[i]), int(positions[j])))
+        if (left, right) in seen or (similarity is None and cosine < _CERTAIN and (j, i) not in linked):
+            continue
+        seen.add((left, right))
+        yield Pair(left, right, f"cosine {cosine:.3f} of the features", cosine, sure=False)
+
+
+def _neighbours(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest cosines of each image with others, falling, and which these are: ``(N, up to 6)`` both."""
     table = features.float()
+    count = min(_NEAREST + 1, len(table) - 1)
+    if count < 1:
+        return table.new_empty(len(table), 0), torch.empty(len(table), 0, dtype=torch.int64)
+    found = []
     for start in range(0, len(table), _AT_ONCE):
         block = table[start : start + _AT_ONCE]
         cosines = block @ table.T
-        cosines[torch.arange(len(block)), torch.arange(start, start + len(block))] = -1
-        best, other = cosines.topk(min(_NEAREST, len(table)), dim=1)
-        for i, j in (best >= similarity).nonzero().tolist():
-            left, right = sorted((int(positions[start + i]), int(positions[other[i, j]])))
-            if left != right and (left, right) not in seen:
-                seen.add((left, right))
-                cosine = float(best[i, j])
-                yield Pair(left, right, f"cosine {cosine:.3f} of the features", cosine, sure=False)
+        cosines[torch.arange(len(block)), torch.arange(start, start + len(block))] = -2
+        found.append(cosines.topk(count, dim=1))
+    return torch.cat([best for best, _ in found]), torch.cat([others for _, others in found])
 
 
 class _Squares(Dataset[tuple[int, Tensor | None]]):

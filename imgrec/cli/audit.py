@@ -34,7 +34,8 @@ options:
                         images that it was not trained on; may be given several times (extra: clean)
   --embeddings SPEC     look for near duplicates by the features of a backbone too: "{name: resnet18, pretrained: true}"
   --image_size N        the side, in pixels, of the images that this backbone sees (default: 224)
-  --similarity X        the cosine of two feature vectors from which on they are near duplicates (default: 0.95)
+  --similarity X        the cosine of two feature vectors from which on they are near duplicates (default: a pair that
+                        is at most half as far apart as other neighbours are)
 """
 
 _OPTIONS = ("out", "fix", "predictions", "embeddings", "image_size", "similarity")
@@ -67,9 +68,9 @@ def run(command: str, words: list[str]) -> int:
     out = Path(_last(options, "out", str, Path("audit") / _name(arguments.targets + arguments.configs)))
     backbone = _last(options, "embeddings", str | dict, None)
     image_size = _last(options, "image_size", int, 224)
-    similarity = _last(options, "similarity", float | int, 0.95)
+    similarity = _last(options, "similarity", float | int, None)
     fix = _last(options, "fix", str, None)
-    if image_size < 1 or not 0 < similarity <= 1:
+    if image_size < 1 or (similarity is not None and not 0 < similarity <= 1):
         raise UserError("--image_size is 1 or more, --similarity above 0 and at most 1")
 
     from imgrec.audit import audit

@@ -101,6 +101,20 @@ def test_features_find_the_same_pairs_as_all_cosines() -> None:
     assert not any(pair.sure for pair in found)
 
 
+def test_only_what_stands_out_among_its_neighbours_is_a_pair() -> None:
+    draw = torch.Generator().manual_seed(2)
+    alike = torch.ones(60, 64) + 0.2 * torch.randn(60, 64, generator=draw)  # every two have a cosine above 0.9
+    alike[7] = alike[3] + 0.02 * torch.randn(64, generator=draw)
+    alike[20:30] = alike[20]  # more copies than neighbours are looked at
+    features = torch.nn.functional.normalize(alike, dim=1)
+    assert (features @ features.T).min() > 0.9
+    found = {(pair.left, pair.right) for pair in similar_features(features, torch.arange(60))}
+    assert (3, 7) in found
+    assert {i for pair in found - {(3, 7)} for i in pair} == set(range(20, 30))
+    assert not list(similar_features(features[:1], torch.arange(1)))
+    assert [(p.left, p.right) for p in similar_features(features[[5, 9, 7, 7]], torch.tensor([0, 1, 2, 3]))] == [(2, 3)]
+
+
 def test_features_are_of_length_one_and_know_their_images() -> None:
     inventory = Inventory.of(Images(pictures(24)), Splits(np.arange(20, 24), np.arange(10), np.arange(10, 20)))
     backbone = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [16, 16, 16, 16]}
@@ -122,9 +136,9 @@ def test_a_trained_backbone_finds_a_photograph_that_was_cropped() -> None:
     inventory = Inventory.of(source, Splits(np.arange(8), np.arange(8, 16), np.arange(16, 24)))
     assert near_pairs(np.stack([measure(image) for image in images])) == []
     backbone = {"name": "tf_efficientnet_lite0", "weights": str(Path(data) / "weights" / "tf_efficientnet_lite0")}
-    pairs = list(similar_features(*embed(inventory, backbone, image_size=160), 0.5))
-    best = max(pairs, key=lambda pair: pair.score)
-    assert (best.left, best.right) == (3, 7)
+    (pair,) = similar_features(*embed(inventory, backbone, image_size=160))
+    assert (pair.left, pair.right) == (3, 7)
+    assert pair.score < 0.95  # which photographs of one thing on one wall reach without being copies
 
 
 def test_a_backbone_that_cannot_be_built_is_refused() -> None:
