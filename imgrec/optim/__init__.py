@@ -1,8 +1,9 @@
 """Optimizers, parameter groups and schedules."""
 
-from imgrec.optim.factory import OptimizerFactory
+from imgrec.optim.factory import OptimizerFactory, lay_out_as_parameters
 from imgrec.optim.groups import layer_numbers, parameter_groups
 from imgrec.optim.optimizers import OPTIMIZERS, build_optimizer, check_optimizer
+from imgrec.optim.scaling import LearningRateScaling, scale_learning_rate
 from imgrec.optim.scheduler import build_schedule, check_schedule
 from imgrec.optim.schedules import (
     SCHEDULES,
@@ -22,6 +23,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "Exponential",
+    "LearningRateScaling",
     "OptimizerFactory",
     "Schedule",
     "Step",
@@ -31,7 +33,9 @@ __all__ = [
     "check_schedule",
     "cosine_factor",
     "exponential_factor",
+    "lay_out_as_parameters",
     "layer_numbers",
     "parameter_groups",
+    "scale_learning_rate",
     "step_factor",
 ]

@@ -18,19 +18,25 @@ from imgrec.entry import check_type
 from imgrec.errors import UserError
 from imgrec.losses.base import in_range
 from imgrec.optim.groups import parameter_groups
+from imgrec.optim.scaling import scale_learning_rate
 
 _SHARED = """For every optimizer: `weight_decay` leaves out normalization layers and biases unless
 `decay_norm_and_bias: true`; `layer_decay: 0.75`, say, multiplies the learning rate by that from each layer of a timm
-backbone to the one before it; a fused kernel is the default where there is one, `fused: false` switches it off."""
+backbone to the one before it; a fused kernel is the default where there is one, `fused: false` switches it off.
+`lr` is taken as it stands, whatever the batch size and the number of processes. With `lr_reference_batch: 256` it is
+meant for steps of 256 images, and is multiplied by the images of a step (batch size x processes x accumulated batches)
+over 256; the log and the run's summary hold both values."""
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 
 
 class OptimizerFactory:
     """Builds an optimizer of one class for a model.
 
-    Calling it takes the model and the class's own arguments, and two more: ``decay_norm_and_bias`` and ``layer_decay``,
-    see :func:`imgrec.optim.parameter_groups`. Where the class has a fused kernel for the parameters' devices, that one
-    is taken unless ``fused: false`` or ``foreach: true`` is given: on a CPU, Adam's step is five times faster with it.
+    Calling it takes the model and the class's own arguments, and more: ``decay_norm_and_bias`` and ``layer_decay``, see
+    :func:`imgrec.optim.parameter_groups`; ``lr_reference_batch``, see :func:`imgrec.optim.scale_learning_rate`, with
+    the fact ``effective_batch``; what was scaled then stands in the optimizer's ``lr_scaling``. Where the class has a
+    fused kernel for the parameters' devices, that one is taken unless ``fused: false`` or ``foreach: true`` is given:
+    on a CPU, Adam's step is five times faster with it.
 
     Args:
         cls: an optimizer class, or any callable whose first argument ``params`` takes parameter groups.
@@ -58,6 +64,10 @@ class OptimizerFactory:
         if not isinstance(model, nn.Module):
             raise UserError(f"`model` is no argument of a spec, got {model!r}.")
         values = self._checked(arguments)
+        reference, effective_batch = values.pop("lr_reference_batch", None), values.pop("effective_batch", None)
+        scaling = None if reference is None else scale_learning_rate(values["lr"], reference, effective_batch)
+        if scaling is not None:
+            values["lr"] = scaling.used
         layer_decay = values.pop("layer_decay", None)
         decay_norm_and_bias = values.pop("decay_norm_and_bias", False)
         groups = parameter_groups(
@@ -78,6 +88,7 @@ class OptimizerFactory:
             # Lightning refuses to clip gradients for an optimizer that would unscale them itself
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         optimizer.register_load_state_dict_post_hook(lay_out_as_parameters)
+        optimizer.lr_scaling = scaling  # type: ignore[attr-defined]
         return optimizer
 
     def check_arguments(self, **given: Any) -> None:
@@ -85,7 +96,9 @@ class OptimizerFactory:
         if "model" in given:
             raise UserError(f"`model` is no argument of a spec, got {given['model']!r}.")
         values = self._checked({k: check_type(v, self.__annotations__.get(k, Any), k) for k, v in given.items()})
-        for key in ("layer_decay", "decay_norm_and_bias"):
+        if (reference := values.pop("lr_reference_batch", None)) is not None:
+            scale_learning_rate(values["lr"], reference, values.get("effective_batch") or 1)
+        for key in ("layer_decay", "decay_norm_and_bias", "effective_batch"):
             values.pop(key, None)
         self._build([nn.Parameter(torch.zeros(2, 2))], values)
 
@@ -155,6 +168,8 @@ def _signature(cls: Callable[..., Any], defaults: Mapping[str, Any]) -> inspect.
         parameters.append(inspect.Parameter("decay_norm_and_bias", keyword, default=False, annotation=bool))
     if "lr" in own:
         parameters.append(inspect.Parameter("layer_decay", keyword, default=None, annotation=float | None))
+        scaled = ("lr_reference_batch", "effective_batch")
+        parameters += [inspect.Parameter(name, keyword, default=None, annotation=int | None) for name in scaled]
     return inspect.Signature([*parameters, *extra])
 
 

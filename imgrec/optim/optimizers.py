@@ -77,16 +77,19 @@ OPTIMIZERS = OptimizerRegistry("optimizer", "optimizers", catalogue=TimmOptimize
 """Optimizers by name, for a model: ``OPTIMIZERS.build(spec, where, model=model)``."""
 
 
-def build_optimizer(spec: Spec, model: nn.Module, where: str = "model.optimizer") -> Optimizer:
+def build_optimizer(
+    spec: Spec, model: nn.Module, where: str = "model.optimizer", effective_batch: int | None = None
+) -> Optimizer:
     """The optimizer that the spec names, for the trainable parameters of ``model``.
 
     Args:
         spec: a name, or a name with the class's own arguments (``lr``, ``betas``, ...) and these:
             ``weight_decay``, not applied to normalization layers and biases unless ``decay_norm_and_bias: true``;
             ``layer_decay``, see :func:`imgrec.optim.parameter_groups`; ``fused: false`` against the fused kernel that
-            is the default where there is one.
+            is the default where there is one; ``lr_reference_batch``, see :func:`imgrec.optim.scale_learning_rate`.
         model: what is trained, on the device where it is trained.
         where: the place in the config, for messages.
+        effective_batch: images in an optimizer step, over all processes and accumulated batches, where that is known.
 
     Raises:
         SpecError: an unknown name or argument, a value that is refused, no trainable parameter, layer decay on a model
@@ -95,7 +98,8 @@ def build_optimizer(spec: Spec, model: nn.Module, where: str = "model.optimizer"
     >>> build_optimizer({"name": "adamw", "lr": 1e-3, "weight_decay": 0.05}, nn.Linear(2, 2)).param_groups[1]["name"]
     'no_decay'
     """
-    return OPTIMIZERS.build(spec, where, model=model)
+    facts = {} if effective_batch is None else {"effective_batch": effective_batch}
+    return OPTIMIZERS.build(spec, where, model=model, **facts)
 
 
 def check_optimizer(spec: Spec, where: str = "model.optimizer") -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.models import set_channels_last
-from imgrec.optim import build_optimizer, build_schedule, check_optimizer, check_schedule
+from imgrec.optim import LearningRateScaling, build_optimizer, build_schedule, check_optimizer, check_schedule
 from imgrec.randomness import run_seed, seed_defaults
 from imgrec.registry import Spec, Specs
 from imgrec.regularizers import RegularizerSum, build_regularizers, check_regularizers
@@ -19,6 +22,8 @@ from imgrec.tasks.compatibility import refuse_other_architecture, refuse_other_c
 from imgrec.tasks.epoch import EpochBuffer, EpochPredictions, RunningMeans
 from imgrec.tasks.processes import on_first, process_count
 from imgrec.types import Batch, DataFacts, StepOutput, blank_batch
+
+logger = logging.getLogger(__name__)
 
 Metrics = Callable[[Tensor, Tensor], dict[str, float]]
 
@@ -66,6 +71,7 @@ class BaseTask(pl.LightningModule, ABC):
         self.facts = DataFacts.from_dict(facts) if facts else None
         self.predictions: EpochPredictions | None = None
         self.total_steps: int | None = None
+        self.lr_scaling: LearningRateScaling | None = None
         self._epoch = EpochBuffer()
         self._running = RunningMeans()
         check_optimizer(optimizer, "model.optimizer")
@@ -107,9 +113,20 @@ class BaseTask(pl.LightningModule, ABC):
         if steps in (float("inf"), -1):
             raise UserError("a schedule needs an end of training: set trainer.max_epochs or trainer.max_steps")
         self.total_steps = int(steps)
-        optimizer = build_optimizer(self.optimizer_spec, self, "model.optimizer")
+        optimizer = build_optimizer(self.optimizer_spec, self, "model.optimizer", self._effective_batch())
+        self.lr_scaling = getattr(optimizer, "lr_scaling", None)
+        if self.lr_scaling is not None:
+            rank_zero_only(logger.info)(f"model.optimizer.lr: {self.lr_scaling}")
         schedule = build_schedule(self.schedule_spec, optimizer, self.total_steps, "model.schedule")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _effective_batch(self) -> int | None:
+        """Images in an optimizer step; ``None`` where that is not one number."""
+        trainer: Any = self.trainer
+        size = getattr(trainer.train_dataloader, "batch_size", None)
+        if size is None or any(isinstance(each, GradientAccumulationScheduler) for each in trainer.callbacks):
+            return None
+        return int(size * trainer.world_size * trainer.accumulate_grad_batches)
 
     # ---------------------------------------------------------------- from the data to the model
 
@@ -154,7 +171,11 @@ class BaseTask(pl.LightningModule, ABC):
         """Say which class this is, and that its weights are here already."""
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["load_weights"] = False
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        checkpoint["imgrec"] = {"task": _path(self), "data": _path(data) if data is not None else None}
+        checkpoint["imgrec"] = {
+            "task": _path(self),
+            "data": _path(data) if data is not None else None,
+            "means": self._running.state_dict(),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other classes or of another architecture, before anything is changed."""
@@ -162,6 +183,8 @@ class BaseTask(pl.LightningModule, ABC):
         if theirs and self.facts:
             refuse_other_classes(DataFacts.from_dict(theirs), self.facts, "the checkpoint")
         refuse_other_architecture(checkpoint.get("state_dict", {}), self.state_dict())
+        if means := checkpoint.get("imgrec", {}).get("means"):
+            self._running.load_state_dict(means)
 
     # ---------------------------------------------------------------- the steps
 
@@ -177,6 +200,7 @@ class BaseTask(pl.LightningModule, ABC):
         penalty, parts = self.regularizers(output, self.model, self.progress)
         total: Tensor = loss + penalty
         count = len(batch)
+        self._running.enter(self.current_epoch)
         self._running.add("train/loss", total, count)
         for name, value in parts.items():
             self._running.add(f"train/reg/{name}", value, count)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from imgrec.data.sampling import process_rank
 from imgrec.errors import UserError
 from imgrec.tasks.processes import gather_objects, gather_rounds, process_count
 
@@ -98,6 +100,12 @@ class RunningMeans:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._epoch = -1
+
+    def enter(self, epoch: int) -> None:
+        """What is added from now on belongs to this epoch: sums of another one are dropped."""
+        if epoch != self._epoch:
+            self._sums, self._counts, self._epoch = {}, {}, epoch
 
     def add(self, name: str, mean: Tensor, count: int) -> None:
         """Take in the mean over ``count`` samples."""
@@ -121,3 +129,21 @@ class RunningMeans:
                 before = sums.get(name, (0.0, 0))
                 sums[name] = (before[0] + total, before[1] + count)
         return {name: total / max(count, 1) for name, (total, count) in sums.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far, for a checkpoint in the middle of an epoch. Every process has to call it."""
+        own = {name: (total.cpu(), self._counts[name]) for name, total in self._sums.items()}
+        return {"epoch": self._epoch, "sums": gather_objects(own, everywhere=True)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`; with another number of processes, the first takes over what all had summed."""
+        rank, count = process_rank()
+        parts = state["sums"] if rank == 0 else []
+        if len(state["sums"]) == count:
+            parts = state["sums"][rank : rank + 1]
+        self._epoch = state["epoch"]
+        self._sums, self._counts = {}, {}
+        for part in parts:
+            for name, (total, samples) in part.items():
+                self._sums[name] = self._sums[name] + total if name in self._sums else total
+                self._counts[name] = self._counts.get(name, 0) + samples

@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -195,3 +196,41 @@ def test_a_gradient_scaler_unscales_for_a_fused_optimizer() -> None:
         scaler.update()
         two.step()
     torch.testing.assert_close(scaled.state_dict(), plain.state_dict())
+
+
+def test_a_learning_rate_is_scaled_on_request_only_and_with_every_group() -> None:
+    spec = {"name": "adamw", "lr": 0.1}
+    assert {g["lr"] for g in build_optimizer(spec, network(), effective_batch=512).param_groups} == {0.1}
+    optimizer = build_optimizer({**spec, "lr_reference_batch": 256}, network(), effective_batch=640)
+    assert [g["lr"] for g in optimizer.param_groups] == [0.25, 0.25]
+    assert optimizer.lr_scaling.to_dict() == {  # type: ignore[attr-defined]
+        "given": 0.1,
+        "used": 0.25,
+        "effective_batch": 640,
+        "reference_batch": 256,
+    }
+    layered = build_optimizer(
+        {"name": "sgd", "lr": 0.1, "layer_decay": 0.5, "lr_reference_batch": 64},
+        timm.create_model("test_resnet", num_classes=3),
+        effective_batch=32,
+    )
+    rates = sorted({g["lr"] for g in layered.param_groups}, reverse=True)
+    assert rates[:2] == pytest.approx([0.05, 0.025])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lr_reference_batch": 0}, "must be 1 or more, got 0"),
+        ({"lr_reference_batch": 25.5}, "lr_reference_batch"),
+        ({"lr_reference_batch": 256, "effective_batch": -1}, "effective_batch: must be 1 or more"),
+    ],
+)
+def test_a_reference_batch_that_cannot_be_is_refused_before_anything_is_built(given: Any, message: str) -> None:
+    with pytest.raises(SpecError, match=f"^model\\.optimizer.*{message}"):
+        check_optimizer({"name": "adamw", **given})
+
+
+def test_a_reference_batch_needs_to_know_the_batch() -> None:
+    with pytest.raises(SpecError, match="needs a loader that says its batch_size"):
+        build_optimizer({"name": "adamw", "lr_reference_batch": 256}, network())

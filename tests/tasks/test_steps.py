@@ -266,3 +266,29 @@ def test_the_means_weigh_by_the_number_of_samples() -> None:
     means.add("acc", torch.tensor(0.5), 10)
     assert means.take() == {"loss": 1.75, "acc": 0.5}
     assert means.take() == {}
+
+
+def test_the_means_of_an_epoch_go_on_from_a_checkpoint_and_do_not_reach_into_the_next() -> None:
+    means, resumed = RunningMeans(), RunningMeans()
+    means.enter(3)
+    means.add("loss", torch.tensor(1.0), 30)
+    resumed.load_state_dict(means.state_dict())
+    resumed.enter(3)
+    resumed.add("loss", torch.tensor(4.0), 10)
+    assert resumed.take() == {"loss": 1.75}
+    means.enter(4)
+    means.add("loss", torch.tensor(4.0), 10)
+    assert means.take() == {"loss": 4.0}
+    # two processes were at work, and one goes on
+    state = means.state_dict() | {"sums": [{"loss": (torch.tensor(30.0), 30)}, {"loss": (torch.tensor(40.0), 10)}]}
+    resumed.load_state_dict(state)
+    assert resumed.take() == {"loss": 1.75}
+
+
+def test_the_learning_rate_is_scaled_by_what_a_step_sees(fit: Any, tiny_backbone: dict[str, Any], caplog: Any) -> None:
+    optimizer = {"name": "sgd", "lr": 0.1, "lr_reference_batch": 256}
+    task = ClassificationTask(backbone=tiny_backbone, optimizer=optimizer, schedule="constant", normalize="half")
+    with caplog.at_level("INFO", logger="imgrec"):
+        _, trainer = fit(task, accumulate_grad_batches=2)
+    assert {group["lr"] for group in trainer.optimizers[0].param_groups} == {0.05}
+    assert "model.optimizer.lr: 0.05: 0.1 as given, for batches of 256, times 128/256" in caplog.text
