@@ -100,11 +100,13 @@ class RunRecorder(pl.Callback):
         """Note the size of what is trained."""
         self._began = time.perf_counter()
         data = trainer.datamodule  # type: ignore[attr-defined]
+        scaling = getattr(pl_module, "lr_scaling", None)
         self._summarise(
             trainer,
             status="running",
             parameters=sum(p.numel() for p in pl_module.parameters()),
             split_sizes=data.split_sizes() if hasattr(data, "split_sizes") else {},
+            **({"learning_rate": scaling.to_dict()} if scaling is not None else {}),
         )
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
