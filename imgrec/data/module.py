@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -19,7 +19,6 @@ from torch.utils.data import SequentialSampler
 from imgrec.augment import (
     DEFAULT_TRANSFORMS,
     Draws,
-    Pipeline,
     build_training_pipeline,
     build_transforms,
     check_training_transforms,
@@ -28,14 +27,14 @@ from imgrec.augment import (
 from imgrec.data.amend import amend, read_exclusions, read_labels
 from imgrec.data.audit import find_bad_images, refuse_bad_images, usable_cores
 from imgrec.data.balance import SAMPLERS, strata
-from imgrec.data.cache import CachedImages
-from imgrec.data.cache_choice import CacheMode, Table, cached_images
-from imgrec.data.cache_plan import plan_cache
+from imgrec.data.cache_choice import CacheMode
 from imgrec.data.classes import check_classes, map_classes
 from imgrec.data.decode import BadImage, to_channels
+from imgrec.data.first_look import first_image, square_side
+from imgrec.data.kept_images import KeptImages, evaluated_splits
 from imgrec.data.loading import BatchLoader, EvaluationSet, TrainingSet
 from imgrec.data.sampling import EvaluationOrder, TrainingOrder, process_rank
-from imgrec.data.source import SOURCES, SPLITS, Source
+from imgrec.data.source import SOURCES, Source
 from imgrec.data.splits import Rows, Splits, split_source
 from imgrec.errors import UserError
 from imgrec.randomness import position_generator, run_seed
@@ -152,7 +151,6 @@ class ImageDataModule(pl.LightningDataModule):
         self._classes = classes
         self._sampler_spec = sampler
         self._cache = cache
-        self._caches: dict[str, CachedImages | None] = {}
         self._ready: tuple[Source, Splits, DataFacts] | None = None
 
     def prepare_data(self) -> None:
@@ -179,8 +177,8 @@ class ImageDataModule(pl.LightningDataModule):
         rows = np.concatenate([splits.train, splits.val, splits.test])
         if self._on_bad_image == "error" and not source.in_memory:
             refuse_bad_images(find_bad_images(source, rows.tolist()), len(rows))
-        name, image = _first_image(source, splits.train)
-        size = _square_side(name, image) if self._image_size is None else self._image_size
+        name, image = first_image(source, splits.train)
+        size = square_side(name, image) if self._image_size is None else self._image_size
         self.training = build_training_pipeline(
             self._train_specs,
             "data.train_transforms",
@@ -193,6 +191,9 @@ class ImageDataModule(pl.LightningDataModule):
         )
         for pipeline in (self.training.sample, self._eval_pipeline):  # found out here, not in a worker process
             pipeline(to_channels(image, self._channels), position_generator(0))
+        self._images = KeptImages(
+            source, self._source_spec, self._cache, self._channels, (self.training.sample, self._eval_pipeline)
+        )
         counts = source.class_counts(splits.train)
         facts = DataFacts(
             class_names=source.class_names,
@@ -260,7 +261,7 @@ class ImageDataModule(pl.LightningDataModule):
         else:
             repeats, groups = self._repeats(source, rows)
             sampler = TrainingOrder(len(rows), seed, rank, world_size, self._samples_done, repeats, groups)
-        images, pipeline = self._images(self.training.sample, {None, "train"})
+        images, pipeline = self._images.of(self.training.sample, {None, "train"})
         dataset = TrainingSet(source, rows, pipeline, self._channels, seed, images)
         return self._loader(dataset, sampler, self._batch_size, drop_last=len(sampler) > self._batch_size)
 
@@ -319,7 +320,7 @@ class ImageDataModule(pl.LightningDataModule):
         source, _, _ = self._read()
         seed = run_seed() if self._seed is None else self._seed
         rank, world_size = process_rank()
-        images, pipeline = self._images(self._eval_pipeline, self._evaluated_splits())
+        images, pipeline = self._images.of(self._eval_pipeline, evaluated_splits(source))
         dataset = EvaluationSet(source, rows, pipeline, self._channels, seed, images)
         size = self._eval_batch_size
         alone = world_size == 1
@@ -344,27 +345,6 @@ class ImageDataModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _images(self, pipeline: Pipeline, splits: set[str | None]) -> tuple[CachedImages | None, Pipeline]:
-        """Where the images for a pipeline come from, and what of it is left to do."""
-        if self.source.in_memory or self._cache == "off":
-            return None, pipeline
-        whole = Table.of(self.source, {None, *SPLITS})
-        probes = whole.probe()
-        shapes = [(image.shape[-2], image.shape[-1]) for image in probes]
-        plan = plan_cache(pipeline, self._channels, shapes)
-        plans = [plan_cache(each, self._channels, shapes) for each in (self.training.sample, self._eval_pipeline)]
-        shared = plans[0].describe() == plans[1].describe()  # then one cache for all splits
-        if plan.describe() not in self._caches:
-            table = whole if shared else Table.of(self.source, splits)
-            self._caches[plan.describe()] = cached_images(table, plan, self._cache, probes, self._source_spec)
-        images = self._caches[plan.describe()]
-        return images, pipeline if images is None else plan.rest
-
-    def _evaluated_splits(self) -> set[str | None]:
-        """What the source says of images that may be evaluated: validation images may come out of the training's."""
-        given = set(self.source.splits)
-        return {"val", "test"} if "val" in given else {None, "train", "val", "test"}
-
     def _workers(self, dataset: TrainingSet | EvaluationSet) -> int:
         if self._num_workers is not None:
             return self._num_workers
@@ -382,8 +362,8 @@ class ImageDataModule(pl.LightningDataModule):
         """How many of this epoch's samples a resumed run had done already; 0 at every other time."""
         if self.trainer is None or not self.trainer.training:
             return 0
-        loop = self.trainer.fit_loop.epoch_loop
-        done = loop.batch_progress.current.ready
+        loop = self.trainer.fit_loop  # its epoch loop forgets too soon that it restarts, where a validation was due
+        done = loop.epoch_loop.batch_progress.current.ready
         return done * self._batch_size if loop.restarting and done < self.trainer.num_training_batches else 0
 
     def _read(self) -> tuple[Source, Splits, DataFacts]:
@@ -399,23 +379,3 @@ def _downloads(spec: Any) -> bool:
     inside = list(spec.values()) if isinstance(spec, dict) else spec
     fetches = isinstance(spec, dict) and (bool(spec.get("download")) or spec.get("name") == "hub")
     return fetches or any(_downloads(part) for part in inside if isinstance(part, dict | list))
-
-
-def _first_image(source: Source, rows: Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]) -> tuple[str, Tensor]:
-    """The first training image that can be read, and its id."""
-    for row in rows:
-        try:
-            return source.ids[row], source.load(int(row))
-        except BadImage as error:
-            reason = error.reason
-    raise UserError(f"data.source: none of the {len(rows)} training images can be read; the last one: {reason}.")
-
-
-def _square_side(name: str, image: Tensor) -> int:
-    height, width = image.shape[-2:]
-    if height != width:
-        raise UserError(
-            f"data.image_size: give the side of the square image that the model takes; the first image, {name}, "
-            f"has {height} x {width} pixels (height x width)."
-        )
-    return height

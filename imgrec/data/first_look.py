@@ -1,0 +1,39 @@
+"""The first training image: what size it has, where the config does not say."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from imgrec.data.decode import BadImage
+from imgrec.data.source import Source
+from imgrec.data.splits import Rows
+from imgrec.errors import UserError
+
+
+def first_image(source: Source, rows: Rows) -> tuple[str, Tensor]:
+    """The id of the first of these rows that can be read, and its image.
+
+    Raises:
+        UserError: none can.
+    """
+    for row in rows:
+        try:
+            return source.ids[row], source.load(int(row))
+        except BadImage as error:
+            reason = error.reason
+    raise UserError(f"data.source: none of the {len(rows)} training images can be read; the last one: {reason}.")
+
+
+def square_side(name: str, image: Tensor) -> int:
+    """The side of a square image, in pixels.
+
+    Raises:
+        UserError: it is no square.
+    """
+    height, width = image.shape[-2:]
+    if height != width:
+        raise UserError(
+            f"data.image_size: give the side of the square image that the model takes; the first image, {name}, "
+            f"has {height} x {width} pixels (height x width)."
+        )
+    return height
