@@ -32,15 +32,19 @@ _WHERE = {
     "ImageDataModule": "imgrec.data",
     "ImageSizeSchedule": "imgrec.callbacks",
     "LOSSES": "imgrec.losses",
+    "NaNGuard": "imgrec.callbacks",
     "OPTIMIZERS": "imgrec.optim",
     "REGULARIZERS": "imgrec.regularizers",
+    "LastCheckpoint": "imgrec.callbacks",
     "RunFolder": "imgrec.runs.folder",
     "RunRecorder": "imgrec.callbacks",
     "SCHEDULES": "imgrec.optim",
     "SOURCES": "imgrec.data",
     "StepOutput": "imgrec.types",
     "TestTimeViews": "imgrec.callbacks",
+    "TrainingFailed": "imgrec.errors",
     "UserError": "imgrec.errors",
+    "WandbLogger": "imgrec.callbacks.wandb_logger",
     "load": "imgrec.runs.load",
 }
 
@@ -63,19 +67,32 @@ __all__ = [
     "EarlyStopping",
     "ImageDataModule",
     "ImageSizeSchedule",
+    "LastCheckpoint",
+    "NaNGuard",
     "RunFolder",
     "RunRecorder",
     "StepOutput",
     "TestTimeViews",
+    "TrainingFailed",
     "UserError",
+    "WandbLogger",
     "load",
 ]
 
 if TYPE_CHECKING:
     from imgrec.augment import AUGMENTATIONS
-    from imgrec.callbacks import EMA, AugmentationStrength, EarlyStopping, ImageSizeSchedule, RunRecorder, TestTimeViews
+    from imgrec.callbacks import (
+        EMA,
+        AugmentationStrength,
+        EarlyStopping,
+        ImageSizeSchedule,
+        NaNGuard,
+        RunRecorder,
+        TestTimeViews,
+    )
+    from imgrec.callbacks.wandb_logger import WandbLogger
     from imgrec.data import SOURCES, ImageDataModule
-    from imgrec.errors import UserError
+    from imgrec.errors import TrainingFailed, UserError
     from imgrec.losses import LOSSES
     from imgrec.models import BACKBONES, HEADS, Classifier
     from imgrec.optim import OPTIMIZERS, SCHEDULES

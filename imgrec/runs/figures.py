@@ -109,9 +109,16 @@ def reliability_drawing(bins: ReliabilityBins) -> Drawing:
 
 
 def matrix_image(matrix: NDArray[np.int64]) -> str:
-    """A confusion matrix of many classes as a PNG data URI: hits blue, errors orange, opaque as their share of the row.
+    """:func:`matrix_pixels` as a PNG data URI."""
+    return png_uri(matrix_pixels(matrix))
+
+
+def matrix_pixels(matrix: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """A confusion matrix of many classes: hits blue, errors orange, opaque as their share of the row.
 
     Errors are drawn at the square root of their share, so that rare ones are seen.
+
+    Shapes: ``matrix`` ``(C, C)``; gives ``(C, C, 4)``, red, green, blue and opacity.
     """
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     pixels = np.zeros((*matrix.shape, 4), np.uint8)
@@ -120,7 +127,7 @@ def matrix_image(matrix: NDArray[np.int64]) -> str:
     diagonal = np.arange(len(matrix))
     pixels[diagonal, diagonal, :3] = (47, 111, 179)
     pixels[diagonal, diagonal, 3] = (share.diagonal() * 255).astype(np.uint8)
-    return png_uri(pixels)
+    return pixels
 
 
 def _panel(

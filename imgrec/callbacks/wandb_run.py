@@ -1,0 +1,69 @@
+"""Starting a W&B run so that training goes on without a key, without a server and without W&B."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+DEFAULTS = {
+    "init_timeout": 30.0,  # seconds; then the run is kept offline
+    "finish_timeout": 600.0,  # a server that went away does not hold the process for ever
+}
+
+logger = logging.getLogger("imgrec")
+
+
+def start_run(arguments: dict[str, Any], settings: dict[str, Any]) -> tuple[Any, bool]:
+    """A ``wandb.Run``, and whether it is somebody else's: one that was active already is used as it is.
+
+    Args:
+        arguments: of ``wandb.init``.
+        settings: further ``wandb.Settings``.
+    """
+    import wandb
+
+    if wandb.run is not None:  # the user's own, or a sweep agent's function
+        attempt("write the config", wandb.run.config.update, arguments["config"], allow_val_change=True)
+        return wandb.run, True
+    given = wandb.Settings(**{**DEFAULTS, **settings})
+    options = {name: value for name, value in arguments.items() if value is not None} | {"settings": given}
+    mode = arguments.get("mode") or wandb.setup().settings.mode
+    if mode not in ("offline", "dryrun", "disabled") and not wandb.login(prompt=False):
+        _say_offline("no API key is configured: run `wandb login`", arguments["dir"])
+        options["mode"] = "offline"
+    try:
+        return wandb.init(**options), False
+    except (wandb.errors.Error, OSError) as error:
+        if options.get("mode") == "offline":
+            return _nothing(error, options), False
+        _say_offline(str(error).strip().partition("\n")[0], arguments["dir"])
+    try:
+        return wandb.init(**options | {"mode": "offline"}), False
+    except (wandb.errors.Error, OSError) as error:
+        return _nothing(error, options), False
+
+
+def _say_offline(why: str, place: str) -> None:
+    logger.warning("W&B: %s. The run is kept offline in %s/wandb; upload it by `imgrec sync %s`.", why, place, place)
+
+
+def _nothing(error: Exception, options: dict[str, Any]) -> Any:
+    import wandb
+
+    logger.warning("W&B: %s. The run goes on without it.", str(error).strip().partition("\n")[0])
+    return wandb.init(**options | {"mode": "disabled"})
+
+
+_failed: set[str] = set()
+
+
+def attempt(what: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call W&B; where it fails, say so once for each kind of call, and give ``None``: training is worth more."""
+    try:
+        return function(*arguments, **options)
+    except Exception as error:
+        if what not in _failed:
+            _failed.add(what)
+            logger.warning("W&B could not %s (%s: %s); training goes on.", what, type(error).__name__, error)
+        return None
