@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "augment": ("augment", "draw what training sees of its images"),
     "report": ("report", "write a run's report.html anew"),
     "runs": ("runs", "a table of run folders, sorted and filtered; as CSV or JSON"),
+    "compare": ("compare", "lay runs side by side: configs, curves, and whether their accuracies differ"),
     "audit": ("audit", "look for broken images, duplicates, leaks between splits and doubtful labels"),
     "cache": ("cache", "list, verify or clear the caches of decoded images"),
     "list": ("listing", "list the registries, or the entries of one"),

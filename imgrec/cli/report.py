@@ -28,7 +28,7 @@ def run(command: str, words: list[str]) -> int:
 
     folder = RunFolder(arguments.run)
     try:
-        data = _data_module(folder.config.get("data") or {})
+        data = data_module(folder.config.get("data") or {})
     except UserError as error:
         print(f"no thumbnails: {error}")
         data = None
@@ -40,10 +40,12 @@ def write(folder: RunFolder, data: Any) -> Path:
     """Write the report, with the thumbnails that the data module can give."""
     from imgrec.runs.report import write_report
 
-    return write_report(folder, images=_images(data) if hasattr(data, "load_images") else None)
+    return write_report(folder, images=images_of(data) if hasattr(data, "load_images") else None)
 
 
-def _images(data: Any) -> Images:
+def images_of(data: Any) -> Images:
+    """A function that gives the images of sample ids, from a data module that can load them."""
+
     def images(ids: Sequence[str]) -> list[np.ndarray | None]:
         found = data.load_images(list(ids))
         return [None if image is None else image.permute(1, 2, 0).numpy() for image in found]
@@ -51,7 +53,12 @@ def _images(data: Any) -> Images:
     return images
 
 
-def _data_module(config: dict[str, Any]) -> Any:
+def data_module(config: dict[str, Any]) -> Any:
+    """The data module that a run's config names, set up for the test split.
+
+    Raises:
+        UserError: it cannot be built: its class or its images are not at hand.
+    """
     module, _, name = str(config.get("class_path", "")).rpartition(".")
     try:
         data = getattr(import_module(module), name)(**config.get("init_args", {}))

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +12,6 @@ from imgrec.errors import UserError
 if TYPE_CHECKING:
     from imgrec.runs.table import RunTable
 
-_GAP = 2
 _LONGEST = 44  # characters of a cell; the files hold all of it
 
 
@@ -72,46 +68,30 @@ def run(command: str, words: list[str]) -> int:
 
 
 def _print(table: RunTable, chosen: list[str] | None, found: int, total: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from imgrec.cli.tables import console_for, print_table
 
     if not table.rows:
         where = f"of the {total} runs in {table.root} meets the filter" if total else f"in {table.root}"
         print(f"no run {where}")
         return
-    free = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    console = Console(highlight=False, width=10_000 if free else None, soft_wrap=free)
     columns = chosen or table.overview()
-    cells = {column: [_text(column, row.get(column)) for row in table.rows] for column in columns}
-    shown = columns if chosen else _fitting(columns, cells, console.width)
-    drawn = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
-    for column in shown:
-        numbers = all(isinstance(row.get(column), int | float | None) for row in table.rows)
-        right = numbers and column not in ("run", "status")
-        drawn.add_column(_title(column), justify="right" if right else "left", overflow="fold", no_wrap=not right)
-    for row in zip(*(cells[column] for column in shown), strict=True):
-        drawn.add_row(*map(_escaped, row))
-    console.print(drawn)
-    left_out = [_title(column) for column in columns if column not in shown]
+    cells = [[_text(column, row.get(column)) for column in columns] for row in table.rows]
+    text = [c for c in columns if not all(isinstance(row.get(c), int | float | None) for row in table.rows)]
+    best = [column for column in columns if column.startswith("best/")]
+    late = [c for c in columns if c.startswith("last/") or c in ("epochs", "train_seconds", "parameters", "size")]
+    order = ["status", *best, "test/acc", *(c for c in columns if c not in late), *late]
+    left_out = print_table(
+        console_for(10_000),
+        [_title(column) for column in columns],
+        cells,
+        left={"run", "status", *(_title(column) for column in text)},
+        order=[_title(column) for column in order],
+        whole=chosen is not None,
+    )
     more = f"; left out for want of width: {', '.join(left_out)}" if left_out else ""
     some = f"{len(table.rows)} of {found}" if len(table.rows) < found else str(found)
     of = f" (of {total})" if found < total else ""
     print(f"\n{some} {'run' if found == 1 else 'runs'}{of} in {table.root}{more}")
-
-
-def _fitting(columns: Sequence[str], cells: dict[str, list[str]], width: int) -> list[str]:
-    """The columns that a terminal of this width has room for, what matters most first, in their order."""
-    first = ["run", "status", *(c for c in columns if c.startswith("best/")), "test/acc"]
-    later = [c for c in columns if c.startswith("last/") or c in ("epochs", "train_seconds", "parameters", "size")]
-    middle = [c for c in columns if c not in first and c not in later]
-    kept: list[str] = []
-    left = width
-    for column in [*(c for c in first if c in columns), *middle, *later]:
-        need = max(len(text) for text in (_title(column), *cells[column])) + _GAP
-        if column == "run" or need <= left:
-            kept.append(column)
-            left -= need
-    return [column for column in columns if column in kept]
 
 
 def _title(column: str) -> str:
@@ -134,12 +114,6 @@ def _text(column: str, value: Any) -> str:
         return f"{value:.4f}"
     text = " ".join(config_value(value).split())
     return text if len(text) <= _LONGEST or column == "run" else f"{text[: _LONGEST - 1]}…"
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def _write(write: Any, path: Path, table: RunTable, columns: list[str]) -> None:

@@ -59,7 +59,7 @@ def paired_bootstrap(
     *,
     resamples: int = 10_000,
     level: float = 0.95,
-    method: Literal["bca", "percentile"] = "bca",
+    method: Literal["percentile", "bca"] = "percentile",
     seed: int = 0,
 ) -> tuple[float, float]:
     """The bootstrap interval of ``accuracy of first - accuracy of second`` over images like these.
@@ -75,7 +75,8 @@ def paired_bootstrap(
         second: what the second model got right.
         resamples: how many draws.
         level: the confidence, between 0 and 1.
-        method: ``bca`` (bias-corrected and accelerated) or ``percentile``.
+        method: ``percentile``; or ``bca`` (bias-corrected and accelerated), which covers less than it promises where
+            few images tell the models apart (91 % instead of 95 with eight of 200).
         seed: of the draws; equal input gives equal intervals.
 
     Returns:
@@ -89,8 +90,8 @@ def paired_bootstrap(
     """
     if resamples < 100 or not 0 < level < 1:
         raise ValueError(f"expected 100 resamples or more and a level in (0, 1), got {resamples} and {level}")
-    if method not in ("bca", "percentile"):
-        raise ValueError(f'method: expected "bca" or "percentile", got "{method}"')
+    if method not in ("percentile", "bca"):
+        raise ValueError(f'method: expected "percentile" or "bca", got "{method}"')
     for_first, for_second = discordant(first, second)
     total = len(np.asarray(first))
     difference = (for_first - for_second) / total

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 # matplotlib draws with these stand-ins; the page's CSS variables take their place in the SVG
 _VARIABLES = {"#010101": "ink", "#020202": "soft", "#030303": "line", "#040404": "blue", "#050505": "orange"}
 INK, SOFT, LINE, BLUE, ORANGE = _VARIABLES
+_VARIABLES |= {f"#0606{number:02x}": f"series-{number}" for number in range(8)}
+SERIES = tuple(_VARIABLES)[5:]
+"""Colours of things of one kind, for a page that gives them to its variables ``--series-0`` to ``--series-7``."""
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -73,6 +76,7 @@ def _inline(svg: str) -> str:
     """An SVG document as an element of the page: without prologue, metadata and size, coloured by the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="(series-\d+)">', r'<g class="\1">', svg)  # what a figure named by set_gid, for the page
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)

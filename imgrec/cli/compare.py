@@ -1,0 +1,154 @@
+"""``imgrec compare``: runs side by side, in the terminal and on a page."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgrec.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from imgrec.runs.comparison import Comparison
+    from imgrec.runs.groups import Group
+
+_BARS = "▁▂▃▄▅▆▇█"
+_SPARK = 24  # characters
+_PAIRS = 15
+_SENTENCES = 6
+
+
+def run(command: str, words: list[str]) -> int:
+    """Print the comparison; write the files that are asked for."""
+    parser = argparse.ArgumentParser(
+        prog="imgrec compare",
+        description="Lay runs side by side: what differs in their configs, their curves, and, from what each said of "
+        "the same images, whether their accuracies differ by more than chance.",
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folders; a folder of runs stands for its finished ones"
+    )
+    parser.add_argument(
+        "--group-by",
+        default="auto",
+        metavar="HOW",
+        help="auto (default): runs of one experiment that differ in the seed only are a group; none; experiment; "
+        "or a column of the config: loss/name",
+    )
+    parser.add_argument("--split", default="test", help="whose predictions: test (default) or val")
+    parser.add_argument("--shared", action="store_true", help="compare on the images that all runs have predictions on")
+    parser.add_argument(
+        "--out", metavar="FILE.html", help="write a page: figures, tables, the images that tell them apart"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write everything as JSON")
+    parser.add_argument("--markdown", metavar="FILE", help="write the tables as Markdown")
+    parser.add_argument(
+        "--no-images", action="store_true", help="a page without thumbnails, and without reading any data"
+    )
+    arguments = parser.parse_args(words)
+
+    from imgrec.runs.comparison import compare_runs
+
+    comparison = compare_runs(
+        arguments.runs, group_by=arguments.group_by, split=arguments.split, shared=arguments.shared
+    )
+    _print(comparison)
+    _written(arguments.out, lambda path: _write_page(comparison, path, not arguments.no_images))
+    _written(arguments.json, lambda path: _write_json(comparison, path))
+    _written(arguments.markdown, lambda path: _write_markdown(comparison, path))
+    return 0
+
+
+def _written(given: str | None, write: Callable[[Path], None]) -> None:
+    if given is None:
+        return
+    try:
+        write(Path(given))
+    except OSError as error:
+        raise UserError(f"{given}: cannot be written ({error.strerror or error})") from error
+    print(f"written    {given}")
+
+
+def _print(comparison: Comparison) -> None:
+    from imgrec.cli.tables import console_for, print_table
+    from imgrec.runs.comparison_text import GROUP_COLUMNS, group_cells
+
+    console = console_for(160)
+    split = {"val": "validation"}.get(comparison.split, comparison.split)
+    print(f"{len(comparison.runs)} runs on {len(comparison.images):,} {split} images\n")
+    rows = [[*group_cells(group), _spark(group)] for group in comparison.groups]
+    order = ["Accuracy", "± / interval", "Runs", "Training", "NLL", "ECE", "val/acc"]
+    print_table(console, [*GROUP_COLUMNS, "val/acc"], rows, left=("Group", "val/acc"), order=order)
+    if comparison.differences:
+        print()
+        names = ["differs", *(group.name for group in comparison.groups)]
+        rows = [[name, *cells] for name, cells in comparison.differences.items()]
+        print_table(console, names, rows, left=names, whole=True)
+    if comparison.pairs:
+        print()
+        _print_pairs(comparison, console)
+    for note in comparison.notes:
+        print(f"note: {note}")
+
+
+def _print_pairs(comparison: Comparison, console: Console) -> None:
+    from imgrec.cli.tables import print_table
+    from imgrec.runs.comparison_text import PAIR_COLUMNS, pair_cells
+
+    shown = sorted(comparison.pairs, key=lambda pair: pair.p)
+    pairs = [pair for pair in comparison.pairs if pair in shown[:_PAIRS]]
+    order = ["Second", "Difference", "95 % interval", "Holm", "Verdict", "p"]
+    print_table(console, PAIR_COLUMNS, list(map(pair_cells, pairs)), left=("First", "Second", "Verdict"), order=order)
+    if more := len(comparison.pairs) - len(pairs):
+        print(f"and {more} more pairs, less clear ones: --json, --markdown and --out hold all")
+    print()
+    for pair in shown[:_SENTENCES]:
+        print(pair.sentence)
+
+
+def _spark(group: Group) -> str:
+    """The mean validation accuracy over the epochs in one line of text."""
+    import numpy as np
+
+    from imgrec.runs.comparison_figures import mean_curve
+
+    curve = mean_curve(group, ["val/acc"])
+    if curve is None or not np.isfinite(curve[1]).any():
+        return ""
+    values = np.nan_to_num(curve[1], nan=float(np.nanmin(curve[1])))
+    places = np.linspace(0, len(values) - 1, min(_SPARK, len(values))).round().astype(int)
+    low, high = values.min(), values.max()
+    heights = (values[places] - low) / ((high - low) or 1.0) * (len(_BARS) - 1)
+    return "".join(_BARS[round(float(height))] for height in heights)
+
+
+def _write_page(comparison: Comparison, path: Path, with_images: bool) -> None:
+    from imgrec.runs.comparison_page import write_comparison
+
+    images = None
+    if with_images:
+        from imgrec.cli.report import data_module, images_of
+
+        try:
+            data: Any = data_module(comparison.runs[0].run.config.get("data") or {})
+            images = images_of(data) if hasattr(data, "load_images") else None
+        except UserError as error:
+            print(f"no thumbnails: {error}")
+    write_comparison(comparison, path, images)
+
+
+def _write_json(comparison: Comparison, path: Path) -> None:
+    from imgrec.runs.comparison_text import as_plain
+    from imgrec.runs.summary import write_json
+
+    write_json(path, as_plain(comparison))
+
+
+def _write_markdown(comparison: Comparison, path: Path) -> None:
+    from imgrec.files import write_text
+    from imgrec.runs.comparison_text import as_markdown
+
+    write_text(path, as_markdown(comparison))
