@@ -1,12 +1,14 @@
 """When things happen; what happens is in the room that owns it."""
 
 from imgrec.callbacks.augmentation import AugmentationStrength, ImageSizeSchedule
+from imgrec.callbacks.checkpoint_io import WholeCheckpointIO
 from imgrec.callbacks.early_stopping import EarlyStopping
 from imgrec.callbacks.ema import EMA
 from imgrec.callbacks.metrics_logger import MetricsLogger
 from imgrec.callbacks.monitors import MonitorCheck
 from imgrec.callbacks.progress import EpochProgress
 from imgrec.callbacks.recorder import RunRecorder
+from imgrec.callbacks.resuming import ExactResume
 from imgrec.callbacks.seeding import PositionalSeeding
 from imgrec.callbacks.system_figures import SystemFigures
 from imgrec.callbacks.tta import TestTimeViews
@@ -16,11 +18,14 @@ __all__ = [
     "AugmentationStrength",
     "EarlyStopping",
     "EpochProgress",
+    "ExactResume",
     "ImageSizeSchedule",
+    "LastCheckpoint",
     "MetricsLogger",
     "MonitorCheck",
     "PositionalSeeding",
     "RunRecorder",
     "SystemFigures",
     "TestTimeViews",
+    "WholeCheckpointIO",
 ]

@@ -12,6 +12,7 @@ import numpy as np
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers.logger import Logger
 
+from imgrec.errors import UserError
 from imgrec.runs.metrics_log import MetricsLog, read_metrics
 from imgrec.runs.system import SECONDS
 
@@ -32,6 +33,7 @@ class MetricsLogger(Logger):
         self._row: dict[str, float] = {}
         self._step = 0
         self._epoch = 0
+        self._first: int | None = None
         self._began = time.perf_counter()
         self._before: float | None = None
         self.muted = False
@@ -74,14 +76,19 @@ class MetricsLogger(Logger):
         if values:
             self._row[SECONDS] = self._seconds()
 
-    def gathered(self, step: int) -> dict[str, Any]:
-        """What a checkpoint keeps of the row of ``step``, which is not complete; earlier rows are on the disk now."""
-        if self._row and self._step < step:
+    def gathered(self, step: int, soon: Mapping[str, float]) -> dict[str, Any]:
+        """What a checkpoint keeps of the row of ``step``, which is not complete; earlier rows are on the disk then.
+
+        Args:
+            step: the first one of which not everything may have been logged.
+            soon: what is about to be logged for it.
+        """
+        if self._step < step:
             self.flush()
         if self._log is not None:
             self._log.synchronise()
-        row = self._row if self._step == step else {}
-        return {"step": step, "epoch": self._epoch, "values": dict(row)}
+        row = dict(self._row) if self._step == step else {}
+        return {"step": step, "epoch": self._epoch, "values": row | {k: shortest(v) for k, v in soon.items()}}
 
     @rank_zero_only
     def go_on(self, gathered: Mapping[str, Any]) -> None:

@@ -48,6 +48,11 @@ class EpochProgress(ProgressBar):
 
     # ---------------------------------------------------------------- training
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A bar for the rest of an epoch that a resumed run begins within."""
+        if trainer.fit_loop.restarting:
+            self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The line of the epoch before, whose figures are all there now, and a new bar."""
         self._line(trainer)

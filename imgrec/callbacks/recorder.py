@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -14,17 +16,28 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
 from imgrec import yaml12
+from imgrec.callbacks.last_checkpoint import LastCheckpoint
 from imgrec.callbacks.metrics_logger import MetricsLogger, shortest
+from imgrec.callbacks.mirror import begin_mirrors, mirror_evaluation, mute_mirrors
+from imgrec.callbacks.resuming import logged_soon, open_log_step
+from imgrec.callbacks.stopping import Preempted
 from imgrec.export import save_model_folder
 from imgrec.files import write_text
 from imgrec.randomness import run_seed
+from imgrec.runs.checkpoints import LAST
 from imgrec.runs.environment import describe_environment
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, create_run_folder
+from imgrec.runs.lock import RunLock
 from imgrec.runs.metrics_log import read_metrics
 from imgrec.runs.predictions import Predictions, write_predictions
-from imgrec.runs.summary import update_summary, write_json
+from imgrec.runs.resumption import Resumption, check_data, differences, note_resumption
+from imgrec.runs.summary import SUMMARY, read_json, update_summary, write_json
 from imgrec.runs.system import system_totals
 from imgrec.tasks import BaseTask, ClassificationTask
+
+logger = logging.getLogger(__name__)
+
+_KEY = "imgrec_run"
 
 
 class RunRecorder(pl.Callback):
@@ -40,6 +53,10 @@ class RunRecorder(pl.Callback):
         root: the folder of all runs.
         config: the resolved config as YAML text; by default it is put together from the task and the data module.
         folder: an existing run folder to add evaluations to, instead of making a new one.
+        resumption: how training goes on in that folder.
+
+    Raises:
+        UserError: another process trains in the folder; or its data has changed.
     """
 
     def __init__(
@@ -48,57 +65,110 @@ class RunRecorder(pl.Callback):
         root: str | Path = "runs",
         config: str | None = None,
         folder: Path | None = None,
+        resumption: Resumption | None = None,
     ) -> None:
         self.experiment = experiment
         self.root = Path(root)
         self.config = config
         self.folder = folder
+        self.resumption = resumption
         self._began = 0.0
-        self._homeless: list[ModelCheckpoint] = []
+        self._seconds_before = 0.0
+        self._homeless: list[ModelCheckpoint | LastCheckpoint] = []
+        self._open = False
+        self._lock: RunLock | None = None
+        self._loaded: dict[str, Any] | None = None
 
     # ---------------------------------------------------------------- begin
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Note which checkpoints need a folder; it is made later, once nothing can be refused any more."""
-        for logger in _metrics_loggers(trainer):
-            logger.muted = stage == TrainerFn.VALIDATING  # the curve of the epochs stands already
+        mute_mirrors(trainer, stage == TrainerFn.VALIDATING)
+        for each in _metrics_loggers(trainer):
+            each.muted = stage == TrainerFn.VALIDATING  # the curve of the epochs stands already
         if _idle(trainer) or stage != TrainerFn.FITTING:
             return
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(self.root / "checkpoints")  # not to be asked of the loggers, it starts them
+        home = self.root if self.folder is None else self.folder
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ModelCheckpoint | LastCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(home / "checkpoints")  # not to be asked of the loggers, it starts them
                 self._homeless.append(callback)
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep what the folder goes on with; the folder may stand elsewhere than it did."""
+        if self.resumption is None:
+            return
+        self._loaded = checkpoint.get(_KEY)
+        if self._loaded is not None and self.folder is not None:
+            moved = (self._loaded["folder"], str(self.folder))
+            checkpoint["callbacks"] = _moved(checkpoint.get("callbacks", {}), *moved)
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the folder, once, and hang the metrics log into the trainer."""
+        """Make the folder, once, or go on in it, and hang the metrics log into the trainer."""
         if _idle(trainer):
             return
-        if self.folder is None:
+        if self.resumption is not None:
+            self._go_on(trainer, self.resumption)
+        elif self.folder is None:
             made = create_run_folder(self.root, self.experiment) if trainer.is_global_zero else self.root
             self.folder = trainer.strategy.broadcast(made)
             if trainer.is_global_zero:
+                self._lock = RunLock(self.folder)
                 self._write_origin(trainer, pl_module)
                 print(f"run {self.folder}", flush=True)
+        assert self.folder is not None
         for callback in self._homeless:
             callback.dirpath = str(self.folder / "checkpoints")
         if not _metrics_loggers(trainer):
             trainer.loggers = [MetricsLogger(self.folder), *trainer.loggers]
+        begin_mirrors(trainer, self.folder)
+        self._open = True
+
+    def _go_on(self, trainer: pl.Trainer, resumption: Resumption) -> None:
+        assert self.folder is not None
+        fingerprint = getattr(trainer.datamodule, "fingerprint", None)  # type: ignore[attr-defined]
+        check_data(self.folder, fingerprint, resumption.allowed)
+        if not trainer.is_global_zero:
+            return
+        self._lock = RunLock(self.folder)
+        now = self._environment(fingerprint)
+        changed = differences(read_json(self.folder / ENVIRONMENT), now)
+        if changed:
+            logger.warning("the run may not end as it would have, it stands on something else: %s", "; ".join(changed))
+        if resumption.changed and self.config is not None:
+            write_text(self.folder / CONFIG, self.config)
+        note_resumption(self.folder, now, resumption, trainer.world_size)
+        summary = read_json(self.folder / SUMMARY) if (self.folder / SUMMARY).is_file() else {}
+        update_summary(self.folder, {"resumed": [*summary.get("resumed", []), resumption.step], "error": None})
+        start = resumption.start
+        where = "from the beginning" if start is None else f"from {start.path.name}: epoch {start.epoch + 1}"
+        print(f"run {self.folder}\n{where}, step {resumption.step}", flush=True)
+
+    def _environment(self, fingerprint: str | None) -> dict[str, Any]:
+        return describe_environment(
+            command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+            seed=run_seed(),
+            fingerprint=fingerprint,
+            experiment=self.experiment,
+            started=datetime.now(UTC),
+        )
 
     def _write_origin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self.folder is not None
         write_text(self.folder / CONFIG, self.config or _config_of(trainer, pl_module))
-        environment = describe_environment(
-            command=[Path(sys.argv[0]).name, *sys.argv[1:]],
-            seed=run_seed(),
-            fingerprint=getattr(trainer.datamodule, "fingerprint", None),  # type: ignore[attr-defined]
-            experiment=self.experiment,
-            started=datetime.now(UTC),
-        )
+        environment = self._environment(getattr(trainer.datamodule, "fingerprint", None))  # type: ignore[attr-defined]
         write_json(self.folder / ENVIRONMENT, environment)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note the size of what is trained."""
+        """Note the size of what is trained; go on with the metrics where the checkpoint stands."""
         self._began = time.perf_counter()
+        if self.resumption is not None and not _idle(trainer):
+            before = self._loaded or {"row": {"step": 0, "epoch": 0, "values": {}}, "seconds": 0.0}
+            self._seconds_before = before["seconds"]
+            for each in _metrics_loggers(trainer):
+                each.go_on(before["row"])
         data = trainer.datamodule  # type: ignore[attr-defined]
         scaling = getattr(pl_module, "lr_scaling", None)
         self._summarise(
@@ -111,8 +181,8 @@ class RunRecorder(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The figures of the epoch before are complete: put them on disk."""
-        for logger in _metrics_loggers(trainer):
-            logger.flush()
+        for each in _metrics_loggers(trainer):
+            each.flush()
 
     # ---------------------------------------------------------------- end
 
@@ -120,7 +190,7 @@ class RunRecorder(pl.Callback):
         """Note the time that training took."""
         self._summarise(
             trainer,
-            train_seconds=round(time.perf_counter() - self._began, 3),
+            train_seconds=round(self._seconds(), 3),
             epochs=trainer.current_epoch,
             steps=trainer.global_step,
             skipped_images=getattr(trainer.datamodule, "skipped", {}),  # type: ignore[attr-defined]
@@ -135,9 +205,37 @@ class RunRecorder(pl.Callback):
             self._summarise(trainer, status="finished")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Say in the summary how the run ended."""
-        status = "interrupted" if isinstance(exception, KeyboardInterrupt) else "failed"
-        self._summarise(trainer, status=status, error=f"{type(exception).__name__}: {exception}")
+        """Say in the summary how the run ended; give the folder back."""
+        if self._open:
+            kinds = {Preempted: "preempted", KeyboardInterrupt: "interrupted"}
+            status = next((said for kind, said in kinds.items() if isinstance(exception, kind)), "failed")
+            error = f"{type(exception).__name__}: {exception}" if status == "failed" else None
+            try:
+                self._summarise(trainer, status=status, error=error)
+            except OSError as full:
+                logger.warning("summary.json cannot be written: %s", full.strerror)
+        self._release()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the folder back."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add how far metrics.csv is, and how long training has taken."""
+        if self.folder is None or not self._began:
+            return
+        rows = [each.gathered(open_log_step(trainer), logged_soon(trainer)) for each in _metrics_loggers(trainer)]
+        checkpoint[_KEY] = {"row": rows[0], "seconds": self._seconds(), "folder": str(self.folder)}
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._began
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the predictions of ``trainer.validate``; the epochs of ``fit`` leave metrics alone."""
@@ -148,12 +246,20 @@ class RunRecorder(pl.Callback):
         """Keep the predictions of ``trainer.test``."""
         self._write_evaluation(trainer, pl_module, "test")
 
+    def trained_checkpoint(self, trainer: pl.Trainer) -> str | None:
+        """The checkpoint that the figures after training are of: the best, else the last; ``None`` without any."""
+        callback = trainer.checkpoint_callback
+        best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
+        last = None if self.folder is None else self.folder / "checkpoints" / LAST
+        there = [str(path) for path in (best, last) if path and Path(path).is_file()]
+        return there[0] if there else None
+
     # ---------------------------------------------------------------- write
 
     def _system_totals(self, trainer: pl.Trainer) -> dict[str, float]:
         assert self.folder is not None
-        for logger in _metrics_loggers(trainer):
-            logger.flush()
+        for each in _metrics_loggers(trainer):
+            each.flush()
         path = self.folder / "metrics.csv"
         return system_totals(read_metrics(path)) if path.is_file() else {}
 
@@ -185,6 +291,7 @@ class RunRecorder(pl.Callback):
             if name.startswith(prefix)
         }
         update_summary(self.folder, {split: figures})
+        mirror_evaluation(trainer, split, predictions)
 
     def _write_model(self, trainer: pl.Trainer, pl_module: pl.LightningModule, best: dict[str, Any]) -> None:
         assert self.folder is not None
@@ -193,7 +300,7 @@ class RunRecorder(pl.Callback):
             rank_zero_info("no model folder: how this task builds its network is code, not a spec")
             return
         assert pl_module.facts is not None
-        path = _best_checkpoint(trainer)
+        path = self.trained_checkpoint(trainer)
         task = (
             pl_module
             if path is None
@@ -208,22 +315,28 @@ class RunRecorder(pl.Callback):
         )
 
 
+def _moved(value: Any, before: str, now: str) -> Any:
+    """``value`` with every path inside the folder ``before`` made one inside ``now``."""
+    if isinstance(value, dict):
+        return {_moved(k, before, now): _moved(v, before, now) for k, v in value.items()}
+    if isinstance(value, str) and value.startswith(f"{before}{os.sep}"):
+        return now + value.removeprefix(before)
+    return value
+
+
 def _idle(trainer: pl.Trainer) -> bool:
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def _metrics_loggers(trainer: pl.Trainer) -> list[MetricsLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, MetricsLogger)]
-
-
-def _best_checkpoint(trainer: pl.Trainer) -> str | None:
-    callback = trainer.checkpoint_callback
-    return callback.best_model_path or None if isinstance(callback, ModelCheckpoint) else None
+    return [each for each in trainer.loggers if isinstance(each, MetricsLogger)]
 
 
 def _best(trainer: pl.Trainer) -> dict[str, Any]:
     callback = trainer.checkpoint_callback
-    if not isinstance(callback, ModelCheckpoint) or callback.best_model_score is None or not callback.best_model_path:
+    if not isinstance(callback, ModelCheckpoint) or callback.best_model_score is None:
+        return {}
+    if not Path(callback.best_model_path).is_file():
         return {}
     import torch
 

@@ -13,9 +13,18 @@ import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins import CheckpointIO
 
 from imgrec import yaml12
-from imgrec.callbacks import EpochProgress, MonitorCheck, PositionalSeeding, SystemFigures
+from imgrec.callbacks import (
+    EpochProgress,
+    ExactResume,
+    LastCheckpoint,
+    MonitorCheck,
+    PositionalSeeding,
+    SystemFigures,
+    WholeCheckpointIO,
+)
 from imgrec.cli.classes import check_arguments, find_class, instantiate
 from imgrec.cli.config import Config
 from imgrec.cli.precision import settle
@@ -144,8 +153,10 @@ def build_trainer(config: Config, bare: bool) -> pl.Trainer:
     else:
         listed = callbacks if isinstance(callbacks, list) else [callbacks]
         own = [instantiate(c, pl.Callback, f"trainer.callbacks[{i}]") for i, c in enumerate(listed)]
-        arguments["callbacks"] = own + default_callbacks(own, arguments)
+        # what says where a run stands comes before all that happens at a step
+        arguments["callbacks"] = sorted(own + default_callbacks(own, arguments), key=_place)
         arguments["logger"] = build_loggers(logger)
+        arguments["plugins"] = with_checkpoint_io(arguments.get("plugins"), arguments.get("strategy"))
     try:
         return pl.Trainer(**arguments)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
@@ -173,16 +184,23 @@ def default_callbacks(given: list[Any], trainer: Mapping[str, Any]) -> list[Any]
     return [callback for callback in defaults if not any(isinstance(g, type(callback)) for g in given)]
 
 
-def best_and_last() -> list[pl.Callback]:
-    """``best.ckpt`` by validation accuracy, and ``last.ckpt``.
+def _place(callback: pl.Callback) -> int:
+    return next((i for i, kind in enumerate((ExactResume, LastCheckpoint)) if isinstance(callback, kind)), 2)
 
-    Two callbacks: the ``save_last`` of one that monitors a metric writes only when the metric improves.
-    """
-    options: dict[str, Any] = {"auto_insert_metric_name": False, "enable_version_counter": False}
-    return [
-        ModelCheckpoint(monitor="val/acc", mode="max", filename="best", **options),
-        ModelCheckpoint(filename="last", **options),
-    ]
+
+def with_checkpoint_io(plugins: Any, strategy: Any) -> Any:
+    """The plugins, with imgrec's way of writing checkpoints where the config names no other."""
+    listed = [] if plugins is None else plugins if isinstance(plugins, list) else [plugins]
+    given = any(isinstance(each, CheckpointIO) for each in listed) or getattr(strategy, "_checkpoint_io", None)
+    return plugins if given else [*listed, WholeCheckpointIO()]
+
+
+def best_and_last() -> list[pl.Callback]:
+    """``best.ckpt`` by validation accuracy, and ``last.ckpt``, from which the run goes on."""
+    best = ModelCheckpoint(
+        monitor="val/acc", mode="max", filename="best", auto_insert_metric_name=False, enable_version_counter=False
+    )
+    return [best, LastCheckpoint(), ExactResume()]
 
 
 class _Stderr(logging.StreamHandler[Any]):

@@ -12,6 +12,7 @@ from imgrec.errors import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("training", "train what a config says, evaluate the best checkpoint, leave a run folder"),
+    "resume": ("resume", "go on with a run that stopped, exactly where it stood"),
     "validate": ("training", "evaluate a run or a checkpoint on the validation split"),
     "test": ("training", "evaluate a run or a checkpoint on the test split"),
     "predict": ("predict", "name the classes of image files, folders and globs"),
@@ -37,7 +38,7 @@ commands:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; gives the exit status: 0, or 2 for a mistake in what was given."""
+    """Run one command; gives the exit status: 0, 2 for a mistake in what was given, 3 for a training that failed."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         command, rest = split_command(arguments)
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except UserError as error:
         print(f"imgrec: error: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except BrokenPipeError:  # `imgrec list backbones | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -21,7 +21,9 @@ Train what the config says, evaluate the best checkpoint, and leave a run folder
   -c, --config FILE    a config; several are merged, later over earlier
   --key.subkey VALUE   one value: --model.loss focal --model.optimizer.lr 0.1 --trainer.max_epochs 5;
                        a key ending in + appends: --trainer.callbacks+ EarlyStopping
-  --ckpt_path FILE     go on from this checkpoint
+  --ckpt_path FILE     go on from this checkpoint, in a new run folder
+  --ckpt_path last     go on in the folder of the experiment's newest run that is not finished, exactly where it stood;
+                       where there is none, begin. Also --ckpt_path RUN; see imgrec resume --help
   --print_config       print the resolved config, and stop
   --experiment NAME    the folder under runs/; by default the config's own name: experiments/digits/a.yaml -> digits/a
   --runs FOLDER        where runs are kept (default: runs)
@@ -61,6 +63,7 @@ class Arguments:
     configs: list[str] = field(default_factory=list)
     overrides: list[tuple[str, Any]] = field(default_factory=list)
     ckpt_path: str | None = None
+    allowed: list[str] = field(default_factory=list)
     tta: Any = None
     tta_average: Any = "probabilities"
     print_config: bool = False
@@ -84,10 +87,14 @@ def parse(words: list[str]) -> Arguments:
                 value = rest.pop(0) if takes_next else ""
             if key in ("config", "c", "ckpt_path") and not value:
                 raise UserError(f"{word} needs a file")
+            if key == "allow-changed" and not value:
+                raise UserError(f"{word} needs a key, such as trainer.max_epochs")
             if key in ("config", "c"):
                 found.configs.append(value)
             elif key == "ckpt_path":
                 found.ckpt_path = value
+            elif key == "allow-changed":
+                found.allowed.append(value)
             elif key in ("tta", "tta_average"):
                 setattr(found, key, parse_value(value))
             else:
@@ -126,9 +133,17 @@ def fit(arguments: Arguments) -> int:
         config = merge(config, read_config(path))
     config.setdefault("experiment", experiment_name(arguments.configs))
     config = _overridden(config, arguments)
-    checkpoint = existing_checkpoint(arguments.ckpt_path)
+    if arguments.ckpt_path == "last" or (arguments.ckpt_path and Path(arguments.ckpt_path).is_dir()):
+        from imgrec.cli.resume import find_run, go_on
 
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
+        run = find_run(arguments.ckpt_path, config)
+        if run is not None:
+            return go_on(run, config, arguments)
+        print("no run is unfinished: a new one begins", flush=True)
+        arguments.ckpt_path = None
+    elif arguments.allowed:
+        raise UserError("--allow-changed is for imgrec resume, and for --ckpt_path last or a run folder")
+    checkpoint = existing_checkpoint(arguments.ckpt_path)
 
     from imgrec.cli.engine import Engine
     from imgrec.runs.folder import check_writable
@@ -138,23 +153,39 @@ def fit(arguments: Arguments) -> int:
     if arguments.print_config:
         print(engine.resolved, end="")
         return 0
-    trainer = engine.trainer
-    rehearsal = bool(trainer.fast_dev_run)
-    if not rehearsal:
+    if not engine.trainer.fast_dev_run:
         check_writable(engine.config["runs"])
     if checkpoint is not None:
         read_checkpoint(Path(checkpoint))
+    return train(engine, checkpoint)
+
+
+def train(engine: Engine, checkpoint: str | Path | None, run: Path | None = None, resumption: Any = None) -> int:
+    """Train from ``checkpoint`` on, then evaluate the best checkpoint and write the report.
+
+    Args:
+        engine: what the config builds.
+        checkpoint: where training goes on from; ``None`` begins.
+        run: the run folder to go on in; by default a new one is made.
+        resumption: how it goes on there.
+    """
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     from imgrec.callbacks import RunRecorder
+    from imgrec.callbacks.mirror import close_mirrors
 
-    recorder = RunRecorder(engine.config["experiment"], engine.config["runs"], engine.resolved)
+    trainer = engine.settle()
+    rehearsal = bool(trainer.fast_dev_run)
+    config = engine.config
+    recorder = RunRecorder(config["experiment"], config["runs"], engine.resolved, folder=run, resumption=resumption)
     trainer.callbacks.insert(0, recorder)
     try:
         trainer.fit(engine.task, datamodule=engine.data, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
-    if engine.config["evaluate_after_fit"] and not trainer.interrupted:
+    if config["evaluate_after_fit"] and not trainer.interrupted:
         _evaluate_after_fit(engine, recorder, rehearsal)
+    close_mirrors(trainer)
     return 0
 
 
@@ -168,7 +199,7 @@ def _evaluate_after_fit(engine: Engine, recorder: Any, rehearsal: bool) -> None:
     trainer, data, task = engine.trainer, engine.data, engine.task
     # in a test, Lightning's averaging puts the weights of the last step in the place of the checkpoint's averages
     trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, WeightAveraging)]
-    best = None if rehearsal else getattr(trainer.checkpoint_callback, "best_model_path", None) or None
+    best = None if rehearsal else recorder.trained_checkpoint(trainer)
     results = evaluate_splits(trainer, task, data, best, ["validate", "test"])
     if rehearsal or recorder.folder is None:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,11 @@ class MetricsLog:
         cells = [repr(float(values[name])) if name in values else "" for name in self._names]
         csv.writer(self._file, lineterminator="\n").writerow([int(step), int(epoch), *cells])
         self._file.flush()
+
+    def synchronise(self) -> None:
+        """Wait until every row is on the disk, as a checkpoint is: neither outlives the other when the power fails."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""

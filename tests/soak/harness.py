@@ -1,0 +1,357 @@
+"""Kills real training processes with SIGKILL, resumes them, and compares what they leave with an uninterrupted run.
+
+A training is a process of its own, forked from one that has imported everything, so that a kill costs a second. Where
+it dies is drawn beforehand: in a step, after one, in validation, while a checkpoint is half written, before it is
+renamed, while a row of metrics.csv is half written. There it kills itself and, with several processes, all others.
+
+Run by hand, it takes configs of one's own::
+
+    python -m tests.soak.harness --kills 20 experiments/digits/quickstart.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import os
+import random
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import yaml
+
+PLACES = ("forward", "stepped", "validation", "half written", "not renamed", "half a row")
+"""Where a process may die."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Die when ``place`` is reached for the ``count``-th time in a process, from 1."""
+
+    place: str
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.place} {self.count}"
+
+
+@dataclass
+class Outcome:
+    """What became of one config: where it died, at which steps it went on, and what then was different."""
+
+    name: str
+    kills: list[Kill] = field(default_factory=list)
+    resumed_at: list[int] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing was different."""
+        return not self.differences
+
+
+def soak(name: str, config: dict[str, Any], kills: int, folder: Path, seed: int = 0, processes: int = 1) -> Outcome:
+    """Train ``config`` once without a stop and once with ``kills`` of them, and compare.
+
+    Args:
+        name: of the config, for the table.
+        config: what a YAML holds.
+        kills: how often the second run dies; it is then left to finish.
+        folder: an empty one to work in.
+        seed: of where it dies.
+        processes: how many train together, as torchrun would start them.
+    """
+    outcome = Outcome(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "soak.yaml").write_text(yaml.safe_dump(config))
+    words = ["fit", "--config", "soak.yaml", "--ckpt_path", "last", "--runs"]
+    whole = _finish(folder, [*words, "whole"], processes)
+    draw = random.Random(f"{seed} {name}")
+    attempts = 0
+    while len(outcome.kills) < kills:
+        attempts += 1
+        if attempts > 4 * kills + 20:
+            raise RuntimeError(f"{name}: {len(outcome.kills)} of {kills} kills after {attempts} attempts")
+        kill = Kill(draw.choice(PLACES), draw.randint(1, 6))
+        status = start(folder, [*words, "killed"], processes, kill)
+        if status == -signal.SIGKILL:
+            outcome.kills.append(kill)
+        elif status == 0:  # it ended before it got to that place: begin another one of the same
+            shutil.rmtree(folder / "killed")
+        else:
+            raise RuntimeError(f"{name}, {kill}: exit status {status}\n{_said(folder)}")
+    killed = _finish(folder, [*words, "killed"], processes)
+    import json
+
+    outcome.resumed_at = json.loads((killed / "summary.json").read_text()).get("resumed", [])
+    outcome.differences = differences(whole, killed)
+    return outcome
+
+
+def _finish(folder: Path, words: Sequence[str], processes: int) -> Path:
+    status = start(folder, words, processes)
+    if status != 0:
+        raise RuntimeError(f"exit status {status}\n{_said(folder)}")
+    (run,) = (folder / words[-1] / "soak").iterdir()
+    return run
+
+
+def _said(folder: Path) -> str:
+    return "\n".join(path.read_text()[-3000:] for path in sorted(folder.glob("said.*")))
+
+
+# ---------------------------------------------------------------- processes
+
+
+def start(folder: Path, words: Sequence[str], processes: int = 1, kill: Kill | None = None) -> int:
+    """Run ``imgrec`` with these words in processes of their own; gives the first one's exit status, or -9."""
+    port = _free_port() if processes > 1 else 0
+    children = []
+    for rank in range(processes):
+        child = os.fork()
+        if child == 0:
+            _train(folder, words, rank, processes, port, kill)
+        children.append(child)
+    statuses = []
+    for child in children:
+        _, status = os.waitpid(child, 0)
+        statuses.append(-os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
+        if statuses[-1] == -signal.SIGKILL:
+            for other in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(other, signal.SIGKILL)
+    return -signal.SIGKILL if -signal.SIGKILL in statuses else max(statuses, key=abs)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def _train(folder: Path, words: Sequence[str], rank: int, processes: int, port: int, kill: Kill | None) -> NoReturn:
+    """The life of a forked process: the command, with a place at which to die."""
+    status = 1
+    try:
+        os.chdir(folder)
+        said = os.open(f"said.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        for name in [n for n in os.environ if n.startswith(("PL_", "RANK", "LOCAL_RANK", "MASTER_", "WORLD_SIZE"))]:
+            del os.environ[name]
+        sys.argv = ["imgrec", *words]
+        if processes > 1:
+            told: dict[str, int | str] = {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": processes,
+                "MASTER_PORT": port,
+                "GROUP_RANK": 0,
+            }
+            told |= {"LOCAL_WORLD_SIZE": processes, "TORCHELASTIC_RUN_ID": "soak"}
+            os.environ.update({key: str(value) for key, value in told.items()}, MASTER_ADDR="127.0.0.1")
+        from lightning_utilities.core.rank_zero import rank_zero_only
+
+        rank_zero_only.rank = rank  # type: ignore[attr-defined]
+        from imgrec.cli.main import main
+
+        with _dying(kill if rank == 0 else None):
+            status = main(list(words))
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+@contextlib.contextmanager
+def _dying(kill: Kill | None) -> Iterator[None]:
+    """Put a SIGKILL where ``kill`` says."""
+    if kill is None:
+        yield
+        return
+    from imgrec.runs.metrics_log import MetricsLog
+    from imgrec.tasks import BaseTask
+
+    reached = 0
+
+    def die_at(place: str) -> None:
+        nonlocal reached
+        if place == kill.place:
+            reached += 1
+            if reached == kill.count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def before(cls: Any, name: str, place: str) -> None:
+        wrapped: Callable[..., Any] = getattr(cls, name)
+
+        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            die_at(place)
+            return wrapped(self, *args, **kwargs)
+
+        setattr(cls, name, method)
+
+    before(BaseTask, "training_step", "forward")
+    before(BaseTask, "validation_step", "validation")
+
+    stepping = BaseTask.optimizer_step
+
+    def optimizer_step(self: Any, *args: Any, **kwargs: Any) -> None:
+        stepping(self, *args, **kwargs)
+        die_at("stepped")
+
+    BaseTask.optimizer_step = optimizer_step  # type: ignore[method-assign]
+
+    save = torch.save
+
+    def half(content: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+        if kill.place == "half written" and reached + 1 == kill.count:
+            save({"half": torch.zeros(1000)}, file)
+            file.flush()
+        die_at("half written")
+        save(content, file, *args, **kwargs)
+
+    torch.save = half  # type: ignore[assignment]
+    synchronise = os.fsync
+
+    def fsync(file: int) -> None:
+        synchronise(file)
+        die_at("not renamed")
+
+    os.fsync = fsync  # type: ignore[assignment]
+    append = MetricsLog.append
+
+    def half_a_row(self: Any, *args: Any, **kwargs: Any) -> None:
+        if kill.place == "half a row" and reached + 1 == kill.count and self._file is not None:
+            self._file.write("9,9,0.12345")
+            self._file.flush()
+        die_at("half a row")
+        append(self, *args, **kwargs)
+
+    MetricsLog.append = half_a_row  # type: ignore[method-assign]
+    yield
+
+
+# ---------------------------------------------------------------- comparing
+
+
+def differences(whole: Path, killed: Path) -> list[str]:
+    """What differs between two run folders that should have ended alike; nothing about the machine or the clock."""
+    found: list[str] = []
+    for name in ("last.ckpt", "best.ckpt"):
+        if (whole / "checkpoints" / name).is_file():
+            ours, theirs = (_checkpoint(run, name) for run in (whole, killed))
+            found += [f"{name}: {where}" for where in unlike(ours, theirs)]
+    rows = [_rows(run / "metrics.csv") for run in (whole, killed)]
+    found += [f"metrics.csv{where}" for where in unlike(rows[0], rows[1])]
+    for path in sorted((whole / "predictions").glob("*.parquet")):
+        if path.read_bytes() != (killed / "predictions" / path.name).read_bytes():
+            found.append(f"predictions/{path.name}")
+    model = "model/model.safetensors"
+    if (whole / model).is_file() and (whole / model).read_bytes() != (killed / model).read_bytes():
+        found.append(model)
+    return found
+
+
+def _checkpoint(run: Path, name: str) -> Any:
+    found = torch.load(run / "checkpoints" / name, weights_only=True)
+    return _without_place(found, str(run.relative_to(run.parents[2])))
+
+
+def _without_place(value: Any, run: str) -> Any:
+    """Paths, clocks and figures of the machine left out."""
+    if isinstance(value, dict):
+        kept = {k: v for k, v in value.items() if not str(k).startswith("system/")}
+        kept = {k: v for k, v in kept.items() if k not in ("seconds", "folder", "SystemFigures")}
+        return {_without_place(k, run): _without_place(v, run) for k, v in kept.items()}
+    if isinstance(value, list | tuple):
+        return [_without_place(v, run) for v in value]
+    return value.replace(run, "RUN") if isinstance(value, str) else value
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [{k: v for k, v in row.items() if not k.startswith("system/")} for row in csv.DictReader(file)]
+
+
+def unlike(ours: Any, theirs: Any, where: str = "") -> list[str]:
+    """The places at which two nested values differ, in a bit or in kind."""
+    if type(ours) is not type(theirs):
+        return [f"{where}: {type(ours).__name__} and {type(theirs).__name__}"]
+    if isinstance(ours, dict):
+        found = [f"{where}: only one has {key!r}" for key in ours.keys() ^ theirs.keys()]
+        return found + [
+            d for key in ours.keys() & theirs.keys() for d in unlike(ours[key], theirs[key], f"{where}/{key}")
+        ]
+    if isinstance(ours, list):
+        if len(ours) != len(theirs):
+            return [f"{where}: {len(ours)} and {len(theirs)} elements"]
+        return [d for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) for d in unlike(a, b, f"{where}[{i}]")]
+    if isinstance(ours, torch.Tensor):
+        same = ours.dtype == theirs.dtype and ours.shape == theirs.shape
+        return [] if same and np.array_equal(_bits(ours), _bits(theirs)) else [f"{where}: tensors"]
+    return [] if ours == theirs or (ours != ours and theirs != theirs) else [f"{where}: {ours!r} and {theirs!r}"]
+
+
+def _bits(tensor: torch.Tensor) -> Any:
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """One line a config: how often it was killed, where, at which steps it went on, and whether it ended alike."""
+    lines = [f"{'config':34} kills  equal  killed at (how often it was reached in that process); went on at step"]
+    for each in outcomes:
+        killed = ", ".join(map(str, each.kills))
+        steps = ", ".join(map(str, each.resumed_at))
+        lines.append(f"{each.name:34} {len(each.kills):5}  {'yes' if each.equal else 'NO':5}  {killed}; {steps}")
+        lines += [f"{'':34} {difference}" for difference in each.differences[:20]]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Soak the YAML files that are named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configs", nargs="+", type=Path)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    import_everything()
+    outcomes = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i, path in enumerate(options.configs):
+            config = yaml.safe_load(path.read_text())
+            outcomes.append(
+                soak(path.stem, config, options.kills, Path(folder) / str(i), options.seed, options.processes)
+            )
+    print(table(outcomes))
+    return 0 if all(each.equal for each in outcomes) else 1
+
+
+def import_everything() -> None:
+    """Import once what every training needs; what is forked has it."""
+    import imgrec.cli.engine
+    import imgrec.cli.report
+    import imgrec.cli.results
+    import imgrec.cli.resume
+    import imgrec.cli.training
+    import imgrec.runs.load  # noqa: F401
+
+
+if __name__ == "__main__":
+    sys.exit(main())
