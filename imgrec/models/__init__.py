@@ -6,6 +6,7 @@ from imgrec.models.classifier import Classifier, build_classifier, check_classif
 from imgrec.models.heads import HEADS, CosineHead, LinearHead
 from imgrec.models.memory_format import set_channels_last
 from imgrec.models.normalize import Normalize, check_normalize, resolve_normalize
+from imgrec.models.resnet9 import ResNet9
 
 __all__ = [
     "BACKBONES",
@@ -16,6 +17,7 @@ __all__ = [
     "Features",
     "LinearHead",
     "Normalize",
+    "ResNet9",
     "build_classifier",
     "check_classifier",
     "check_normalize",
