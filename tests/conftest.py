@@ -9,12 +9,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
+from imgrec import yaml12
 from imgrec.cli.main import main
+from imgrec.runs.folder import create_run_folder
+from imgrec.runs.metrics_log import MetricsLog
+from imgrec.runs.predictions import Predictions, write_predictions
+from imgrec.runs.summary import update_summary, write_json
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+StoredRun = Callable[..., Path]
 
 TINY = """
 model:
@@ -87,6 +96,16 @@ def unclocked() -> Callable[[Path], list[dict[str, str]]]:
     return rows
 
 
+@pytest.fixture(scope="session")
+def stored_run() -> StoredRun:
+    """Writes a small run folder as training leaves it: ``stored_run(root, "a/b", 0, right, config={...})``.
+
+    ``right`` says of each image whether the run named it correctly; there are three classes, cat, dog and emu. Further
+    keywords: ``ids``, ``config`` (what the task takes), ``summary``, ``targets``, ``class_names``, ``split``.
+    """
+    return _store_run
+
+
 @pytest.fixture
 def installed() -> Cli:
     """Runs the installed command in a process of its own: ``installed("--help", cwd=tmp_path)``."""
@@ -96,6 +115,30 @@ def installed() -> Cli:
         return subprocess.run([command, *words], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
     return run
+
+
+def _store_run(root: Path, experiment: str, seed: int, right: ArrayLike, **given: Any) -> Path:
+    correct = np.asarray(right, dtype=bool)
+    names = given.get("class_names", ["cat", "dog", "emu"])
+    targets = np.asarray(given.get("targets", np.arange(len(correct)) % len(names)))
+    predicted = np.where(correct, targets, (targets + 1) % len(names))
+    folder = create_run_folder(root, experiment, given.get("run_id", f"seed-{seed}"))
+    config = {"experiment": experiment, "seed_everything": seed, "model": {"init_args": given.get("config", {})}}
+    (folder / "config.yaml").write_text(yaml12.dump(config))
+    write_json(folder / "environment.json", {"experiment": experiment, "started": f"2026-11-21T14:30:{seed:02d}+00:00"})
+    with MetricsLog(folder / "metrics.csv") as log:
+        for epoch in range(3):
+            share = (epoch + 1) / 3
+            figures = {"val/acc": share * correct.mean(), "val/nll": 2 - share, "train/loss": 1.5 - share}
+            log.append(10 * epoch + 9, epoch, figures)
+    ids = given.get("ids", [f"image/{i:04d}.png" for i in range(len(correct))])
+    split = given.get("split", "test")
+    logits = 4.0 * np.eye(len(names))[predicted] + np.linspace(0, 1, len(correct))[:, None]
+    write_predictions(folder / "predictions" / f"{split}.parquet", Predictions(ids, targets, logits, names))
+    finished = {"status": "finished", "monitor": "val/acc", "best_score": float(correct.mean()), "best_epoch": 2}
+    finished |= {"epochs": 3, "train_seconds": 12.5 + seed, "parameters": 1234, split: {"acc": float(correct.mean())}}
+    update_summary(folder, finished | given.get("summary", {}))
+    return folder
 
 
 def _status(arguments: list[str]) -> int:
