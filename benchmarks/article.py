@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -121,9 +122,14 @@ class Reached:
 
 
 def time_to_level(
-    data: str, root: Path, level: float, seed: int, max_epochs: int, keep: Callable[[Reached], None] = lambda _: None
+    data: str,
+    root: Path,
+    level: float,
+    seed: int,
+    limit: float = math.inf,
+    keep: Callable[[Reached], None] = lambda _: None,
 ) -> Reached:
-    """Train until the validation accuracy is at ``level``, or ``max_epochs`` are over (then ``test`` stays ``None``).
+    """Train until the validation accuracy is at ``level``, or for ``limit`` CPU seconds (then ``test`` stays ``None``).
 
     ``keep`` is called after every epoch.
     """
@@ -132,7 +138,7 @@ def time_to_level(
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     found = Reached(data, seed, level)
-    while found.epochs < max_epochs and found.test is None:
+    while found.train_cpu_s < limit and found.test is None:
         begun = time.process_time()
         train_epoch(model, train, optimizer)
         trained = time.process_time()
@@ -153,7 +159,7 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="the folder that IMGREC_DATA names")
     parser.add_argument("--level", type=float, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max_epochs", type=int, default=200)
+    parser.add_argument("--limit", type=float, default=math.inf, help="CPU seconds of training after which it stops")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -162,7 +168,7 @@ def main() -> None:
         given.root / SETTINGS[given.data][0],
         given.level,
         given.seed,
-        given.max_epochs,
+        given.limit,
         lambda found: given.out.write_text(json.dumps(asdict(found)) + "\n", encoding="utf-8") and None,
     )
 

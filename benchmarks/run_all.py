@@ -17,7 +17,9 @@ HERE = Path(__file__).parent
 
 def main() -> int:
     options = arguments(__doc__ or "")
-    scripts = sorted(p for p in HERE.glob("*.py") if not p.name.endswith("common.py") and p.name != "run_all.py")
+    scripts = sorted(
+        p for p in HERE.glob("*.py") if not p.name.endswith("common.py") and p.name not in ("run_all.py", "article.py")
+    )
     sections, short = [], 0
     for script in scripts:
         command = [sys.executable, script.name, *(["--quick"] if options.quick else [])]
