@@ -13,9 +13,18 @@ class UserError(ValueError):
     ordinary ``ValueError``. A message names the place, what was given, and what would have been accepted.
     """
 
+    status = 2
+    """The exit status of a command that ends with it."""
+
 
 class SpecError(UserError):
     """A spec names something unknown, or gives an argument that is unknown, missing or of the wrong type."""
+
+
+class TrainingFailed(UserError):
+    """A training that was asked for rightly came to nothing: its loss is no number any more, or diverges."""
+
+    status = 3
 
 
 def nearest(word: str, words: Iterable[str], at_most: int = 3) -> list[str]:

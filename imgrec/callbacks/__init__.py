@@ -4,6 +4,7 @@ from imgrec.callbacks.augmentation import AugmentationStrength, ImageSizeSchedul
 from imgrec.callbacks.checkpoint_io import WholeCheckpointIO
 from imgrec.callbacks.early_stopping import EarlyStopping
 from imgrec.callbacks.ema import EMA
+from imgrec.callbacks.guard import NaNGuard
 from imgrec.callbacks.last_checkpoint import LastCheckpoint
 from imgrec.callbacks.metrics_logger import MetricsLogger
 from imgrec.callbacks.monitors import MonitorCheck
@@ -24,6 +25,7 @@ __all__ = [
     "LastCheckpoint",
     "MetricsLogger",
     "MonitorCheck",
+    "NaNGuard",
     "PositionalSeeding",
     "RunRecorder",
     "SystemFigures",

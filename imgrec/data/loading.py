@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -217,6 +218,20 @@ class BatchLoader(DataLoader[Batch]):
                 began = time.perf_counter()
         except UserError as error:
             raise UserError(_message(error)) from error
+
+    def batch_at(self, epoch: int, index: int) -> Batch:
+        """The batch that an iteration gives at a position, read anew in this process; for a loader of one's own.
+
+        Args:
+            epoch: counted from 0; the sampler is set to it.
+            index: which batch of the epoch, from 0.
+        """
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+        assert self.batch_sampler is not None
+        places: Any = next(islice(iter(self.batch_sampler), index, None))
+        batch: Batch = self.dataset.__getitems__(places)  # type: ignore[attr-defined]
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the place in training is all that the batches depend on. Lightning asks for it in a checkpoint."""
