@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from imgrec.entry import check_type
-from imgrec.errors import SpecError
+from imgrec.errors import SpecError, UserError
 from imgrec.losses.weighted import part_names, take_weight, unique_names
 from imgrec.registry import Spec, Specs, as_list
 from imgrec.regularizers.base import REGULARIZERS
@@ -74,6 +74,11 @@ class RegularizerSum(nn.Module):
         ):
             now = weight * ramp_factor(progress, ramp)
             penalty = now * regularizer(output, model) if now else output.logits.new_zeros(())
+            if hasattr(penalty, "full_tensor"):  # a DTensor, whose class takes long to import
+                raise UserError(
+                    f"the regularizer {name} reads weights, which trainer.strategy: fsdp2 shares out over the "
+                    "processes. The optimizer's weight_decay works there."
+                )
             parts[name] = penalty.detach()
             total = total + penalty
         return total, parts

@@ -20,7 +20,8 @@ from imgrec.registry import Spec, Specs
 from imgrec.regularizers import RegularizerSum, build_regularizers, check_regularizers
 from imgrec.tasks.compatibility import refuse_other_architecture, refuse_other_classes
 from imgrec.tasks.epoch import EpochBuffer, EpochPredictions, RunningMeans
-from imgrec.tasks.processes import on_first, process_count
+from imgrec.tasks.processes import first_buffers, on_first, process_count
+from imgrec.tasks.sharding import shard
 from imgrec.types import Batch, DataFacts, StepOutput, blank_batch
 
 logger = logging.getLogger(__name__)
@@ -155,6 +156,11 @@ class BaseTask(pl.LightningModule, ABC):
         self.model = self.build_model(self.facts)
         if self.channels_last is True:
             set_channels_last(self.model)
+        if self._device_mesh is not None:
+            strategy: Any = self.trainer.strategy
+            if strategy._layer_sync is not None:
+                self.model = strategy._layer_sync.apply(self.model)
+            shard(self.model, self._device_mesh["data_parallel"])
         self.loss = self.build_loss(self.facts)
         self.regularizers = self.build_regularizers(self.facts)
         self.metrics = self.build_metrics(self.facts)
@@ -182,7 +188,8 @@ class BaseTask(pl.LightningModule, ABC):
         theirs = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("facts")
         if theirs and self.facts:
             refuse_other_classes(DataFacts.from_dict(theirs), self.facts, "the checkpoint")
-        refuse_other_architecture(checkpoint.get("state_dict", {}), self.state_dict())
+        if checkpoint.get("state_dict"):  # a strategy that shards has loaded it itself, and leaves it out
+            refuse_other_architecture(checkpoint["state_dict"], self.state_dict())
         if means := checkpoint.get("imgrec", {}).get("means"):
             self._running.load_state_dict(means)
 
@@ -214,6 +221,11 @@ class BaseTask(pl.LightningModule, ABC):
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means."""
         self.log_dict(self._running.take())  # over the samples of all processes already
+
+    def on_validation_start(self) -> None:
+        """Evaluate one and the same network: under DDP a forward pass does this, when a network is sharded nobody."""
+        if self._device_mesh is not None:
+            first_buffers(self.model)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the logits."""

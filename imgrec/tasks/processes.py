@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from imgrec.data.sampling import process_rank
 from imgrec.errors import UserError
@@ -102,6 +102,13 @@ def on_first(compute: Callable[[], T]) -> T:
         raise UserError(told[1].partition(": ")[2]) if told[2] else RuntimeError(f"the first process: {told[1]}")
     result: T = told[0]
     return result
+
+
+def first_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of the first: the running statistics of batch normalization are each one's own."""
+    if process_count() > 1:
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, 0)
 
 
 def _device() -> torch.device:
