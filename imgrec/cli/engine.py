@@ -27,6 +27,7 @@ from imgrec.callbacks import (
 )
 from imgrec.cli.classes import check_arguments, find_class, instantiate
 from imgrec.cli.config import Config
+from imgrec.cli.devices import check_devices, prepare_devices
 from imgrec.cli.precision import settle
 from imgrec.entry import Entry, check_type
 from imgrec.errors import UserError, suggestion
@@ -62,6 +63,8 @@ _NOISE = (
     "The dirpath has changed from .* won't be reloaded",  # a resumed run has a folder of its own
     "monitor='val/acc'.* could not find the monitored key",  # stopped in the middle of the first epoch
     "WeightAveraging callback with a model that overrides the configure_model",
+    "It is recommended to use `self.log\\(.*sync_dist=True",  # the figures are over all processes already
+    "FSDP2-wrapped module .* returned a view tensor",  # nothing is done to it in place
 )
 
 
@@ -157,10 +160,13 @@ def build_trainer(config: Config, bare: bool) -> pl.Trainer:
         arguments["callbacks"] = sorted(own + default_callbacks(own, arguments), key=_place)
         arguments["logger"] = build_loggers(logger)
         arguments["plugins"] = with_checkpoint_io(arguments.get("plugins"), arguments.get("strategy"))
+    prepare_devices(arguments)
     try:
-        return pl.Trainer(**arguments)
+        trainer = pl.Trainer(**arguments)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: {error}") from error
+    check_devices(trainer)
+    return trainer
 
 
 def build_loggers(value: Any) -> Any:
