@@ -18,7 +18,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from imgrec import yaml12
 from imgrec.callbacks.last_checkpoint import LastCheckpoint
 from imgrec.callbacks.metrics_logger import MetricsLogger, shortest
-from imgrec.callbacks.mirror import begin_mirrors, mirror_evaluation, mute_mirrors
+from imgrec.callbacks.mirror import begin_mirrors, mirror_evaluation, mute_mirrors, resume_mirrors
 from imgrec.callbacks.resuming import logged_soon, open_log_step
 from imgrec.callbacks.stopping import Preempted
 from imgrec.export import save_model_folder
@@ -169,6 +169,7 @@ class RunRecorder(pl.Callback):
             self._seconds_before = before["seconds"]
             for each in _metrics_loggers(trainer):
                 each.go_on(before["row"])
+            resume_mirrors(trainer, self.folder, before["row"])
         data = trainer.datamodule  # type: ignore[attr-defined]
         scaling = getattr(pl_module, "lr_scaling", None)
         self._summarise(

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import WandbLogger as LightningsWandbLogger
 from imgrec.callbacks.mirror import Images, RunMirror
 from imgrec.callbacks.wandb_artifacts import log_checkpoint, log_model_folder
 from imgrec.callbacks.wandb_media import evaluation_media
-from imgrec.callbacks.wandb_run import attempt, start_run
+from imgrec.callbacks.wandb_run import attempt, check_settings, new_id, start_run
 from imgrec.runs.flat import flat_config
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.metrics_log import read_metrics
@@ -58,6 +58,9 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
         table_rows: images in the table of predictions: the most confidently wrong, and some right ones; 0 for no table.
         settings: further ``wandb.Settings``.
         **kwargs: further arguments of Lightning's ``WandbLogger`` and of ``wandb.init``.
+
+    Raises:
+        UserError: W&B does not know such a setting.
     """
 
     _open: ClassVar[WandbLogger | None] = None
@@ -96,8 +99,8 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
         self._log_model = log_model
         self.table_rows = table_rows
         self._settings = settings or {}
+        check_settings(self._settings)
         self._folder: Path | None = None
-        self._config: dict[str, Any] = {}
         self._seen: tuple[int, frozenset[str]] = (-1, frozenset())
         self._defined: set[str] = set()
         self._borrowed = False
@@ -128,25 +131,26 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
         self._folder = folder
         self._kept = False
         run = RunFolder(folder)
-        self._config = flat_config(run.config)
         kept = read_json(folder / ID_FILE) if (folder / ID_FILE).is_file() else {}
-        if not self._wandb_init.get("id"):
-            self._wandb_init["id"] = kept.get("id")
-        if not self._wandb_init.get("name") and "WANDB_NAME" not in os.environ:
-            self._wandb_init["name"] = f"{run.experiment}/{run.run_id}"
-        if kept:
-            self._seen = last_logged(folder)
-        self._start(Path(self._save_dir) if self._save_dir else folder)
-        if not getattr(self._experiment, "disabled", False):
-            known = ("id", "project", "entity", *(() if self._experiment.offline else ("url",)))
-            write_json(folder / ID_FILE, {name: getattr(self._experiment, name) for name in known})
+        given = dict(self._wandb_init)
+        given["id"] = given["id"] or kept.get("id") or os.environ.get("WANDB_RUN_ID")
+        if not given["id"]:
+            given |= {"id": new_id(), "resume": None}  # nobody needs to be asked whether the run is there already
+        if not given["name"] and "WANDB_NAME" not in os.environ:
+            given["name"] = f"{run.experiment}/{run.run_id}"
+        self._seen = last_logged(folder) if kept else (-1, frozenset())
+        write_json(folder / ID_FILE, kept | {"id": given["id"]})  # whatever happens to the process from here on
+        self._start(given | {"dir": self._save_dir or str(folder), "config": flat_config(run.config)})
+        if self._experiment.disabled:
+            (folder / ID_FILE).unlink()
+            return
+        known = ("id", "project", "entity", *(() if self._experiment.offline else ("url",)))
+        write_json(folder / ID_FILE, {name: getattr(self._experiment, name) for name in known})
 
-    def _start(self, place: Path) -> None:
+    def _start(self, arguments: dict[str, Any]) -> None:
         if WandbLogger._open is not None:
             WandbLogger._open.close()  # of the run before, in the same process
-        self._experiment, self._borrowed = start_run(
-            {**self._wandb_init, "dir": str(place), "config": self._config}, self._settings
-        )
+        self._experiment, self._borrowed = start_run(arguments, self._settings)
         WandbLogger._open = self
         self._id = self._experiment.id
         self._experiment.define_metric(STEP)
@@ -180,6 +184,12 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
         attempt("log", super().log_metrics, metrics, step)
 
     @rank_zero_only
+    def resume(self, rows: Mapping[int, Mapping[str, float]]) -> None:
+        """Log what W&B had not written yet when the run was killed."""
+        for step, metrics in rows.items():
+            self.log_metrics(metrics, step)
+
+    @rank_zero_only
     def log_evaluation(self, split: str, predictions: Any, images: Images | None) -> None:
         """The table, the matrix and the curves of one split."""
         media = attempt("draw the evaluation", evaluation_media, predictions, images, self.table_rows) or {}
@@ -188,7 +198,7 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
 
     def _running(self) -> Any:
         if self._experiment is None:  # a Trainer of one's own, without a run folder
-            self._start(Path(self._save_dir or "."))
+            self._start({**self._wandb_init, "dir": self._save_dir or ".", "config": {}})
         return self._experiment
 
     # ---------------------------------------------------------------- checkpoints and the end

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import secrets
+import string
 from collections.abc import Callable
 from typing import Any
+
+from imgrec.errors import UserError, suggestion
 
 DEFAULTS = {
     "init_timeout": 30.0,  # seconds; then the run is kept offline
@@ -26,10 +30,10 @@ def start_run(arguments: dict[str, Any], settings: dict[str, Any]) -> tuple[Any,
     if wandb.run is not None:  # the user's own, or a sweep agent's function
         attempt("write the config", wandb.run.config.update, arguments["config"], allow_val_change=True)
         return wandb.run, True
-    given = wandb.Settings(**{**DEFAULTS, **settings})
-    options = {name: value for name, value in arguments.items() if value is not None} | {"settings": given}
+    options = {name: value for name, value in arguments.items() if value is not None}
+    options["settings"] = wandb.Settings(**DEFAULTS | settings)
     mode = arguments.get("mode") or wandb.setup().settings.mode
-    if mode not in ("offline", "dryrun", "disabled") and not wandb.login(prompt=False):
+    if mode not in ("offline", "dryrun", "disabled") and not wandb.login(prompt=False, verify=False):
         _say_offline("no API key is configured: run `wandb login`", arguments["dir"])
         options["mode"] = "offline"
     try:
@@ -42,6 +46,29 @@ def start_run(arguments: dict[str, Any], settings: dict[str, Any]) -> tuple[Any,
         return wandb.init(**options | {"mode": "offline"}), False
     except (wandb.errors.Error, OSError) as error:
         return _nothing(error, options), False
+
+
+def new_id() -> str:
+    """An id as W&B makes them: eight letters and digits, from the system's randomness."""
+    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Refuse settings that W&B does not know.
+
+    Raises:
+        UserError: there is no such setting, or it takes another value.
+    """
+    import wandb
+
+    known = list(wandb.Settings.model_fields)
+    for name in settings:
+        if name not in known:
+            raise UserError(f'WandbLogger: settings: W&B has no setting "{name}".{suggestion(name, known)}')
+    try:
+        wandb.Settings(**settings)
+    except ValueError as error:
+        raise UserError(f"WandbLogger: settings: {error}") from error
 
 
 def _say_offline(why: str, place: str) -> None:
