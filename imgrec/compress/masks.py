@@ -1,0 +1,128 @@
+"""Which weights stay: masks of single weights, and of N in every M."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from imgrec.errors import UserError
+
+Scope = Literal["global", "layer"]
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def prunable(
+    model: nn.Module, include: Iterable[str] = ("*",), exclude: Iterable[str] = (), where: str = "prune"
+) -> dict[str, nn.Parameter]:
+    """The weights of convolutions and linear layers, by their names in the state dict.
+
+    Args:
+        model: any network.
+        include: patterns of layer names, as in a shell: ``layer4.*``.
+        exclude: patterns of layers to leave alone.
+        where: the place in the config, for messages.
+
+    Raises:
+        UserError: a pattern matches no layer, or nothing is left.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, _LAYERS)}
+    for pattern in (*include, *exclude):
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            known = list(layers)
+            raise UserError(
+                f'{where}: "{pattern}" matches no layer. The layers are {", ".join(known[:6])}'
+                f"{f' and {len(known) - 6} more' if len(known) > 6 else ''}."
+            )
+    found: dict[str, nn.Parameter] = {
+        f"{name}.weight" if name else "weight": module.get_parameter("weight")
+        for name, module in layers.items()
+        if any(fnmatchcase(name, p) for p in include) and not any(fnmatchcase(name, p) for p in exclude)
+    }
+    if not found:
+        raise UserError(f"{where}: no layer is left to prune")
+    return found
+
+
+def keep_best(scores: Mapping[str, Tensor], sparsity: float, scope: Scope = "global") -> dict[str, Tensor]:
+    """Masks that keep the weights with the largest scores: exactly ``round((1 - sparsity) * count)`` of them.
+
+    Of equal scores the earlier ones stay, so that equal input gives equal masks.
+
+    Args:
+        scores: by name, any shapes.
+        sparsity: the share of weights that become zero, in [0, 1].
+        scope: ``global`` compares the weights of all layers, ``layer`` prunes each by the same share.
+
+    Returns:
+        Booleans in the scores' shapes; true stays.
+
+    Raises:
+        ValueError: the sparsity is no share, or a score is NaN.
+
+    >>> keep_best({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 0.0])}, 0.5)
+    {'a': tensor([ True, False]), 'b': tensor([ True, False])}
+    """
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"expected a sparsity in [0, 1], got {sparsity}")
+    if scope == "layer":
+        return {name: _keep(value.flatten(), sparsity).view_as(value) for name, value in scores.items()}
+    kept = _keep(torch.cat([value.flatten() for value in scores.values()]), sparsity)
+    parts = torch.split(kept, [value.numel() for value in scores.values()])
+    return {name: part.view_as(value) for (name, value), part in zip(scores.items(), parts, strict=True)}
+
+
+def _keep(scores: Tensor, sparsity: float) -> Tensor:
+    if scores.isnan().any():
+        raise ValueError("a score is NaN")
+    count = round((1 - sparsity) * len(scores))
+    if count == len(scores) or not count:
+        return torch.full_like(scores, bool(count), dtype=torch.bool)
+    edge = scores.kthvalue(len(scores) - count + 1).values
+    kept = scores > edge
+    equal = (scores == edge).nonzero().flatten()
+    kept[equal[: count - int(kept.sum())]] = True
+    return kept
+
+
+def n_of_m(scores: Tensor, n: int = 2, m: int = 4) -> Tensor:
+    """A mask that keeps the ``n`` best of every ``m`` weights that follow one another along the inputs.
+
+    The order is that of a matrix product: for a convolution's weight the taps come before the input channels, so that
+    a group is ``m`` input channels of one tap, as 2:4 sparse tensor cores read it.
+
+    Shapes: ``scores`` and the mask ``(out, in, ...)``, ``in`` a multiple of ``m``.
+
+    Raises:
+        ValueError: there are not ``m`` to choose from, or ``n`` is not between 1 and ``m``.
+
+    Source: Mishra et al., 2021, "Accelerating sparse deep neural networks", arXiv 2104.08378.
+
+    >>> n_of_m(torch.tensor([[4.0, 1.0, 3.0, 2.0]]))
+    tensor([[ True, False,  True, False]])
+    """
+    if scores.dim() < 2 or scores.shape[1] % m or not 1 <= n <= m:
+        raise ValueError(f"cannot keep {n} of every {m} weights in a shape of {tuple(scores.shape)}")
+    groups = scores.movedim(1, -1).reshape(-1, scores.shape[1] // m, m)
+    order = groups.argsort(dim=-1, descending=True, stable=True)
+    kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order[..., :n], True)
+    return kept.view(scores.movedim(1, -1).shape).movedim(-1, 1).contiguous()
+
+
+@torch.no_grad()
+def apply_masks(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    """Set the weights to zero that do not stay, in place.
+
+    A weight that had become infinite or NaN is zero afterwards, too.
+    """
+    for name, mask in masks.items():
+        weights[name].masked_fill_(~mask, 0)
+
+
+def sparsity_of(weights: Mapping[str, Tensor]) -> float:
+    """The share of zeros among some weights."""
+    zeros = sum(int((weight == 0).sum()) for weight in weights.values())
+    return zeros / max(1, sum(weight.numel() for weight in weights.values()))
