@@ -85,6 +85,16 @@ def test_the_quickstart_learns_what_it_promises(cli: Cli, tmp_path: Path) -> Non
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.slow
+def test_the_fast_recipe_is_fast(cli: Cli, tmp_path: Path) -> None:
+    if not os.environ.get("IMGREC_DATA"):
+        pytest.skip("IMGREC_DATA is not set")
+    done = cli("fit", "--config", ROOT / "fashion_mnist" / "fast.yaml", "--trainer.max_epochs", "1")
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "runs" / "fashion_mnist" / "fast").iterdir()
+    assert RunFolder(path).summary["test"]["acc"] >= 0.88
+
+
 # ------------------------------------------------------------------ parts
 
 
