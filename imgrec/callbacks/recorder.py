@@ -24,7 +24,7 @@ from imgrec.callbacks.stopping import Preempted
 from imgrec.export import save_model_folder
 from imgrec.files import write_text
 from imgrec.randomness import run_seed
-from imgrec.runs.checkpoints import LAST
+from imgrec.runs.checkpoints import LAST, remove_unfinished
 from imgrec.runs.environment import describe_environment
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, create_run_folder
 from imgrec.runs.lock import RunLock
@@ -133,6 +133,7 @@ class RunRecorder(pl.Callback):
         if not trainer.is_global_zero:
             return
         self._lock = RunLock(self.folder)
+        remove_unfinished(self.folder)
         now = self._environment(fingerprint)
         changed = differences(read_json(self.folder / ENVIRONMENT), now)
         if changed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import GradientAccumulationScheduler
+from pytorch_lightning.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch import Tensor
 
 _KEY = "imgrec_resume"
@@ -25,6 +25,7 @@ class ExactResume(pl.Callback):
 
     def __init__(self) -> None:
         self._loaded: dict[str, Any] | None = None
+        self._callbacks: dict[str, Any] = {}
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -45,6 +46,7 @@ class ExactResume(pl.Callback):
     ) -> None:
         """Keep it until training starts."""
         self._loaded = checkpoint.get(_KEY)
+        self._callbacks = checkpoint.get("callbacks", {})
         if "loops" in checkpoint:
             begin_next_epoch(checkpoint["loops"]["fit_loop"])
 
@@ -53,6 +55,9 @@ class ExactResume(pl.Callback):
         if self._loaded is None:
             return
         trainer._logger_connector._callback_metrics.update(self._loaded["figures"])
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.state_key in self._callbacks:
+                callback.current_score = self._callbacks[callback.state_key]["current_score"]  # it saves, but not loads
         data = trainer.datamodule  # type: ignore[attr-defined]
         if hasattr(data, "skipped"):
             data.skipped.update(self._loaded["skipped_images"])

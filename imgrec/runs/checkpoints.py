@@ -114,9 +114,17 @@ def find_usable(run: str | os.PathLike[str]) -> Usable | None:
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:
-    there = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    whole = (path for path in folder.glob("*.ckpt") if not path.name.startswith("."))
+    there = sorted(whole, key=lambda path: path.stat().st_mtime_ns, reverse=True)
     yield from sorted((path for path in there if is_resumable(path)), key=lambda path: path.name != LAST)
     yield from (path for path in there if not is_resumable(path))
+
+
+def remove_unfinished(run: str | os.PathLike[str]) -> None:
+    """Remove the files that a killed process was writing aside; call it where no other process trains in the folder."""
+    for folder, names in ((Path(run) / "checkpoints", "*.ckpt"), (Path(run), "metrics.csv"), (Path(run), "*.json")):
+        for path in folder.glob(f".{names}.*"):
+            path.unlink(missing_ok=True)
 
 
 def is_resumable(path: Path) -> bool:

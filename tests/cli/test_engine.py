@@ -54,18 +54,21 @@ def test_for_evaluation_there_is_progress_and_nothing_else() -> None:
     assert engine.trainer.loggers == []
 
 
+CHECKPOINTS = {"ModelCheckpoint", "LastCheckpoint", "ExactResume"}
+
+
 @pytest.mark.parametrize(
     ("trainer", "missing"),
     [
         ({}, set()),
         ({"enable_progress_bar": False}, {"EpochProgress"}),
-        ({"enable_checkpointing": False}, {"ModelCheckpoint"}),
-        ({"fast_dev_run": True}, {"ModelCheckpoint", "LearningRateMonitor", "SystemFigures"}),
+        ({"enable_checkpointing": False}, CHECKPOINTS),
+        ({"fast_dev_run": True}, {*CHECKPOINTS, "LearningRateMonitor", "SystemFigures"}),
     ],
 )
 def test_the_callbacks_of_every_run(trainer: dict[str, Any], missing: set[str]) -> None:
     own = (PositionalSeeding, MonitorCheck, EpochProgress, SystemFigures)
-    usual = {cls.__name__ for cls in (*own, LearningRateMonitor, ModelCheckpoint)}
+    usual = {cls.__name__ for cls in (*own, LearningRateMonitor)} | CHECKPOINTS
     assert set(kinds(default_callbacks([], trainer))) == usual - missing
 
 

@@ -1,0 +1,107 @@
+"""What the soak trains: small runs that hold, together, all that a run can be made of. One line adds one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from imgrec.cli.config import merge, normal_form
+
+NETWORK = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}
+
+PLAIN: dict[str, Any] = {
+    "model": {
+        "backbone": NETWORK,
+        "optimizer": {"name": "adamw", "lr": 0.01},
+        "schedule": {"name": "cosine", "warmup": 0.1},
+        "normalize": "half",
+    },
+    "data": {"source": "digits", "channels": 1, "batch_size": 16, "eval_batch_size": 64, "num_workers": 0},
+    "trainer": {
+        "max_epochs": 3,
+        "limit_train_batches": 7,
+        "log_every_n_steps": 2,
+        "enable_progress_bar": False,
+        "precision": "32-true",
+        "callbacks": [{"class_path": "LastCheckpoint", "every_steps": 3, "keep": 2}],
+    },
+}
+
+EVERYTHING: dict[str, Any] = {
+    "model": {
+        "backbone": {**NETWORK, "drop_path_rate": 0.1},
+        "head": {"name": "linear", "dropout": 0.2},
+        "loss": [
+            {"name": "focal", "weight": 0.5},
+            {"name": "cross_entropy", "label_smoothing": 0.1, "weight": 0.5},
+        ],
+        "regularizers": [{"name": "l2", "weight": 1e-4, "ramp": [0, 0.5]}, {"name": "l1", "weight": 1e-5}],
+        "optimizer": {"name": "nesterov", "lr": 0.1, "weight_decay": 5e-4},
+    },
+    "data": {
+        "train_transforms": ["trivialaugment", {"name": "random_crop", "padding": 1}, "cutout", "mixup_or_cutmix"],
+        "sampler": {"name": "class_aware", "temperature": 0.5},
+    },
+    "trainer": {
+        "accumulate_grad_batches": 2,
+        "gradient_clip_val": 1.0,
+        "callbacks+": [
+            {"class_path": "EMA", "decay": 0.9},
+            {"class_path": "EarlyStopping", "monitor": "val/loss", "patience": 8},
+            {"class_path": "AugmentationStrength", "init_args": {"start": 0.5}},
+            "NaNGuard",
+        ],
+    },
+}
+
+
+@dataclass(frozen=True)
+class Soak:
+    """A config, how many processes train it, and of how many kills in a round of the matrix it gets one share."""
+
+    config: dict[str, Any]
+    processes: int = 1
+    share: int = 1
+
+
+def made(*parts: dict[str, Any]) -> dict[str, Any]:
+    """The plain config with further ones laid over it."""
+    config = normal_form(PLAIN)
+    for part in parts:
+        config = merge(config, normal_form(part))
+    return config
+
+
+def trainer(**values: Any) -> dict[str, Any]:
+    """Values of the trainer."""
+    return {"trainer": values}
+
+
+DDP = trainer(strategy="ddp", devices=2, accelerator="cpu")
+WORKERS = {"data": {"num_workers": 2}}
+
+SOAKS: dict[str, Soak] = {
+    "plain": Soak(made()),
+    "everything": Soak(made(EVERYTHING), share=3),
+    "everything, 2 workers": Soak(made(EVERYTHING, WORKERS), share=2),
+    "everything, bf16-mixed": Soak(made(EVERYTHING, trainer(precision="bf16-mixed")), share=2),
+    "everything, 2 processes": Soak(made(EVERYTHING, DDP), processes=2, share=2),
+    "everything, 2 processes, bf16": Soak(made(EVERYTHING, DDP, trainer(precision="bf16-mixed")), processes=2),
+    "validation within epochs": Soak(made(trainer(val_check_interval=3)), share=2),
+    "by steps": Soak(made(trainer(max_steps=17, max_epochs=-1)), share=2),
+    "Lightning's callbacks": Soak(
+        made(
+            trainer(
+                callbacks=[
+                    {"class_path": "LastCheckpoint", "every_steps": 2},
+                    {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.9}},
+                    {"class_path": "ModelCheckpoint", "init_args": {"every_n_train_steps": 4, "save_top_k": -1}},
+                    {"class_path": "GradientAccumulationScheduler", "init_args": {"scheduling": {1: 2}}},
+                ]
+            )
+        ),
+        share=2,
+    ),
+    "by default": Soak(made(trainer(callbacks=[], limit_train_batches=4))),
+    "several epochs between validations": Soak(made(trainer(check_val_every_n_epoch=2, max_epochs=4))),
+}
