@@ -6,6 +6,7 @@ from imgrec.callbacks.early_stopping import EarlyStopping
 from imgrec.callbacks.ema import EMA
 from imgrec.callbacks.guard import NaNGuard
 from imgrec.callbacks.last_checkpoint import LastCheckpoint
+from imgrec.callbacks.layer_statistics import LayerStatistics
 from imgrec.callbacks.metrics_logger import MetricsLogger
 from imgrec.callbacks.monitors import MonitorCheck
 from imgrec.callbacks.progress import EpochProgress
@@ -23,6 +24,7 @@ __all__ = [
     "ExactResume",
     "ImageSizeSchedule",
     "LastCheckpoint",
+    "LayerStatistics",
     "MetricsLogger",
     "MonitorCheck",
     "NaNGuard",
