@@ -10,10 +10,12 @@ from imgrec.optim.schedules import (
     Constant,
     Cosine,
     Exponential,
+    Linear,
     Schedule,
     Step,
     cosine_factor,
     exponential_factor,
+    linear_factor,
     step_factor,
 )
 
@@ -24,6 +26,7 @@ __all__ = [
     "Cosine",
     "Exponential",
     "LearningRateScaling",
+    "Linear",
     "OptimizerFactory",
     "Schedule",
     "Step",
@@ -35,6 +38,7 @@ __all__ = [
     "exponential_factor",
     "lay_out_as_parameters",
     "layer_numbers",
+    "linear_factor",
     "parameter_groups",
     "scale_learning_rate",
     "step_factor",

@@ -28,6 +28,15 @@ def cosine_factor(progress: float, final: float = 0.0) -> float:
     return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def linear_factor(progress: float, final: float = 0.0) -> float:
+    """A straight line from 1 down to ``final``.
+
+    >>> [round(linear_factor(p, 0.2), 6) for p in (0.0, 0.5, 1.0)]
+    [1.0, 0.6, 0.2]
+    """
+    return 1 - (1 - final) * progress
+
+
 def step_factor(progress: float, milestones: Sequence[float], gamma: float = 0.1) -> float:
     """``gamma`` to the power of the number of (sorted) milestones that are reached.
 
@@ -110,6 +119,28 @@ class Cosine(Schedule):
     def curve(self, progress: float) -> float:
         """See :func:`cosine_factor`."""
         return cosine_factor(progress, self.final)
+
+
+@SCHEDULES.register("linear")
+class Linear(Schedule):
+    """A straight line from the base learning rate down to nothing, or to a part of it; a triangle with a warm-up.
+
+    Args:
+        final: the factor at the end, in [0, 1].
+        warmup: the part of training, in [0, 1), over which the factor grows linearly to 1.
+        warmup_start: the factor of the very first step.
+
+    Source: Smith, Cyclical Learning Rates for Training Neural Networks, 2017, arXiv:1506.01186 (the triangle); Defazio
+    et al., When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement, 2023, arXiv:2310.07831 (the line).
+    """
+
+    def __init__(self, final: float = 0.0, warmup: float = 0.0, warmup_start: float = 0.01) -> None:
+        super().__init__(warmup, warmup_start)
+        self.final = in_range("final", final, high=1.0)
+
+    def curve(self, progress: float) -> float:
+        """See :func:`linear_factor`."""
+        return linear_factor(progress, self.final)
 
 
 @SCHEDULES.register("step")

@@ -12,7 +12,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, MultiStepLR
 
 from imgrec.errors import SpecError, UserError
-from imgrec.optim import SCHEDULES, Cosine, Exponential, Schedule, Step, build_schedule, check_schedule
+from imgrec.optim import SCHEDULES, Cosine, Exponential, Linear, Schedule, Step, build_schedule, check_schedule
 
 
 def optimizer(*rates: float) -> SGD:
@@ -51,6 +51,8 @@ def test_every_schedule_warms_up_and_then_starts_at_one(name: str) -> None:
     [
         (Cosine(), {0: 1, 0.25: (1 + math.sqrt(0.5)) / 2, 0.5: 0.5, 1: 0}),
         (Cosine(final=0.2), {0: 1, 0.5: 0.6, 1: 0.2}),
+        (Linear(), {0: 1, 0.25: 0.75, 0.5: 0.5, 1: 0}),
+        (Linear(final=0.1, warmup=0.2, warmup_start=0.5), {0: 0.5, 0.1: 0.75, 0.2: 1, 0.6: 0.55, 1: 0.1}),
         (Step(), {0: 1, 0.49: 1, 0.5: 0.1, 0.74: 0.1, 0.75: 0.01, 1: 0.01}),
         (Step(milestones=[0.8, 0.3], gamma=0.5), {0.29: 1, 0.3: 0.5, 0.8: 0.25, 1: 0.25}),
         (Step(every=0.25, gamma=0.5), {0: 1, 0.25: 0.5, 0.5: 0.25, 0.75: 0.125, 1: 0.125}),
