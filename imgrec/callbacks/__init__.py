@@ -4,6 +4,7 @@ from imgrec.callbacks.augmentation import AugmentationStrength, ImageSizeSchedul
 from imgrec.callbacks.checkpoint_io import WholeCheckpointIO
 from imgrec.callbacks.early_stopping import EarlyStopping
 from imgrec.callbacks.ema import EMA
+from imgrec.callbacks.epoch_pictures import EpochPictures
 from imgrec.callbacks.guard import NaNGuard
 from imgrec.callbacks.last_checkpoint import LastCheckpoint
 from imgrec.callbacks.layer_statistics import LayerStatistics
@@ -20,6 +21,7 @@ __all__ = [
     "EMA",
     "AugmentationStrength",
     "EarlyStopping",
+    "EpochPictures",
     "EpochProgress",
     "ExactResume",
     "ImageSizeSchedule",

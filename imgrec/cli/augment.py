@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING, Any
 from imgrec.cli.config import Config, merge, override, read_config
 from imgrec.cli.training import parse
 from imgrec.errors import UserError
-from imgrec.files import written_aside
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from imgrec.types import Batch
 
 HELP = """usage: imgrec augment CONFIG.yaml [--out grid.png] [--key.subkey VALUE ...]
@@ -75,10 +72,7 @@ def draw(data: Any, out: Path, columns: int, rows: int, progress: float) -> None
     Raises:
         UserError: the file cannot be written.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    from imgrec.runs.pictures import GridRow, image_grid, save_picture, target_caption
 
     loader = data.train_dataloader()
     order = next(iter(loader.batch_sampler))
@@ -87,45 +81,16 @@ def draw(data: Any, out: Path, columns: int, rows: int, progress: float) -> None
     loaded = [loader.dataset.__getitems__([(place, epoch) for place in places]) for epoch in range(rows)]
     epochs = [data.augment(batch, progress) for batch in loaded]
     columns = min(columns, len(loaded[0]))
-    originals = data.load_images(loaded[0].ids[:columns])
-    figure, axes = plt.subplots(rows + 1, columns, figsize=(1.5 * columns, 1.75 * (rows + 1)), squeeze=False)
-    for column in range(columns):
-        _show(axes[0][column], originals[column], caption(loaded[0], column, names))
-        for row, batch in enumerate(epochs, 1):
-            _show(axes[row][column], batch.images[column], caption(batch, column, names))
-    for row, said in enumerate(["as it is", *(f"epoch {epoch}" for epoch in range(rows))]):
-        axes[row][0].set_ylabel(said, fontsize=7)
-    figure.tight_layout(pad=0.3)
+
+    def row(label: str, images: Any, batch: Batch) -> GridRow:
+        return GridRow(label, images[:columns], [target_caption(target, names) for target in batch.targets[:columns]])
+
+    originals = row("as it is", data.load_images(loaded[0].ids[:columns]), loaded[0])
+    seen = [row(f"epoch {epoch}", batch.images, batch) for epoch, batch in enumerate(epochs)]
     try:
-        with written_aside(out) as aside:
-            figure.savefig(aside, dpi=110)
+        save_picture(image_grid([originals, *seen]), out)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error})") from error
-    finally:
-        plt.close(figure)
-
-
-def caption(batch: Batch, place: int, names: tuple[str, ...], at_most: int = 2) -> str:
-    """A sample's class; of a mixed one the classes with their parts, the largest first."""
-    target = batch.targets[place]
-    if not target.is_floating_point():
-        return names[int(target)]
-    parts, classes = target.topk(min(at_most, len(names)))
-    shown = [(float(p), names[int(c)]) for p, c in zip(parts, classes, strict=True) if float(p) > 0.005]
-    return ", ".join(name if p > 0.995 else f"{name} {p:.2f}" for p, name in shown)
-
-
-def _show(axis: Any, image: Tensor | None, said: str) -> None:
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for side in axis.spines.values():
-        side.set_visible(False)
-    axis.set_xlabel(said if len(said) <= 30 else f"{said[:29]}…", fontsize=7, labelpad=2)
-    if image is not None:
-        pixels = image.permute(1, 2, 0).cpu().numpy()
-        grey = pixels.shape[2] == 1
-        top = 255 if pixels.dtype == "uint8" else 1
-        axis.imshow(pixels[:, :, 0] if grey else pixels, cmap="gray" if grey else None, vmin=0, vmax=top)
 
 
 def _check(given: dict[str, Any]) -> None:

@@ -10,9 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from imgrec.cli.augment import caption
-from imgrec.types import Batch
-
 
 def test_the_picture_has_a_row_an_epoch_and_one_of_originals(cli: Any, tiny: Path, tmp_path: Path) -> None:
     sizes = []
@@ -26,14 +23,6 @@ def test_the_picture_has_a_row_an_epoch_and_one_of_originals(cli: Any, tiny: Pat
     assert sizes[0][0] == sizes[1][0]
     assert sizes[1][1] == 2 * sizes[0][1]
     assert not (tmp_path / "runs").exists()
-
-
-def test_targets_are_written_by_their_parts() -> None:
-    names = ("cat", "dog", "frog")
-    rows = torch.tensor([[0.3, 0.7, 0.0], [0.0, 0.0, 1.0], [0.998, 0.002, 0.0]])
-    mixed = Batch(torch.zeros(3, 1, 2, 2), rows, ("a", "b", "c"))
-    assert [caption(mixed, i, names) for i in range(3)] == ["dog 0.70, cat 0.30", "frog", "cat"]
-    assert caption(Batch(torch.zeros(1, 1, 2, 2), torch.tensor([1]), ("a",)), 0, names) == "dog"
 
 
 @pytest.mark.parametrize(
