@@ -28,6 +28,9 @@ REGISTRIES: dict[str, tuple[str, str, str]] = {
 }
 
 
+# what is named by its class: what it is called, and where it stands in a config
+CLASSES: dict[str, str] = {"callbacks": "trainer.callbacks", "loggers": "trainer.logger"}
+
 # what the data and the rest of the model say; a spec may say otherwise
 FACTS = frozenset(
     ("num_classes", "class_names", "class_counts", "image_size", "in_channels", "feature_dim", "load_weights", "model")
@@ -40,9 +43,8 @@ _ORDER = {"image": 0, "batch": 1, "mix": 2}
 def registry(plural: str) -> Registry[Any]:
     """The registry that is called ``plural``."""
     if plural not in REGISTRIES:
-        raise UserError(
-            f'there is no registry "{plural}".{suggestion(plural, REGISTRIES)} Accepted: {", ".join(REGISTRIES)}.'
-        )
+        known = [*REGISTRIES, *CLASSES]
+        raise UserError(f'there is no registry "{plural}".{suggestion(plural, known)} Accepted: {", ".join(known)}.')
     from importlib import import_module
 
     module, name, _ = REGISTRIES[plural]
@@ -54,7 +56,7 @@ def run(command: str, words: list[str]) -> int:
     """List the registries or one's entries; or show one entry."""
     if command == "list":
         parser = argparse.ArgumentParser(prog="imgrec list", description="List the registries, or the entries of one.")
-        parser.add_argument("registry", nargs="?", help=", ".join(REGISTRIES))
+        parser.add_argument("registry", nargs="?", help=", ".join([*REGISTRIES, *CLASSES]))
         parser.add_argument("pattern", nargs="?", help="only names that match: 'resnet*'")
         arguments = parser.parse_args(words)
         lines = _registries() if arguments.registry is None else _entries(arguments.registry, arguments.pattern)
@@ -62,7 +64,7 @@ def run(command: str, words: list[str]) -> int:
         parser = argparse.ArgumentParser(
             prog="imgrec show", description="Show the arguments and the documentation of a registry entry."
         )
-        parser.add_argument("registry", help=", ".join(REGISTRIES))
+        parser.add_argument("registry", help=", ".join([*REGISTRIES, *CLASSES]))
         parser.add_argument("name", help="focal, or a dotted path to a class of your own")
         arguments = parser.parse_args(words)
         lines = _entry(arguments.registry, arguments.name)
@@ -72,14 +74,20 @@ def run(command: str, words: list[str]) -> int:
 
 
 def _registries() -> Iterable[str]:
-    width = max(map(len, REGISTRIES))
-    for plural, (_, _, where) in REGISTRIES.items():
+    places = {plural: where for plural, (_, _, where) in REGISTRIES.items()} | CLASSES
+    width = max(map(len, places))
+    for plural, where in places.items():
         yield f"{plural:<{width}}  {where}"
     yield ""
     yield "`imgrec list losses` lists one of them; `imgrec show losses focal` shows an entry."
 
 
 def _entries(plural: str, pattern: str | None) -> Iterable[str]:
+    if plural in CLASSES:
+        from imgrec.cli.class_lists import CLASS_LISTS
+
+        yield from CLASS_LISTS[plural].lines(pattern)
+        return
     found = registry(plural)
     names = [name for name in found.names() if pattern is None or fnmatch(name, pattern)]
     more = sorted(set(found.catalogue.names()) - set(found.names())) if found.catalogue else []
@@ -102,10 +110,16 @@ def _entries(plural: str, pattern: str | None) -> Iterable[str]:
 
 
 def _entry(plural: str, name: str) -> Iterable[str]:
-    found = registry(plural)
-    entry = found.entry(name)
-    where = REGISTRIES[plural][2]
-    yield f"{name} - {article(found.kind)}, for {where}"
+    if plural in CLASSES:
+        from imgrec.cli.class_lists import CLASS_LISTS
+
+        kind, where = CLASS_LISTS[plural].kind, CLASSES[plural]
+        entry = CLASS_LISTS[plural].entry(name)
+    else:
+        found = registry(plural)
+        kind, where = found.kind, REGISTRIES[plural][2]
+        entry = found.entry(name)
+    yield f"{name} - {article(kind)}, for {where}"
     arguments = entry.arguments()
     if arguments:
         yield ""
