@@ -28,7 +28,7 @@ from imgrec.callbacks import (
 from imgrec.cli.classes import check_arguments, find_class, instantiate
 from imgrec.cli.config import Config
 from imgrec.cli.devices import check_devices, prepare_devices
-from imgrec.cli.precision import settle
+from imgrec.cli.precision import settle, until_settled
 from imgrec.entry import Entry, check_type
 from imgrec.errors import UserError, suggestion
 
@@ -148,8 +148,7 @@ def build_trainer(config: Config, bare: bool) -> pl.Trainer:
     given = dict(config)
     callbacks = given.pop("callbacks", None) or []
     logger = given.pop("logger", None)
-    if given.get("precision") == "auto":  # until it is settled
-        given["precision"] = None
+    given["precision"] = until_settled(given.get("precision"))
     arguments = check_arguments(Entry("Trainer", pl.Trainer), given, "trainer")
     if bare:
         arguments |= {"callbacks": [EpochProgress()], "logger": False, "enable_checkpointing": False}

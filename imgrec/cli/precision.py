@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from imgrec.data.cache_store import cache_root
+from imgrec.errors import UserError, suggestion
 from imgrec.files import write_text
 from imgrec.optim import OPTIMIZERS
 from imgrec.runs.environment import hardware
@@ -25,6 +26,10 @@ AUTO = "auto"
 PLAIN = Way("32-true", False)
 
 _NAMES = {"32-true": "32-true", "32": "32-true", "bf16-mixed": "bf16-mixed", "bf16": "bf16-mixed"}
+_WORDS = (
+    *("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true"),
+    *("transformer-engine", "transformer-engine-float16", "64", "32", "16", "bf16"),
+)
 _IRRELEVANT = ("loss", "regularizers", "schedule", "normalize", "auxiliary_weight", "channels_last")
 _KEPT = 500
 
@@ -75,6 +80,21 @@ def settle(engine: Engine) -> bool:
             engine.task.hparams["channels_last"] = chosen.channels_last
     logger.info("precision %s%s%s", chosen if named else precision, ": " if why else "", why)
     return bool(precision == AUTO and chosen.precision != "32-true")
+
+
+def until_settled(precision: Any) -> Any:
+    """What Lightning's Trainer can be given before ``auto`` is settled.
+
+    Raises:
+        UserError: no such precision.
+    """
+    words = [AUTO, *_WORDS]
+    if precision is not None and str(precision) not in words:
+        raise UserError(
+            f'trainer.precision: there is no "{precision}".{suggestion(str(precision), words)} '
+            f"Accepted: {', '.join(words)}."
+        )
+    return None if precision == AUTO else precision
 
 
 def can_bf16(device: torch.device) -> bool:

@@ -1,6 +1,7 @@
 """What turns images into logits: backbones of timm and torchvision, heads, and the classifier made of both."""
 
 from imgrec.models.backbone import Backbone, Features
+from imgrec.models.blind_taps import clear_blind_gradients
 from imgrec.models.catalogue import BACKBONES
 from imgrec.models.classifier import Classifier, build_classifier, check_classifier
 from imgrec.models.heads import HEADS, CosineHead, LinearHead
@@ -21,6 +22,7 @@ __all__ = [
     "build_classifier",
     "check_classifier",
     "check_normalize",
+    "clear_blind_gradients",
     "resolve_normalize",
     "set_channels_last",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from imgrec.errors import UserError
 from imgrec.losses import build_loss, check_losses
 from imgrec.metrics import classification_metrics
-from imgrec.models import Classifier, Normalize, build_classifier, check_classifier
+from imgrec.models import Classifier, Normalize, build_classifier, check_classifier, clear_blind_gradients
 from imgrec.registry import Spec, Specs
 from imgrec.tasks.base import BaseTask, Metrics
 from imgrec.types import Batch, DataFacts, StepOutput
@@ -83,9 +83,11 @@ class ClassificationTask(BaseTask):
 
     def build_model(self, facts: DataFacts) -> Classifier:
         """Normalise, backbone and head, made for this data."""
-        return build_classifier(
+        model = build_classifier(
             self.backbone_spec, self.head_spec, self.normalize, facts, load_weights=self.load_weights
         )
+        clear_blind_gradients(model, facts.channels, facts.image_size)
+        return model
 
     def build_loss(self, facts: DataFacts) -> nn.Module:
         """The loss that the spec names."""

@@ -137,8 +137,7 @@ def measure(
     longest = budget / (2 * len(ways))
     size = min(2, batch_size)
     try:
-        step(ways[0], size)
-        while size < batch_size and 2 * step(ways[0], size) < longest:
+        while min(step(ways[0], size), step(ways[0], size)) * 2 < longest and size < batch_size:
             size = min(2 * size, batch_size)
     except Exception as error:  # whatever a network raises
         failed[ways[0]] = _reason(error)
