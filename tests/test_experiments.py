@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 ROOT = Path(__file__).parents[1] / "experiments"
 PARTS = sorted(ROOT.glob("_parts/*.yaml"))
-EXPERIMENTS = sorted(path for path in ROOT.glob("*/*.yaml") if path.parent.name != "_parts")
+EXPERIMENTS = sorted(path for path in ROOT.glob("*/*.yaml") if not path.parent.name.startswith("_"))
 QUICKSTART = ROOT / "digits" / "quickstart.yaml"
 WITHOUT_DATA = {"digits"}
 SMALL = (
@@ -131,22 +131,15 @@ def test_tensorboard_gets_what_metrics_csv_gets(cli: Cli, tmp_path: Path) -> Non
 def test_wandb_offline_keeps_a_run(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
-    for name, value in {"MODE": "offline", "DIR": str(tmp_path), "SILENT": "true", "CONSOLE": "off"}.items():
+    for name, value in {"MODE": "offline", "SILENT": "true", "CONSOLE": "off"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
-    try:
-        done = cli("fit", *with_part("wandb"))
-        assert done.returncode == 0, done.stderr
-        assert wandb.run is not None
-        summary: dict[str, Any] = dict(wandb.run.summary)
-        assert wandb.run.project == "imgrec"
-    finally:
-        wandb.finish()
-    kept = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
-    assert len(kept) == 1
-    assert kept[0].stat().st_size > 0
+    done = cli("fit", *with_part("wandb"))
+    assert done.returncode == 0, done.stderr
+    assert wandb.run is None
+    assert [p.name for p in tmp_path.iterdir()] == ["runs"]
     run = only_run(tmp_path)
-    assert summary["val/acc"] == pytest.approx(run.summary["val"]["acc"], abs=1e-6)
-    assert summary["test/acc"] == pytest.approx(run.summary["test"]["acc"], abs=1e-6)
+    assert len(list((run.path / "wandb").glob("offline-run-*/run-*.wandb"))) == 1
+    assert json.loads((run.path / "wandb" / "run.json").read_text())["project"] == "imgrec"
 
 
 def test_gpu_trains_on_one_or_says_that_there_is_none(cli: Cli, tmp_path: Path) -> None:

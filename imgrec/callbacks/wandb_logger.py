@@ -17,16 +17,16 @@ from pytorch_lightning.loggers import WandbLogger as LightningsWandbLogger
 from imgrec.callbacks.mirror import Images, RunMirror
 from imgrec.callbacks.wandb_artifacts import log_checkpoint, log_model_folder
 from imgrec.callbacks.wandb_media import evaluation_media
-from imgrec.callbacks.wandb_run import attempt, check_settings, new_id, start_run
+from imgrec.callbacks.wandb_run import attempt, check_settings, new_id, staged_in, start_run
 from imgrec.runs.flat import flat_config
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.metrics_log import read_metrics
+from imgrec.runs.rows import less_is_better
 from imgrec.runs.summary import read_json, write_json
 from imgrec.runs.wandb_files import STEP, last_logged
 
 ID_FILE = Path("wandb") / "run.json"
 _SUMMARY = ("status", "epochs", "steps", "best_epoch", "best_score", "monitor", "parameters", "train_seconds")
-_SMALLER_IS_BETTER = ("loss", "nll", "ece")
 _LARGER_IS_BETTER = ("acc", "acc_top5", "precision_macro", "recall_macro", "f1_macro", "auroc")
 
 logger = logging.getLogger("imgrec")
@@ -103,6 +103,7 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
         self._folder: Path | None = None
         self._seen: tuple[int, frozenset[str]] = (-1, frozenset())
         self._defined: set[str] = set()
+        self._place = "."
         self._borrowed = False
         self._kept = False
 
@@ -150,6 +151,7 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
     def _start(self, arguments: dict[str, Any]) -> None:
         if WandbLogger._open is not None:
             WandbLogger._open.close()  # of the run before, in the same process
+        self._place = str(arguments["dir"])
         self._experiment, self._borrowed = start_run(arguments, self._settings)
         WandbLogger._open = self
         self._id = self._experiment.id
@@ -192,9 +194,11 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
     @rank_zero_only
     def log_evaluation(self, split: str, predictions: Any, images: Images | None) -> None:
         """The table, the matrix and the curves of one split."""
-        media = attempt("draw the evaluation", evaluation_media, predictions, images, self.table_rows) or {}
-        if media:
-            attempt("log the evaluation", self._running().log, {f"{split}/{name}": v for name, v in media.items()})
+        run = self._running()
+        with staged_in(Path(self._place) / "wandb" / "staged"):
+            media = attempt("draw the evaluation", evaluation_media, predictions, images, self.table_rows)
+            if media:
+                attempt("log the evaluation", run.log, {f"{split}/{name}": each for name, each in media.items()})
 
     def _running(self) -> Any:
         if self._experiment is None:  # a Trainer of one's own, without a run folder
@@ -265,4 +269,4 @@ def best_of(metric: str) -> Literal["max", "min"] | None:
     split, _, name = metric.partition("/")
     if split != "val":
         return None
-    return "max" if name in _LARGER_IS_BETTER else "min" if name in _SMALLER_IS_BETTER else None
+    return "max" if name in _LARGER_IS_BETTER else "min" if less_is_better(name) else None

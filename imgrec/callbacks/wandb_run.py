@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from imgrec.errors import UserError, suggestion
@@ -38,13 +41,14 @@ def start_run(arguments: dict[str, Any], settings: dict[str, Any]) -> tuple[Any,
         options["mode"] = "offline"
     try:
         return wandb.init(**options), False
-    except (wandb.errors.Error, OSError) as error:
+    except Exception as error:  # W&B has no one class for what can go wrong between it, its service and its server
         if options.get("mode") == "offline":
             return _nothing(error, options), False
-        _say_offline(str(error).strip().partition("\n")[0], arguments["dir"])
+        _say_offline(_first_line(error), arguments["dir"])
     try:
+        wandb.teardown()  # its service holds the id of the run that did not begin
         return wandb.init(**options | {"mode": "offline"}), False
-    except (wandb.errors.Error, OSError) as error:
+    except Exception as error:
         return _nothing(error, options), False
 
 
@@ -75,13 +79,34 @@ def _say_offline(why: str, place: str) -> None:
     logger.warning("W&B: %s. The run is kept offline in %s/wandb; upload it by `imgrec sync %s`.", why, place, place)
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
 def _nothing(error: Exception, options: dict[str, Any]) -> Any:
     import wandb
 
-    logger.warning("W&B: %s. The run goes on without it.", str(error).strip().partition("\n")[0])
+    logger.warning("W&B: %s. The run goes on without it.", _first_line(error))
     return wandb.init(**options | {"mode": "disabled"})
 
 
+@contextmanager
+def staged_in(folder: Path) -> Iterator[None]:
+    """Keep copies that W&B makes of tables and images in ``folder``, not in the user's home, where nothing else is set.
+
+    What is kept offline is uploaded from there.
+    """
+    if os.environ.get(_STAGING):
+        yield
+        return
+    os.environ[_STAGING] = str(folder.absolute())
+    try:
+        yield
+    finally:
+        del os.environ[_STAGING]
+
+
+_STAGING = "WANDB_DATA_DIR"
 _failed: set[str] = set()
 
 
