@@ -142,7 +142,8 @@ class RunRecorder(pl.Callback):
             write_text(self.folder / CONFIG, self.config)
         note_resumption(self.folder, now, resumption, trainer.world_size)
         summary = read_json(self.folder / SUMMARY) if (self.folder / SUMMARY).is_file() else {}
-        update_summary(self.folder, {"resumed": [*summary.get("resumed", []), resumption.step], "error": None})
+        forgotten = {"error": None} if "error" in summary else {}
+        update_summary(self.folder, {"resumed": [*summary.get("resumed", []), resumption.step], **forgotten})
         start = resumption.start
         where = "from the beginning" if start is None else f"from {start.path.name}: epoch {start.epoch + 1}"
         print(f"run {self.folder}\n{where}, step {resumption.step}", flush=True)
@@ -202,20 +203,23 @@ class RunRecorder(pl.Callback):
         """Write the model folder from the best checkpoint; the run is finished."""
         if self._writes(trainer):
             best = _best(trainer)
-            self._summarise(trainer, **best, system=self._system_totals(trainer))
+            named = {"checkpoint": self._inside(self.trained_checkpoint(trainer))}
+            self._summarise(trainer, **best, **named, system=self._system_totals(trainer))
             self._write_model(trainer, pl_module, best)
             self._summarise(trainer, status="finished")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say in the summary how the run ended; give the folder back."""
         if self._open:
-            kinds = {Preempted: "preempted", KeyboardInterrupt: "interrupted"}
-            status = next((said for kind, said in kinds.items() if isinstance(exception, kind)), "failed")
-            error = f"{type(exception).__name__}: {exception}" if status == "failed" else None
+            ends = {Preempted: "preempted", KeyboardInterrupt: "interrupted"}
+            status = next((said for kind, said in ends.items() if isinstance(exception, kind)), "failed")
+            error = {"error": f"{type(exception).__name__}: {exception}"} if status == "failed" else {}
             try:
-                self._summarise(trainer, status=status, error=error)
+                self._summarise(trainer, status=status, **error)
             except OSError as full:
                 logger.warning("summary.json cannot be written: %s", full.strerror)
+            if status != "failed" and self._writes(trainer):
+                logger.warning("stopped at step %d; to go on: imgrec resume %s", trainer.global_step, self.folder)
         self._release()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -255,6 +259,13 @@ class RunRecorder(pl.Callback):
         last = None if self.folder is None else self.folder / "checkpoints" / LAST
         there = [str(path) for path in (best, last) if path and Path(path).is_file()]
         return there[0] if there else None
+
+    def _inside(self, path: str | None) -> str | None:
+        """``path`` as the run folder knows it, so that it may be moved; one elsewhere stays as it is."""
+        assert self.folder is not None
+        if path is not None and Path(path).resolve().is_relative_to(self.folder.resolve()):
+            return Path(path).resolve().relative_to(self.folder.resolve()).as_posix()
+        return path
 
     # ---------------------------------------------------------------- write
 

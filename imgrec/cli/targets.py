@@ -31,8 +31,10 @@ def find_target(path: str | Path) -> Target:
         return Target(read_config(run.path / CONFIG), str(run.trained_checkpoint()), run)
     around = path.absolute().parent.parent
     if is_run_folder(around):
-        best = path.name == "best.ckpt"  # another checkpoint's figures are not the run's
-        return Target(read_config(around / CONFIG), str(path), RunFolder(around) if best else None)
+        run = RunFolder(around)
+        named = run.path / (run.summary.get("checkpoint") or "checkpoints/best.ckpt")
+        own = named.is_file() and path.samefile(named)  # another checkpoint's figures are not the run's
+        return Target(read_config(around / CONFIG), str(path), run if own else None)
     from imgrec.runs.load import read_checkpoint
 
     checkpoint = read_checkpoint(path)

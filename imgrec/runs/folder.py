@@ -118,11 +118,16 @@ class RunFolder:
         return path
 
     def trained_checkpoint(self) -> Path:
-        """The checkpoint that the run's figures are of: the best, or the last where training ended before a validation.
+        """The checkpoint that the run's figures are of: the one that summary.json names under ``checkpoint``.
+
+        Where it names none that is there: the best, or the last where training ended before a validation.
 
         Raises:
             UserError: the run has neither.
         """
+        named = self.summary.get("checkpoint")
+        if isinstance(named, str) and (self.path / named).is_file():
+            return self.path / named
         last = self.path / "checkpoints" / "last.ckpt"
         return last if last.is_file() and not last.with_name("best.ckpt").exists() else self.checkpoint("best")
 

@@ -75,6 +75,22 @@ def test_a_checkpoint_of_ones_own_replaces_the_two(cli: Cli, tiny: Path, tmp_pat
     assert sorted(p.name for p in (run.path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
+def test_a_checkpoint_of_another_name_is_found_again_wherever_the_run_is(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    own = "{class_path: ModelCheckpoint, monitor: val/loss, filename: mine-{epoch}, auto_insert_metric_name: false}"
+    assert cli("fit", "--config", tiny, "--trainer.callbacks", f"[{own}]").returncode == 0
+    run = the_run(tmp_path)
+    named = run.summary["checkpoint"]
+    assert named == f"checkpoints/mine-{run.summary['best_epoch']}.ckpt"
+    moved = (tmp_path / "runs/tiny").rename(tmp_path / "moved") / run.path.name
+    (moved / "predictions/test.parquet").unlink()
+    done = cli("test", moved)
+    assert done.returncode == 0, done.stderr
+    assert RunFolder(moved).has_predictions("test")
+    (moved / "predictions/test.parquet").unlink()
+    assert cli("test", moved / named).returncode == 0
+    assert RunFolder(moved).has_predictions("test")
+
+
 def test_the_learning_rate_is_monitored(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     done = cli("fit", "--config", tiny, "--trainer.log_every_n_steps", "3", "--model.schedule", "constant")
     assert done.returncode == 0, done.stderr
