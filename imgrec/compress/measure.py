@@ -1,0 +1,118 @@
+"""What a network costs: parameters, MACs, bytes, time and memory, measured the same way for every kind of network."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+_WARM_ROUNDS = 3
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers are learnt; a parameter that two layers share counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_nonzero(model: nn.Module) -> int:
+    """How many of them are not zero. Zeros save neither time nor memory where they are stored and multiplied."""
+    return sum(int(torch.count_nonzero(parameter)) for parameter in model.parameters())
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, images: Tensor) -> int:
+    """Multiply-accumulates of convolutions and matrix products for one image: half of the floating-point operations.
+
+    Args:
+        model: any network; its mode is kept.
+        images: a batch, ``(N, C, H, W)``.
+
+    >>> count_macs(nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.zeros(2, 3, 10, 10))
+    21600
+    """
+    training = model.training
+    model.eval()
+    try:
+        with FlopCounterMode(display=False) as counter:
+            model(images)
+    finally:
+        model.train(training)
+    return int(counter.get_total_flops()) // 2 // len(images)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of a call over several rounds, after some that warmed it: the median and the 95th percentile."""
+
+    median: float
+    p95: float
+    rounds: int
+
+
+def time_calls(call: Callable[[], object], budget: float = 1.0, rounds: int = 200, device: str = "cpu") -> Timing:
+    """How long a call takes.
+
+    Args:
+        call: without arguments; its result is thrown away.
+        budget: about how many seconds may be spent; five rounds are made in any case.
+        rounds: as many at most.
+        device: what is waited for before the clock is read: ``cpu``, or ``cuda``.
+    """
+    wait: Callable[[], object] = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    for _ in range(_WARM_ROUNDS):
+        call()
+    wait()
+    gc.collect()
+    found: list[float] = []
+    ends = time.perf_counter() + budget
+    while len(found) < 5 or (len(found) < rounds and time.perf_counter() < ends):
+        begun = time.perf_counter()
+        call()
+        wait()
+        found.append(time.perf_counter() - begun)
+    ordered = sorted(found)
+    at = min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))
+    return Timing(statistics.median(ordered), ordered[at], len(ordered))
+
+
+def peak_memory(call: Callable[[], object]) -> int | None:
+    """Bytes by which the memory of this process grew at most while ``call`` ran; ``None`` where no one says.
+
+    Linux keeps the highest mark of a process and can be asked to begin anew.
+    """
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    gc.collect()
+    try:
+        reset.write_text("5")
+        before = _kilobytes(status, "VmRSS")
+        call()
+        return max(0, _kilobytes(status, "VmHWM") - before) * 1024
+    except OSError:
+        return None
+
+
+def _kilobytes(status: Path, name: str) -> int:
+    for line in status.read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    raise OSError(f"{status} does not say {name}")
+
+
+def bytes_on_disk(path: str | Path) -> int:
+    """The size of a file, or of all files below a folder."""
+    path = Path(path)
+    if path.is_file():
+        return path.stat().st_size
+    total = 0
+    for each in path.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += each.stat().st_size if each.is_file() else 0
+    return total
