@@ -167,5 +167,19 @@ def test_ddp_trains_in_two_processes(installed: Cli, tmp_path: Path) -> None:
     assert done.stdout.count("epoch 1/2") == 1
 
 
+def test_fsdp_shares_the_parameters_out(cli: Cli) -> None:
+    """What it trains is compared with DDP in tests/callbacks/test_two_processes.py."""
+    done = cli("fit", *with_part("fsdp"), "--trainer.accelerator", "cpu", "--print_config")
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["trainer"]["strategy"] == "fsdp2"
+
+
+def test_slurm_resolves(cli: Cli) -> None:
+    """Its script is run in tests/test_cluster.py."""
+    done = cli("fit", *with_part("slurm"), "--trainer.accelerator", "cpu", "--trainer.devices", "2", "--print_config")
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["trainer"]["callbacks"][0]["class_path"] == "LastCheckpoint"
+
+
 def test_every_part_has_a_test_here() -> None:
-    assert {path.stem for path in PARTS} == {"bf16", "ddp", "debug", "gpu", "tensorboard", "wandb"}
+    assert {path.stem for path in PARTS} == {"bf16", "ddp", "debug", "fsdp", "gpu", "slurm", "tensorboard", "wandb"}
