@@ -47,7 +47,9 @@ _WHERE = {
     "TrainingFailed": "imgrec.errors",
     "UserError": "imgrec.errors",
     "WandbLogger": "imgrec.callbacks.wandb_logger",
+    "compare_runs": "imgrec.runs.comparison",
     "load": "imgrec.runs.load",
+    "run_table": "imgrec.runs.table",
 }
 
 __all__ = [
@@ -103,8 +105,10 @@ if TYPE_CHECKING:
     from imgrec.models import BACKBONES, HEADS, Classifier
     from imgrec.optim import OPTIMIZERS, SCHEDULES
     from imgrec.regularizers import REGULARIZERS
+    from imgrec.runs.comparison import compare_runs
     from imgrec.runs.folder import RunFolder
     from imgrec.runs.load import load
+    from imgrec.runs.table import run_table
     from imgrec.tasks import BaseTask, ClassificationTask
     from imgrec.types import Batch, DataFacts, StepOutput
 
