@@ -1,4 +1,4 @@
-"""Lightning's own callbacks by their short names."""
+"""Callbacks by their short names, Lightning's own and what they leave in the run folder."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ def test_early_stopping_stops_early(cli: Cli, tiny: Path, tmp_path: Path) -> Non
     assert run.summary["epochs"] == 2
     assert run.summary["status"] == "finished"
     assert run.metrics()["val/loss"].epochs.tolist() == [0, 1]
+    assert "stopped early: val/loss has not improved on" in done.stdout
+    assert run.summary["stopped"].startswith("val/loss has not improved on")
 
 
 def test_the_averaged_weights_are_what_is_evaluated_kept_and_shared(cli: Cli, tiny: Path, tmp_path: Path) -> None:
