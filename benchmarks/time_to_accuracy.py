@@ -1,13 +1,15 @@
 """From nothing to a test accuracy on one core: our YAML recipes, and the article's loop to the same level.
 
 Ours: `imgrec fit` on experiments/<data>/fast.yaml, each seed in a process of its own with an empty cache; test is read
-once, at the end. The article's loop (article.py) trains until its validation split says that the level is reached, and
-is stopped where it has taken 20 times as long. What is compared is CPU seconds of training: decoding and augmentation
-of the images, steps, logging and checkpoints are in it; importing, validation and the test are not, and stand beside.
+once, at the end, and has to be at the level. The article's loop (article.py) trains until its validation split is at
+the level, which is easier, and is stopped where it has taken 20 times as long (--give_up). What is compared is CPU
+seconds of training: decoding and augmentation of the images, steps, logging and checkpoints are in it; importing,
+validation and the test are not, and stand beside. The whole takes about three hours.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -20,13 +22,12 @@ from pathlib import Path
 
 import article
 import torch
-from common import Claim, arguments, finish, pin
+from common import Claim, finish, pin
 from input_common import data
 
 from imgrec import RunFolder
 
 HERE = Path(__file__).parent
-GIVE_UP = 20.0
 RATIO = 5.0
 
 
@@ -94,7 +95,7 @@ def ours(race: Race, seed: int, *more: str) -> Run:
     )
 
 
-def full(race: Race, root: Path) -> list[Claim]:
+def full(race: Race, root: Path, give_up: float) -> list[Claim]:
     """Three seeds of ours, and the article's loop to the same level."""
     print(f"{race.data}: {race.level:.1%} of the test images, training on one core")
     runs = []
@@ -116,7 +117,7 @@ def full(race: Race, root: Path) -> list[Claim]:
     ]
     theirs, stopped = [], False
     for seed in range(race.article_seeds):
-        found = article.time_to_level(race.data, root, race.level, seed, limit=GIVE_UP * seconds)
+        found = article.time_to_level(race.data, root, race.level, seed, limit=give_up * seconds)
         end = f"test {found.test:.2%}" if found.test is not None else "level not reached, stopped"
         stopped |= found.test is None
         print(
@@ -149,14 +150,17 @@ def rough(race: Race, root: Path) -> list[Claim]:
 
 
 def main() -> None:
-    options = arguments(__doc__ or "")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="Fashion-MNIST, one seed, one epoch, under 60 s, rough")
+    parser.add_argument("--give_up", type=float, default=20.0, help="stop the article's loop at so many times our time")
+    options = parser.parse_args()
     pin()
     torch.set_num_threads(1)
     claims = []
     for race in RACES[:1] if options.quick else RACES:
         root = data(race.folder)
         if root is not None:
-            claims += (rough if options.quick else full)(race, root)
+            claims += rough(race, root) if options.quick else full(race, root, options.give_up)
     finish(claims)
 
 
