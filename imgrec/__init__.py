@@ -43,6 +43,7 @@ _WHERE = {
     "SCHEDULES": "imgrec.optim",
     "SOURCES": "imgrec.data",
     "StepOutput": "imgrec.types",
+    "TensorBoardLogger": "imgrec.callbacks.tensorboard_logger",
     "TestTimeViews": "imgrec.callbacks",
     "TrainingFailed": "imgrec.errors",
     "UserError": "imgrec.errors",
@@ -78,6 +79,7 @@ __all__ = [
     "RunFolder",
     "RunRecorder",
     "StepOutput",
+    "TensorBoardLogger",
     "TestTimeViews",
     "TrainingFailed",
     "UserError",
@@ -98,6 +100,7 @@ if TYPE_CHECKING:
         RunRecorder,
         TestTimeViews,
     )
+    from imgrec.callbacks.tensorboard_logger import TensorBoardLogger
     from imgrec.callbacks.wandb_logger import WandbLogger
     from imgrec.data import SOURCES, ImageDataModule
     from imgrec.errors import TrainingFailed, UserError

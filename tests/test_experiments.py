@@ -120,12 +120,26 @@ def test_bf16_trains_in_bfloat16(cli: Cli, tmp_path: Path) -> None:
 def test_tensorboard_gets_what_metrics_csv_gets(cli: Cli, tmp_path: Path) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert cli("fit", *with_part("tensorboard")).returncode == 0
-    found = reader.EventAccumulator(str(next((tmp_path / "tensorboard").rglob("events.*")).parent))
+    assert [p.name for p in tmp_path.iterdir()] == ["runs"]
+    run = only_run(tmp_path)
+    found = reader.EventAccumulator(str(run.path / "tensorboard"))
     found.Reload()
-    ours = only_run(tmp_path).metrics()
-    for name in ("train/loss", "val/acc", "val/loss"):
-        theirs = [event.value for event in found.Scalars(name)]
-        assert theirs[: len(ours[name].values)] == pytest.approx(ours[name].values, abs=1e-6)
+    for name in ("train/loss", "val/acc", "val/loss", "test/acc"):
+        theirs, ours = found.Scalars(name), run.metrics()[name]
+        assert [event.step for event in theirs] == ours.steps.tolist()
+        assert [event.value for event in theirs] == pytest.approx(ours.values, abs=1e-6)
+
+
+def test_mlflow_gets_what_metrics_csv_gets(cli: Cli, tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    assert cli("fit", *with_part("mlflow")).returncode == 0
+    client = mlflow.MlflowClient("sqlite:///mlflow.db")
+    (kept,) = client.search_runs([client.get_experiment_by_name("imgrec").experiment_id])
+    assert kept.info.status == "FINISHED"
+    for name, ours in only_run(tmp_path).metrics().items():
+        if name in ("train/loss", "test/acc"):
+            theirs = {each.step: each.value for each in client.get_metric_history(kept.info.run_id, name)}
+            assert theirs == pytest.approx(dict(zip(ours.steps.tolist(), ours.values.tolist(), strict=True)))
 
 
 def test_wandb_offline_keeps_a_run(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,4 +196,14 @@ def test_slurm_resolves(cli: Cli) -> None:
 
 
 def test_every_part_has_a_test_here() -> None:
-    assert {path.stem for path in PARTS} == {"bf16", "ddp", "debug", "fsdp", "gpu", "slurm", "tensorboard", "wandb"}
+    assert {path.stem for path in PARTS} == {
+        "bf16",
+        "ddp",
+        "debug",
+        "fsdp",
+        "gpu",
+        "mlflow",
+        "slurm",
+        "tensorboard",
+        "wandb",
+    }
