@@ -84,7 +84,9 @@ __all__ = [
     "TrainingFailed",
     "UserError",
     "WandbLogger",
+    "compare_runs",
     "load",
+    "run_table",
 ]
 
 if TYPE_CHECKING:

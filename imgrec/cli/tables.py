@@ -15,7 +15,8 @@ _GAP = 2
 def console_for(piped_width: int) -> Console:
     """A console as wide as the terminal; as wide as given where the output goes into a file or a pipe."""
     free = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(highlight=False, markup=False, width=piped_width if free else None, soft_wrap=free)
+    width = piped_width if free else None
+    return Console(highlight=False, markup=False, width=width, soft_wrap=free, force_jupyter=False)
 
 
 def print_table(
