@@ -1,0 +1,113 @@
+"""`imgrec sync`: what W&B kept offline is found and listed; what stands in the way is said before anything is tried."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import wandb
+
+from imgrec.cli import sync
+from imgrec.errors import UserError
+from imgrec.runs.wandb_files import wandb_records
+
+Cli = Callable[..., "CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder ``wandb/`` with one finished offline run of three rows and an artifact."""
+    place = tmp_path_factory.mktemp("offline")
+    (place / "weights.bin").write_bytes(b"1234")
+    options = wandb.Settings(silent=True, console="off")
+    run = wandb.init(project="demo", entity="us", id="abc123", dir=str(place), mode="offline", settings=options)
+    for step in range(3):
+        run.log({"a": step})
+    artifact = wandb.Artifact("weights", type="model")
+    artifact.add_file(str(place / "weights.bin"), policy="immutable")
+    run.log_artifact(artifact)
+    run.finish()
+    (file,) = place.glob("wandb/offline-run-*/run-abc123.wandb")
+    deadline = time.monotonic() + 60
+    while all(record.WhichOneof("record_type") != "exit" for record in wandb_records(file)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return place
+
+
+@pytest.fixture
+def run(trained: Path, offline: Path, tmp_path: Path) -> Path:
+    folder = Path(shutil.copytree(trained, tmp_path / "runs" / "tiny" / "one"))
+    shutil.copytree(offline / "wandb", folder / "wandb", symlinks=True)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+def test_it_lists_what_it_would_upload(cli: Cli, run: Path) -> None:
+    for place in (run, run.parents[1]):
+        done = cli("sync", place, "--dry-run")
+        assert done.returncode == 0, done.stderr
+        (line,) = done.stdout.splitlines()
+        assert line.split()[:3] == ["us/demo/abc123", "3", "rows"]
+        assert line.split()[3].startswith(str(place))
+        assert done.stderr == ""
+
+
+def test_what_was_uploaded_is_passed_over(cli: Cli, run: Path) -> None:
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    file.with_name(f"{file.name}.synced").touch()
+    assert "nothing to upload" in cli("sync", run, "--dry-run").stdout
+    assert "us/demo/abc123" in cli("sync", run, "--dry-run", "--again").stdout
+
+
+def test_a_file_that_a_killed_run_left_empty_does_not_stand_in_the_way(cli: Cli, run: Path) -> None:
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    torn = run / "wandb" / "offline-run-20200101_000000-torn"
+    torn.mkdir()
+    for text in (b"", file.read_bytes()[:7], file.read_bytes()[:60]):
+        (torn / "run-torn.wandb").write_bytes(text)
+        assert len(cli("sync", run, "--dry-run").stdout.splitlines()) == 1
+
+
+def test_files_that_are_gone_are_said(cli: Cli, run: Path, offline: Path) -> None:
+    (offline / "weights.bin").rename(offline / "away.bin")
+    try:
+        done = cli("sync", run, "--dry-run")
+    finally:
+        (offline / "away.bin").rename(offline / "weights.bin")
+    assert "1 of its files are gone" in done.stderr
+
+
+def test_without_a_key_nothing_is_tried(cli: Cli, run: Path) -> None:
+    done = cli("sync", run)
+    assert done.returncode == 2
+    assert done.stderr.startswith("imgrec: error: W&B: no API key is configured: run `wandb login`")
+
+
+def test_a_folder_without_runs(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for place, said in (("empty", "is no run folder"), ("nowhere", "run folder not found")):
+        done = cli("sync", place)
+        assert done.returncode == 2
+        assert said in done.stderr
+
+
+def test_a_server_that_nobody_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(UserError, match=r"cannot be reached.*nothing is lost"):
+        sync.check_server(url, timeout=5)
