@@ -28,6 +28,12 @@ class AugmentationStrength(pl.Callback):
     >>> AugmentationStrength(start=0.5, until=0.5).at(0.25)
     0.75
 
+    Example::
+
+        trainer:
+          callbacks:
+            - {class_path: AugmentationStrength, start: 0.2, until: 0.8}
+
     Source: Tan and Le 2021, "EfficientNetV2: smaller models and faster training", arXiv 2104.00298.
     """
 
@@ -65,6 +71,12 @@ class ImageSizeSchedule(pl.Callback):
 
     Raises:
         UserError: a number that cannot be.
+
+    Example::
+
+        trainer:
+          callbacks:
+            - {class_path: ImageSizeSchedule, start: 0.5, until: 0.8}
 
     Source: Howard 2018, the DAWNBench entry of fast.ai, https://github.com/fastai/imagenet-fast; Tan and Le 2021,
     "EfficientNetV2: smaller models and faster training", arXiv 2104.00298.

@@ -24,6 +24,12 @@ class TestTimeViews(pl.Callback):
 
     Raises:
         SpecError: an unknown view or argument.
+
+    Example::
+
+        trainer:
+          callbacks:
+            - {class_path: TestTimeViews, views: hflip}
     """
 
     __test__ = False  # what pytest would take for a class of tests

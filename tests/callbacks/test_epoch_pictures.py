@@ -10,24 +10,23 @@ import pytest
 from PIL import Image
 
 from imgrec import EpochPictures, RunRecorder, UserError
-from imgrec.callbacks import epoch_pictures
+from imgrec.runs.pictures import image_grid, matrix_picture
 from tests.callbacks.small_training import digits, task, trainer
 
 
 def test_pictures_of_the_epochs_that_are_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[str, Any]] = []
-    draw_matrix, draw_grid = epoch_pictures.matrix_picture, epoch_pictures.image_grid
 
-    def matrix_picture(matrix: Any, *arguments: Any) -> Any:
+    def keep_matrix(matrix: Any, *arguments: Any) -> Any:
         drawn.append(("confusion", matrix))
-        return draw_matrix(matrix, *arguments)
+        return matrix_picture(matrix, *arguments)
 
-    def image_grid(rows: Any, title: str) -> Any:
+    def keep_grid(rows: Any, title: str) -> Any:
         drawn.append((title, rows))
-        return draw_grid(rows, title)
+        return image_grid(rows, title)
 
-    monkeypatch.setattr(epoch_pictures, "matrix_picture", matrix_picture)
-    monkeypatch.setattr(epoch_pictures, "image_grid", image_grid)
+    monkeypatch.setattr("imgrec.callbacks.epoch_pictures.matrix_picture", keep_matrix)
+    monkeypatch.setattr("imgrec.callbacks.epoch_pictures.image_grid", keep_grid)
     recorder, module, data = RunRecorder("run", tmp_path / "runs"), task(), digits()
     run = trainer(tmp_path, [recorder, EpochPictures(2, columns=3, rows=2)], max_epochs=3, num_sanity_val_steps=2)
     run.fit(module, datamodule=data)

@@ -55,8 +55,9 @@ class Spoiled(ClassificationTask):
         if not self._now():
             return loss
         if self.how == "gradient":
-            weight: Any = self.model.backbone.network.layer2[0].conv2.weight
-            return loss + (weight * 0).sum().abs().sqrt()
+            network: Any = self.model.backbone.network
+            infinite: Tensor = (network.layer2[0].conv2.weight * 0).sum().abs().sqrt()
+            return loss + infinite
         return loss / 0 if self.how == "loss" else loss
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from imgrec.cli.listing import REGISTRIES, registry
+from imgrec.cli.class_lists import CLASS_LISTS
+from imgrec.cli.listing import CLASSES, REGISTRIES, registry
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -16,8 +17,9 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 def test_every_registry_is_listed_with_its_place_in_a_config(cli: Cli) -> None:
     done = cli("list")
     assert done.returncode == 0
-    rows = (line.partition(" ") for line in done.stdout.splitlines()[: len(REGISTRIES)])
-    assert {plural: where.strip() for plural, _, where in rows} == {k: where for k, (_, _, where) in REGISTRIES.items()}
+    rows = (line.partition(" ") for line in done.stdout.partition("\n\n")[0].splitlines())
+    places = {k: where for k, (_, _, where) in REGISTRIES.items()} | CLASSES
+    assert {plural: where.strip() for plural, _, where in rows} == places
 
 
 @pytest.mark.parametrize("plural", REGISTRIES)
@@ -75,6 +77,10 @@ def test_a_pattern_chooses(cli: Cli) -> None:
     ("words", "said"),
     [
         (["list", "loses"], '"losses"'),
+        (["list", "calbacks"], '"callbacks"'),
+        (["list", "callbacks", "EarlyStoping*"], '"EarlyStopping"'),
+        (["show", "callbacks", "EarlyStoping"], '"EarlyStopping"'),
+        (["show", "loggers", "EarlyStopping"], "trainer.logger"),
         (["list", "losses", "focl"], '"focal"'),
         (["list", "backbones", "zzz*"], 'matches "zzz*"'),
         (["show", "loses", "focal"], '"losses"'),
@@ -106,3 +112,25 @@ def test_a_class_of_one_s_own_is_shown(cli: Cli, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "k  int  (default 3)" in done.stdout
     assert "Mine alone." in done.stdout
+
+
+@pytest.mark.parametrize("plural", CLASSES)
+def test_classes_are_listed_own_ones_first_and_shown(plural: str, cli: Cli) -> None:
+    found = CLASS_LISTS[plural]
+    assert found.where == CLASSES[plural]
+    done = cli("list", plural)
+    assert done.returncode == 0
+    own, others = (block.splitlines() for block in done.stdout.split("\n\n")[:2])
+    assert [line.split()[0] for line in own] == [entry.name for entry in found.own()]
+    assert [line.split()[0] for line in others[1:]] == list(found.lightnings)
+    assert all(len(line.split(maxsplit=1)[1]) > 20 and line.endswith(".") for line in [*own, *others[1:]])
+    for entry in (*found.own(), *found.others()):
+        shown = cli("show", plural, entry.name)
+        assert shown.returncode == 0, shown.stderr
+        assert shown.stdout.startswith(f"{entry.name} - a {found.kind}, for {found.where}\n")
+        assert entry.doc in shown.stdout
+    assert cli("list", plural, f"{found.own()[0].name[:4]}*").stdout.startswith(found.own()[0].name)
+
+
+def test_the_recorder_is_no_callback_that_a_config_names(cli: Cli) -> None:
+    assert "RunRecorder" not in cli("list", "callbacks").stdout
