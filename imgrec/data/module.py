@@ -255,8 +255,8 @@ class ImageDataModule(pl.LightningDataModule):
         rows = splits.train
         sampler: TrainingOrder | SequentialSampler
         if getattr(self.trainer, "overfit_batches", 0):
-            # the same few batches each epoch, of mixed classes
-            rows = rows[[position for position, _ in TrainingOrder(len(rows), seed)]]
+            # the same few batches each epoch, of mixed classes, in each process others
+            rows = rows[[position for position, _ in TrainingOrder(len(rows), seed)]][rank::world_size]
             sampler = SequentialSampler(rows)
         else:
             repeats, groups = self._repeats(source, rows)
