@@ -30,7 +30,7 @@ def submit(place: Path, status: int) -> tuple[subprocess.CompletedProcess[str], 
         command.chmod(0o755)
     slurm = {"SLURM_JOB_ID": "4711", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4", "HOME": str(place)}
     environment = {**os.environ, **slurm, "PATH": f"{place / 'bin'}:{os.environ['PATH']}"}
-    words = ["bash", SCRIPT, "experiments/mine.yaml", "--seed_everything", "3"]
+    words: list[str | Path] = ["bash", SCRIPT, "experiments/mine.yaml", "--seed_everything", "3"]
     done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, check=False)
     said = [line.strip("\t").split("\t") for line in (place / "said").read_text().splitlines()]
     return done, said

@@ -4,6 +4,7 @@ from imgrec.models.backbone import Backbone, Features
 from imgrec.models.blind_taps import clear_blind_gradients
 from imgrec.models.catalogue import BACKBONES
 from imgrec.models.classifier import Classifier, build_classifier, check_classifier
+from imgrec.models.compiling import check_compile, compile_network
 from imgrec.models.heads import HEADS, CosineHead, LinearHead
 from imgrec.models.memory_format import set_channels_last
 from imgrec.models.normalize import Normalize, check_normalize, resolve_normalize
@@ -21,8 +22,10 @@ __all__ = [
     "ResNet9",
     "build_classifier",
     "check_classifier",
+    "check_compile",
     "check_normalize",
     "clear_blind_gradients",
+    "compile_network",
     "resolve_normalize",
     "set_channels_last",
 ]

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
-from imgrec.models import set_channels_last
+from imgrec.models import check_compile, compile_network, set_channels_last
 from imgrec.optim import LearningRateScaling, build_optimizer, build_schedule, check_optimizer, check_schedule
 from imgrec.randomness import run_seed, seed_defaults
 from imgrec.registry import Spec, Specs
@@ -47,6 +47,8 @@ class BaseTask(pl.LightningModule, ABC):
         load_weights: whether the specs' pretrained weights are loaded. A checkpoint says no: it brings its own.
         channels_last: whether weights and images lie pixel by pixel in memory, which convolutions are often faster
             with. ``auto``: `imgrec fit` measures it, and writes what it chose into the run's config; elsewhere, no.
+        compile: ``true``, or the arguments of ``torch.compile``, such as ``{mode: reduce-overhead}``: the network is
+            compiled at its first batch, which takes a minute or more. Names in checkpoints stay.
     """
 
     model: nn.Module
@@ -61,6 +63,7 @@ class BaseTask(pl.LightningModule, ABC):
         facts: dict[str, Any] | None = None,
         load_weights: bool = True,
         channels_last: bool | Literal["auto"] = "auto",
+        compile: bool | dict[str, Any] = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -69,6 +72,7 @@ class BaseTask(pl.LightningModule, ABC):
         self.regularizer_specs = regularizers
         self.load_weights = load_weights
         self.channels_last = channels_last
+        self.compiling = compile
         self.facts = DataFacts.from_dict(facts) if facts else None
         self.predictions: EpochPredictions | None = None
         self.total_steps: int | None = None
@@ -80,6 +84,7 @@ class BaseTask(pl.LightningModule, ABC):
         check_regularizers(regularizers, "model.regularizers")
         if channels_last not in (True, False, "auto"):
             raise UserError(f"model.channels_last: accepted are true, false and auto, got {channels_last!r}.")
+        check_compile(compile, "model.compile")
 
     # ---------------------------------------------------------------- what a researcher overrides
 
@@ -156,6 +161,7 @@ class BaseTask(pl.LightningModule, ABC):
         self.model = self.build_model(self.facts)
         if self.channels_last is True:
             set_channels_last(self.model)
+        compile_network(self.model, self.compiling)
         if self._device_mesh is not None:
             strategy: Any = self.trainer.strategy
             if strategy._layer_sync is not None:

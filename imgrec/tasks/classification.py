@@ -32,6 +32,7 @@ class ClassificationTask(BaseTask):
         facts: see :class:`BaseTask`.
         load_weights: see :class:`BaseTask`.
         channels_last: see :class:`BaseTask`.
+        compile: see :class:`BaseTask`.
 
     Example of a research idea, in a file of one's own::
 
@@ -55,6 +56,7 @@ class ClassificationTask(BaseTask):
         facts: dict[str, Any] | None = None,
         load_weights: bool = True,
         channels_last: bool | Literal["auto"] = "auto",
+        compile: bool | dict[str, Any] = False,
     ) -> None:
         super().__init__(
             optimizer=optimizer,
@@ -63,6 +65,7 @@ class ClassificationTask(BaseTask):
             facts=facts,
             load_weights=load_weights,
             channels_last=channels_last,
+            compile=compile,
         )
         self.backbone_spec = backbone
         self.head_spec = head

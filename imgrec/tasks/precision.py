@@ -93,6 +93,7 @@ def trial(task: BaseTask, facts: DataFacts, device: torch.device) -> Iterator[Ba
     with torch.random.fork_rng(devices=cuda):
         made = copy.deepcopy(task)
         made.facts, made.load_weights, made.channels_last = facts, False, False
+        made.compiling = False  # it takes longer than all that is measured
         made.configure_model()
         yield made.to(device).train()
     del made

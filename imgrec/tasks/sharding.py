@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from lightning_fabric.plugins.collectives.torch_collective import default_pg_timeout
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
@@ -72,7 +71,7 @@ class FullySharded(ModelParallelStrategy):
         UserError: weights are to be averaged, which needs a second whole network.
     """
 
-    def __init__(self, timeout: timedelta | None = default_pg_timeout) -> None:
+    def __init__(self, timeout: timedelta = timedelta(minutes=30)) -> None:
         super().__init__(
             data_parallel_size=1, tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=timeout
         )

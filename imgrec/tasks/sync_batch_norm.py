@@ -23,7 +23,7 @@ class SyncBatchNorm(TorchSyncBatchNorm):
         from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
 
         self._own = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-        converted: nn.Module = convert_sync_batchnorm(model)
+        converted: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
 
     def revert(self, model: nn.Module) -> nn.Module:

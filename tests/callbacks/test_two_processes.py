@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
+import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
+from subprocess import CompletedProcess, run
 
-import numpy as np
 import pytest
 import torch
+import yaml
 
-from imgrec import RunFolder
+from imgrec import RunFolder, load
+from tests.conftest import TINY
 
 Cli = Callable[..., "CompletedProcess[str]"]
+
+OTHERS = ("PL_", "LOCAL_RANK", "MASTER_", "WORLD_SIZE")
+"""What a training in this process may have left in the environment."""
 
 DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
 
@@ -23,19 +30,32 @@ DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.acceler
 @pytest.fixture(autouse=True)
 def _one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    for name in [n for n in os.environ if n.startswith(("PL_", "LOCAL_RANK", "MASTER_", "WORLD_SIZE"))]:
+    for name in [n for n in os.environ if n.startswith(OTHERS)]:
         monkeypatch.delenv(name)
 
 
+# an odd number of images in one split, an even one in the other
+WORDS = ["--data.val_fraction", "0.08", "--data.test_fraction", "0.084", "--data.batch_size", "32"]
+WORDS += ["--model.optimizer", "{name: adamw, lr: 0.01, weight_decay: 0.3}"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompletedProcess[str]]:
+    """Where two processes trained under DDP, and what they said."""
+    place = tmp_path_factory.mktemp("whole")
+    (place / "tiny.yaml").write_text(TINY)
+    command: list[str | Path] = [Path(sys.executable).parent / "imgrec", "fit", "--config", "tiny.yaml", *DDP, *WORDS]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(OTHERS)} | {"OMP_NUM_THREADS": "1"}
+    return place, run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+
+
 @pytest.mark.slow
-def test_two_processes_leave_one_whole_run(cli: Cli, installed: Cli, tiny: Path, tmp_path: Path) -> None:
-    # an odd number of images in one split, an even one in the other
-    fractions = ["--data.val_fraction", "0.08", "--data.test_fraction", "0.084"]
-    done = installed("fit", "--config", tiny, *DDP, *fractions, "--data.batch_size", "32", cwd=tmp_path)
+def test_two_processes_leave_one_whole_run(cli: Cli, whole: tuple[Path, CompletedProcess[str]], tmp_path: Path) -> None:
+    place, done = whole
     assert done.returncode == 0, done.stderr[-3000:]
-    (folder,) = (tmp_path / "runs/tiny").iterdir()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["runs", "tiny.yaml"]
-    run = RunFolder(folder)
+    (folder,) = (place / "runs/tiny").iterdir()
+    assert sorted(p.name for p in place.iterdir()) == ["runs", "tiny.yaml"]
+    found = RunFolder(folder)
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml",
         "environment.json",
@@ -46,7 +66,7 @@ def test_two_processes_leave_one_whole_run(cli: Cli, installed: Cli, tiny: Path,
         "predictions",
         "model",
     }
-    assert run.summary["status"] == "finished"
+    assert found.summary["status"] == "finished"
 
     said = done.stdout.splitlines()
     assert len([line for line in said if line.startswith("epoch")]) == 2
@@ -55,9 +75,9 @@ def test_two_processes_leave_one_whole_run(cli: Cli, installed: Cli, tiny: Path,
         epochs = [(row["epoch"], row["val/acc"]) for row in csv.DictReader(file) if row["val/acc"]]
     assert [epoch for epoch, _ in epochs] == ["0", "1"]
 
-    sizes = run.summary["split_sizes"]
+    sizes = found.summary["split_sizes"]
     assert {sizes["val"] % 2, sizes["test"] % 2} == {0, 1}
-    together = {split: run.predictions(split) for split in ("val", "test")}
+    together = {split: found.predictions(split) for split in ("val", "test")}
     for split, kept in together.items():
         assert len(kept.ids) == len(set(kept.ids)) == sizes[split]
     assert not set(together["val"].ids) & set(together["test"].ids)
@@ -69,14 +89,129 @@ def test_two_processes_leave_one_whole_run(cli: Cli, installed: Cli, tiny: Path,
     (copy / "config.yaml").write_text(
         config.replace("strategy: ddp", "strategy: auto").replace("devices: 2", "devices: 1")
     )
-    before = run.summary
+    before = found.summary
     for command, split in (("validate", "val"), ("test", "test")):
         again = cli(command, copy)
         assert again.returncode == 0, again.stderr
         kept = RunFolder(copy).predictions(split)
         assert list(kept.ids) == list(together[split].ids)
-        assert np.allclose(kept.logits, together[split].logits, rtol=1e-4, atol=1e-5)
-        assert RunFolder(copy).summary[split] == pytest.approx(before[split], rel=1e-5)
+        assert kept.targets.tobytes() == together[split].targets.tobytes()
+        assert kept.logits.tobytes() == together[split].logits.tobytes()  # in the same batches, to the last digit
+        assert RunFolder(copy).summary[split] == before[split]
+
+
+WATCHING = """
+import json
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+
+
+class Watching(pl.Callback):
+    def __init__(self):
+        self.steps, self.ids, self.mixed = [], [], 0
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.steps.append([trainer.current_epoch, float(outputs["loss"]), len(batch)])
+        if trainer.current_epoch == 0:
+            self.ids += batch.ids
+        self.mixed += batch.targets.is_floating_point()
+
+    def on_train_end(self, trainer, module):
+        averages = next(c for c in trainer.callbacks if type(c).__name__ == "EMA")
+        said = {
+            "steps": self.steps,
+            "ids": self.ids,
+            "mixed": self.mixed,
+            "epochs": trainer.current_epoch,
+            "classes": {n: int(t) for n, t in zip(trainer.datamodule.source.ids, trainer.datamodule.source.targets)},
+        }
+        rank = trainer.global_rank
+        Path(f"{rank}.json").write_text(json.dumps(said))
+        weights = {name: p.detach() for name, p in module.named_parameters()}
+        torch.save({"weights": weights, "average": averages.state_dict()}, f"{rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_everything_at_once_is_right_in_two_processes(cli: Cli, installed: Cli, tiny: Path, tmp_path: Path) -> None:
+    """A balanced sampler, mixing, accumulation, an average of the weights, early stopping, a scaled learning rate."""
+    (tmp_path / "watching.py").write_text(WATCHING)
+    config = yaml.safe_load(tiny.read_text())
+    config["model"]["optimizer"] = {"name": "sgd", "lr": 0.05, "lr_reference_batch": 64}
+    config["data"] |= {"batch_size": 24, "sampler": "balanced", "train_transforms": ["resize", "mixup"]}
+    config["trainer"] = {
+        "max_epochs": 5,
+        "accumulate_grad_batches": 2,
+        "callbacks": [
+            "watching.Watching",
+            {"class_path": "EMA", "decay": 0.9},
+            {"class_path": "EarlyStopping", "monitor": "train/loss", "mode": "min", "divergence_threshold": 0.0},
+        ],
+    }
+    tiny.write_text(yaml.safe_dump(config))
+    done = installed("fit", "--config", tiny, *DDP, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (folder,) = (tmp_path / "runs/tiny").iterdir()
+    found = RunFolder(folder)
+    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+
+    # all hold the same weights and the same average, and stopped at once
+    assert first["weights"].keys() == second["weights"].keys()
+    assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
+    assert [each["epochs"] for each in said] == [1, 1]
+    assert found.summary["epochs"] == 1
+
+    # each has seen other images, in all of each class as many; every batch was mixed
+    classes = said[0]["classes"]
+    seen = [name for each in said for name in each["ids"]]
+    counts = Counter(classes[name] for name in seen)
+    assert len(counts) == 10
+    left_out = found.summary["split_sizes"]["train"] - len(seen)
+    assert 0 <= left_out < 48
+    assert max(counts.values()) - min(counts.values()) <= left_out + 1
+    assert said[0]["ids"] != said[1]["ids"]
+    assert all(each["mixed"] == len(each["steps"]) for each in said)
+
+    # the epoch's loss is the mean over the images of both
+    steps = [step for each in said for step in each["steps"]]
+    assert steps
+    accumulated = 2  # Lightning divides the loss of a step by it
+    mean = accumulated * sum(loss * count for _, loss, count in steps) / sum(count for _, _, count in steps)
+    assert found.metrics()["train/loss"].values[0] == pytest.approx(mean, rel=1e-5)
+
+    # the learning rate was scaled because it was asked for, and both values are kept
+    scaled = {"given": 0.05, "used": 0.05 * 96 / 64, "effective_batch": 96, "reference_batch": 64}
+    assert found.summary["learning_rate"] == scaled
+    assert done.stderr.count("model.optimizer.lr: 0.075: 0.05 as given, for batches of 64, times 96/64") == 1
+
+    # what was validated, kept as best and tested is the average, counted once
+    again = cli("validate", folder, "--trainer.strategy", "auto", "--trainer.devices", "1")
+    assert again.returncode == 0, again.stderr
+    assert f"{found.summary['val']['acc']:.4f}" in again.stdout
+    assert found.metrics()["val/nll"].values[0] == pytest.approx(found.summary["val"]["nll"], rel=1e-12)
+
+
+@pytest.mark.slow
+def test_sharded_training_is_what_plain_training_is(
+    cli: Cli, installed: Cli, whole: tuple[Path, CompletedProcess[str]], tiny: Path, tmp_path: Path
+) -> None:
+    """FSDP2 on the CPU: the losses and the weights of DDP, decayed as there, in checkpoints that one process reads."""
+    done = installed("fit", "--config", tiny, *DDP, *WORDS, "--trainer.strategy", "fsdp2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    plain, sharded = (RunFolder(next((each / "runs/tiny").iterdir())) for each in (whole[0], tmp_path))
+    assert sharded.metrics()["train/loss"].values == pytest.approx(plain.metrics()["train/loss"].values, rel=1e-5)
+    states = [torch.load(each.checkpoint("best"), weights_only=True)["state_dict"] for each in (plain, sharded)]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-5)
+    image = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    torch.testing.assert_close(load(sharded.path).logits(image), load(plain.path).logits(image), rtol=1e-3, atol=1e-4)
+    again = cli("test", sharded.path, "--trainer.strategy", "auto", "--trainer.devices", "1")
+    assert again.returncode == 0, again.stderr
+    assert f"{sharded.summary['test']['nll']:.4f}" in again.stdout
 
 
 @pytest.mark.slow

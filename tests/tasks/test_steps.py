@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imgrec import Batch, ClassificationTask, ImageDataModule, StepOutput
+from imgrec.errors import UserError
 from imgrec.metrics import classification_metrics
 from imgrec.tasks import EpochPredictions
 from imgrec.tasks.epoch import EpochBuffer, RunningMeans
@@ -292,3 +293,28 @@ def test_the_learning_rate_is_scaled_by_what_a_step_sees(fit: Any, tiny_backbone
         _, trainer = fit(task, accumulate_grad_batches=2)
     assert {group["lr"] for group in trainer.optimizers[0].param_groups} == {0.05}
     assert "model.optimizer.lr: 0.05: 0.1 as given, for batches of 256, times 128/256" in caplog.text
+
+
+def test_a_split_that_is_not_counted_whole_is_an_error() -> None:
+    found = EpochPredictions(("a", "b"), torch.tensor([0, 1]), torch.zeros(2, 2), skipped=("c",))
+    found.check("val", 3)
+    found.check("val")
+    with pytest.raises(UserError, match="val: 2 predictions and 1 images that cannot be read, for a split of 4 images"):
+        found.check("val", 4)
+    with pytest.raises(UserError, match="1 images were evaluated more than once, a among them"):
+        EpochPredictions(("a", "a"), torch.tensor([0, 1]), torch.zeros(2, 2)).check("val")
+
+
+class Forgetful(ClassificationTask):
+    """Loses the last batch."""
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx < 2:
+            super().validation_step(batch, batch_idx)
+
+
+def test_an_evaluation_that_lost_images_ends_the_training(fit: Any, tiny_backbone: dict[str, Any]) -> None:
+    task = Forgetful(backbone=tiny_backbone, normalize="half")
+    with pytest.raises(UserError, match="val: 128 predictions and 0 images that cannot be read, for a split of 179"):
+        fit(task)
+    fit(Forgetful(backbone=tiny_backbone, normalize="half"), limit_val_batches=2)  # on request it may
