@@ -36,8 +36,8 @@ def difference_over_seeds(first: ArrayLike, second: ArrayLike, level: float = 0.
     freedom. Of a recipe with a single run the spread is taken to be the other's.
 
     A bootstrap over seeds and images is the usual way and needs more seeds than one has: three values resampled
-    spread too little, and where the seeds matter it calls equal recipes different in 12 to 18 of 100 comparisons
-    instead of 5. docs/comparing.md has the figures.
+    spread too little, and where the seeds matter it calls equal recipes different in 9 to 28 of 100 comparisons
+    instead of 5 (docs/comparing.md has the figures).
 
     Shapes: ``first`` booleans ``(R, N)``, whether each of R runs named each of N images correctly; ``second``
     ``(S, N)``, the same images in the same order. R or S is at least 2.
