@@ -20,6 +20,7 @@ from imgrec.runs.folder import RunFolder
 from imgrec.runs.page import render_page
 from imgrec.runs.predictions import Predictions
 from imgrec.runs.report_sections import prediction_sections
+from imgrec.runs.system import system_rows
 from imgrec.runs.text import duration, short_count
 
 Images = Callable[[list[str]], Sequence[NDArray[np.uint8] | None]]
@@ -75,6 +76,7 @@ def _content(run: RunFolder, images: Images | None) -> dict[str, Any]:
         "curves": training_curves(metrics, summary.get("best_epoch")),
         "scores": _scores(summary, predictions, scored),
         "split": _SPLITS[main] if main else None,
+        "machine": system_rows(metrics, environment),
         "origin": _origin(summary, environment),
         "skipped": sorted(skipped.items()),
         "config": yaml12.dump(run.config),

@@ -35,3 +35,25 @@ def system_totals(metrics: Mapping[str, MetricSeries]) -> dict[str, float]:
         for name, total in over.items()
         if PREFIX + name in metrics
     }
+
+
+def system_rows(metrics: Mapping[str, MetricSeries], environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The totals as a person reads them: what was measured, and its figure; empty where nothing was.
+
+    Energy that was not measured is said to be so, with the reason that environment.json gives.
+    """
+    totals = system_totals(metrics)
+    if not totals:
+        return []
+    said = {
+        "images_per_second": ("Images a second", "{:,.0f} in training, median of the epochs"),
+        "data_wait": ("Waiting for data", "{:.1%} of the time of training, median of the epochs"),
+        "peak_memory_gib": ("Peak memory", "{:.2f} GiB, without loader workers"),
+        "peak_gpu_memory_gib": ("Peak GPU memory", "{:.2f} GiB"),
+        "energy_joules": ("Energy", "{:,.0f} J in all epochs"),
+    }
+    rows = [(title, text.format(totals[name])) for name, (title, text) in said.items() if name in totals]
+    reason = (environment.get("hardware") or {}).get("energy")
+    if "energy_joules" not in totals and isinstance(reason, str):
+        rows.append(("Energy", reason))
+    return rows

@@ -37,14 +37,14 @@ class SlowData(ImageDataModule):
     """Takes as long for a batch as :class:`Slow` takes for a step."""
 
     def train_dataloader(self) -> Any:
-        loader = super().train_dataloader()
+        loader: Any = super().train_dataloader()
         read = loader.dataset.__getitems__
 
         def slowly(places: Any) -> Any:
             time.sleep(SLEEP)
             return read(places)
 
-        loader.dataset.__getitems__ = slowly  # type: ignore[method-assign]
+        loader.dataset.__getitems__ = slowly
         return loader
 
 

@@ -15,7 +15,7 @@ from imgrec.runs.folder import RunFolder
 from imgrec.runs.metrics_log import MetricsLog
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.report import write_report
-from imgrec.runs.summary import update_summary
+from imgrec.runs.summary import update_summary, write_json
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -233,3 +233,22 @@ def test_images_must_answer_for_every_id(finished: RunFolder, tmp_path: Path) ->
     shutil.copytree(finished.path, copy)
     with pytest.raises(ValueError, match="asked for 19 images and was given 0"):
         write_report(RunFolder(copy), lambda ids: [])
+
+
+def test_what_was_asked_of_the_machine_has_a_section_of_its_own(run: RunFolder) -> None:
+    page = Page(write_report(run))
+    assert "Images a second" not in page.text
+    write_json(run.path / "environment.json", {"hardware": {"energy": "not measured (no counter)"}})
+    with MetricsLog(run.metrics_file) as log:
+        for epoch, rate in enumerate((100.0, 1234.0, 1300.0)):
+            log.append(epoch, epoch, {"system/images_per_second": rate, "system/data_wait": 0.125 * epoch})
+    text = Page(write_report(RunFolder(run.path))).text
+    assert "1,234 in training, median of the epochs" in text
+    assert "12.5% of the time" in text
+    assert "not measured (no counter)" in text
+    with MetricsLog(run.metrics_file) as log:
+        for epoch in (3, 4):
+            log.append(epoch, epoch, {"system/energy_joules": 600.5})
+    text = Page(write_report(RunFolder(run.path))).text
+    assert "1,201 J in all epochs" in text
+    assert "(no counter)" not in text.partition("Energy")[2].partition("Environment")[0]
