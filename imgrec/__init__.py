@@ -23,6 +23,7 @@ _WHERE = {
     "BACKBONES": "imgrec.models",
     "BaseTask": "imgrec.tasks",
     "Batch": "imgrec.types",
+    "BestCheckpoint": "imgrec.callbacks",
     "ClassificationTask": "imgrec.tasks",
     "Classifier": "imgrec.models",
     "DataFacts": "imgrec.types",
@@ -66,6 +67,7 @@ __all__ = [
     "AugmentationStrength",
     "BaseTask",
     "Batch",
+    "BestCheckpoint",
     "ClassificationTask",
     "Classifier",
     "DataFacts",
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
     from imgrec.callbacks import (
         EMA,
         AugmentationStrength,
+        BestCheckpoint,
         EarlyStopping,
         EpochPictures,
         ImageSizeSchedule,

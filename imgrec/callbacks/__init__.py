@@ -1,6 +1,7 @@
 """When things happen; what happens is in the room that owns it."""
 
 from imgrec.callbacks.augmentation import AugmentationStrength, ImageSizeSchedule
+from imgrec.callbacks.best_checkpoint import BestCheckpoint
 from imgrec.callbacks.checkpoint_io import WholeCheckpointIO
 from imgrec.callbacks.early_stopping import EarlyStopping
 from imgrec.callbacks.ema import EMA
@@ -8,6 +9,7 @@ from imgrec.callbacks.epoch_pictures import EpochPictures
 from imgrec.callbacks.guard import NaNGuard
 from imgrec.callbacks.last_checkpoint import LastCheckpoint
 from imgrec.callbacks.layer_statistics import LayerStatistics
+from imgrec.callbacks.lean import make_lean
 from imgrec.callbacks.metrics_logger import MetricsLogger
 from imgrec.callbacks.monitors import MonitorCheck
 from imgrec.callbacks.progress import EpochProgress
@@ -20,6 +22,7 @@ from imgrec.callbacks.tta import TestTimeViews
 __all__ = [
     "EMA",
     "AugmentationStrength",
+    "BestCheckpoint",
     "EarlyStopping",
     "EpochPictures",
     "EpochProgress",
@@ -35,4 +38,5 @@ __all__ = [
     "SystemFigures",
     "TestTimeViews",
     "WholeCheckpointIO",
+    "make_lean",
 ]

@@ -31,7 +31,7 @@ class EpochProgress(ProgressBar):
         self._began = 0.0
         self._pending: tuple[int, float] | None = None
         self._validated: int | None = None
-        self._best: float | None = None
+        self._best: tuple[float, float | None] | None = None
 
     def disable(self) -> None:
         """Show nothing: what Lightning asks of every process but the first."""
@@ -173,7 +173,7 @@ class EpochProgress(ProgressBar):
         if trainer.optimizers:
             parts.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.2e}")
         parts.append(f"{seconds:.1f} s")
-        best = _best_score(trainer)
+        best = _best(trainer)
         if best is not None and best != self._best:
             self._best = best
             parts.append("best so far")
@@ -184,7 +184,7 @@ def _of(trainer: pl.Trainer) -> str:
     return f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
 
 
-def _best_score(trainer: pl.Trainer) -> float | None:
+def _best(trainer: pl.Trainer) -> tuple[float, float | None] | None:
     checkpoint = trainer.checkpoint_callback
     score = checkpoint.best_model_score if isinstance(checkpoint, ModelCheckpoint) else None
-    return None if score is None else float(score)
+    return None if score is None else (float(score), getattr(checkpoint, "best_tie", None))

@@ -17,6 +17,7 @@ from pytorch_lightning.plugins import CheckpointIO
 
 from imgrec import yaml12
 from imgrec.callbacks import (
+    BestCheckpoint,
     EpochProgress,
     ExactResume,
     LastCheckpoint,
@@ -186,7 +187,10 @@ def default_callbacks(given: list[Any], trainer: Mapping[str, Any]) -> list[Any]
         defaults += [LearningRateMonitor(logging_interval="step"), SystemFigures()]
         if trainer.get("enable_checkpointing") is not False:
             defaults += best_and_last()
-    return [callback for callback in defaults if not any(isinstance(g, type(callback)) for g in given)]
+    kinds: dict[type, type] = {
+        BestCheckpoint: ModelCheckpoint
+    }  # any checkpoint of one's own takes the place of the best
+    return [c for c in defaults if not any(isinstance(g, kinds.get(type(c), type(c))) for g in given)]
 
 
 def _place(callback: pl.Callback) -> int:
@@ -202,10 +206,7 @@ def with_checkpoint_io(plugins: Any, strategy: Any) -> Any:
 
 def best_and_last() -> list[pl.Callback]:
     """``best.ckpt`` by validation accuracy, and ``last.ckpt``, from which the run goes on."""
-    best = ModelCheckpoint(
-        monitor="val/acc", mode="max", filename="best", auto_insert_metric_name=False, enable_version_counter=False
-    )
-    return [best, LastCheckpoint(), ExactResume()]
+    return [BestCheckpoint(), LastCheckpoint(), ExactResume()]
 
 
 class _Stderr(logging.StreamHandler[Any]):

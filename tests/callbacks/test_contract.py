@@ -22,6 +22,7 @@ Cli = Callable[..., "CompletedProcess[str]"]
 CALLBACKS = CLASS_LISTS["callbacks"].own()
 BAD: dict[str, list[dict[str, Any]]] = {
     "AugmentationStrength": [{"start": 2.0}, {"until": 0.0}],
+    "BestCheckpoint": [{"mode": "up"}],
     "EMA": [{"decay": 1.0}, {"start": -0.1}],
     "EarlyStopping": [{"patience": 0}, {"time_limit": "soon"}],
     "EpochPictures": [{"every_n_epochs": 0}],
