@@ -159,4 +159,5 @@ def _limits(axes: Axes, values: Sequence[NDArray[np.float64]], accuracy: bool) -
         low = float(np.quantile(everything, 0.05))
         axes.set_ylim(max(0.0, low - 0.08 * (1 - low)), min(1.0, float(everything.max()) + 0.08 * (1 - low)))
     else:
-        axes.set_ylim(min(0.0, float(everything.min())), float(np.quantile(everything, 0.98)) * 1.05 or 1.0)
+        highest = np.quantile(everything, 0.98) if len(everything) > 200 else everything.max()
+        axes.set_ylim(min(0.0, float(everything.min())), float(highest) * 1.05 or 1.0)

@@ -42,7 +42,7 @@ def _content(comparison: Comparison, images: GetImages | None) -> dict[str, Any]
     accuracies, scale = accuracy_cells(groups)
     differences, reach = difference_cells(pairs)
     return {
-        "title": _title([group.name for group in groups]),
+        "title": _title(groups),
         "split": _SPLITS[comparison.split],
         "images": f"{len(comparison.images):,}",
         "run_count": len(comparison.runs),
@@ -69,9 +69,10 @@ def _content(comparison: Comparison, images: GetImages | None) -> dict[str, Any]
     }
 
 
-def _title(names: Sequence[str]) -> str:
-    if len(names) > 4:
-        return f"{', '.join(names[:3])} and {len(names) - 3} more"
+def _title(groups: Sequence[Group]) -> str:
+    names = [group.name for group in groups]
+    if len(names) > 3:
+        return f"{len(names)} {'recipes' if any(len(group.runs) > 1 for group in groups) else 'runs'}"
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
@@ -94,8 +95,10 @@ def _group_row(number: int, group: Group, cell: str) -> dict[str, Any]:
 
 def _pair_row(pair: Pair, cell: str, groups: Sequence[Group]) -> dict[str, Any]:
     values = [pair.first.name, pair.second.name, pair.difference, pair.low, pair.first_only, pair.second_only]
-    values += [pair.p, pair.adjusted, pair.verdict]
-    cells = [{"text": t, "raw": v} for t, v in zip(pair_cells(pair), values, strict=True)]
+    verdict = f"{'first' if pair.better is pair.first else 'second'} is better" if pair.better else pair.verdict
+    values += [pair.p, pair.adjusted, verdict]
+    texts = [*pair_cells(pair)[:-1], verdict]  # the names stand in the row already
+    cells = [{"text": t, "raw": v} for t, v in zip(texts, values, strict=True)]
     return {
         "cells": cells,
         "drawing": cell,
@@ -190,4 +193,4 @@ def _most(targets: NDArray[np.int64], pair: Pair, first: bool, names: tuple[str,
     counts = np.bincount(targets[sure], minlength=len(names))
     order = [i for i in np.argsort(-counts, kind="stable")[:8].tolist() if counts[i]]
     more = int((counts > 0).sum()) - len(order)
-    return ", ".join(f"{names[i]} {counts[i]}" for i in order) + (f" and {more} more classes" if more else "")
+    return ", ".join(f"{names[i]} ({counts[i]})" for i in order) + (f" and {more} more classes" if more else "")
