@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from imgrec.callbacks.divergence import Divergence
-from imgrec.callbacks.replay import Replay, Step, can_replay, take_snapshot
+from imgrec.callbacks.replay import Replay, Step, can_replay, can_snapshot, take_snapshot
 from imgrec.callbacks.run_of import run_folder
 from imgrec.errors import TrainingFailed, UserError
 from imgrec.models.nonfinite import FirstNonfinite, nonfinite
@@ -63,6 +63,9 @@ class NaNGuard(pl.Callback):
     steps, a copy of the training's state is kept in the memory of the CPU. When a loss or a weight is bad, the steps
     since that copy are done once more, one by one and watched: they draw the same numbers again.
 
+    Where the weights are sharded there is no such copy, and only the step is found; with a data module of one's own,
+    whose batches are no function of position, there is the copy, and only the step is found.
+
     Training then ends with one message and exit status 3. The run folder holds ``failure.json`` and the copy as
     ``checkpoints/last_good.ckpt``, from which `imgrec fit --ckpt_path` goes on.
 
@@ -98,6 +101,7 @@ class NaNGuard(pl.Callback):
         self._steps: list[Step] = []
         self._judged = 0
         self._between = True
+        self._begun = False
         self._busy = False
         self._snapshot: dict[str, Any] | None = None
         self._modes: dict[str, bool] = {}
@@ -107,13 +111,13 @@ class NaNGuard(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with nothing kept."""
-        self._steps, self._judged, self._between, self._snapshot = [], 0, True, None
+        self._steps, self._judged, self._between, self._begun, self._snapshot = [], 0, True, False, None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Between two steps: look at the losses where it is time to, and keep the state."""
-        if self._between and (self._snapshot is None or len(self._steps) >= self.every_n_steps):
+        if self._between and (not self._begun or len(self._steps) >= self.every_n_steps):
             self._look(trainer, pl_module)
             self._keep(trainer, pl_module)
         ids = tuple(getattr(batch, "ids", ()))
@@ -130,7 +134,8 @@ class NaNGuard(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let go of what was kept."""
-        self._steps, self._judged, self._snapshot = [], 0, None
+        self._look(trainer, pl_module)
+        self._steps, self._judged, self._begun, self._snapshot = [], 0, False, None
 
     # ---------------------------------------------------------------- the state
 
@@ -147,14 +152,16 @@ class NaNGuard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Look before anything is written over a good checkpoint."""
-        if self._busy or self._snapshot is None:
+        if self._busy or not self._begun:
             return
         self._look(trainer, pl_module)
         if self.state_key in checkpoint.get("callbacks", {}):
             checkpoint["callbacks"][self.state_key] = self.state_dict()
 
     def _keep(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._steps, self._judged = [], 0
+        self._steps, self._judged, self._begun = [], 0, True
+        if not can_snapshot(trainer):
+            return
         self._modes = {name: part.training for name, part in module.named_modules()}
         self._busy = True
         try:

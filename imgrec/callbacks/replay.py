@@ -28,16 +28,14 @@ class Step:
     loss: Tensor | None = None
 
 
+def can_snapshot(trainer: pl.Trainer) -> bool:
+    """Whether this process has all weights, so that a copy of them is one of the training's state."""
+    return isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+
+
 def can_replay(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
-    """Whether steps can be done again here: whole weights, automatic optimization, batches by position."""
-    whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    return (
-        whole
-        and module.automatic_optimization
-        and hasattr(getattr(trainer, "train_dataloader", None), "batch_at")
-        and (data is not None)
-    )
+    """Whether steps can be done again here: automatic optimization, and batches that are a function of position."""
+    return module.automatic_optimization and hasattr(trainer.train_dataloader, "batch_at")
 
 
 def take_snapshot(trainer: pl.Trainer) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.strategies import FSDPStrategy
 from torch import Tensor
 
 from imgrec import EMA, ClassificationTask, UserError
@@ -139,6 +141,12 @@ def test_the_place_among_the_callbacks_does_not_matter(tmp_path: Path) -> None:
     behind = torch.load(tmp_path / "5.ckpt", weights_only=True)
     assert same(ahead["state_dict"], behind["state_dict"])
     assert ahead["callbacks"]["EMA"] == behind["callbacks"]["EMA"] == {"step": 5, "updates": 4}
+
+
+def test_weights_that_are_sharded_are_refused() -> None:
+    sharding = SimpleNamespace(strategy=FSDPStrategy())
+    with pytest.raises(UserError, match="EMA needs all weights in every process, and FSDPStrategy shards them"):
+        EMA().setup(cast(pl.Trainer, sharding), pl.LightningModule(), "fit")
 
 
 @pytest.mark.parametrize(

@@ -213,3 +213,22 @@ def test_what_does_not_happen_again_is_said_to_be_so(tmp_path: Path) -> None:
     failure = json.loads((recorder.folder / "failure.json").read_text())
     assert not failure["repeated"]
     assert failure["module"] is None
+
+
+@pytest.mark.slow
+def test_the_process_that_went_wrong_is_the_one_that_is_named(installed: Cli, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "one_rank.py").write_text(
+        "from imgrec import ClassificationTask\n\n\nclass Mine(ClassificationTask):\n"
+        "    def compute_loss(self, output):\n"
+        "        wrong = self.global_rank == 1 and self.trainer.global_step == 4\n"
+        "        return super().compute_loss(output) * (float('nan') if wrong else 1)\n"
+    )
+    words = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+    callbacks = ["--trainer.callbacks", "[NaNGuard, EMA, {class_path: EarlyStopping, time_limit: 1h}]"]
+    done = installed("fit", "--config", tiny, "--model", "one_rank.Mine", *words, *callbacks, cwd=tmp_path)
+    assert done.returncode == 3, done.stderr[-3000:]
+    assert done.stderr.count("training failed: the loss is nan at step 4") == 1
+    (found,) = (tmp_path / "runs/tiny").glob("*/failure.json")
+    failure = json.loads(found.read_text())
+    assert (failure["process"], failure["step"], failure["repeated"]) == (1, 4, True)
+    assert len(failure["images"]) == 64
