@@ -40,5 +40,5 @@ def seed_defaults(*position: int | str) -> None:
     """
     seed = position_seed(*position)
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_available() and torch.cuda.default_generators:
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # `is_available` opens a library each time
         torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)

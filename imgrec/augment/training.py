@@ -36,6 +36,11 @@ class TrainingPipeline:
         seen: Counter[str] = Counter()
         self._streams = [_stream(transform, seen) for transform in self.batch]
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to do with a batch on the device."""
+        return not self.batch and self.mix is None and self.output_size is None
+
     def set_strength(self, strength: float) -> None:
         """Set how strong the batch transforms and the mixing are, from 0 to 1."""
         for part in (*self.batch, self.mix):

@@ -139,7 +139,8 @@ def fit(arguments: Arguments) -> int:
         run = find_run(arguments.ckpt_path, config)
         if run is not None:
             return go_on(run, config, arguments)
-        print("no run is unfinished: a new one begins", flush=True)
+        if not arguments.print_config:
+            print("no run is unfinished: a new one begins", flush=True)
         arguments.ckpt_path = None
     elif arguments.allowed:
         raise UserError("--allow-changed is for imgrec resume, and for --ckpt_path last or a run folder")
@@ -171,7 +172,7 @@ def train(engine: Engine, checkpoint: str | Path | None, run: Path | None = None
     """
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-    from imgrec.callbacks import RunRecorder
+    from imgrec.callbacks import RunRecorder, make_lean
     from imgrec.callbacks.mirror import close_mirrors
 
     trainer = engine.settle()
@@ -179,6 +180,7 @@ def train(engine: Engine, checkpoint: str | Path | None, run: Path | None = None
     config = engine.config
     recorder = RunRecorder(config["experiment"], config["runs"], engine.resolved, folder=run, resumption=resumption)
     trainer.callbacks.insert(0, recorder)
+    make_lean(trainer, engine.task)
     try:
         trainer.fit(engine.task, datamodule=engine.data, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:

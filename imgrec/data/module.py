@@ -311,6 +311,8 @@ class ImageDataModule(pl.LightningDataModule):
             batch: as the loader gives it.
             progress: the fraction of training that is done.
         """
+        if self.training.idle:
+            return batch
         seed = run_seed() if self._seed is None else self._seed
         draws = Draws(batch.keys, seed, batch.epoch)
         images, targets = self.training.apply(batch.images, batch.targets, draws, progress)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from imgrec.models import clear_blind_gradients
 
@@ -36,7 +37,7 @@ def test_the_gradient_is_that_of_an_independent_computation(
     assert clear_blind_gradients(nn.Sequential(convolution), 64, side) == ["0"]
     images = torch.randn(16, 64, side, side).contiguous(memory_format=order)
     upstream = torch.randn_like(convolution(images))
-    expected = torch.nn.grad.conv2d_weight(
+    expected = conv2d_weight(  # type: ignore[no-untyped-call]
         images.double(), convolution.weight.shape, upstream.double(), stride, kernel // 2, groups=groups
     )
     found = gradient(convolution, images, upstream)

@@ -1,0 +1,91 @@
+"""What is left out of a training step changes nothing but its time."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
+
+from imgrec import ClassificationTask
+from imgrec.callbacks import make_lean
+from tests.tasks.conftest import TINY, make_digits
+
+
+class Counting(pl.Callback):
+    """Has two hooks of a step."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.stepped = 0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.begun += 1
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        self.stepped += 1
+
+
+class Quiet(pl.Callback):
+    """Has no hook of a step, and one of an epoch."""
+
+    def __init__(self) -> None:
+        self.epochs = 0
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.epochs += 1
+
+
+def train(lean: bool) -> tuple[ClassificationTask, list[pl.Callback], pl.Trainer]:
+    callbacks: list[pl.Callback] = [Counting(), Quiet()]
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, limit_train_batches=4, limit_val_batches=1, callbacks=callbacks, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    task = ClassificationTask(backbone=TINY, normalize="half")
+    if lean:
+        make_lean(trainer, task)
+        make_lean(trainer, task)  # a second time does nothing
+    trainer.fit(task, datamodule=make_digits())
+    return task, callbacks, trainer
+
+
+@pytest.fixture(autouse=True)
+def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
+
+def test_hooks_that_do_something_are_called_and_the_weights_are_the_same() -> None:
+    lean, callbacks, _ = train(lean=True)
+    counting, quiet = callbacks
+    assert isinstance(counting, Counting)
+    assert isinstance(quiet, Quiet)
+    assert (counting.begun, counting.stepped, quiet.epochs) == (4, 4, 1)
+    plain, _, _ = train(lean=False)
+    assert all(torch.equal(a, b) for a, b in zip(lean.parameters(), plain.parameters(), strict=True))
+
+
+def test_hooks_that_do_nothing_are_passed_over() -> None:
+    _, (counting, quiet), _ = train(lean=True)
+    assert "on_train_batch_start" not in vars(counting)
+    assert vars(counting)["on_train_batch_end"] is None
+    assert vars(quiet)["on_before_zero_grad"] is None
+    assert callable(quiet.on_train_epoch_end)  # once an epoch is no matter
+
+
+def test_the_steps_arguments_are_known() -> None:
+    task, _, _ = train(lean=True)
+    assert is_param_in_hook_signature(task.training_step, "batch_idx", min_args=2)
+    assert not is_param_in_hook_signature(task.training_step, "dataloader_iter", explicit=True)
+    assert list(inspect.signature(task.training_step).parameters) == ["batch", "batch_idx"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_driver_is_looked_for_where_there_is_no_gpu() -> None:
+    train(lean=True)
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "0"
