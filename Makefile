@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-slow check format bench lock clean
+.PHONY: setup demo test test-slow soak check format bench lock clean
 
 setup: $(STAMP)
 
@@ -29,13 +29,17 @@ demo: setup
 	$(BIN)/imgrec fit --config experiments/digits/quickstart.yaml
 
 # one thread a process: two processes with two threads each spend most of their time waiting for one another
-test test-slow: export OMP_NUM_THREADS = 1
+test test-slow soak: export OMP_NUM_THREADS = 1
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not soak" -n 2 --dist loadgroup $(ARGS)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# a hundred kills, each resumed: `make soak ARGS="-k workers"` for some
+soak: setup
+	$(BIN)/python -m pytest -m soak tests/soak $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 _KEY = "imgrec_resume"
 
@@ -37,7 +40,7 @@ class ExactResume(pl.Callback):
             "figures": figures,
             "gradients": _gradients(trainer, pl_module),
             "processes": trainer.world_size,
-            "batch_size": _batch_size(trainer),
+            "images_at_once": _images_at_once(trainer),
             "skipped_images": dict(getattr(trainer.datamodule, "skipped", {})),  # type: ignore[attr-defined]
         }
 
@@ -48,7 +51,10 @@ class ExactResume(pl.Callback):
         self._loaded = checkpoint.get(_KEY)
         self._callbacks = checkpoint.get("callbacks", {})
         if "loops" in checkpoint:
-            begin_next_epoch(checkpoint["loops"]["fit_loop"])
+            loops = checkpoint["loops"]["fit_loop"]
+            begin_next_epoch(loops)
+            if self._loaded is not None:
+                _keep_place(trainer, loops, self._loaded)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put back what is there before the first batch."""
@@ -117,8 +123,42 @@ def _gradients(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, 
     return {name: p.grad.detach().cpu() for name, p in pl_module.named_parameters() if p.grad is not None}
 
 
-def _batch_size(trainer: pl.Trainer) -> int | None:
-    return getattr(trainer.train_dataloader, "batch_size", None)
+def _images_at_once(trainer: pl.Trainer) -> int | None:
+    """How many images the processes together take from the epoch's order at a time."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    size = getattr(getattr(data, "hparams", None), "batch_size", None)
+    return size * trainer.world_size if isinstance(size, int) else None
+
+
+def _keep_place(trainer: pl.Trainer, loops: dict[str, Any], loaded: dict[str, Any]) -> None:
+    """Go on at the same place of the epoch's order, whatever a batch is now; say where that is not exact."""
+    before, now, processes = loaded["images_at_once"], _images_at_once(trainer), loaded["processes"]
+    if before is None or now is None or (before, processes) == (now, trainer.world_size):
+        return
+    number = f"in {trainer.world_size} process(es) instead of {processes}"
+    if before == now:
+        what = f"the same images at every step, {number}: what is drawn in a step and the last digits are others"
+    else:
+        recount(loops, before, now, trainer.accumulate_grad_batches)
+        what = f"{now} images at once instead of {before}, {number}: from the same place on, the batches are others"
+    if trainer.is_global_zero:
+        logger.warning("%s, and the run ends elsewhere", what)
+
+
+def recount(loops: dict[str, Any], before: int, now: int, accumulated: int) -> None:
+    """Count the batches of the epoch that were done anew, in place, where a batch was ``before`` images and is ``now``.
+
+    Images of a batch that is not whole are seen once more.
+
+    >>> batches = {"ready": 6, "started": 6, "processed": 6, "completed": 6}
+    >>> loops = {"epoch_loop.batch_progress": {"current": batches}}
+    >>> recount(loops, before=128, now=64, accumulated=1)
+    >>> loops["epoch_loop.batch_progress"]["current"]["ready"]
+    12
+    """
+    batches = loops["epoch_loop.batch_progress"]["current"]
+    done = batches["completed"] * before // now
+    loops["epoch_loop.batch_progress"]["current"] = dict.fromkeys(batches, done - done % accumulated)
 
 
 def begin_next_epoch(loops: dict[str, Any]) -> None:

@@ -102,6 +102,6 @@ SOAKS: dict[str, Soak] = {
         ),
         share=2,
     ),
-    "by default": Soak(made(trainer(callbacks=[], limit_train_batches=4))),
+    "by default": Soak(made(trainer(callbacks=[], limit_train_batches=4)), share=2),
     "several epochs between validations": Soak(made(trainer(check_val_every_n_epoch=2, max_epochs=4))),
 }

@@ -16,6 +16,7 @@ import contextlib
 import csv
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -270,7 +271,7 @@ def differences(whole: Path, killed: Path) -> list[str]:
 
 def _checkpoint(run: Path, name: str) -> Any:
     found = torch.load(run / "checkpoints" / name, weights_only=True)
-    return _without_place(found, str(run.relative_to(run.parents[2])))
+    return _without_place(found, run.name)
 
 
 def _without_place(value: Any, run: str) -> Any:
@@ -281,7 +282,7 @@ def _without_place(value: Any, run: str) -> Any:
         return {_without_place(k, run): _without_place(v, run) for k, v in kept.items()}
     if isinstance(value, list | tuple):
         return [_without_place(v, run) for v in value]
-    return value.replace(run, "RUN") if isinstance(value, str) else value
+    return re.sub(rf".*{re.escape(run)}", "RUN", value) if isinstance(value, str) else value
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -294,10 +295,9 @@ def unlike(ours: Any, theirs: Any, where: str = "") -> list[str]:
     if type(ours) is not type(theirs):
         return [f"{where}: {type(ours).__name__} and {type(theirs).__name__}"]
     if isinstance(ours, dict):
-        found = [f"{where}: only one has {key!r}" for key in ours.keys() ^ theirs.keys()]
-        return found + [
-            d for key in ours.keys() & theirs.keys() for d in unlike(ours[key], theirs[key], f"{where}/{key}")
-        ]
+        found = [f"{where}: only one has {key!r}" for key in sorted(ours.keys() ^ theirs.keys(), key=str)]
+        both = [key for key in ours if key in theirs]
+        return found + [d for key in both for d in unlike(ours[key], theirs[key], f"{where}/{key}")]
     if isinstance(ours, list):
         if len(ours) != len(theirs):
             return [f"{where}: {len(ours)} and {len(theirs)} elements"]

@@ -1,0 +1,123 @@
+"""Checkpoints are whole or not there, and a run goes on from the last that can be read."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from imgrec.errors import UserError
+from imgrec.runs.checkpoints import Usable, find_usable, remove_unfinished, write_checkpoint
+
+
+def checkpoint(step: int, **more: Any) -> dict[str, Any]:
+    return {
+        "state_dict": {"weight": torch.full((1000,), float(step))},
+        "loops": {},
+        "optimizer_states": [],
+        "global_step": step,
+        "epoch": step // 10,
+        **more,
+    }
+
+
+def run_with(tmp_path: Path, **steps: int) -> Path:
+    """A run folder with these checkpoints, the later named the newer."""
+    for i, (name, step) in enumerate(steps.items()):
+        path = tmp_path / "checkpoints" / f"{name.replace('_', '-')}.ckpt"
+        write_checkpoint(checkpoint(step), path)
+        os.utime(path, (i, i))
+    return tmp_path
+
+
+def test_what_is_written_is_read_back_without_unpickling_code(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.ckpt"
+    write_checkpoint(checkpoint(3), path)
+    found = torch.load(path, weights_only=True)
+    assert found["global_step"] == 3
+    assert torch.equal(found["state_dict"]["weight"], torch.full((1000,), 3.0))
+    assert [p.name for p in path.parent.iterdir()] == ["a.ckpt"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_where_it_cannot_be_written_the_old_one_stays_and_the_reason_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    path = tmp_path / "a.ckpt"
+    write_checkpoint(checkpoint(3), path)
+    before = path.read_bytes()
+    from imgrec.runs import checkpoints
+
+    write = checkpoints._Kept.write
+    written = 0
+
+    def full(self: Any, data: bytes) -> int:
+        nonlocal written
+        written += len(data)
+        if written > 2000:  # in the middle of the weights
+            self.error = OSError(code, os.strerror(code))
+            raise self.error
+        return write(self, data)
+
+    monkeypatch.setattr(checkpoints._Kept, "write", full)
+    with pytest.raises(OSError, match=os.strerror(code)) as caught:
+        write_checkpoint(checkpoint(4), path)
+    assert caught.value.errno == code
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_the_last_one_is_taken_whatever_stands_beside_it(tmp_path: Path) -> None:
+    run = run_with(tmp_path, last_10=10, last=20, best=25)
+    assert find_usable(run) == Usable(run / "checkpoints/last.ckpt", 20, 2)
+    (run / "checkpoints/last.ckpt").unlink()
+    assert find_usable(run) == Usable(run / "checkpoints/last-10.ckpt", 10, 1)
+    (run / "checkpoints/last-10.ckpt").unlink()
+    assert find_usable(run) == Usable(run / "checkpoints/best.ckpt", 25, 2)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.99])
+def test_one_that_was_cut_off_is_refused_by_name_and_the_one_before_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, part: float
+) -> None:
+    run = run_with(tmp_path, best=5, last_10=10, last=20)
+    path = run / "checkpoints/last.ckpt"
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    assert find_usable(run) == Usable(run / "checkpoints/last-10.ckpt", 10, 1)
+    (record,) = caplog.records
+    assert str(path) in record.message
+    assert "no checkpoint that can be read" in record.message
+
+
+def test_where_none_is_left_there_is_one_message(tmp_path: Path) -> None:
+    run = run_with(tmp_path, best=5, last=20)
+    for path in (run / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"none of its checkpoints can be used \(last.ckpt, best.ckpt\)"):
+        find_usable(run)
+
+
+def test_weights_alone_are_nothing_to_go_on_from(tmp_path: Path) -> None:
+    weights = {"state_dict": {}, "global_step": 3, "epoch": 0}
+    write_checkpoint(weights, tmp_path / "checkpoints/last.ckpt")
+    with pytest.raises(UserError, match="none of its checkpoints"):
+        find_usable(tmp_path)
+
+
+def test_a_run_without_any_begins_anew(tmp_path: Path) -> None:
+    assert find_usable(tmp_path) is None
+
+
+def test_what_a_killed_process_was_writing_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
+    run = run_with(tmp_path, last=20)
+    for name in ("checkpoints/.last.ckpt.x1y2.ckpt", ".metrics.csv.abc.csv", ".summary.json.abc.json"):
+        (run / name).write_text("half")
+    (run / ".hidden").write_text("of somebody")
+    assert find_usable(run) == Usable(run / "checkpoints/last.ckpt", 20, 2)
+    remove_unfinished(run)
+    left = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
+    assert left == {"checkpoints/last.ckpt", ".hidden"}

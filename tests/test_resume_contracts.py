@@ -1,0 +1,103 @@
+"""What holds for every entry: a training that goes on from a checkpoint ends in the same bits as one that did not stop.
+
+In one process, two steps before the checkpoint and two after it, within one epoch; the soak kills the processes of
+whole configs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from imgrec import ClassificationTask, ImageDataModule
+from imgrec import callbacks as own_callbacks
+from imgrec.augment import AUGMENTATIONS
+from imgrec.callbacks import ExactResume, LastCheckpoint, PositionalSeeding
+from imgrec.data import SAMPLERS
+from imgrec.losses import LOSSES
+from imgrec.models import HEADS
+from imgrec.optim import OPTIMIZERS, SCHEDULES
+from imgrec.regularizers import REGULARIZERS
+from tests.soak.harness import unlike
+
+BACKBONE = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8, "drop_rate": 0.1}
+STEPS = 4
+
+ENTRIES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+    *(("loss", name, {"loss": name}, {}) for name in LOSSES.names()),
+    *(("regularizer", name, {"regularizers": {"name": name, "weight": 0.01}}, {}) for name in REGULARIZERS.names()),
+    *(("head", name, {"head": name}, {}) for name in HEADS.names()),
+    *(("optimizer", name, {"optimizer": {"name": name, "lr": 0.01}}, {}) for name in OPTIMIZERS.names()),
+    *(("schedule", name, {"schedule": {"name": name, "warmup": 0.3}}, {}) for name in SCHEDULES.names()),
+    *(("augmentation", name, {}, {"train_transforms": name}) for name in AUGMENTATIONS.names()),
+    *(("sampler", name, {}, {"sampler": name}) for name in SAMPLERS.names()),
+]
+
+CALLBACKS: dict[str, dict[str, Any]] = {
+    "EMA": {"decay": 0.5},
+    "EarlyStopping": {"monitor": "val/loss"},
+    "NaNGuard": {},
+    "AugmentationStrength": {"start": 0.2},
+    "ImageSizeSchedule": {},
+    "LayerStatistics": {"every_n_steps": 1},
+}
+"""Callbacks that take part in training, by what they are given."""
+
+
+def train(
+    folder: Path, model: dict[str, Any], data: dict[str, Any], callbacks: list[pl.Callback], resume: Path | None = None
+) -> dict[str, Any]:
+    """The state at the end; ``last-2.ckpt`` is of the middle."""
+    pl.seed_everything(0, verbose=False)
+    task = ClassificationTask(**{"backbone": BACKBONE, "normalize": "half", **model})
+    module = ImageDataModule("digits", channels=1, batch_size=16, num_workers=0, **data)
+    trainer = pl.Trainer(
+        max_epochs=1,
+        limit_train_batches=STEPS,
+        limit_val_batches=0 if not callbacks else 1,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[
+            ExactResume(),
+            LastCheckpoint(every_steps=2, keep=3, dirpath=str(folder)),
+            PositionalSeeding(),
+            *callbacks,
+        ],
+    )
+    trainer.fit(task, module, ckpt_path=resume, weights_only=True)
+    found: dict[str, Any] = torch.load(folder / "last.ckpt", weights_only=True)
+    assert found["global_step"] == STEPS
+    return found
+
+
+def check(folder: Path, model: dict[str, Any], data: dict[str, Any], make: Any = list) -> None:
+    whole = train(folder / "whole", model, data, make())
+    middle = folder / "whole/last-2.ckpt"
+    assert torch.load(middle, weights_only=True)["global_step"] == 2
+    resumed = train(folder / "resumed", model, data, make(), middle)
+    begun = torch.load(middle, weights_only=True)
+    assert unlike(begun["state_dict"], whole["state_dict"]) != []  # something was learnt since
+    assert unlike(whole, resumed) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name", "model", "data"), ENTRIES, ids=[f"{e[0]}-{e[1]}" for e in ENTRIES])
+def test_every_entry_goes_on_exactly(
+    kind: str, name: str, model: dict[str, Any], data: dict[str, Any], tmp_path: Path
+) -> None:
+    check(tmp_path, model, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_every_callback_goes_on_exactly(name: str, tmp_path: Path) -> None:
+    kind = getattr(own_callbacks, name)
+    check(tmp_path, {}, {"train_transforms": ["cutout", "mixup"]}, lambda: [kind(**CALLBACKS[name])])
