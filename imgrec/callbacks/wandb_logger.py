@@ -201,7 +201,9 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
                 attempt("log the evaluation", run.log, {f"{split}/{name}": each for name, each in media.items()})
 
     def _running(self) -> Any:
-        if self._experiment is None:  # a Trainer of one's own, without a run folder
+        if self._experiment is None and self._folder is not None:  # an evaluation after the end
+            self.begin_run(self._folder)
+        elif self._experiment is None:  # a Trainer of one's own, without a run folder
             self._start({**self._wandb_init, "dir": self._save_dir or ".", "config": {}})
         return self._experiment
 

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import wandb
+import yaml
 from PIL import Image
 
 from imgrec import RunFolder, UserError, WandbLogger
 from imgrec.callbacks import mirror, wandb_run
 from imgrec.callbacks.wandb_logger import best_of
 from imgrec.callbacks.wandb_media import chosen_rows
+from imgrec.cli.engine import build_loggers
 from imgrec.runs.flat import flat_config
 from imgrec.runs.predictions import Predictions
 from imgrec.runs.wandb_files import STEP, last_logged, wandb_history, wandb_logs, wandb_records
@@ -275,6 +277,19 @@ def test_a_resumed_run_has_its_id_and_nothing_twice_and_nothing_lost(trained: Pa
     assert summary(folder)["val/acc"] == {"max": best}
 
 
+def test_what_is_logged_after_the_end_goes_to_the_same_run(trained: Path, tmp_path: Path) -> None:
+    folder = fresh(tmp_path, trained)
+    logger = WandbLogger()
+    logger.begin_run(folder)
+    logger.log_metrics({"val/acc": 0.5}, step=0)
+    logger.close()
+    time.sleep(1.1)  # W&B names a part by the second in which it began
+    logger.log_metrics({"test/acc": 0.25}, step=1)
+    logger.close()
+    assert len({run.run_id for run in record(folder, "run")}) == 1
+    assert [(row[STEP], row.get("test/acc")) for row in history(folder)] == [(0, None), (1, 0.25)]
+
+
 def test_a_failed_run_is_closed_as_failed(trained: Path, tmp_path: Path) -> None:
     folder = fresh(tmp_path, trained)
     logger = WandbLogger()
@@ -380,6 +395,16 @@ def test_settings_that_wandb_lacks_are_refused() -> None:
 
 
 # ---------------------------------------------------------------- pure parts
+
+
+def test_the_documented_yaml_is_accepted() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text(encoding="utf-8")
+    config = yaml.safe_load(page.partition("```yaml")[2].partition("```")[0])
+    (logger,) = build_loggers(config["trainer"]["logger"])
+    assert type(logger) is WandbLogger
+    assert logger.name == "signs"
+    named = {"project", "entity", "group", "job_type", "tags", "notes", "name", "mode"}
+    assert named < config["trainer"]["logger"]["init_args"].keys()
 
 
 def test_a_table_has_wrong_ones_first_and_some_right_ones() -> None:
