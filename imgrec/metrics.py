@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional import classification as tm
 
 CALIBRATION_BINS = 15
+_ROWS, _COLUMNS = 4096, 64
+"""Of how many samples, and of how many classes, the probabilities are in memory at a time, in float64."""
 
 
 def classification_metrics(logits: Tensor, targets: Tensor) -> dict[str, float]:
@@ -32,26 +35,35 @@ def classification_metrics(logits: Tensor, targets: Tensor) -> dict[str, float]:
     samples, classes = logits.shape
     if samples == 0:
         return {}
-    logits = logits.double()
-    probabilities = logits.softmax(dim=1)
-    found = {"acc": (logits.argmax(dim=1) == targets).double().mean()}
+    predicted = logits.argmax(dim=1)
+    found = {"acc": (predicted == targets).double().mean()}
     if classes > 5:
         found["acc_top5"] = (logits.topk(5, dim=1).indices == targets[:, None]).any(dim=1).double().mean()
     counts = targets.bincount(minlength=classes)
     occurs = counts > 0
-    known = occurs | (logits.argmax(dim=1).bincount(minlength=classes) > 0)
+    known = occurs | (predicted.bincount(minlength=classes) > 0)
     for name, of_class in (
-        ("precision_macro", tm.multiclass_precision(probabilities, targets, classes, average="none")),
-        ("recall_macro", tm.multiclass_recall(probabilities, targets, classes, average="none")),
-        ("f1_macro", tm.multiclass_f1_score(probabilities, targets, classes, average="none")),
+        ("precision_macro", tm.multiclass_precision(predicted, targets, classes, average="none")),
+        ("recall_macro", tm.multiclass_recall(predicted, targets, classes, average="none")),
+        ("f1_macro", tm.multiclass_f1_score(predicted, targets, classes, average="none")),
     ):
         found[name] = of_class[known].double().mean()
     both = (occurs & (counts < samples)).nonzero().flatten().tolist()
-    if both:
-        areas = [tm.binary_auroc(probabilities[:, c], (targets == c).long()) for c in both]
+    areas = []
+    for start in range(0, len(both), _COLUMNS):
+        block = both[start : start + _COLUMNS]
+        columns = torch.cat([part.double().softmax(dim=1)[:, block] for part in torch.split(logits, _ROWS)])
+        areas += [tm.binary_auroc(columns[:, i], (targets == c).long()) for i, c in enumerate(block)]
+    if areas:
         found["auroc"] = sum(areas[1:], areas[0]) / len(areas)
-    found["ece"] = tm.multiclass_calibration_error(probabilities, targets, classes, n_bins=CALIBRATION_BINS)
-    found["nll"] = F.cross_entropy(logits, targets)
+    parts = list(zip(torch.split(logits, _ROWS), torch.split(targets, _ROWS), strict=True))
+    confidence = torch.cat([part.double().softmax(dim=1).amax(dim=1) for part, _ in parts])
+    finite = bool(confidence.isfinite().all())  # else torchmetrics would take the probabilities for logits
+    hits = (predicted == targets).long()
+    found["ece"] = (
+        tm.binary_calibration_error(confidence, hits, n_bins=CALIBRATION_BINS) if finite else confidence.sum()
+    )
+    found["nll"] = torch.cat([F.cross_entropy(part.double(), t, reduction="none") for part, t in parts]).mean()
     return {name: float(value) for name, value in found.items()}
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 from torch import Tensor
 
+from imgrec import metrics
 from imgrec.evaluate.scores import classification_scores
 from imgrec.metrics import CALIBRATION_BINS, classification_metrics, confusion_matrix
 
@@ -151,3 +152,21 @@ def test_the_confusion_matrix_is_scikit_learns() -> None:
     few = confusion_matrix(logits[:3], targets[:3])
     assert few.shape == (6, 6)
     assert int(few.sum()) == 3
+
+
+def test_a_network_that_gives_nan_has_no_calibration_error() -> None:
+    logits, targets = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
+    logits[4, 1] = float("nan")
+    found = classification_metrics(logits, targets)
+    assert math.isnan(found["ece"])
+    assert math.isnan(found["nll"])
+    assert 0 <= found["acc"] <= 1
+
+
+def test_figures_do_not_depend_on_how_many_rows_are_looked_at_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits, targets = torch.randn(50, 7, generator=generator), torch.randint(0, 7, (50,), generator=generator)
+    whole = classification_metrics(logits, targets)
+    monkeypatch.setattr(metrics, "_ROWS", 8)
+    monkeypatch.setattr(metrics, "_COLUMNS", 2)
+    assert classification_metrics(logits, targets) == pytest.approx(whole, rel=1e-12)
