@@ -105,6 +105,14 @@ def test_debug_leaves_no_run(cli: Cli, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_parts_add_their_callbacks_to_those_that_stand(cli: Cli) -> None:
+    more = [word for part in ("early_stopping", "guard") for word in ("--config", ROOT / "_parts" / f"{part}.yaml")]
+    done = cli("fit", *with_part("ema"), *more, "--print_config")
+    assert done.returncode == 0, done.stderr
+    callbacks = yaml.safe_load(done.stdout)["trainer"]["callbacks"]
+    assert [each["class_path"] for each in callbacks] == ["EMA", "EarlyStopping", "NaNGuard"]
+
+
 def test_bf16_trains_in_bfloat16(cli: Cli, tmp_path: Path) -> None:
     assert cli("fit", *with_part("bf16"), "--trainer.max_epochs", "6").returncode == 0
     run = only_run(tmp_path)

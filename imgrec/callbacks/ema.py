@@ -117,11 +117,12 @@ class EMA(pl.Callback):
             self._averages = {name: wide_copy(value) for name, value in self._tensors}
         elif (step - self._first) % self.every_n_steps == 0:
             decay = ema_decay(self._updates * self.every_n_steps, self.decay, self.warmup)
-            averages, values = self._averages, dict(self._tensors)
+            averages, values = list(self._averages.values()), self._tensors.values()
             if self.buffers == "copy":
-                for name in self._tensors.buffers:
-                    averages[name].copy_(values.pop(name))
-            ema_update_([averages[name] for name in values], list(values.values()), decay**self.every_n_steps)
+                first = len(values) - len(self._tensors.buffers)
+                torch._foreach_copy_(averages[first:], values[first:])
+                averages, values = averages[:first], values[:first]
+            ema_update_(averages, values, decay**self.every_n_steps)
             self._updates += 1
 
     # ---------------------------------------------------------------- the average in the place of the weights
@@ -196,7 +197,7 @@ class EMA(pl.Callback):
 
 
 class _Tensors:
-    """The parameters and the persistent buffers of a module by their names in its state dict, as they are now."""
+    """The parameters, then the persistent buffers, of a module by their names in its state dict, as they are now."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._parameters = list(module.named_parameters(remove_duplicate=False))
@@ -207,6 +208,14 @@ class _Tensors:
             if buffer is not None and name not in owner._non_persistent_buffers_set
         ]
         self.buffers = [name for name, _, _ in self._owners]
+        self._fixed: list[Tensor] = [parameter for _, parameter in self._parameters]
+
+    def values(self) -> list[Tensor]:
+        """The tensors alone, in the same order; quicker."""
+        return [
+            *self._fixed,
+            *(buffer for _, owner, own in self._owners if (buffer := owner._buffers[own]) is not None),
+        ]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         yield from self._parameters

@@ -28,15 +28,14 @@ def ema_update_(averages: Sequence[Tensor], values: Sequence[Tensor], decay: flo
 
     Averages may be of a wider type than their values: an average in bfloat16 would stand still.
     """
-    wide, given = [], []
-    for average, value in zip(averages, values, strict=True):
-        if average.is_floating_point() or average.is_complex():
-            wide.append(average)
-            given.append(value.detach().to(average.dtype))
-        else:
-            average.copy_(value)
-    if wide:
-        torch._foreach_lerp_(wide, given, 1 - decay)
+    wide = [a.is_floating_point() or a.is_complex() for a in averages]
+    kept = [average for average, w in zip(averages, wide, strict=True) if w]
+    if kept:
+        given = [value.detach().to(a.dtype) for a, value, w in zip(averages, values, wide, strict=True) if w]
+        torch._foreach_lerp_(kept, given, 1 - decay)
+    counted = [average for average, w in zip(averages, wide, strict=True) if not w]
+    if counted:
+        torch._foreach_copy_(counted, [value for value, w in zip(values, wide, strict=True) if not w])
 
 
 def wide_copy(value: Tensor) -> Tensor:
