@@ -47,12 +47,13 @@ def system_rows(metrics: Mapping[str, MetricSeries], environment: Mapping[str, A
         return []
     said = {
         "images_per_second": ("Images a second", "{:,.0f} in training, median of the epochs"),
-        "data_wait": ("Waiting for data", "{:.1%} of the time of training, median of the epochs"),
+        "data_wait": ("Waiting for data", "{:.1f} % of the time of training, median of the epochs"),
         "peak_memory_gib": ("Peak memory", "{:.2f} GiB, without loader workers"),
         "peak_gpu_memory_gib": ("Peak GPU memory", "{:.2f} GiB"),
         "energy_joules": ("Energy", "{:,.0f} J in all epochs"),
     }
-    rows = [(title, text.format(totals[name])) for name, (title, text) in said.items() if name in totals]
+    shown = totals | ({"data_wait": 100 * totals["data_wait"]} if "data_wait" in totals else {})
+    rows = [(title, text.format(shown[name])) for name, (title, text) in said.items() if name in totals]
     reason = (environment.get("hardware") or {}).get("energy")
     if "energy_joules" not in totals and isinstance(reason, str):
         rows.append(("Energy", reason))

@@ -244,7 +244,7 @@ def test_what_was_asked_of_the_machine_has_a_section_of_its_own(run: RunFolder) 
             log.append(epoch, epoch, {"system/images_per_second": rate, "system/data_wait": 0.125 * epoch})
     text = Page(write_report(RunFolder(run.path))).text
     assert "1,234 in training, median of the epochs" in text
-    assert "12.5% of the time" in text
+    assert "12.5 % of the time" in text
     assert "not measured (no counter)" in text
     with MetricsLog(run.metrics_file) as log:
         for epoch in (3, 4):
