@@ -56,7 +56,7 @@ def costly(tiny_backbone: dict[str, Any]) -> Callable[..., Costly]:
     ("seconds", "chosen"),
     [
         ([1.0, 1.0, 1.0, 1.0], PLAIN),
-        ([1.0, 0.97, 0.9, 0.9], PLAIN),  # within the margins
+        ([1.0, 0.97, 0.93, 0.92], PLAIN),  # within the margins
         ([1.0, 0.9, 0.85, 0.82], LAST),  # half would have to be faster than the best float32 by its margin
         ([1.0, 0.9, 0.7, 0.69], HALF),
         ([1.0, 1.5, 0.8, 0.5], HALF_LAST),
