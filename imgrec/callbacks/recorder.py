@@ -166,12 +166,7 @@ class RunRecorder(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the size of what is trained; go on with the metrics where the checkpoint stands."""
         self._began = time.perf_counter()
-        if self.resumption is not None and not _idle(trainer):
-            before = self._loaded or {"row": {"step": 0, "epoch": 0, "values": {}}, "seconds": 0.0}
-            self._seconds_before = before["seconds"]
-            for each in _metrics_loggers(trainer):
-                each.go_on(before["row"])
-            resume_mirrors(trainer, self.folder, before["row"])
+        self._go_on_with_metrics(trainer)
         data = trainer.datamodule  # type: ignore[attr-defined]
         scaling = getattr(pl_module, "lr_scaling", None)
         self._summarise(
@@ -181,6 +176,14 @@ class RunRecorder(pl.Callback):
             split_sizes=data.split_sizes() if hasattr(data, "split_sizes") else {},
             **({"learning_rate": scaling.to_dict()} if scaling is not None else {}),
         )
+
+    def _go_on_with_metrics(self, trainer: pl.Trainer) -> None:
+        if self.resumption is not None and not _idle(trainer):
+            before = self._loaded or {"row": {"step": 0, "epoch": 0, "values": {}}, "seconds": 0.0}
+            self._seconds_before = before["seconds"]
+            for each in _metrics_loggers(trainer):
+                each.go_on(before["row"])
+            resume_mirrors(trainer, self.folder, before["row"])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The figures of the epoch before are complete: put them on disk."""
@@ -201,6 +204,8 @@ class RunRecorder(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the model folder from the best checkpoint; the run is finished."""
+        if not self._began:  # all training was done before: only the rows of its evaluation are written again
+            self._go_on_with_metrics(trainer)
         if self._writes(trainer):
             best = _best(trainer)
             named = {"checkpoint": self._inside(self.trained_checkpoint(trainer))}

@@ -271,18 +271,18 @@ def differences(whole: Path, killed: Path) -> list[str]:
 
 def _checkpoint(run: Path, name: str) -> Any:
     found = torch.load(run / "checkpoints" / name, weights_only=True)
-    return _without_place(found, run.name)
+    return without_place(found, run.name)
 
 
-def _without_place(value: Any, run: str) -> Any:
+def without_place(value: Any, run: str) -> Any:
     """Paths, clocks and figures of the machine left out."""
     if isinstance(value, dict):
         kept = {k: v for k, v in value.items() if not str(k).startswith("system/")}
         kept = {k: v for k, v in kept.items() if k not in ("seconds", "folder", "SystemFigures")}
-        return {_without_place(k, run): _without_place(v, run) for k, v in kept.items()}
+        return {without_place(k, run): without_place(v, run) for k, v in kept.items()}
     if isinstance(value, list | tuple):
-        return [_without_place(v, run) for v in value]
-    return re.sub(rf".*{re.escape(run)}", "RUN", value) if isinstance(value, str) else value
+        return [without_place(v, run) for v in value]
+    return re.sub(rf".*{re.escape(run)}", "RUN", value) if run and isinstance(value, str) else value
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
