@@ -46,7 +46,7 @@ _WHERE = {
     "StepOutput": "imgrec.types",
     "TensorBoardLogger": "imgrec.callbacks.tensorboard_logger",
     "TestTimeViews": "imgrec.callbacks",
-    "TrainingFailed": "imgrec.errors",
+    "TrainingFailedError": "imgrec.errors",
     "UserError": "imgrec.errors",
     "WandbLogger": "imgrec.callbacks.wandb_logger",
     "compare_runs": "imgrec.runs.comparison",
@@ -83,7 +83,7 @@ __all__ = [
     "StepOutput",
     "TensorBoardLogger",
     "TestTimeViews",
-    "TrainingFailed",
+    "TrainingFailedError",
     "UserError",
     "WandbLogger",
     "compare_runs",
@@ -108,7 +108,7 @@ if TYPE_CHECKING:
     from imgrec.callbacks.tensorboard_logger import TensorBoardLogger
     from imgrec.callbacks.wandb_logger import WandbLogger
     from imgrec.data import SOURCES, ImageDataModule
-    from imgrec.errors import TrainingFailed, UserError
+    from imgrec.errors import TrainingFailedError, UserError
     from imgrec.losses import LOSSES
     from imgrec.models import BACKBONES, HEADS, Classifier
     from imgrec.optim import OPTIMIZERS, SCHEDULES

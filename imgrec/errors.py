@@ -21,7 +21,7 @@ class SpecError(UserError):
     """A spec names something unknown, or gives an argument that is unknown, missing or of the wrong type."""
 
 
-class TrainingFailed(UserError):
+class TrainingFailedError(UserError):
     """A training that was asked for rightly came to nothing: its loss is no number any more, or diverges."""
 
     status = 3

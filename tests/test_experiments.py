@@ -203,13 +203,29 @@ def test_slurm_resolves(cli: Cli) -> None:
     assert yaml.safe_load(done.stdout)["trainer"]["callbacks"][0]["class_path"] == "LastCheckpoint"
 
 
+def test_averages_a_guard_and_a_patient_end_go_together(cli: Cli, tmp_path: Path) -> None:
+    parts = [
+        word for name in ("ema", "guard", "early_stopping") for word in ("--config", ROOT / "_parts" / f"{name}.yaml")
+    ]
+    done = cli("fit", *with_part("ema"), *parts[2:])
+    assert done.returncode == 0, done.stderr
+    run = only_run(tmp_path)
+    assert run.summary["status"] == "finished"
+    held = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert "current_model_state" in held
+    assert {key.partition("{")[0] for key in held["callbacks"]} >= {"EMA", "EarlyStopping", "NaNGuard"}
+
+
 def test_every_part_has_a_test_here() -> None:
     assert {path.stem for path in PARTS} == {
         "bf16",
         "ddp",
         "debug",
+        "early_stopping",
+        "ema",
         "fsdp",
         "gpu",
+        "guard",
         "mlflow",
         "slurm",
         "tensorboard",

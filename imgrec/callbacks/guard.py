@@ -14,7 +14,7 @@ import torch
 from imgrec.callbacks.divergence import Divergence
 from imgrec.callbacks.replay import Replay, Step, can_replay, can_snapshot, take_snapshot
 from imgrec.callbacks.run_of import run_folder
-from imgrec.errors import TrainingFailed, UserError
+from imgrec.errors import TrainingFailedError, UserError
 from imgrec.models.nonfinite import FirstNonfinite, nonfinite
 from imgrec.runs.checkpoints import write_checkpoint
 from imgrec.runs.summary import write_json
@@ -77,7 +77,7 @@ class NaNGuard(pl.Callback):
 
     Raises:
         UserError: a number that cannot be.
-        TrainingFailed: while training; what has been found.
+        TrainingFailedError: while training; what has been found.
 
     Example::
 
@@ -233,7 +233,7 @@ class NaNGuard(pl.Callback):
             write_json(folder / FAILURE, asdict(failure))
         if not trainer.is_global_zero:
             raise SystemExit(0)  # the first process says it
-        raise TrainingFailed(_message(failure, folder))
+        raise TrainingFailedError(_message(failure, folder))
 
     def _repeat(
         self, trainer: pl.Trainer, module: pl.LightningModule, snapshot: dict[str, Any], failure: Failure

@@ -131,6 +131,7 @@ class EpochProgress(ProgressBar):
             TextColumn("{task.fields[note]}"),
             console=self._console,
             transient=True,
+            auto_refresh=False,  # a thread would draw it ten times a second, whether it moved or not
         )
         self._task = self._bar.add_task(description, total=total, rate="", note="")
         self._opened = time.perf_counter()
@@ -146,7 +147,7 @@ class EpochProgress(ProgressBar):
     def _move(self, completed: int, note: str = "") -> None:
         if self._bar is not None and self._task is not None:
             rate = completed / (time.perf_counter() - self._opened)
-            self._bar.update(self._task, completed=completed, rate=f"{rate:.1f} it/s", note=note)
+            self._bar.update(self._task, completed=completed, rate=f"{rate:.1f} it/s", note=note, refresh=True)
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from imgrec.data.cache_store import cache_root
 from imgrec.errors import UserError, suggestion
@@ -78,7 +79,7 @@ def settle(engine: Engine) -> bool:
         if isinstance(engine.task, BaseTask):
             engine.task.channels_last = chosen.channels_last
             engine.task.hparams["channels_last"] = chosen.channels_last
-    logger.info("precision %s%s%s", chosen if named else precision, ": " if why else "", why)
+    rank_zero_only(logger.info)("precision %s%s%s", chosen if named else precision, ": " if why else "", why)
     return bool(precision == AUTO and chosen.precision != "32-true")
 
 

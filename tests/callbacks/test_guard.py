@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from imgrec import EMA, ClassificationTask, NaNGuard, RunRecorder, TrainingFailed, UserError
+from imgrec import EMA, ClassificationTask, NaNGuard, RunRecorder, TrainingFailedError, UserError
 from imgrec.callbacks.divergence import Divergence
 from imgrec.types import Batch, StepOutput
 from tests.callbacks.small_training import digits, same, task, trainer
@@ -67,7 +67,7 @@ def fail(tmp_path: Path, how: str, **options: Any) -> tuple[Path, str, dict[str,
     guard = NaNGuard(every_n_steps=3, for_steps=options.pop("for_steps", 20))
     module = Spoiled(how, **{k: v for k, v in task().hparams.items() if k not in ("facts", "load_weights")})
     keep = ModelCheckpoint(filename="{step}", every_n_train_steps=1, save_top_k=-1, auto_insert_metric_name=False)
-    with pytest.raises(TrainingFailed) as caught:
+    with pytest.raises(TrainingFailedError) as caught:
         trainer(tmp_path, [recorder, guard, EMA(decay=0.9), keep], **options).fit(module, datamodule=digits())
     assert recorder.folder is not None
     return recorder.folder, str(caught.value), json.loads((recorder.folder / "failure.json").read_text())
@@ -207,7 +207,7 @@ class Poison(pl.Callback):
 
 def test_what_does_not_happen_again_is_said_to_be_so(tmp_path: Path) -> None:
     recorder = RunRecorder("run", tmp_path / "runs")
-    with pytest.raises(TrainingFailed, match="Where it began could not be found"):
+    with pytest.raises(TrainingFailedError, match="Where it began could not be found"):
         trainer(tmp_path, [recorder, NaNGuard(), Poison()]).fit(task(), datamodule=digits())
     assert recorder.folder is not None
     failure = json.loads((recorder.folder / "failure.json").read_text())
