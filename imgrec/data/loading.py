@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -196,6 +197,20 @@ class EvaluationSet(_Rows):
         return self.batch(images[: len(there)], there, skipped)
 
 
+_GRACE = 120
+"""Seconds that a worker process goes on after SIGTERM, for the training to end in its own way."""
+
+
+def outlive_signals(worker: int) -> None:
+    """Let a worker process go on when a job's processes are told to end: the training still needs it for a step.
+
+    A scheduler sends SIGTERM to all of them at once, a terminal Ctrl-C; the training then writes a checkpoint and ends
+    its workers itself. Workers whose training has died end, as ever, when they notice.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class BatchLoader(DataLoader[Batch]):
     """A DataLoader of sets that give whole batches, which begins an epoch when its first batch is asked for.
 
@@ -207,7 +222,7 @@ class BatchLoader(DataLoader[Batch]):
     """Seconds that were spent on waiting for batches, over all epochs."""
 
     def __init__(self, dataset: _Rows, **options: Any) -> None:
-        super().__init__(dataset, collate_fn=as_it_is, **options)
+        super().__init__(dataset, collate_fn=as_it_is, worker_init_fn=outlive_signals, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:

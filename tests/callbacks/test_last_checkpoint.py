@@ -90,26 +90,33 @@ import pytorch_lightning as pl
 
 class Stopping(pl.Callback):
     def on_train_batch_end(self, trainer, *_):
-        if Path("stop").exists() and trainer.global_step == 5 and trainer.global_rank == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if Path("stop").exists() and trainer.global_step == 5 and trainer.global_rank == trainer.world_size - 1:
+            os.{how}
 """
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_ends_them_all_after_the_same_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "processes", "how"),
+    [(configs.DDP, 2, "kill(os.getpid(), signal.SIGTERM)"), (configs.WORKERS, 1, "killpg(0, signal.SIGTERM)")],
+    ids=["to one of two processes", "to the workers too"],
+)
+def test_a_signal_ends_all_processes_after_the_same_step_and_they_go_on(
+    part: dict[str, Any], processes: int, how: str, tmp_path: Path
+) -> None:
     harness.import_everything()
-    config = configs.made(configs.DDP, configs.trainer(**{"callbacks+": "stopping.Stopping"}))
+    config = configs.made(part, configs.trainer(**{"callbacks+": "stopping.Stopping"}))
     config["evaluate_after_fit"] = False
-    (tmp_path / "stopping.py").write_text(STOPPING)
+    (tmp_path / "stopping.py").write_text(STOPPING.replace("{how}", how))
     (tmp_path / "soak.yaml").write_text(yaml.safe_dump(config))
     words = ["fit", "--config", "soak.yaml", "--ckpt_path", "last", "--runs"]
-    assert harness.start(tmp_path, [*words, "whole"], processes=2) == 0
+    assert harness.start(tmp_path, [*words, "whole"], processes) == 0
     (tmp_path / "stop").touch()
-    assert harness.start(tmp_path, [*words, "stopped"], processes=2) == 75
+    assert harness.start(tmp_path, [*words, "stopped"], processes) == 75, harness.said(tmp_path)
     (stopped,) = (tmp_path / "stopped/soak").iterdir()
     assert json.loads((stopped / "summary.json").read_text())["status"] == "preempted"
     assert 5 <= torch.load(stopped / "checkpoints/last.ckpt", weights_only=True)["global_step"] <= 6
     (tmp_path / "stop").unlink()
-    assert harness.start(tmp_path, [*words, "stopped"], processes=2) == 0
+    assert harness.start(tmp_path, [*words, "stopped"], processes) == 0, harness.said(tmp_path)
     (whole,) = (tmp_path / "whole/soak").iterdir()
     assert harness.differences(whole, stopped) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from imgrec.errors import UserError
-from imgrec.runs.checkpoints import Usable, find_usable, remove_unfinished, write_checkpoint
+from imgrec.runs.checkpoints import FULL, Usable, find_usable, remove_unfinished, write_checkpoint
 
 
 def checkpoint(step: int, **more: Any) -> dict[str, Any]:
@@ -67,6 +68,22 @@ def test_where_it_cannot_be_written_the_old_one_stays_and_the_reason_is_given(
     with pytest.raises(OSError, match=os.strerror(code)) as caught:
         write_checkpoint(checkpoint(4), path)
     assert caught.value.errno == code
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_a_real_limit_of_the_system_is_met_like_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    write_checkpoint({"weight": torch.zeros(10)}, path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # bytes of one file
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EFBIG)) as caught:
+            write_checkpoint({"weight": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno in FULL
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 

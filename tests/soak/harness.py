@@ -77,7 +77,7 @@ def soak(name: str, config: dict[str, Any], kills: int, folder: Path, seed: int 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "soak.yaml").write_text(yaml.safe_dump(config))
     words = ["fit", "--config", "soak.yaml", "--ckpt_path", "last", "--runs"]
-    whole = _finish(folder, [*words, "whole"], processes)
+    whole = finish(folder, [*words, "whole"], processes)
     draw = random.Random(f"{seed} {name}")
     attempts = 0
     while len(outcome.kills) < kills:
@@ -91,8 +91,8 @@ def soak(name: str, config: dict[str, Any], kills: int, folder: Path, seed: int 
         elif status == 0:  # it ended before it got to that place: begin another one of the same
             shutil.rmtree(folder / "killed")
         else:
-            raise RuntimeError(f"{name}, {kill}: exit status {status}\n{_said(folder)}")
-    killed = _finish(folder, [*words, "killed"], processes)
+            raise RuntimeError(f"{name}, {kill}: exit status {status}\n{said(folder)}")
+    killed = finish(folder, [*words, "killed"], processes)
     import json
 
     outcome.resumed_at = json.loads((killed / "summary.json").read_text()).get("resumed", [])
@@ -100,15 +100,17 @@ def soak(name: str, config: dict[str, Any], kills: int, folder: Path, seed: int 
     return outcome
 
 
-def _finish(folder: Path, words: Sequence[str], processes: int) -> Path:
+def finish(folder: Path, words: Sequence[str], processes: int) -> Path:
+    """Run these words, which end with a folder of runs, to the end; gives the run folder."""
     status = start(folder, words, processes)
     if status != 0:
-        raise RuntimeError(f"exit status {status}\n{_said(folder)}")
+        raise RuntimeError(f"exit status {status}\n{said(folder)}")
     (run,) = (folder / words[-1] / "soak").iterdir()
     return run
 
 
-def _said(folder: Path) -> str:
+def said(folder: Path) -> str:
+    """The end of what the processes last started in ``folder`` printed."""
     return "\n".join(path.read_text()[-3000:] for path in sorted(folder.glob("said.*")))
 
 
@@ -146,10 +148,11 @@ def _train(folder: Path, words: Sequence[str], rank: int, processes: int, port: 
     """The life of a forked process: the command, with a place at which to die."""
     status = 1
     try:
+        os.setsid()  # a signal to its group is one to it and its workers
         os.chdir(folder)
-        said = os.open(f"said.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
+        output = os.open(f"said.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         for name in [n for n in os.environ if n.startswith(("PL_", "RANK", "LOCAL_RANK", "MASTER_", "WORLD_SIZE"))]:
             del os.environ[name]
         sys.argv = ["imgrec", *words]

@@ -58,7 +58,7 @@ def test_the_installed_command_is_killed_at_any_time(tmp_path: Path) -> None:
     (tmp_path / "soak.yaml").write_text(yaml.safe_dump(configs.SOAKS["everything, 2 workers"].config))
     command = [str(Path(sys.executable).parent / "imgrec"), "fit", "--config", "soak.yaml", "--ckpt_path", "last"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    whole = harness._finish(tmp_path, [*command[1:], "--runs", "whole"], 1)
+    whole = harness.finish(tmp_path, [*command[1:], "--runs", "whole"], 1)
     for kill in range(3):
         process = subprocess.Popen(
             [*command, "--runs", "killed"],
