@@ -133,11 +133,13 @@ class LastCheckpoint(pl.Callback):
     def _save_or_end(self, trainer: pl.Trainer, due: bool) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        io = trainer.strategy.checkpoint_io
-        error = io.gave_up if isinstance(io, WholeCheckpointIO) else None
+        error = _gave_up(trainer)
         due, reason = self._signals.agreed(trainer, due, error is not None)
         if due or self._signals.wants_checkpoint(reason):
             self._save(trainer)
+        if self._ended and not reason:  # no further step will find out that this one could not be written
+            error = _gave_up(trainer)
+            _, reason = self._signals.agreed(trainer, False, error is not None)
         if reason:
             self._signals.end(trainer, reason, error)
 
@@ -172,6 +174,11 @@ class LastCheckpoint(pl.Callback):
         """Say that the next batch has not begun, where it is counted already."""
         if self._saving:
             settle(checkpoint["loops"]["fit_loop"], self._ended)
+
+
+def _gave_up(trainer: pl.Trainer) -> UserError | None:
+    io = trainer.strategy.checkpoint_io
+    return io.gave_up if isinstance(io, WholeCheckpointIO) else None
 
 
 def _failures(trainer: pl.Trainer) -> int:
