@@ -33,6 +33,7 @@ _WORDS = (
 )
 _IRRELEVANT = ("loss", "regularizers", "schedule", "normalize", "auxiliary_weight", "channels_last")
 _KEPT = 500
+_TOO_SMALL = "a step of this network is too small to gain"
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,8 @@ def settle(engine: Engine) -> bool:
         if isinstance(engine.task, BaseTask):
             engine.task.channels_last = chosen.channels_last
             engine.task.hparams["channels_last"] = chosen.channels_last
-    rank_zero_only(logger.info)("precision %s%s%s", chosen if named else precision, ": " if why else "", why)
+    say = logger.debug if why == _TOO_SMALL else logger.info  # a choice that changes nothing needs no line
+    rank_zero_only(say)("precision %s%s%s", chosen if named else precision, ": " if why else "", why)
     return bool(precision == AUTO and chosen.precision != "32-true")
 
 
@@ -119,7 +121,7 @@ def _measured(engine: Engine, device: torch.device, ways: list[Way]) -> tuple[Wa
         return found, f"measured before on this machine, {kept[key]['said']}"
     with trial(engine.task, facts, device) as task:
         if is_small(task, batch_size):
-            return ways[0], "a step of this network is too small to gain"
+            return ways[0], _TOO_SMALL
         measured = measure(task, batch_size, ways)
     chosen = fastest(measured.seconds)
     _keep(key, chosen, str(measured))

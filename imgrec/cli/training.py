@@ -155,7 +155,7 @@ def fit(arguments: Arguments) -> int:
         print(engine.resolved, end="")
         return 0
     if not engine.trainer.fast_dev_run:
-        check_writable(engine.config["runs"])
+        check_writable(engine.config["runs"], engine.config["experiment"])
     if checkpoint is not None:
         read_checkpoint(Path(checkpoint))
     return train(engine, checkpoint)

@@ -201,12 +201,13 @@ def create_run_folder(root: str | os.PathLike[str], experiment: str, run_id: str
     raise UserError(f"cannot make a run folder in {parent}: {wanted} and 9998 names after it are taken")
 
 
-def check_writable(root: str | os.PathLike[str]) -> None:
+def check_writable(root: str | os.PathLike[str], experiment: str = "experiment") -> None:
     """Say before any work is done whether run folders can be made under ``root``; leaves nothing behind.
 
     Raises:
-        UserError: they cannot; the message says why.
+        UserError: they cannot, or the experiment has no name of a folder; the message says why.
     """
+    _inside(experiment, "experiment")
     root = Path(root).expanduser()
     existing = root
     try:

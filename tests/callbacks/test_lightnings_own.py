@@ -78,7 +78,7 @@ def test_a_checkpoint_of_ones_own_replaces_the_two(cli: Cli, tiny: Path, tmp_pat
 
 
 def test_a_checkpoint_of_another_name_is_found_again_wherever_the_run_is(cli: Cli, tiny: Path, tmp_path: Path) -> None:
-    own = "{class_path: ModelCheckpoint, monitor: val/loss, filename: mine-{epoch}, auto_insert_metric_name: false}"
+    own = '{class_path: ModelCheckpoint, monitor: val/loss, filename: "mine-{epoch}", auto_insert_metric_name: false}'
     assert cli("fit", "--config", tiny, "--trainer.callbacks", f"[{own}]").returncode == 0
     run = the_run(tmp_path)
     named = run.summary["checkpoint"]

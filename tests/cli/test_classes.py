@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from pytorch_lightning.loggers import CSVLogger
 
 from imgrec import ClassificationTask
+from imgrec import EarlyStopping as OurEarlyStopping
 from imgrec.cli.classes import find_class, instantiate
 from imgrec.errors import UserError
 
@@ -41,7 +42,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("path", "base", "cls"),
     [
-        ("EarlyStopping", pl.Callback, EarlyStopping),
+        ("EarlyStopping", pl.Callback, OurEarlyStopping),
+        ("Timer", pl.Callback, Timer),
         ("pytorch_lightning.callbacks.EarlyStopping", pl.Callback, EarlyStopping),
         ("CSVLogger", object, CSVLogger),
         ("ClassificationTask", pl.LightningModule, ClassificationTask),
@@ -65,10 +67,10 @@ def test_the_callbacks_that_everybody_wants_have_short_names(name: str) -> None:
         ("nowhere.Mine", "cannot be imported"),
         ("own_callbacks.NOT_A_CLASS", "no class"),
         ("imgrec.ClassificationTask", "no Callback"),
-        ("EarlyStopping", 'needs the argument "monitor"'),
+        ("GradientAccumulationScheduler", 'needs the argument "scheduling"'),
         ({"class_path": "Timer", "intervall": "step"}, '"interval"'),
         ({"class_path": "Timer", "init_args": {"interval": 3}}, "place.interval"),
-        ({"class_path": "EarlyStopping", "monitor": "val/acc", "mode": "up"}, "refuses its arguments"),
+        ({"class_path": "ModelCheckpoint", "monitor": "val/acc", "mode": "up"}, "refuses its arguments"),
         ({"class_path": "own_callbacks.Quiet", "every": "two"}, "place.every: expected int"),
         ({"class_path": "own_callbacks.Quiet", "every": True}, "place.every: expected int"),
         ({"name": "Timer"}, "expected a class path"),

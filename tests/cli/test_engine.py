@@ -54,7 +54,7 @@ def test_for_evaluation_there_is_progress_and_nothing_else() -> None:
     assert engine.trainer.loggers == []
 
 
-CHECKPOINTS = {"ModelCheckpoint", "LastCheckpoint", "ExactResume"}
+CHECKPOINTS = {"BestCheckpoint", "LastCheckpoint", "ExactResume"}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_given_callback_takes_the_place_of_its_kind() -> None:
     class Mine(ModelCheckpoint):
         pass
 
-    assert "ModelCheckpoint" not in kinds(default_callbacks([Mine()], {}))
+    assert "BestCheckpoint" not in kinds(default_callbacks([Mine()], {}))
 
 
 def test_loggers_are_switched_on_by_name() -> None:

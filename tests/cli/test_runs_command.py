@@ -14,8 +14,9 @@ StoredRun = Callable[..., Path]
 
 
 @pytest.fixture
-def runs(tmp_path: Path, stored_run: StoredRun) -> Path:
-    """Three runs in ``runs``."""
+def runs(tmp_path: Path, stored_run: StoredRun, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three runs in ``runs``, and a terminal that is wide enough for them."""
+    monkeypatch.setenv("COLUMNS", "140")
     for seed, share in enumerate((7, 9, 8)):
         stored_run(tmp_path / "runs", "pets/plain", seed, [True] * share + [False] * (10 - share))
     return tmp_path / "runs"

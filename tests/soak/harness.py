@@ -150,6 +150,7 @@ def _train(folder: Path, words: Sequence[str], rank: int, processes: int, port: 
     """The life of a forked process: the command, with a place at which to die."""
     status = 1
     try:
+        torch.set_num_threads(1)  # a pool of threads does not survive a fork
         os.setsid()  # a signal to its group is one to it and its workers
         os.chdir(folder)
         output = os.open(f"said.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
