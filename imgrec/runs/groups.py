@@ -125,7 +125,7 @@ def _run_names(runs: Sequence[ComparedRun]) -> list[str]:
 
 def _recipe_names(groups: Sequence[Sequence[ComparedRun]]) -> list[str]:
     """The experiments; where one stands for several recipes, with what tells these apart."""
-    experiments = [group[0].run.experiment for group in groups]
+    experiments = without_common_folders([group[0].run.experiment for group in groups])
     names = []
     for own, group in zip(experiments, groups, strict=True):
         alike = {str(i): g[0].run.config for i, g in enumerate(groups) if experiments[i] == own}
@@ -135,6 +135,19 @@ def _recipe_names(groups: Sequence[Sequence[ComparedRun]]) -> list[str]:
         about += ["…"] * (len(columns) > _IN_A_NAME)
         names.append(f"{own} ({', '.join(about)})" if about else own)
     return names
+
+
+def without_common_folders(names: Sequence[str]) -> list[str]:
+    """Names of experiments without the leading folders that all of them share.
+
+    >>> without_common_folders(["cifar10/fast", "cifar10/long/fast"]), without_common_folders(["cifar10/fast"] * 2)
+    (['fast', 'long/fast'], ['cifar10/fast', 'cifar10/fast'])
+    """
+    parts = [name.split("/") for name in names]
+    shared = 0
+    while len(set(names)) > 1 and all(len(p) > shared + 1 for p in parts) and len({p[shared] for p in parts}) == 1:
+        shared += 1
+    return ["/".join(p[shared:]) for p in parts]
 
 
 def _unlike(names: Sequence[str]) -> list[str]:

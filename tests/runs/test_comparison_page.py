@@ -77,7 +77,7 @@ def test_the_page_stands_alone_and_what_comes_from_runs_is_escaped(page: Page) -
         for name in ("src", "href", "xlink:href"):
             assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
     assert len([tag for tag, _ in page.elements if tag == "script"]) == 1
-    assert "pets/<focal>" in page.text
+    assert "<focal>" in page.text
     assert "</td><script>" in page.text
     ids = [a["id"] for _, a in page.elements if a.get("id")]
     assert len(ids) == len(set(ids))
@@ -93,7 +93,7 @@ def test_every_sentence_figure_and_note_is_there(page: Page, comparison: Compari
     for run in comparison.runs:
         assert run.name in page.text
     assert all(note in page.text for note in comparison.notes)
-    assert "One run only: pets/one." in page.text
+    assert "One run only: one." in page.text
     assert page.source.count('class="cell"') == len(comparison.groups) + len(comparison.pairs)
 
 
@@ -106,11 +106,11 @@ def test_each_run_is_a_line_in_the_colour_of_its_group(page: Page, comparison: C
         assert lines == [len(group.runs) + (len(group.runs) > 1) for group in comparison.groups]
         assert all(f"var(--series-{number})" in drawing.svg for number in range(3))
         assert not re.search(r"#0606\w\w", drawing.svg)
-    assert "<title>pets/&lt;focal&gt;</title>" in drawings[0].svg
+    assert "<title>&lt;focal&gt;</title>" in drawings[0].svg
 
 
 def test_the_mean_curve_is_the_mean_where_all_runs_have_a_value(comparison: Comparison) -> None:
-    group = next(group for group in comparison.groups if group.name == "pets/plain")
+    group = next(group for group in comparison.groups if group.name == "plain")
     curve = mean_curve(group, ["val/acc"])
     assert curve is not None
     assert curve[0].tolist() == [1, 2, 3]
@@ -119,13 +119,11 @@ def test_the_mean_curve_is_the_mean_where_all_runs_have_a_value(comparison: Comp
 
 
 def test_the_images_that_tell_groups_apart_are_shown(page: Page, comparison: Comparison) -> None:
-    pair = next(
-        pair for pair in comparison.pairs if {pair.first.name, pair.second.name} == {"pets/plain", "pets/<focal>"}
-    )
-    plain, focal = (pair.first, pair.second) if pair.first.name == "pets/plain" else (pair.second, pair.first)
+    pair = next(pair for pair in comparison.pairs if {pair.first.name, pair.second.name} == {"plain", "<focal>"})
+    plain, focal = (pair.first, pair.second) if pair.first.name == "plain" else (pair.second, pair.first)
     sure = np.asarray(plain.correct.all(axis=0) & ~focal.correct.any(axis=0))
     assert sure.sum() > 7
-    heading = f"{sure.sum()} right by every run of pets/plain, wrong by every run of pets/<focal>"
+    heading = f"{sure.sum()} right by every run of plain, wrong by every run of <focal>"
     assert heading in page.text
     shown = re.findall(r"image/(\d{4})\.png", page.text[page.text.index(heading) :])[:7]
     assert sure[[int(number) for number in shown]].all()
