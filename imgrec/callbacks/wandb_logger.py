@@ -141,7 +141,7 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
             given["name"] = f"{run.experiment}/{run.run_id}"
         self._seen = last_logged(folder) if kept else (-1, frozenset())
         write_json(folder / ID_FILE, kept | {"id": given["id"]})  # whatever happens to the process from here on
-        self._start(given | {"dir": self._save_dir or str(folder), "config": flat_config(run.config)})
+        self._start(given | {"dir": str(Path(self._save_dir or folder).absolute()), "config": flat_config(run.config)})
         if self._experiment.disabled:
             (folder / ID_FILE).unlink()
             return
@@ -204,7 +204,7 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
         if self._experiment is None and self._folder is not None:  # an evaluation after the end
             self.begin_run(self._folder)
         elif self._experiment is None:  # a Trainer of one's own, without a run folder
-            self._start({**self._wandb_init, "dir": self._save_dir or ".", "config": {}})
+            self._start({**self._wandb_init, "dir": str(Path(self._save_dir or ".").absolute()), "config": {}})
         return self._experiment
 
     # ---------------------------------------------------------------- checkpoints and the end
