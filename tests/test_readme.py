@@ -55,5 +55,5 @@ def test_everything_in_the_readme_runs(tmp_path: Path) -> None:
     assert "docs/digits/three.png 3 0." in done.stdout  # what the Python block prints
     assert (tmp_path / "predictions.csv").read_text(encoding="utf-8").count(".png") == 3
     accuracies = [float(a) for a in re.findall(r"^accuracy +[\d.]+ +([\d.]+)", done.stdout, re.MULTILINE)]
-    assert len(accuracies) == 3
+    assert len(accuracies) == 4
     assert all(a > 0.9 for a in accuracies)
