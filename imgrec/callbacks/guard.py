@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
 from imgrec.callbacks.divergence import Divergence
+from imgrec.callbacks.failure import FAILURE, Failure, message, of_all
 from imgrec.callbacks.replay import Replay, Step, can_replay, can_snapshot, take_snapshot
 from imgrec.callbacks.run_of import run_folder
 from imgrec.errors import TrainingFailedError, UserError
@@ -21,38 +21,7 @@ from imgrec.runs.summary import write_json
 
 logger = logging.getLogger(__name__)
 
-FAILURE = "failure.json"
 LAST_GOOD = "last_good.ckpt"
-_NAMED = 5
-"""Images that the message names; failure.json names them all."""
-
-
-@dataclass
-class Failure:
-    """What failure.json holds: what went wrong, where training stood, counted from 0, and where it began.
-
-    ``kind``: ``loss`` (NaN or infinite), ``gradient``, ``weights``, or ``divergence``. ``module`` is the first whose
-    output was bad, ``parameter`` the first, seen from the loss, whose gradient was. ``images`` are those of the batch
-    whose values were bad in that output, or all of the batch; ``repeated`` is true where the step was done again and
-    failed again.
-    """
-
-    kind: str
-    epoch: int
-    batch: int
-    step: int
-    process: int
-    loss: float | None
-    median_loss: float | None
-    learning_rate: float | None
-    module: str | None = None
-    module_type: str | None = None
-    parameter: str | None = None
-    bad_parameters: int = 0
-    repeated: bool = False
-    images: tuple[str, ...] = ()
-    last_good: str | None = None
-    last_good_step: int | None = None
 
 
 class NaNGuard(pl.Callback):
@@ -228,12 +197,12 @@ class NaNGuard(pl.Callback):
         if kind != "divergence" and self._snapshot is not None and can_replay(trainer, module):
             self._repeat(trainer, module, self._snapshot, failure)
         self._snapshot = None
-        failure = _of_all(trainer, failure)
+        failure = of_all(trainer.world_size, failure)
         if folder is not None:
             write_json(folder / FAILURE, asdict(failure))
         if not trainer.is_global_zero:
             raise SystemExit(0)  # the first process says it
-        raise TrainingFailedError(_message(failure, folder))
+        raise TrainingFailedError(message(failure, folder))
 
     def _repeat(
         self, trainer: pl.Trainer, module: pl.LightningModule, snapshot: dict[str, Any], failure: Failure
@@ -278,47 +247,3 @@ def _fill(failure: Failure, found: _Found, step: Step, watch: FirstNonfinite, ba
         failure.module, failure.module_type = watch.found.module, watch.found.kind
         if watch.found.rows and max(watch.found.rows) < len(step.ids):
             failure.images = tuple(step.ids[row] for row in watch.found.rows)
-
-
-def _of_all(trainer: pl.Trainer, failure: Failure) -> Failure:
-    """The failure that a process found itself, where the others only heard of it."""
-    if trainer.world_size == 1:
-        return failure
-    each: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(each, failure)
-    named = (f for f in each if f.module is not None or (f.loss is not None and not math.isfinite(f.loss)))
-    chosen: Failure = next(named, each[0])
-    chosen.last_good, chosen.last_good_step = each[0].last_good, each[0].last_good_step
-    return chosen
-
-
-def _message(failure: Failure, folder: Path | None) -> str:
-    where = f"at step {failure.step} (epoch {failure.epoch + 1}, batch {failure.batch + 1})"
-    if failure.kind == "divergence":
-        what = f"the loss diverges: {failure.loss:.4g} {where}, its median before was {failure.median_loss:.4g}"
-    elif failure.kind == "loss":
-        what = f"the loss is {failure.loss} {where}"
-    else:
-        what = f"the {failure.kind} of {failure.parameter or 'a parameter'} is not finite {where}"
-        if failure.bad_parameters > 1:
-            what += f", as that of {failure.bad_parameters - 1} more"
-    said = [what]
-    if failure.module == "images":
-        said.append("the images themselves hold values that are not finite")
-    elif failure.module is not None:
-        said.append(f"the first output that is not finite is that of {failure.module} ({failure.module_type})")
-    elif failure.kind == "loss":
-        said.append(
-            "every layer's output is finite, so it is the computation of the loss"
-            if failure.repeated
-            else "where it began could not be found by doing the steps again"
-        )
-    if failure.images:
-        more = len(failure.images) - _NAMED
-        named = ", ".join(failure.images[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-        said.append(f"images: {named}")
-    if folder is not None:
-        said.append(f"details: {folder / FAILURE}")
-        if failure.last_good is not None:
-            said.append(f"the state before step {failure.last_good_step}: {folder / failure.last_good}")
-    return "training failed: " + ".\n  ".join(part[0].upper() + part[1:] if i else part for i, part in enumerate(said))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -11,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
-from imgrec import yaml12
 from imgrec.callbacks.last_checkpoint import LastCheckpoint
-from imgrec.callbacks.metrics_logger import MetricsLogger, shortest
+from imgrec.callbacks.metrics_logger import MetricsLogger
 from imgrec.callbacks.mirror import begin_mirrors, mirror_evaluation, mute_mirrors, resume_mirrors
 from imgrec.callbacks.resuming import logged_soon, open_log_step
+from imgrec.callbacks.run_outputs import best_epoch, config_of, moved, said_of_weights, write_evaluation, write_model
 from imgrec.callbacks.stopping import Preempted
-from imgrec.export import save_model_folder
 from imgrec.files import write_text
 from imgrec.randomness import run_seed
 from imgrec.runs.checkpoints import LAST, remove_unfinished
@@ -29,11 +26,10 @@ from imgrec.runs.environment import describe_environment
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, create_run_folder
 from imgrec.runs.lock import RunLock
 from imgrec.runs.metrics_log import read_metrics
-from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.resumption import Resumption, check_data, differences, note_resumption
 from imgrec.runs.summary import SUMMARY, read_json, update_summary, write_json
 from imgrec.runs.system import system_totals
-from imgrec.tasks import BaseTask, ClassificationTask
+from imgrec.tasks import BaseTask
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +98,8 @@ class RunRecorder(pl.Callback):
             return
         self._loaded = checkpoint.get(_KEY)
         if self._loaded is not None and self.folder is not None:
-            moved = (self._loaded["folder"], str(self.folder))
-            checkpoint["callbacks"] = _moved(checkpoint.get("callbacks", {}), *moved)
+            places = (self._loaded["folder"], str(self.folder))
+            checkpoint["callbacks"] = moved(checkpoint.get("callbacks", {}), *places)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the folder, once, or go on in it, and hang the metrics log into the trainer."""
@@ -159,7 +155,7 @@ class RunRecorder(pl.Callback):
 
     def _write_origin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self.folder is not None
-        write_text(self.folder / CONFIG, self.config or _config_of(trainer, pl_module))
+        write_text(self.folder / CONFIG, self.config or config_of(trainer, pl_module))
         environment = self._environment(getattr(trainer.datamodule, "fingerprint", None))  # type: ignore[attr-defined]
         write_json(self.folder / ENVIRONMENT, environment)
 
@@ -207,10 +203,13 @@ class RunRecorder(pl.Callback):
         if not self._began:  # all training was done before: only the rows of its evaluation are written again
             self._go_on_with_metrics(trainer)
         if self._writes(trainer):
-            best = _best(trainer)
+            assert self.folder is not None
+            best = best_epoch(trainer)
             named = {"checkpoint": self._inside(self.trained_checkpoint(trainer))}
             self._summarise(trainer, **best, **named, system=self._system_totals(trainer))
-            self._write_model(trainer, pl_module, best)
+            write_model(
+                self.folder, pl_module, self.trained_checkpoint(trainer), said_of_weights(self.experiment, best)
+            )
             self._summarise(trainer, status="finished")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -251,11 +250,11 @@ class RunRecorder(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the predictions of ``trainer.validate``; the epochs of ``fit`` leave metrics alone."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self._write_evaluation(trainer, pl_module, "val")
+            self._keep_evaluation(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the predictions of ``trainer.test``."""
-        self._write_evaluation(trainer, pl_module, "test")
+        self._keep_evaluation(trainer, pl_module, "test")
 
     def trained_checkpoint(self, trainer: pl.Trainer) -> str | None:
         """The checkpoint that the figures after training are of: the best, else the last; ``None`` without any."""
@@ -289,57 +288,10 @@ class RunRecorder(pl.Callback):
             assert self.folder is not None
             update_summary(self.folder, values)
 
-    def _write_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str) -> None:
-        if not self._writes(trainer) or not isinstance(pl_module, BaseTask) or pl_module.predictions is None:
-            return
-        assert self.folder is not None
-        assert pl_module.facts is not None
-        found = pl_module.predictions
-        predictions = Predictions(
-            ids=list(found.ids),
-            targets=found.targets.numpy(),
-            logits=found.logits.numpy(),
-            class_names=pl_module.facts.class_names,
-        )
-        write_predictions(self.folder / "predictions" / f"{split}.parquet", predictions)
-        prefix = f"{split}/"
-        figures = {
-            name.removeprefix(prefix): shortest(float(value))
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith(prefix)
-        }
-        update_summary(self.folder, {split: figures})
-        mirror_evaluation(trainer, split, predictions)
-
-    def _write_model(self, trainer: pl.Trainer, pl_module: pl.LightningModule, best: dict[str, Any]) -> None:
-        assert self.folder is not None
-        overridden = type(pl_module).build_model is not ClassificationTask.build_model  # type: ignore[attr-defined]
-        if not isinstance(pl_module, ClassificationTask) or overridden:
-            rank_zero_info("no model folder: how this task builds its network is code, not a spec")
-            return
-        assert pl_module.facts is not None
-        path = self.trained_checkpoint(trainer)
-        task = (
-            pl_module
-            if path is None
-            else type(pl_module).load_from_checkpoint(path, map_location="cpu", weights_only=True)
-        )
-        save_model_folder(
-            self.folder / "model",
-            task.model,
-            {"backbone": task.backbone_spec, "head": task.head_spec, "normalize": task.normalize},
-            pl_module.facts,
-            card=_card(self.experiment, best),
-        )
-
-
-def _moved(value: Any, before: str, now: str) -> Any:
-    """``value`` with every path inside the folder ``before`` made one inside ``now``."""
-    if isinstance(value, dict):
-        return {_moved(k, before, now): _moved(v, before, now) for k, v in value.items()}
-    if isinstance(value, str) and value.startswith(f"{before}{os.sep}"):
-        return now + value.removeprefix(before)
-    return value
+    def _keep_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str) -> None:
+        if self._writes(trainer) and isinstance(pl_module, BaseTask) and pl_module.predictions is not None:
+            assert self.folder is not None
+            mirror_evaluation(trainer, split, write_evaluation(self.folder, trainer, pl_module, split))
 
 
 def _idle(trainer: pl.Trainer) -> bool:
@@ -348,34 +300,3 @@ def _idle(trainer: pl.Trainer) -> bool:
 
 def _metrics_loggers(trainer: pl.Trainer) -> list[MetricsLogger]:
     return [each for each in trainer.loggers if isinstance(each, MetricsLogger)]
-
-
-def _best(trainer: pl.Trainer) -> dict[str, Any]:
-    callback = trainer.checkpoint_callback
-    if not isinstance(callback, ModelCheckpoint) or callback.best_model_score is None:
-        return {}
-    if not Path(callback.best_model_path).is_file():
-        return {}
-    import torch
-
-    epoch = torch.load(callback.best_model_path, map_location="cpu", weights_only=True)["epoch"]
-    return {
-        "monitor": callback.monitor,
-        "best_score": shortest(float(callback.best_model_score)),
-        "best_epoch": int(epoch),
-    }
-
-
-def _config_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
-    config: dict[str, Any] = {"seed_everything": run_seed()}
-    for key, part in (("model", pl_module), ("data", trainer.datamodule)):  # type: ignore[attr-defined]
-        if part is not None:
-            arguments = {k: v for k, v in dict(part.hparams).items() if k not in ("facts", "load_weights")}
-            config[key] = {"class_path": f"{type(part).__module__}.{type(part).__qualname__}", "init_args": arguments}
-    config["trainer"] = {"max_epochs": trainer.max_epochs}
-    return yaml12.dump(config)
-
-
-def _card(experiment: str, best: dict[str, Any]) -> str:
-    which = f"epoch {best['best_epoch'] + 1}, {best['monitor']} {best['best_score']:.4f}" if best else "the last epoch"
-    return f"Trained by the experiment `{experiment}`; the weights are those of {which}.\n"

@@ -1,0 +1,102 @@
+"""What a run leaves in its folder beside its metrics: config, predictions, figures, the shareable model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from imgrec import yaml12
+from imgrec.callbacks.metrics_logger import shortest
+from imgrec.export import save_model_folder
+from imgrec.randomness import run_seed
+from imgrec.runs.predictions import Predictions, write_predictions
+from imgrec.runs.summary import update_summary
+from imgrec.tasks import BaseTask, ClassificationTask
+
+
+def write_evaluation(folder: Path, trainer: pl.Trainer, task: BaseTask, split: str) -> Predictions:
+    """Write the predictions of a split that was just evaluated, and its figures into the summary; give the former."""
+    assert task.facts is not None
+    assert task.predictions is not None
+    found = task.predictions
+    predictions = Predictions(
+        ids=list(found.ids),
+        targets=found.targets.numpy(),
+        logits=found.logits.numpy(),
+        class_names=task.facts.class_names,
+    )
+    write_predictions(folder / "predictions" / f"{split}.parquet", predictions)
+    prefix = f"{split}/"
+    figures = {
+        name.removeprefix(prefix): shortest(float(value))
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith(prefix)
+    }
+    update_summary(folder, {split: figures})
+    return predictions
+
+
+def write_model(folder: Path, task: pl.LightningModule, checkpoint: str | None, card: str) -> None:
+    """Write the model folder with the weights of a checkpoint, or without one with those that ``task`` has."""
+    overridden = type(task).build_model is not ClassificationTask.build_model  # type: ignore[attr-defined]
+    if not isinstance(task, ClassificationTask) or overridden:
+        rank_zero_info("no model folder: how this task builds its network is code, not a spec")
+        return
+    assert task.facts is not None
+    trained = task
+    if checkpoint is not None:
+        trained = type(task).load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+    save_model_folder(
+        folder / "model",
+        trained.model,
+        {"backbone": trained.backbone_spec, "head": trained.head_spec, "normalize": trained.normalize},
+        task.facts,
+        card=card,
+    )
+
+
+def best_epoch(trainer: pl.Trainer) -> dict[str, Any]:
+    """The monitored metric, its best value and its epoch, counted from 0; nothing where none was kept."""
+    callback = trainer.checkpoint_callback
+    if not isinstance(callback, ModelCheckpoint) or callback.best_model_score is None:
+        return {}
+    if not Path(callback.best_model_path).is_file():
+        return {}
+    epoch = torch.load(callback.best_model_path, map_location="cpu", weights_only=True)["epoch"]
+    return {
+        "monitor": callback.monitor,
+        "best_score": shortest(float(callback.best_model_score)),
+        "best_epoch": int(epoch),
+    }
+
+
+def config_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
+    """The config of a training that was put together in Python, as YAML."""
+    config: dict[str, Any] = {"seed_everything": run_seed()}
+    for key, part in (("model", pl_module), ("data", trainer.datamodule)):  # type: ignore[attr-defined]
+        if part is not None:
+            arguments = {k: v for k, v in dict(part.hparams).items() if k not in ("facts", "load_weights")}
+            config[key] = {"class_path": f"{type(part).__module__}.{type(part).__qualname__}", "init_args": arguments}
+    config["trainer"] = {"max_epochs": trainer.max_epochs}
+    return yaml12.dump(config)
+
+
+def said_of_weights(experiment: str, best: dict[str, Any]) -> str:
+    """The sentence of the model's README that says which weights these are."""
+    which = f"epoch {best['best_epoch'] + 1}, {best['monitor']} {best['best_score']:.4f}" if best else "the last epoch"
+    return f"Trained by the experiment `{experiment}`; the weights are those of {which}.\n"
+
+
+def moved(value: Any, before: str, now: str) -> Any:
+    """``value`` with every path inside the folder ``before`` made one inside ``now``."""
+    if isinstance(value, dict):
+        return {moved(k, before, now): moved(v, before, now) for k, v in value.items()}
+    if isinstance(value, str) and value.startswith(f"{before}{os.sep}"):
+        return now + value.removeprefix(before)
+    return value
