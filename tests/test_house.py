@@ -16,6 +16,7 @@ ROOT = Path(imgrec.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
     "errors",
+    "extras",
     "files",
     "yaml12",
     "randomness",
