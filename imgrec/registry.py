@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Generic, Protocol, TypeVar, get_args, get_origin
 
@@ -80,8 +81,8 @@ class Registry(Generic[T]):
         """The entry that ``name`` stands for. An unknown name raises :class:`SpecError` with the nearest ones."""
         if name in self._entries:
             return self._entries[name]
-        if name in self._plugins():
-            return Entry(name, self._plugins()[name].load())
+        if (plugin := self._plugins().get(name)) is not None:
+            return Entry(name, plugin.load())
         found = self.catalogue.find(name) if self.catalogue else None
         if found is not None:
             return Entry(name, found)
@@ -189,7 +190,7 @@ class Registry(Generic[T]):
         return self.build(typing.cast(Spec, value), where, **(facts if isinstance(facts, Mapping) else {}))
 
     def _plugins(self) -> dict[str, Any]:
-        found = {point.name: point for point in entry_points(group=f"imgrec.{self.plural}")}
+        found = {point.name: point for point in _points(entry_points, f"imgrec.{self.plural}")}
         for name in found.keys() & self._entries.keys():
             raise ValueError(
                 f'{self.kind} "{name}" is registered already; the entry point {found[name].value} takes it'
@@ -221,6 +222,12 @@ def _nested_registry(hint: Any) -> Registry[Any] | None:
     if get_origin(hint) is Annotated:
         return next((extra for extra in get_args(hint)[1:] if isinstance(extra, Registry)), None)
     return next((found for part in get_args(hint) if (found := _nested_registry(part)) is not None), None)
+
+
+@cache
+def _points(find: Callable[..., Any], group: str) -> tuple[Any, ...]:
+    """The entry points of a group; a search through all that is installed takes milliseconds, so it is made once."""
+    return tuple(find(group=group))
 
 
 def _path(factory: Callable[..., Any]) -> str:

@@ -12,6 +12,7 @@ from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
+from imgrec.callbacks.arguments import at_least_one
 from imgrec.errors import UserError
 from imgrec.optim.averaging import ema_decay, ema_update_, wide_copy
 
@@ -58,8 +59,7 @@ class EMA(pl.Callback):
             raise UserError(f"EMA: `decay` is from 0 to below 1, got {decay}.")
         if not 0 <= start < 1:
             raise UserError(f"EMA: `start` is a fraction of training, from 0 to below 1, got {start}.")
-        if every_n_steps < 1:
-            raise UserError(f"EMA: `every_n_steps` is 1 or more, got {every_n_steps}.")
+        at_least_one("EMA", every_n_steps=every_n_steps)
         if buffers not in ("average", "copy"):
             raise UserError(f'EMA: `buffers` is average or copy, got "{buffers}".')
         self.decay = decay

@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
+from imgrec.callbacks.arguments import at_least_one, known
 from imgrec.callbacks.media import show_picture
 from imgrec.callbacks.run_of import run_folder
-from imgrec.errors import UserError, suggestion
 from imgrec.evaluate.confusion import confusion_matrix
 from imgrec.runs.pictures import (
     GridRow,
@@ -56,15 +56,8 @@ class EpochPictures(pl.Callback):
     def __init__(
         self, every_n_epochs: int = 5, show: list[Picture] | None = None, columns: int = 8, rows: int = 3
     ) -> None:
-        for name, value in {"every_n_epochs": every_n_epochs, "columns": columns, "rows": rows}.items():
-            if value < 1:
-                raise UserError(f"EpochPictures: `{name}` is 1 or more, got {value}.")
-        for word in show or ():
-            if word not in _PICTURES:
-                raise UserError(
-                    f'EpochPictures: there is no picture called "{word}".{suggestion(word, _PICTURES)} '
-                    f"Accepted: {', '.join(_PICTURES)}."
-                )
+        at_least_one("EpochPictures", every_n_epochs=every_n_epochs, columns=columns, rows=rows)
+        known("EpochPictures", show or (), _PICTURES, "picture called")
         self.every_n_epochs = every_n_epochs
         self.show: tuple[str, ...] = tuple(show) if show is not None else _PICTURES
         self.columns = columns

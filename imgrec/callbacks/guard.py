@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from imgrec.callbacks.arguments import at_least_one
 from imgrec.callbacks.divergence import Divergence
 from imgrec.callbacks.failure import FAILURE, Failure, message, of_all
 from imgrec.callbacks.replay import Replay, Step, can_replay, can_snapshot, take_snapshot
@@ -58,9 +59,7 @@ class NaNGuard(pl.Callback):
     def __init__(
         self, every_n_steps: int = 100, factor: float | None = 10.0, for_steps: int = 20, window: int = 100
     ) -> None:
-        for name, value in {"every_n_steps": every_n_steps, "for_steps": for_steps}.items():
-            if value < 1:
-                raise UserError(f"NaNGuard: `{name}` is 1 or more, got {value}.")
+        at_least_one("NaNGuard", every_n_steps=every_n_steps, for_steps=for_steps)
         if factor is not None and factor <= 1:
             raise UserError(f"NaNGuard: `factor` is above 1, or null, got {factor}.")
         if window < 20:

@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from imgrec.callbacks.arguments import at_least_one, known
 from imgrec.callbacks.media import show_histogram
-from imgrec.errors import UserError, suggestion
 from imgrec.models.statistics import ActivationProbe, layer_norms, layer_of
 
 Shown = Literal["gradients", "updates", "activations"]
@@ -50,15 +50,8 @@ class LayerStatistics(pl.Callback):
         depth: int = 1,
         histograms: bool = False,
     ) -> None:
-        for name, value in {"every_n_steps": every_n_steps, "depth": depth}.items():
-            if value < 1:
-                raise UserError(f"LayerStatistics: `{name}` is 1 or more, got {value}.")
-        for word in show or ():
-            if word not in _SHOWN:
-                raise UserError(
-                    f'LayerStatistics: there is nothing called "{word}" to show.{suggestion(word, _SHOWN)} '
-                    f"Accepted: {', '.join(_SHOWN)}."
-                )
+        at_least_one("LayerStatistics", every_n_steps=every_n_steps, depth=depth)
+        known("LayerStatistics", show or (), _SHOWN, "statistic called")
         self.every_n_steps = every_n_steps
         self.show: tuple[str, ...] = tuple(show) if show is not None else _SHOWN
         self.depth = depth

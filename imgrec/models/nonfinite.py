@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
+
+from imgrec.models.watching import Watch
 
 
 @torch.no_grad()
@@ -40,7 +41,7 @@ class BadOutput:
     rows: tuple[int, ...]
 
 
-class FirstNonfinite:
+class FirstNonfinite(Watch):
     """Within ``with``: looks at what every module inside ``root`` gives, and keeps the first bad output.
 
     A module that is called by another one ends first, so the innermost is the one that is kept. It waits for the
@@ -55,22 +56,17 @@ class FirstNonfinite:
     """
 
     def __init__(self, root: nn.Module) -> None:
+        super().__init__()
         self.root = root
         self.found: BadOutput | None = None
-        self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> Self:
-        for name, module in self.root.named_modules():
-            if module is not self.root:
-                self._handles.append(module.register_forward_hook(self._hook(name)))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+    def begin(self) -> list[RemovableHandle]:
+        """Watch every module inside."""
+        return [
+            module.register_forward_hook(self._hook(name))
+            for name, module in self.root.named_modules()
+            if module is not self.root
+        ]
 
     def _hook(self, name: str) -> Any:
         def look(module: nn.Module, arguments: Any, output: Any) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from imgrec.models.watching import Watch
 
 _AROUND = ("model", "backbone", "network")
 """What stands around the layers of a task: parts of their names that say nothing."""
@@ -45,7 +46,7 @@ def layer_norms(tensors: Mapping[str, Tensor], depth: int = 1) -> dict[str, Tens
     return {layer: torch.linalg.vector_norm(torch.stack(parts)) for layer, parts in found.items()}
 
 
-class ActivationProbe:
+class ActivationProbe(Watch):
     """Within ``with``: the mean and the spread of what each layer gives, and how many of its units are dead.
 
     A unit, that is a channel of a ReLU's output, is dead where it is 0 everywhere, in every image of the batch.
@@ -59,33 +60,28 @@ class ActivationProbe:
     """
 
     def __init__(self, root: nn.Module, depth: int = 1) -> None:
+        super().__init__()
         self.root = root
         self.depth = depth
         self._outputs: dict[str, Tensor] = {}
         self._dead: dict[str, list[Tensor]] = {}
-        self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> Self:
+    def begin(self) -> list[RemovableHandle]:
+        """Watch the layers and their rectifiers, with nothing seen yet."""
         self._outputs, self._dead = {}, {}
         seen: set[str] = set()
+        handles: list[RemovableHandle] = []
         for name, module in self.root.named_modules():
             if not name or name.rpartition(".")[2] in _AROUND:
                 continue
             layer = layer_of(name, self.depth)
             if isinstance(module, _RECTIFIERS):
-                self._handles.append(module.register_forward_hook(self._count(layer)))
+                handles.append(module.register_forward_hook(self._count(layer)))
             whole = layer_of(name, self.depth + 1) == layer
             if whole and layer not in seen and any(True for _ in module.parameters()):
                 seen.add(layer)
-                self._handles.append(module.register_forward_hook(self._keep(layer)))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+                handles.append(module.register_forward_hook(self._keep(layer)))
+        return handles
 
     @property
     def figures(self) -> dict[str, Tensor]:
