@@ -3,6 +3,7 @@
 from imgrec.models.backbone import Backbone, Features
 from imgrec.models.blind_taps import clear_blind_gradients
 from imgrec.models.catalogue import BACKBONES
+from imgrec.models.cifar_resnet import CifarResNet
 from imgrec.models.classifier import Classifier, build_classifier, check_classifier
 from imgrec.models.compiling import check_compile, compile_network
 from imgrec.models.heads import HEADS, CosineHead, LinearHead
@@ -14,6 +15,7 @@ __all__ = [
     "BACKBONES",
     "HEADS",
     "Backbone",
+    "CifarResNet",
     "Classifier",
     "CosineHead",
     "Features",
