@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 _WARM_ROUNDS = 3
+_PROCESS = Path("/proc/self")
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -41,7 +45,8 @@ def count_macs(model: nn.Module, images: Tensor) -> int:
     training = model.training
     model.eval()
     try:
-        with FlopCounterMode(display=False) as counter:
+        # attention as the matrix products that it is: the fused kernels of some devices are not counted
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(images)
     finally:
         model.train(training)
@@ -84,26 +89,42 @@ def time_calls(call: Callable[[], object], budget: float = 1.0, rounds: int = 20
 
 
 def peak_memory(call: Callable[[], object]) -> int | None:
-    """Bytes by which the memory of this process grew at most while ``call`` ran; ``None`` where no one says.
-
-    Linux keeps the highest mark of a process and can be asked to begin anew.
-    """
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    """Bytes by which the memory of this process grew at most while ``call`` ran; ``None`` where no one says."""
     gc.collect()
-    try:
-        reset.write_text("5")
-        before = _kilobytes(status, "VmRSS")
-        call()
-        return max(0, _kilobytes(status, "VmHWM") - before) * 1024
-    except OSError:
+    before = process_memory("now")
+    if before is None or not forget_peak():
         return None
+    call()
+    peak = process_memory("peak")
+    return None if peak is None else max(0, peak - before)
 
 
-def _kilobytes(status: Path, name: str) -> int:
-    for line in status.read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1])
-    raise OSError(f"{status} does not say {name}")
+def process_memory(when: Literal["now", "peak"]) -> int | None:
+    """The memory that this process holds, or the most that it has held, in bytes; ``None`` where the system is silent.
+
+    Without its children. Linux says both; of another system, only the peak is known.
+    """
+    name = {"now": "VmRSS:", "peak": "VmHWM:"}[when]  # getrusage's peak takes over that of the process before this one
+    with suppress(OSError, ValueError, IndexError):
+        for line in (_PROCESS / "status").read_text(encoding="utf-8").splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024
+    if when == "now":
+        return None
+    with suppress(ImportError, OSError):
+        import resource  # there is none on Windows
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return None
+
+
+def forget_peak() -> bool:
+    """Ask the system to count the peak of this process's memory anew; whether it does, as Linux can."""
+    try:
+        (_PROCESS / "clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def bytes_on_disk(path: str | Path) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import resource
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
+
+from imgrec.compress.measure import process_memory
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -114,15 +114,8 @@ def energy_meters(
 
 def peak_memory() -> float | None:
     """The most memory that this process has held so far, in GiB, without its children; ``None`` where unknown."""
-    status = _reads(Path("/proc/self/status"))
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):  # getrusage's figure takes over the peak of the process that started this one
-            return int(line.split()[1]) / 2**20
-    try:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    except OSError:
-        return None
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+    peak = process_memory("peak")
+    return None if peak is None else peak / 2**30
 
 
 def _reads(path: Path) -> str:
