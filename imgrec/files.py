@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,29 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_aside(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder`` that takes its place at the end; on an error ``folder`` stays as it was."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    new, old = work / "new", work / "old"
+    try:
+        new.mkdir()
+        yield new
+        umask = os.umask(0)
+        os.umask(umask)
+        for file in new.iterdir():
+            file.chmod(0o666 & ~umask)  # some libraries' files are the owner's alone
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
