@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -25,6 +25,7 @@ from imgrec.augment import (
     check_transforms,
 )
 from imgrec.data.amend import amend, read_exclusions, read_labels
+from imgrec.data.arguments import check_arguments, fetches
 from imgrec.data.audit import find_bad_images, refuse_bad_images, usable_cores
 from imgrec.data.balance import SAMPLERS, strata
 from imgrec.data.cache_choice import CacheMode
@@ -109,29 +110,20 @@ class ImageDataModule(pl.LightningDataModule):
         check_classes(classes)
         if sampler is not None:
             SAMPLERS.check(sampler, "data.sampler")
+        check_arguments(
+            image_size=image_size,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            channels=channels,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            num_workers=num_workers,
+            on_bad_image=on_bad_image,
+            cache=cache,
+        )
         known = {} if image_size is None else {"image_size": image_size}
-        for name, value in {
-            "image_size": image_size,
-            "batch_size": batch_size,
-            "eval_batch_size": eval_batch_size,
-        }.items():
-            if value is not None and value < 1:
-                raise UserError(f"data.{name}: must be 1 or more, got {value}.")
         check_training_transforms(train_transforms, "data.train_transforms", in_channels=channels, **known)
         check_transforms(eval_transforms, "data.eval_transforms", in_channels=channels, **known)
-        if channels not in (1, 3):
-            raise UserError(f"data.channels: accepted are 1 (grey) and 3 (colour), got {channels!r}.")
-        if not (0 < val_fraction < 1 and 0 <= test_fraction < 1 and val_fraction + test_fraction < 1):
-            raise UserError(
-                "data.val_fraction and data.test_fraction: parts of each class, that for validation above 0, together "
-                f"below 1; got {val_fraction} and {test_fraction}."
-            )
-        if num_workers is not None and num_workers < 0:
-            raise UserError(f"data.num_workers: must be 0 or more, got {num_workers}.")
-        if on_bad_image not in ("skip", "error"):
-            raise UserError(f'data.on_bad_image: accepted are "skip" and "error", got {on_bad_image!r}.')
-        if cache not in get_args(CacheMode):
-            raise UserError(f"data.cache: accepted are {', '.join(get_args(CacheMode))}, got {cache!r}.")
         self._excluded = [] if exclude is None else read_exclusions(exclude)
         self._relabelled = {} if relabel is None else read_labels(relabel)
         self.save_hyperparameters()
@@ -155,7 +147,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Fetch what is to be downloaded; Lightning calls it in one process of each machine."""
-        if _downloads(self._source_spec):
+        if fetches(self._source_spec):
             SOURCES.build(self._source_spec, "data.source")
 
     def setup(self, stage: str | None = None) -> None:
@@ -372,12 +364,3 @@ class ImageDataModule(pl.LightningDataModule):
         if self._ready is None:
             raise RuntimeError("call setup() first: the data has not been read yet")
         return self._ready
-
-
-def _downloads(spec: Any) -> bool:
-    """Whether a source, or one inside it, fetches something."""
-    if isinstance(spec, str):
-        return spec == "hub"
-    inside = list(spec.values()) if isinstance(spec, dict) else spec
-    fetches = isinstance(spec, dict) and (bool(spec.get("download")) or spec.get("name") == "hub")
-    return fetches or any(_downloads(part) for part in inside if isinstance(part, dict | list))
