@@ -232,8 +232,8 @@ class Watch(pl.Callback):
                 self.largest[name] = max(self.largest.get(name, 0.0), float(parameter.grad.abs().max()))
 
 
-UNTRAINED = ("backbones", "views")
-"""Backbones have tests of their own; views are looked at after training."""
+UNTRAINED = ("backbones", "views", "steps")
+"""Backbones have tests of their own; views are looked at after training, steps of compression are taken after it."""
 
 PLACES: dict[str, tuple[str, str]] = {
     "heads": ("model", "head"),

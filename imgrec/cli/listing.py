@@ -25,6 +25,7 @@ REGISTRIES: dict[str, tuple[str, str, str]] = {
     "regularizers": ("imgrec.regularizers", "REGULARIZERS", "model.regularizers"),
     "optimizers": ("imgrec.optim", "OPTIMIZERS", "model.optimizer"),
     "schedules": ("imgrec.optim", "SCHEDULES", "model.schedule"),
+    "steps": ("imgrec.compress.steps", "STEPS", "imgrec compress RUN --plan, under `steps`"),
 }
 
 

@@ -1,0 +1,120 @@
+"""Plans: what they are called, what they say again, and which are refused with which reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from imgrec.compress.plan import Plan, read_plans
+from imgrec.compress.steps import STEPS
+from imgrec.errors import UserError
+
+HALF: dict[str, Any] = {"name": "prune", "target": {"macs": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("steps", "name"),
+    [
+        (["prune", "finetune", "quantize"], "macs0.5-finetune3-int8"),
+        ([{"name": "prune", "target": {"latency": 0.6}}], "latency0.6"),
+        (["drop_blocks", {"name": "finetune", "distill": True}], "blocks-macs0.75-distill3"),
+        ([{"name": "mask", "sparsity": 0.8}, "qat", "quantize"], "sparse0.8-qat2-int8"),
+        ([{"name": "mask", "pattern": "2:4"}, "finetune"], "sparse2of4-finetune3"),
+        (["quantize", {"name": "quantize", "runtime": "openvino"}], "int8-openvino-int8"),
+        ([{"name": "finetune", "epochs": 5}], "control-finetune5"),
+        (
+            [HALF, "finetune", {"name": "prune", "target": {"macs": 0.3}}, "finetune"],
+            "macs0.5-finetune3-macs0.3-finetune3",
+        ),
+    ],
+)
+def test_a_plan_is_named_by_its_steps_and_says_itself_again(steps: list[Any], name: str) -> None:
+    plan = Plan.of(steps)
+    assert plan.name == name
+    assert Plan.of(plan.to_specs()) == plan
+    assert [spec["name"] for spec in plan.to_specs()] == [s if isinstance(s, str) else s["name"] for s in steps]
+    assert all(step.said for step in plan.steps)
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        (
+            ["quantize", "finetune"],
+            r"plan\[1\]: finetune cannot come after quantize \(plan\[0\]\): .*quantize comes last",
+        ),
+        (["quantize", "prune"], "prune cannot come after quantize"),
+        (["quantize", "qat"], "qat cannot come after quantize"),
+        (["quantize", {"name": "quantize", "max_drop": 1.0}], "there is one int8 export for onnxruntime"),
+        (["qat", "prune"], "prune cannot come after qat .* prune first"),
+        (["qat", "drop_blocks"], "drop_blocks cannot come after qat"),
+        (["qat", "mask"], "mask cannot come after qat .* mask first"),
+        (["qat", "finetune"], "give qat more epochs"),
+        (["qat", "qat"], "qat cannot come after qat"),
+        (["qat", {"name": "quantize", "runtime": "openvino"}], "int8 in ONNX Runtime"),
+        (["mask", "finetune", "prune"], r"prune cannot come after mask \(plan\[0\]\): the masks .* would be lost"),
+        (["mask", {"name": "mask", "sparsity": 0.5}], "90 % of the weights are zero already"),
+        ([HALF, "finetune", HALF], "50 % of the MACs is left then"),
+        ([], "a plan needs a step. Accepted: drop_blocks, finetune, mask, prune, qat, quantize"),
+        ("prune", "expected a list of steps, got 'prune'"),
+        (["prun"], r'plan\[0\]: no step is called "prun". Did you mean "prune"'),
+        ([{"name": "finetune", "epoch": 2}], 'has no argument "epoch". Did you mean "epochs"'),
+        ([{"name": "finetune", "epochs": 0}], r"plan\[0\]: `epochs` must be at least 1, got 0"),
+        ([{"name": "finetune", "lr": -1.0}], "`lr` must be above 0"),
+        ([{"name": "finetune", "ema": 1.0}], "`ema` must be above 0 and below 1"),
+        ([{"name": "prune", "target": {"mcs": 0.5}}], 'no measure is called "mcs". Did you mean "macs"'),
+        ([{"name": "prune", "target": {"macs": 1.5}}], "`target.macs` must be above 0 and below 1, got 1.5"),
+        ([{"name": "prune", "target": {"macs": 0.5, "latency": 0.5}}], "names one measure"),
+        ([{"name": "mask", "sparsity": 1}], "`sparsity` must be above 0 and below 1"),
+        ([{"name": "quantize", "to": "int4"}], r"plan\[0\].to: expected Literal"),
+        ([{"name": "quantize", "max_drop": -1}], "`max_drop` must be at least 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_place_and_the_reason(steps: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Plan.of(steps)
+
+
+def test_several_quantizations_for_different_runtimes_and_masks_before_training_make_sense() -> None:
+    accepted: list[list[Any]] = [
+        ["mask", "finetune", {"name": "mask", "sparsity": 0.95}, "qat", "quantize"],
+        ["drop_blocks", "prune", "finetune", "mask", "finetune", "quantize", {"name": "quantize", "to": "fp16"}],
+        ["finetune", "prune", "finetune", "qat"],
+    ]
+    for steps in accepted:
+        assert len(Plan.of(steps).steps) == len(steps)
+
+
+def test_a_yaml_holds_one_plan_or_several_variants() -> None:
+    assert [plan.name for plan in read_plans({"steps": ["quantize"]}, name="mine")] == ["mine"]
+    assert [plan.name for plan in read_plans({"name": "own", "steps": ["quantize"]}, name="mine")] == ["own"]
+    assert [plan.name for plan in read_plans(["quantize"])] == ["int8"]
+    several = read_plans({"variants": {"a": [HALF], "b": ["quantize"]}})
+    assert [(plan.name, plan.steps[0].name) for plan in several] == [("a", "prune"), ("b", "quantize")]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"step": []}, 'there is no key "step". Did you mean "steps"'),
+        ({"name": 3, "steps": ["prune"]}, "plan.name: expected a name, got 3"),
+        ({"name": "a b", "steps": ["prune"]}, "letters, digits, dots and dashes, got 'a b'"),
+        ({"variants": {"../a": ["prune"]}}, r"plan.variants.../a: a variant is named by"),
+        ({"variants": {"a": ["prune"]}, "steps": []}, "expected `steps`, a list, or `variants`"),
+        ({}, "expected `steps`, a list, or `variants`"),
+        ({"variants": {"a": ["quantize", "prune"]}}, r"plan.variants.a\[1\]: prune cannot come after quantize"),
+        (3, "expected a list of steps, got 3"),
+    ],
+)
+def test_a_yaml_of_another_shape_is_refused(values: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        read_plans(values)
+
+
+def test_every_step_stands_in_the_registry_with_what_it_takes() -> None:
+    assert STEPS.names() == ["drop_blocks", "finetune", "mask", "prune", "qat", "quantize"]
+    for entry in STEPS:
+        assert entry.summary.endswith(".")
+        for argument in entry.arguments():
+            assert f"{argument.name}:" in entry.doc, f"{entry.name} does not say what {argument.name} is"
