@@ -1,0 +1,143 @@
+"""Which slices of which weights go together when a channel is removed: the groups that structured sparsity is about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imgrec.errors import UserError
+from imgrec.extras import require
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The part of one weight in a group: slices along ``dim``, and for each the channel that it belongs to."""
+
+    name: str
+    dim: int
+    at: Tensor
+    """int64 ``(slices,)``: where they lie along ``dim``."""
+    channel: Tensor
+    """int64 ``(slices,)``: the numbers of their channels."""
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """So many channels that can each be removed, with every slice of every weight that goes with one."""
+
+    channels: int
+    slices: tuple[Slices, ...]
+    size: float
+    """How many weights a channel has."""
+
+    def squares(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """The sum of the squares of each channel's weights, float ``(channels,)``."""
+        first = weights[self.slices[0].name]
+        total = torch.zeros(self.channels, dtype=torch.float32, device=first.device)
+        for part in self.slices:
+            weight = weights[part.name].float()
+            others = [dim for dim in range(weight.dim()) if dim != part.dim]
+            squares = weight.square().sum(others) if others else weight.square()
+            total = total.index_add(0, part.channel.to(weight.device), squares[part.at.to(weight.device)])
+        return total
+
+
+def channel_groups(model: nn.Module, images: Tensor) -> list[ChannelGroup]:
+    """The groups of channels of a network that can be removed together, but for its outputs.
+
+    A channel has the filter that makes it, its scale in a normalization layer, and what every layer that reads it gives
+    to it; where branches are added, the channels of all of them. Found by torch-pruning's dependency graph.
+
+    Args:
+        model: any network; it is left as it is. Its outputs are those of its ``head``, or of its last linear layer.
+        images: a batch that it takes.
+
+    Raises:
+        UserError: torch-pruning is missing, or there is no channel to remove.
+
+    Source: Fang et al., 2023, "DepGraph: towards any structural pruning", arXiv 2301.12900.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(32, 2))
+    >>> [(g.channels, g.size, [s.name for s in g.slices]) for g in channel_groups(net, torch.zeros(1, 3, 4, 4))]
+    [(8, 36.0, ['0.weight', '1.weight', '3.weight'])]
+    """
+    pruning = require("torch_pruning", "compress", "a penalty on groups of channels")
+    names = {module: name for name, module in model.named_modules()}
+    with _Traced(model):
+        graph = pruning.DependencyGraph().build_dependency(model, images[:1], verbose=False)
+    found = []
+    for group in graph.get_all_groups(ignored_layers=_outputs(model)):
+        parts: dict[tuple[str, int], Slices] = {}
+        for item in group.items:
+            module = item.dep.target.module
+            dim = _dim(module, graph.is_out_channel_pruning_fn(item.dep.handler))
+            channels = item.root_idxs
+            if dim is None or module not in names or any(channel is None for channel in channels):
+                continue
+            name = f"{names[module]}.weight" if names[module] else "weight"
+            parts.setdefault((name, dim), Slices(name, dim, torch.tensor(item.idxs), torch.tensor(channels)))
+        channels = len(group.items[0].idxs)
+        if parts:
+            weights = dict(model.named_parameters(remove_duplicate=False))
+            size = sum(len(p.at) * weights[p.name].numel() / weights[p.name].shape[p.dim] for p in parts.values())
+            found.append(ChannelGroup(channels, tuple(parts.values()), size / channels))
+    if not found:
+        raise UserError("a penalty on groups of channels needs a network with channels that can be removed")
+    return found
+
+
+def _dim(module: Any, out: bool) -> int | None:
+    """The dimension of a module's weight that a channel is a slice of, where it has one."""
+    if isinstance(module, nn.Linear):
+        return 0 if out else 1
+    if isinstance(module, nn.modules.conv._ConvNd):
+        if module.transposed:
+            return None if module.groups > 1 else int(out)
+        if out or module.groups == module.in_channels == module.out_channels:
+            return 0
+        return 1 if module.groups == 1 else None
+    return 0 if isinstance(module, _NORMS) and module.weight is not None and module.weight.dim() == 1 else None
+
+
+def _outputs(model: nn.Module) -> list[nn.Module]:
+    head = getattr(model, "head", None)
+    if isinstance(head, nn.Module) and list(head.parameters()):
+        return list(head.modules())
+    linear: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return linear[-1:]
+
+
+class _Traced:
+    """A network as it can be traced: in evaluation mode, not compiled, attention written out; then as it was."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.modes = {module: module.training for module in model.modules()}
+        self.fused = [module for module in model.modules() if getattr(module, "fused_attn", False) is True]
+        self.contexts: tuple[Any, ...] = ()
+
+    def __enter__(self) -> None:
+        kind = next((p.device.type for p in self.model.parameters()), "cpu")
+        self.contexts = (
+            torch.compiler.set_stance("force_eager"),
+            torch.autocast(kind, enabled=False),
+            torch.enable_grad(),
+        )
+        for context in self.contexts:
+            context.__enter__()
+        for module in self.fused:
+            vars(module)["fused_attn"] = False
+
+    def __exit__(self, *error: Any) -> None:
+        for module, mode in self.modes.items():
+            module.training = mode
+        for module in self.fused:
+            vars(module)["fused_attn"] = True
+        for context in reversed(self.contexts):
+            context.__exit__(*error)
