@@ -101,10 +101,20 @@ def go_on(run: RunFolder, config: Config, arguments: Arguments) -> int:
     if getattr(rank_zero_only, "rank", 0) == 0:
         RunLock(run.path).release()
     start = find_usable(run.path)
-    engine = Engine(now)
+    engine = Engine(now if start is None else _without_weights(now))
+    engine.config["model"]["init_args"].pop("load_weights", None)
     if engine.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: a rehearsal leaves nothing that could go on")
     return train(engine, start.path if start else None, run.path, Resumption(start, changed, allowed))
+
+
+def _without_weights(config: Config) -> Config:
+    """The config of a task that needs nothing of what training once started from, where it is one that can."""
+    from imgrec.cli.classes import find_class
+    from imgrec.tasks import BaseTask
+
+    task = find_class(config["model"]["class_path"], object, "model")
+    return override(config, "model.load_weights", False) if issubclass(task, BaseTask) else config
 
 
 def _settle(now: Config, before: Config) -> None:

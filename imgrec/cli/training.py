@@ -174,7 +174,11 @@ def train(engine: Engine, checkpoint: str | Path | None, run: Path | None = None
 
     from imgrec.callbacks import RunRecorder, make_lean
     from imgrec.callbacks.mirror import close_mirrors
+    from imgrec.runs.load import read_checkpoint
+    from imgrec.tasks import BaseTask
 
+    if checkpoint is not None and isinstance(engine.task, BaseTask):
+        engine.task.expect(read_checkpoint(Path(checkpoint)))
     trainer = engine.settle()
     rehearsal = bool(trainer.fast_dev_run)
     config = engine.config

@@ -3,6 +3,8 @@
 from imgrec.compress.masks import apply_masks, keep_best, n_of_m, prunable, sparsity_of
 from imgrec.compress.schedule import sparsity_at
 from imgrec.compress.scores import SCORES, accumulate, score
+from imgrec.compress.surgery import note_step, rebuild, surgery_of, surgical
+from imgrec.compress.widths import resize, select, widths_step
 
 __all__ = [
     "SCORES",
@@ -10,8 +12,15 @@ __all__ = [
     "apply_masks",
     "keep_best",
     "n_of_m",
+    "note_step",
     "prunable",
+    "rebuild",
+    "resize",
     "score",
+    "select",
     "sparsity_at",
     "sparsity_of",
+    "surgery_of",
+    "surgical",
+    "widths_step",
 ]

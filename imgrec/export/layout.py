@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from imgrec.compress.surgery import surgery_of
 from imgrec.models import BACKBONES, Classifier, LinearHead
 from imgrec.models.timm_models import adapted_arguments, find
 from imgrec.registry import Spec
@@ -46,9 +47,8 @@ def own_arguments(backbone: Spec) -> dict[str, Any]:
 def layout_of(classifier: Classifier, backbone: Spec, facts: DataFacts) -> Layout:
     """The layout of timm where its network gives the same logits from the same tensors, as is tried; else our own."""
     name, _ = BACKBONES.parse(backbone)
-    return _timm_layout(classifier, name, own_arguments(backbone), facts) or Layout(
-        architecture=name, state=_on_cpu(classifier.state_dict()), model_args={}
-    )
+    plain = None if surgery_of(classifier) else _timm_layout(classifier, name, own_arguments(backbone), facts)
+    return plain or Layout(architecture=name, state=_on_cpu(classifier.state_dict()), model_args={})
 
 
 def to_timm(state: Mapping[str, Tensor], classifier: str) -> dict[str, Tensor]:

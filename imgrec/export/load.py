@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
 from torch import Tensor, nn
 
 from imgrec.augment import AUGMENTATIONS, Transform
+from imgrec.compress.surgery import rebuild
 from imgrec.errors import UserError
 from imgrec.export.layout import agree, from_timm, linear_name
 from imgrec.export.preprocessing import from_timm_config
@@ -22,10 +23,31 @@ from imgrec.registry import Registry, Spec
 from imgrec.types import DataFacts
 
 
+class Loaded(NamedTuple):
+    """A classifier in evaluation mode on the CPU, the facts of its data, and the specs that it was built from.
+
+    The specs are ``backbone``, ``head`` and ``normalize``.
+    """
+
+    classifier: Classifier
+    facts: DataFacts
+    specs: dict[str, Any]
+
+
 def load_model_folder(folder: str | Path) -> tuple[Classifier, DataFacts]:
     """The classifier of a model folder, in evaluation mode on the CPU, and the facts of its data.
 
-    No network is used and no code is unpickled. A folder that imgrec did not write but timm can load gives timm's
+    See :func:`read_model_folder`, which gives its specs, too.
+    """
+    found = read_model_folder(folder)
+    return found.classifier, found.facts
+
+
+def read_model_folder(folder: str | Path) -> Loaded:
+    """The classifier of a model folder with the facts and the specs that it was built from.
+
+    No network is used and no code is unpickled. What was pruned is built again from the record of that in config.json,
+    without the library that pruned it. A folder that imgrec did not write but timm can load gives timm's
     network with the preprocessing of its ``pretrained_cfg``; its classes are its ``label_names``, or else ``"0"``,
     ``"1"``, ..., and the number of training images of each is given as 0.
 
@@ -42,7 +64,7 @@ def load_model_folder(folder: str | Path) -> tuple[Classifier, DataFacts]:
         return _ours(folder, config) if "imgrec" in config else _timms(folder, config)
 
 
-def _ours(folder: Path, config: dict[str, Any]) -> tuple[Classifier, DataFacts]:
+def _ours(folder: Path, config: dict[str, Any]) -> Loaded:
     own = config["imgrec"]
     version = own.get("version") if isinstance(own, Mapping) else None
     if not isinstance(version, int):
@@ -65,10 +87,12 @@ def _ours(folder: Path, config: dict[str, Any]) -> tuple[Classifier, DataFacts]:
     state = read_state(folder / WEIGHTS)
     if layout == "timm":
         state = from_timm(state, config["pretrained_cfg"]["classifier"])
-    return _filled(build_classifier(backbone, head, normalize, facts, False, str(folder)), state, folder), facts
+    classifier = build_classifier(backbone, head, normalize, facts, False, str(folder))
+    rebuilt = rebuild(classifier, own.get("surgery", []), f"{folder}: the surgery in its config.json")
+    return Loaded(_filled(rebuilt, state, folder), facts, specs)
 
 
-def _timms(folder: Path, config: dict[str, Any]) -> tuple[Classifier, DataFacts]:
+def _timms(folder: Path, config: dict[str, Any]) -> Loaded:
     cfg = config["pretrained_cfg"]
     architecture = config["architecture"]
     try:
@@ -88,14 +112,19 @@ def _timms(folder: Path, config: dict[str, Any]) -> tuple[Classifier, DataFacts]
     )
     own = {k: v for k, v in (config.get("model_args") or {}).items() if k not in ("in_chans", "img_size")}
     normalize = {key: list(network.pretrained_cfg[key]) for key in ("mean", "std")}
-    built = build_classifier({"name": architecture, **own}, "linear", normalize, facts, False, str(folder))
+    specs: dict[str, Any] = {
+        "backbone": {"name": architecture, **own} if own else architecture,
+        "head": "linear",
+        "normalize": normalize,
+    }
+    built = build_classifier(specs["backbone"], "linear", normalize, facts, False, str(folder))
     filled = _filled(built, from_timm(network.state_dict(), classifier), folder)
     if not agree(filled, network, facts):
         raise UserError(f'{folder}: "{architecture}" does more after its features than one linear layer')
-    return filled, facts
+    return Loaded(filled, facts, specs)
 
 
-def _filled(classifier: Classifier, state: dict[str, Tensor], folder: Path) -> Classifier:
+def _filled(classifier: nn.Module, state: dict[str, Tensor], folder: Path) -> Any:
     own = classifier.state_dict()
     buffers = {key: own[key] for key in ("mean", "std") if key not in state}  # timm's layout has them in the config
     dtypes = {value.dtype for value in state.values() if value.is_floating_point()}

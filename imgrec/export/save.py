@@ -14,6 +14,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from imgrec.compress.surgery import surgery_of
 from imgrec.errors import UserError
 from imgrec.export.card import model_card
 from imgrec.export.layout import Layout, layout_of
@@ -22,8 +23,8 @@ from imgrec.models import BACKBONES, Classifier
 from imgrec.registry import Spec
 from imgrec.types import DataFacts
 
-VERSION = 1
-"""The version of the section ``imgrec`` in config.json."""
+VERSION = 2
+"""The newest version of the section ``imgrec`` in config.json: 2 where it holds a surgery, else 1."""
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -34,8 +35,9 @@ def save_model_folder(
     """Write ``classifier`` as a folder that can be shared: model.safetensors, config.json and README.md.
 
     Where the classifier is a plain timm network with a linear head, the tensors have timm's names, and
-    ``timm.create_model("local-dir:<folder>", pretrained=True)`` gives the same logits on normalized images. In every
-    case :func:`imgrec.export.load_model_folder` builds it again.
+    ``timm.create_model("local-dir:<folder>", pretrained=True)`` gives the same logits on normalized images. What
+    changed a network after its specs built it, pruning for one, stands in config.json as plain data. In every case
+    :func:`imgrec.export.load_model_folder` builds it again.
 
     Args:
         folder: a new or empty folder, or a model folder, which is replaced as a whole once the new one is complete.
@@ -76,15 +78,17 @@ def _config(classifier: Classifier, layout: Layout, specs: Mapping[str, Any], fa
         "std": _shortest(classifier.std),
     }
     layers = {"pool_size": None, "first_conv": layout.first_conv, "classifier": layout.classifier}
+    surgery = surgery_of(classifier)
     own = {
-        "version": VERSION,
+        "version": VERSION if surgery else 1,
         "layout": "timm" if layout.is_timm else "classifier",
         "specs": {
-            "backbone": _without_source(specs["backbone"]),
+            "backbone": without_source(specs["backbone"]),
             "head": specs["head"],
             "normalize": specs["normalize"],
         },
         "facts": facts.to_dict(),
+        **({"surgery": surgery} if surgery else {}),
     }
     config: dict[str, Any] = {
         "architecture": layout.architecture,
@@ -104,7 +108,7 @@ def _shortest(values: Tensor) -> list[float]:
     return [float(str(value)) for value in values.detach().cpu().float().numpy()]
 
 
-def _without_source(backbone: Spec) -> Spec:
+def without_source(backbone: Spec) -> Spec:
     """The folder's weights take the place of those that training started from, and of the path where they were."""
     name, given = BACKBONES.parse(backbone)
     kept = {k: v for k, v in given.items() if k not in ("pretrained", "weights")}

@@ -44,6 +44,8 @@ class Classifier(nn.Module):
         self.head = head
         self.register_buffer("mean", torch.tensor(tuple(mean), dtype=torch.float32))
         self.register_buffer("std", torch.tensor(tuple(std), dtype=torch.float32))
+        self.surgery: list[dict[str, Any]] = []
+        """What changed the network after its specs built it, as plain data; see ``imgrec.compress.surgery``."""
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits, float ``(batch, num_classes)``."""

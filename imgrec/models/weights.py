@@ -84,6 +84,7 @@ def read_weights(path: str | Path) -> Weights:
     if not found.is_dir():
         return Weights(found, _network_part(read_state(found)))
     config = read_config(found)
+    _refuse_surgery(config, found)
     return Weights(
         found,
         _network_part(read_state(found / "model.safetensors")),
@@ -97,7 +98,9 @@ def check_architecture(path: str | Path, name: str) -> None:
     """Raise :class:`UserError` where ``path`` is missing, or a model folder of another architecture than ``name``."""
     found = locate(path, "weights")
     if found.is_dir():
-        _same_architecture(read_config(found)["architecture"], name, found)
+        config = read_config(found)
+        _same_architecture(config["architecture"], name, found)
+        _refuse_surgery(config, found)
         if not (found / "model.safetensors").is_file():
             raise UserError(f"weights not found: {found / 'model.safetensors'}")
     elif found.suffix != ".safetensors":
@@ -133,6 +136,14 @@ def load_exactly(network: nn.Module, state: Mapping[str, Tensor], title: str, ma
 
 def _unlike(state: Mapping[str, Tensor], key: str, own: Tensor) -> bool:
     return key in state and state[key].shape != own.shape
+
+
+def _refuse_surgery(config: dict[str, Any], path: Path) -> None:
+    if isinstance(config.get("imgrec"), dict) and config["imgrec"].get("surgery"):
+        raise UserError(
+            f"{path} holds a network whose layers are not those of its architecture any more, since it was pruned or "
+            "quantized: training starts from all of it with `model.init_from`"
+        )
 
 
 def _same_architecture(found: str, name: str, path: Path) -> None:

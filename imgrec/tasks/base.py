@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 
+from imgrec.compress.surgery import rebuild, surgery_of
 from imgrec.errors import UserError
 from imgrec.models import check_compile, compile_network, set_channels_last
 from imgrec.optim import LearningRateScaling, build_optimizer, build_schedule, check_optimizer, check_schedule
@@ -79,6 +81,7 @@ class BaseTask(pl.LightningModule, ABC):
         self.lr_scaling: LearningRateScaling | None = None
         self._epoch = EpochBuffer()
         self._running = RunningMeans()
+        self._expected: list[dict[str, Any]] = []
         check_optimizer(optimizer, "model.optimizer")
         check_schedule(schedule, "model.schedule")
         check_regularizers(regularizers, "model.regularizers")
@@ -158,10 +161,7 @@ class BaseTask(pl.LightningModule, ABC):
                 "or pass facts=datamodule.facts.to_dict()"
             )
         seed_defaults(run_seed(), "initialization")
-        self.model = self.build_model(self.facts)
-        if self.channels_last is True:
-            set_channels_last(self.model)
-        compile_network(self.model, self.compiling)
+        self.model = self._laid_out(self._pruned(self.build_model(self.facts), self._expected))
         if self._device_mesh is not None:
             strategy: Any = self.trainer.strategy
             if strategy._layer_sync is not None:
@@ -170,6 +170,39 @@ class BaseTask(pl.LightningModule, ABC):
         self.loss = self.build_loss(self.facts)
         self.regularizers = self.build_regularizers(self.facts)
         self.metrics = self.build_metrics(self.facts)
+
+    def expect(self, checkpoint: Mapping[str, Any]) -> None:
+        """Have the network built, without weights to start from, as the checkpoint has it that is loaded afterwards.
+
+        Callbacks that copy the network before the checkpoint is loaded copy one of the right shapes then.
+        """
+        self.load_weights = False
+        self._expected = surgery_in(checkpoint)
+
+    def _laid_out(self, model: nn.Module) -> nn.Module:
+        if self.channels_last is True:
+            set_channels_last(model)
+        compile_network(model, self.compiling)
+        return model
+
+    def _operate(self, steps: list[dict[str, Any]]) -> None:
+        """Make the network, which is built, the one that a checkpoint's record of surgery describes."""
+        assert self.facts is not None
+        if surgery_of(self.model) == steps:
+            return
+        if self._device_mesh is not None:
+            raise UserError("trainer.strategy: a network that was pruned cannot be shared out over devices yet.")
+        model, loads = self.model, self.load_weights
+        if surgery_of(model):  # there is no way back from surgery: the network as its specs build it
+            self.load_weights = False
+            with torch.random.fork_rng(devices=[]):
+                model = self.build_model(self.facts)
+            self.load_weights = loads
+        device = next(self.model.parameters()).device
+        self.model = self._laid_out(self._pruned(model, steps).to(device))
+
+    def _pruned(self, model: nn.Module, steps: list[dict[str, Any]]) -> nn.Module:
+        return rebuild(model, steps, "the checkpoint's record of surgery") if steps else model
 
     def _facts_of_data(self) -> DataFacts | None:
         facts = getattr(getattr(self._trainer, "datamodule", None), "facts", None)
@@ -187,13 +220,15 @@ class BaseTask(pl.LightningModule, ABC):
             "task": _path(self),
             "data": _path(data) if data is not None else None,
             "means": self._running.state_dict(),
+            "surgery": surgery_of(self.model),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other classes or of another architecture, before anything is changed."""
+        """Refuse a checkpoint of other classes or of another architecture; become as pruned as it is."""
         theirs = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("facts")
         if theirs and self.facts:
             refuse_other_classes(DataFacts.from_dict(theirs), self.facts, "the checkpoint")
+        self._operate(surgery_in(checkpoint))
         if checkpoint.get("state_dict"):  # a strategy that shards has loaded it itself, and leaves it out
             refuse_other_architecture(checkpoint["state_dict"], self.state_dict())
         if means := checkpoint.get("imgrec", {}).get("means"):
@@ -282,6 +317,12 @@ class BaseTask(pl.LightningModule, ABC):
         if sizes is None or trainer.sanity_checking or limit != 1.0 or isinstance(limit, int):
             return None
         return sizes().get(split)  # type: ignore[no-any-return]
+
+
+def surgery_in(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The record of surgery in a checkpoint; empty where it holds none."""
+    steps: list[dict[str, Any]] = checkpoint.get("imgrec", {}).get("surgery", [])
+    return steps
 
 
 def _path(part: object) -> str:

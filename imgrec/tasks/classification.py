@@ -12,6 +12,7 @@ from imgrec.metrics import classification_metrics
 from imgrec.models import Classifier, Normalize, build_classifier, check_classifier, clear_blind_gradients
 from imgrec.registry import Spec, Specs
 from imgrec.tasks.base import BaseTask, Metrics
+from imgrec.tasks.start import check_start, start_from
 from imgrec.types import Batch, DataFacts, StepOutput
 
 
@@ -29,6 +30,8 @@ class ClassificationTask(BaseTask):
         normalize: ``auto`` takes the backbone's own mean and standard deviation; ``imagenet``, ``half`` (0.5 and 0.5),
             or ``{mean: [...], std: [...]}`` in [0, 1], one value a channel.
         auxiliary_weight: the weight of the loss on the logits of auxiliary classifiers (Inception, GoogLeNet).
+        init_from: a run folder, a checkpoint or a model folder of the same backbone, head and classes: training starts
+            from that whole classifier, pruned as it is. A checkpoint that is loaded later needs nothing of it.
         facts: see :class:`BaseTask`.
         load_weights: see :class:`BaseTask`.
         channels_last: see :class:`BaseTask`.
@@ -53,6 +56,7 @@ class ClassificationTask(BaseTask):
         schedule: Spec = "cosine",
         normalize: Normalize = "auto",
         auxiliary_weight: float = 0.4,
+        init_from: str | None = None,
         facts: dict[str, Any] | None = None,
         load_weights: bool = True,
         channels_last: bool | Literal["auto"] = "auto",
@@ -72,7 +76,10 @@ class ClassificationTask(BaseTask):
         self.loss_spec = loss
         self.normalize = normalize
         self.auxiliary_weight = auxiliary_weight
-        check_classifier(backbone, head, normalize, "model", load_weights=load_weights)
+        self.init_from = init_from
+        check_classifier(backbone, head, normalize, "model", load_weights=load_weights and init_from is None)
+        if init_from is not None and load_weights:
+            check_start(init_from, backbone, head)
         check_losses(loss, "model.loss")
 
     def _facts_of_data(self) -> DataFacts | None:
@@ -86,9 +93,10 @@ class ClassificationTask(BaseTask):
 
     def build_model(self, facts: DataFacts) -> Classifier:
         """Normalise, backbone and head, made for this data."""
-        model = build_classifier(
-            self.backbone_spec, self.head_spec, self.normalize, facts, load_weights=self.load_weights
-        )
+        pretrained = self.load_weights and self.init_from is None
+        model = build_classifier(self.backbone_spec, self.head_spec, self.normalize, facts, load_weights=pretrained)
+        if self.init_from is not None and self.load_weights:
+            model = start_from(model, self.init_from, facts)
         clear_blind_gradients(model, facts.channels, facts.image_size)
         return model
 

@@ -92,7 +92,9 @@ def trial(task: BaseTask, facts: DataFacts, device: torch.device) -> Iterator[Ba
     cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         made = copy.deepcopy(task)
-        made.facts, made.load_weights, made.channels_last = facts, False, False
+        # what training starts from may be pruned: it is measured as it is
+        starts = made.load_weights and getattr(made, "init_from", None) is not None
+        made.facts, made.load_weights, made.channels_last = facts, starts, False
         made.compiling = False  # it takes longer than all that is measured
         made.configure_model()
         yield made.to(device).train()

@@ -211,7 +211,7 @@ def test_folders_that_cannot_be_loaded_say_why(tmp_path: Path) -> None:
     assert "not found" in refusal(tmp_path / "nowhere")
     assert "no config.json" in refusal(tmp_path)
     saved(tmp_path, TINY, "linear", facts())
-    edit(tmp_path, lambda c: c["imgrec"].update(version=2))
+    edit(tmp_path, lambda c: c["imgrec"].update(version=3))
     assert "newer imgrec" in refusal(tmp_path)
     edit(tmp_path, lambda c: c["imgrec"].update(version=1, layout="timm"))
     tensors = load_file(tmp_path / "model.safetensors")

@@ -1,0 +1,107 @@
+"""A whole trained classifier, to start from or to learn from: out of a run folder, a checkpoint or a model folder."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imgrec.compress.surgery import rebuild
+from imgrec.errors import UserError
+from imgrec.export.load import Loaded, read_model_folder
+from imgrec.export.save import CONFIG
+from imgrec.files import locate
+from imgrec.models import build_classifier
+from imgrec.models.weights import load_exactly, read_config
+from imgrec.types import DataFacts
+
+_PREFIX = "model."
+"""Where a classifier's tensors stand in a task's state dict."""
+
+
+def find_origin(path: str | os.PathLike[str], where: str = "init_from") -> Path:
+    """The model folder or checkpoint that ``path`` means, looked up here and under ``IMGREC_DATA``.
+
+    Of a run folder it is its model folder, else its best checkpoint, else its last.
+
+    Args:
+        path: a run folder, a ``.ckpt`` file or a model folder.
+        where: the place in the config, for messages.
+
+    Raises:
+        UserError: nothing of the kind is there.
+    """
+    found = locate(Path(path), f"{where}: run folder, checkpoint or model folder")
+    if found.is_file() or (found / CONFIG).is_file():
+        return found
+    inside = (found / "model", found / "checkpoints" / "best.ckpt", found / "checkpoints" / "last.ckpt")
+    for each in inside:
+        if (each / CONFIG).is_file() or each.is_file():
+            return each
+    raise UserError(
+        f"{where}: {found} is no run folder with a trained model, no checkpoint and no model folder: looked for "
+        f"{CONFIG}, {', '.join(each.relative_to(found).as_posix() for each in inside)} in it"
+    )
+
+
+def read_origin(path: str | os.PathLike[str], where: str = "init_from") -> Loaded:
+    """The classifier at ``path`` in evaluation mode on the CPU, with its surgery, facts and specs.
+
+    Args:
+        path: see :func:`find_origin`.
+        where: the place in the config, for messages.
+
+    Raises:
+        UserError: nothing is there, it cannot be read, or how its network is built is code and not a spec.
+    """
+    found = find_origin(path, where)
+    return read_model_folder(found) if found.is_dir() else _from_checkpoint(found)
+
+
+def read_specs(path: str | os.PathLike[str], where: str = "init_from") -> dict[str, Any] | None:
+    """The specs of the classifier at ``path``, without its weights; ``None`` of a folder that imgrec did not write.
+
+    Raises:
+        UserError: nothing is there, it cannot be read, or how its network is built is code and not a spec.
+    """
+    found = find_origin(path, where)
+    if found.is_dir():
+        own = read_config(found).get("imgrec")
+        specs = own.get("specs") if isinstance(own, Mapping) else None
+        return dict(specs) if isinstance(specs, Mapping) else None
+    return _known(_read(found), found)[0]
+
+
+def _from_checkpoint(path: Path) -> Loaded:
+    checkpoint = _read(path)
+    specs, facts = _known(checkpoint, path)
+    with torch.random.fork_rng(devices=[]):
+        built = build_classifier(specs["backbone"], specs["head"], specs["normalize"], facts, False, str(path))
+    surgery = checkpoint.get("imgrec", {}).get("surgery", [])
+    classifier: Any = rebuild(built, surgery, f"{path}: the surgery in it")
+    state = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
+    load_exactly(classifier, state, f"the weights in {path}")
+    return Loaded(classifier.eval(), facts, specs)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise UserError(f"{path} is no checkpoint that can be read") from error
+    if not isinstance(found, Mapping) or "state_dict" not in found:
+        raise UserError(f"{path} is no checkpoint: it holds no state_dict")
+    return found
+
+
+def _known(checkpoint: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], DataFacts]:
+    known: Mapping[str, Any] = checkpoint.get("hyper_parameters", {})
+    try:
+        specs = {key: known[key] for key in ("backbone", "head", "normalize")}
+        return specs, DataFacts.from_dict(known["facts"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} does not say by specs how its network is built: {error} is missing") from error
