@@ -48,7 +48,8 @@ class RunRecorder(pl.Callback):
         experiment: the name of the experiment; slashes make folders: ``digits/quickstart``.
         root: the folder of all runs.
         config: the resolved config as YAML text; by default it is put together from the task and the data module.
-        folder: an existing run folder to add evaluations to, instead of making a new one.
+        folder: an existing run folder to add evaluations to, or to train in, instead of making a new one. What its
+            environment.json says beside what is written there, its parent say, stays.
         resumption: how training goes on in that folder.
 
     Raises:
@@ -103,6 +104,9 @@ class RunRecorder(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the folder, once, or go on in it, and hang the metrics log into the trainer."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if (check := getattr(callback, "check_network", None)) is not None:
+                check(trainer, pl_module)  # it may refuse the network that was built, and nothing is written yet
         if _idle(trainer):
             return
         if self.resumption is not None:
@@ -110,10 +114,9 @@ class RunRecorder(pl.Callback):
         elif self.folder is None:
             made = create_run_folder(self.root, self.experiment) if trainer.is_global_zero else self.root
             self.folder = trainer.strategy.broadcast(made)
-            if trainer.is_global_zero:
-                self._lock = RunLock(self.folder)
-                self._write_origin(trainer, pl_module)
-                print(f"run {self.folder}", flush=True)
+            self._begin(trainer, pl_module)
+        elif not self._open:
+            self._begin(trainer, pl_module)
         assert self.folder is not None
         for callback in self._homeless:
             callback.dirpath = str(self.folder / "checkpoints")
@@ -121,6 +124,13 @@ class RunRecorder(pl.Callback):
             trainer.loggers = [MetricsLogger(self.folder), *trainer.loggers]
         begin_mirrors(trainer, self.folder)
         self._open = True
+
+    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert self.folder is not None
+        if trainer.is_global_zero:
+            self._lock = RunLock(self.folder)
+            self._write_origin(trainer, pl_module)
+            print(f"run {self.folder}", flush=True)
 
     def _go_on(self, trainer: pl.Trainer, resumption: Resumption) -> None:
         assert self.folder is not None
@@ -157,7 +167,8 @@ class RunRecorder(pl.Callback):
         assert self.folder is not None
         write_text(self.folder / CONFIG, self.config or config_of(trainer, pl_module))
         environment = self._environment(getattr(trainer.datamodule, "fingerprint", None))  # type: ignore[attr-defined]
-        write_json(self.folder / ENVIRONMENT, environment)
+        made_for_this = self.folder / ENVIRONMENT
+        write_json(made_for_this, (read_json(made_for_this) if made_for_this.is_file() else {}) | environment)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the size of what is trained; go on with the metrics where the checkpoint stands."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ def run(command: str, words: list[str]) -> int:
     parser.add_argument("run", help="a run folder")
     arguments = parser.parse_args(words)
 
+    from imgrec.runs.data import data_module
     from imgrec.runs.folder import RunFolder
 
     folder = RunFolder(arguments.run)
@@ -51,18 +51,3 @@ def images_of(data: Any) -> Images:
         return [None if image is None else image.permute(1, 2, 0).numpy() for image in found]
 
     return images
-
-
-def data_module(config: dict[str, Any]) -> Any:
-    """The data module that a run's config names, set up for the test split.
-
-    Raises:
-        UserError: it cannot be built: its class or its images are not at hand.
-    """
-    module, _, name = str(config.get("class_path", "")).rpartition(".")
-    try:
-        data = getattr(import_module(module), name)(**config.get("init_args", {}))
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"the run's data module cannot be built: {error}") from error
-    data.setup("test")
-    return data

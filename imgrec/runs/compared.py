@@ -62,7 +62,7 @@ class ComparedRun:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The run's config as one flat row."""
-        return flat_config(self.run.config)
+        return flat_config(self.run.recipe)
 
     @cached_property
     def summary(self) -> dict[str, Any]:

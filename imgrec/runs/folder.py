@@ -73,6 +73,26 @@ class RunFolder:
         return read_json(self.path / ENVIRONMENT)
 
     @property
+    def parent(self) -> Path | None:
+        """The run that `imgrec compress` made this one from; ``None`` where there is none, or none any more."""
+        named = (self.environment.get("parent") or {}).get("path")
+        found = self.path / named if isinstance(named, str) else None
+        return found.resolve() if found is not None and is_run_folder(found) else None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The config as runs are told apart by it: of one that `imgrec compress` made, with the name of its plan.
+
+        Where such a run started from is left out: the same plan from parents of several seeds is one recipe.
+        """
+        variant = self.environment.get("variant")
+        if not variant:
+            return self.config
+        model = dict(self.config.get("model") or {})
+        arguments = {k: v for k, v in (model.get("init_args") or {}).items() if k not in ("init_from", "teacher")}
+        return {**self.config, "model": {**model, "init_args": arguments}, "variant": variant}
+
+    @property
     def summary(self) -> dict[str, Any]:
         """The figures of the run in a few keys, as they stand now; empty before the first is written."""
         path = self.path / SUMMARY

@@ -128,7 +128,7 @@ def _recipe_names(groups: Sequence[Sequence[ComparedRun]]) -> list[str]:
     experiments = without_common_folders([group[0].run.experiment for group in groups])
     names = []
     for own, group in zip(experiments, groups, strict=True):
-        alike = {str(i): g[0].run.config for i, g in enumerate(groups) if experiments[i] == own}
+        alike = {str(i): g[0].run.recipe for i, g in enumerate(groups) if experiments[i] == own}
         columns = [column for column in differing(alike) if column not in NOT_ABOUT] if len(alike) > 1 else []
         flat = group[0].config
         about = [f"{column} {config_value(flat.get(column))}" for column in columns[:_IN_A_NAME]]

@@ -49,7 +49,7 @@ def read_row(folder: Path, root: Path) -> tuple[Row, frozenset[str]]:
     config: dict[str, Any] = {}
     try:
         run = RunFolder(folder)
-        config = flat_config(run.config)
+        config = flat_config(run.recipe)
         row["started"] = run.environment.get("started")
         row |= config
         summary = run.summary
