@@ -13,6 +13,7 @@ from imgrec.callbacks.lean import make_lean
 from imgrec.callbacks.metrics_logger import MetricsLogger
 from imgrec.callbacks.monitors import MonitorCheck
 from imgrec.callbacks.progress import EpochProgress
+from imgrec.callbacks.pruning import Pruning
 from imgrec.callbacks.recorder import RunRecorder
 from imgrec.callbacks.resuming import ExactResume
 from imgrec.callbacks.seeding import PositionalSeeding
@@ -34,6 +35,7 @@ __all__ = [
     "MonitorCheck",
     "NaNGuard",
     "PositionalSeeding",
+    "Pruning",
     "RunRecorder",
     "SystemFigures",
     "TestTimeViews",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -13,6 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from imgrec.callbacks.arguments import at_least_one
+from imgrec.compress.widths import select
 from imgrec.errors import UserError
 from imgrec.optim.averaging import ema_decay, ema_update_, wide_copy
 
@@ -124,6 +125,28 @@ class EMA(pl.Callback):
                 averages, values = averages[:first], values[:first]
             ema_update_(averages, values, decay**self.every_n_steps)
             self._updates += 1
+
+    @property
+    def averages(self) -> dict[str, Tensor]:
+        """The averages by the names of the module's state dict, to be changed in place; none before they begin."""
+        return self._averages or {}
+
+    def follow(self, pl_module: pl.LightningModule, kept: Mapping[str, Tensor]) -> None:
+        """Become the average of a network that has just lost channels or blocks, between two steps.
+
+        Args:
+            pl_module: what is averaged, as it is now.
+            kept: by the names of its state dict, for each tensor that was cut, int64 indices into the flattened old
+                one, in the new shape. What is no longer in the state dict is left out.
+        """
+        if self._tensors is None:
+            return
+        self._tensors = _Tensors(pl_module)
+        if self._averages is not None:
+            old = self._averages
+            self._averages = {
+                name: select(old[name], kept[name]) if name in kept else old[name] for name, _ in self._tensors
+            }
 
     # ---------------------------------------------------------------- the average in the place of the weights
 

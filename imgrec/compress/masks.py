@@ -18,7 +18,7 @@ _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 def prunable(
     model: nn.Module, include: Iterable[str] = ("*",), exclude: Iterable[str] = (), where: str = "prune"
 ) -> dict[str, nn.Parameter]:
-    """The weights of convolutions and linear layers, by their names in the state dict.
+    """The weights of convolutions and linear layers, by their names in the state dict; one that two share once.
 
     Args:
         model: any network.
@@ -37,14 +37,31 @@ def prunable(
                 f'{where}: "{pattern}" matches no layer. The layers are {", ".join(known[:6])}'
                 f"{f' and {len(known) - 6} more' if len(known) > 6 else ''}."
             )
-    found: dict[str, nn.Parameter] = {
-        f"{name}.weight" if name else "weight": module.get_parameter("weight")
-        for name, module in layers.items()
-        if any(fnmatchcase(name, p) for p in include) and not any(fnmatchcase(name, p) for p in exclude)
-    }
+    found: dict[str, nn.Parameter] = {}
+    for name, module in layers.items():
+        weight = module.get_parameter("weight")
+        chosen = any(fnmatchcase(name, p) for p in include) and not any(fnmatchcase(name, p) for p in exclude)
+        if chosen and not any(weight is other for other in found.values()):
+            found[f"{name}.weight" if name else "weight"] = weight
     if not found:
         raise UserError(f"{where}: no layer is left to prune")
     return found
+
+
+def first_and_last(model: nn.Module) -> list[str]:
+    """The names of the first convolution or linear layer, and of the one that gives the outputs.
+
+    They are small, and matter most: most of the literature leaves them dense. The last is the last one of a part that
+    is called ``head``, and none where that part has none; without such a part, the last of the network.
+    """
+    layers = [name for name, module in model.named_modules() if isinstance(module, _LAYERS)]
+    heads = [name for name in layers if name.split(".")[0] == "head"] if hasattr(model, "head") else layers
+    return list(dict.fromkeys([*layers[:1], *heads[-1:]]))
+
+
+def fit_for(weights: Mapping[str, nn.Parameter], m: int) -> dict[str, nn.Parameter]:
+    """Those weights whose inputs are a multiple of ``m``, so that :func:`n_of_m` can choose among them."""
+    return {name: weight for name, weight in weights.items() if weight.shape[1] % m == 0}
 
 
 def keep_best(scores: Mapping[str, Tensor], sparsity: float, scope: Scope = "global") -> dict[str, Tensor]:

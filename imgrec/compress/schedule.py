@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 Shape = Literal["one_shot", "linear", "cubic"]
@@ -34,3 +35,53 @@ def sparsity_at(
         return target
     left = 1 - (progress - start) / (end - start)
     return target + (initial - target) * (left**3 if shape == "cubic" else left)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """At which optimizer steps, counted from 0, masks are decided: first, every so many, and last."""
+
+    first: int
+    last: int
+    every: int
+
+    @classmethod
+    def of(
+        cls,
+        steps: int,
+        start: float = 0.0,
+        end: float = 0.5,
+        shape: Shape = "cubic",
+        every: int | None = None,
+        gathered: int = 1,
+    ) -> Decisions:
+        """Between two fractions of a training of so many steps; the last is made while there is a step to come.
+
+        Args:
+            steps: the optimizer steps of the training.
+            start: the fraction at which the first is made.
+            end: the fraction at which the last is made.
+            shape: ``one_shot`` has one decision, at ``start``.
+            every: the steps between two; by default so many that there are about 50, and not fewer than ``gathered``.
+            gathered: how many steps' gradients each rests on; the first waits for them.
+
+        >>> Decisions.of(1000, 0.2, 0.6), Decisions.of(1000, shape="one_shot", gathered=5)
+        (Decisions(first=200, last=600, every=8), Decisions(first=4, last=4, every=1))
+        """
+        latest = max(0, steps - 1)
+        first = min(max(round(start * steps), gathered - 1), latest)
+        last = first if shape == "one_shot" else max(first, min(round(end * steps), latest))
+        usual = max(gathered, (last - first) // 50, 1) if last > first else 1
+        return cls(first, last, every or usual)
+
+    def due(self, step: int) -> int | None:
+        """The latest decision that is due at a step; ``None`` before the first."""
+        if step < self.first:
+            return None
+        return self.last if step >= self.last else step - (step - self.first) % self.every
+
+    def following(self, step: int) -> int | None:
+        """The first decision at or after a step; ``None`` after the last."""
+        if step > self.last:
+            return None
+        return min(self.last, max(self.first, step + (self.first - step) % self.every))

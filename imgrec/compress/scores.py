@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Criterion = Literal["magnitude", "taylor", "snip", "movement", "random"]
+Tensors = list[Tensor]
 
 
 def magnitude(weight: Tensor) -> Tensor:
@@ -19,43 +20,48 @@ def magnitude(weight: Tensor) -> Tensor:
     return weight.abs()
 
 
-def taylor(weight: Tensor, gradient: Tensor) -> Tensor:
-    """``(w g)^2``: how much the loss would change, to first order, if the weight were zero; averaged over steps.
+def add_taylor(sums: Tensors, weights: Tensors, gradients: Tensors) -> None:
+    """Adds ``(w g)^2``: how much the loss would change, to first order, if the weight were zero; averaged over steps.
 
     Source: Molchanov et al., 2019, "Importance estimation for neural network pruning", arXiv 1906.10771.
     """
-    return (weight * gradient).square()
+    changes = torch._foreach_mul(weights, gradients)
+    torch._foreach_addcmul_(sums, changes, changes)
 
 
-def snip(weight: Tensor, gradient: Tensor) -> Tensor:
-    """``w g``, summed over batches before its size is taken: made for pruning before training.
+def add_snip(sums: Tensors, weights: Tensors, gradients: Tensors) -> None:
+    """Adds ``w g``; its size is taken after the sum over batches: made for pruning before training.
 
     Source: Lee et al., 2019, "SNIP: single-shot network pruning", arXiv 1810.02340.
     """
-    return weight * gradient
+    torch._foreach_addcmul_(sums, weights, gradients)
 
 
-def movement(weight: Tensor, gradient: Tensor) -> Tensor:
-    """``-w g``, summed over steps: positive where training moves a weight away from zero.
+def add_movement(sums: Tensors, weights: Tensors, gradients: Tensors) -> None:
+    """Adds ``-w g``: the sum over steps is positive where training moves a weight away from zero.
 
     Source: Sanh et al., 2020, "Movement pruning", arXiv 2005.07683.
     """
-    return -weight * gradient
+    torch._foreach_addcmul_(sums, weights, gradients, value=-1)
 
 
-SCORES: dict[Criterion, Callable[[Tensor, Tensor], Tensor] | None] = {
+SCORES: dict[Criterion, Callable[[Tensors, Tensors, Tensors], None] | None] = {
     "magnitude": None,
     "random": None,
-    "taylor": taylor,
-    "snip": snip,
-    "movement": movement,
+    "taylor": add_taylor,
+    "snip": add_snip,
+    "movement": add_movement,
 }
-"""What a criterion adds at each step; ``None`` where it needs no gradients."""
+"""What a criterion adds at each step, in place; ``None`` where it needs no gradients."""
 
 
 @torch.no_grad()
 def accumulate(
-    sums: dict[str, Tensor], weights: Mapping[str, Tensor], criterion: Criterion, scale: float = 1.0
+    sums: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
+    criterion: Criterion,
+    scale: float = 1.0,
+    values: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Add what one step says of each weight to ``sums``, in place.
 
@@ -64,21 +70,25 @@ def accumulate(
         weights: parameters by name, after ``backward``; one without a gradient says nothing.
         criterion: one that needs gradients.
         scale: what the gradients are to be divided by, as where a loss is scaled.
+        values: by name, what the weights are taken to be, where that is not what they are.
 
     Raises:
         ValueError: the criterion needs no gradients.
     """
-    step = SCORES[criterion]
-    if step is None:
+    add = SCORES[criterion]
+    if add is None:
         raise ValueError(f"{criterion} does not look at gradients")
-    for name, weight in weights.items():
-        if weight.grad is None:
-            continue
-        added = step(weight.detach().float(), weight.grad.float() / scale)
-        if name in sums:
-            sums[name].add_(added)
-        else:
-            sums[name] = added.clone()
+    named = {name: weight for name, weight in weights.items() if weight.grad is not None}
+    if not named:
+        return
+    gradients = [weight.grad.float() for weight in named.values() if weight.grad is not None]
+    if scale != 1.0:
+        gradients = list(torch._foreach_div(gradients, scale))
+    for name, weight in named.items():
+        if name not in sums:
+            sums[name] = torch.zeros_like(weight, dtype=torch.float32)
+    taken = [(weight if values is None else values[name]).detach().float() for name, weight in named.items()]
+    add([sums[name] for name in named], taken, gradients)
 
 
 @torch.no_grad()
