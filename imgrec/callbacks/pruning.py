@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,7 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
 from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from imgrec.callbacks.anew import forget_best
@@ -232,7 +233,7 @@ class Pruning(pl.Callback):
         masking, decisions, step = self._masking, self._decisions, trainer.global_step
         if masking is None or decisions is None:
             return
-        self._follow(pl_module, optimizer)
+        self._rebind(pl_module, optimizer)
         if step == self._rewind_step and not self._rewind:
             self._rewind = copy_of(pl_module)
         due = decisions.due(step)
@@ -295,19 +296,30 @@ class Pruning(pl.Callback):
         if self._masking is not None:
             self._masking.mask_weights()
 
-    def _follow(self, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
-        """Take the weights that the optimizer trains now, where surgery has put others in their place."""
+    def _rebind(self, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        """Take the weights that the optimizer trains now, where others were put in their place."""
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if len(trained) == len(self._trained) and all(map(_is, trained, self._trained)):
             return
         assert self._masking is not None
         there = dict(pl_module.named_parameters())
-        names = list(self._masking.weights)
-        gone = [name for name in names if name not in there]
+        gone = [name for name in self._masking.weights if name not in there]
         if gone:
             raise UserError(f"Pruning: the network was changed while it was masked, {gone[0]} is gone from it")
         self._trained = trained
-        self._masking.bind({name: there[name] for name in names})
+        self._masking.bind({name: there[name] for name in self._masking.weights})
+
+    def follow(self, pl_module: pl.LightningModule, kept: Mapping[str, Tensor]) -> None:
+        """Go on with a network that has just lost channels or blocks, between two steps.
+
+        Args:
+            pl_module: what is pruned, as it is now.
+            kept: by the names of its state dict, for each tensor that was cut, int64 indices into the flattened old
+                one, in the new shape.
+        """
+        if self._masking is not None:
+            self._masking.follow(dict(pl_module.named_parameters()), kept)
+            self._trained = []
 
     # ---------------------------------------------------------------- what is said
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from imgrec.compress.masks import Scope, keep_best, n_of_m
 from imgrec.compress.scores import SCORES, Criterion, accumulate, score
+from imgrec.compress.widths import select
 from imgrec.errors import UserError
 from imgrec.randomness import position_generator
 
@@ -68,6 +69,20 @@ class Masking:
                 dtype = torch.float32 if kept is self.sums else weights[name].dtype
                 kept[name] = torch.zeros_like(weights[name], dtype=dtype).copy_(value)  # in the weights' order, too
         self.mask_weights()
+
+    def follow(self, weights: Mapping[str, nn.Parameter], kept: Mapping[str, Tensor]) -> None:
+        """Go on with a network that has lost channels or blocks.
+
+        Args:
+            weights: what there is now; names that are gone are forgotten.
+            kept: for each weight that was cut, int64 indices into the flattened old one, in the new shape.
+        """
+        there = {name: weights[name] for name in self.weights if name in weights}
+        for part in (self.masks, self.sums, self.held):
+            cut = {name: select(value, kept[name]) if name in kept else value for name, value in part.items()}
+            part.clear()
+            part.update({name: value for name, value in cut.items() if name in there})
+        self.bind(there)
 
     @property
     def needs_gradients(self) -> bool:
