@@ -178,13 +178,13 @@ class ImageDataModule(pl.LightningDataModule):
             in_channels=self._channels,
             num_classes=len(source.class_names),
         )
-        self._eval_pipeline = build_transforms(
+        self.eval_pipeline = build_transforms(
             self._eval_specs, "data.eval_transforms", image_size=size, in_channels=self._channels
         )
-        for pipeline in (self.training.sample, self._eval_pipeline):  # found out here, not in a worker process
+        for pipeline in (self.training.sample, self.eval_pipeline):  # found out here, not in a worker process
             pipeline(to_channels(image, self._channels), position_generator(0))
         self._images = KeptImages(
-            source, self._source_spec, self._cache, self._channels, (self.training.sample, self._eval_pipeline)
+            source, self._source_spec, self._cache, self._channels, (self.training.sample, self.eval_pipeline)
         )
         counts = source.class_counts(splits.train)
         facts = DataFacts(
@@ -314,7 +314,7 @@ class ImageDataModule(pl.LightningDataModule):
         source, _, _ = self._read()
         seed = run_seed() if self._seed is None else self._seed
         rank, world_size = process_rank()
-        images, pipeline = self._images.of(self._eval_pipeline, evaluated_splits(source))
+        images, pipeline = self._images.of(self.eval_pipeline, evaluated_splits(source))
         dataset = EvaluationSet(source, rows, pipeline, self._channels, seed, images)
         size = self._eval_batch_size
         alone = world_size == 1

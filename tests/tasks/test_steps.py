@@ -220,7 +220,7 @@ def test_the_figures_are_those_of_all_logits_at_once(fit: Fit, tiny_backbone: di
     names = {name: i for i, name in enumerate(data.source.ids)}
     assert kept.targets.tolist() == [int(data.source.targets[names[i]]) for i in kept.ids]
     images = torch.stack([data.source.load(names[i]) for i in kept.ids])
-    resized = torch.stack([data._eval_pipeline(image) for image in images])
+    resized = torch.stack([data.eval_pipeline(image) for image in images])
     with torch.no_grad():
         logits = task.eval()(resized)
     torch.testing.assert_close(kept.logits, logits, atol=1e-5, rtol=1e-4)
