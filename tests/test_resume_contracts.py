@@ -44,6 +44,8 @@ CALLBACKS: dict[str, dict[str, Any]] = {
     "AugmentationStrength": {"start": 0.2},
     "ImageSizeSchedule": {},
     "LayerStatistics": {"every_n_steps": 1},
+    "StructuredPruning": {"target": {"parameters": 0.7}, "start": 0.3, "end": 0.8, "rounds": 2},
+    "Pruning": {"sparsity": 0.8, "criterion": "movement", "start": 0.0, "end": 0.8},
 }
 """Callbacks that take part in training, by what they are given."""
 

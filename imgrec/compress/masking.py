@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from imgrec.compress.masks import Scope, keep_best, n_of_m
 from imgrec.compress.scores import SCORES, Criterion, accumulate, score
@@ -27,7 +27,7 @@ class Masking:
         pattern: N of every M inputs stay, in the place of a share.
         seed: of random scores, which are the same at every decision.
 
-    >>> layer = nn.Linear(4, 2, bias=False)
+    >>> layer = torch.nn.Linear(4, 2, bias=False)
     >>> masking = Masking()
     >>> masking.bind({"weight": layer.weight})
     >>> masking.prune(0.75)
@@ -46,14 +46,14 @@ class Masking:
         self.scope = scope
         self.pattern = pattern
         self.seed = seed
-        self.weights: dict[str, nn.Parameter] = {}
+        self.weights: dict[str, Tensor] = {}
         self.masks: dict[str, Tensor] = {}
         """1 where a weight stays, in the weights' own type: a product is four times as fast as a fill by booleans."""
         self.sums: dict[str, Tensor] = {}
         self.held: dict[str, Tensor] = {}
         """Under ``movement``: the values of masked weights before they went, zero elsewhere."""
 
-    def bind(self, weights: Mapping[str, nn.Parameter]) -> None:
+    def bind(self, weights: Mapping[str, Tensor]) -> None:
         """Take these weights; what is known of weights of the same names stays, and masks are put on.
 
         Raises:
@@ -70,7 +70,7 @@ class Masking:
                 kept[name] = torch.zeros_like(weights[name], dtype=dtype).copy_(value)  # in the weights' order, too
         self.mask_weights()
 
-    def follow(self, weights: Mapping[str, nn.Parameter], kept: Mapping[str, Tensor]) -> None:
+    def follow(self, weights: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
         """Go on with a network that has lost channels or blocks.
 
         Args:

@@ -30,6 +30,8 @@ BAD: dict[str, list[dict[str, Any]]] = {
     "LastCheckpoint": [{"keep": 0}, {"every_steps": 0}],
     "LayerStatistics": [{"depth": 0}, {"every_n_steps": 0}],
     "NaNGuard": [{"factor": 0.5}, {"window": 1}],
+    "Pruning": [{"sparsity": 1.5}, {"pattern": "4:4"}, {"start": 0.7}, {"every_n_steps": 0}],
+    "StructuredPruning": [{"target": {"macs": 1.5}}, {"importance": "l3"}, {"rounds": 0}, {"start": 0.7}],
     "TestTimeViews": [{"views": "hflop"}],
 }
 

@@ -77,6 +77,18 @@ def trainer(**values: Any) -> dict[str, Any]:
     return {"trainer": values}
 
 
+PRUNED: dict[str, Any] = {
+    "data": {"train_transforms": ["cutout", "mixup"]},
+    "trainer": {
+        "callbacks+": [
+            {"class_path": "Pruning", "init_args": {"sparsity": 0.8, "every_n_steps": 2}},
+            {"class_path": "EMA", "init_args": {"decay": 0.9}},
+        ]
+    },
+}
+
+TAYLOR = {"class_path": "Pruning", "init_args": {"criterion": "taylor", "score_steps": 2, "rewind_to": 0.1}}
+
 DDP = trainer(strategy="ddp", devices=2, accelerator="cpu")
 WORKERS = {"data": {"num_workers": 2}}
 
@@ -87,6 +99,10 @@ SOAKS: dict[str, Soak] = {
     "everything, bf16-mixed": Soak(made(EVERYTHING, trainer(precision="bf16-mixed")), share=2),
     "everything, 2 processes": Soak(made(EVERYTHING, DDP), processes=2, share=2),
     "everything, 2 processes, bf16": Soak(made(EVERYTHING, DDP, trainer(precision="bf16-mixed")), processes=2),
+    "pruned, EMA, mixup": Soak(made(PRUNED), share=2),
+    "pruned by taylor, accumulated, clipped": Soak(
+        made({"trainer": {"accumulate_grad_batches": 2, "gradient_clip_val": 1.0, "callbacks+": [TAYLOR]}}), share=2
+    ),
     "validation within epochs": Soak(made(trainer(val_check_interval=3)), share=2),
     "by steps": Soak(made(trainer(max_steps=17, max_epochs=-1)), share=2),
     "Lightning's callbacks": Soak(
