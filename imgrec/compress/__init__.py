@@ -1,19 +1,30 @@
 """Smaller and faster networks: pure functions on ``nn.Module``, which know nothing of Lightning."""
 
+from imgrec.compress.channels import ChannelPruning, ChannelReport, prune_channels
+from imgrec.compress.importance import channel_importance, loss_gradients
 from imgrec.compress.masks import apply_masks, keep_best, n_of_m, prunable, sparsity_of
 from imgrec.compress.schedule import sparsity_at
 from imgrec.compress.scores import SCORES, accumulate, score
 from imgrec.compress.surgery import note_step, rebuild, surgery_of, surgical
+from imgrec.compress.targets import Target, cost_of, parse_target
 from imgrec.compress.widths import resize, select, widths_step
 
 __all__ = [
     "SCORES",
+    "ChannelPruning",
+    "ChannelReport",
+    "Target",
     "accumulate",
     "apply_masks",
+    "channel_importance",
+    "cost_of",
     "keep_best",
+    "loss_gradients",
     "n_of_m",
     "note_step",
+    "parse_target",
     "prunable",
+    "prune_channels",
     "rebuild",
     "resize",
     "score",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from imgrec.errors import UserError, suggestion
+
+M = TypeVar("M", bound=nn.Module)
 
 Step = dict[str, Any]
 """Plain data, as JSON holds it: the key ``step`` names what was done, the others say how it is done again."""
 
 Apply = Callable[[nn.Module, Mapping[str, Any]], nn.Module]
 """Does a step to a network as its specs and the steps before made it; gives that network, or what takes its place."""
+
+A = TypeVar("A", bound=Apply)
 
 Merge = Callable[[Step, Step], Step]
 """One step in the place of two that follow one another."""
@@ -30,14 +35,14 @@ class _Kind:
 _KINDS: dict[str, _Kind] = {}
 
 
-def surgical(name: str, merge: Merge | None = None) -> Callable[[Apply], Apply]:
+def surgical(name: str, merge: Merge | None = None) -> Callable[[A], A]:
     """Register how the step ``name`` is done; a function decorator. A name that is taken raises ``ValueError``.
 
     The function raises :class:`imgrec.errors.UserError` where the network is not one that the step was recorded on. It
     needs no library that only the making of the step needed.
     """
 
-    def add(apply: Apply) -> Apply:
+    def add(apply: A) -> A:
         if name in _KINDS:
             raise ValueError(f'the surgical step "{name}" is registered already')
         _KINDS[name] = _Kind(apply, merge)
@@ -60,6 +65,15 @@ def note_step(model: nn.Module, step: Step) -> None:
         if merge is not None:
             steps[-2:] = [merge(*steps[-2:])]
     model.surgery = steps  # type: ignore[assignment]
+
+
+def surgical_copy(model: M) -> M:
+    """A copy to operate on: without hooks, gradients and compilation, which are the training's."""
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+            getattr(module, hooks).clear()
+    return copied
 
 
 def rebuild(
