@@ -26,7 +26,9 @@ _WHERE = {
     "BestCheckpoint": "imgrec.callbacks",
     "ClassificationTask": "imgrec.tasks",
     "Classifier": "imgrec.models",
+    "DISTILLATIONS": "imgrec.losses",
     "DataFacts": "imgrec.types",
+    "DistillationTask": "imgrec.tasks",
     "EMA": "imgrec.callbacks",
     "EarlyStopping": "imgrec.callbacks",
     "EpochPictures": "imgrec.callbacks",
@@ -44,6 +46,7 @@ _WHERE = {
     "RunRecorder": "imgrec.callbacks",
     "SCHEDULES": "imgrec.optim",
     "SOURCES": "imgrec.data",
+    "StructuredPruning": "imgrec.callbacks",
     "StepOutput": "imgrec.types",
     "TensorBoardLogger": "imgrec.callbacks.tensorboard_logger",
     "TestTimeViews": "imgrec.callbacks",
@@ -58,6 +61,7 @@ _WHERE = {
 __all__ = [
     "AUGMENTATIONS",
     "BACKBONES",
+    "DISTILLATIONS",
     "EMA",
     "HEADS",
     "LOSSES",
@@ -72,6 +76,7 @@ __all__ = [
     "ClassificationTask",
     "Classifier",
     "DataFacts",
+    "DistillationTask",
     "EarlyStopping",
     "EpochPictures",
     "ImageDataModule",
@@ -83,6 +88,7 @@ __all__ = [
     "RunFolder",
     "RunRecorder",
     "StepOutput",
+    "StructuredPruning",
     "TensorBoardLogger",
     "TestTimeViews",
     "TrainingFailedError",
@@ -111,7 +117,7 @@ if TYPE_CHECKING:
     from imgrec.callbacks.wandb_logger import WandbLogger
     from imgrec.data import SOURCES, ImageDataModule
     from imgrec.errors import TrainingFailedError, UserError
-    from imgrec.losses import LOSSES
+    from imgrec.losses import DISTILLATIONS, LOSSES
     from imgrec.models import BACKBONES, HEADS, Classifier
     from imgrec.optim import OPTIMIZERS, SCHEDULES
     from imgrec.regularizers import REGULARIZERS
@@ -119,7 +125,7 @@ if TYPE_CHECKING:
     from imgrec.runs.folder import RunFolder
     from imgrec.runs.load import load
     from imgrec.runs.table import run_table
-    from imgrec.tasks import BaseTask, ClassificationTask
+    from imgrec.tasks import BaseTask, ClassificationTask, DistillationTask
     from imgrec.types import Batch, DataFacts, StepOutput
 
 

@@ -22,6 +22,7 @@ REGISTRIES: dict[str, tuple[str, str, str]] = {
     "backbones": ("imgrec.models", "BACKBONES", "model.backbone"),
     "heads": ("imgrec.models", "HEADS", "model.head"),
     "losses": ("imgrec.losses", "LOSSES", "model.loss"),
+    "distillations": ("imgrec.losses", "DISTILLATIONS", "model.distillation, of imgrec.DistillationTask"),
     "regularizers": ("imgrec.regularizers", "REGULARIZERS", "model.regularizers"),
     "optimizers": ("imgrec.optim", "OPTIMIZERS", "model.optimizer"),
     "schedules": ("imgrec.optim", "SCHEDULES", "model.schedule"),

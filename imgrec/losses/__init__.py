@@ -7,19 +7,57 @@ name its class by dotted path. Any loss of ``torch.nn`` works the same way: ``to
 from imgrec.losses.base import LOSSES
 from imgrec.losses.class_weights import ClassWeights, balanced_class_weights, resolve_class_weights
 from imgrec.losses.cross_entropy import CrossEntropy, cross_entropy
+from imgrec.losses.distillation import (
+    DISTILLATIONS,
+    Distillation,
+    DistillationSum,
+    Signals,
+    build_distillations,
+    check_distillations,
+)
 from imgrec.losses.focal import Focal, focal_loss
+from imgrec.losses.teacher_logits import (
+    Correlation,
+    DecoupledLogits,
+    HardLabels,
+    SoftLogits,
+    correlation_loss,
+    decoupled_divergence,
+    hard_label_loss,
+    softened_divergence,
+)
+from imgrec.losses.teacher_maps import AttentionTransfer, Hints, attention_loss, attention_map, hint_loss
 from imgrec.losses.weighted import WeightedSum, build_loss, check_losses
 
 __all__ = [
+    "DISTILLATIONS",
     "LOSSES",
+    "AttentionTransfer",
     "ClassWeights",
+    "Correlation",
     "CrossEntropy",
+    "DecoupledLogits",
+    "Distillation",
+    "DistillationSum",
     "Focal",
+    "HardLabels",
+    "Hints",
+    "Signals",
+    "SoftLogits",
     "WeightedSum",
+    "attention_loss",
+    "attention_map",
     "balanced_class_weights",
+    "build_distillations",
     "build_loss",
+    "check_distillations",
     "check_losses",
+    "correlation_loss",
     "cross_entropy",
+    "decoupled_divergence",
     "focal_loss",
+    "hard_label_loss",
+    "hint_loss",
     "resolve_class_weights",
+    "softened_divergence",
 ]
