@@ -13,12 +13,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from imgrec import ClassificationTask, ImageDataModule
+from imgrec import ClassificationTask, DistillationTask, ImageDataModule
 from imgrec import callbacks as own_callbacks
 from imgrec.augment import AUGMENTATIONS
 from imgrec.callbacks import ExactResume, LastCheckpoint, PositionalSeeding
 from imgrec.data import SAMPLERS
-from imgrec.losses import LOSSES
+from imgrec.losses import DISTILLATIONS, LOSSES
 from imgrec.models import HEADS
 from imgrec.optim import OPTIMIZERS, SCHEDULES
 from imgrec.regularizers import REGULARIZERS
@@ -36,6 +36,8 @@ ENTRIES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     *(("augmentation", name, {}, {"train_transforms": name, "channels": 3}) for name in AUGMENTATIONS.names()),
     *(("sampler", name, {}, {"sampler": name}) for name in SAMPLERS.names()),
 ]
+LAYERS = {"attention": {"layers": {"layer[12]": "layer[23]"}}}
+"""What a distillation cannot do without."""
 
 CALLBACKS: dict[str, dict[str, Any]] = {
     "EMA": {"decay": 0.5},
@@ -55,7 +57,8 @@ def train(
 ) -> dict[str, Any]:
     """The state at the end; ``last-2.ckpt`` is of the middle."""
     pl.seed_everything(0, verbose=False)
-    task = ClassificationTask(**{"backbone": BACKBONE, "normalize": "half", **model})
+    kind = DistillationTask if "teacher" in model else ClassificationTask
+    task = kind(**{"backbone": BACKBONE, "normalize": "half", **model})
     module = ImageDataModule("digits", **{"channels": 1, "batch_size": 16, "num_workers": 0, **data})
     trainer = pl.Trainer(
         max_epochs=1,
@@ -97,6 +100,13 @@ def test_every_entry_goes_on_exactly(
     kind: str, name: str, model: dict[str, Any], data: dict[str, Any], tmp_path: Path
 ) -> None:
     check(tmp_path, model, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DISTILLATIONS.names())
+def test_every_distillation_goes_on_exactly(name: str, trained: Path, tmp_path: Path) -> None:
+    spec = {"name": name, **LAYERS.get(name, {})}
+    check(tmp_path, {"teacher": str(trained), "distillation": spec}, {"train_transforms": ["cutout", "mixup"]})
 
 
 @pytest.mark.slow

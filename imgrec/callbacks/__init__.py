@@ -17,6 +17,7 @@ from imgrec.callbacks.pruning import Pruning
 from imgrec.callbacks.recorder import RunRecorder
 from imgrec.callbacks.resuming import ExactResume
 from imgrec.callbacks.seeding import PositionalSeeding
+from imgrec.callbacks.structured_pruning import StructuredPruning
 from imgrec.callbacks.system_figures import SystemFigures
 from imgrec.callbacks.tta import TestTimeViews
 
@@ -37,6 +38,7 @@ __all__ = [
     "PositionalSeeding",
     "Pruning",
     "RunRecorder",
+    "StructuredPruning",
     "SystemFigures",
     "TestTimeViews",
     "WholeCheckpointIO",

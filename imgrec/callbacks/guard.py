@@ -137,6 +137,17 @@ class NaNGuard(pl.Callback):
         finally:
             self._busy = False
 
+    def keep_anew(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the copy of the state, and take one, where the network was changed between two steps.
+
+        Steps of before cannot be repeated in the network of now.
+        """
+        if self._begun:
+            self._look(trainer, pl_module)
+            begun = [step for step in self._steps[-1:] if step.loss is None]
+            self._keep(trainer, pl_module)
+            self._steps = begun
+
     # ---------------------------------------------------------------- the look
 
     def _look(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

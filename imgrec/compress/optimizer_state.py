@@ -27,7 +27,7 @@ def check_states(optimizer: Optimizer) -> None:
 
 
 @torch.no_grad()
-def cut_states(optimizer: Optimizer, shapes: Mapping[nn.Parameter, torch.Size], kept: Mapping[Tensor, Tensor]) -> None:
+def cut_states(optimizer: Optimizer, shapes: Mapping[Tensor, torch.Size], kept: Mapping[Tensor, Tensor]) -> None:
     """Cut momentum, moments and whatever else has the shape of a weight, in place; numbers, such as steps, stay.
 
     The groups, their learning rates and what a schedule holds of them stay, too.

@@ -1,0 +1,220 @@
+"""A network that becomes narrower while it trains: everything that holds its weights goes on from there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from imgrec import ClassificationTask, TrainingFailedError, UserError
+from imgrec.callbacks import EMA, BestCheckpoint, EarlyStopping, LayerStatistics, NaNGuard, StructuredPruning
+from imgrec.compress.measure import count_macs, count_parameters
+from imgrec.compress.surgery import surgery_of
+from tests.callbacks import small_training
+from tests.callbacks.small_training import digits, in_two_parts, same, trainer
+
+BACKBONE = {"name": "resnet9", "channels": [6, 8, 8], "blocks": [1, 0], "block_depth": 2}
+
+HALF: dict[str, Any] = {"target": {"macs": 0.5}, "start": 0.25, "end": 0.75, "rounds": 2}
+"""Twelve steps: before the fourth and before the tenth."""
+
+
+def task(**arguments: Any) -> ClassificationTask:
+    return small_training.task(**{"backbone": BACKBONE} | arguments)
+
+
+class Watch(Callback):
+    """What stands before and after each step."""
+
+    def __init__(self) -> None:
+        self.macs: dict[int, int] = {}
+        self.optimizer: list[dict[str, Any]] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        model: Any = pl_module.model
+        modes = {module: module.training for module in model.modules()}
+        self.macs[trainer.global_step] = count_macs(model, torch.zeros(1, 1, 16, 16))
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter in model.parameters():
+            state = trainer.optimizers[0].state[parameter]
+            assert all(v.shape == parameter.shape for v in state.values() if isinstance(v, Tensor) and v.dim())
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"name": "nesterov", "lr": 0.1, "weight_decay": 1e-3},
+        {"name": "adamw", "lr": 0.01, "weight_decay": 0.05, "fused": True},
+    ],
+    ids=["nesterov", "adamw"],
+)
+def test_each_round_takes_as_much_and_training_goes_on(optimizer: dict[str, Any], tmp_path: Path) -> None:
+    made, watch = task(optimizer=optimizer, channels_last=True), Watch()
+    parameters: list[int] = []
+    fitted = trainer(tmp_path, [StructuredPruning(**HALF), watch])
+    fitted.fit(made, datamodule=digits())
+    model: Any = made.model
+    dense = watch.macs[1]
+    shares = [watch.macs[step] / dense for step in (3, 4, 9, 10, 12)]
+    assert shares[0] == 1
+    assert 0.6 < shares[1] <= 0.75
+    assert shares[2] == shares[1]
+    assert 0.4 < shares[3] <= 0.5
+    assert shares[4] == shares[3]
+    held = [parameter for group in fitted.optimizers[0].param_groups for parameter in group["params"]]
+    parameters = [id(parameter) for parameter in model.parameters()]
+    assert sorted(map(id, held)) == sorted(parameters)
+    assert [group["name"] for group in fitted.optimizers[0].param_groups] == ["decay", "no_decay"]
+    assert all(
+        weight.is_contiguous(memory_format=torch.channels_last) for weight in model.parameters() if weight.dim() == 4
+    )
+
+
+def test_the_rate_of_learning_is_that_of_a_dense_training(tmp_path: Path) -> None:
+    rates: list[list[float]] = []
+
+    class Rates(Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            rates[-1].append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    for callbacks in ([], [StructuredPruning(**HALF)]):
+        rates.append([])
+        trainer(tmp_path, [*callbacks, Rates()], max_epochs=1).fit(
+            task(schedule={"name": "cosine", "warmup": 0.2}), datamodule=digits()
+        )
+    assert rates[0] == rates[1]
+    assert len(set(rates[0])) > 4
+
+
+@pytest.mark.parametrize(
+    "at_step", [2, 3, 6, pytest.param(9, marks=pytest.mark.slow), pytest.param(11, marks=pytest.mark.slow)]
+)
+def test_resumed_between_rounds_it_ends_in_the_same_bits(at_step: int, tmp_path: Path) -> None:
+    """With the average, gradients that the criterion gathers, and batches that are accumulated."""
+    first, second = in_two_parts(
+        tmp_path,
+        lambda: [StructuredPruning(**HALF, importance="taylor", gradient_steps=3), EMA(decay=0.8)],
+        at_step,
+        accumulate_grad_batches=2,
+        max_epochs=4,
+    )
+    assert first["global_step"] == second["global_step"] == 12
+    assert first["imgrec"]["surgery"]
+    for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "callbacks", "imgrec"):
+        one, other = first[part], second[part]
+        if part == "callbacks":
+            one, other = ({k: v for k, v in each.items() if not k.startswith("ModelCheck")} for each in (one, other))
+        assert same(one, other), part
+
+
+def test_the_average_is_cut_as_the_weights_are(tmp_path: Path) -> None:
+    """Just after a round, the average's shapes are the network's, and each value is one of the average before."""
+    average = EMA(decay=0.5)
+    seen: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+
+    class Compare(Callback):
+        def __init__(self) -> None:
+            self.before: dict[str, Tensor] = {}
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.before = {name: value.clone() for name, value in average.averages.items()}
+
+        def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+            if trainer.global_step == 2:
+                seen.append((self.before, {name: value.clone() for name, value in average.averages.items()}))
+                assert {n: v.shape for n, v in average.averages.items()} == {
+                    n: v.shape for n, v in pl_module.state_dict().items() if n in average.averages
+                }
+
+    trainer(tmp_path, [average, StructuredPruning(**HALF), Compare()], max_epochs=1).fit(task(), datamodule=digits())
+    ((before, after),) = seen
+    assert sum(v.numel() for v in after.values()) < 0.95 * sum(v.numel() for v in before.values())
+    for name, value in after.items():
+        assert set(value.flatten().tolist()) <= set(before[name].flatten().tolist()), name
+
+
+def test_the_best_checkpoint_and_early_stopping_begin_anew(tmp_path: Path) -> None:
+    """The dense network was better after its epoch; what is kept as best has its final size."""
+    best = BestCheckpoint(dirpath=str(tmp_path), monitor="val/loss", mode="min")
+    stopping = EarlyStopping(monitor="val/loss", patience=1)
+    fitted = trainer(
+        tmp_path, [StructuredPruning(target={"parameters": 0.3}, start=0.5, rounds=1), stopping, best], max_epochs=2
+    )
+    made = task(optimizer={"name": "adamw", "lr": 0.01})
+    fitted.fit(made, datamodule=digits())
+    kept = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    assert kept["global_step"] == 12
+    assert kept["imgrec"]["surgery"] == surgery_of(made.model) != []
+    again = type(made).load_from_checkpoint(tmp_path / "best.ckpt", weights_only=True)
+    assert count_parameters(again.model) == count_parameters(made.model)
+
+
+def test_a_bad_step_after_a_round_is_found_by_repeating_steps_of_the_network_of_then(tmp_path: Path) -> None:
+    class Break(Callback):
+        def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if trainer.global_step == 5:
+                weight = dict(pl_module.named_parameters())["model.backbone.network.stages.0.1.branch.0.0.weight"]
+                assert weight.grad is not None
+                weight.grad.fill_(float("nan"))
+
+    guard, pruning = NaNGuard(every_n_steps=100), StructuredPruning(**HALF)
+    for order in ([guard, pruning], [pruning, guard]):
+        with pytest.raises(TrainingFailedError, match=r"stages\.0\.1\.branch\.0\.0"):
+            trainer(tmp_path, [*order, Break()]).fit(task(), datamodule=digits())
+
+
+def test_hooks_that_watch_layers_go_on(tmp_path: Path) -> None:
+    fitted = trainer(tmp_path, [LayerStatistics(every_n_steps=1), StructuredPruning(**HALF)], precision="bf16-mixed")
+    made = task()
+    fitted.fit(made, datamodule=digits())
+    assert surgery_of(made.model)
+
+
+def test_pruned_at_once_it_is_fine_tuned(tmp_path: Path) -> None:
+    made, watch = task(), Watch()
+    trainer(tmp_path, [StructuredPruning(target={"macs": 0.6}, start=0.0, rounds=1), watch], max_epochs=1).fit(
+        made, datamodule=digits()
+    )
+    model: Any = made.model
+    with torch.random.fork_rng():
+        dense = task(facts=made.facts.to_dict() if made.facts else None)
+        dense.configure_model()
+    assert len(set(watch.macs.values())) == 1
+    assert watch.macs[1] <= 0.6 * count_macs(dense.model, torch.zeros(1, 1, 16, 16))
+    assert count_parameters(model) < count_parameters(dense.model)
+
+
+@pytest.mark.parametrize(
+    ("pruning", "options", "arguments", "message"),
+    [
+        ({"target": {"macs": 0.001}}, {}, {}, "cannot be reached; the least that can be is"),
+        ({"rounds": 40}, {}, {}, r"40 round\(s\) between 0.1 and 0.5 of 12 steps leave none"),
+        ({"importance": "taylor", "start": 0.0}, {}, {}, "taylor looks at gradients from before a round"),
+        ({"include": ["backbone.nowhere.*"]}, {}, {}, 'no layer matches "backbone.nowhere'),
+        ({"exclude": [], "include": ["head.*"]}, {}, {}, "the classifier's output"),
+        ({}, {}, {"optimizer": {"name": "torch.optim.Adafactor", "lr": 0.01}}, "which cannot be cut to fewer channels"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused(
+    pruning: dict[str, Any], options: dict[str, Any], arguments: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        trainer(tmp_path, [StructuredPruning(**{"rounds": 2} | pruning)], **options).fit(
+            task(**arguments), datamodule=digits()
+        )
+
+
+def test_averages_of_the_wide_network_are_refused(tmp_path: Path) -> None:
+    from pytorch_lightning.callbacks import EMAWeightAveraging
+
+    with pytest.raises(UserError, match=r"EMAWeightAveraging averages weights of the network as it was; .* with EMA"):
+        trainer(tmp_path, [StructuredPruning(), EMAWeightAveraging()]).fit(task(), datamodule=digits())
