@@ -17,6 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
     "errors",
     "extras",
+    "process",
     "files",
     "yaml12",
     "randomness",

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import gc
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from imgrec.process import forget_peak, process_memory
+
 _WARM_ROUNDS = 3
-_PROCESS = Path("/proc/self")
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -97,34 +96,6 @@ def peak_memory(call: Callable[[], object]) -> int | None:
     call()
     peak = process_memory("peak")
     return None if peak is None else max(0, peak - before)
-
-
-def process_memory(when: Literal["now", "peak"]) -> int | None:
-    """The memory that this process holds, or the most that it has held, in bytes; ``None`` where the system is silent.
-
-    Without its children. Linux says both; of another system, only the peak is known.
-    """
-    name = {"now": "VmRSS:", "peak": "VmHWM:"}[when]  # getrusage's peak takes over that of the process before this one
-    with suppress(OSError, ValueError, IndexError):
-        for line in (_PROCESS / "status").read_text(encoding="utf-8").splitlines():
-            if line.startswith(name):
-                return int(line.split()[1]) * 1024
-    if when == "now":
-        return None
-    with suppress(ImportError, OSError):
-        import resource  # there is none on Windows
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return None
-
-
-def forget_peak() -> bool:
-    """Ask the system to count the peak of this process's memory anew; whether it does, as Linux can."""
-    try:
-        (_PROCESS / "clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
 
 
 def bytes_on_disk(path: str | Path) -> int:

@@ -1,9 +1,25 @@
-"""The shareable model folder, and the predictor that applies one to image files."""
+"""The shareable model folder, the predictor that applies one to image files, and other runtimes.
 
-from imgrec.export.load import Loaded, load_model_folder, read_model_folder
-from imgrec.export.origin import find_origin, read_origin, read_specs
-from imgrec.export.predictor import Prediction, Predictor
-from imgrec.export.save import save_model_folder
+Each name is loaded when it is first used, so that what only opens an ONNX file needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "Loaded": "load",
+    "Prediction": "predictor",
+    "Predictor": "predictor",
+    "find_origin": "origin",
+    "load_model_folder": "load",
+    "open_runtime": "runtimes",
+    "read_model_folder": "load",
+    "read_origin": "origin",
+    "read_specs": "origin",
+    "save_model_folder": "save",
+}
 
 __all__ = [
     "Loaded",
@@ -11,8 +27,22 @@ __all__ = [
     "Predictor",
     "find_origin",
     "load_model_folder",
+    "open_runtime",
     "read_model_folder",
     "read_origin",
     "read_specs",
     "save_model_folder",
 ]
+
+if TYPE_CHECKING:
+    from imgrec.export.load import Loaded, load_model_folder, read_model_folder
+    from imgrec.export.origin import find_origin, read_origin, read_specs
+    from imgrec.export.predictor import Prediction, Predictor
+    from imgrec.export.runtimes import open_runtime
+    from imgrec.export.save import save_model_folder
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

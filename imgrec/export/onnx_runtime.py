@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from imgrec.errors import UserError
-from imgrec.export.runtimes import Images, Logits, Runtime
+from imgrec.export.runtime import Images, Logits, Runtime
 from imgrec.extras import require
 
 _TYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}

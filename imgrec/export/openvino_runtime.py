@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from imgrec.errors import UserError
-from imgrec.export.runtimes import Images, Logits, Runtime
+from imgrec.export.runtime import Images, Logits, Runtime
 from imgrec.extras import require
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from imgrec.errors import UserError
-from imgrec.export.runtimes import Images, Logits, Runtime
+from imgrec.export.runtime import Images, Logits, Runtime
 from imgrec.models import Classifier
 from imgrec.types import DataFacts
 
