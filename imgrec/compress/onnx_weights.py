@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from imgrec.extras import require
 
 _LARGE = 1024  # numbers; smaller tensors are not worth a node
 _LARGEST_HALF = 65504.0
+_TYPES = {"dynamic": ("MatMul", "Gemm"), "weights": ("MatMul",)}
 
 
 def half_weights(file: Path) -> None:
@@ -54,14 +56,14 @@ def quantize_dynamic(source: Path, target: Path, keep: Collection[str] = ()) -> 
     """
     quantization = require("onnxruntime.quantization", "export", "int8 for ONNX Runtime")
     shapes = require("onnxruntime.quantization.shape_inference", "export")
-    products, _ = _products(source, ("MatMul", "Gemm"), keep)
+    products, _ = _products(source, _TYPES["dynamic"], keep)
     with tempfile.TemporaryDirectory() as place, _root_logger_as_it_is():
         prepared = Path(place) / "prepared.onnx"
         shapes.quant_pre_process(str(source), str(prepared), skip_optimization=True)
         quantization.quantize_dynamic(
             str(prepared),
             str(target),
-            op_types_to_quantize=["MatMul", "Gemm"],
+            op_types_to_quantize=list(_TYPES["dynamic"]),
             per_channel=True,
             weight_type=quantization.QuantType.QInt8,
             nodes_to_quantize=products,
@@ -85,7 +87,7 @@ def quantize_weights(source: Path, target: Path, keep: Collection[str] = ()) -> 
         UserError: it has no matrix product with weights, or only such that are kept; a pattern matches no layer.
     """
     onnx = require("onnx", "export", "int8 for ONNX Runtime")
-    _, kept = _products(source, ("MatMul",), keep)
+    _, kept = _products(source, _TYPES["weights"], keep)
     with _root_logger_as_it_is():
         narrow = require("onnxruntime.quantization.matmul_nbits_quantizer", "export", "int8 for ONNX Runtime")
         quantizer = narrow.MatMulNBitsQuantizer(
@@ -94,6 +96,26 @@ def quantize_weights(source: Path, target: Path, keep: Collection[str] = ()) -> 
         quantizer.process()
     quantizer.model.save_model_to_file(str(target), False)
     return target
+
+
+class OnnxProducts:
+    """A file ``.onnx`` whose matrix products can be written in int8, with some of them left as they are.
+
+    Args:
+        source: see :func:`quantize_dynamic`.
+        method: ``dynamic`` for :func:`quantize_dynamic`, ``weights`` for :func:`quantize_weights`.
+    """
+
+    def __init__(self, source: Path, method: Literal["dynamic", "weights"]) -> None:
+        self._source = source
+        self._write = quantize_dynamic if method == "dynamic" else quantize_weights
+        chosen, _ = _products(source, _TYPES[method], ())
+        self.layers: tuple[str, ...] = tuple(chosen)
+        self.settings: dict[str, Any] = {"per_channel": method == "dynamic"}
+
+    def write(self, target: Path, keep: Collection[str] = ()) -> Path:
+        """Write the network in int8; ``keep`` are names of layers that stay in floating point."""
+        return self._write(self._source, target, keep)
 
 
 def _products(source: Path, types: tuple[str, ...], keep: Collection[str]) -> tuple[list[str], list[str]]:
