@@ -130,8 +130,7 @@ def _write_page(comparison: Comparison, path: Path, with_images: bool) -> None:
 
     images = None
     if with_images:
-        from imgrec.cli.report import images_of
-        from imgrec.runs.data import data_module
+        from imgrec.runs.data import data_module, images_of
 
         try:
             data: Any = data_module(comparison.runs[0].run.config.get("data") or {})

@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("report", "write a run's report.html anew"),
     "runs": ("runs", "a table of run folders, sorted and filtered; as CSV or JSON"),
     "compare": ("compare", "lay runs side by side: configs, curves, and whether their accuracies differ"),
+    "compress": ("compress", "make smaller and faster variants of a run: prune, fine-tune, quantize"),
+    "bench": ("bench", "measure runs and exports by one yardstick: latency, bytes, memory, accuracy"),
     "watch": ("watch", "show a training in the terminal while it runs: curves, rates, what is left"),
     "sync": ("sync", "upload what W&B kept offline in run folders"),
     "audit": ("audit", "look for broken images, duplicates, leaks between splits and doubtful labels"),

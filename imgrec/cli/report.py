@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgrec.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from imgrec.runs.folder import RunFolder
-
-Images = Callable[[Sequence[str]], "list[np.ndarray | None]"]
 
 
 def run(command: str, words: list[str]) -> int:
@@ -38,16 +33,7 @@ def run(command: str, words: list[str]) -> int:
 
 def write(folder: RunFolder, data: Any) -> Path:
     """Write the report, with the thumbnails that the data module can give."""
+    from imgrec.runs.data import images_of
     from imgrec.runs.report import write_report
 
     return write_report(folder, images=images_of(data) if hasattr(data, "load_images") else None)
-
-
-def images_of(data: Any) -> Images:
-    """A function that gives the images of sample ids, from a data module that can load them."""
-
-    def images(ids: Sequence[str]) -> list[np.ndarray | None]:
-        found = data.load_images(list(ids))
-        return [None if image is None else image.permute(1, 2, 0).numpy() for image in found]
-
-    return images

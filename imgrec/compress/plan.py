@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imgrec.compress.steps import MEASURES, STEPS, DropBlocks, Finetune, Mask, Prune, Qat, Quantize, Step
+from imgrec.compress.steps import STEPS, DropBlocks, Finetune, Mask, Prune, Qat, Quantize, Step
+from imgrec.compress.targets import parse_target
+from imgrec.compress.targets import said as words
 from imgrec.errors import UserError, suggestion
 from imgrec.registry import Spec
 
@@ -104,6 +106,12 @@ def check_order(steps: Sequence[Step], where: str = "plan") -> None:
             if reason is not None:
                 place = f"{where}[{i}]"
                 raise UserError(f"{place}: {step.name} cannot come after {steps[j].name} ({where}[{j}]): {reason}")
+        untrained = not any(each.trains for each in steps[i:])
+        if isinstance(step, Mask) and untrained and step.criterion not in ("magnitude", "random"):
+            raise UserError(
+                f"{where}[{i}]: the criterion {step.criterion} looks at gradients, and nothing trains after it; add "
+                "finetune, or mask by magnitude"
+            )
 
 
 def _clash(before: Step, step: Step) -> str | None:
@@ -149,8 +157,8 @@ def _after_mask(before: Mask, step: Step) -> str | None:
 
 
 def _not_smaller(before: Any, step: Any) -> str | None:
-    for measure, part in step.target.items():
-        left = before.target.get(measure)
-        if left is not None and part >= left:
-            return f"{100 * left:g} % of the {MEASURES[measure]} is left then; targets are parts of the run's own."
+    measure, share = parse_target(step.target)
+    left = before.target.get(measure)
+    if left is not None and share >= left:
+        return f"{left:g} of the {words(measure)} is left then; targets are shares of the run's own network."
     return None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
+from imgrec.compress.blocks import BlockCriterion
+from imgrec.compress.channels import ChannelPruning
+from imgrec.compress.dependency import Attention
+from imgrec.compress.importance import ChannelCriterion
+from imgrec.compress.mask_plan import MaskPlan
+from imgrec.compress.masks import Scope
+from imgrec.compress.schedule import Shape
 from imgrec.compress.scores import Criterion
-from imgrec.errors import UserError, suggestion
+from imgrec.compress.targets import parse_target
+from imgrec.errors import UserError
 from imgrec.losses.base import in_range
 from imgrec.registry import Registry
-
-Measure = Literal["macs", "parameters", "latency"]
-MEASURES: dict[Measure, str] = {"macs": "MACs", "parameters": "parameters", "latency": "latency"}
-"""What a network can be made smaller by, and how a sentence calls it."""
 
 
 @dataclass(frozen=True)
@@ -42,28 +45,19 @@ class Step:
 STEPS: Registry[Step] = Registry("step", "steps")
 
 
-def _target(target: Mapping[str, float]) -> tuple[Measure, float]:
-    """The one measure of a target and the part of it that is to stay."""
-    if len(target) != 1:
-        raise UserError(f"`target` names one measure, {' or '.join(MEASURES)}, and the part that stays, got {target!r}")
-    measure, part = next(iter(target.items()))
-    if measure not in MEASURES:
-        raise UserError(f'`target`: no measure is called "{measure}".{suggestion(str(measure), MEASURES)}')
-    in_range(f"target.{measure}", part, high=1.0, open_low=True, open_high=True)
-    return measure, float(part)
-
-
 @STEPS.register("prune")
 @dataclass(frozen=True)
 class Prune(Step):
     """Takes out whole channels and heads, so that the network is really smaller.
 
     Args:
-        target: the measure (``macs``, ``parameters`` or ``latency``) and the part of the run's own network that stays:
+        target: a cost (``macs``, ``parameters`` or ``latency``) and the share of the run's own network that stays:
             ``{macs: 0.5}``.
-        importance: what makes a channel matter: ``l1``, ``l2``, ``taylor``, ``bn_scale``, ``group``, ``random``.
+        importance: what makes a channel matter: ``group_l2``, ``l1``, ``l2``, ``taylor``, ``bn_scale``, ``random``.
         scope: ``global`` compares the channels of all layers, ``layer`` prunes each by the same share.
         round_to: the channels of each layer are a multiple of this.
+        keep: the share of channels that each layer keeps at least.
+        attention: what attention loses: ``dims`` of every head, or whole ``heads``.
         include: patterns of the layers to prune; by default all.
         exclude: patterns of the layers to leave alone.
     """
@@ -71,25 +65,32 @@ class Prune(Step):
     name: ClassVar[str] = "prune"
 
     target: dict[str, float] = field(default_factory=lambda: {"macs": 0.5})
-    importance: str = "l2"
-    scope: Literal["global", "layer"] = "global"
+    importance: ChannelCriterion = "group_l2"
+    scope: Scope = "global"
     round_to: int = 1
-    include: list[str] | None = None
-    exclude: list[str] | None = None
+    keep: float = 0.1
+    attention: Attention = "dims"
+    include: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        _target(self.target)
-        in_range("round_to", self.round_to, low=1)
+        parse_target(self.target)
+        _ = self.how
+
+    @property
+    def how(self) -> ChannelPruning:
+        """Which channels go."""
+        given = {k: v for k, v in asdict(self).items() if k != "target"}
+        return ChannelPruning(**given)
 
     @property
     def label(self) -> str:  # noqa: D102
-        measure, part = _target(self.target)
-        return f"{measure}{part:g}"
+        kind, share = parse_target(self.target)
+        return f"{kind}{share:g}"
 
     @property
     def said(self) -> str:  # noqa: D102
-        measure, part = _target(self.target)
-        return f"prune channels to {100 * part:g} % of the {MEASURES[measure]} ({self.importance}, {self.scope})"
+        return f"prune channels to {parse_target(self.target)} ({self.importance}, {self.scope})"
 
 
 @STEPS.register("drop_blocks")
@@ -98,25 +99,27 @@ class DropBlocks(Step):
     """Drops the residual blocks that matter least.
 
     Args:
-        target: the measure (``macs``, ``parameters`` or ``latency``) and the part of the run's own network that stays.
+        target: a cost (``macs``, ``parameters`` or ``latency``) and the share of the run's own network that stays.
+        importance: what makes a block matter: the ``loss`` without it, the ``divergence`` of the probabilities without
+            it, or its ``influence`` on what passes through it.
     """
 
     name: ClassVar[str] = "drop_blocks"
 
     target: dict[str, float] = field(default_factory=lambda: {"macs": 0.75})
+    importance: BlockCriterion = "loss"
 
     def __post_init__(self) -> None:
-        _target(self.target)
+        parse_target(self.target)
 
     @property
     def label(self) -> str:  # noqa: D102
-        measure, part = _target(self.target)
-        return f"blocks-{measure}{part:g}"
+        kind, share = parse_target(self.target)
+        return f"blocks-{kind}{share:g}"
 
     @property
     def said(self) -> str:  # noqa: D102
-        measure, part = _target(self.target)
-        return f"drop blocks down to {100 * part:g} % of the {MEASURES[measure]}"
+        return f"drop residual blocks down to {parse_target(self.target)}"
 
 
 @STEPS.register("mask")
@@ -130,19 +133,27 @@ class Mask(Step):
             training after it, ``magnitude`` or ``random``.
         scope: ``global`` compares the weights of all layers, ``layer`` prunes each by the same share.
         pattern: N of every M weights stay, ``2:4`` say, in the place of a sparsity.
-        schedule: how the sparsity rises in the training that follows: ``one_shot`` at its start, ``linear``, ``cubic``.
+        schedule: how the sparsity rises in the training that follows: ``cubic`` or ``linear`` during its first half, or
+            ``one_shot`` at its start, as a pattern does.
     """
 
     name: ClassVar[str] = "mask"
 
     sparsity: float = 0.9
     criterion: Criterion = "magnitude"
-    scope: Literal["global", "layer"] = "global"
+    scope: Scope = "global"
     pattern: str | None = None
-    schedule: Literal["one_shot", "linear", "cubic"] = "cubic"
+    schedule: Shape = "cubic"
 
     def __post_init__(self) -> None:
         in_range("sparsity", self.sparsity, high=1.0, open_low=True, open_high=True)
+        _ = self.how
+
+    @property
+    def how(self) -> MaskPlan:
+        """Which weights are masked."""
+        share = self.sparsity if self.pattern is None else None
+        return MaskPlan(share, self.criterion, self.scope, self.pattern, where="mask")
 
     @property
     def label(self) -> str:  # noqa: D102
@@ -238,20 +249,31 @@ class Quantize(Step):
         runtime: what will run it.
         max_drop: how many points of validation accuracy it may lose; where it loses more, the most sensitive layers
             stay in floating point. By default it is measured, and nothing follows from it.
+        sure: hold the upper end of the 95 % interval of what is lost against ``max_drop``, not the loss itself.
+        max_kept: the part of the layers that may stay in floating point at most.
         calibration: how many images the ranges of int8 are read from.
+        method: ``static``; for transformers in ONNX Runtime ``dynamic`` or ``weights``.
+        exclude: patterns of the layers that stay in floating point in any case.
     """
 
     name: ClassVar[str] = "quantize"
 
-    to: Literal["int8", "fp16", "bf16"] = "int8"
+    to: Literal["int8", "fp16", "bf16", "fp32"] = "int8"
     runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
     max_drop: float | None = None
+    sure: bool = False
+    max_kept: float = 0.5
     calibration: int = 256
+    method: Literal["static", "dynamic", "weights"] = "static"
+    exclude: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.max_drop is not None:
             in_range("max_drop", self.max_drop)
+        in_range("max_kept", self.max_kept, high=1.0)
         in_range("calibration", self.calibration, low=1)
+        if self.to == "bf16" and self.runtime != "openvino":
+            raise UserError("`to`: bf16 is for openvino; onnxruntime takes int8, fp16 and fp32.")
 
     @property
     def label(self) -> str:  # noqa: D102

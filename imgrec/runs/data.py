@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from imgrec.errors import UserError
 from imgrec.runs.folder import RunFolder
@@ -44,3 +47,13 @@ def data_of(run: RunFolder) -> Any:
             f"{now} now"
         )
     return data
+
+
+def images_of(data: Any) -> Callable[[Sequence[str]], list[NDArray[np.uint8] | None]]:
+    """A function that gives the images of sample ids, from a data module that can load them."""
+
+    def images(ids: Sequence[str]) -> list[NDArray[np.uint8] | None]:
+        found = data.load_images(list(ids))
+        return [None if image is None else image.permute(1, 2, 0).numpy() for image in found]
+
+    return images

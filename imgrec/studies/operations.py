@@ -1,0 +1,117 @@
+"""The steps that change a trained network without training it: pruned channels, dropped blocks, masked weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import update_bn
+
+from imgrec.compress.blocks import drop_blocks
+from imgrec.compress.channels import prune_channels
+from imgrec.compress.masks import apply_masks, keep_best, n_of_m, sparsity_of
+from imgrec.compress.measure import count_macs, count_nonzero, count_parameters
+from imgrec.compress.scores import score
+from imgrec.compress.steps import DropBlocks, Mask, Prune, Step
+from imgrec.compress.targets import CostKind, cost_of, parse_target
+from imgrec.export import Loaded
+from imgrec.models import Classifier
+from imgrec.randomness import position_generator
+from imgrec.types import Batch
+
+_BATCHES = 16
+"""Training batches that gradients, and the worth of blocks, are judged by."""
+
+
+class Operations:
+    """Changes networks on the images of a run.
+
+    Args:
+        data: the run's data module, set up.
+        dense: the run's own network, which targets are shares of.
+    """
+
+    def __init__(self, data: Any, dense: Classifier) -> None:
+        self.data = data
+        self.dense = dense
+        self._costs: dict[CostKind, float] = {}
+
+    def apply(self, step: Step, loaded: Loaded) -> dict[str, Any]:
+        """Carry out a step on a network, in place; gives what is to be kept of it in words and figures.
+
+        Raises:
+            UserError: the step cannot be done to this network, and why.
+        """
+        if isinstance(step, Prune):
+            done = prune_channels(
+                loaded.classifier, self.images, step.target, step.how, self.batches, dense=self.cost(step.target)
+            )
+            self.settle(loaded.classifier)
+            return {"said": str(done), "skipped": done.skipped}
+        if isinstance(step, DropBlocks):
+            dropped = drop_blocks(
+                loaded.classifier,
+                self.images,
+                step.target,
+                self.batches,
+                step.importance,
+                dense=self.cost(step.target),
+            )
+            self.settle(loaded.classifier)
+            return {"said": str(dropped)}
+        assert isinstance(step, Mask)
+        return {"said": mask_weights(loaded.classifier, step)}
+
+    def settle(self, classifier: Classifier) -> None:
+        """Estimate the statistics of batch norms anew, on what they are given now.
+
+        Source: Li et al., 2020, "EagleEye: fast sub-net evaluation for efficient neural network pruning", arXiv
+        2007.02491.
+        """
+        update_bn((images for images, _ in self.batches()), classifier)
+
+    def cost(self, target: dict[str, float]) -> float:
+        """What the run's own network costs, measured once."""
+        kind = parse_target(target).kind
+        if kind not in self._costs:
+            self._costs[kind] = cost_of(self.dense, self.images, kind)
+        return self._costs[kind]
+
+    def figures(self, classifier: Classifier) -> dict[str, int]:
+        """Parameters, those that are not zero, and MACs of one image."""
+        return {
+            "parameters": count_parameters(classifier),
+            "nonzero": count_nonzero(classifier),
+            "macs": count_macs(classifier, self.images[:1]),
+        }
+
+    @cached_property
+    def images(self) -> Tensor:
+        """Some validation images, as a classifier takes them."""
+        batch: Batch = next(iter(self.data.val_dataloader()))
+        return batch.images
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some training images and their targets, the same each time, augmented as in training."""
+        for i, batch in enumerate(self.data.train_dataloader()):
+            if i == _BATCHES:
+                return
+            augmented = self.data.augment(batch) if hasattr(self.data, "augment") else batch
+            yield augmented.images, augmented.targets
+
+
+@torch.no_grad()
+def mask_weights(classifier: Classifier, step: Mask) -> str:
+    """Set the weights of a network to zero that matter least, by magnitude or at random; says what became of it."""
+    weights, _ = step.how.layers(classifier)
+    generator = position_generator("mask") if step.criterion == "random" else None
+    scores = score(weights, step.criterion, generator=generator)
+    if step.how.pattern is None:
+        masks = keep_best(scores, step.sparsity, step.scope)
+    else:
+        masks = {name: n_of_m(value, *step.how.pattern) for name, value in scores.items()}
+    apply_masks(weights, masks)
+    return f"{100 * sparsity_of(weights):.1f} % of the weights of {len(weights)} layers are zero"

@@ -1,0 +1,116 @@
+"""The run folder of a compressed variant: where it stands, whose child it is, and what of it is done already."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from imgrec import yaml12
+from imgrec.compress.plan import Plan
+from imgrec.errors import UserError
+from imgrec.export import find_origin
+from imgrec.export.save import WEIGHTS
+from imgrec.files import write_text
+from imgrec.runs.compression import KEY
+from imgrec.runs.environment import describe_environment
+from imgrec.runs.folder import CONFIG, ENVIRONMENT, RunFolder, create_run_folder, find_runs
+from imgrec.runs.lock import LOCK, RunLock
+from imgrec.runs.resumption import DATA
+from imgrec.runs.summary import write_json
+
+COMPRESSED = "compressed"
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A trained run that is to be compressed.
+
+    Raises:
+        UserError: it is no run folder, trains still, or holds no trained network.
+    """
+
+    run: RunFolder
+
+    def __post_init__(self) -> None:
+        if (self.run.path / LOCK).exists():
+            RunLock(self.run.path).release()
+        status = self.run.summary.get("status")
+        if status != "finished":
+            raise UserError(
+                f"the run {self.run.path} is not trained to its end (status: {status or 'unfinished'}): "
+                f"imgrec resume {self.run.path}"
+            )
+        find_origin(self.run.path, "compress")
+
+    @property
+    def name(self) -> str:
+        """Experiment and run id."""
+        return f"{self.run.experiment}/{self.run.run_id}"
+
+    @cached_property
+    def weights(self) -> str:
+        """A digest of the network that is compressed: another training of the run is another parent."""
+        origin = find_origin(self.run.path, "compress")
+        with (origin / WEIGHTS if origin.is_dir() else origin).open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+    def place(self, variant: str) -> tuple[str, str]:
+        """The folder of all runs and the experiment of a variant: beside the run, under ``compressed/<variant>``."""
+        inside = PurePosixPath(self.run.experiment).parts
+        around = self.run.path.absolute().parent
+        if around.parts[-len(inside) :] == inside:
+            root = self.run.path.parent if self.run.path.parent.parts else Path()
+            for _ in inside:
+                root = root.parent if root.name else root.absolute().parent
+            return str(root), "/".join([*inside, COMPRESSED, variant])
+        return str(self.run.path.parent), f"{COMPRESSED}/{variant}"
+
+
+def find_variant(parent: Parent, plan: Plan) -> RunFolder | None:
+    """The newest run folder in which this plan was begun for this network; ``None`` where there is none."""
+    root, experiment = parent.place(plan.name)
+    found = None
+    for path in find_runs(Path(root) / experiment, depth=1):
+        environment = RunFolder(path).environment
+        if (environment.get("parent") or {}).get("weights") == parent.weights and environment.get("plan") == plain(
+            plan
+        ):
+            found = RunFolder(path)
+    return found
+
+
+def make_variant(parent: Parent, plan: Plan) -> RunFolder:
+    """A new run folder for a plan: its environment with the parent in it, the plan as a file, the parent's config.
+
+    A training in the folder writes its own config in that one's place.
+    """
+    root, experiment = parent.place(plan.name)
+    config = {**parent.run.config, "experiment": experiment, "runs": root}
+    folder = create_run_folder(root, experiment)
+    environment = describe_environment(
+        seed=config.get("seed_everything"), fingerprint=parent.run.environment.get(DATA), experiment=experiment
+    )
+    where = os.path.relpath(parent.run.path.resolve(), folder.resolve())
+    own = {
+        "parent": {"run": parent.name, "path": Path(where).as_posix(), "weights": parent.weights},
+        "variant": plan.name,
+        "plan": plain(plan),
+    }
+    write_text(folder / "plan.yaml", yaml12.dump({"name": plan.name, "steps": plain(plan)}))
+    write_text(folder / CONFIG, yaml12.dump(config))
+    write_json(folder / ENVIRONMENT, environment | own)
+    return RunFolder(folder)
+
+
+def is_done(variant: RunFolder) -> bool:
+    """Whether the whole plan was carried out."""
+    return KEY in variant.summary
+
+
+def plain(plan: Plan) -> list[dict[str, Any]]:
+    """The plan as environment.json holds it."""
+    return plan.to_specs()
