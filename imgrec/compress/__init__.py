@@ -1,5 +1,6 @@
 """Smaller and faster networks: pure functions on ``nn.Module``, which know nothing of Lightning."""
 
+from imgrec.compress.blocks import BlockReport, drop_blocks, residual_blocks
 from imgrec.compress.channels import ChannelPruning, ChannelReport, prune_channels
 from imgrec.compress.importance import channel_importance, loss_gradients
 from imgrec.compress.masks import apply_masks, keep_best, n_of_m, prunable, sparsity_of
@@ -11,6 +12,7 @@ from imgrec.compress.widths import resize, select, widths_step
 
 __all__ = [
     "SCORES",
+    "BlockReport",
     "ChannelPruning",
     "ChannelReport",
     "Target",
@@ -18,6 +20,7 @@ __all__ = [
     "apply_masks",
     "channel_importance",
     "cost_of",
+    "drop_blocks",
     "keep_best",
     "loss_gradients",
     "n_of_m",
@@ -26,6 +29,7 @@ __all__ = [
     "prunable",
     "prune_channels",
     "rebuild",
+    "residual_blocks",
     "resize",
     "score",
     "select",

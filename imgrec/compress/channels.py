@@ -20,7 +20,7 @@ from imgrec.compress.importance import Batches, ChannelCriterion, channel_import
 from imgrec.compress.measure import count_macs, count_parameters
 from imgrec.compress.surgery import Step, note_step, rebuild, surgical_copy
 from imgrec.compress.targets import Target, cost_of, parse_target
-from imgrec.compress.widths import resize, widths_step
+from imgrec.compress.widths import resize, select, widths_step
 from imgrec.errors import UserError, suggestion
 from imgrec.models import Classifier
 
@@ -127,7 +127,8 @@ def prune_channels(
         images: a batch that it can take; what is counted and measured is of its first image.
         target: the share that is to be left of ``parameters``, ``macs`` or ``latency``: ``{"macs": 0.5}``.
         how: which channels go.
-        batches: gives batches of images and targets anew at each call; the criterion ``taylor`` needs it.
+        batches: gives batches of images and targets anew at each call; the criterion ``taylor`` needs them, or
+            ``gradients``.
         loss: of logits and targets, for that criterion.
         rounds: choose in so many steps on the way, each by what the network is by then.
         dense: what the share is of, in parameters, MACs or seconds; by default what the classifier costs now.
@@ -192,10 +193,7 @@ class _Search:
     ) -> None:
         self.classifier, self.images, self.target, self.whole = classifier, images, target, whole
         self.how, self.frozen, self.skipped = how, frozen, skipped
-        weights = dict(classifier.named_parameters())
-        if gradients is None and batches is not None and how.importance == "taylor":
-            gradients = loss_gradients(classifier, batches(), loss)
-        self.weights, self.gradients = weights, gradients
+        self.weights, self.gradients = dict(classifier.named_parameters()), gradients
 
     def run(self) -> tuple[Step, dict[str, Tensor]] | None:
         """The step, and what it keeps; ``None`` where the cost is low enough already."""
