@@ -21,6 +21,7 @@ from imgrec.runs.environment import hardware
 ROUNDS = 10
 """In each, every network is timed for a tenth of the budget: what slows the machine for a while slows all alike."""
 
+_BUSY = 0.1  # the share of waiting from which it is said
 _SPARSE = 0.02  # the share of zeros from which a row is called sparse
 
 
@@ -56,6 +57,7 @@ class _Live:
     memory: int | None = None
     rounds: dict[int, list[list[float]]] = field(default_factory=dict)
     joules: float | None = None
+    computed: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -100,7 +102,7 @@ def run_bench(
     machine = hardware()
     gpu = machine["gpus"][0]["name"] if options.device != "cpu" and machine["gpus"] else None
     reference = recorded or next((row.title for row in rows if row.accuracy is not None), "")
-    notes = _notes(rows, why, options)
+    notes = _notes(rows, why, _waited(live) if options.device == "cpu" else 0.0)
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     return Bench(
         rows, reference if said is not None else "", moment, str(gpu or machine["cpu"]), options.threads, notes
@@ -207,6 +209,7 @@ def _time(live: Sequence[_Live], options: Options, say: Callable[[str], None]) -
                     del each.rounds[batch]
                     continue
                 each.rounds[batch].append(found["seconds"])
+                each.computed += found["computed"]
                 if batch == largest and found["joules"] is not None:
                     each.joules = (each.joules or 0.0) + found["joules"]
 
@@ -256,8 +259,19 @@ def _row(live: _Live, baseline: _Live | None, options: Options) -> BenchRow:
     return row
 
 
-def _notes(rows: Sequence[BenchRow], why: Sequence[str], options: Options) -> tuple[str, ...]:
+def _waited(live: Sequence[_Live]) -> float:
+    """The share of the timed seconds in which the calls did not compute: others had the core."""
+    timed = sum(seconds for each in live for rounds in each.rounds.values() for calls in rounds for seconds in calls)
+    return max(0.0, 1 - sum(each.computed for each in live) / timed) if timed else 0.0
+
+
+def _notes(rows: Sequence[BenchRow], why: Sequence[str], waited: float) -> tuple[str, ...]:
     notes = []
+    if waited > _BUSY:
+        notes.append(
+            f"The machine was busy: {100 * waited:.0f} % of the timed seconds were spent on waiting for a core. "
+            "The latencies are longer than on an idle machine, and their ratios uncertain."
+        )
     if any((row.zeros or 0) > _SPARSE for row in rows):
         notes.append(
             "Zeros are counted and are not a speed-up: a dense kernel multiplies them like other numbers. "

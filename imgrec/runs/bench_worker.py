@@ -81,13 +81,15 @@ class Worker:
     def time(self, batch: int, seconds: float) -> dict[str, Any]:
         """Time calls for some seconds, at least one; a first one is not counted, for others ran in between."""
         images = self._batch(batch)
-        joules, first = self._joules(), self._call(images)
-        long = first >= seconds
-        found = [first] if long else []
-        joules, ends = (joules, 0.0) if long else (self._joules(), time.perf_counter() + seconds)
-        while not found or time.perf_counter() < ends:
-            found.append(self._call(images))
-        return {"seconds": found, "joules": self._joules() - joules if self._meters else None}
+        before, first = (self._joules(), time.process_time()), self._call(images)
+        found = [first] if first >= seconds else []
+        if not found:
+            before = (self._joules(), time.process_time())
+            ends = time.perf_counter() + seconds
+            while not found or time.perf_counter() < ends:
+                found.append(self._call(images))
+        joules, computed = self._joules() - before[0], time.process_time() - before[1]
+        return {"seconds": found, "computed": computed, "joules": joules if self._meters else None}
 
     def predict(self, images: str, logits: str, batch: int) -> dict[str, Any]:
         """The logits of uint8 images, from a .npy file to another; in batches of one size, the last one filled up."""
