@@ -16,7 +16,7 @@ from imgrec.extras import require
 Ranges = Literal["minmax", "percentile", "entropy"]
 
 # without a kernel for int8, quantizing them costs accuracy and time
-_STAY_FLOAT = ("LayerNormalization", "InstanceNormalization", "Softmax", "Gather", "Slice")
+_STAY_FLOAT = ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "Softmax", "Gather", "Slice")
 
 
 class OnnxInt8:
@@ -102,8 +102,9 @@ def _prepared(source: Path) -> Any:
     with tempfile.TemporaryDirectory() as place:
         prepared = Path(place) / "prepared.onnx"
         try:
-            # its optimizations would merge nodes, and their names with them; the exporter has folded what can be
-            preprocess.quant_pre_process(str(source), str(prepared), skip_optimization=True)
+            # its optimizations would merge nodes, and their names with them; the exporter has folded what can be.
+            # Its symbolic inference fails on some networks, and the exporter has named the shapes that it would find.
+            preprocess.quant_pre_process(str(source), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
         except Exception as error:  # whatever the shape inference raises on an operator that it does not know
             raise UserError(f"{source} cannot be quantized: {str(error).partition(chr(10))[0]}") from error
         return onnx.load(str(prepared))

@@ -59,7 +59,7 @@ def quantize_dynamic(source: Path, target: Path, keep: Collection[str] = ()) -> 
     products, _ = _products(source, _TYPES["dynamic"], keep)
     with tempfile.TemporaryDirectory() as place, _root_logger_as_it_is():
         prepared = Path(place) / "prepared.onnx"
-        shapes.quant_pre_process(str(source), str(prepared), skip_optimization=True)
+        shapes.quant_pre_process(str(source), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
         quantization.quantize_dynamic(
             str(prepared),
             str(target),
