@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,9 +104,14 @@ def run_bench(
     gpu = machine["gpus"][0]["name"] if options.device != "cpu" and machine["gpus"] else None
     reference = recorded or next((row.title for row in rows if row.accuracy is not None), "")
     notes = _notes(rows, why, _waited(live) if options.device == "cpu" else 0.0)
-    moment = datetime.now(UTC).isoformat(timespec="seconds")
     return Bench(
-        rows, reference if said is not None else "", moment, str(gpu or machine["cpu"]), options.threads, notes
+        rows=rows,
+        reference=reference,
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        processor=str(gpu or machine["cpu"]),
+        threads=options.threads,
+        versions=_versions(candidates),
+        notes=notes,
     )
 
 
@@ -257,6 +263,12 @@ def _row(live: _Live, baseline: _Live | None, options: Options) -> BenchRow:
     if live.joules is not None and calls_of_largest:
         row = replace(row, joules=live.joules / (calls_of_largest * largest))
     return row
+
+
+def _versions(candidates: Sequence[Candidate]) -> str:
+    packages = {"compile": "torch"}
+    names = dict.fromkeys(packages.get(each.runtime, each.runtime) for each in candidates if not each.missing)
+    return ", ".join(f"{name} {version(name)}" for name in names)
 
 
 def _waited(live: Sequence[_Live]) -> float:

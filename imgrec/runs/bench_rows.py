@@ -111,6 +111,7 @@ class Bench:
         measured: when, in UTC.
         processor: on what: the processor's name, or the GPU's.
         threads: how many computed.
+        versions: of the runtimes: ``torch 2.15.0, onnxruntime 1.31.0``.
         notes: what is to be known of all rows.
     """
 
@@ -119,6 +120,7 @@ class Bench:
     measured: str
     processor: str
     threads: int
+    versions: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -132,7 +134,7 @@ class Bench:
 
 
 _OWN = [field.name for field in fields(BenchRow) if field.name != "latencies"]
-_SHARED = ("reference", "measured", "processor", "threads")
+_SHARED = ("reference", "measured", "processor", "threads", "versions")
 _TIMES = ("median", "p95", "calls", "speedup")
 
 
@@ -166,7 +168,15 @@ def read_bench(path: str | Path) -> Bench:
         batches = sorted(int(name.removeprefix("seconds_b")) for name in shared if name.startswith("seconds_b"))
         rows = tuple(_row(each, batches) for each in found)
         notes = tuple(line for line in shared["notes"].split("\n") if line)
-        return Bench(rows, shared["reference"], shared["measured"], shared["processor"], int(shared["threads"]), notes)
+        return Bench(
+            rows=rows,
+            reference=shared["reference"],
+            measured=shared["measured"],
+            processor=shared["processor"],
+            threads=int(shared["threads"]),
+            versions=shared["versions"],
+            notes=notes,
+        )
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f"{path} does not hold what `imgrec bench` writes: {type(error).__name__}: {error}") from error
 

@@ -17,7 +17,7 @@ _VARIABLES |= {f"#0606{number:02x}": f"series-{number}" for number in range(8)}
 SERIES = tuple(_VARIABLES)[5:]
 """Colours of things of one kind, for a page that gives them to its variables ``--series-0`` to ``--series-7``."""
 
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "imgrec",  # equal figures give equal files
     "text.parse_math": False,
@@ -39,6 +39,7 @@ _STYLE: Any = {
     "ytick.color": SOFT,
     "lines.linewidth": 1.6,
 }
+"""matplotlib's settings for all figures, in the stand-ins' colours."""
 
 
 class SvgFigure:
@@ -57,7 +58,7 @@ class SvgFigure:
         from matplotlib import style
         from matplotlib.figure import Figure as MatplotlibFigure
 
-        self._settings = style.context(_STYLE, after_reset=True)
+        self._settings = style.context(STYLE, after_reset=True)
         self._settings.__enter__()
         self.figure = MatplotlibFigure(figsize=self.size, facecolor="none")
         return self
