@@ -81,7 +81,7 @@ def write_picture(bench: Bench, path: str | Path) -> None:
 
 
 def network_keys(bench: Bench) -> list[tuple[str, int]]:
-    """The networks of the figures and the number of their colour among the page's series."""
+    """The networks and the number of the colour that each has among the page's series."""
     return [(name, number % len(SERIES)) for name, number in _names(bench).items()]
 
 
@@ -169,6 +169,7 @@ def _label_places(axes: Axes, points: Sequence[Point]) -> list[tuple[float, floa
     places = [scale * axes.transData.transform((p.cost, p.accuracy)) for p in points]
     corners = scale * axes.transAxes.transform([(0, 0), (1, 1)])
     taken = [(x - 4.0, y - 4.0, x + 4.0, y + 4.0) for x, y in places]
+    lines = [box for one, other in _lines(axes, points) for box in [_box(scale, axes, one, other)]]
     found: list[tuple[float, float, Any]] = []
     for point, (x, y) in zip(points, places, strict=True):
         width = _CHARACTER * len(point.label) * 0.78
@@ -177,7 +178,7 @@ def _label_places(axes: Axes, points: Sequence[Point]) -> list[tuple[float, floa
             for across, up in ((7, 0), (-7, 0), (6, 7 * step), (6, -7 * step), (-6, 7 * step), (-6, -7 * step)):
                 left = x + across if across > 0 else x + across - width
                 box = (left, y + up - _LINE / 2, left + width, y + up + _LINE / 2)
-                hidden = sum(_overlap(box, other) for other in taken)
+                hidden = sum(_overlap(box, other) for other in taken) + sum(_overlap(box, line) for line in lines)
                 outside = max(0.0, corners[0][0] - box[0]) + max(0.0, box[2] - corners[1][0])
                 outside += max(0.0, corners[0][1] - box[1]) + max(0.0, box[3] - corners[1][1])
                 cost = hidden + 20 * outside + 0.6 * abs(up) + (0.5 if across < 0 else 0.0)
@@ -187,6 +188,22 @@ def _label_places(axes: Axes, points: Sequence[Point]) -> list[tuple[float, floa
         found.append(best[1])
         taken.append(best[2])
     return found
+
+
+def _lines(axes: Axes, points: Sequence[Point]) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """The ends of all bars and of the parts of the frontier."""
+    found = [((p.cost, p.low), (p.cost, p.high)) for p in points]
+    found += [((p.cost, p.accuracy), (p.worst, p.accuracy)) for p in points]
+    frontier = _frontier(points)
+    ends = [*(p.cost for p in frontier[1:]), axes.get_xlim()[1]]
+    return found + [((p.cost, p.accuracy), (end, p.accuracy)) for p, end in zip(frontier, ends, strict=True)]
+
+
+def _box(
+    scale: float, axes: Axes, one: tuple[float, float], other: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    (left, low), (right, high) = scale * axes.transData.transform([one, other])
+    return (left - 0.8, low - 0.8, right + 0.8, high + 0.8)
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from imgrec.files import write_text
 from imgrec.runs.bench_figures import network_keys, pareto_drawings
 from imgrec.runs.bench_rows import BENCH, Bench, read_bench
-from imgrec.runs.bench_text import LEFT, baseline, caption, columns_of
+from imgrec.runs.bench_text import LEFT, Column, baseline, caption, columns_of
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.page import render_page
 
@@ -35,23 +36,37 @@ def report_section(run: RunFolder) -> dict[str, Any]:
 def bench_content(bench: Bench) -> dict[str, Any]:
     """What the shared part of the templates asks for, under ``bench``."""
     columns = columns_of(bench)
-    first = baseline(bench)
-    rows = [[{"text": column.text(row), "raw": _raw(column.value(row))} for column in columns] for row in bench.rows]
-    colours = dict(network_keys(bench))
     drawings = pareto_drawings(bench)
+    drawn = {row.name for row in bench.rows if row.accuracy is not None}
     content = {
         "caption": caption(bench),
         "drawings": drawings,
-        "keys": network_keys(bench) if drawings else [],
-        "columns": [{"name": c.name, "meaning": c.meaning, "text": c.name in LEFT} for c in columns],
-        "rows": [{"cells": cells, "colour": colours[row.name]} for row, cells in zip(bench.rows, rows, strict=True)],
+        "keys": [(name, colour) for name, colour in network_keys(bench) if name in drawn] if len(drawn) > 1 else [],
+        "tables": [
+            _table(bench, [c for c in columns if c.name in LEFT or c.quality is side]) for side in (False, True)
+        ],
         "meanings": [(c.name, c.meaning) for c in columns if c.meaning],
         "row_notes": [(row.title, row.note) for row in bench.rows if row.note],
         "notes": list(bench.notes),
-        "baseline": first,
+        "baseline": baseline(bench),
         "origin": f"Measured {_moment(bench.measured)} with {bench.versions}.",
     }
     return {"bench": content}
+
+
+def _table(bench: Bench, columns: Sequence[Column]) -> dict[str, Any]:
+    colours = dict(network_keys(bench))
+    rows = [
+        {
+            "cells": [{"text": column.text(row), "raw": _raw(column.value(row))} for column in columns],
+            "colour": colours[row.name],
+        }
+        for row in bench.rows
+    ]
+    return {
+        "columns": [{"name": c.name, "meaning": c.meaning, "text": c.name in LEFT} for c in columns],
+        "rows": rows if len(columns) > len(LEFT) else [],
+    }
 
 
 def _raw(value: float | str | None) -> str:

@@ -21,12 +21,16 @@ MATTERS = (
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: its head, what it means, the exact value behind a cell, and its text."""
+    """A column of the table: its head, what it means, the exact value behind a cell, and its text.
+
+    ``quality`` says that it is about what the network says of images, not about what it costs.
+    """
 
     name: str
     meaning: str
     value: Callable[[BenchRow], float | str | None]
     text: Callable[[BenchRow], str]
+    quality: bool = False
 
 
 def columns_of(bench: Bench) -> list[Column]:
@@ -46,11 +50,15 @@ def columns_of(bench: Bench) -> list[Column]:
     found += [
         Column("Images/s", "with the largest batch", lambda row: row.images_per_second, _per_second),
         Column("J/image", "energy of the processor package or GPU", lambda row: row.joules, _joules),
-        Column("Accuracy", "in percent", lambda row: row.accuracy, lambda row: _percent(row.accuracy, 2)),
-        Column("±", "Wilson's 95 % interval", lambda row: row.low, _interval),
-        Column("ECE", "expected calibration error, 15 bins", lambda row: row.ece, lambda row: _plain(row.ece, 4)),
-        Column("Agree", "images named as the reference names them, in percent", lambda row: row.agreement, _agreement),
-        Column("Against", "points of accuracy, minus the reference's; paired 95 % interval", _difference, _against),
+        Column("Accuracy", "in percent", lambda row: row.accuracy, lambda row: _percent(row.accuracy, 2), True),
+        Column("±", "Wilson's 95 % interval", lambda row: row.low, _interval, True),
+        Column("ECE", "expected calibration error, 15 bins", lambda row: row.ece, lambda row: _plain(row.ece, 4), True),
+        Column(
+            "Agree", "images named as the reference names them, in percent", lambda row: row.agreement, _agreement, True
+        ),
+        Column(
+            "Against", "points of accuracy, minus the reference's; paired 95 % interval", _difference, _against, True
+        ),
     ]
     there = [column for column in found if any(column.value(row) not in (None, "") for row in bench.rows)]
     return [c for c in there if c.name != "Zeros" or any((row.zeros or 0) >= 0.005 for row in bench.rows)]
@@ -105,11 +113,11 @@ def _times(batch: int) -> list[Column]:
 def _milliseconds(value: float | None) -> str:
     if value is None:
         return ABSENT
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def _ratio(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.2f}"
+    return ABSENT if value is None else f"{value:.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def _count(name: str) -> Callable[[BenchRow], str]:
