@@ -54,6 +54,7 @@ _WHERE = {
     "UserError": "imgrec.errors",
     "WandbLogger": "imgrec.callbacks.wandb_logger",
     "compare_runs": "imgrec.runs.comparison",
+    "compress_run": "imgrec.cli.compress",
     "load": "imgrec.runs.load",
     "run_table": "imgrec.runs.table",
 }
@@ -95,6 +96,7 @@ __all__ = [
     "UserError",
     "WandbLogger",
     "compare_runs",
+    "compress_run",
     "load",
     "run_table",
 ]
@@ -115,6 +117,7 @@ if TYPE_CHECKING:
     )
     from imgrec.callbacks.tensorboard_logger import TensorBoardLogger
     from imgrec.callbacks.wandb_logger import WandbLogger
+    from imgrec.cli.compress import compress_run
     from imgrec.data import SOURCES, ImageDataModule
     from imgrec.errors import TrainingFailedError, UserError
     from imgrec.losses import DISTILLATIONS, LOSSES

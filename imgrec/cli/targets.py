@@ -28,12 +28,14 @@ def find_target(path: str | Path) -> Target:
     path = Path(path)
     if not path.is_file():
         run = RunFolder(path)
-        return Target(read_config(run.path / CONFIG), str(run.trained_checkpoint()), run)
+        own = run.summary.get("export") is None  # the figures of one that was quantized are those of its export
+        return Target(read_config(run.path / CONFIG), str(run.trained_checkpoint()), run if own else None)
     around = path.absolute().parent.parent
     if is_run_folder(around):
         run = RunFolder(around)
         named = run.path / (run.summary.get("checkpoint") or "checkpoints/best.ckpt")
-        own = named.is_file() and path.samefile(named)  # another checkpoint's figures are not the run's
+        same = named.is_file() and path.samefile(named)  # another checkpoint's figures are not the run's
+        own = same and run.summary.get("export") is None
         return Target(read_config(around / CONFIG), str(path), run if own else None)
     from imgrec.runs.load import read_checkpoint
 

@@ -15,6 +15,8 @@ from imgrec import yaml12
 from imgrec.evaluate.intervals import wilson_interval
 from imgrec.evaluate.scores import classification_scores
 from imgrec.files import write_text
+from imgrec.runs.bench_page import report_section
+from imgrec.runs.compression import compression_section
 from imgrec.runs.figures import training_curves
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.page import render_page
@@ -75,6 +77,7 @@ def _content(run: RunFolder, images: Images | None) -> dict[str, Any]:
         "tiles": _tiles(summary, predictions, scored),
         "curves": training_curves(metrics, summary.get("best_epoch")),
         "scores": _scores(summary, predictions, scored),
+        "compression": compression_section(run),
         "split": _SPLITS[main] if main else None,
         "machine": system_rows(metrics, environment),
         "origin": _origin(summary, environment),
@@ -82,6 +85,7 @@ def _content(run: RunFolder, images: Images | None) -> dict[str, Any]:
         "config": yaml12.dump(run.config),
         "environment": json.dumps(environment, indent=2, ensure_ascii=False),
         "version": (environment.get("versions") or {}).get("imgrec"),
+        **report_section(run),
         **sections,
     }
 

@@ -118,7 +118,7 @@ class Compression:
             if isinstance(stage.step, Training):
                 config = self._config(plan, stage, "")
                 lr = config["model"]["init_args"]["optimizer"]["lr"]
-                lines[-1] += f"; {config['trainer']['max_epochs']} epochs, learning rate {lr:g}"
+                lines[-1] += f"; learning rate {lr:g}"
         return lines
 
     # ---------------------------------------------------------------- one variant
