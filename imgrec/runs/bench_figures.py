@@ -23,7 +23,7 @@ _SHORT = {"torch": "PyTorch", "compile": "compiled", "onnxruntime": "ORT", "open
 _PRINTED = ("#0b68b0", "#c8500a", "#0a8a66", "#b4508f", "#967000", "#2b9cc9", "#6a4fb0", "#5f6872")
 _ON_PAPER = {INK: "#1c2530", SOFT: "#55606c", LINE: "#dfe4ea", **dict(zip(SERIES, _PRINTED, strict=True))}
 _LOGARITHMIC = 4.0  # the ratio of costs from which the axis is
-_CHARACTER, _LINE = 5.0, 10.0  # points that a character of a label takes
+_CHARACTER, _LINE = 4.5, 10.0  # points that a character of a label takes
 _SIZE = (5.4, 3.7)  # inches
 
 
@@ -172,7 +172,7 @@ def _label_places(axes: Axes, points: Sequence[Point]) -> list[tuple[float, floa
     lines = [box for one, other in _lines(axes, points) for box in [_box(scale, axes, one, other)]]
     found: list[tuple[float, float, Any]] = []
     for point, (x, y) in zip(points, places, strict=True):
-        width = _CHARACTER * len(point.label) * 0.78
+        width = _CHARACTER * len(point.label)
         best: tuple[float, Any, Any] | None = None
         for step in range(1, 9):
             for across, up in ((7, 0), (-7, 0), (6, 7 * step), (6, -7 * step), (-6, 7 * step), (-6, -7 * step)):

@@ -13,7 +13,7 @@ LEFT = ("Network", "Runtime", "Precision")
 """The columns of text."""
 
 MATTERS = (
-    *("Runtime", "Precision", "1: ms", "Accuracy", "Size", "±", "1: x", "Params", "Zeros", "Against", "Agree"),
+    *("Runtime", "Precision", "1: ms", "Accuracy", "Size", "±", "1: x", "Params", "Zeros", "Difference", "Agree"),
     *("32: ms", "1: p95", "Images/s", "ECE", "MACs", "Memory", "32: p95", "32: x"),
 )
 """What is kept first where there is no room for all columns."""
@@ -57,7 +57,7 @@ def columns_of(bench: Bench) -> list[Column]:
             "Agree", "images named as the reference names them, in percent", lambda row: row.agreement, _agreement, True
         ),
         Column(
-            "Against", "points of accuracy, minus the reference's; paired 95 % interval", _difference, _against, True
+            "Difference", "points of accuracy, minus the reference's; paired 95 % interval", _difference, _against, True
         ),
     ]
     there = [column for column in found if any(column.value(row) not in (None, "") for row in bench.rows)]
