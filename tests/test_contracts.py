@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from imgrec import ClassificationTask, ImageDataModule
+from imgrec import ClassificationTask, DistillationTask, ImageDataModule
 from imgrec.augment import AUGMENTATIONS, BatchTransform, Draws, Transform
 from imgrec.cli.listing import REGISTRIES, registry
 from imgrec.data import SOURCES
@@ -40,6 +40,8 @@ FACTS: dict[str, Any] = {
 ENTRIES = [(plural, name) for plural in REGISTRIES for name in registry(plural).names()]
 NEEDED = {"regularizers": {"weight": 0.01}, "optimizers": {"lr": 0.05}}
 """What a spec of a registry has to say for two steps to be seen in every weight."""
+LAYERS = {"attention": {"layers": {"layer1": "layer1"}}}
+"""What a distillation cannot do without."""
 
 
 # ---------------------------------------------------------------- what an entry says of itself
@@ -241,6 +243,7 @@ PLACES: dict[str, tuple[str, str]] = {
     "regularizers": ("model", "regularizers"),
     "optimizers": ("model", "optimizer"),
     "schedules": ("model", "schedule"),
+    "distillations": ("model", "distillation"),
     "augmentations": ("data", "train_transforms"),
     "presets": ("data", "train_transforms"),
     "sources": ("data", "source"),
@@ -249,7 +252,9 @@ PLACES: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize(("plural", "name"), [(p, n) for p, n in ENTRIES if p not in UNTRAINED])
-def test_two_steps_of_training(plural: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_steps_of_training(
+    plural: str, name: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     assert plural in PLACES, f"say in PLACES where a spec of {plural} stands"
     part, key = PLACES[plural]
@@ -264,11 +269,14 @@ def test_two_steps_of_training(plural: str, name: str, tmp_path: Path, monkeypat
         spec = ["resize", spec, "center_crop"] if square else ["resize", "center_crop", spec]
     if plural == "presets":
         spec = name
+    if plural == "distillations":
+        model["teacher"] = str(trained)
+        spec |= LAYERS.get(name, {})
     if plural in ("augmentations", "presets"):
         data["channels"] = 3  # some change colours
     {"model": model, "data": data}[part][key] = spec
     watch = Watch()
-    task = ClassificationTask(**model)
+    task = (DistillationTask if plural == "distillations" else ClassificationTask)(**model)
     trainer = pl.Trainer(
         max_steps=2,
         limit_val_batches=1,

@@ -36,7 +36,7 @@ ENTRIES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     *(("augmentation", name, {}, {"train_transforms": name, "channels": 3}) for name in AUGMENTATIONS.names()),
     *(("sampler", name, {}, {"sampler": name}) for name in SAMPLERS.names()),
 ]
-LAYERS = {"attention": {"layers": {"layer[12]": "layer[23]"}}}
+LAYERS = {"attention": {"layers": {"layer1": "layer2"}}}
 """What a distillation cannot do without."""
 
 CALLBACKS: dict[str, dict[str, Any]] = {

@@ -20,6 +20,7 @@ from imgrec.tasks.compatibility import refuse_other_classes
 from imgrec.types import DataFacts
 
 _WHERE = "model.teacher"
+_FACTS = ("num_classes", "class_names", "class_counts", "image_size", "in_channels", "load_weights")
 
 
 class Teacher:
@@ -94,6 +95,7 @@ def check_teacher(teacher: Spec, needs_logits: bool, where: str = _WHERE) -> Non
                 f"{{name: {teacher}, pretrained: true}} or {{name: {teacher}, weights: FOLDER}}; got {teacher!r}."
             ) from error
         return
+    BACKBONES.check(teacher, where, _FACTS)
     _, given = BACKBONES.parse(teacher, where)
     if not (given.get("pretrained") or given.get("weights")):
         raise UserError(f"{where}: {teacher!r} has learnt nothing: it needs `pretrained: true` or `weights: FOLDER`.")

@@ -1,0 +1,62 @@
+"""Layers are found by patterns, listened to, and let go."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from imgrec.errors import UserError
+from imgrec.models import build_classifier
+from imgrec.models.layers import LayerOutputs, find_layers
+from imgrec.types import DataFacts
+
+TINY = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    return build_classifier(TINY, "linear", "half", DataFacts(("a", "b"), (1, 1), 16, 1))
+
+
+def test_names_may_leave_out_where_a_classifier_has_its_network(network: nn.Module) -> None:
+    assert find_layers(network, "layer[13]") == ["backbone.network.layer1", "backbone.network.layer3"]
+    assert find_layers(network, "backbone.network.layer2") == ["backbone.network.layer2"]
+    assert find_layers(network, "head.linear") == ["head.linear"]
+
+
+def test_a_name_that_is_none_is_refused_with_the_names_that_are(network: nn.Module) -> None:
+    with pytest.raises(UserError) as refused:
+        find_layers(network, "layr1", "model.x: the student")
+    message = str(refused.value)
+    assert message.startswith('model.x: the student: the network has no layer "layr1". Did you mean "layer1"')
+    assert "layer4" in message
+    assert len(message) < 500
+
+
+def test_what_layers_give_is_kept_in_the_order_of_the_names(network: nn.Module) -> None:
+    seen: list[Tensor] = []
+    handle = network.get_submodule("backbone.network.layer2").register_forward_hook(
+        lambda _m, _i, out: seen.append(out)
+    )
+    names = ["backbone.network.layer4", "backbone.network.layer2", "backbone.network.layer4"]
+    with LayerOutputs(network, names) as layers:
+        network(torch.zeros(2, 1, 16, 16))
+    handle.remove()
+    found = layers.take()
+    assert found[1] is seen[0]
+    assert found[0] is found[2]
+    assert not any(module._forward_hooks for module in network.modules())
+    with pytest.raises(UserError, match="is not called"):
+        layers.take()
+
+
+def test_layers_that_cannot_be_listened_to_are_refused() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"x": x}
+
+    with LayerOutputs(Two(), [""]) as layers, pytest.raises(UserError, match="gives no tensor, but dict"):
+        layers.model(torch.zeros(1))
+    with pytest.raises(UserError, match='no layer "1" any more'), LayerOutputs(nn.Sequential(nn.ReLU()), ["1"]):
+        pass
