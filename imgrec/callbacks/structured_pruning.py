@@ -15,11 +15,13 @@ from torch import Tensor
 from imgrec.callbacks.arguments import at_least_one
 from imgrec.callbacks.operation import operate
 from imgrec.callbacks.run_of import run_folder
+from imgrec.compress.blocks import drop_blocks
 from imgrec.compress.channels import ChannelPruning, Scope, prune_channels
 from imgrec.compress.dependency import Attention
 from imgrec.compress.importance import ChannelCriterion
 from imgrec.compress.optimizer_state import check_states
 from imgrec.compress.rounds import Rounds
+from imgrec.compress.surgery import surgical_copy
 from imgrec.compress.targets import CostKind, cost_of, parse_target
 from imgrec.errors import UserError
 from imgrec.extras import require
@@ -55,6 +57,8 @@ class StructuredPruning(pl.Callback):
         rounds: how many there are; each takes out as much.
         round_to: the channels of each layer are a multiple of this.
         keep: the share of its channels that each layer keeps at least.
+        depth: at the first round whole residual blocks go, until this share of the cost is left, above that of
+            ``target``: the ones that change what they are given least, by the images of that step.
         attention: what attention loses: ``dims`` of every head, or whole ``heads``.
         include: patterns of the layers to prune; by default all.
         exclude: patterns of the layers to leave as they are.
@@ -85,6 +89,7 @@ class StructuredPruning(pl.Callback):
         rounds: int = 5,
         round_to: int = 1,
         keep: float = 0.1,
+        depth: float | None = None,
         attention: Attention = "dims",
         include: list[str] | None = None,
         exclude: list[str] | None = None,
@@ -106,6 +111,9 @@ class StructuredPruning(pl.Callback):
             )
         except UserError as error:
             raise UserError(f"StructuredPruning: {error}") from error
+        if depth is not None and not self.share < depth < 1:
+            raise UserError(f"StructuredPruning: `depth` is a share above {self.share:g} and below 1, got {depth}.")
+        self.depth = depth
         self.gradient_steps = gradient_steps
         self._forget()
 
@@ -116,7 +124,7 @@ class StructuredPruning(pl.Callback):
         self._left: dict[str, float] = {}
         self._gradients: dict[str, Tensor] = {}
         self._loaded: dict[str, Any] | None = None
-        self._checked = False
+        self._checked = self._rehearsed = False
 
     # ---------------------------------------------------------------- begin
 
@@ -145,14 +153,26 @@ class StructuredPruning(pl.Callback):
         self._forget()
 
     def check_network(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse a network that cannot be pruned, and too few steps; called before anything is written."""
+        """Refuse a network that cannot be pruned so far, and too few steps; called before anything is written."""
         if not isinstance(getattr(pl_module, "model", None), Classifier):
             raise UserError("trainer.callbacks: StructuredPruning takes a task whose `model` is an imgrec Classifier")
         self._positions(trainer)
+        if self._loaded is None and not self._rehearsed and self.kind != "latency":
+            with torch.random.fork_rng([]):
+                self._rehearse(surgical_copy(_network(pl_module)), _images(pl_module))
+        self._rehearsed = True
+
+    def _rehearse(self, model: Classifier, images: Tensor) -> None:
+        """Prune a copy as far as the network is going to be, which may be farther than it can."""
+        how = replace(self.how, importance="group_l2") if self.how.importance == "taylor" else self.how
+        dense = cost_of(model, images, self.kind)
+        if self.depth is not None:
+            drop_blocks(model, images, {self.kind: self.depth}, dense=dense)
+        prune_channels(model, images, {self.kind: self.share}, how, dense=dense)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find out before which steps the rounds are."""
-        self.check_network(trainer, pl_module)
+        self.check_network(trainer, pl_module)  # without a recorder nobody has asked for it yet
         self._at = self._positions(trainer)
         if self._loaded is not None:
             state, self._loaded = self._loaded, None
@@ -214,11 +234,14 @@ class StructuredPruning(pl.Callback):
                 check_states(optimizer)
             self._checked = True
         if self._done < len(self._at) and step >= self._at[self._done]:
-            self._round(trainer, pl_module)
+            self._round(trainer, pl_module, batch)
 
-    def _round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _round(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
         number = self._done + 1
-        operate(trainer, pl_module, lambda model: self._prune(model, pl_module, number))
+        seen = None
+        if self.depth is not None and number == 1:
+            seen = trainer.strategy.broadcast(batch.images)  # all processes look at the same ones
+        operate(trainer, pl_module, lambda model: self._prune(model, pl_module, number, seen))
         self._done, self._gradients = number, {}
         self._left = self._costs(pl_module, *_WORDS)
         figures = {f"train/{name}": self._left[name] for name in _WORDS} | {"epoch": trainer.current_epoch}
@@ -230,7 +253,9 @@ class StructuredPruning(pl.Callback):
         )
         trainer.print(f"pruned after step {trainer.global_step}, round {number} of {len(self._at)}: {left} left")
 
-    def _prune(self, model: Any, pl_module: pl.LightningModule, number: int) -> dict[str, Tensor]:
+    def _prune(self, model: Any, pl_module: pl.LightningModule, number: int, seen: Tensor | None) -> dict[str, Tensor]:
+        if seen is not None and self.depth is not None:
+            drop_blocks(model, seen.to(pl_module.device), {self.kind: self.depth})
         how = replace(self.how, seed=position_seed(run_seed(), "channels", number))
         report = prune_channels(
             model,

@@ -62,6 +62,8 @@ class Soak:
     config: dict[str, Any]
     processes: int = 1
     share: int = 1
+    teacher: dict[str, Any] | None = None
+    """A config that is trained before, whose run the config finds as ``teacher``."""
 
 
 def made(*parts: dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +91,35 @@ PRUNED: dict[str, Any] = {
 
 TAYLOR = {"class_path": "Pruning", "init_args": {"criterion": "taylor", "score_steps": 2, "rewind_to": 0.1}}
 
+NARROWER: dict[str, Any] = {
+    "model": {"regularizers": {"name": "group_norm", "weight": 1e-3, "ramp": [0, 0.2]}},
+    "trainer": {
+        "accumulate_grad_batches": 2,
+        "callbacks+": [
+            {
+                "class_path": "StructuredPruning",
+                "init_args": {"target": {"macs": 0.6}, "importance": "taylor", "start": 0.3, "end": 0.7, "rounds": 2},
+            },
+            {"class_path": "EMA", "init_args": {"decay": 0.9}},
+            "NaNGuard",
+        ],
+    },
+}
+
+TAUGHT: dict[str, Any] = {
+    "model": {
+        "class_path": "imgrec.DistillationTask",
+        "init_args": {
+            "teacher": "teacher",
+            "distillation": [
+                {"name": "logits", "weight": 0.5},
+                {"name": "attention", "layers": {"layer1": "layer1"}, "weight": 100.0},
+            ],
+        },
+    }
+}
+HINTS = {"model": {"init_args": {"distillation": ["hard", "features"]}}}
+
 DDP = trainer(strategy="ddp", devices=2, accelerator="cpu")
 WORKERS = {"data": {"num_workers": 2}}
 
@@ -103,6 +134,11 @@ SOAKS: dict[str, Soak] = {
     "pruned by taylor, accumulated, clipped": Soak(
         made({"trainer": {"accumulate_grad_batches": 2, "gradient_clip_val": 1.0, "callbacks+": [TAYLOR]}}), share=2
     ),
+    "channels taken out, EMA, accumulated": Soak(made(NARROWER), share=2),
+    "channels taken out, EMA, 2 processes": Soak(made(NARROWER, DDP), processes=2),
+    "distilled, everything else": Soak(made(EVERYTHING, TAUGHT, HINTS), share=2, teacher=made()),
+    "distilled, 2 processes": Soak(made(EVERYTHING, TAUGHT, HINTS, DDP), processes=2, teacher=made()),
+    "distilled, channels taken out, EMA": Soak(made(NARROWER, TAUGHT), teacher=made()),
     "validation within epochs": Soak(made(trainer(val_check_interval=3)), share=2),
     "by steps": Soak(made(trainer(max_steps=17, max_epochs=-1)), share=2),
     "Lightning's callbacks": Soak(
