@@ -1,7 +1,7 @@
 """Accuracy over sparsity on Fashion-MNIST: masks by magnitude, Taylor, movement and at random; and what masks cost.
 
 For each seed a small residual network is trained once, dense. From its weights every criterion and sparsity is
-fine-tuned for one epoch (cubic schedule over the first 60 %), and so is the dense network itself, which is what they are
+fine-tuned for one epoch (cubic schedule over the first 60 %), and so is the dense network itself: what they are
 compared with. Masks cover all convolutions but the first; the test images are looked at once, in the end. Zeros are
 stored and multiplied as before: nothing here is smaller or faster. The whole takes about 12 minutes of CPU time of one
 core; the picture goes to docs/sparsity.png.

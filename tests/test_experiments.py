@@ -105,6 +105,12 @@ def test_debug_leaves_no_run(cli: Cli, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_prune_leaves_a_sparse_run(cli: Cli, tmp_path: Path) -> None:
+    done = cli("fit", *with_part("prune"))
+    assert done.returncode == 0, done.stderr
+    assert only_run(tmp_path).summary["pruning"]["sparsity"] == pytest.approx(0.9, abs=0.001)
+
+
 def test_parts_add_their_callbacks_to_those_that_stand(cli: Cli) -> None:
     more = [word for part in ("early_stopping", "guard") for word in ("--config", ROOT / "_parts" / f"{part}.yaml")]
     done = cli("fit", *with_part("ema"), *more, "--print_config")

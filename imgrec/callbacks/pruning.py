@@ -22,7 +22,7 @@ from imgrec.callbacks.lottery import Ticket, copy_of
 from imgrec.callbacks.run_of import run_folder
 from imgrec.compress.mask_plan import MaskPlan
 from imgrec.compress.masking import Masking
-from imgrec.compress.masks import Scope, first_and_last, sparsity_of
+from imgrec.compress.masks import Scope, first_and_last, fit_for, sparsity_of
 from imgrec.compress.schedule import Decisions, Shape, sparsity_at
 from imgrec.compress.scores import Criterion
 from imgrec.errors import TrainingFailedError, UserError
@@ -158,6 +158,8 @@ class Pruning(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot be pruned here, or what would fill masked weights again."""
+        from imgrec.callbacks.structured_pruning import StructuredPruning  # which lets masks follow, and so knows them
+
         if stage != TrainerFn.FITTING:
             return
         if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
@@ -171,7 +173,21 @@ class Pruning(pl.Callback):
                     f"trainer.callbacks: {type(each).__name__} averages weights from before they were masked, and what "
                     "is kept would not be sparse; Pruning works with EMA"
                 )
+            if isinstance(each, StructuredPruning):
+                self._come_after(each.rounds.last)
         self._forget()
+
+    def _come_after(self, channels: float) -> None:
+        """Refuse masks that are final before the last channels are gone: the share of zeros would be another one."""
+        masks = 0.0 if self.ticket else self.plan.start if self.plan.schedule == "one_shot" else self.plan.end
+        if masks < channels:
+            what = "has its masks" if self.ticket or self.plan.schedule == "one_shot" else "reaches its sparsity"
+            argument = "start" if self.plan.schedule == "one_shot" else "end"
+            raise UserError(
+                f"trainer.callbacks: Pruning {what} at {masks:g} of training, and StructuredPruning takes out channels "
+                f"until {channels:g}, after which another share would be zero; "
+                + ("leave one of them out" if self.ticket else f"give Pruning `{argument}: {channels:g}` or more")
+            )
 
     def check_network(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the layers and the ticket; called before anything is written.
@@ -181,8 +197,7 @@ class Pruning(pl.Callback):
         """
         model, prefix = _network(pl_module)
         found, left = self.plan.layers(model)
-        if left:
-            inform("Pruning: %s does not fit, by its inputs, and leaves dense: %s", self.plan.said, ", ".join(left))
+        self._leave_out(left)
         if self.ticket is not None and self._loaded is None:
             self._given = Ticket.read(self.ticket, self.state_key)
         self._masking = Masking(self.plan.criterion, self.plan.scope, self.plan.pattern, run_seed())
@@ -320,6 +335,15 @@ class Pruning(pl.Callback):
         if self._masking is not None:
             self._masking.follow(dict(pl_module.named_parameters()), kept)
             self._trained = []
+            if self.plan.pattern is not None:
+                fitting = fit_for(self._masking.weights, self.plan.pattern[1])
+                self._leave_out([name for name in self._masking.weights if name not in fitting])
+                self._masking.weights = fitting
+
+    def _leave_out(self, names: list[str]) -> None:
+        if names:
+            layers = ", ".join(name.removeprefix("model.").removesuffix(".weight") for name in names)
+            inform("Pruning: %s does not fit, by its inputs, and leaves dense: %s", self.plan.said, layers)
 
     # ---------------------------------------------------------------- what is said
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from imgrec.errors import UserError
 
 Scope = Literal["global", "layer"]
+_Weight = TypeVar("_Weight", bound=Tensor)
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -59,7 +60,7 @@ def first_and_last(model: nn.Module) -> list[str]:
     return list(dict.fromkeys([*layers[:1], *heads[-1:]]))
 
 
-def fit_for(weights: Mapping[str, nn.Parameter], m: int) -> dict[str, nn.Parameter]:
+def fit_for(weights: Mapping[str, _Weight], m: int) -> dict[str, _Weight]:
     """Those weights whose inputs are a multiple of ``m``, so that :func:`n_of_m` can choose among them."""
     return {name: weight for name, weight in weights.items() if weight.shape[1] % m == 0}
 
