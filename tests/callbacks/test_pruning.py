@@ -20,6 +20,7 @@ from torch import Tensor
 from imgrec import EMA, BestCheckpoint, ClassificationTask, Pruning, RunFolder, UserError
 from imgrec.callbacks.anew import forget_best
 from imgrec.callbacks.replay import Replay, Step, take_snapshot
+from imgrec.callbacks.structured_pruning import StructuredPruning
 from tests.callbacks.small_training import digits, in_two_parts, same, task, trainer
 
 Cli = Callable[..., "CompletedProcess[str]"]
@@ -310,6 +311,40 @@ def test_what_would_fill_the_zeros_again_is_refused() -> None:
     sharding = SimpleNamespace(strategy=FSDPStrategy(), callbacks=[])
     with pytest.raises(UserError, match="FSDPStrategy shards them"):
         Pruning().setup(cast(pl.Trainer, sharding), pl.LightningModule(), "fit")
+
+
+@pytest.mark.parametrize(
+    ("pruning", "said"),
+    [
+        (Pruning(0.5, end=0.3), "give Pruning `end: 0.5` or more"),
+        (Pruning(pattern="2:4"), "give Pruning `start: 0.5` or more"),
+        (Pruning(0.5, ticket="a"), "leave one of them out"),
+    ],
+)
+def test_masks_end_after_the_last_channels_are_gone(pruning: Pruning, said: str) -> None:
+    there = SimpleNamespace(strategy=None, callbacks=[StructuredPruning(end=0.5), pruning])
+    with pytest.raises(UserError, match=said):
+        pruning.setup(cast(pl.Trainer, there), pl.LightningModule(), "fit")
+    Pruning(0.5, end=0.5).setup(cast(pl.Trainer, there), pl.LightningModule(), "fit")
+
+
+@pytest.mark.slow
+def test_channels_are_taken_out_beneath_the_masks(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    callbacks = (
+        "[{class_path: StructuredPruning, target: {macs: 0.6}, start: 0.3, end: 0.5, rounds: 2},"
+        "{class_path: Pruning, sparsity: 0.75, start: 0.1, end: 0.7, every_n_steps: 1},"
+        "{class_path: EMA, decay: 0.9}]"
+    )
+    done = cli("fit", "--config", tiny, "--trainer.callbacks", callbacks)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "runs/tiny").iterdir()
+    told = RunFolder(path).summary["pruning"]
+    assert told["parameters"] < 12890
+    assert told["sparsity"] == pytest.approx(0.75, abs=1e-3)
+    checkpoint = torch.load(path / "checkpoints/last.ckpt", weights_only=True)
+    for part in ("state_dict", "current_model_state"):
+        found = [checkpoint[part][name] for name in checkpoint["callbacks"]["Pruning"]["masking"]["masks"]]
+        assert sum(int((weight == 0).sum()) for weight in found) == told["zeros"]
 
 
 @pytest.mark.parametrize(
