@@ -102,7 +102,7 @@ def check_order(steps: Sequence[Step], where: str = "plan") -> None:
         raise UserError(f"{where}: a plan needs a step. Accepted: {', '.join(STEPS.names())}.")
     for i, step in enumerate(steps):
         for j in range(i):
-            reason = _clash(steps[j], step)
+            reason = clash(steps[j], step)
             if reason is not None:
                 place = f"{where}[{i}]"
                 raise UserError(f"{place}: {step.name} cannot come after {steps[j].name} ({where}[{j}]): {reason}")
@@ -114,7 +114,7 @@ def check_order(steps: Sequence[Step], where: str = "plan") -> None:
             )
 
 
-def _clash(before: Step, step: Step) -> str | None:
+def clash(before: Step, step: Step) -> str | None:
     """Why ``step`` cannot come anywhere after ``before``; ``None`` where it can."""
     if isinstance(before, Quantize):
         return _after_quantize(before, step)

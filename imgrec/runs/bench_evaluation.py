@@ -105,6 +105,8 @@ def _why_no_images(candidate: Candidate) -> str:
 def _recorded(candidate: Candidate, split: Split, images: int | None) -> Predictions | None:
     if not candidate.own or candidate.run is None or not candidate.run.has_predictions(split):
         return None
+    if candidate.run.summary.get("export") is not None:  # of a run that was quantized, they are the export's
+        return None
     return chosen(candidate.run.predictions(split), images)
 
 

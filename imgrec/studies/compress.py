@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from imgrec.compress.plan import Plan
+from imgrec.compress.plan import Plan, clash
 from imgrec.compress.steps import Prune, Qat, Quantize, Step, Training
+from imgrec.compress.surgery import surgery_of
 from imgrec.errors import UserError
 from imgrec.export import Loaded, read_model_folder, read_origin, save_model_folder
 from imgrec.export.runtimes import open_runtime
@@ -98,8 +99,11 @@ class Compression:
         for name in names:
             if names.count(name) > 1:
                 raise UserError(f'two variants are called "{name}"; name them in the plan')
+        trained = any(step["step"] == "qat" for step in surgery_of(self.dense.classifier))
         for plan in plans:
             for step in plan.steps:
+                if trained and (reason := clash(Qat(), step)) is not None:
+                    raise UserError(f"{step.name}: the run {self.parent.run.path} was trained for int8: {reason}")
                 for module, extra in needed(step):
                     require(module, extra, step.name)
             for stage in stages_of(plan):

@@ -14,6 +14,8 @@ TASK, DISTILLING = "imgrec.ClassificationTask", "imgrec.DistillationTask"
 _GENTLER = {Finetune: 0.1, Qat: 0.01}
 """The part of the run's learning rate that a step takes by default."""
 _COMPRESSING = ("Pruning", "StructuredPruning", "QAT")
+_UNTRACED = ("LayerStatistics", "ImageSizeSchedule")
+"""Callbacks that a network which was traced for int8 cannot have."""
 _ENDS = ("max_steps", "min_steps", "min_epochs", "max_time")
 
 Config = dict[str, Any]
@@ -80,7 +82,8 @@ def _taught(class_path: str) -> str:
 
 def _callbacks(given: Any, step: Training, mask: Mask | None, held: bool) -> list[Any]:
     listed = given if isinstance(given, list) else [] if given is None else [given]
-    kept = [each for each in listed if class_name(each) not in _COMPRESSING]
+    left_out = (*_COMPRESSING, *(_UNTRACED if isinstance(step, Qat) else ()))
+    kept = [each for each in listed if class_name(each) not in left_out]
     if step.ema is not None:
         kept = [each for each in kept if class_name(each) != "EMA"]
         kept.append({"class_path": "EMA", "init_args": {"decay": step.ema}})
