@@ -63,7 +63,15 @@ class Outcome:
         return not self.differences
 
 
-def soak(name: str, config: dict[str, Any], kills: int, folder: Path, seed: int = 0, processes: int = 1) -> Outcome:
+def soak(
+    name: str,
+    config: dict[str, Any],
+    kills: int,
+    folder: Path,
+    seed: int = 0,
+    processes: int = 1,
+    teacher: dict[str, Any] | None = None,
+) -> Outcome:
     """Train ``config`` once without a stop and once with ``kills`` of them, and compare.
 
     Args:
@@ -73,9 +81,13 @@ def soak(name: str, config: dict[str, Any], kills: int, folder: Path, seed: int 
         folder: an empty one to work in.
         seed: of where it dies.
         processes: how many train together, as torchrun would start them.
+        teacher: a config that is trained before; its run is the folder ``teacher`` then.
     """
     outcome = Outcome(name)
     folder.mkdir(parents=True, exist_ok=True)
+    if teacher is not None:
+        (folder / "soak.yaml").write_text(yaml.safe_dump(teacher))
+        (folder / "teacher").symlink_to(finish(folder, ["fit", "--config", "soak.yaml", "--runs", "taught"], 1))
     (folder / "soak.yaml").write_text(yaml.safe_dump(config))
     words = ["fit", "--config", "soak.yaml", "--ckpt_path", "last", "--runs"]
     whole = finish(folder, [*words, "whole"], processes)

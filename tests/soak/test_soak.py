@@ -25,7 +25,7 @@ def _imported() -> None:
 
 def check(name: str, kills: int, folder: Path, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = configs.SOAKS[name]
-    outcome = harness.soak(name, chosen.config, kills, folder, seed, chosen.processes)
+    outcome = harness.soak(name, chosen.config, kills, folder, seed, chosen.processes, chosen.teacher)
     with capsys.disabled():
         print(f"\n{harness.table([outcome])}")
     assert len(outcome.kills) == kills
