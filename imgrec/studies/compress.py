@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 
 from imgrec.compress.plan import Plan, clash
@@ -135,6 +136,7 @@ class Compression:
         stages = stages_of(plan)
         if found is None:
             found = make_variant(self.parent, plan)
+        pl.seed_everything(int(self.parent.run.config.get("seed_everything", 0)), verbose=False)
         for number, stage in enumerate(stages, 1):
             self.say(f"{plan.name}, {number} of {len(stages)}: {stage.said}")
             self._do(plan, stages, stage, found)

@@ -19,7 +19,7 @@ from imgrec.compress.steps import DropBlocks, Mask, Prune, Step
 from imgrec.compress.targets import CostKind, cost_of, parse_target
 from imgrec.export import Loaded
 from imgrec.models import Classifier
-from imgrec.randomness import position_generator
+from imgrec.randomness import position_generator, run_seed
 from imgrec.types import Batch
 
 _BATCHES = 16
@@ -107,7 +107,7 @@ class Operations:
 def mask_weights(classifier: Classifier, step: Mask) -> str:
     """Set the weights of a network to zero that matter least, by magnitude or at random; says what became of it."""
     weights, _ = step.how.layers(classifier)
-    generator = position_generator("mask") if step.criterion == "random" else None
+    generator = position_generator(run_seed(), "mask") if step.criterion == "random" else None
     scores = score(weights, step.criterion, generator=generator)
     if step.how.pattern is None:
         masks = keep_best(scores, step.sparsity, step.scope)

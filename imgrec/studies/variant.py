@@ -61,13 +61,13 @@ class Parent:
     def place(self, variant: str) -> tuple[str, str]:
         """The folder of all runs and the experiment of a variant: beside the run, under ``compressed/<variant>``."""
         inside = PurePosixPath(self.run.experiment).parts
-        around = self.run.path.absolute().parent
-        if around.parts[-len(inside) :] == inside:
-            root = self.run.path.parent if self.run.path.parent.parts else Path()
-            for _ in inside:
-                root = root.parent if root.name else root.absolute().parent
-            return str(root), "/".join([*inside, COMPRESSED, variant])
-        return str(self.run.path.parent), f"{COMPRESSED}/{variant}"
+        run = self.run.path if self.run.path.name not in ("", "..") else self.run.path.resolve()
+        if run.absolute().parent.parts[-len(inside) :] != inside:  # it was moved out of its experiment
+            return str(run.parent), f"{COMPRESSED}/{variant}"
+        root = run.parent
+        for _ in inside:
+            root = root.parent if root.name else root.absolute().parent
+        return str(root), "/".join([*inside, COMPRESSED, variant])
 
 
 def find_variant(parent: Parent, plan: Plan) -> RunFolder | None:
