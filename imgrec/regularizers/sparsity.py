@@ -116,7 +116,7 @@ class GroupLasso(nn.Module):
 class GrowingGroupNorm(nn.Module):
     """Half the squared norms of each channel's weights, more for small ones: these shrink until they can be removed.
 
-    As DepGraph learns sparse groups, before it prunes by their norms (``importance: group_norm``). Its weight is 5e-4
+    As DepGraph learns sparse groups, before it prunes by their norms (``importance: group_l2``). Its weight is 5e-4
     for networks on CIFAR-10.
 
     Args:

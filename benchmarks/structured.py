@@ -1,0 +1,162 @@
+"""Half the multiplications, taken out in training: accuracy beside the dense network trained as long, and the time.
+
+Each experiment below is trained with three seeds, as it stands and without its pruning: the same epochs, the same
+schedule, the same batches. The test images are read once, in the end. Then the two networks of a seed are called in
+turn, in PyTorch, on one thread. ResNet-20 sees CIFAR-10 eight times, not the two hundred times of the papers: what is
+compared is pruning at equal training, not the level. The whole takes about two hours of one core.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from common import Claim, arguments, finish, interleaved, pin
+from input_common import data
+
+from imgrec import RunFolder, load
+from imgrec.compress.measure import count_macs, count_parameters
+
+HERE = Path(__file__).parent
+SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Race:
+    """An experiment that prunes, what its data is called, and what is promised of it."""
+
+    title: str
+    experiment: str
+    folder: str
+    epochs: int
+    fewer: float
+    """How many times fewer MACs, at least."""
+    within: float
+    """Points of accuracy below the dense network's, at most."""
+
+
+RACES = (
+    Race("ResNet-20, CIFAR-10", "cifar10/resnet20_half_macs", "cifar10", 8, 2.1, 0.1),
+    Race("EfficientNet-Lite0, hand signs", "sign_digits/lite0_half_macs", "sign-digits", 8, 2.0, 0.5),
+    Race("ViT, hand signs", "sign_digits/vit_half_macs", "sign-digits", 30, 2.0, 0.5),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training gave and took."""
+
+    accuracy: float
+    seconds: float
+    network: torch.nn.Module
+    size: int
+
+
+def train(race: Race, seed: int, dense: bool, *more: str) -> Run:
+    """`imgrec fit` on the experiment, in a process of its own; ``more`` are further words for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = HERE.parent / "experiments" / f"{race.experiment}.yaml"
+        command = [str(Path(sys.executable).with_name("imgrec")), "fit", "--config", str(recipe), "--runs", folder]
+        command += ["--seed_everything", str(seed), "--trainer.max_epochs", str(race.epochs)]
+        command += ["--trainer.callbacks", "[]"] if dense else []
+        begun = time.perf_counter()
+        subprocess.run(
+            [*command, *more], env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, check=True
+        )
+        seconds = time.perf_counter() - begun
+        (made,) = (Path(folder) / race.experiment).iterdir()
+        found = load(made, device="cpu")
+        accuracy: float = RunFolder(made).summary["test"]["acc"]
+    return Run(accuracy, seconds, found.classifier, found.facts.image_size)
+
+
+def milliseconds(network: torch.nn.Module, images: torch.Tensor, budget: float) -> float:
+    """The median time of a call, in milliseconds."""
+    times: list[float] = []
+    with torch.inference_mode():
+        while sum(times) < budget or len(times) < 5:
+            begun = time.perf_counter()
+            network(images)
+            times.append(time.perf_counter() - begun)
+    return 1e3 * statistics.median(times)
+
+
+def faster(dense: Run, narrow: Run, batch: int, rounds: int, budget: float) -> tuple[float, float, float]:
+    """Milliseconds of both networks for a batch, and the median of the ratios, round by round."""
+    images = torch.rand(batch, 3, dense.size, dense.size)
+    sides = {
+        "dense": lambda: milliseconds(dense.network, images, budget),
+        "narrow": lambda: milliseconds(narrow.network, images, budget),
+    }
+    found = interleaved(sides, rounds)
+    ratio = statistics.median(a / b for a, b in zip(found["dense"], found["narrow"], strict=True))
+    return statistics.median(found["dense"]), statistics.median(found["narrow"]), ratio
+
+
+def compare(race: Race, seeds: int, rounds: int, budget: float, *more: str) -> list[Claim]:
+    """Both trainings for each seed, and both networks side by side."""
+    print(f"{race.title}: {race.epochs} epochs, {seeds} seed(s)")
+    gained: list[float] = []
+    fewer: list[float] = []
+    ratios: dict[int, list[float]] = {1: [], 32: []}
+    for seed in range(seeds):
+        dense, narrow = train(race, seed, True, *more), train(race, seed, False, *more)
+        image = torch.zeros(1, 3, dense.size, dense.size)
+        macs = [count_macs(run.network, image) for run in (dense, narrow)]
+        fewer.append(macs[0] / macs[1])
+        gained.append(100 * (narrow.accuracy - dense.accuracy))
+        print(
+            f"  seed {seed}: test {dense.accuracy:.2%} dense, {narrow.accuracy:.2%} pruned ({gained[-1]:+.2f} points); "
+            f"MACs {macs[0] / 1e6:.1f} M, {macs[1] / 1e6:.1f} M ({fewer[-1]:.2f}x fewer); parameters "
+            f"{count_parameters(dense.network) / 1e6:.3f} M, {count_parameters(narrow.network) / 1e6:.3f} M; "
+            f"trained and tested in {dense.seconds:.0f} s, {narrow.seconds:.0f} s"
+        )
+        for batch, kept in ratios.items():
+            first, second, ratio = faster(dense, narrow, batch, rounds, budget)
+            kept.append(ratio)
+            print(f"    batch {batch}: {first:.2f} ms dense, {second:.2f} ms pruned: {ratio:.2f}x", flush=True)
+    spread = f", standard deviation {statistics.stdev(gained):.2f}" if seeds > 1 else ""
+    mean = statistics.mean(gained)
+    times = {batch: statistics.median(kept) for batch, kept in ratios.items()}
+    return [
+        Claim(f"{race.title}, MACs", f"{min(fewer):.2f}x fewer", f"{race.fewer:g}x", min(fewer) >= race.fewer),
+        Claim(
+            f"{race.title}, accuracy against dense",
+            f"{mean:+.2f} points on average{spread}",
+            f"{-race.within:g} points at least",
+            mean >= -race.within,
+        ),
+        Claim(
+            f"{race.title}, measured time",
+            f"{times[1]:.2f}x faster at batch 1, {times[32]:.2f}x at batch 32",
+            "faster at both",
+            min(times.values()) > 1,
+        ),
+    ]
+
+
+def main() -> None:
+    quick = arguments(__doc__ or "").quick
+    pin()
+    torch.set_num_threads(1)
+    claims = []
+    for race in RACES[:1] if quick else RACES:
+        if data(race.folder) is None:
+            continue
+        if quick:
+            rough = Race(race.title, race.experiment, race.folder, 1, race.fewer, 100.0)
+            claims += compare(rough, 1, 3, 0.2, "--trainer.limit_train_batches", "30", "--data.test_fraction", "0.02")
+        else:
+            claims += compare(race, SEEDS, 9, 1.0)
+    finish(claims)
+
+
+if __name__ == "__main__":
+    main()
