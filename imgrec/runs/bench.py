@@ -125,6 +125,8 @@ def check_options(options: Options) -> None:
         raise UserError(f"--batch: expected sizes of 1 or more, got {list(options.batches)}")
     if options.budget <= 0:
         raise UserError(f"--budget: expected seconds above 0, got {options.budget}")
+    if options.device.partition(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f'--device: accepted are cpu and cuda, got "{options.device}"')
     if options.images is not None and options.images < 0:
         raise UserError(f"--images: expected 0 or more, got {options.images}")
     usable = len(_usable_cores())
@@ -148,6 +150,9 @@ def _open(
     live = _Live(candidate, precision=candidate.precision or "fp32")
     if candidate.missing:
         live.notes.append(candidate.missing)
+        return live
+    if candidate.runtime == "openvino" and options.device != "cpu":
+        live.notes.append("OpenVINO computes on the processor here: --device cpu")
         return live
     say(f"opening {candidate.name} in {candidate.runtime}")
     process = stack.enter_context(BenchProcess(options.threads))
