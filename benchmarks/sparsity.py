@@ -123,7 +123,7 @@ def draw(seeds: list[dict[tuple[str, float], float]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
     dense = [100 * seed["dense", 0.0] for seed in seeds]
     axes.axhspan(min(dense), max(dense), color="0.85")
-    axes.axhline(statistics.mean(dense), color="0.45", linewidth=1, label="dense, trained as long")
+    axes.axhline(statistics.mean(dense), color="0.15", linewidth=1, linestyle="--", label="dense, trained as long")
     kept = [100 * (1 - sparsity) for sparsity in SPARSITIES]
     for criterion, color, marker in zip(CRITERIA, ("#1f5fa8", "#c8571b", "#2f8f5b", "#8a8a8a"), "osD^", strict=True):
         means = [100 * statistics.mean(seed[criterion, s] for seed in seeds) for s in SPARSITIES]
