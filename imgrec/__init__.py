@@ -39,6 +39,7 @@ _WHERE = {
     "NaNGuard": "imgrec.callbacks",
     "OPTIMIZERS": "imgrec.optim",
     "Pruning": "imgrec.callbacks",
+    "QAT": "imgrec.callbacks",
     "REGULARIZERS": "imgrec.regularizers",
     "LastCheckpoint": "imgrec.callbacks",
     "LayerStatistics": "imgrec.callbacks",

@@ -14,6 +14,7 @@ from imgrec.callbacks.metrics_logger import MetricsLogger
 from imgrec.callbacks.monitors import MonitorCheck
 from imgrec.callbacks.progress import EpochProgress
 from imgrec.callbacks.pruning import Pruning
+from imgrec.callbacks.qat import QAT
 from imgrec.callbacks.recorder import RunRecorder
 from imgrec.callbacks.resuming import ExactResume
 from imgrec.callbacks.seeding import PositionalSeeding
@@ -23,6 +24,7 @@ from imgrec.callbacks.tta import TestTimeViews
 
 __all__ = [
     "EMA",
+    "QAT",
     "AugmentationStrength",
     "BestCheckpoint",
     "EarlyStopping",

@@ -137,7 +137,7 @@ class EMA(pl.Callback):
         Args:
             pl_module: what is averaged, as it is now.
             kept: by the names of its state dict, for each tensor that was cut, int64 indices into the flattened old
-                one, in the new shape. What is no longer in the state dict is left out.
+                one, in the new shape. What is no longer in the state dict is left out; what is new begins as it is.
         """
         if self._tensors is None:
             return
@@ -145,7 +145,8 @@ class EMA(pl.Callback):
         if self._averages is not None:
             old = self._averages
             self._averages = {
-                name: select(old[name], kept[name]) if name in kept else old[name] for name, _ in self._tensors
+                name: select(old[name], kept[name]) if name in kept else old.get(name, wide_copy(value))
+                for name, value in self._tensors
             }
 
     # ---------------------------------------------------------------- the average in the place of the weights

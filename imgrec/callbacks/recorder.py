@@ -219,7 +219,11 @@ class RunRecorder(pl.Callback):
             named = {"checkpoint": self._inside(self.trained_checkpoint(trainer))}
             self._summarise(trainer, **best, **named, system=self._system_totals(trainer))
             write_model(
-                self.folder, pl_module, self.trained_checkpoint(trainer), said_of_weights(self.experiment, best)
+                self.folder,
+                pl_module,
+                self.trained_checkpoint(trainer),
+                said_of_weights(self.experiment, best),
+                trainer.datamodule,  # type: ignore[attr-defined]
             )
             self._summarise(trainer, status="finished")
 

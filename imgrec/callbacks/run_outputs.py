@@ -6,18 +6,28 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from imgrec import yaml12
 from imgrec.callbacks.metrics_logger import shortest
+from imgrec.compress.qat import QuantizedClassifier
+from imgrec.data import ImageDataModule
+from imgrec.data.calibration import calibration_images
+from imgrec.errors import UserError
 from imgrec.export import save_model_folder
+from imgrec.export.qat_onnx import NAME, export_qat
 from imgrec.randomness import run_seed
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.summary import update_summary
 from imgrec.tasks import BaseTask, ClassificationTask
+from imgrec.types import DataFacts
+
+_COMPARED = 256
+"""Images on which an export is compared with what was trained."""
 
 
 def write_evaluation(folder: Path, trainer: pl.Trainer, task: BaseTask, split: str) -> Predictions:
@@ -42,8 +52,11 @@ def write_evaluation(folder: Path, trainer: pl.Trainer, task: BaseTask, split: s
     return predictions
 
 
-def write_model(folder: Path, task: pl.LightningModule, checkpoint: str | None, card: str) -> None:
-    """Write the model folder with the weights of a checkpoint, or without one with those that ``task`` has."""
+def write_model(folder: Path, task: pl.LightningModule, checkpoint: str | None, card: str, data: Any = None) -> None:
+    """Write the model folder with the weights of a checkpoint, or without one with those that ``task`` has.
+
+    A network that was trained quantization-aware is exported in int8, too, and compared on images of ``data``.
+    """
     overridden = type(task).build_model is not ClassificationTask.build_model  # type: ignore[attr-defined]
     if not isinstance(task, ClassificationTask) or overridden:
         rank_zero_info("no model folder: how this task builds its network is code, not a spec")
@@ -59,6 +72,27 @@ def write_model(folder: Path, task: pl.LightningModule, checkpoint: str | None, 
         task.facts,
         card=card,
     )
+    if isinstance(trained.model, QuantizedClassifier):
+        _write_int8(folder / "exports" / NAME, trained.model, task.facts, data)
+
+
+def _write_int8(folder: Path, model: QuantizedClassifier, facts: DataFacts, data: Any) -> None:
+    images = None
+    if isinstance(data, ImageDataModule):
+        count = min(_COMPARED, len(data.splits.val))
+        if count:
+            images = calibration_images(data, count, "val").images.numpy().astype(np.float32) / np.float32(255)
+    try:
+        export = export_qat(model, facts, folder, images)
+    except UserError as error:  # the training is whole, and can be exported later
+        rank_zero_warn(f"no int8 export: {error}")
+        return
+    about = export.quantization or {}
+    kernels = ", ".join(f"{count} {name}" for name, count in about["kernels"].items()) or "no kernel for int8"
+    same = (
+        f"; names {about['agreement']:.2%} of {about['images']} validation images alike" if images is not None else ""
+    )
+    rank_zero_info(f"int8 for ONNX Runtime: {folder} ({kernels}){same}")
 
 
 def best_epoch(trainer: pl.Trainer) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from imgrec.compress.blocks import BlockReport, drop_blocks, residual_blocks
 from imgrec.compress.channels import ChannelPruning, ChannelReport, prune_channels
 from imgrec.compress.importance import channel_importance, loss_gradients
+from imgrec.compress.int8 import Int8Classifier, to_int8
 from imgrec.compress.masks import apply_masks, keep_best, n_of_m, prunable, sparsity_of
+from imgrec.compress.qat import QuantizedClassifier
 from imgrec.compress.schedule import sparsity_at
 from imgrec.compress.scores import SCORES, accumulate, score
 from imgrec.compress.surgery import note_step, rebuild, surgery_of, surgical
@@ -15,6 +17,8 @@ __all__ = [
     "BlockReport",
     "ChannelPruning",
     "ChannelReport",
+    "Int8Classifier",
+    "QuantizedClassifier",
     "Target",
     "accumulate",
     "apply_masks",
@@ -37,5 +41,6 @@ __all__ = [
     "sparsity_of",
     "surgery_of",
     "surgical",
+    "to_int8",
     "widths_step",
 ]

@@ -70,7 +70,9 @@ class QuantizedClassifier(Classifier):
             self.ranges[name] = ActivationRange().to(device)
             with graph.inserting_after(node):
                 rounded = graph.call_module(f"ranges.{name}", (node,))
-            node.replace_all_uses_with(rounded, delete_user_cb=lambda user, own=rounded: user is not own)
+            for user in list(node.users):
+                if user is not rounded:
+                    user.replace_input_with(node, rounded)
         graph.lint()
         self.program = Program(graph)
         self.train(classifier.training)
@@ -112,13 +114,14 @@ class QuantizedClassifier(Classifier):
         Shapes: ``(batch, channels, height, width)``, uint8, or float in [0, 1].
         """
         with _evaluated(self):
-            before = [(each, each.watching) for each in self.ranges.values()]
+            bounds = [each for each in self.ranges.values() if isinstance(each, ActivationRange)]
+            before = [each.watching for each in bounds]
             self.watch("widest")
             try:
                 self(images)
             finally:
-                for each, watching in before:
-                    each.watching = watching  # type: ignore[assignment]
+                for each, watching in zip(bounds, before, strict=True):
+                    each.watching = watching
 
 
 class _Constants(nn.Module):

@@ -173,7 +173,7 @@ def _draws(node: fx.Node) -> bool:
     target: Any = node.target
     if target is aten.scaled_dot_product_attention.default:
         given = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
-        return given != 0.0
+        return bool(given != 0.0)
     return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
 
 
