@@ -29,7 +29,7 @@ from imgrec.studies.operations import Operations
 from imgrec.studies.quantize import quantize_run
 from imgrec.studies.recipe import Config, training_config
 from imgrec.studies.stages import OWN, Stage, stages_of
-from imgrec.studies.variant import Parent, find_variant, is_done, make_variant
+from imgrec.studies.variant import Parent, discard_untouched, find_variant, is_done, make_variant
 
 Train = Callable[[Path, Config], bool]
 """Trains what a config says in a folder, or goes on there; false where it was stopped before its end."""
@@ -150,10 +150,15 @@ class Compression:
             config = self._config(plan, stage, self._start(stages, stage, variant))
             if not self.train(folder, config):
                 raise UserError(f"stopped; the same command goes on with {variant.path}")
-        elif isinstance(stage.step, Quantize):
-            self._quantize(stage.step, stages, variant)
-        else:
-            self._operate(stages, stage, variant)
+            return
+        try:
+            if isinstance(stage.step, Quantize):
+                self._quantize(stage.step, stages, variant)
+            else:
+                self._operate(stages, stage, variant)
+        except UserError:
+            discard_untouched(variant)
+            raise
 
     def _operate(self, stages: Sequence[Stage], stage: Stage, variant: RunFolder) -> None:
         """Change the network of the stage before, and write it as a model folder, which is whole or not there."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -23,6 +25,7 @@ from imgrec.runs.resumption import DATA
 from imgrec.runs.summary import write_json
 
 COMPRESSED = "compressed"
+PLAN = "plan.yaml"
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,20 @@ def make_variant(parent: Parent, plan: Plan) -> RunFolder:
         "variant": plan.name,
         "plan": plain(plan),
     }
-    write_text(folder / "plan.yaml", yaml12.dump({"name": plan.name, "steps": plain(plan)}))
+    write_text(folder / PLAN, yaml12.dump({"name": plan.name, "steps": plain(plan)}))
     write_text(folder / CONFIG, yaml12.dump(config))
     write_json(folder / ENVIRONMENT, environment | own)
     return RunFolder(folder)
+
+
+def discard_untouched(variant: RunFolder) -> None:
+    """Remove a variant's folder where nothing of the plan was carried out in it, and the empty folders around it."""
+    if {path.name for path in variant.path.iterdir()} - {CONFIG, ENVIRONMENT, PLAN, LOCK}:
+        return
+    shutil.rmtree(variant.path)
+    with suppress(OSError):  # other variants stand there
+        for folder in list(variant.path.parents)[:2]:
+            folder.rmdir()
 
 
 def is_done(variant: RunFolder) -> bool:

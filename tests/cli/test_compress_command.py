@@ -1,0 +1,298 @@
+"""`imgrec compress`: what flags mean, what is refused, what a variant leaves, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import imgrec
+from imgrec import yaml12
+from imgrec.cli.compress import train_in
+from imgrec.compress.measure import count_macs
+from imgrec.compress.plan import Plan
+from imgrec.errors import UserError
+from imgrec.export import load_model_folder
+from imgrec.runs.summary import read_json, update_summary, write_json
+from imgrec.studies.compress import Compression
+from imgrec.tasks import BaseTask
+from tests.conftest import Cli
+
+HALF: dict[str, Any] = {"name": "prune", "target": {"macs": 0.5}}
+BLOCKED = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch_pruning", "torchao"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+import imgrec, torch
+found = imgrec.load(sys.argv[1], device="cpu")
+images = torch.arange(2 * 16 * 16, dtype=torch.float32).view(2, 1, 16, 16) / 512
+print(found.logits(images).tolist())
+"""
+
+
+@pytest.fixture
+def parent(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tiny run, in the folder of runs that the command sees."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(trained, tmp_path / "runs" / "tiny" / trained.name)).relative_to(tmp_path)
+
+
+def below(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---------------------------------------------------------------- what flags mean
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps"),
+    [
+        ("--prune 0.7 --structured --finetune 3", [{"name": "prune", "target": {"macs": 0.3}}, "finetune"]),
+        (
+            "--quantize int8 --max-drop 0.5 --prune 0.9 --qat 2 --distill",
+            [
+                {"name": "mask", "sparsity": 0.9},
+                {"name": "qat", "epochs": 2, "distill": True},
+                {"name": "quantize", "max_drop": 0.5},
+            ],
+        ),
+        (
+            "--drop-blocks 0.25 --target latency --quantize bf16 --runtime openvino --calibration 64",
+            [
+                {"name": "drop_blocks", "target": {"latency": 0.75}},
+                {"name": "quantize", "to": "bf16", "runtime": "openvino", "calibration": 64},
+            ],
+        ),
+    ],
+)
+def test_flags_are_a_plan(cli: Cli, flags: str, steps: list[Any]) -> None:
+    done = cli("compress", "RUN", *flags.split(), "--name", "v", "--print_plan")
+    assert done.returncode == 0, done.stderr
+    assert yaml12.load(done.stdout) == {"variants": {"v": Plan.of(steps).to_specs()}}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "nothing to do; name a step"),
+        (("--max-drop", "1", "--finetune", "1"), "--max-drop says something of --quantize, which is not given"),
+        (("--distill", "--quantize", "int8"), "--distill says something of --finetune or --qat"),
+        (("--structured", "--finetune", "1"), "--structured says something of --prune"),
+        (("--prune", "1.5", "--structured"), "--prune: expected the share that goes, above 0 and below 1; got 1.5"),
+        (("--prune", "0.5", "--structured", "--target", "mac"), 'no cost is called "mac". Did you mean "macs"'),
+        (("--qat", "1", "--finetune", "1", "--quantize", "int4"), "expected Literal"),
+        (("--finetune", "1", "--runtime", "tvm"), "--runtime says something of --quantize"),
+        (("--plan", "none.yaml"), "config none.yaml: cannot be read"),
+        (("--plan", "p.yaml", "--name", "x"), "--name is for the variant of the flags"),
+        (("--plan", "p.yaml", "--quantize", "int8"), "run folder not found: RUN"),
+        (("--plan", "p.yaml", "--plan", "p.yaml"), "run folder not found: RUN"),
+        (("--plan", "bad.yaml"), r"bad.yaml.steps[1]: finetune cannot come after quantize (bad.yaml.steps[0])"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(cli: Cli, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    (tmp_path / "p.yaml").write_text("steps: [quantize]\n")
+    (tmp_path / "bad.yaml").write_text("steps: [quantize, finetune]\n")
+    done = cli("compress", "RUN", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+# ---------------------------------------------------------------- what is refused, and leaves the disk as it was
+
+
+HOLD = "import sys; from imgrec.runs.lock import RunLock; RunLock(sys.argv[1]); print('held', flush=True); input()"
+
+
+def test_runs_that_cannot_be_compressed_are_refused(cli: Cli, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--prune", "0.5", "--structured", "--quantize", "int8")
+
+    def refused(said: str, *more: str) -> None:
+        before = below(Path("runs"))
+        done = cli("compress", parent, *(more or flags))
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert below(Path("runs")).keys() == before.keys()
+
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(parent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    done = cli("compress", parent, *flags)
+    holder.communicate("\n")
+    assert done.returncode == 2
+    assert "is in use" in done.stderr
+    (parent / ".lock").unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch_pruning", None)
+        refused("prune needs the package torch-pruning: pip install 'imgrec[compress]'")
+    (Path("p.yaml")).write_text("variants: {v: [quantize]}\n")
+    refused('two variants are called "v"', "--plan", "p.yaml", "--plan", "p.yaml")
+
+    update_summary(parent, {"status": "interrupted"})
+    refused("is not trained to its end (status: interrupted): imgrec resume")
+    update_summary(parent, {"status": "finished"})
+
+    config = (parent / "config.yaml").read_text()
+    (parent / "config.yaml").write_text(config.replace("source: digits", "source: {name: folder, root: gone}"))
+    refused("is not at hand: data.source")
+    (parent / "config.yaml").write_text(config)
+    environment = read_json(parent / "environment.json")
+    write_json(parent / "environment.json", environment | {"data_fingerprint": "another"})
+    refused("has changed since it was trained: its fingerprint was another")
+    write_json(parent / "environment.json", environment)
+
+    shutil.rmtree(parent / "model")
+    shutil.rmtree(parent / "checkpoints")
+    refused("is no run folder with a trained model")
+
+
+def test_a_target_that_cannot_be_reached_says_which_can(cli: Cli, parent: Path) -> None:
+    done = cli("compress", parent, "--prune", "0.999", "--structured")
+    assert done.returncode == 2
+    assert "0.001 of the MACs cannot be reached; the least that can be is" in done.stderr
+    assert not (parent.parent / "compressed").exists()
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(cli: Cli, parent: Path) -> None:
+    before = below(Path("runs"))
+    done = cli("compress", parent, "--prune", "0.5", "--structured", "--finetune", "2", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "macs0.5-finetune2: is new: runs/tiny/compressed/macs0.5-finetune2/<time>"
+    assert lines[2] == "  2. fine-tune for 2 epochs; learning rate 0.001"
+    assert below(Path("runs")) == before
+
+
+# ---------------------------------------------------------------- what a variant leaves
+
+
+def test_pruned_fine_tuned_and_quantized(cli: Cli, parent: Path) -> None:
+    words = ("compress", parent, "--prune", "0.5", "--structured", "--finetune", "1", "--quantize", "int8")
+    more = ("--calibration", "64", "--distill", "--ema", "0.5")
+    done = cli(*words, *more)
+    assert done.returncode == 0, done.stderr
+    (place,) = (parent.parent / "compressed").iterdir()
+    assert place.name == "macs0.5-distill1-int8"
+    (folder,) = place.iterdir()
+    run = imgrec.RunFolder(folder)
+    assert run.experiment == "tiny/compressed/macs0.5-distill1-int8"
+    assert run.parent == parent.resolve()
+
+    images = torch.zeros(1, 1, 16, 16)
+    macs = [count_macs(load_model_folder(each / "model")[0], images) for each in (parent, folder)]
+    assert 0.4 < macs[1] / macs[0] <= 0.5
+    found = run.summary["compression"]
+    assert found["parent"] == f"tiny/{parent.name}"
+    assert found["sizes"]["macs"] == {"before": macs[0], "after": macs[1]}
+    assert run.summary["parameters"] == found["sizes"]["parameters"]["after"]
+    export = json.loads((folder / "exports" / "onnxruntime-int8" / "export.json").read_text())
+    assert export["precision"] == "int8"
+    assert run.summary["export"] == "exports/onnxruntime-int8"
+    for split in ("val", "test"):
+        said = run.predictions(split)
+        assert said.ids == imgrec.RunFolder(parent).predictions(split).ids
+        assert run.summary[split]["acc"] == pytest.approx(said.accuracy)
+        assert found["splits"][split]["after"] == pytest.approx(said.accuracy)
+        assert run.summary[split]["loss"] is None  # that of the network in floating point is not int8's
+    page = run.report.read_text()
+    assert f"Made from tiny/{parent.name}" in page
+    assert "exports/onnxruntime-int8" in page
+
+    config = run.config
+    assert config["model"]["class_path"] == "imgrec.DistillationTask"
+    assert config["model"]["init_args"]["init_from"] == str(folder / "stages" / "1-prune")
+    assert (
+        cli("fit", "--config", folder / "config.yaml", "--print_config").stdout == (folder / "config.yaml").read_text()
+    )
+
+    before = below(folder)
+    again = cli(*words, *more)
+    assert again.returncode == 0
+    assert f"macs0.5-distill1-int8: is finished: {folder}" in again.stdout
+    assert below(folder) == before
+    tested = cli("test", folder)  # of the network in floating point, whose figures are not the run's
+    assert tested.returncode == 0, tested.stderr
+    assert below(folder) == before
+    table = cli("runs", "runs", "--columns", "run,variant,test/acc").stdout
+    assert "macs0.5-distill1-int8" in table
+
+    ended = subprocess.run([sys.executable, "-c", BLOCKED, str(folder)], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    given = torch.arange(2 * 16 * 16, dtype=torch.float32).view(2, 1, 16, 16) / 512
+    torch.testing.assert_close(torch.tensor(json.loads(ended.stdout)), imgrec.load(folder, device="cpu").logits(given))
+
+
+def test_masks_without_training_and_held_in_training(parent: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mask = {"name": "mask", "sparsity": 0.8, "schedule": "one_shot"}
+    still, trained = imgrec.compress_run(parent, [mask], [mask, {"name": "finetune", "epochs": 1}])
+    for run in (still, trained):
+        classifier, _ = load_model_folder(run.model_folder)
+        weights = [m.weight for m in classifier.modules() if isinstance(m, torch.nn.Conv2d)][1:]
+        zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+        assert zeros == pytest.approx(0.8, abs=0.02)
+        sizes = run.summary["compression"]["sizes"]
+        assert sizes["parameters"]["after"] == sizes["parameters"]["before"] > 2 * sizes["nonzero"]["after"]
+        assert "Zeros that are stored and multiplied save neither time nor memory" in run.report.read_text()
+    assert not (still.path / "checkpoints").exists()
+    assert still.predictions("test").accuracy == still.summary["test"]["acc"]
+    assert "sparse0.8-finetune1" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- stopped, and gone on with
+
+
+def test_what_was_stopped_goes_on_and_ends_as_it_would_have(
+    parent: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = [HALF, {"name": "finetune", "epochs": 2}]
+    compression = Compression(parent, train_in)
+    (whole,) = compression.run([Plan.of(steps, "whole")])
+
+    step = BaseTask.training_step
+    seen: list[int] = []
+
+    def failing(self: BaseTask, batch: Any, batch_idx: int) -> Any:
+        seen.append(batch_idx)
+        if len(seen) == 9:  # in the second epoch of two with six batches
+            raise UserError("stopped here")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(BaseTask, "training_step", failing)
+    with pytest.raises(UserError, match="stopped here"):
+        compression.run([Plan.of(steps, "cut")])
+    monkeypatch.setattr(BaseTask, "training_step", step)
+    (cut,) = (parent.parent / "compressed" / "cut").iterdir()
+    pruned = (cut / "stages" / "1-prune" / "model.safetensors").stat()
+    (gone_on,) = Compression(parent, train_in).run([Plan.of(steps, "cut")])
+    assert gone_on.path == cut
+    assert (cut / "stages" / "1-prune" / "model.safetensors").stat() == pruned
+    assert imgrec.RunFolder(cut).summary["resumed"] == [6]
+    ours, theirs = (load_model_folder(run.model_folder)[0].state_dict() for run in (gone_on, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert gone_on.summary["compression"]["splits"] == whole.summary["compression"]["splits"]
+    capsys.readouterr()
+
+
+def test_a_training_that_is_stopped_ends_the_command_and_nothing_is_called_done(parent: Path) -> None:
+    stopped: Callable[[Path, Any], bool] = lambda folder, config: False  # noqa: E731
+    with pytest.raises(
+        UserError, match="stopped; the same command goes on with runs/tiny/compressed/control-finetune1"
+    ):
+        Compression(parent, stopped).run([Plan.of([{"name": "finetune", "epochs": 1}])])
+    (variant,) = (parent.parent / "compressed").glob("*/*")
+    assert "compression" not in imgrec.RunFolder(variant).summary
+    assert imgrec.RunFolder(variant).parent == parent.resolve()
