@@ -61,7 +61,8 @@ def operate(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: Surgery
             module.training = mode
     if task.channels_last is True:
         set_channels_last(task.model)
-    torch.compiler.reset()
+    if task.compiling is not False:
+        torch.compiler.reset()
     after = dict(pl_module.named_parameters())
     gone = [parameter for name, parameter in before.items() if name not in after]
     cut: dict[Tensor, Tensor] = {

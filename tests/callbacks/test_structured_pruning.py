@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+import yaml
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
 from imgrec import ClassificationTask, TrainingFailedError, UserError
-from imgrec.callbacks import EMA, BestCheckpoint, EarlyStopping, LayerStatistics, NaNGuard, StructuredPruning
+from imgrec.callbacks import EMA, BestCheckpoint, EarlyStopping, LayerStatistics, NaNGuard, Pruning, StructuredPruning
 from imgrec.compress.measure import count_macs, count_parameters
 from imgrec.compress.surgery import surgery_of
 from tests.callbacks import small_training
-from tests.callbacks.small_training import digits, in_two_parts, same, trainer
+from tests.callbacks.small_training import digits, same, trainer
+from tests.conftest import TINY
 
 BACKBONE = {"name": "resnet9", "channels": [6, 8, 8], "blocks": [1, 0], "block_depth": 2}
 
@@ -94,19 +99,34 @@ def test_the_rate_of_learning_is_that_of_a_dense_training(tmp_path: Path) -> Non
     assert len(set(rates[0])) > 4
 
 
-@pytest.mark.parametrize(
-    "at_step", [2, 3, 6, pytest.param(9, marks=pytest.mark.slow), pytest.param(11, marks=pytest.mark.slow)]
-)
-def test_resumed_between_rounds_it_ends_in_the_same_bits(at_step: int, tmp_path: Path) -> None:
-    """With the average, gradients that the criterion gathers, and batches that are accumulated."""
-    first, second = in_two_parts(
-        tmp_path,
-        lambda: [StructuredPruning(**HALF, importance="taylor", gradient_steps=3), EMA(decay=0.8)],
-        at_step,
-        accumulate_grad_batches=2,
-        max_epochs=4,
+def with_all_that_has_state() -> list[Callback]:
+    return [StructuredPruning(**HALF, importance="taylor", gradient_steps=3), EMA(decay=0.8)]
+
+
+def checkpoints(place: Path) -> ModelCheckpoint:
+    """Each step's, and ``last.ckpt``."""
+    return ModelCheckpoint(
+        dirpath=place, filename="{step}", every_n_train_steps=1, save_top_k=-1, auto_insert_metric_name=False
     )
-    assert first["global_step"] == second["global_step"] == 12
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints of every step of an uninterrupted training with accumulated batches."""
+    place = tmp_path_factory.mktemp("whole")
+    fitted = trainer(place, [*with_all_that_has_state(), checkpoints(place)], accumulate_grad_batches=2, max_epochs=4)
+    fitted.fit(task(), datamodule=digits())
+    return place
+
+
+@pytest.mark.parametrize("at_step", [2, 3, 6, 9])
+def test_resumed_between_rounds_it_ends_in_the_same_bits(at_step: int, whole: Path, tmp_path: Path) -> None:
+    """With the average, and the gradients that the criterion gathers."""
+    again = trainer(
+        tmp_path, [*with_all_that_has_state(), checkpoints(tmp_path)], accumulate_grad_batches=2, max_epochs=4
+    )
+    again.fit(task(), datamodule=digits(), ckpt_path=whole / f"{at_step}.ckpt", weights_only=True)
+    first, second = (torch.load(place / "12.ckpt", weights_only=True) for place in (whole, tmp_path))
     assert first["imgrec"]["surgery"]
     for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "callbacks", "imgrec"):
         one, other = first[part], second[part]
@@ -178,6 +198,28 @@ def test_hooks_that_watch_layers_go_on(tmp_path: Path) -> None:
     assert surgery_of(made.model)
 
 
+def test_masks_and_their_average_are_cut_with_the_weights(tmp_path: Path) -> None:
+    masks = Pruning(sparsity=0.5, schedule="one_shot", start=0.1, exclude=[])
+    made = task()
+    trainer(tmp_path, [masks, EMA(decay=0.8), StructuredPruning(**HALF)]).fit(made, datamodule=digits())
+    weights = {n: p for n, p in made.model.named_parameters() if n.endswith("weight") and p.dim() > 1}
+    zeros = sum(int((weight == 0).sum()) for weight in weights.values())
+    assert surgery_of(made.model)
+    assert 0.25 < zeros / sum(weight.numel() for weight in weights.values()) < 0.75  # masked ones go with channels, too
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_compiled_again(tmp_path: Path) -> None:
+    made = task(compile={"backend": "eager"})
+    fitted = trainer(tmp_path, [StructuredPruning(**HALF)], max_epochs=1)
+    fitted.fit(made, datamodule=digits())
+    plain = task()
+    trainer(tmp_path, [StructuredPruning(**HALF)], max_epochs=1).fit(plain, datamodule=digits())
+    assert surgery_of(made.model) == surgery_of(plain.model) != []
+    for name, value in plain.model.state_dict().items():
+        torch.testing.assert_close(made.model.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+
+
 def test_pruned_at_once_it_is_fine_tuned(tmp_path: Path) -> None:
     made, watch = task(), Watch()
     trainer(tmp_path, [StructuredPruning(target={"macs": 0.6}, start=0.0, rounds=1), watch], max_epochs=1).fit(
@@ -218,3 +260,51 @@ def test_averages_of_the_wide_network_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"EMAWeightAveraging averages weights of the network as it was; .* with EMA"):
         trainer(tmp_path, [StructuredPruning(), EMAWeightAveraging()]).fit(task(), datamodule=digits())
+
+
+TOGETHER = """
+import pytorch_lightning as pl
+import torch
+
+
+class Together(pl.Callback):
+    def __init__(self):
+        self.steps = 0
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.steps += 1
+        for parameter in module.parameters():
+            first = trainer.strategy.broadcast(parameter.detach().clone())
+            assert torch.equal(first, parameter), f"step {self.steps}: the processes' weights differ"
+
+    def on_train_end(self, trainer, module):
+        print(f"process {trainer.global_rank}: the same weights at {self.steps} steps", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_the_same_network(tmp_path: Path) -> None:
+    """Gradients are averaged over both after a round as before it: or their weights would part at the next step."""
+    (tmp_path / "together.py").write_text(TOGETHER)
+    config = yaml.safe_load(TINY)
+    config["trainer"] |= {"strategy": "ddp", "devices": 2, "accelerator": "cpu", "limit_train_batches": 4}
+    config["trainer"]["callbacks"] = [
+        {"class_path": "StructuredPruning", "init_args": {**HALF, "target": {"macs": 0.6}}},
+        {"class_path": "EMA", "init_args": {"decay": 0.9}},
+        "together.Together",
+    ]
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(config))
+    others = ("PL_", "LOCAL_RANK", "MASTER_", "WORLD_SIZE")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(others)}
+    done = subprocess.run(
+        [Path(sys.executable).parent / "imgrec", "fit", "--config", "two.yaml", "--evaluate_after_fit", "false"],
+        cwd=tmp_path,
+        env=environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [f"process {rank}: the same weights at 8 steps" in done.stdout for rank in (0, 1)] == [True, True]
+    assert "pruned after step 6, round 2 of 2" in done.stdout
