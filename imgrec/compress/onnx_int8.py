@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import tempfile
 from collections.abc import Collection, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -128,9 +130,10 @@ def _calibrated(model: Any, images: Images, ranges: Ranges, types: list[str], ba
         calibrator = calibrate.create_calibrator(
             plain, types, augmented_model_path=str(augmented), calibrate_method=method, extra_options=options
         )
-        for batch in unit_batches(images, batch_size):
-            calibrator.collect_data(_Reader({model.graph.input[0].name: batch}))
-        return calibrator.compute_data()
+        with redirect_stdout(io.StringIO()):  # the histograms are announced batch by batch
+            for batch in unit_batches(images, batch_size):
+                calibrator.collect_data(_Reader({model.graph.input[0].name: batch}))
+            return calibrator.compute_data()
 
 
 class _Reader:

@@ -17,7 +17,6 @@ from imgrec.extras import require
 
 _LARGE = 1024  # numbers; smaller tensors are not worth a node
 _LARGEST_HALF = 65504.0
-_TYPES = {"dynamic": ("MatMul", "Gemm"), "weights": ("MatMul",)}
 
 
 def half_weights(file: Path) -> None:
@@ -44,7 +43,7 @@ def half_weights(file: Path) -> None:
 def quantize_dynamic(source: Path, target: Path, keep: Collection[str] = ()) -> Path:
     """Write a network whose matrix products are in int8, the ranges of their activations read anew from each batch.
 
-    It needs no calibration, and is for transformers: convolutions stay in floating point.
+    It needs no calibration, and is for transformers: convolutions and the head stay in floating point.
 
     Args:
         source: a file ``.onnx`` in float32, whose nodes :func:`imgrec.compress.onnx_graph.name_nodes` has named.
@@ -56,14 +55,14 @@ def quantize_dynamic(source: Path, target: Path, keep: Collection[str] = ()) -> 
     """
     quantization = require("onnxruntime.quantization", "export", "int8 for ONNX Runtime")
     shapes = require("onnxruntime.quantization.shape_inference", "export")
-    products, _ = _products(source, _TYPES["dynamic"], keep)
+    products, _ = _products(source, keep)
     with tempfile.TemporaryDirectory() as place, _root_logger_as_it_is():
         prepared = Path(place) / "prepared.onnx"
         shapes.quant_pre_process(str(source), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
         quantization.quantize_dynamic(
             str(prepared),
             str(target),
-            op_types_to_quantize=list(_TYPES["dynamic"]),
+            op_types_to_quantize=["MatMul"],
             per_channel=True,
             weight_type=quantization.QuantType.QInt8,
             nodes_to_quantize=products,
@@ -75,8 +74,8 @@ def quantize_dynamic(source: Path, target: Path, keep: Collection[str] = ()) -> 
 def quantize_weights(source: Path, target: Path, keep: Collection[str] = ()) -> Path:
     """Write a network whose matrix products hold int8 weights, a scale for every 32 numbers, and little else changed.
 
-    A quarter of the bytes for hardly any loss. It is for transformers: convolutions stay in floating point. The file
-    has nodes ``MatMulNBits``, which only ONNX Runtime knows.
+    A quarter of the bytes for hardly any loss. It is for transformers: convolutions and the head stay in floating
+    point. The file has nodes ``MatMulNBits``, which only ONNX Runtime knows.
 
     Args:
         source: a file ``.onnx`` in float32, whose nodes :func:`imgrec.compress.onnx_graph.name_nodes` has named.
@@ -87,7 +86,7 @@ def quantize_weights(source: Path, target: Path, keep: Collection[str] = ()) -> 
         UserError: it has no matrix product with weights, or only such that are kept; a pattern matches no layer.
     """
     onnx = require("onnx", "export", "int8 for ONNX Runtime")
-    _, kept = _products(source, _TYPES["weights"], keep)
+    _, kept = _products(source, keep)
     with _root_logger_as_it_is():
         narrow = require("onnxruntime.quantization.matmul_nbits_quantizer", "export", "int8 for ONNX Runtime")
         quantizer = narrow.MatMulNBitsQuantizer(
@@ -109,7 +108,7 @@ class OnnxProducts:
     def __init__(self, source: Path, method: Literal["dynamic", "weights"]) -> None:
         self._source = source
         self._write = quantize_dynamic if method == "dynamic" else quantize_weights
-        chosen, _ = _products(source, _TYPES[method], ())
+        chosen, _ = _products(source, ())
         self.layers: tuple[str, ...] = tuple(chosen)
         self.settings: dict[str, Any] = {"per_channel": method == "dynamic"}
 
@@ -118,13 +117,13 @@ class OnnxProducts:
         return self._write(self._source, target, keep)
 
 
-def _products(source: Path, types: tuple[str, ...], keep: Collection[str]) -> tuple[list[str], list[str]]:
+def _products(source: Path, keep: Collection[str]) -> tuple[list[str], list[str]]:
     """The names of the matrix products with weights that are to be quantized, and of those that stay."""
     model = require("onnx", "export").load(str(source))
     kind = {node.name: node.op_type for node in model.graph.node}
     layers = list(layers_of(model))
     kept = match_layers(keep, layers, "keep")
-    chosen = [name for name in layers if kind[name] in types and name not in kept]
+    chosen = [name for name in layers if kind[name] == "MatMul" and name not in kept]
     if not chosen:
         raise UserError(
             f"of the {len(layers)} layers none is a matrix product that is not kept; static quantization is for "

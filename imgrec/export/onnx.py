@@ -85,6 +85,10 @@ def write_onnx(classifier: Classifier, facts: DataFacts, file: Path) -> Path:
     name_nodes(model)
     for node in model.graph.node:
         del node.metadata_props[:]  # traces of the source files, with their paths
+    constants = {each.name for each in model.graph.initializer}
+    shapes = [each for each in model.graph.value_info if each.name not in constants]  # who transposes one, forgets it
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(shapes)
     onnx.save(model, str(file))
     return file
 

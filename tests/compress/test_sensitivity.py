@@ -1,0 +1,81 @@
+"""The search for the layers that stay in floating point, on costs that are known exactly."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from imgrec.compress.sensitivity import Layers, Search, divergence, neighbours, rank_layers, search_budget
+
+LAYERS = [f"layer{i}" for i in range(20)]
+
+
+def searched(costs: dict[str, float], budget: float, max_kept: int) -> tuple[Search[float], list[str]]:
+    """The search where each quantized layer costs what ``costs`` says; and what was asked of ranking."""
+    asked: list[str] = []
+
+    def rank() -> list[Layers]:
+        asked.append("rank")
+        return [group for group, _ in rank_layers(neighbours(list(costs)), lambda group: sum(costs[g] for g in group))]
+
+    found = search_budget(rank, lambda kept: sum(v for k, v in costs.items() if k not in kept), float, budget, max_kept)
+    return found, asked
+
+
+def test_nothing_is_ranked_where_everything_fits() -> None:
+    found, asked = searched(dict.fromkeys(LAYERS, 0.01), 0.5, 10)
+    assert found.holds
+    assert found.best.kept == ()
+    assert len(found.trials) == 1
+    assert asked == []
+
+
+@pytest.mark.parametrize("needed", range(1, 11))
+def test_the_fewest_of_the_most_sensitive_are_kept(needed: int) -> None:
+    costs = {layer: (1.0 if i % 2 else 0.001) for i, layer in enumerate(LAYERS)}
+    found, _ = searched(costs, 10.05 - needed, 12)
+    assert found.holds
+    assert found.best.kept == tuple(LAYERS[1::2][:needed])
+    assert len(found.trials) <= 2 + 2 * np.ceil(np.log2(needed + 1))
+    assert len({trial.kept for trial in found.trials}) == len(found.trials)
+
+
+@pytest.mark.parametrize("most", [0, 1, 3, 5])
+def test_it_says_that_it_does_not_hold_and_what_came_nearest(most: int) -> None:
+    found, _ = searched(dict.fromkeys(LAYERS, 1.0), 2.0, most)
+    assert not found.holds
+    assert len(found.best.kept) == most
+    assert found.best.result == 20 - most
+
+
+def test_every_small_case_is_as_a_search_through_all_prefixes() -> None:
+    for costs in itertools.product((0.0, 1.0, 3.0), repeat=4):
+        named = {f"l{i}": cost for i, cost in enumerate(costs)}
+        order = sorted(named, key=lambda name: -named[name])
+        for budget, most in itertools.product((0.0, 1.0, 4.0), range(5)):
+            wanted = next((n for n in range(most + 1) if sum(named[name] for name in order[n:]) <= budget), None)
+            found, _ = searched(named, budget, most)
+            assert found.holds == (wanted is not None)
+            if wanted is not None:
+                assert found.best.kept == tuple(order[:wanted])
+
+
+def test_long_networks_go_in_groups_and_the_limit_counts_layers() -> None:
+    costs = dict.fromkeys((f"layer{i}" for i in range(130)), 0.0) | {"layer7": 9.0}
+    found, _ = searched(costs, 1.0, 3)
+    assert found.best.kept == ("layer6", "layer7", "layer8")
+    refused, _ = searched(costs, 1.0, 2)
+    assert not refused.holds
+
+
+def test_the_divergence_is_that_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    before, after = (torch.randn(50, 7, generator=generator) for _ in range(2))
+    wanted = torch.nn.functional.kl_div(
+        after.log_softmax(1), before.log_softmax(1), reduction="batchmean", log_target=True
+    )
+    assert divergence(before.numpy(), after.numpy()) == pytest.approx(wanted.item(), rel=1e-5)
+    assert divergence(before.numpy(), before.numpy() + 3) == pytest.approx(0, abs=1e-6)
