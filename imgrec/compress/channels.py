@@ -132,7 +132,7 @@ def prune_channels(
         loss: of logits and targets, for that criterion.
         rounds: choose in so many steps on the way, each by what the network is by then.
         dense: what the share is of, in parameters, MACs or seconds; by default what the classifier costs now.
-        gradients: of the loss, by parameter, in the place of ``batches``, for one round.
+        gradients: of the loss, by parameter, where they are known.
 
     Returns:
         What was done.
@@ -147,7 +147,7 @@ def prune_channels(
     wanted = parse_target(target)
     if rounds < 1:
         raise UserError(f"rounds: expected 1 or more, got {rounds}")
-    if how.importance == "taylor" and batches is None and (gradients is None or rounds > 1):
+    if how.importance == "taylor" and batches is None and gradients is None:
         raise UserError("importance: the criterion taylor needs batches of images and targets")
     frozen = _frozen_layers(classifier, how)
     before = copy.deepcopy(classifier)
@@ -157,13 +157,14 @@ def prune_channels(
     kept: dict[str, Tensor] = {}
     for at in range(1, rounds + 1):
         share = start - (start - wanted.share) * at / rounds
-        found = _Search(
-            done, images, Target(wanted.kind, share), whole, how, frozen, batches, loss, skipped, gradients
-        ).run()
+        if how.importance == "taylor" and batches is not None:
+            gradients = loss_gradients(done, batches(), loss)
+        found = _Search(done, images, Target(wanted.kind, share), whole, how, frozen, gradients, skipped).run()
         if found is None:
             continue
         step, places = found
         resize(done, step, places)
+        gradients = gradients and {n: select(g, places[n]) if n in places else g for n, g in gradients.items()}
         kept = {**kept, **{name: _then(kept.get(name), place) for name, place in places.items()}}
     step = widths_step(classifier, done)
     if not step["shapes"]:
@@ -186,10 +187,8 @@ class _Search:
         whole: float,
         how: ChannelPruning,
         frozen: Collection[str],
-        batches: Callable[[], Batches] | None,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        gradients: Mapping[str, Tensor] | None,
         skipped: dict[str, str],
-        gradients: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.classifier, self.images, self.target, self.whole = classifier, images, target, whole
         self.how, self.frozen, self.skipped = how, frozen, skipped
@@ -299,9 +298,7 @@ class _Search:
 
     def _allowed(self, group: ChannelGroup, count: int) -> int:
         """At most ``count`` units, so that enough are left, in multiples."""
-        total, size = len(group.units), len(group.units[0])
-        whole_heads = self.how.attention == "heads" and size > 1 and group.units[0] == list(range(size))
-        multiple = 1 if whole_heads else self.how.round_to
+        total, multiple = len(group.units), 1 if group.heads else self.how.round_to
         left = max(total - count, math.ceil(self.how.keep * total), 1)
         return max(0, total - math.ceil(left / multiple) * multiple)
 

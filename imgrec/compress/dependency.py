@@ -14,7 +14,7 @@ from imgrec.compress.surgery import surgical_copy
 from imgrec.compress.widths import all_tensors
 from imgrec.errors import UserError
 from imgrec.extras import require
-from imgrec.models import Classifier
+from imgrec.models import Classifier, CosineHead
 
 Attention = Literal["dims", "heads"]
 """What attention loses: so many dimensions of every head, or whole heads."""
@@ -40,14 +40,20 @@ class Member:
 class ChannelGroup:
     """Channels that go together.
 
+    Units that were removed once stay removed: each call names those that are gone by then, the earlier ones too.
+
     Attributes:
         name: the layer that stands for the group.
         members: every layer that loses something with a channel of the group.
         units: what can be removed at once, each some channels of the group: one, or one of each group of a grouped
             convolution, one dimension of each attention head, or a whole head.
+        heads: whether a unit is a whole head.
     """
 
-    def __init__(self, name: str, root: Any, handler: Any, members: list[Member], units: list[list[int]]) -> None:
+    def __init__(
+        self, name: str, root: Any, handler: Any, members: list[Member], units: list[list[int]], heads: bool
+    ) -> None:
+        self.heads = heads
         self.name = name
         self.members = members
         self.units = units
@@ -125,14 +131,9 @@ class ChannelGraph:
                 continue
             members = [self._member(item) for item in group]
             root = group[0].dep
-            count = len(group[0].idxs)
-            yield ChannelGroup(
-                self._names.get(found[0].dep.target.module, ""),
-                root.target.module,
-                root.handler,
-                members,
-                self._units(members, count),
-            )
+            name = self._names.get(found[0].dep.target.module, "")
+            units, heads = self._units(members, len(group[0].idxs))
+            yield ChannelGroup(name, root.target.module, root.handler, members, units, heads)
 
     def _rooted(self, group: Any) -> Any:
         """The same group, seen from the projection behind it where it is attention's: there a channel stands once."""
@@ -159,22 +160,21 @@ class ChannelGraph:
             roots=tuple(-1 if root is None else int(root) for root in item.root_idxs),
         )
 
-    def _units(self, members: list[Member], count: int) -> list[list[int]]:
+    def _units(self, members: list[Member], count: int) -> tuple[list[list[int]], bool]:
         heads = max((self._heads.get(member.layer, 1) for member in members if member.output), default=1)
         if heads > 1 and self._by_heads and not any(isinstance(m.layer, nn.MultiheadAttention) for m in members):
             size = count // heads
-            return [list(range(head * size, (head + 1) * size)) for head in range(heads)]
+            return [list(range(head * size, (head + 1) * size)) for head in range(heads)], True
         parts = max([heads, *(_parts(member.layer) for member in members)])
         size = count // parts
-        return [[unit + part * size for part in range(parts)] for unit in range(size)]
+        return [[unit + part * size for part in range(parts)] for unit in range(size)], False
 
     def remove(self, group: ChannelGroup, units: Collection[int]) -> None:
         """Remove units of a group."""
         group.remove(self._graph, units)
-        if self._by_heads:
+        if group.heads:
             for layer in {m.layer for m in group.members if m.output and m.layer in self._heads}:
-                if not isinstance(layer, nn.MultiheadAttention):
-                    self._heads[layer] = self._heads[layer] - len(units)
+                self._heads[layer] = len(group.units) - len(set(units))
 
     def pruned(self) -> tuple[nn.Module, dict[str, Tensor]]:
         """The copy with what its modules say of their widths, and where the values of each tensor stood before."""
@@ -185,8 +185,12 @@ class ChannelGraph:
 
 def twin(classifier: Classifier) -> Any:
     """A copy on the CPU, in double precision and evaluation mode, whose parameters all take part."""
-    found = surgical_copy(classifier).cpu().double().eval()
+    found: Any = surgical_copy(classifier).cpu().double().eval()
     found.requires_grad_(True)
+    if isinstance(found.head, CosineHead):  # its product is no layer, and tracing would not know what it is
+        weight = found.head.weight
+        found.head = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        found.head.weight = weight
     return found
 
 
