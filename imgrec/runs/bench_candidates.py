@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from imgrec.compress.measure import bytes_on_disk, count_macs, count_nonzero, count_parameters
-from imgrec.errors import UserError
+from imgrec.errors import UserError, suggestion
 from imgrec.export.export_folder import read_export
 from imgrec.export.runtimes import (
     RUNTIMES,
@@ -96,7 +96,8 @@ def find_candidates(
     """
     for name in runtimes or ():
         if name not in RUNTIMES:
-            raise UserError(f'--runtime: there is no "{name}". Accepted: {", ".join(RUNTIMES)}, all.')
+            near = suggestion(name, RUNTIMES)
+            raise UserError(f'--runtime: there is no "{name}".{near} Accepted: {", ".join(RUNTIMES)}, all.')
         require_runtime(name)
     for word in precisions or ():
         check_precision("torch", word)
