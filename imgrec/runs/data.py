@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from imgrec.errors import UserError
 from imgrec.runs.folder import RunFolder
-from imgrec.runs.resumption import DATA
+
+DATA = "data_fingerprint"
+"""Where environment.json holds the fingerprint of the data."""
 
 
 def data_module(config: Mapping[str, Any]) -> Any:

@@ -10,11 +10,11 @@ from typing import Any
 
 from imgrec.errors import UserError, suggestion
 from imgrec.runs.checkpoints import Usable
+from imgrec.runs.data import DATA
 from imgrec.runs.flat import differing, flat_config
 from imgrec.runs.folder import ENVIRONMENT
 from imgrec.runs.summary import read_json, write_json
 
-DATA = "data_fingerprint"
 _HARDWARE = ("cpu", "threads", "gpus")
 
 

@@ -18,10 +18,10 @@ from imgrec.export import find_origin
 from imgrec.export.save import WEIGHTS
 from imgrec.files import write_text
 from imgrec.runs.compression import KEY
+from imgrec.runs.data import DATA
 from imgrec.runs.environment import describe_environment
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, RunFolder, create_run_folder, find_runs
 from imgrec.runs.lock import LOCK, RunLock
-from imgrec.runs.resumption import DATA
 from imgrec.runs.summary import write_json
 
 COMPRESSED = "compressed"
