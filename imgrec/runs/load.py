@@ -12,12 +12,18 @@ import torch
 
 from imgrec.augment import TestTimeAugmentation
 from imgrec.augment.tta import Average
+from imgrec.compress.int8 import to_int8
+from imgrec.compress.qat import QuantizedClassifier
+from imgrec.data.calibration import calibration_images
 from imgrec.errors import UserError
 from imgrec.export import Predictor, load_model_folder
 from imgrec.models import Classifier
 from imgrec.registry import Specs
-from imgrec.runs.folder import RunFolder
+from imgrec.runs.folder import CONFIG, RunFolder
 from imgrec.tasks import BaseTask
+from imgrec.types import DataFacts
+
+_CALIBRATION, _BATCH = 256, 32
 
 
 def load(
@@ -26,6 +32,7 @@ def load(
     batch_size: int = 64,
     tta: Specs | None = None,
     tta_average: Average = "probabilities",
+    quantized: bool = False,
 ) -> Predictor:
     """The trained model of a run folder, a checkpoint or a model folder.
 
@@ -35,9 +42,13 @@ def load(
         batch_size: images in one pass.
         tta: views that are looked at beside each image itself, ``hflip`` say; see `imgrec list views`.
         tta_average: whether the answer is the mean of their ``probabilities`` or of their ``logits``.
+        quantized: the network in int8: as :class:`imgrec.callbacks.QAT` trained it; or of a run folder without that,
+            quantized now, its bounds read from 256 of the run's training images. The numbers are those of int8, the
+            operations PyTorch's own, one by one: it is not faster. What is fast is an export for a runtime.
 
     Raises:
-        UserError: there is nothing of the kind; or a view that is unknown.
+        UserError: there is nothing of the kind; or a view that is unknown; or a network that cannot be quantized, or
+            no images to do it with.
 
     Example::
 
@@ -56,6 +67,8 @@ def load(
             classifier, facts = load_model_folder(run.model_folder)
         else:
             classifier, facts = _from_checkpoint(run.trained_checkpoint())
+    if quantized:
+        classifier = _in_int8(classifier, facts, path)
     return Predictor(classifier, facts, batch_size=batch_size, device=device, tta=views)
 
 
@@ -90,6 +103,24 @@ def task_class(checkpoint: dict[str, Any], path: Path) -> type[BaseTask]:
     if not (isinstance(found, type) and issubclass(found, BaseTask)):
         raise UserError(f'the checkpoint {path} names "{name}", which is no imgrec task')
     return found
+
+
+def _in_int8(classifier: Classifier, facts: DataFacts, path: Path) -> Classifier:
+    if isinstance(classifier, QuantizedClassifier):
+        return to_int8(classifier)
+    if not (path / CONFIG).is_file() or (path / "model.safetensors").is_file():
+        raise UserError(
+            f"{path} was not trained quantization-aware, and no images are at hand to read the bounds of int8 from: "
+            "quantized=True takes its run folder, or a model of a run with the callback QAT"
+        )
+    from imgrec.runs.data import data_of  # what resumes a run reads checkpoints, and so imports this file
+
+    data = data_of(RunFolder(path))
+    images = calibration_images(data, min(_CALIBRATION, len(data.splits.train))).images
+    model = QuantizedClassifier(classifier, facts.channels, facts.image_size).eval()
+    for batch in images.split(_BATCH):
+        model.calibrate(batch)
+    return to_int8(model)
 
 
 def _from_checkpoint(path: Path) -> Any:

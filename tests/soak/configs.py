@@ -120,6 +120,19 @@ TAUGHT: dict[str, Any] = {
 }
 HINTS = {"model": {"init_args": {"distillation": ["hard", "features"]}}}
 
+INT8: dict[str, Any] = {
+    "data": {"train_transforms": ["cutout", "mixup"]},
+    "trainer": {
+        "accumulate_grad_batches": 2,
+        "callbacks+": [
+            {"class_path": "Pruning", "init_args": {"sparsity": 0.8, "every_n_steps": 2}},
+            {"class_path": "QAT", "init_args": {"start": 0.4, "freeze_observers": 0.7, "freeze_batchnorm": 0.8}},
+            {"class_path": "EMA", "init_args": {"decay": 0.9}},
+            "NaNGuard",
+        ],
+    },
+}
+
 DDP = trainer(strategy="ddp", devices=2, accelerator="cpu")
 WORKERS = {"data": {"num_workers": 2}}
 
@@ -134,6 +147,7 @@ SOAKS: dict[str, Soak] = {
     "pruned by taylor, accumulated, clipped": Soak(
         made({"trainer": {"accumulate_grad_batches": 2, "gradient_clip_val": 1.0, "callbacks+": [TAYLOR]}}), share=2
     ),
+    "quantization-aware, masks, EMA, mixup": Soak(made(INT8), share=2),
     "channels taken out, EMA, accumulated": Soak(made(NARROWER), share=2),
     "channels taken out, EMA, 2 processes": Soak(made(NARROWER, DDP), processes=2),
     "distilled, everything else": Soak(made(EVERYTHING, TAUGHT, HINTS), share=2, teacher=made()),

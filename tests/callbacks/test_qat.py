@@ -1,0 +1,106 @@
+"""Training that rounds as int8 does from a step on: what goes on, what is kept, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging
+
+from imgrec import UserError
+from imgrec.callbacks import EMA, QAT, ImageSizeSchedule, LayerStatistics, Pruning, StructuredPruning
+from imgrec.compress.qat import QuantizedClassifier
+from tests.callbacks.small_training import digits, in_two_parts, same, task, trainer
+
+
+class Watch(Callback):
+    """What the network is in each step, and what the optimizer holds of it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[bool, str, bool]] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        model: Any = pl_module.model
+        swapped = isinstance(model, QuantizedClassifier)
+        bounds: Any = next(iter(model.ranges.values())) if swapped else None
+        self.seen.append((swapped, bounds.watching if swapped else "", swapped and model.freeze_norms))
+        for parameter in pl_module.parameters():
+            assert "momentum_buffer" in trainer.optimizers[0].state[parameter]
+
+
+def test_it_begins_and_freezes_by_position(tmp_path: Path) -> None:
+    watch = Watch()
+    module = task(optimizer={"name": "nesterov", "lr": 0.05})
+    trainer(tmp_path, [QAT(0.5, freeze_observers=0.75, freeze_batchnorm=0.9), watch]).fit(module, datamodule=digits())
+    plain, learning, frozen = (False, "", False), (True, "average", False), (True, "no", False)
+    assert watch.seen == [plain] * 6 + [learning] * 3 + [frozen] * 2 + [(True, "no", True)]
+
+
+@pytest.mark.parametrize("at_step", [5, 6, 9])
+def test_it_resumes_before_at_and_after_the_swap(tmp_path: Path, at_step: int) -> None:
+    """Masks and an average beside it; steps that are two batches long."""
+
+    def callbacks() -> list[pl.Callback]:
+        return [
+            Pruning(sparsity=0.6, every_n_steps=2),
+            QAT(0.5, freeze_observers=0.75, freeze_batchnorm=0.9),
+            EMA(0.9),
+        ]
+
+    whole, again = in_two_parts(tmp_path, callbacks, at_step, limit_train_batches=12, accumulate_grad_batches=2)
+    assert any("ranges" in name for name in whole["state_dict"])
+    for part in ("state_dict", "optimizer_states", "current_model_state", "imgrec"):
+        assert same(whole[part], again[part]), part
+    zeros = sum(int((v == 0).sum()) for n, v in whole["current_model_state"].items() if n.endswith("conv2.weight"))
+    assert zeros > 0
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (StochasticWeightAveraging(1e-2), "averages a network"),
+        (ImageSizeSchedule({0.0: 16, 0.5: 32}), "size of the images"),
+        (LayerStatistics(), "watches layers"),
+        (StructuredPruning(start=0.2, end=0.7), "prune first"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path: Path, other: pl.Callback, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        trainer(tmp_path, [QAT(0.5), other]).fit(task(), datamodule=digits())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"start": 1.0}, "`start`"),
+        ({"start": 0.5, "freeze_observers": 0.4}, "`freeze_observers`"),
+        ({"start": 0.5, "freeze_observers": 0.5}, "bounds are learnt"),
+        ({"freeze_batchnorm": 1.5}, "`freeze_batchnorm`"),
+    ],
+)
+def test_numbers_that_cannot_be(arguments: dict[str, float], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        QAT(**arguments)
+
+
+def test_a_network_that_cannot_be_quantized_is_refused_before_training(tmp_path: Path) -> None:
+    backbone = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "drop_path_rate": 0.3}
+    with pytest.raises(UserError, match=r"QAT: .*draws random numbers"):
+        trainer(tmp_path, [QAT(0.5)]).fit(task(backbone=backbone), datamodule=digits())
+
+
+def test_half_precision_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="32-true"):
+        trainer(tmp_path, [QAT(0.5)], precision="bf16-true").fit(task(), datamodule=digits())
+
+
+def test_a_mixed_precision_rounds_in_float32(tmp_path: Path) -> None:
+    module = task()
+    trainer(tmp_path, [QAT(0.0)], precision="bf16-mixed", max_epochs=1).fit(module, datamodule=digits())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert module.model(torch.zeros(2, 1, 16, 16, dtype=torch.uint8)).dtype == torch.float32
