@@ -1,0 +1,121 @@
+"""int8 after training: what it gains in time and costs in accuracy, both sides in the same runtime at batch 1.
+
+EfficientNet-Lite0 with ImageNet's weights on 500 photographs: 100 calibrate, the other 400 are judged. ResNet-18 at 224
+pixels has random weights: its time is measured, and how far its logits move. CPU milliseconds on one pinned core.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import Claim, arguments, finish, interleaved, pin, table
+from input_common import data
+from numpy.typing import NDArray
+
+from imgrec.compress.onnx_int8 import OnnxInt8
+from imgrec.evaluate.drop import accuracy_drop
+from imgrec.export import Predictor, load_model_folder
+from imgrec.export.onnx import write_onnx
+from imgrec.export.runtimes import Runtime, open_runtime
+from imgrec.models import build_classifier
+from imgrec.randomness import position_generator
+from imgrec.types import DataFacts
+
+CALIBRATION = 100
+
+
+def main() -> None:
+    options = arguments(__doc__ or "")
+    photos, weights = data("photos"), data("weights/tf_efficientnet_lite0")
+    if photos is None or weights is None:
+        sys.exit(0)
+    pin()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        claims = lite0(photos, weights, Path(place), options.quick)
+        claims += resnet18(Path(place), options.quick)
+    finish(claims)
+
+
+def lite0(photos: Path, weights: Path, place: Path, quick: bool) -> list[Claim]:
+    classifier, facts = load_model_folder(weights)
+    reader = Predictor(classifier, facts, device="cpu")
+    files = sorted(p for p in photos.iterdir() if p.suffix.lower() in (".jpg", ".jpeg"))
+    # each fifth calibrates: the classes are in the order of the names, and both parts have all kinds
+    calibrating = files[::5][: 40 if quick else CALIBRATION]
+    judging = [file for i, file in enumerate(files) if i % 5][: 100 if quick else None]
+    images = np.stack([read(reader, file) for file in calibrating])
+    source = write_onnx(classifier, facts, place / "lite0.onnx")
+    small = OnnxInt8(source, images).write(place / "lite0-int8.onnx")
+    right = {name: named(file, reader, judging) for name, file in (("fp32", source), ("int8", small))}
+    drop = accuracy_drop(right["fp32"], right["int8"])
+    print(f"EfficientNet-Lite0, {len(images)} photographs calibrate, {len(judging)} others judge: {drop}")
+    ratio = speed(source, small, facts, quick)
+    return [
+        Claim("EfficientNet-Lite0, top-1 lost by int8", f"{drop.drop:.2f} points", "0.5 points", drop.drop <= 0.5),
+        Claim("EfficientNet-Lite0, int8 to fp32 in ONNX Runtime, batch 1", f"{ratio:.2f}x", "1.7x", ratio >= 1.7),
+    ]
+
+
+def resnet18(place: Path, quick: bool) -> list[Claim]:
+    facts = DataFacts(tuple(map(str, range(1000))), (1,) * 1000, image_size=224)
+    torch.manual_seed(0)
+    classifier = build_classifier("resnet18", "linear", "imagenet", facts).eval()
+    images = torch.rand(32, 3, 224, 224, generator=position_generator(0)).numpy()
+    source = write_onnx(classifier, facts, place / "resnet18.onnx")
+    small = OnnxInt8(source, images).write(place / "resnet18-int8.onnx")
+    with open_runtime(source, "onnxruntime") as before, open_runtime(small, "onnxruntime") as after:
+        logits = [np.concatenate([network(images[i : i + 1]) for i in range(16)]) for network in (before, after)]
+    print(f"ResNet-18, correlation of the logits: {np.corrcoef(*(each.ravel() for each in logits))[0, 1]:.4f}")
+    ratio = speed(source, small, facts, quick)
+    return [Claim("ResNet-18 at 224, int8 to fp32 in ONNX Runtime, batch 1", f"{ratio:.2f}x", "3.3x", ratio >= 3.3)]
+
+
+def read(reader: Predictor, file: Path) -> NDArray[np.uint8]:
+    image = reader.read(file)
+    if isinstance(image, str):
+        raise SystemExit(f"{file}: {image}")
+    found: NDArray[np.uint8] = image.numpy()
+    return found
+
+
+def named(network: Path, reader: Predictor, files: list[Path]) -> NDArray[np.bool_]:
+    """Whether each photograph is named as its file is: the number of its ImageNet class comes first."""
+    right = []
+    with open_runtime(network, "onnxruntime") as runtime:
+        for file in files:
+            image = read(reader, file)[None].astype(np.float32) / 255
+            right.append(int(runtime(image).argmax()) == int(file.name.partition("_")[0]))
+    return np.array(right)
+
+
+def speed(source: Path, small: Path, facts: DataFacts, quick: bool) -> float:
+    """How many times faster int8 is, the median over interleaved rounds; prints the table."""
+    image = torch.rand(1, 3, facts.image_size, facts.image_size, generator=position_generator(1)).numpy()
+    with open_runtime(source, "onnxruntime") as before, open_runtime(small, "onnxruntime") as after:
+        sides = {"fp32": milliseconds(before, image), "int8": milliseconds(after, image)}
+        found = interleaved(sides, 7 if quick else 21)
+    table(found, "ms", "fp32")
+    return statistics.median(a / b for a, b in zip(found["fp32"], found["int8"], strict=True))
+
+
+def milliseconds(network: Runtime, image: NDArray[Any]) -> Callable[[], float]:
+    def measure() -> float:
+        begun = time.process_time()
+        for _ in range(10):
+            network(image)
+        return 100 * (time.process_time() - begun)
+
+    return measure
+
+
+if __name__ == "__main__":
+    main()
