@@ -1,0 +1,189 @@
+"""A run in lower precision: what is written, what is measured, and when nothing is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from imgrec.compress.onnx_int8 import OnnxInt8
+from imgrec.data import ImageDataModule
+from imgrec.errors import UserError
+from imgrec.export.export_folder import read_export
+from imgrec.export.runtimes import open_runtime
+from imgrec.runs.data import data_of
+from imgrec.runs.evaluation import predict_split
+from imgrec.runs.folder import RunFolder
+from imgrec.runs.load import load
+from imgrec.studies.judging import Budget
+from imgrec.studies.quantize import quantize_run
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_int8_with_what_it_costs(run: Path) -> None:
+    folder = quantize_run(run, calibration=64)
+    assert folder == run / "exports" / "onnxruntime-int8"
+    export = read_export(folder)
+    said = export.quantization
+    assert said is not None
+    assert (export.precision, said["kept"], said["trials"][0]["kept"], said["budget"]["holds"]) == (
+        "int8",
+        [],
+        [],
+        True,
+    )
+    assert said["calibration"] == {"split": "train", "images": 64, "seed": 0}
+    model = onnx.load(str(export.file))
+    assert sum(node.op_type == "DequantizeLinear" for node in model.graph.node) > said["layers"]
+    data = data_of(RunFolder(run))
+    with open_runtime(folder, "onnxruntime") as network:
+        found = predict_split(data, "val", network)
+    assert found is not None
+    before = RunFolder(run).predictions("val")
+    assert said["accuracy"]["images"] == len(found.targets)
+    assert said["accuracy"]["after"] == pytest.approx(100 * found.accuracy, abs=1e-3)
+    assert said["accuracy"]["before"] == pytest.approx(100 * before.accuracy, abs=0.6)  # trained in another runtime
+    agreement = np.mean(found.logits.argmax(1) == before.logits.argmax(1))
+    assert said["accuracy"]["agreement"] == pytest.approx(agreement, abs=0.01)
+
+
+def as_it_says(run: Path) -> ImageDataModule:
+    """The run's data, relabelled by its own network: in float32 that is right everywhere, however short it trained."""
+    data: ImageDataModule = data_of(RunFolder(run))
+    predictor = load(run, device="cpu")
+    rows = data.splits.val
+    images = torch.cat([batch.images for batch in data.val_dataloader()])
+    data.source.targets[rows] = predictor.logits(images).argmax(1).numpy()
+    return data
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, *layers: str) -> None:
+    """Let int8 destroy some layers: their weights are shuffled where they are quantized."""
+    plain = OnnxInt8.write
+
+    def write(self: OnnxInt8, target: Path, keep: Any = ()) -> Path:
+        file = plain(self, target, keep)
+        model = onnx.load(str(file))
+        for tensor in model.graph.initializer:
+            if any(tensor.name.startswith(f"{layer}.weight_quantized") for layer in layers):
+                values = onnx.numpy_helper.to_array(tensor)
+                mixed = np.random.default_rng(0).permutation(values.ravel()).reshape(values.shape)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(mixed, tensor.name))
+        onnx.save(model, str(file))
+        return file
+
+    monkeypatch.setattr(OnnxInt8, "write", write)
+
+
+def test_the_layers_that_int8_hurts_stay_in_float(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, "backbone.network.conv1", "head.linear")
+    other = "backbone.network.layer1.0.conv1"
+    folder = quantize_run(run, max_drop=2, calibration=64, exclude=[other], data=as_it_says(run))
+    said = read_export(folder).quantization
+    assert said is not None
+    hurt = {"backbone.network.conv1", "head.linear"}
+    assert set(said["kept"]) == hurt | {other}
+    assert {layer for group in said["sensitivity"][:2] for layer in group["layers"]} == hurt
+    assert said["trials"][0]["drop"] > 2 >= said["accuracy"]["drop"]
+    assert said["budget"] == {"max_drop": 2, "sure": False, "max_kept": 0.5, "holds": True}
+
+
+def test_a_budget_that_does_not_hold_leaves_what_was_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, "backbone.network.conv1", "head.linear")
+    old = run / "exports" / "onnxruntime-int8"
+    old.mkdir(parents=True)
+    (old / "export.json").write_text("{}")
+    with pytest.raises(UserError, match=r"costs more than 2 points of accuracy: .* With 1 of \d+ layers in float: "):
+        quantize_run(run, max_drop=2, calibration=64, max_kept=0.1, data=as_it_says(run))
+    assert [p.name for p in (run / "exports").rglob("*")] == ["onnxruntime-int8", "export.json"]
+    assert (old / "export.json").read_text() == "{}"
+
+
+def test_half_weights_are_measured_too(run: Path) -> None:
+    export = read_export(quantize_run(run, "fp16", max_drop=0.5, name="half"))
+    assert export.folder.name == "half"
+    assert export.quantization is not None
+    assert export.quantization["accuracy"]["agreement"] > 0.98
+
+
+def test_judged_on_the_validation_images_that_were_not_calibrated_on(run: Path) -> None:
+    data = data_of(RunFolder(run))
+    there = data.split_sizes()["val"]
+    said = read_export(quantize_run(run, calibration=40, calibrate_on="val", data=data)).quantization
+    assert said is not None
+    assert said["accuracy"]["images"] == there - 40
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"to": "int4"}, r'to \(onnxruntime\): there is no "int4"\. Did you mean "int8"'),
+        ({"runtime": "tensorrt"}, "Accepted: onnxruntime, openvino"),
+        ({"to": "bf16"}, "Accepted: int8, fp16, fp32"),
+        ({"method": "dynamik"}, 'Did you mean "dynamic"'),
+        ({"to": "fp16", "method": "dynamic"}, "is int8 for onnxruntime"),
+        ({"max_drop": -1}, "expected points of accuracy"),
+        ({"level": 95}, "between 0 and 1"),
+        ({"max_kept": 2}, "max_kept"),
+        ({"calibration": 8}, "8 images are too few"),
+        ({"calibration": 100_000}, "100000 images were asked for"),
+        ({"calibrate_on": "test"}, "never the test split"),
+        ({"max_drop": 0.5, "sure": True}, "cannot show with 95 % confidence that at most 0.5 points are lost"),
+    ],
+)
+def test_bad_input(given: dict[str, Any], message: str, trained: Path) -> None:
+    before = json.dumps(sorted(map(str, trained.rglob("*"))))
+    with pytest.raises(UserError, match=message):
+        quantize_run(trained, **given)
+    assert json.dumps(sorted(map(str, trained.rglob("*")))) == before
+
+
+def test_other_data_is_refused(trained: Path) -> None:
+    larger = ImageDataModule("digits", image_size=24, channels=1)
+    fewer = ImageDataModule("digits", image_size=16, channels=1, classes=[0, 1])
+    for data in (larger, fewer):
+        data.setup()
+    with pytest.raises(UserError, match="takes images of 1 x 16 x 16, and the data's are 1 x 24 x 24"):
+        quantize_run(trained, data=larger)
+    with pytest.raises(UserError, match="are not the 10 that the network was trained for"):
+        quantize_run(trained, data=fewer)
+
+
+def test_a_budget_counts_the_interval_where_it_is_to_be_sure() -> None:
+    Budget(0.5).check_images(10)
+    Budget(0.5, sure=True).check_images(598)
+    with pytest.raises(UserError, match="it takes 598 at least"):
+        Budget(0.5, sure=True).check_images(597)
+    with pytest.raises(UserError, match="no validation image is left"):
+        Budget().check_images(0)
+
+
+@pytest.mark.slow
+def test_int8_for_openvino_keeps_what_is_excluded(run: Path) -> None:
+    import openvino
+
+    folder = quantize_run(run, runtime="openvino", calibration=40, exclude=["backbone.network.layer1.*"])
+    said = read_export(folder).quantization
+    assert said is not None
+    assert said["accuracy"]["agreement"] > 0.9
+    network = openvino.Core().read_model(str(folder / "model.xml"))
+    sources = {
+        op.get_friendly_name(): op.input(1).get_source_output().get_node().get_type_name()
+        for op in network.get_ops()
+        if op.get_type_name() == "Convolution"
+    }
+    assert set(said["kept"]) == {"backbone.network.layer1.0.conv1", "backbone.network.layer1.0.conv2"}
+    assert {name: kind == "Constant" for name, kind in sources.items()} == {n: n in said["kept"] for n in sources}
+    half = read_export(quantize_run(run, "bf16", "openvino"))
+    assert half.quantization is not None
+    assert half.quantization["accuracy"]["agreement"] > 0.95
