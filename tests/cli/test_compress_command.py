@@ -180,6 +180,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(cli: Cli, parent: Pa
 # ---------------------------------------------------------------- what a variant leaves
 
 
+@pytest.mark.slow
 def test_pruned_fine_tuned_and_quantized(cli: Cli, parent: Path) -> None:
     words = ("compress", parent, "--prune", "0.5", "--structured", "--finetune", "1", "--quantize", "int8")
     more = ("--calibration", "64", "--distill", "--ema", "0.5")
