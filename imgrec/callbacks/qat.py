@@ -103,16 +103,19 @@ class QAT(pl.Callback):
         reason = None
         if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
             reason = "averages a network without the bounds of the activations; QAT works with EMA"
-        elif isinstance(callback, ImageSizeSchedule):
-            reason = "changes the size of the images, and a traced network has one"
+        elif isinstance(callback, ImageSizeSchedule) and callback.until > self.start:
+            reason = (
+                f"changes the size of the images until {callback.until:g} of training, and the network that QAT traces "
+                f"at {self.start:g} takes one size: let it end before"
+            )
         elif isinstance(callback, LayerStatistics):
             reason = (
                 "watches layers, and a traced network calls none of them; leave it out of the run that ends in int8"
             )
         elif isinstance(callback, StructuredPruning) and callback.rounds.last >= self.start:
             reason = (
-                f"takes channels out until {callback.rounds.last:g} of training, and QAT rounds from {self.start:g} on: "
-                "the bounds of int8 are of the layers as they are; prune first, and let QAT start later"
+                f"takes channels out until {callback.rounds.last:g} of training, and QAT rounds from {self.start:g} "
+                "on: the bounds of int8 are of the layers as they are; prune first, and let QAT start later"
             )
         if reason is not None:
             raise UserError(f"trainer.callbacks: {type(callback).__name__} {reason}")

@@ -64,7 +64,7 @@ def test_it_resumes_before_at_and_after_the_swap(tmp_path: Path, at_step: int) -
     ("other", "said"),
     [
         (StochasticWeightAveraging(1e-2), "averages a network"),
-        (ImageSizeSchedule({0.0: 16, 0.5: 32}), "size of the images"),
+        (ImageSizeSchedule(), "size of the images"),
         (LayerStatistics(), "watches layers"),
         (StructuredPruning(start=0.2, end=0.7), "prune first"),
     ],
