@@ -199,7 +199,7 @@ def test_hooks_that_watch_layers_go_on(tmp_path: Path) -> None:
 
 
 def test_masks_and_their_average_are_cut_with_the_weights(tmp_path: Path) -> None:
-    masks = Pruning(sparsity=0.5, schedule="one_shot", start=0.1, exclude=[])
+    masks = Pruning(sparsity=0.5, start=0.1, end=0.9, every_n_steps=1, exclude=[])
     made = task()
     trainer(tmp_path, [masks, EMA(decay=0.8), StructuredPruning(**HALF)]).fit(made, datamodule=digits())
     weights = {n: p for n, p in made.model.named_parameters() if n.endswith("weight") and p.dim() > 1}
