@@ -88,14 +88,14 @@ def spoil(monkeypatch: pytest.MonkeyPatch, *layers: str) -> None:
 def test_the_layers_that_int8_hurts_stay_in_float(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, "backbone.network.conv1", "head.linear")
     other = "backbone.network.layer1.0.conv1"
-    folder = quantize_run(run, max_drop=2, calibration=64, exclude=[other], data=as_it_says(run))
+    folder = quantize_run(run, max_drop=10, calibration=64, exclude=[other], data=as_it_says(run))
     said = read_export(folder).quantization
     assert said is not None
     hurt = {"backbone.network.conv1", "head.linear"}
     assert set(said["kept"]) == hurt | {other}
     assert {layer for group in said["sensitivity"][:2] for layer in group["layers"]} == hurt
-    assert said["trials"][0]["drop"] > 2 >= said["accuracy"]["drop"]
-    assert said["budget"] == {"max_drop": 2, "sure": False, "max_kept": 0.5, "holds": True}
+    assert said["trials"][0]["drop"] > 10 >= said["accuracy"]["drop"]
+    assert said["budget"] == {"max_drop": 10, "sure": False, "max_kept": 0.5, "holds": True}
 
 
 def test_a_budget_that_does_not_hold_leaves_what_was_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
