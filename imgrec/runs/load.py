@@ -118,7 +118,7 @@ def _in_int8(classifier: Classifier, facts: DataFacts, path: Path) -> Classifier
     data = data_of(RunFolder(path))
     images = calibration_images(data, min(_CALIBRATION, len(data.splits.train))).images
     model = QuantizedClassifier(classifier, facts.channels, facts.image_size).eval()
-    for batch in images.split(_BATCH):
+    for batch in torch.split(images, _BATCH):
         model.calibrate(batch)
     return to_int8(model)
 
