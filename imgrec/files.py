@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imgrec.errors import UserError
@@ -63,6 +63,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
 def folder_aside(folder: str | Path) -> Iterator[Path]:
     """A temporary folder beside ``folder`` that takes its place at the end; on an error ``folder`` stays as it was."""
     folder = Path(folder)
+    missing = [parent for parent in folder.parents if not parent.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     new, old = work / "new", work / "old"
@@ -80,6 +81,9 @@ def folder_aside(folder: str | Path) -> Iterator[Path]:
         if old.exists() and not folder.exists():
             old.rename(folder)
         shutil.rmtree(work, ignore_errors=True)
+        for parent in missing:  # the nearest first; what has come to hold something stays
+            with suppress(OSError):
+                parent.rmdir()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imgrec.errors import UserError
-from imgrec.files import data_root, locate, write_text, written_aside
+from imgrec.files import data_root, folder_aside, locate, write_text, written_aside
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +107,22 @@ def test_it_may_be_read_by_whom_other_files_may_be_read(tmp_path: Path, umask: i
         os.umask(before)
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.txt", "b.txt")]
     assert modes[0] == modes[1] == 0o666 & ~umask
+
+
+def test_a_folder_that_came_to_nothing_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with folder_aside(tmp_path / "a" / "b" / "c") as aside:
+            (aside / "half").write_text("written")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_folder_takes_the_place_of_the_old_one_as_a_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    for name in ("old", "new"):
+        with folder_aside(folder) as aside:
+            (aside / name).write_text(name)
+    assert [path.relative_to(folder.parent).as_posix() for path in folder.parent.rglob("*")] == ["b", "b/new"]

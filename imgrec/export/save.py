@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from imgrec.errors import UserError
 from imgrec.export.card import model_card
 from imgrec.export.layout import Layout, layout_of
 from imgrec.export.preprocessing import to_timm_config
+from imgrec.files import folder_aside
 from imgrec.models import BACKBONES, Classifier
 from imgrec.registry import Spec
 from imgrec.types import DataFacts
@@ -58,7 +55,7 @@ def save_model_folder(
     layout = layout_of(classifier, specs["backbone"], facts)
     config = _config(classifier, layout, specs, facts)
     try:
-        with _folder_aside(folder) as aside:
+        with folder_aside(folder) as aside:
             save_file(layout.state, aside / WEIGHTS, metadata={"format": "pt"})
             (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             (aside / CARD).write_text(model_card(layout.architecture, facts, layout.is_timm, card), encoding="utf-8")
@@ -117,25 +114,3 @@ def without_source(backbone: Spec) -> Spec:
 
 def _is_replaceable(folder: Path) -> bool:
     return folder.is_dir() and {p.name for p in folder.iterdir()} <= {WEIGHTS, CONFIG, CARD}
-
-
-@contextmanager
-def _folder_aside(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder`` that takes its place at the end; on an error ``folder`` stays as it was."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    new, old = work / "new", work / "old"
-    try:
-        new.mkdir()
-        yield new
-        umask = os.umask(0)
-        os.umask(umask)
-        for file in new.iterdir():
-            file.chmod(0o666 & ~umask)  # safetensors' files are the owner's alone
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(work, ignore_errors=True)
