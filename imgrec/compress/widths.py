@@ -124,11 +124,21 @@ def _resize(tensor: Tensor, shape: list[int], kept: Tensor | None) -> None:
     gradient, tensor.grad = tensor.grad, None
     if kept is None:
         leading = tuple(slice(size) for size in shape)
-        tensor.data = _laid_out(tensor.detach()[leading].clone(memory_format=torch.contiguous_format), tensor)
+        _put(tensor, _laid_out(tensor.detach()[leading].clone(memory_format=torch.contiguous_format), tensor))
         return
-    tensor.data = select(tensor, kept)
+    _put(tensor, select(tensor, kept))
     if gradient is not None:
         tensor.grad = select(gradient, kept)
+
+
+def _put(tensor: Tensor, new: Tensor) -> None:
+    """Give a tensor other data; gradients are expected in the new shape from then on.
+
+    While any graph is alive that the tensor was used in, a loss that somebody keeps, autograd goes on with what it
+    knows of the tensor's shape; it forgets that only where the type changes.
+    """
+    tensor.data = torch.empty(0, dtype=torch.float32 if tensor.dtype == torch.float64 else torch.float64)
+    tensor.data = new
 
 
 def _laid_out(new: Tensor, like: Tensor) -> Tensor:

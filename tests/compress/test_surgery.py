@@ -65,6 +65,17 @@ def test_the_values_that_are_kept_are_the_ones_that_are_named() -> None:
     assert wide.weight.grad.shape == (3, 2)
 
 
+def test_a_loss_that_somebody_keeps_does_not_hold_the_old_shape() -> None:
+    wide, narrow = nn.Linear(4, 3), nn.Linear(2, 3)
+    kept_loss = (wide(torch.rand(5, 4)) ** 2).sum()
+    kept_loss.backward()  # type: ignore[no-untyped-call]
+    resize(wide, widths_step(wide, narrow))
+    (wide(torch.rand(5, 2)) ** 2).sum().backward()
+    assert wide.weight.grad is not None
+    assert wide.weight.grad.shape == (3, 2)
+    assert kept_loss.grad_fn is not None
+
+
 def test_the_order_in_memory_stays() -> None:
     wide, narrow = nn.Conv2d(4, 6, 3), nn.Conv2d(4, 2, 3)
     step = widths_step(wide, narrow)
