@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -147,12 +147,12 @@ def main() -> None:
     pin()
     torch.set_num_threads(1)
     claims = []
-    for race in RACES[:1] if quick else RACES:
+    for race in RACES[-1:] if quick else RACES:
         if data(race.folder) is None:
             continue
         if quick:
-            rough = Race(race.title, race.experiment, race.folder, 1, race.fewer, 100.0)
-            claims += compare(rough, 1, 3, 0.2, "--trainer.limit_train_batches", "30", "--data.test_fraction", "0.02")
+            rough = replace(race, epochs=1, within=100.0)  # of accuracy it says nothing
+            claims += compare(rough, 1, 3, 0.2, "--trainer.limit_train_batches", "20")
         else:
             claims += compare(race, SEEDS, 9, 1.0)
     finish(claims)
