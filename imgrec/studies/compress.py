@@ -36,7 +36,7 @@ Train = Callable[[Path, Config], bool]
 
 _NEEDED: dict[type[Step], tuple[tuple[str, str], ...]] = {
     Prune: (("torch_pruning", "compress"),),
-    Qat: (("torchao", "compress"), ("onnx", "export"), ("onnxruntime", "export")),
+    Qat: (("onnx", "export"), ("onnxruntime", "export")),
 }
 _RUNTIMES = {
     "onnxruntime": (("onnx", "export"), ("onnxruntime", "export")),

@@ -75,7 +75,9 @@ def test_bad_arguments_end_with_one_message_when_it_is_built(name: str, argument
 
     with pytest.raises(UserError) as caught:
         instantiate({"class_path": name, **arguments}, pl.Callback, "trainer.callbacks[0]")
-    assert str(next(iter(arguments.values()))) in str(caught.value)
+    value = next(iter(arguments.values()))
+    wrong = next(iter(value.values())) if isinstance(value, dict) else value
+    assert str(wrong) in str(caught.value)
 
 
 def test_every_callback_is_tried_with_bad_arguments() -> None:

@@ -30,7 +30,7 @@ BLOCKED = """
 import sys
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch_pruning", "torchao"):
+        if name.partition(".")[0] == "torch_pruning":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Blocker())
 import imgrec, torch

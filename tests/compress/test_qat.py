@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -186,12 +185,9 @@ def test_onnx_runtime_takes_int8_kernels_and_says_the_same(learnt: QuantizedClas
         )
 
 
-def test_a_model_folder_holds_it_and_needs_no_torchao(
-    learnt: QuantizedClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_folder_holds_it(learnt: QuantizedClassifier, tmp_path: Path) -> None:
     specs = {"backbone": RESNET, "head": "linear", "normalize": "half"}
     save_model_folder(tmp_path / "model", learnt, specs, FACTS)
-    monkeypatch.setitem(sys.modules, "torchao", None)
     loaded, _ = load_model_folder(tmp_path / "model")
     assert isinstance(loaded, QuantizedClassifier)
     assert torch.equal(loaded(images(4)), learnt(images(4)))

@@ -68,7 +68,7 @@ def test_the_values_that_are_kept_are_the_ones_that_are_named() -> None:
 def test_a_loss_that_somebody_keeps_does_not_hold_the_old_shape() -> None:
     wide, narrow = nn.Linear(4, 3), nn.Linear(2, 3)
     kept_loss = (wide(torch.rand(5, 4)) ** 2).sum()
-    kept_loss.backward()  # type: ignore[no-untyped-call]
+    kept_loss.backward()
     resize(wide, widths_step(wide, narrow))
     (wide(torch.rand(5, 2)) ** 2).sum().backward()
     assert wide.weight.grad is not None
