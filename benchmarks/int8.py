@@ -1,7 +1,8 @@
 """int8 after training: what it gains in time and costs in accuracy, both sides in the same runtime at batch 1.
 
 EfficientNet-Lite0 with ImageNet's weights on 500 photographs: 100 calibrate, the other 400 are judged. ResNet-18 at 224
-pixels has random weights: its time is measured in two runtimes, and how far its logits move. CPU milliseconds on one pinned core.
+pixels has random weights: its time is measured in two runtimes, and how far its logits move. CPU milliseconds, one
+pinned core.
 """
 
 from __future__ import annotations
