@@ -122,6 +122,7 @@ class StructuredPruning(pl.Callback):
         self._done = 0
         self._first: dict[str, float] = {}
         self._left: dict[str, float] = {}
+        self._share = 1.0
         self._gradients: dict[str, Tensor] = {}
         self._loaded: dict[str, Any] | None = None
         self._checked = self._rehearsed = False
@@ -177,6 +178,7 @@ class StructuredPruning(pl.Callback):
         if self._loaded is not None:
             state, self._loaded = self._loaded, None
             self._done, self._first, self._left = state["done"], state["first"], state["left"]
+            self._share = state["share"]
             device = pl_module.device
             self._gradients = {name: value.to(device) for name, value in state["gradients"].items()}
         else:
@@ -255,7 +257,7 @@ class StructuredPruning(pl.Callback):
 
     def _prune(self, model: Any, pl_module: pl.LightningModule, number: int, seen: Tensor | None) -> dict[str, Tensor]:
         if seen is not None and self.depth is not None:
-            drop_blocks(model, seen.to(pl_module.device), {self.kind: self.depth})
+            self._share = drop_blocks(model, seen.to(pl_module.device), {self.kind: self.depth}).share
         how = replace(self.how, seed=position_seed(run_seed(), "channels", number))
         report = prune_channels(
             model,
@@ -264,7 +266,9 @@ class StructuredPruning(pl.Callback):
             how,
             gradients=self._gradients if self.how.importance == "taylor" else None,
             dense=self._first[self.kind],
+            start=self._share if self.kind == "latency" else None,  # times of another moment are not to be compared
         )
+        self._share = report.share
         return report.kept
 
     def _costs(self, pl_module: pl.LightningModule, *kinds: CostKind) -> dict[str, float]:
@@ -288,7 +292,13 @@ class StructuredPruning(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """How many rounds are done, what there was and is, and the gradients that are being gathered."""
-        return {"done": self._done, "first": self._first, "left": self._left, "gradients": self._gradients}
+        return {
+            "done": self._done,
+            "first": self._first,
+            "left": self._left,
+            "share": self._share,
+            "gradients": self._gradients,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there, when training starts."""

@@ -9,7 +9,7 @@ from imgrec.compress.qat import QuantizedClassifier
 from imgrec.compress.schedule import sparsity_at
 from imgrec.compress.scores import SCORES, accumulate, score
 from imgrec.compress.surgery import note_step, rebuild, surgery_of, surgical
-from imgrec.compress.targets import Target, cost_of, parse_target
+from imgrec.compress.targets import Target, cost_of, parse_target, share_of
 from imgrec.compress.widths import resize, select, widths_step
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "resize",
     "score",
     "select",
+    "share_of",
     "sparsity_at",
     "sparsity_of",
     "surgery_of",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from imgrec.compress.importance import Batches
 from imgrec.compress.measure import count_macs, count_parameters
 from imgrec.compress.surgery import Step, note_step, surgical, surgical_copy
-from imgrec.compress.targets import Target, cost_of, parse_target
+from imgrec.compress.targets import Target, cost_of, parse_target, share_of
 from imgrec.errors import UserError, suggestion
 
 BlockCriterion = Literal["influence", "divergence", "loss"]
@@ -58,6 +58,7 @@ class BlockReport:
         blocks: how many there were.
         parameters: before and after.
         macs: of one image, before and after.
+        share: what is left of the cost that the target was of.
     """
 
     step: Step | None
@@ -65,6 +66,7 @@ class BlockReport:
     blocks: int
     parameters: tuple[int, int]
     macs: tuple[int, int]
+    share: float
 
     def __str__(self) -> str:
         return (
@@ -82,6 +84,7 @@ def drop_blocks(
     importance: BlockCriterion | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     dense: float | None = None,
+    start: float | None = None,
 ) -> BlockReport:
     """Remove the residual blocks that matter least until the model costs what ``target`` says, in place.
 
@@ -100,6 +103,7 @@ def drop_blocks(
         importance: see above; by default ``loss`` where there are ``batches``, else ``influence``.
         loss: of logits and targets.
         dense: what the share is of, in parameters, MACs or seconds; by default what the model costs now.
+        start: the share of that which the model has now; by default it is counted, or measured.
 
     Raises:
         UserError: the model has no residual block, or too few for the target, and what can be reached.
@@ -112,11 +116,14 @@ def drop_blocks(
     _check(importance, batches)
     wanted = parse_target(target)
     work = surgical_copy(model).eval()
-    whole = cost_of(work, images, wanted.kind) if dense is None else dense
+    timed = wanted.kind == "latency"
+    whole = dense or (1.0 if timed else cost_of(work, images, wanted.kind))
     device = next(model.parameters()).device
     found = residual_blocks(work, images[:2].to(device))
     left, removed = list(found), dict[str, float]()
-    share = cost_of(work, images, wanted.kind) / whole
+    if start is None:
+        start = 1.0 if dense is None else cost_of(work, images, wanted.kind) / whole
+    share = start
     data: Callable[[], Batches] = batches or (lambda: [(images, torch.empty(0))])
     while share > wanted.share:
         if not left:
@@ -126,7 +133,9 @@ def drop_blocks(
         left.remove(name)
         removed[name] = worth[name]
         remove_blocks(work, {"removed": [name]})
-        share = cost_of(work, images, wanted.kind) / whole
+        share = (
+            start * share_of(work, model, images, "latency") if timed else cost_of(work, images, wanted.kind) / whole
+        )
     first = images[:1].to(device)
     before = count_parameters(model), count_macs(model, first)
     step: Step | None = {"step": "blocks", "removed": list(removed)} if removed else None
@@ -134,7 +143,7 @@ def drop_blocks(
         remove_blocks(model, json.loads(json.dumps(step)))
         note_step(model, step)
     after = count_parameters(model), count_macs(model, first)
-    return BlockReport(step, removed, len(found), (before[0], after[0]), (before[1], after[1]))
+    return BlockReport(step, removed, len(found), (before[0], after[0]), (before[1], after[1]), share)
 
 
 def residual_blocks(model: nn.Module, images: Tensor) -> list[str]:

@@ -19,7 +19,7 @@ from imgrec.compress.dependency import Attention, ChannelGraph, ChannelGroup
 from imgrec.compress.importance import Batches, ChannelCriterion, channel_importance, check_criterion, loss_gradients
 from imgrec.compress.measure import count_macs, count_parameters
 from imgrec.compress.surgery import Step, note_step, rebuild, surgical_copy
-from imgrec.compress.targets import Target, cost_of, parse_target
+from imgrec.compress.targets import Target, cost_of, parse_target, share_of
 from imgrec.compress.widths import resize, select, widths_step
 from imgrec.errors import UserError, suggestion
 from imgrec.models import Classifier
@@ -45,6 +45,7 @@ class ChannelReport:
         widths: layers whose number of outputs changed: before and after.
         parameters: before and after.
         macs: of one image, before and after.
+        share: what is left of the cost that the target was of.
         skipped: layers that could not be pruned, and why.
     """
 
@@ -53,6 +54,7 @@ class ChannelReport:
     widths: dict[str, tuple[int, int]]
     parameters: tuple[int, int]
     macs: tuple[int, int]
+    share: float
     skipped: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -113,6 +115,7 @@ def prune_channels(
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     rounds: int = 1,
     dense: float | None = None,
+    start: float | None = None,
     gradients: Mapping[str, Tensor] | None = None,
 ) -> ChannelReport:
     """Remove the channels that matter least until the classifier costs what ``target`` says, in place.
@@ -132,6 +135,8 @@ def prune_channels(
         loss: of logits and targets, for that criterion.
         rounds: choose in so many steps on the way, each by what the network is by then.
         dense: what the share is of, in parameters, MACs or seconds; by default what the classifier costs now.
+        start: the share of that which the classifier has now; by default it is counted, or measured. A time is best
+            measured beside another one, so give it for a latency: see :func:`imgrec.compress.share_of`.
         gradients: of the loss, by parameter, where they are known.
 
     Returns:
@@ -151,29 +156,31 @@ def prune_channels(
         raise UserError("importance: the criterion taylor needs batches of images and targets")
     frozen = _frozen_layers(classifier, how)
     before = copy.deepcopy(classifier)
-    whole = cost_of(classifier, images, wanted.kind) if dense is None else dense
-    start = cost_of(classifier, images, wanted.kind) / whole
+    whole = dense or (1.0 if wanted.kind == "latency" else cost_of(classifier, images, wanted.kind))
+    if start is None:
+        start = 1.0 if dense is None else cost_of(classifier, images, wanted.kind) / whole
+    now = start
     done, skipped = surgical_copy(classifier), dict[str, str]()
     kept: dict[str, Tensor] = {}
     for at in range(1, rounds + 1):
         share = start - (start - wanted.share) * at / rounds
         if how.importance == "taylor" and batches is not None:
             gradients = loss_gradients(done, batches(), loss)
-        found = _Search(done, images, Target(wanted.kind, share), whole, how, frozen, gradients, skipped).run()
+        found = _Search(done, images, Target(wanted.kind, share), whole, now, how, frozen, gradients, skipped).run()
         if found is None:
             continue
-        step, places = found
+        step, places, now = found
         resize(done, step, places)
         gradients = gradients and {n: select(g, places[n]) if n in places else g for n, g in gradients.items()}
         kept = {**kept, **{name: _then(kept.get(name), place) for name, place in places.items()}}
     step = widths_step(classifier, done)
     if not step["shapes"]:
-        return ChannelReport(None, {}, {}, *_sizes(before, before, images), skipped)
+        return ChannelReport(None, {}, {}, *_sizes(before, before, images), now, skipped)
     kept = {name: kept[name] for name in step["shapes"]}
     _check_record(before, done, step, images)
     resize(classifier, step, kept)
     note_step(classifier, step)
-    return ChannelReport(step, kept, _widths(before, classifier), *_sizes(before, classifier, images), skipped)
+    return ChannelReport(step, kept, _widths(before, classifier), *_sizes(before, classifier, images), now, skipped)
 
 
 class _Search:
@@ -185,18 +192,20 @@ class _Search:
         images: Tensor,
         target: Target,
         whole: float,
+        now: float,
         how: ChannelPruning,
         frozen: Collection[str],
         gradients: Mapping[str, Tensor] | None,
         skipped: dict[str, str],
     ) -> None:
         self.classifier, self.images, self.target, self.whole = classifier, images, target, whole
+        self.now = now
         self.how, self.frozen, self.skipped = how, frozen, skipped
         self.weights, self.gradients = dict(classifier.named_parameters()), gradients
 
-    def run(self) -> tuple[Step, dict[str, Tensor]] | None:
-        """The step, and what it keeps; ``None`` where the cost is low enough already."""
-        share = cost_of(self.classifier, self.images, self.target.kind) / self.whole
+    def run(self) -> tuple[Step, dict[str, Tensor], float] | None:
+        """The step, what it keeps, and the share that is left; ``None`` where the cost is low enough already."""
+        share = self.now
         if share <= self.target.share:
             return None
         while True:
@@ -240,7 +249,7 @@ class _Search:
         layers = [m.name for m in group.members if m.output and isinstance(m.layer, _LAYERS)]
         return all(any(fnmatch.fnmatch(name, pattern) for pattern in self.how.include) for name in layers)
 
-    def _narrow(self, share: float) -> tuple[Step, dict[str, Tensor]]:
+    def _narrow(self, share: float) -> tuple[Step, dict[str, Tensor], float]:
         """Remove more and more, in steps as long as the way to go, until the target is met; then meet it closely."""
         graph = self._graph()
         ranked = self._ranked(graph)
@@ -263,7 +272,7 @@ class _Search:
                 found, removed, share = (step, kept), middle, now
             else:
                 below = middle
-        return found
+        return *found, share
 
     def _measured(
         self, graph: ChannelGraph, ranked: Mapping[str, tuple[ChannelGroup, Tensor]], removed: float
@@ -271,6 +280,8 @@ class _Search:
         for name, units in self._chosen(ranked, removed).items():
             graph.remove(ranked[name][0], units)
         candidate, step, kept = self._candidate(graph, removed)
+        if self.target.kind == "latency":
+            return step, kept, self.now * share_of(candidate, self.classifier, self.images, "latency")
         return step, kept, cost_of(candidate, self.images, self.target.kind) / self.whole
 
     def _unreachable(self, share: float) -> str:

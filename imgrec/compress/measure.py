@@ -87,6 +87,31 @@ def time_calls(call: Callable[[], object], budget: float = 1.0, rounds: int = 20
     return Timing(statistics.median(ordered), ordered[at], len(ordered))
 
 
+def time_ratio(call: Callable[[], object], base: Callable[[], object], rounds: int = 21, device: str = "cpu") -> float:
+    """How long a call takes as a multiple of another one: the median over rounds in which both are called in turn.
+
+    What else the machine does slows both down, so this holds where two measurements one after the other do not.
+
+    Args:
+        call: without arguments; its result is thrown away.
+        base: likewise.
+        rounds: how often both are called, after some rounds that warm them.
+        device: what is waited for before the clock is read: ``cpu``, or ``cuda``.
+    """
+    wait: Callable[[], object] = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    found: list[float] = []
+    for at in range(_WARM_ROUNDS + rounds):
+        seconds = []
+        for each in (call, base) if at % 2 else (base, call):
+            begun = time.perf_counter()
+            each()
+            wait()
+            seconds.append(time.perf_counter() - begun)
+        first, second = seconds if at % 2 else reversed(seconds)
+        found.append(first / second)
+    return statistics.median(found[_WARM_ROUNDS:])
+
+
 def peak_memory(call: Callable[[], object]) -> int | None:
     """Bytes by which the memory of this process grew at most while ``call`` ran; ``None`` where no one says."""
     gc.collect()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from imgrec.compress.measure import count_macs, count_parameters, time_calls
+from imgrec.compress.measure import count_macs, count_parameters, time_calls, time_ratio
 from imgrec.errors import UserError, suggestion
 
 CostKind = Literal["parameters", "macs", "latency"]
@@ -66,11 +67,34 @@ def cost_of(model: nn.Module, images: Tensor, kind: CostKind, budget: float = 0.
         return float(count_parameters(model))
     if kind == "macs":
         return float(count_macs(model, first))
+    with _evaluated(model):
+        return time_calls(lambda: model(first), budget, device=first.device.type).median
+
+
+def share_of(model: nn.Module, reference: nn.Module, images: Tensor, kind: CostKind) -> float:
+    """What a network costs as a share of what another one costs; their times are measured in turn.
+
+    Args:
+        model: on the device where time is measured.
+        reference: on the same device.
+        images: a batch; its first image is used.
+        kind: what is counted or measured.
+    """
+    if kind != "latency":
+        return cost_of(model, images, kind) / cost_of(reference, images, kind)
+    first = images[:1].to(next(model.parameters()).device)
+    with _evaluated(model), _evaluated(reference):
+        return time_ratio(lambda: model(first), lambda: reference(first), device=first.device.type)
+
+
+@contextmanager
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode and without gradients; its modes are put back."""
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
         with torch.no_grad():
-            return time_calls(lambda: model(first), budget, device=first.device.type).median
+            yield
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -16,7 +16,7 @@ from imgrec.compress.masks import apply_masks, keep_best, n_of_m, sparsity_of
 from imgrec.compress.measure import count_macs, count_nonzero, count_parameters
 from imgrec.compress.scores import score
 from imgrec.compress.steps import DropBlocks, Mask, Prune, Step
-from imgrec.compress.targets import CostKind, cost_of, parse_target
+from imgrec.compress.targets import cost_of, parse_target, share_of
 from imgrec.export import Loaded
 from imgrec.models import Classifier
 from imgrec.randomness import position_generator, run_seed
@@ -37,7 +37,6 @@ class Operations:
     def __init__(self, data: Any, dense: Classifier) -> None:
         self.data = data
         self.dense = dense
-        self._costs: dict[CostKind, float] = {}
 
     def apply(self, step: Step, loaded: Loaded) -> dict[str, Any]:
         """Carry out a step on a network, in place; gives what is to be kept of it in words and figures.
@@ -46,19 +45,28 @@ class Operations:
             UserError: the step cannot be done to this network, and why.
         """
         if isinstance(step, Prune):
+            dense, start = self.scale(loaded.classifier, step.target)
             done = prune_channels(
-                loaded.classifier, self.images, step.target, step.how, self.batches, dense=self.cost(step.target)
+                loaded.classifier,
+                self.images,
+                step.target,
+                step.how,
+                self.batches,
+                dense=dense,
+                start=start,
             )
             self.settle(loaded.classifier)
             return {"said": str(done), "skipped": done.skipped}
         if isinstance(step, DropBlocks):
+            dense, start = self.scale(loaded.classifier, step.target)
             dropped = drop_blocks(
                 loaded.classifier,
                 self.images,
                 step.target,
                 self.batches,
                 step.importance,
-                dense=self.cost(step.target),
+                dense=dense,
+                start=start,
             )
             self.settle(loaded.classifier)
             return {"said": str(dropped)}
@@ -73,12 +81,12 @@ class Operations:
         """
         update_bn((images for images, _ in self.batches()), classifier)
 
-    def cost(self, target: dict[str, float]) -> float:
-        """What the run's own network costs, measured once."""
+    def scale(self, classifier: Classifier, target: dict[str, float]) -> tuple[float | None, float | None]:
+        """What a target is a share of: the run's own network; of its time, how much there is now."""
         kind = parse_target(target).kind
-        if kind not in self._costs:
-            self._costs[kind] = cost_of(self.dense, self.images, kind)
-        return self._costs[kind]
+        if kind == "latency":
+            return None, share_of(classifier, self.dense, self.images, kind)
+        return cost_of(self.dense, self.images, kind), None
 
     def figures(self, classifier: Classifier) -> dict[str, int]:
         """Parameters, those that are not zero, and MACs of one image."""

@@ -215,6 +215,25 @@ def test_time_is_a_target() -> None:
     model = built({"name": "resnet9", "channels": [32, 64, 64, 64]})
     report = prune_channels(model, IMAGES, {"latency": 0.7})
     assert report.macs[1] < report.macs[0]
+    assert report.share <= 0.7
+
+
+def test_times_are_shares_of_what_there_was_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that goes by multiplications, a target of time is one of these."""
+
+    def by_macs(model: nn.Module, reference: nn.Module, images: Tensor, kind: str) -> float:
+        assert kind == "latency"
+        return cost_of(model, images, "macs") / cost_of(reference, images, "macs")
+
+    monkeypatch.setattr("imgrec.compress.channels.share_of", by_macs)
+    model = built()
+    first = prune_channels(model, IMAGES, {"latency": 0.7}, rounds=2)
+    assert first.share == pytest.approx(first.macs[1] / first.macs[0])
+    assert 0.6 < first.share <= 0.7
+    assert prune_channels(model, IMAGES, {"latency": 0.71}, start=first.share).step is None
+    second = prune_channels(model, IMAGES, {"latency": 0.5}, start=first.share)
+    assert second.share == pytest.approx(second.macs[1] / first.macs[0])
+    assert 0.4 < second.share <= 0.5
 
 
 def test_what_cannot_be_done_is_refused_and_changes_nothing() -> None:

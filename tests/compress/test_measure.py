@@ -17,6 +17,7 @@ from imgrec.compress.measure import (
     count_parameters,
     peak_memory,
     time_calls,
+    time_ratio,
 )
 
 
@@ -56,6 +57,20 @@ def test_the_clock_sees_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     found = time_calls(call, budget=50.0, rounds=9)
     assert (found.median, found.p95, found.rounds) == (3.0, 100.0, 5)
     assert time_calls(call, budget=1e9, rounds=9).rounds == 9
+
+
+def test_what_slows_two_calls_down_does_not_change_their_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rounds = 0.0, 0
+
+    def call(seconds: float) -> None:
+        nonlocal now, rounds
+        rounds += 1
+        busy = 10.0 if rounds > 24 else 1.0  # in the second half
+        now += seconds * busy * (50.0 if rounds == 31 else 1.0)  # and once something came between
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    assert time_ratio(lambda: call(0.3), lambda: call(0.4)) == pytest.approx(0.75)
+    assert rounds == 48
 
 
 def test_memory_that_was_needed_for_a_moment_is_seen() -> None:
