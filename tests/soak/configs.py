@@ -152,6 +152,7 @@ SOAKS: dict[str, Soak] = {
     "channels taken out, EMA, 2 processes": Soak(made(NARROWER, DDP), processes=2),
     "distilled, everything else": Soak(made(EVERYTHING, TAUGHT, HINTS), share=2, teacher=made()),
     "distilled, 2 processes": Soak(made(EVERYTHING, TAUGHT, HINTS, DDP), processes=2, teacher=made()),
+    "distilled, channels taken out, EMA": Soak(made(NARROWER, TAUGHT), teacher=made()),
     "validation within epochs": Soak(made(trainer(val_check_interval=3)), share=2),
     "by steps": Soak(made(trainer(max_steps=17, max_epochs=-1)), share=2),
     "Lightning's callbacks": Soak(
