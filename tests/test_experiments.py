@@ -222,17 +222,35 @@ def test_averages_a_guard_and_a_patient_end_go_together(cli: Cli, tmp_path: Path
     assert {key.partition("{")[0] for key in held["callbacks"]} >= {"EMA", "EarlyStopping", "NaNGuard"}
 
 
+def test_qat_ends_in_an_int8_export(cli: Cli, tmp_path: Path) -> None:
+    done = cli("fit", *with_part("qat"))
+    assert done.returncode == 0, done.stderr
+    written = json.loads((only_run(tmp_path).path / "exports/onnx-int8-qat/export.json").read_text(encoding="utf-8"))
+    assert written["precision"] == "int8"
+
+
+def test_distill_learns_from_another_run(cli: Cli, tmp_path: Path) -> None:
+    assert cli("fit", "--config", QUICKSTART, *SMALL, "--experiment", "teacher").returncode == 0
+    (teacher,) = (tmp_path / "runs" / "teacher").iterdir()
+    done = cli("fit", *with_part("distill"), "--model.teacher", teacher)
+    assert done.returncode == 0, done.stderr
+    assert "train/distill/logits" in only_run(tmp_path).metrics()
+
+
 def test_every_part_has_a_test_here() -> None:
     assert {path.stem for path in PARTS} == {
         "bf16",
         "ddp",
         "debug",
+        "distill",
         "early_stopping",
         "ema",
         "fsdp",
         "gpu",
         "guard",
         "mlflow",
+        "prune",
+        "qat",
         "slurm",
         "tensorboard",
         "wandb",
