@@ -16,7 +16,7 @@ from imgrec.callbacks.arguments import at_least_one
 from imgrec.callbacks.operation import operate
 from imgrec.callbacks.run_of import run_folder
 from imgrec.compress.blocks import drop_blocks
-from imgrec.compress.channels import ChannelPruning, Scope, prune_channels
+from imgrec.compress.channels import ChannelPruning, RoundTo, Scope, prune_channels
 from imgrec.compress.dependency import Attention
 from imgrec.compress.importance import ChannelCriterion
 from imgrec.compress.optimizer_state import check_states
@@ -55,7 +55,8 @@ class StructuredPruning(pl.Callback):
         start: the fraction of training at which the first round is.
         end: the fraction at which the last round is; of one round, nothing.
         rounds: how many there are; each takes out as much.
-        round_to: the channels of each layer are a multiple of this.
+        round_to: the channels of each layer are a multiple of this; processors are slow with odd numbers of them.
+            ``auto``: of 8, and of less where a layer has fewer than 32.
         keep: the share of its channels that each layer keeps at least.
         depth: at the first round whole residual blocks go, until this share of the cost is left, above that of
             ``target``: the ones that change what they are given least, by the images of that step.
@@ -87,7 +88,7 @@ class StructuredPruning(pl.Callback):
         start: float = 0.1,
         end: float = 0.5,
         rounds: int = 5,
-        round_to: int = 1,
+        round_to: RoundTo = 1,
         keep: float = 0.1,
         depth: float | None = None,
         attention: Attention = "dims",

@@ -27,6 +27,7 @@ from imgrec.models import Classifier
 logger = logging.getLogger(__name__)
 
 Scope = Literal["global", "layer"]
+RoundTo = int | Literal["auto"]
 
 _FINEST = 0.004  # of all channels: less is not removed at a time
 _CLOSE = {"parameters": 0.02, "macs": 0.02, "latency": 0.08}  # of the target: so near from below is near enough
@@ -71,7 +72,8 @@ class ChannelPruning:
     Args:
         importance: see :func:`imgrec.compress.channel_importance`.
         scope: ``global`` compares the channels of all layers with one another; ``layer`` takes the same share of each.
-        round_to: widths become multiples of this, where they are large enough; 8 suits vector units.
+        round_to: widths become multiples of this, where they are large enough; processors are slow with odd ones.
+            ``auto``: of 8, and of less where a layer has fewer than 32.
         keep: the share of channels that each layer keeps at least.
         attention: what attention loses: ``dims`` of every head, or whole ``heads``.
         include: patterns of layer names (``backbone.network.layer4.*``); only channels all of whose layers match one
@@ -85,7 +87,7 @@ class ChannelPruning:
 
     importance: ChannelCriterion = "group_l2"
     scope: Scope = "global"
-    round_to: int = 1
+    round_to: RoundTo = 1
     keep: float = 0.1
     attention: Attention = "dims"
     include: Sequence[str] = ()
@@ -97,8 +99,8 @@ class ChannelPruning:
         for name, accepted in (("scope", ("global", "layer")), ("attention", ("dims", "heads"))):
             if getattr(self, name) not in accepted:
                 raise UserError(f"{name}: accepted are {' and '.join(accepted)}, got {getattr(self, name)!r}")
-        if self.round_to < 1:
-            raise UserError(f"round_to: expected 1 or more, got {self.round_to}")
+        if self.round_to != "auto" and not (type(self.round_to) is int and self.round_to >= 1):
+            raise UserError(f"round_to: expected 1 or more, or auto, got {self.round_to}")
         if not 0 < self.keep < 1:
             raise UserError(f"keep: expected a share above 0 and below 1, got {self.keep}")
         for name in ("include", "exclude"):
@@ -309,7 +311,11 @@ class _Search:
 
     def _allowed(self, group: ChannelGroup, count: int) -> int:
         """At most ``count`` units, so that enough are left, in multiples."""
-        total, multiple = len(group.units), 1 if group.heads else self.how.round_to
+        total = len(group.units)
+        asked = self.how.round_to
+        multiple = max(1, min(8, 2 ** int(math.log2(total) - 2))) if asked == "auto" else asked
+        if group.heads:
+            multiple = 1
         left = max(total - count, math.ceil(self.how.keep * total), 1)
         return max(0, total - math.ceil(left / multiple) * multiple)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from imgrec.compress.blocks import BlockCriterion
-from imgrec.compress.channels import ChannelPruning
+from imgrec.compress.channels import ChannelPruning, RoundTo
 from imgrec.compress.dependency import Attention
 from imgrec.compress.importance import ChannelCriterion
 from imgrec.compress.mask_plan import MaskPlan
@@ -55,7 +55,8 @@ class Prune(Step):
             ``{macs: 0.5}``.
         importance: what makes a channel matter: ``group_l2``, ``l1``, ``l2``, ``taylor``, ``bn_scale``, ``random``.
         scope: ``global`` compares the channels of all layers, ``layer`` prunes each by the same share.
-        round_to: the channels of each layer are a multiple of this.
+        round_to: the channels of each layer are a multiple of this; processors are slow with odd numbers of them.
+            ``auto``: of 8, and of less where a layer has fewer than 32.
         keep: the share of channels that each layer keeps at least.
         attention: what attention loses: ``dims`` of every head, or whole ``heads``.
         include: patterns of the layers to prune; by default all.
@@ -67,7 +68,7 @@ class Prune(Step):
     target: dict[str, float] = field(default_factory=lambda: {"macs": 0.5})
     importance: ChannelCriterion = "group_l2"
     scope: Scope = "global"
-    round_to: int = 1
+    round_to: RoundTo = "auto"
     keep: float = 0.1
     attention: Attention = "dims"
     include: list[str] = field(default_factory=list)

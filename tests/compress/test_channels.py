@@ -156,6 +156,14 @@ def test_widths_are_multiples_and_every_layer_keeps_its_share() -> None:
     assert all(after % 4 == 0 and after >= 0.3 * before for before, after in report.widths.values())
 
 
+def test_auto_rounds_wide_layers_to_vectors_and_narrow_ones_to_less() -> None:
+    model = built({"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [16, 32, 48, 64], "stem_width": 16})
+    report = prune_channels(model, IMAGES, {"macs": 0.6}, ChannelPruning(round_to="auto"))
+    multiples = {16: 4, 32: 8, 48: 8, 64: 8}
+    assert report.widths
+    assert all(after % multiples[before] == 0 for before, after in report.widths.values())
+
+
 def test_heads_go_whole_or_lose_dimensions() -> None:
     spec = {"name": "vit_tiny_patch16_224", "depth": 1, "embed_dim": 48, "num_heads": 6, "patch_size": 8}
     include = ["*.attn.qkv"]
