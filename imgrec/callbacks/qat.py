@@ -125,6 +125,11 @@ class QAT(pl.Callback):
         model = getattr(pl_module, "model", None)
         if not isinstance(model, Classifier):
             raise UserError("trainer.callbacks: QAT takes a task whose `model` is an imgrec Classifier")
+        if getattr(pl_module, "reads_layers", False):
+            raise UserError(
+                "trainer.callbacks: QAT traces the network, and what its single layers give cannot be learnt from then "
+                "on; distil logits or features without `layers`"
+            )
         self._steps = self._positions(trainer)
         if isinstance(model, QuantizedClassifier):
             return

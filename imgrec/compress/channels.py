@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from imgrec.compress.dependency import Attention, ChannelGraph, ChannelGroup
 from imgrec.compress.importance import Batches, ChannelCriterion, channel_importance, check_criterion, loss_gradients
 from imgrec.compress.measure import count_macs, count_parameters
-from imgrec.compress.surgery import Step, note_step, rebuild, surgical_copy
+from imgrec.compress.surgery import Step, note_step, rebuild, refuse_rounded, surgical_copy
 from imgrec.compress.targets import Target, cost_of, parse_target, share_of
 from imgrec.compress.widths import resize, select, widths_step
 from imgrec.errors import UserError, suggestion
@@ -156,6 +156,7 @@ def prune_channels(
         raise UserError(f"rounds: expected 1 or more, got {rounds}")
     if how.importance == "taylor" and batches is None and gradients is None:
         raise UserError("importance: the criterion taylor needs batches of images and targets")
+    refuse_rounded(classifier)
     frozen = _frozen_layers(classifier, how)
     before = copy.deepcopy(classifier)
     whole = dense or (1.0 if wanted.kind == "latency" else cost_of(classifier, images, wanted.kind))

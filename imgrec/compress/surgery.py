@@ -67,6 +67,12 @@ def note_step(model: nn.Module, step: Step) -> None:
     model.surgery = steps  # type: ignore[assignment]
 
 
+def refuse_rounded(model: nn.Module) -> None:
+    """Raise :class:`UserError` for a network that rounds as int8 does: its bounds are of the layers as they are."""
+    if any(step["step"] == "qat" for step in surgery_of(model)):
+        raise UserError("this network was trained for int8; prune before that")
+
+
 def surgical_copy(model: M) -> M:
     """A copy to operate on: without hooks, gradients and compilation, which are the training's."""
     copied = copy.deepcopy(model)

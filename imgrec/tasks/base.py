@@ -56,6 +56,8 @@ class BaseTask(pl.LightningModule, ABC):
     model: nn.Module
     loss: nn.Module
     regularizers: RegularizerSum
+    reads_layers: bool = False
+    """Whether the loss reads what single layers give, which a traced or compiled network does not show."""
 
     def __init__(
         self,

@@ -79,7 +79,8 @@ class DistillationTask(ClassificationTask):
         self._counts: tuple[int, ...] = ()
         self._maps: tuple[Tensor, ...] = ()
         kinds = [kind for _, kind in build_distillations(distillation, _WHERE).each]
-        if self.compiling is not False and any(kind.layers for kind in kinds):
+        self.reads_layers = any(kind.layers for kind in kinds)
+        if self.compiling is not False and self.reads_layers:
             raise UserError("model.compile: what layers give cannot be learnt from a compiled network; leave one away.")
         if self.load_weights:
             check_teacher(teacher, any(kind.needs_logits for kind in kinds))

@@ -94,6 +94,13 @@ def test_a_network_that_cannot_be_quantized_is_refused_before_training(tmp_path:
         trainer(tmp_path, [QAT(0.5)]).fit(task(backbone=backbone), datamodule=digits())
 
 
+def test_a_loss_that_reads_layers_is_refused_before_training(tmp_path: Path) -> None:
+    reads = task()
+    reads.reads_layers = True
+    with pytest.raises(UserError, match="single layers"):
+        trainer(tmp_path, [QAT(0.5)]).fit(reads, datamodule=digits())
+
+
 def test_half_precision_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="32-true"):
         trainer(tmp_path, [QAT(0.5)], precision="bf16-true").fit(task(), datamodule=digits())

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from imgrec.compress import drop_blocks, prune_channels
 from imgrec.compress.fake_quant import ActivationRange, fake_weight, weight_scales, whole_weights
 from imgrec.compress.int8 import to_int8
 from imgrec.compress.qat import QuantizedClassifier
@@ -191,6 +192,15 @@ def test_a_model_folder_holds_it(learnt: QuantizedClassifier, tmp_path: Path) ->
     loaded, _ = load_model_folder(tmp_path / "model")
     assert isinstance(loaded, QuantizedClassifier)
     assert torch.equal(loaded(images(4)), learnt(images(4)))
+
+
+def test_nothing_is_taken_out_of_it_any_more(learnt: QuantizedClassifier) -> None:
+    state = copy.deepcopy(learnt.state_dict())
+    with pytest.raises(UserError, match="prune before that"):
+        prune_channels(learnt, images(2), {"macs": 0.5})
+    with pytest.raises(UserError, match="prune before that"):
+        drop_blocks(learnt, images(2), {"macs": 0.5})
+    assert all(torch.equal(value, state[name]) for name, value in learnt.state_dict().items())
 
 
 def test_it_is_rebuilt_from_its_record(learnt: QuantizedClassifier) -> None:
