@@ -16,7 +16,8 @@ from imgrec.callbacks.arguments import at_least_one
 from imgrec.callbacks.operation import operate
 from imgrec.callbacks.run_of import run_folder
 from imgrec.compress.blocks import drop_blocks
-from imgrec.compress.channels import ChannelPruning, RoundTo, Scope, prune_channels
+from imgrec.compress.channel_search import ChannelPruning, RoundTo, Scope
+from imgrec.compress.channels import prune_channels
 from imgrec.compress.dependency import Attention
 from imgrec.compress.importance import ChannelCriterion
 from imgrec.compress.optimizer_state import check_states

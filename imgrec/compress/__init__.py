@@ -1,7 +1,8 @@
 """Smaller and faster networks: pure functions on ``nn.Module``, which know nothing of Lightning."""
 
 from imgrec.compress.blocks import BlockReport, drop_blocks, residual_blocks
-from imgrec.compress.channels import ChannelPruning, ChannelReport, prune_channels
+from imgrec.compress.channel_search import ChannelPruning
+from imgrec.compress.channels import ChannelReport, prune_channels
 from imgrec.compress.importance import channel_importance, loss_gradients
 from imgrec.compress.int8 import Int8Classifier, to_int8
 from imgrec.compress.masks import apply_masks, keep_best, n_of_m, prunable, sparsity_of

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from imgrec.compress.blocks import BlockCriterion
-from imgrec.compress.channels import ChannelPruning, RoundTo
+from imgrec.compress.channel_search import ChannelPruning, RoundTo
 from imgrec.compress.dependency import Attention
 from imgrec.compress.importance import ChannelCriterion
 from imgrec.compress.mask_plan import MaskPlan
