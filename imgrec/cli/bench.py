@@ -7,8 +7,9 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from imgrec.cli.written import write_given
 from imgrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -87,11 +88,11 @@ def run(command: str, words: list[str]) -> int:
     _print(bench)
     home = candidates[0].run
     if home is not None and not arguments.no_record:
-        _written(str(home.path / BENCH), lambda path: write_bench(path, bench))
-    _written(arguments.csv, lambda path: write_bench(path, bench))
-    _written(arguments.json, lambda path: _write_json(bench, path))
-    _written(arguments.out, lambda path: _write_page(bench, path))
-    _written(arguments.picture, lambda path: _write_picture(bench, path))
+        write_given(str(home.path / BENCH), lambda path: write_bench(path, bench))
+    write_given(arguments.csv, lambda path: write_bench(path, bench))
+    write_given(arguments.json, lambda path: _write_json(bench, path))
+    write_given(arguments.out, lambda path: _write_page(bench, path))
+    write_given(arguments.picture, lambda path: _write_picture(bench, path))
     return 0
 
 
@@ -99,16 +100,6 @@ def _export(classifier: Classifier, facts: DataFacts, folder: Path) -> Path:
     from imgrec.export.onnx import export_onnx
 
     return export_onnx(classifier, facts, folder).folder
-
-
-def _written(given: str | None, write: Callable[[Path], Any]) -> None:
-    if given is None:
-        return
-    try:
-        write(Path(given))
-    except OSError as error:
-        raise UserError(f"{given}: cannot be written ({error.strerror or error})") from error
-    print(f"written    {given}")
 
 
 def _write_json(bench: Bench, path: Path) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgrec.cli.written import write_given
 from imgrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,20 +56,10 @@ def run(command: str, words: list[str]) -> int:
         arguments.runs, group_by=arguments.group_by, split=arguments.split, shared=arguments.shared
     )
     _print(comparison)
-    _written(arguments.out, lambda path: _write_page(comparison, path, not arguments.no_images))
-    _written(arguments.json, lambda path: _write_json(comparison, path))
-    _written(arguments.markdown, lambda path: _write_markdown(comparison, path))
+    write_given(arguments.out, lambda path: _write_page(comparison, path, not arguments.no_images))
+    write_given(arguments.json, lambda path: _write_json(comparison, path))
+    write_given(arguments.markdown, lambda path: _write_markdown(comparison, path))
     return 0
-
-
-def _written(given: str | None, write: Callable[[Path], None]) -> None:
-    if given is None:
-        return
-    try:
-        write(Path(given))
-    except OSError as error:
-        raise UserError(f"{given}: cannot be written ({error.strerror or error})") from error
-    print(f"written    {given}")
 
 
 def _print(comparison: Comparison) -> None:

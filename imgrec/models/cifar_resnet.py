@@ -8,11 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
-from imgrec.models.backbone import Backbone, probe_feature_dim
+from imgrec.models.backbone import Backbone
 from imgrec.models.catalogue import BACKBONES
-from imgrec.models.normalize import for_channels
-from imgrec.models.resnet9 import MEAN, STD
-from imgrec.models.weights import check_architecture, load_exactly, read_weights, refuse_other_architecture
+from imgrec.models.small_images import as_backbone, weights_of
 
 WIDTHS = (16, 32, 64)
 
@@ -100,14 +98,7 @@ def cifar_resnet(
     """
     check_arguments(depth, widths)
     network = CifarResNet(in_channels, widths or WIDTHS, (depth - 2) // 6)
-    mean, std = MEAN, STD
-    if weights is not None and load_weights:
-        given = read_weights(weights)
-        refuse_other_architecture(given, "cifar_resnet")
-        load_exactly(network, given.state, f"the weights at {given.path}")
-        mean, std = given.config.get("mean", mean), given.config.get("std", std)
-    dim = probe_feature_dim(network, 'the backbone "cifar_resnet"', in_channels, image_size)
-    return Backbone(network, dim, for_channels(mean, in_channels), for_channels(std, in_channels))
+    return as_backbone(network, "cifar_resnet", weights, load_weights, in_channels, image_size)
 
 
 def check_arguments(depth: int = 20, widths: list[int] | None = None, **_: Any) -> None:
@@ -118,10 +109,4 @@ def check_arguments(depth: int = 20, widths: list[int] | None = None, **_: Any) 
         raise UserError(f"`widths` are the channels of three stages, got {widths}.")
 
 
-def check_weights(weights: str | None = None, **_: Any) -> None:
-    """Raise :class:`UserError` where ``weights`` are missing or of another architecture."""
-    if weights is not None:
-        check_architecture(weights, "cifar_resnet")
-
-
-vars(cifar_resnet).update(check_arguments=check_arguments, check_weights=check_weights)
+vars(cifar_resnet).update(check_arguments=check_arguments, check_weights=weights_of("cifar_resnet"))

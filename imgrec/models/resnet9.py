@@ -8,13 +8,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
-from imgrec.models.backbone import Backbone, probe_feature_dim
+from imgrec.models.backbone import Backbone
 from imgrec.models.catalogue import BACKBONES
-from imgrec.models.normalize import for_channels
-from imgrec.models.weights import check_architecture, load_exactly, read_weights, refuse_other_architecture
-
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-"""CIFAR-10's, in units of [0, 1]."""
+from imgrec.models.small_images import as_backbone, weights_of
 
 Activation = Literal["relu", "gelu", "silu"]
 
@@ -132,14 +128,7 @@ def resnet9(
     check_arguments(channels, blocks, block_depth, scale)
     widths, counts = [64, 128, 256, 512] if channels is None else channels, [1, 0, 1] if blocks is None else blocks
     network = ResNet9(in_channels, widths, counts, block_depth, stem_stride, activation, scale)
-    mean, std = MEAN, STD
-    if weights is not None and load_weights:
-        given = read_weights(weights)
-        refuse_other_architecture(given, "resnet9")
-        load_exactly(network, given.state, f"the weights at {given.path}")
-        mean, std = given.config.get("mean", mean), given.config.get("std", std)
-    dim = probe_feature_dim(network, 'the backbone "resnet9"', in_channels, image_size)
-    return Backbone(network, dim, for_channels(mean, in_channels), for_channels(std, in_channels))
+    return as_backbone(network, "resnet9", weights, load_weights, in_channels, image_size)
 
 
 def check_arguments(
@@ -164,10 +153,4 @@ def check_arguments(
         raise UserError(f"`scale` must be above 0, got {scale}.")
 
 
-def check_weights(weights: str | None = None, **_: Any) -> None:
-    """Raise :class:`UserError` where ``weights`` are missing or of another architecture."""
-    if weights is not None:
-        check_architecture(weights, "resnet9")
-
-
-vars(resnet9).update(check_arguments=check_arguments, check_weights=check_weights)
+vars(resnet9).update(check_arguments=check_arguments, check_weights=weights_of("resnet9"))

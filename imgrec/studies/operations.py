@@ -44,34 +44,21 @@ class Operations:
         Raises:
             UserError: the step cannot be done to this network, and why.
         """
+        network = loaded.classifier
+        if isinstance(step, Mask):
+            return {"said": mask_weights(network, step)}
+        assert isinstance(step, Prune | DropBlocks)
+        dense, start = self.scale(network, step.target)
+        batches, said = self.batches, {}
         if isinstance(step, Prune):
-            dense, start = self.scale(loaded.classifier, step.target)
-            done = prune_channels(
-                loaded.classifier,
-                self.images,
-                step.target,
-                step.how,
-                self.batches,
-                dense=dense,
-                start=start,
-            )
-            self.settle(loaded.classifier)
-            return {"said": str(done), "skipped": done.skipped}
-        if isinstance(step, DropBlocks):
-            dense, start = self.scale(loaded.classifier, step.target)
-            dropped = drop_blocks(
-                loaded.classifier,
-                self.images,
-                step.target,
-                self.batches,
-                step.importance,
-                dense=dense,
-                start=start,
-            )
-            self.settle(loaded.classifier)
-            return {"said": str(dropped)}
-        assert isinstance(step, Mask)
-        return {"said": mask_weights(loaded.classifier, step)}
+            pruned = prune_channels(network, self.images, step.target, step.how, batches, dense=dense, start=start)
+            said = {"said": str(pruned), "skipped": pruned.skipped}
+        else:
+            importance = step.importance
+            dropped = drop_blocks(network, self.images, step.target, batches, importance, dense=dense, start=start)
+            said = {"said": str(dropped)}
+        self.settle(network)
+        return said
 
     def settle(self, classifier: Classifier) -> None:
         """Estimate the statistics of batch norms anew, on what they are given now.
