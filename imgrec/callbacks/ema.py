@@ -145,7 +145,7 @@ class EMA(pl.Callback):
         if self._averages is not None:
             old = self._averages
             self._averages = {
-                name: select(old[name], kept[name]) if name in kept else old.get(name, wide_copy(value))
+                name: select(old[name], kept[name]) if name in kept else old[name] if name in old else wide_copy(value)
                 for name, value in self._tensors
             }
 

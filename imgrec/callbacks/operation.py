@@ -12,9 +12,6 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from imgrec.callbacks.anew import forget_best
-from imgrec.callbacks.ema import EMA
-from imgrec.callbacks.guard import NaNGuard
-from imgrec.callbacks.pruning import Pruning
 from imgrec.compress.optimizer_state import cut_states, leave_out
 from imgrec.compress.surgery import surgery_of
 from imgrec.errors import TrainingFailedError
@@ -31,8 +28,8 @@ def operate(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: Surgery
     """Have the network of a task operated on between two optimizer steps, so that the next one goes on from there.
 
     - The optimizer keeps its groups, its learning rates and its schedule; momentum and moments are cut as the weights.
-    - The average of :class:`EMA` and the masks of :class:`Pruning` are cut as well; :class:`NaNGuard` takes its copy of
-      the state anew.
+    - Callbacks that keep something of the weights' shape go on with it cut: ``follow`` of EMA's average and of masks,
+      ``keep_anew`` of NaNGuard's copy of the state.
     - The best checkpoint and early stopping begin anew: what was best is another network.
     - Nothing is drawn from the default generators; a compiled network is compiled again at its next batch.
     - Under DDP, gradients are gathered anew; the processes must have come to the same network.
@@ -75,12 +72,12 @@ def operate(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: Surgery
         _agree(trainer, task.model)
         wrapped.configure_ddp()
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, EMA | Pruning):
-            callback.follow(pl_module, {f"model.{name}": indices for name, indices in kept.items()})
+        if (follow := getattr(callback, "follow", None)) is not None:
+            follow(pl_module, {f"model.{name}": indices for name, indices in kept.items()})
     forget_best(trainer)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, NaNGuard):  # its copy holds what the others have become
-            callback.keep_anew(trainer, pl_module)
+        if (keep_anew := getattr(callback, "keep_anew", None)) is not None:  # of what the others have become
+            keep_anew(trainer, pl_module)
 
 
 def _unwrap(trainer: pl.Trainer, pl_module: pl.LightningModule) -> DDPStrategy | None:

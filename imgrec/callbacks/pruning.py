@@ -20,6 +20,7 @@ from imgrec.callbacks.anew import forget_best
 from imgrec.callbacks.ema import EMA
 from imgrec.callbacks.lottery import Ticket, copy_of
 from imgrec.callbacks.run_of import run_folder
+from imgrec.callbacks.structured_pruning import StructuredPruning
 from imgrec.compress.mask_plan import MaskPlan
 from imgrec.compress.masking import Masking
 from imgrec.compress.masks import Scope, first_and_last, fit_for, sparsity_of
@@ -158,8 +159,6 @@ class Pruning(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot be pruned here, or what would fill masked weights again."""
-        from imgrec.callbacks.structured_pruning import StructuredPruning  # which lets masks follow, and so knows them
-
         if stage != TrainerFn.FITTING:
             return
         if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
