@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from imgrec.errors import UserError, suggestion
 from imgrec.models.watching import Watch
 
-_SHORT = "backbone.network."
+SHORT = "backbone.network."
 """What a pattern may leave out: where a classifier has the network that timm or torchvision built."""
 
 
@@ -33,16 +33,16 @@ def find_layers(model: nn.Module, pattern: str, where: str = "layers") -> list[s
     ['0', '2']
     """
     names = [name for name, _ in model.named_modules() if name]
-    found = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n.removeprefix(_SHORT), pattern)]
+    found = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n.removeprefix(SHORT), pattern)]
     if not found:
-        short = [name.removeprefix(_SHORT) for name in names]
+        short = [name.removeprefix(SHORT) for name in names]
         raise UserError(
-            f'{where}: the network has no layer "{pattern}".{suggestion(pattern, short)} Its layers: {_listed(short)}.'
+            f'{where}: the network has no layer "{pattern}".{suggestion(pattern, short)} Its layers: {listed(short)}.'
         )
     return found
 
 
-def _listed(names: Sequence[str], at_most: int = 24) -> str:
+def listed(names: Sequence[str], at_most: int = 24) -> str:
     """The names of a few layers, the outermost of them first in the choice."""
     chosen: list[str] = []
     for depth in range(1 + max((name.count(".") for name in names), default=0)):
