@@ -100,6 +100,13 @@ class StepOutput:
         )
 
 
+FACTS = ("num_classes", "class_names", "class_counts", "image_size", "in_channels")
+"""What the data says that a spec's constructor may name; see :meth:`DataFacts.for_registry`."""
+
+PART_FACTS = (*FACTS, "feature_dim")
+"""What the constructor of a loss or of a regularizer may name: ``feature_dim`` is the length of the head's input."""
+
+
 @dataclass(frozen=True)
 class DataFacts:
     """What a model must know of the data it is built for: plain values only, so that they live in a checkpoint.

@@ -79,6 +79,11 @@ class Classifier(nn.Module):
         return (pixels - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
 
     @property
+    def feature_dim(self) -> int:
+        """The length of the vectors that the head is given."""
+        return self.backbone.feature_dim
+
+    @property
     def _order(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.preserve_format
 

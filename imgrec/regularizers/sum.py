@@ -73,7 +73,7 @@ class RegularizerSum(nn.Module):
             self.names, self.regularizers, self.weights, self.ramps, strict=True
         ):
             now = weight * ramp_factor(progress, ramp)
-            penalty = now * regularizer(output, model) if now else output.logits.new_zeros(())
+            penalty = now * regularizer(output, model) if now else _nothing(output, regularizer)
             if hasattr(penalty, "full_tensor"):  # a DTensor, whose class takes long to import
                 raise UserError(
                     f"the regularizer {name} reads weights, which trainer.strategy: fsdp2 shares out over the "
@@ -118,6 +118,14 @@ def check_regularizers(specs: Specs | None, where: str = "model.regularizers", f
     """Raise what :func:`build_regularizers` would raise, as far as it can be told without the facts."""
     for place, spec, _, _ in _items(specs, where):
         REGULARIZERS.check(spec, place, facts)
+
+
+def _nothing(output: StepOutput, regularizer: nn.Module) -> Tensor:
+    """Zero; of what the regularizer owns, too, because DDP waits for a gradient of every parameter."""
+    zero = output.logits.new_zeros(())
+    for parameter in regularizer.parameters():
+        zero = zero + 0 * parameter.sum()
+    return zero
 
 
 def _items(specs: Specs | None, where: str) -> list[tuple[str, Spec, float, Ramp | None]]:

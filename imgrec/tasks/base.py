@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from imgrec.compress.surgery import rebuild, surgery_of
@@ -24,11 +25,14 @@ from imgrec.tasks.compatibility import refuse_other_architecture, refuse_other_c
 from imgrec.tasks.epoch import EpochBuffer, EpochPredictions, RunningMeans
 from imgrec.tasks.processes import first_buffers, on_first, process_count
 from imgrec.tasks.sharding import shard
-from imgrec.types import Batch, DataFacts, StepOutput, blank_batch
+from imgrec.types import PART_FACTS, Batch, DataFacts, StepOutput, blank_batch
 
 logger = logging.getLogger(__name__)
 
 Metrics = Callable[[Tensor, Tensor], dict[str, float]]
+
+_PARTS = ("loss.", "regularizers.")
+"""Where the tensors of the loss and of the regularizers stand in a task's state dict."""
 
 
 class BaseTask(pl.LightningModule, ABC):
@@ -86,7 +90,7 @@ class BaseTask(pl.LightningModule, ABC):
         self._expected: list[dict[str, Any]] = []
         check_optimizer(optimizer, "model.optimizer")
         check_schedule(schedule, "model.schedule")
-        check_regularizers(regularizers, "model.regularizers")
+        check_regularizers(regularizers, "model.regularizers", PART_FACTS)
         if channels_last not in (True, False, "auto"):
             raise UserError(f"model.channels_last: accepted are true, false and auto, got {channels_last!r}.")
         check_compile(compile, "model.compile")
@@ -103,7 +107,15 @@ class BaseTask(pl.LightningModule, ABC):
 
     def build_regularizers(self, facts: DataFacts) -> RegularizerSum:
         """The penalties added to the loss."""
-        return build_regularizers(self.regularizer_specs, "model.regularizers", **facts.for_registry())
+        return build_regularizers(self.regularizer_specs, "model.regularizers", **self.part_facts(facts))
+
+    def part_facts(self, facts: DataFacts) -> dict[str, Any]:
+        """What the constructor of a loss or a regularizer may name: what the data says, and ``feature_dim``.
+
+        The network is built by then; one of a researcher's own that has no ``feature_dim`` gives none.
+        """
+        dim = getattr(self.model, "feature_dim", None)
+        return {**facts.for_registry(), **({"feature_dim": dim} if isinstance(dim, int) else {})}
 
     @abstractmethod
     def build_metrics(self, facts: DataFacts) -> Metrics:
@@ -172,6 +184,18 @@ class BaseTask(pl.LightningModule, ABC):
         self.loss = self.build_loss(self.facts)
         self.regularizers = self.build_regularizers(self.facts)
         self.metrics = self.build_metrics(self.facts)
+        if self._device_mesh is not None and self.no_weight_decay():
+            raise UserError(
+                "trainer.strategy: fsdp2 shares out the network alone, and what a loss or a regularizer learns itself "
+                f"({min(self.no_weight_decay())}) would differ between processes: take strategy: ddp."
+            )
+
+    def no_weight_decay(self) -> set[str]:
+        """The parameters that the loss and the regularizers own (centres, say): they train with the network's.
+
+        They have no weight decay, are in the checkpoint, and are not exported.
+        """
+        return {name for name, _ in self.named_parameters() if name.startswith(_PARTS)}
 
     def expect(self, checkpoint: Mapping[str, Any]) -> None:
         """Have the network built, without weights to start from, as the checkpoint has it that is loaded afterwards.
@@ -231,10 +255,24 @@ class BaseTask(pl.LightningModule, ABC):
         if theirs and self.facts:
             refuse_other_classes(DataFacts.from_dict(theirs), self.facts, "the checkpoint")
         self._operate(surgery_in(checkpoint))
+        if checkpoint.get("state_dict") and not self._fitting:
+            self._take_parts(checkpoint["state_dict"])
         if checkpoint.get("state_dict"):  # a strategy that shards has loaded it itself, and leaves it out
             refuse_other_architecture(checkpoint["state_dict"], self.state_dict())
         if means := checkpoint.get("imgrec", {}).get("means"):
             self._running.load_state_dict(means)
+
+    @property
+    def _fitting(self) -> bool:
+        return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+
+    def _take_parts(self, state: dict[str, Tensor]) -> None:
+        """Where nothing is trained, what another loss or other regularizers had learnt may be missing or too much."""
+        own = {name: value for name, value in self.state_dict().items() if name.startswith(_PARTS)}
+        for name in [name for name in state if name.startswith(_PARTS) and name not in own]:
+            del state[name]
+        for name, value in own.items():
+            state.setdefault(name, value)
 
     # ---------------------------------------------------------------- the steps
 

@@ -13,7 +13,7 @@ from imgrec.models import Classifier, Normalize, build_classifier, check_classif
 from imgrec.registry import Spec, Specs
 from imgrec.tasks.base import BaseTask, Metrics
 from imgrec.tasks.start import check_start, start_from
-from imgrec.types import Batch, DataFacts, StepOutput
+from imgrec.types import PART_FACTS, Batch, DataFacts, StepOutput
 
 
 class ClassificationTask(BaseTask):
@@ -80,7 +80,7 @@ class ClassificationTask(BaseTask):
         check_classifier(backbone, head, normalize, "model", load_weights=load_weights and init_from is None)
         if init_from is not None and load_weights:
             check_start(init_from, backbone, head)
-        check_losses(loss, "model.loss")
+        check_losses(loss, "model.loss", PART_FACTS)
 
     def _facts_of_data(self) -> DataFacts | None:
         facts = super()._facts_of_data()
@@ -102,7 +102,7 @@ class ClassificationTask(BaseTask):
 
     def build_loss(self, facts: DataFacts) -> nn.Module:
         """The loss that the spec names."""
-        return build_loss(self.loss_spec, "model.loss", **facts.for_registry())
+        return build_loss(self.loss_spec, "model.loss", **self.part_facts(facts))
 
     def build_metrics(self, facts: DataFacts) -> Metrics:
         """Accuracy, top-5, macro averages, AUROC, calibration error, negative log-likelihood."""

@@ -41,4 +41,9 @@ def refuse_other_architecture(theirs: Mapping[str, Tensor], ours: Mapping[str, T
         found.append(f"{len(missing)} missing (first: {missing[0]})")
     if unexpected:
         found.append(f"{len(unexpected)} unknown here (first: {unexpected[0]})")
+    if all(name.startswith(("loss.", "regularizers.")) for name in (*missing, *unexpected, *other)):
+        raise UserError(
+            "the checkpoint was trained with another loss or other regularizers: of what they learn, "
+            f"{'; '.join(found)}. To go on from its network alone, name it in model.init_from."
+        )
     raise UserError(f"the checkpoint is of another architecture: of its {len(shapes)} tensors, {'; '.join(found)}")
