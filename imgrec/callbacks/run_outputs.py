@@ -68,7 +68,7 @@ def write_model(folder: Path, task: pl.LightningModule, checkpoint: str | None, 
     save_model_folder(
         folder / "model",
         trained.model,
-        {"backbone": trained.backbone_spec, "head": trained.head_spec, "normalize": trained.normalize},
+        trained.specs,
         task.facts,
         card=card,
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from imgrec.compress.surgery import surgery_of
-from imgrec.models import BACKBONES, Classifier, LinearHead
+from imgrec.models import BACKBONES, Classifier, ClassifierSpecs, LinearHead
 from imgrec.models.timm_models import adapted_arguments, find
 from imgrec.registry import Spec
 from imgrec.types import DataFacts
@@ -44,10 +44,11 @@ def own_arguments(backbone: Spec) -> dict[str, Any]:
     return {k: v for k, v in BACKBONES.parse(backbone)[1].items() if k not in _NOT_THE_NETWORKS}
 
 
-def layout_of(classifier: Classifier, backbone: Spec, facts: DataFacts) -> Layout:
+def layout_of(classifier: Classifier, specs: ClassifierSpecs, facts: DataFacts) -> Layout:
     """The layout of timm where its network gives the same logits from the same tensors, as is tried; else our own."""
-    name, _ = BACKBONES.parse(backbone)
-    plain = None if surgery_of(classifier) else _timm_layout(classifier, name, own_arguments(backbone), facts)
+    name, _ = BACKBONES.parse(specs.backbone)
+    ours = bool(surgery_of(classifier)) or not specs.is_plain
+    plain = None if ours else _timm_layout(classifier, name, own_arguments(specs.backbone), facts)
     return plain or Layout(architecture=name, state=_on_cpu(classifier.state_dict()), model_args={})
 
 

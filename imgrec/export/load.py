@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,21 +18,18 @@ from imgrec.errors import UserError
 from imgrec.export.layout import agree, from_timm, linear_name
 from imgrec.export.preprocessing import from_timm_config
 from imgrec.export.save import VERSION, WEIGHTS
-from imgrec.models import BACKBONES, HEADS, Backbone, Classifier, build_classifier
+from imgrec.models import BACKBONES, HEADS, Backbone, Classifier, ClassifierSpecs
 from imgrec.models.weights import load_exactly, read_config, read_state
 from imgrec.registry import Registry, Spec
 from imgrec.types import DataFacts
 
 
 class Loaded(NamedTuple):
-    """A classifier in evaluation mode on the CPU, the facts of its data, and the specs that it was built from.
-
-    The specs are ``backbone``, ``head`` and ``normalize``.
-    """
+    """A classifier in evaluation mode on the CPU, the facts of its data, and the specs that it was built from."""
 
     classifier: Classifier
     facts: DataFacts
-    specs: dict[str, Any]
+    specs: ClassifierSpecs
 
 
 def load_model_folder(folder: str | Path) -> tuple[Classifier, DataFacts]:
@@ -74,20 +72,19 @@ def _ours(folder: Path, config: dict[str, Any]) -> Loaded:
             f"{folder} was written by a newer imgrec (model folder version {version}, this one reads up to {VERSION})"
         )
     try:
-        specs, facts = own["specs"], DataFacts.from_dict(own["facts"])
-        backbone, head = specs["backbone"], specs["head"]
+        specs, facts = ClassifierSpecs.of(own["specs"], f"{folder}"), DataFacts.from_dict(own["facts"])
         normalize = {key: config["pretrained_cfg"][key] for key in ("mean", "std")}
         layout = own["layout"]
     except (KeyError, TypeError) as error:
         raise UserError(f'{folder}: the section "imgrec" of its config.json is incomplete: {error}') from error
-    _refuse_other_code(BACKBONES, backbone, Backbone, folder)
-    _refuse_other_code(HEADS, head, nn.Module, folder)
+    _refuse_other_code(BACKBONES, specs.backbone, Backbone, folder)
+    _refuse_other_code(HEADS, specs.head, nn.Module, folder)
     for spec in facts.eval_transforms:
         _refuse_other_code(AUGMENTATIONS, spec, Transform, folder)
     state = read_state(folder / WEIGHTS)
     if layout == "timm":
         state = from_timm(state, config["pretrained_cfg"]["classifier"])
-    classifier = build_classifier(backbone, head, normalize, facts, False, str(folder))
+    classifier = replace(specs, normalize=normalize).build(facts, False, str(folder))
     rebuilt = rebuild(classifier, own.get("surgery", []), f"{folder}: the surgery in its config.json")
     return Loaded(_filled(rebuilt, state, folder), facts, specs)
 
@@ -112,12 +109,8 @@ def _timms(folder: Path, config: dict[str, Any]) -> Loaded:
     )
     own = {k: v for k, v in (config.get("model_args") or {}).items() if k not in ("in_chans", "img_size")}
     normalize = {key: list(network.pretrained_cfg[key]) for key in ("mean", "std")}
-    specs: dict[str, Any] = {
-        "backbone": {"name": architecture, **own} if own else architecture,
-        "head": "linear",
-        "normalize": normalize,
-    }
-    built = build_classifier(specs["backbone"], "linear", normalize, facts, False, str(folder))
+    specs = ClassifierSpecs({"name": architecture, **own} if own else architecture, "linear", normalize)
+    built = specs.build(facts, False, str(folder))
     filled = _filled(built, from_timm(network.state_dict(), classifier), folder)
     if not agree(filled, network, facts):
         raise UserError(f'{folder}: "{architecture}" does more after its features than one linear layer')

@@ -15,7 +15,7 @@ from imgrec.errors import UserError
 from imgrec.export.load import Loaded, read_model_folder
 from imgrec.export.save import CONFIG
 from imgrec.files import locate
-from imgrec.models import build_classifier
+from imgrec.models import ClassifierSpecs
 from imgrec.models.weights import load_exactly, read_config
 from imgrec.types import DataFacts
 
@@ -62,7 +62,7 @@ def read_origin(path: str | os.PathLike[str], where: str = "init_from") -> Loade
     return read_model_folder(found) if found.is_dir() else _from_checkpoint(found)
 
 
-def read_specs(path: str | os.PathLike[str], where: str = "init_from") -> dict[str, Any] | None:
+def read_specs(path: str | os.PathLike[str], where: str = "init_from") -> ClassifierSpecs | None:
     """The specs of the classifier at ``path``, without its weights; ``None`` of a folder that imgrec did not write.
 
     Raises:
@@ -72,7 +72,7 @@ def read_specs(path: str | os.PathLike[str], where: str = "init_from") -> dict[s
     if found.is_dir():
         own = read_config(found).get("imgrec")
         specs = own.get("specs") if isinstance(own, Mapping) else None
-        return dict(specs) if isinstance(specs, Mapping) else None
+        return ClassifierSpecs.of(specs, f"{where}: {path}") if isinstance(specs, Mapping) else None
     return _known(_read(found), found)[0]
 
 
@@ -80,7 +80,7 @@ def _from_checkpoint(path: Path) -> Loaded:
     checkpoint = _read(path)
     specs, facts = _known(checkpoint, path)
     with torch.random.fork_rng(devices=[]):
-        built = build_classifier(specs["backbone"], specs["head"], specs["normalize"], facts, False, str(path))
+        built = specs.build(facts, False, str(path))
     surgery = checkpoint.get("imgrec", {}).get("surgery", [])
     classifier: Any = rebuild(built, surgery, f"{path}: the surgery in it")
     state = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
@@ -98,10 +98,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def _known(checkpoint: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], DataFacts]:
+def _known(checkpoint: Mapping[str, Any], path: Path) -> tuple[ClassifierSpecs, DataFacts]:
     known: Mapping[str, Any] = checkpoint.get("hyper_parameters", {})
     try:
-        specs = {key: known[key] for key in ("backbone", "head", "normalize")}
-        return specs, DataFacts.from_dict(known["facts"])
+        return ClassifierSpecs.known_to(known), DataFacts.from_dict(known["facts"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} does not say by specs how its network is built: {error} is missing") from error

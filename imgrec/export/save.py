@@ -16,18 +16,22 @@ from imgrec.export.card import model_card
 from imgrec.export.layout import Layout, layout_of
 from imgrec.export.preprocessing import to_timm_config
 from imgrec.files import folder_aside
-from imgrec.models import BACKBONES, Classifier
-from imgrec.registry import Spec
+from imgrec.models import Classifier, ClassifierSpecs
 from imgrec.types import DataFacts
 
-VERSION = 2
-"""The newest version of the section ``imgrec`` in config.json: 2 where it holds a surgery, else 1."""
+VERSION = 3
+"""The newest version of the section ``imgrec`` in config.json: 3 where the specs are more than those of backbone and
+head, else 2 where it holds a surgery, else 1."""
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
 def save_model_folder(
-    folder: str | Path, classifier: Classifier, specs: Mapping[str, Any], facts: DataFacts, card: str | None = None
+    folder: str | Path,
+    classifier: Classifier,
+    specs: ClassifierSpecs | Mapping[str, Any],
+    facts: DataFacts,
+    card: str | None = None,
 ) -> Path:
     """Write ``classifier`` as a folder that can be shared: model.safetensors, config.json and README.md.
 
@@ -39,7 +43,7 @@ def save_model_folder(
     Args:
         folder: a new or empty folder, or a model folder, which is replaced as a whole once the new one is complete.
         classifier: on any device.
-        specs: the specs ``backbone``, ``head`` and ``normalize`` that it was built from.
+        specs: those that it was built from, or the mapping of them: ``backbone``, ``head``, ``normalize`` and so on.
         facts: the data that it was built for.
         card: what the README is to say about it, in Markdown.
 
@@ -52,7 +56,8 @@ def save_model_folder(
     folder = Path(folder)
     if folder.exists() and not _is_replaceable(folder):
         raise UserError(f"{folder} exists and is no model folder; a model is written to a new or an empty folder")
-    layout = layout_of(classifier, specs["backbone"], facts)
+    specs = ClassifierSpecs.of(specs)
+    layout = layout_of(classifier, specs, facts)
     config = _config(classifier, layout, specs, facts)
     try:
         with folder_aside(folder) as aside:
@@ -64,7 +69,7 @@ def save_model_folder(
     return folder
 
 
-def _config(classifier: Classifier, layout: Layout, specs: Mapping[str, Any], facts: DataFacts) -> dict[str, Any]:
+def _config(classifier: Classifier, layout: Layout, specs: ClassifierSpecs, facts: DataFacts) -> dict[str, Any]:
     network: Any = classifier.backbone.network
     cfg = getattr(network, "pretrained_cfg", {}) if layout.is_timm else {}
     preprocessing = {
@@ -77,13 +82,9 @@ def _config(classifier: Classifier, layout: Layout, specs: Mapping[str, Any], fa
     layers = {"pool_size": None, "first_conv": layout.first_conv, "classifier": layout.classifier}
     surgery = surgery_of(classifier)
     own = {
-        "version": VERSION if surgery else 1,
+        "version": (2 if surgery else 1) if specs.is_plain else VERSION,
         "layout": "timm" if layout.is_timm else "classifier",
-        "specs": {
-            "backbone": without_source(specs["backbone"]),
-            "head": specs["head"],
-            "normalize": specs["normalize"],
-        },
+        "specs": specs.without_source().to_dict(),
         "facts": facts.to_dict(),
         **({"surgery": surgery} if surgery else {}),
     }
@@ -103,13 +104,6 @@ def _config(classifier: Classifier, layout: Layout, specs: Mapping[str, Any], fa
 def _shortest(values: Tensor) -> list[float]:
     """The shortest decimals that are these float32 numbers again: 0.485, not 0.48500001430511475."""
     return [float(str(value)) for value in values.detach().cpu().float().numpy()]
-
-
-def without_source(backbone: Spec) -> Spec:
-    """The folder's weights take the place of those that training started from, and of the path where they were."""
-    name, given = BACKBONES.parse(backbone)
-    kept = {k: v for k, v in given.items() if k not in ("pretrained", "weights")}
-    return {"name": name, **kept} if kept else name
 
 
 def _is_replaceable(folder: Path) -> bool:

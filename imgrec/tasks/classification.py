@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from imgrec.errors import UserError
 from imgrec.losses import build_loss, check_losses
 from imgrec.metrics import classification_metrics
-from imgrec.models import Classifier, Normalize, build_classifier, check_classifier, clear_blind_gradients
+from imgrec.models import Classifier, ClassifierSpecs, Normalize, clear_blind_gradients
 from imgrec.registry import Spec, Specs
 from imgrec.tasks.base import BaseTask, Metrics
 from imgrec.tasks.start import check_start, start_from
@@ -17,11 +17,15 @@ from imgrec.types import PART_FACTS, Batch, DataFacts, StepOutput
 
 
 class ClassificationTask(BaseTask):
-    """Normalise, backbone, head; a loss on the logits; the metrics of a classification.
+    """Normalise, backbone, neck, pooling, head; a loss on the logits; the metrics of a classification.
 
     Args:
         backbone: a spec: any timm name (``resnet18``), any ``torchvision/<name>``, with ``pretrained``, ``weights`` and
             the network's own arguments.
+        neck: a spec of :data:`imgrec.models.NECKS`: maps of several stages of the backbone are fused, and classified
+            together.
+        pooling: a spec of :data:`imgrec.models.POOLINGS`, in the place of the backbone's own; after a neck, the mean
+            of each map if not given.
         head: a spec of :data:`imgrec.models.HEADS`.
         loss: a spec of :data:`imgrec.losses.LOSSES`, or a list of them: their weighted sum.
         regularizers: see :class:`BaseTask`.
@@ -30,8 +34,9 @@ class ClassificationTask(BaseTask):
         normalize: ``auto`` takes the backbone's own mean and standard deviation; ``imagenet``, ``half`` (0.5 and 0.5),
             or ``{mean: [...], std: [...]}`` in [0, 1], one value a channel.
         auxiliary_weight: the weight of the loss on the logits of auxiliary classifiers (Inception, GoogLeNet).
-        init_from: a run folder, a checkpoint or a model folder of the same backbone, head and classes: training starts
-            from that whole classifier, pruned as it is. A checkpoint that is loaded later needs nothing of it.
+        init_from: a run folder, a checkpoint or a model folder of the same backbone, neck, pooling, head and classes:
+            training starts from that whole classifier, pruned as it is. A checkpoint that is loaded later needs
+            nothing of it.
         facts: see :class:`BaseTask`.
         load_weights: see :class:`BaseTask`.
         channels_last: see :class:`BaseTask`.
@@ -49,6 +54,8 @@ class ClassificationTask(BaseTask):
     def __init__(
         self,
         backbone: Spec = "resnet18",
+        neck: Spec | None = None,
+        pooling: Spec | None = None,
         head: Spec = "linear",
         loss: Specs = "cross_entropy",
         regularizers: Specs | None = None,
@@ -71,15 +78,13 @@ class ClassificationTask(BaseTask):
             channels_last=channels_last,
             compile=compile,
         )
-        self.backbone_spec = backbone
-        self.head_spec = head
+        self.specs = ClassifierSpecs(backbone, head, normalize, neck, pooling)
         self.loss_spec = loss
-        self.normalize = normalize
         self.auxiliary_weight = auxiliary_weight
         self.init_from = init_from
-        check_classifier(backbone, head, normalize, "model", load_weights=load_weights and init_from is None)
+        self.specs.check("model", load_weights=load_weights and init_from is None)
         if init_from is not None and load_weights:
-            check_start(init_from, backbone, head)
+            check_start(init_from, self.specs)
         check_losses(loss, "model.loss", PART_FACTS)
 
     def _facts_of_data(self) -> DataFacts | None:
@@ -92,9 +97,9 @@ class ClassificationTask(BaseTask):
         return facts
 
     def build_model(self, facts: DataFacts) -> Classifier:
-        """Normalise, backbone and head, made for this data."""
+        """Everything from normalization to the head, made for this data."""
         pretrained = self.load_weights and self.init_from is None
-        model = build_classifier(self.backbone_spec, self.head_spec, self.normalize, facts, load_weights=pretrained)
+        model = self.specs.build(facts, load_weights=pretrained)
         if self.init_from is not None and self.load_weights:
             model = start_from(model, self.init_from, facts)
         clear_blind_gradients(model, facts.channels, facts.image_size)

@@ -7,28 +7,29 @@ from typing import Any
 from imgrec.compress.surgery import rebuild, surgery_of
 from imgrec.errors import UserError
 from imgrec.export import read_origin, read_specs
-from imgrec.models import BACKBONES, HEADS, Classifier
+from imgrec.models import Classifier, ClassifierSpecs
 from imgrec.models.weights import load_exactly
-from imgrec.registry import Spec
 from imgrec.tasks.compatibility import refuse_other_classes
 from imgrec.types import DataFacts
 
 _SOURCES = ("pretrained", "weights")
 
 
-def check_start(path: str, backbone: Spec, head: Spec, where: str = "model.init_from") -> None:
-    """Refuse a start of another backbone or head than the specs, as far as it can be told without reading weights.
+def check_start(path: str, specs: ClassifierSpecs, where: str = "model.init_from") -> None:
+    """Refuse a start of another backbone, neck or head than ours, as far as it can be told without reading weights.
 
     Raises:
         UserError: it names both; or nothing is there to start from.
     """
-    specs = read_specs(path, where)
-    if specs is None:
+    found = read_specs(path, where)
+    if found is None:
         return
-    for key, registry, ours in (("backbone", BACKBONES, backbone), ("head", HEADS, head)):
-        if _plain(registry.parse(ours)) != _plain(registry.parse(specs[key])):
+    ours, theirs = specs.to_dict(), found.to_dict()
+    for key in sorted((ours.keys() | theirs.keys()) - {"normalize"}):
+        if _plain(key, ours.get(key)) != _plain(key, theirs.get(key)):
+            held = f"the {key} {theirs[key]!r}" if key in theirs else f"no {key}"
             raise UserError(
-                f"{where}: {path} holds a classifier with the {key} {specs[key]!r}, model.{key} is {ours!r}: they must "
+                f"{where}: {path} holds a classifier with {held}, model.{key} is {ours.get(key)!r}: they must "
                 "be the same, because all of it is taken over"
             )
 
@@ -49,7 +50,13 @@ def start_from(model: Classifier, path: str, facts: DataFacts, where: str = "mod
     return found
 
 
-def _plain(parsed: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    name, given = parsed
-    architecture = name if "/" in name else name.partition(".")[0]  # timm's tags name weights
-    return (name if name in HEADS else architecture), {k: v for k, v in given.items() if k not in _SOURCES}
+def _plain(key: str, specs: Any) -> Any:
+    """Specs in a form in which those of the same part are equal."""
+    if isinstance(specs, list):
+        return [_plain(key, each) for each in specs]
+    if specs is None:
+        return []
+    name, given = (specs, {}) if isinstance(specs, str) else (specs["name"], {**specs})
+    if key == "backbone" and "/" not in name:
+        name = name.partition(".")[0]  # timm's tags name weights
+    return [(name, {k: v for k, v in given.items() if k not in ("name", *_SOURCES)})]

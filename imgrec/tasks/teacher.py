@@ -133,7 +133,7 @@ def read_teacher(teacher: Spec, facts: DataFacts, needs_logits: bool, where: str
     if not needs_logits:  # what it names images does not matter then
         theirs = DataFacts(facts.class_names, facts.class_counts, theirs.image_size, theirs.channels)
     refuse_other_classes(theirs, facts, f"{where}: {teacher}")
-    name, _ = BACKBONES.parse(found.specs["backbone"])
+    name, _ = BACKBONES.parse(found.specs.backbone)
     return Teacher(found.classifier, theirs.image_size, f"{teacher} ({name})", True)
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from imgrec.errors import UserError
 from imgrec.export import load_model_folder, save_model_folder
+from imgrec.export.save import VERSION
 from imgrec.models import Classifier, build_classifier
 from imgrec.registry import Spec
 from imgrec.types import DataFacts
@@ -211,7 +212,7 @@ def test_folders_that_cannot_be_loaded_say_why(tmp_path: Path) -> None:
     assert "not found" in refusal(tmp_path / "nowhere")
     assert "no config.json" in refusal(tmp_path)
     saved(tmp_path, TINY, "linear", facts())
-    edit(tmp_path, lambda c: c["imgrec"].update(version=3))
+    edit(tmp_path, lambda c: c["imgrec"].update(version=VERSION + 1))
     assert "newer imgrec" in refusal(tmp_path)
     edit(tmp_path, lambda c: c["imgrec"].update(version=1, layout="timm"))
     tensors = load_file(tmp_path / "model.safetensors")

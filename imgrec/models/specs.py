@@ -1,0 +1,171 @@
+"""The specs of a classifier as one thing: what a task, a checkpoint and a model folder say of how it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+from imgrec.errors import SpecError, UserError
+from imgrec.models.backbone import Backbone
+from imgrec.models.catalogue import BACKBONES
+from imgrec.models.classifier import Classifier
+from imgrec.models.heads import HEADS
+from imgrec.models.normalize import Normalize, check_normalize, resolve_normalize
+from imgrec.registry import Spec
+from imgrec.types import DataFacts
+
+_FACTS = ("num_classes", "class_names", "class_counts", "image_size", "in_channels", "load_weights")
+_ALWAYS = ("backbone", "head", "normalize")
+
+
+@dataclass(frozen=True)
+class ClassifierSpecs:
+    """Plain data that names the parts of a classifier, in the order in which images pass through them.
+
+    Args:
+        backbone: a spec of :data:`imgrec.models.BACKBONES`.
+        head: a spec of :data:`imgrec.models.HEADS`.
+        normalize: see :func:`imgrec.models.resolve_normalize`.
+        neck: a spec of :data:`imgrec.models.NECKS`, which fuses maps of several stages of the backbone; ``None`` for
+            none.
+        pooling: a spec of :data:`imgrec.models.POOLINGS`; ``None`` for the backbone's own, or after a neck the mean of
+            each map.
+    """
+
+    backbone: Spec = "resnet18"
+    head: Spec = "linear"
+    normalize: Normalize = "auto"
+    neck: Spec | None = None
+    pooling: Spec | None = None
+
+    @classmethod
+    def of(cls, specs: Self | Mapping[str, Any], where: str = "specs") -> Self:
+        """The specs that a mapping holds, as :meth:`to_dict` gives it; specs are left as they are.
+
+        Raises:
+            KeyError: backbone, head or normalize are missing.
+            UserError: it names a part that a classifier of this imgrec does not have.
+
+        >>> ClassifierSpecs.of({"backbone": "resnet18", "head": "cosine", "normalize": "auto"}).head
+        'cosine'
+        """
+        if isinstance(specs, cls):
+            return specs
+        if not isinstance(specs, Mapping):
+            raise UserError(f"{where}: expected the parts of a classifier, got {specs!r}")
+        known = [field.name for field in fields(cls)]
+        unknown = [key for key in specs if key not in known]
+        if unknown:
+            raise UserError(
+                f'{where}: a classifier has no part "{unknown[0]}" in this imgrec; known: {", ".join(known)}.'
+            )
+        return cls(**{key: specs[key] for key in known if key in _ALWAYS or key in specs})
+
+    @classmethod
+    def known_to(cls, arguments: Mapping[str, Any]) -> Self:
+        """The specs among the arguments of a task, which has others beside them.
+
+        Raises:
+            KeyError: backbone, head or normalize are missing.
+        """
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: arguments[name] for name in names if name in _ALWAYS or name in arguments})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inverse of :meth:`of`; a part that is not there is left out.
+
+        >>> ClassifierSpecs("resnet18", neck="fpn").to_dict()
+        {'backbone': 'resnet18', 'head': 'linear', 'normalize': 'auto', 'neck': 'fpn'}
+        """
+        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {key: value for key, value in said.items() if key in _ALWAYS or value is not None}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a backbone with a head and nothing else, which timm can build as well."""
+        return set(self.to_dict()) == set(_ALWAYS)
+
+    def without_source(self) -> Self:
+        """The same without ``pretrained`` and ``weights``, in whose place others have come."""
+        name, given = BACKBONES.parse(self.backbone)
+        kept = {k: v for k, v in given.items() if k not in ("pretrained", "weights")}
+        return replace(self, backbone={"name": name, **kept} if kept else name)
+
+    def check(self, where: str = "model", load_weights: bool = True) -> None:
+        """Raise what :meth:`build` would raise, as far as the specs alone can tell.
+
+        Args:
+            where: the place in the config that holds the parts.
+            load_weights: whether the backbone's ``weights`` have to be there; not where a checkpoint follows.
+
+        Raises:
+            SpecError: it names the place.
+        """
+        prefix = f"{where}." if where else ""
+        place = f"{prefix}backbone"
+        BACKBONES.check(self.backbone, place, _FACTS)
+        name, given = BACKBONES.parse(self.backbone, place)
+        check_weights = getattr(BACKBONES.entry(name, place).factory, "check_weights", None)
+        if load_weights and check_weights is not None:
+            try:
+                check_weights(**given)
+            except UserError as error:
+                raise SpecError(f"{place}.weights: {error}") from error
+        HEADS.check(self.head, f"{prefix}head", (*_FACTS, "feature_dim"))
+        check_normalize(self.normalize, f"{prefix}normalize")
+
+    def build(self, facts: DataFacts, load_weights: bool = True, where: str = "model") -> Classifier:
+        """The classifier, for the data that ``facts`` describes.
+
+        Args:
+            facts: the data's classes, image size and channels.
+            load_weights: whether to load the backbone's ``pretrained`` or ``weights``; not where a checkpoint or a
+                model folder will fill every parameter and buffer.
+            where: the place in the config that holds the parts, for messages.
+
+        Raises:
+            SpecError: a spec that cannot be built, images that the backbone cannot take.
+        """
+        prefix = f"{where}." if where else ""
+        known: dict[str, Any] = {**facts.for_registry(), "load_weights": load_weights}
+        trunk = BACKBONES.build(self.backbone, f"{prefix}backbone", **known)
+        if not isinstance(trunk, Backbone):
+            raise SpecError(
+                f"{prefix}backbone: {self.backbone!r} gives a {type(trunk).__name__}, not an imgrec.models.Backbone."
+            )
+        top = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=trunk.feature_dim)
+        mean, std = resolve_normalize(self.normalize, trunk.mean, trunk.std, facts.channels, f"{prefix}normalize")
+        return Classifier(trunk, top, mean, std)
+
+
+def check_classifier(
+    backbone: Spec,
+    head: Spec,
+    normalize: Normalize,
+    where: str = "model",
+    load_weights: bool = True,
+    **parts: Any,
+) -> None:
+    """:meth:`ClassifierSpecs.check` of the specs given one by one; ``parts`` are those that are seldom there."""
+    ClassifierSpecs(backbone, head, normalize, **parts).check(where, load_weights)
+
+
+def build_classifier(
+    backbone: Spec,
+    head: Spec,
+    normalize: Normalize,
+    facts: DataFacts,
+    load_weights: bool = True,
+    where: str = "model",
+    **parts: Any,
+) -> Classifier:
+    """:meth:`ClassifierSpecs.build` of the specs given one by one; ``parts`` are those that are seldom there.
+
+    >>> import torch
+    >>> facts = DataFacts(("cat", "dog"), (50, 50), image_size=32)
+    >>> model = build_classifier({"name": "resnet18", "layers": [1, 1, 1, 1]}, "linear", "auto", facts)
+    >>> model(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
+    torch.Size([2, 2])
+    """
+    return ClassifierSpecs(backbone, head, normalize, **parts).build(facts, load_weights, where)
