@@ -114,6 +114,7 @@ SOURCE_SPECS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "tar": lambda root: {"path": str(root / "shard.tar")},
     "concat": lambda root: {"sources": [{"name": "folder", "root": str(root)}, "digits"], "weights": [2.5, 0.1]},
     "hub": saved_for_the_hub,
+    "subset": lambda root: {"source": {"name": "folder", "root": str(root)}, "fraction": 0.9},
 }
 """For each source the least that a spec must say."""
 

@@ -35,7 +35,10 @@ CLASSES: dict[str, str] = {"callbacks": "trainer.callbacks", "loggers": "trainer
 
 # what the data and the rest of the model say; a spec may say otherwise
 FACTS = frozenset(
-    ("num_classes", "class_names", "class_counts", "image_size", "in_channels", "feature_dim", "load_weights", "model")
+    (
+        *("num_classes", "class_names", "class_counts", "image_size", "in_channels", "feature_dim"),
+        *("val_fraction", "test_fraction", "split_seed", "load_weights", "model"),
+    )
 )
 
 _ORDER = {"image": 0, "batch": 1, "mix": 2}

@@ -20,6 +20,7 @@ from imgrec.data.sampling import EvaluationOrder, TrainingOrder
 from imgrec.data.source import SOURCES, Source
 from imgrec.data.splits import Splits, split_source
 from imgrec.data.stratify import stratify
+from imgrec.data.subset import Subset
 from imgrec.data.tar_shards import TarShards
 from imgrec.data.torchvision_set import TorchvisionSet
 from imgrec.data.view import View
@@ -46,6 +47,7 @@ __all__ = [
     "Sampler",
     "Source",
     "Splits",
+    "Subset",
     "TarShards",
     "TorchvisionSet",
     "TrainingOrder",

@@ -46,24 +46,30 @@ class Table:
         base: where the images are.
         rows_of: for each row of the view its row in ``base``.
         needed: the rows of ``base`` that are to be cached.
+        narrow: whether a view, and not the data, says which these are.
     """
 
     base: Source
     rows_of: NDArray[np.int64]
     needed: NDArray[np.int64]
+    narrow: bool = False
 
     @classmethod
     def of(cls, source: Source, splits: set[str | None]) -> Table:
         """The table below ``source``, with the rows whose given split is one of these.
 
-        What is cached depends on the given splits alone: a run that carves another part for validation, or leaves
-        classes out, finds the same cache.
+        What is cached depends on the splits that the base gives alone: a run that carves another part for validation,
+        leaves classes out or alters labels finds the same cache. Of a view that is ``narrow``, its own rows are cached.
         """
         rows = np.arange(len(source))
+        wanted: NDArray[np.int64] | None = None
         while isinstance(source, View):
+            if source.narrow or wanted is not None:
+                wanted = source.rows if wanted is None else source.rows[wanted]
             rows, source = source.rows[rows], source.base
-        needed = [row for row, split in enumerate(source.splits) if split in splits]
-        return cls(source, rows, np.asarray(needed, dtype=np.int64))
+        there = range(len(source)) if wanted is None else np.unique(wanted).tolist()
+        needed = [row for row in there if source.splits[row] in splits]
+        return cls(source, rows, np.asarray(needed, dtype=np.int64), wanted is not None)
 
     def probe(self) -> list[Tensor]:
         """Some of the images."""
@@ -176,6 +182,8 @@ def _origin(spec: Spec, table: Table, plan: CachePlan) -> str:
     """What stays the same when the data changes: where it is looked for, and what is done to it."""
     splits = sorted({str(table.base.splits[row]) for row in table.needed.tolist()})
     place: list[Any] = [spec, os.getcwd(), str(data_root()), plan.describe(), splits]  # noqa: PTH109
+    if table.narrow:  # other rows are no change of the data
+        place += table.needed.tolist()
     return hashlib.blake2b(json.dumps(place, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 

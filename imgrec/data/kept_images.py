@@ -9,6 +9,7 @@ from imgrec.data.cache import CachedImages
 from imgrec.data.cache_choice import CacheMode, Table, cached_images
 from imgrec.data.cache_plan import plan_cache
 from imgrec.data.source import SPLITS, Source
+from imgrec.data.view import View
 from imgrec.registry import Spec
 
 
@@ -60,5 +61,10 @@ class KeptImages:
 
 
 def evaluated_splits(source: Source) -> set[str | None]:
-    """What a source says of images that may be evaluated: validation images may come out of the training's."""
+    """What a source says of images that may be evaluated: validation images may come out of the training's.
+
+    Of a view the source below it is asked, as for what is cached: it knows nothing of splits that the view decided.
+    """
+    while isinstance(source, View):
+        source = source.base
     return {"val", "test"} if "val" in source.splits else {None, "train", "val", "test"}

@@ -148,7 +148,7 @@ class ImageDataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Fetch what is to be downloaded; Lightning calls it in one process of each machine."""
         if fetches(self._source_spec):
-            SOURCES.build(self._source_spec, "data.source")
+            self._build_source()
 
     def setup(self, stage: str | None = None) -> None:
         """Read the table of images, split it, and find out what a model must know. A second call does nothing.
@@ -158,7 +158,7 @@ class ImageDataModule(pl.LightningDataModule):
         """
         if self._ready is not None:
             return
-        source = map_classes(SOURCES.build(self._source_spec, "data.source"), self._classes)
+        source = map_classes(self._build_source(), self._classes)
         val_fraction, test_fraction = self._fractions
         try:
             splits = split_source(source, val_fraction, test_fraction, self._split_seed)
@@ -309,6 +309,17 @@ class ImageDataModule(pl.LightningDataModule):
         draws = Draws(batch.keys, seed, batch.epoch)
         images, targets = self.training.apply(batch.images, batch.targets, draws, progress)
         return replace(batch, images=images, targets=targets)
+
+    def _build_source(self) -> Source:
+        """The source; one that alters the training images alone is told how the splits are carved."""
+        val_fraction, test_fraction = self._fractions
+        return SOURCES.build(
+            self._source_spec,
+            "data.source",
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            split_seed=self._split_seed,
+        )
 
     def _evaluation(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> BatchLoader:
         source, _, _ = self._read()

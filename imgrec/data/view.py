@@ -1,9 +1,10 @@
-"""Some rows of a source, with other labels if wanted: what leaves rows out, relabels or renames is a view."""
+"""Some rows of a source, with other labels or splits if wanted: what leaves out, relabels or renames is a view."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,8 @@ class View(Source):
         rows: which of its rows, in which order; by default all.
         targets: the targets of these rows, where they are not those of ``base``.
         class_names: the classes that ``targets`` counts, where they are not those of ``base``.
+        splits: the splits of these rows, where they are not those of ``base``.
+        columns: what is known of these rows beside the columns of ``base``.
 
     Raises:
         UserError: what is left is no table that can be trained on: see :class:`imgrec.data.Source`.
@@ -30,12 +33,17 @@ class View(Source):
     (899, '0002')
     """
 
+    narrow = False
+    """Whether a cache keeps its own rows only, and not all that ``base`` has: for what leaves most of them out."""
+
     def __init__(
         self,
         base: Source,
         rows: Sequence[int] | NDArray[np.int64] | None = None,
         targets: ArrayLike | None = None,
         class_names: Sequence[str] | None = None,
+        splits: Sequence[str | None] | None = None,
+        columns: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         self.base = base
         self.rows = np.arange(len(base)) if rows is None else np.asarray(rows, dtype=np.int64)
@@ -43,9 +51,9 @@ class View(Source):
             ids=[base.ids[row] for row in self.rows.tolist()],
             targets=base.targets[self.rows] if targets is None else targets,
             class_names=base.class_names if class_names is None else class_names,
-            splits=[base.splits[row] for row in self.rows.tolist()],
+            splits=[base.splits[row] for row in self.rows.tolist()] if splits is None else splits,
             in_memory=base.in_memory,
-            columns={name: values[self.rows] for name, values in base.columns.items()},
+            columns={name: values[self.rows] for name, values in base.columns.items()} | dict(columns or {}),
             repeats=None if base.repeats is None else base.repeats[self.rows],
         )
 
