@@ -5,7 +5,13 @@ name its class by dotted path. Any loss of ``torch.nn`` works the same way: ``to
 """
 
 from imgrec.losses.base import LOSSES
-from imgrec.losses.class_weights import ClassWeights, balanced_class_weights, resolve_class_weights
+from imgrec.losses.bootstrapping import Bootstrapping, bootstrapped_cross_entropy
+from imgrec.losses.class_weights import (
+    ClassWeights,
+    balanced_class_weights,
+    effective_class_weights,
+    resolve_class_weights,
+)
 from imgrec.losses.cross_entropy import CrossEntropy, cross_entropy
 from imgrec.losses.distillation import (
     DISTILLATIONS,
@@ -16,6 +22,9 @@ from imgrec.losses.distillation import (
     check_distillations,
 )
 from imgrec.losses.focal import Focal, focal_loss
+from imgrec.losses.generalized_cross_entropy import GeneralizedCrossEntropy, generalized_cross_entropy
+from imgrec.losses.logit_adjusted import LogitAdjusted, log_prior, logit_adjusted_loss
+from imgrec.losses.symmetric_cross_entropy import SymmetricCrossEntropy, reverse_cross_entropy, symmetric_cross_entropy
 from imgrec.losses.teacher_logits import (
     Correlation,
     DecoupledLogits,
@@ -33,6 +42,7 @@ __all__ = [
     "DISTILLATIONS",
     "LOSSES",
     "AttentionTransfer",
+    "Bootstrapping",
     "ClassWeights",
     "Correlation",
     "CrossEntropy",
@@ -40,14 +50,18 @@ __all__ = [
     "Distillation",
     "DistillationSum",
     "Focal",
+    "GeneralizedCrossEntropy",
     "HardLabels",
     "Hints",
+    "LogitAdjusted",
     "Signals",
     "SoftLogits",
+    "SymmetricCrossEntropy",
     "WeightedSum",
     "attention_loss",
     "attention_map",
     "balanced_class_weights",
+    "bootstrapped_cross_entropy",
     "build_distillations",
     "build_loss",
     "check_distillations",
@@ -55,9 +69,15 @@ __all__ = [
     "correlation_loss",
     "cross_entropy",
     "decoupled_divergence",
+    "effective_class_weights",
     "focal_loss",
+    "generalized_cross_entropy",
     "hard_label_loss",
     "hint_loss",
+    "log_prior",
+    "logit_adjusted_loss",
     "resolve_class_weights",
+    "reverse_cross_entropy",
     "softened_divergence",
+    "symmetric_cross_entropy",
 ]

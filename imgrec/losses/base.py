@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from imgrec.errors import UserError
+from imgrec.errors import UserError, suggestion
 from imgrec.registry import Registry
 
 LOSSES: Registry[nn.Module] = Registry("loss", "losses")
@@ -59,3 +60,81 @@ def in_range(
     limits = [f"{'above' if open_low else 'at least'} {low:g}"] if math.isfinite(low) else []
     limits += [f"{'below' if open_high else 'at most'} {high:g}"] if math.isfinite(high) else []
     raise UserError(f"`{name}` must be {' and '.join(limits) or 'a finite number'}, got {value!r}.")
+
+
+def as_probabilities(targets: Tensor, like: Tensor) -> Tensor:
+    """The targets as shares of the classes, in the type of number of ``like``: one-hot where they are indices.
+
+    Shapes: int64 ``(batch,)`` or float ``(batch, num_classes)``; ``like`` and the result ``(batch, num_classes)``.
+    """
+    if targets.is_floating_point():
+        return targets.to(like.dtype)
+    return torch.zeros_like(like).scatter_(1, targets[:, None], 1.0)
+
+
+def smoothed(shares: Tensor, label_smoothing: float) -> Tensor:
+    """Shares of the classes of which the part ``label_smoothing`` is spread evenly over all classes."""
+    return shares * (1 - label_smoothing) + label_smoothing / shares.shape[1] if label_smoothing else shares
+
+
+def expected_loss(
+    class_losses: Tensor, targets: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """The weighted mean over a batch of what each image loses on its class; a mixed image loses by its shares.
+
+    With class weights ``w`` and shares ``p`` it is ``sum(w * p * loss) / sum(w * p)``, as in
+    :func:`imgrec.losses.cross_entropy`: label smoothing spreads what is lost, and not what an image weighs.
+
+    Args:
+        class_losses: float ``(batch, num_classes)``, what each image would lose if it were of each class.
+        targets: int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
+        class_weights: float ``(num_classes,)``.
+        label_smoothing: the part of each target, in [0, 1), that is spread evenly over all classes.
+
+    Returns:
+        A scalar.
+    """
+    shares = as_probabilities(targets, class_losses)
+    weights = None if class_weights is None else class_weights.to(class_losses)
+    losses = class_losses if weights is None else class_losses * weights
+    total = (smoothed(shares, label_smoothing) * losses).sum()
+    return total / len(shares) if weights is None else total / (shares * weights).sum()
+
+
+def image_mean(image_losses: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """The mean of what each image loses, in which an image weighs what its classes weigh on average.
+
+    For what is lost on a mixture and is not a mixture of what is lost on its classes. An image without any class, as
+    one of several labels may be, weighs 1.
+
+    Args:
+        image_losses: float ``(batch,)``.
+        targets: int64 indices ``(batch,)`` or float shares ``(batch, num_classes)``.
+        class_weights: float ``(num_classes,)``.
+
+    Returns:
+        A scalar.
+    """
+    if class_weights is None:
+        return image_losses.mean()
+    weights = class_weights.to(image_losses)
+    if targets.is_floating_point():
+        shares = targets.to(image_losses.dtype)
+        whole = shares.sum(1)
+        each = torch.where(whole > 0, shares @ weights / whole.clamp_min(torch.finfo(whole.dtype).tiny), 1.0)
+    else:
+        each = weights[targets]
+    return (each * image_losses).sum() / each.sum()
+
+
+def one_of(name: str, value: str, accepted: Sequence[str]) -> str:
+    """``value`` where it is one of the accepted words; else a UserError that names them.
+
+    >>> one_of("kind", "sof", ("soft", "hard"))
+    Traceback (most recent call last):
+        ...
+    imgrec.errors.UserError: `kind` must be soft or hard, got "sof". Did you mean "soft"?
+    """
+    if value in accepted:
+        return value
+    raise UserError(f'`{name}` must be {" or ".join(accepted)}, got "{value}".{suggestion(value, accepted)}')

@@ -56,8 +56,9 @@ class CrossEntropy(nn.Module):
 
     Args:
         label_smoothing: the part of each target, in [0, 1), that is spread evenly over all classes.
-        class_weights: one weight a class; a mapping by class name, where classes that are not named weigh 1; or
-            ``balanced``: every class counts as much as any other.
+        class_weights: one weight a class; a mapping by class name, where classes that are not named weigh 1;
+            ``balanced``: every class counts as much as any other; or ``effective``, on request with its ``beta`` as
+            ``{name: effective, beta: 0.999}``: the class-balanced loss, by the effective number of images.
         num_classes: a fact of the data.
         class_names: a fact of the data.
         class_counts: a fact of the data.
@@ -66,7 +67,8 @@ class CrossEntropy(nn.Module):
         UserError: label smoothing outside [0, 1), or weights that do not fit the classes.
 
     Source: label smoothing: Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016,
-    arXiv:1512.00567.
+    arXiv:1512.00567. Effective number: Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019,
+    arXiv:1901.05555.
 
     >>> CrossEntropy(class_weights="balanced", class_counts=(30, 10)).class_weights
     tensor([0.6667, 2.0000])

@@ -53,8 +53,9 @@ class Focal(nn.Module):
 
     Args:
         gamma: how much less a confident sample counts; 0 is cross-entropy, 2 the paper's choice.
-        alpha: one weight a class; a mapping by class name, where classes that are not named weigh 1; or ``balanced``:
-            every class counts as much as any other.
+        alpha: one weight a class; a mapping by class name, where classes that are not named weigh 1; ``balanced``:
+            every class counts as much as any other; or ``effective``, on request with its ``beta`` as
+            ``{name: effective, beta: 0.999}``: the class-balanced focal loss.
         num_classes: a fact of the data.
         class_names: a fact of the data.
         class_counts: a fact of the data.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from imgrec.losses import LOSSES
+from imgrec.losses import LOSSES, ClassWeights
 
 FACTS: dict[str, Any] = {
     "num_classes": 4,
@@ -31,28 +31,70 @@ def targets() -> torch.Tensor:
 
 
 def variants(name: str) -> list[dict[str, Any]]:
-    """The defaults, and every way to weigh classes where the loss has one."""
+    """The defaults, every word that an argument may be, and every way to weigh classes where the loss has one."""
+    entry = LOSSES.entry(name)
     found: list[dict[str, Any]] = [{"name": name}]
-    for argument in ("class_weights", "alpha"):
-        if argument in LOSSES.entry(name).parameters:
-            found += [{"name": name, argument: w} for w in ("balanced", [1.0, 2.0, 3.0, 0.5], {"owl": 2.5})]
-    if "label_smoothing" in LOSSES.entry(name).parameters:
-        found.append({"name": name, "label_smoothing": 0.1, "class_weights": "balanced"})
+    weights = next((a for a in ("class_weights", "alpha") if entry.hints.get(a) == ClassWeights), None)
+    if weights is not None:
+        ways: list[Any] = ["balanced", "effective", [1.0, 2.0, 3.0, 0.5], {"owl": 2.5}]
+        found += [{"name": name, weights: way} for way in ways]
+    for argument, hint in entry.hints.items():
+        if get_origin(hint) is Literal:
+            found += [{"name": name, argument: word} for word in get_args(hint)]
+        if hint is bool:
+            found.append({"name": name, argument: not entry.parameters[argument].default})
+    if "label_smoothing" in entry.parameters:
+        found.append({"name": name, "label_smoothing": 0.1, **({weights: "balanced"} if weights else {})})
     return found
+
+
+def mixed(targets: torch.Tensor) -> torch.Tensor:
+    """What Mixup makes of the targets: two classes an image, or twice the same."""
+    return 0.7 * F.one_hot(targets, 4).float() + 0.3 * F.one_hot(targets.flip(0), 4)
 
 
 SPECS = [spec for name in ENTRIES for spec in variants(name)]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_every_logit_gets_a_finite_gradient(spec: dict[str, Any], logits: torch.Tensor, targets: torch.Tensor) -> None:
-    logits.requires_grad_(True)
-    value = LOSSES.build(spec, **FACTS)(logits, targets)
-    assert value.shape == ()
-    value.backward()
-    assert logits.grad is not None
-    assert torch.isfinite(logits.grad).all()
-    assert (logits.grad != 0).all()
+def test_every_image_and_every_class_gets_a_gradient_as_long_as_nothing_is_learnt(
+    spec: dict[str, Any], logits: torch.Tensor, targets: torch.Tensor
+) -> None:
+    logits = (0.05 * logits).requires_grad_(True)
+    loss = LOSSES.build(spec, **FACTS)
+    for labels in (targets, mixed(targets)):
+        value = loss(logits, labels)
+        assert value.shape == ()
+        (gradient,) = torch.autograd.grad(value, logits)
+        assert torch.isfinite(gradient).all()
+        assert (gradient != 0).any(1).all()
+        assert (gradient != 0).any(0).all()
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_the_gradient_is_that_of_finite_differences(
+    spec: dict[str, Any], logits: torch.Tensor, targets: torch.Tensor
+) -> None:
+    loss = LOSSES.build(spec, **FACTS).double()
+    logits = logits.double().requires_grad_(True)
+    for labels in (targets, mixed(targets).double()):
+        assert torch.autograd.gradcheck(loss, (logits, labels), atol=1e-6, fast_mode=True)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_it_goes_down_and_the_classes_are_learnt(
+    spec: dict[str, Any], logits: torch.Tensor, targets: torch.Tensor
+) -> None:
+    """By gradient descent on the logits of a head that the loss is made for."""
+    loss = LOSSES.build(spec, **FACTS)
+    free = torch.zeros_like(logits).requires_grad_(True)
+    first = loss(free, targets).item()
+    for _ in range(20):
+        value = loss(free, targets)
+        (gradient,) = torch.autograd.grad(value, free)
+        free = (free - gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-12) * 0.2).detach().requires_grad_()
+    assert loss(free, targets).item() < 0.9 * first
+    assert torch.equal(free.argmax(1), targets)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
