@@ -79,6 +79,8 @@ class StepOutput:
     Shapes: ``images`` as in :class:`Batch`; ``targets`` likewise; ``logits`` float ``(batch, num_classes)``;
     ``features`` float ``(batch, feature_dim)``, the pooled vector before the head; ``auxiliary`` further logits, each
     ``(batch, num_classes)``, of an architecture with auxiliary classifiers, in training only. ``epoch`` counts from 0.
+    ``keys`` are those of the :class:`Batch`, which random draws of a sample start from; a task of one's own may leave
+    them out.
     """
 
     images: Tensor
@@ -87,6 +89,7 @@ class StepOutput:
     features: Tensor
     epoch: int
     auxiliary: tuple[Tensor, ...] = ()
+    keys: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same output with its tensors on ``device``: Lightning asks for it to keep predictions on the CPU."""
@@ -97,6 +100,7 @@ class StepOutput:
             logits=self.logits.to(device, non_blocking=non_blocking),
             features=self.features.to(device, non_blocking=non_blocking),
             auxiliary=tuple(logits.to(device, non_blocking=non_blocking) for logits in self.auxiliary),
+            keys=None if self.keys is None else self.keys.to(device, non_blocking=non_blocking),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ class Slices:
     """int64 ``(slices,)``: where they lie along ``dim``."""
     channel: Tensor
     """int64 ``(slices,)``: the numbers of their channels."""
+    size: float
+    """How many weights all of them hold."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,16 @@ class ChannelGroup:
 
     channels: int
     slices: tuple[Slices, ...]
-    size: float
-    """How many weights a channel has."""
+
+    @property
+    def size(self) -> float:
+        """How many weights a channel has."""
+        return sum(part.size for part in self.slices) / self.channels
+
+    def only(self, names: Collection[str]) -> ChannelGroup | None:
+        """The same channels, of whose weights those with these names count; ``None`` where there are none."""
+        slices = tuple(part for part in self.slices if part.name in names)
+        return ChannelGroup(self.channels, slices) if slices else None
 
     def squares(self, weights: Mapping[str, Tensor]) -> Tensor:
         """The sum of the squares of each channel's weights, float ``(channels,)``."""
@@ -71,6 +81,7 @@ def channel_groups(model: nn.Module, images: Tensor) -> list[ChannelGroup]:
     names = {module: name for name, module in model.named_modules()}
     with _Traced(model):
         graph = pruning.DependencyGraph().build_dependency(model, images[:1], verbose=False)
+    weights = dict(model.named_parameters(remove_duplicate=False))
     found = []
     for group in graph.get_all_groups(ignored_layers=_outputs(model)):
         parts: dict[tuple[str, int], Slices] = {}
@@ -81,12 +92,12 @@ def channel_groups(model: nn.Module, images: Tensor) -> list[ChannelGroup]:
             if dim is None or module not in names or any(channel is None for channel in channels):
                 continue
             name = f"{names[module]}.weight" if names[module] else "weight"
-            parts.setdefault((name, dim), Slices(name, dim, torch.tensor(item.idxs), torch.tensor(channels)))
-        channels = len(group.items[0].idxs)
+            if name not in weights:
+                raise UserError(f"{name} is computed from other weights, so that no channel of it is zero alone.")
+            size = len(item.idxs) * weights[name].numel() / weights[name].shape[dim]
+            parts.setdefault((name, dim), Slices(name, dim, torch.tensor(item.idxs), torch.tensor(channels), size))
         if parts:
-            weights = dict(model.named_parameters(remove_duplicate=False))
-            size = sum(len(p.at) * weights[p.name].numel() / weights[p.name].shape[p.dim] for p in parts.values())
-            found.append(ChannelGroup(channels, tuple(parts.values()), size / channels))
+            found.append(ChannelGroup(len(group.items[0].idxs), tuple(parts.values())))
     if not found:
         raise UserError("a penalty on groups of channels needs a network with channels that can be removed")
     return found

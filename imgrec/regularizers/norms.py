@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Parameter
 
 from imgrec.errors import UserError
 from imgrec.losses.base import in_range
+from imgrec.models.scope import Scope
 from imgrec.regularizers.base import REGULARIZERS
-from imgrec.regularizers.weights import weight_parameters
-from imgrec.types import StepOutput
+from imgrec.regularizers.weights import WeightPenalty
 
 
 def l1_penalty(tensors: Iterable[Tensor]) -> Tensor:
@@ -46,30 +47,30 @@ def elastic_net_penalty(tensors: Iterable[Tensor], l1_ratio: float = 0.5) -> Ten
 
 
 @REGULARIZERS.register("l1")
-class L1(nn.Module):
+class L1(WeightPenalty):
     """The sum of the weights' absolute values: drives weights to exactly zero.
 
     Args:
         norm_and_bias: penalize normalization layers and biases too.
+        scope: names or patterns of the parameters, or of modules that hold them; by default every weight.
 
     Raises:
-        UserError: the model has no trainable weight.
+        UserError: a pattern that matches nothing; the model has no trainable weight.
+
+    Example::
+
+        regularizers: {name: l1, weight: 1e-4, scope: [head, "layer4.*.weight"]}
 
     Source: Tibshirani, Regression Shrinkage and Selection via the Lasso, 1996,
     doi:10.1111/j.2517-6161.1996.tb02080.x.
     """
 
-    def __init__(self, norm_and_bias: bool = False) -> None:
-        super().__init__()
-        self.norm_and_bias = norm_and_bias
-
-    def forward(self, output: StepOutput, model: nn.Module) -> Tensor:
-        """The penalty, a scalar."""
-        return l1_penalty(weight_parameters(model, self.norm_and_bias))
+    def penalty(self, weights: list[Parameter]) -> Tensor:  # noqa: D102
+        return l1_penalty(weights)
 
 
 @REGULARIZERS.register("l2")
-class L2(nn.Module):
+class L2(WeightPenalty):
     """Half the sum of the weights' squares: keeps weights small.
 
     With plain SGD it equals the optimizer's ``weight_decay`` of the same size. With an adaptive optimizer it does not:
@@ -77,55 +78,58 @@ class L2(nn.Module):
 
     Args:
         norm_and_bias: penalize normalization layers and biases too.
+        scope: names or patterns of the parameters, or of modules that hold them; by default every weight.
 
     Raises:
-        UserError: the model has no trainable weight.
+        UserError: a pattern that matches nothing; the model has no trainable weight.
+
+    Example::
+
+        regularizers: {name: l2, weight: 1e-4, scope: [head, "layer4.*.weight"]}
 
     Source: Krogh and Hertz, A Simple Weight Decay Can Improve Generalization, 1991, NeurIPS 4.
     """
 
-    def __init__(self, norm_and_bias: bool = False) -> None:
-        super().__init__()
-        self.norm_and_bias = norm_and_bias
-
-    def forward(self, output: StepOutput, model: nn.Module) -> Tensor:
-        """The penalty, a scalar."""
-        return l2_penalty(weight_parameters(model, self.norm_and_bias))
+    def penalty(self, weights: list[Parameter]) -> Tensor:  # noqa: D102
+        return l2_penalty(weights)
 
 
 @REGULARIZERS.register("elastic_net")
-class ElasticNet(nn.Module):
+class ElasticNet(WeightPenalty):
     """A mixture of L1 and L2: zeros as L1 makes them, and steadier among weights that go together.
 
     Args:
         l1_ratio: the part of L1, in [0, 1]; 1 is L1 alone, 0 is L2 alone.
         norm_and_bias: penalize normalization layers and biases too.
+        scope: names or patterns of the parameters, or of modules that hold them; by default every weight.
 
     Raises:
-        UserError: a ratio outside [0, 1], or a model without a trainable weight.
+        UserError: a ratio outside [0, 1], a pattern that matches nothing, or a model without a trainable weight.
+
+    Example::
+
+        regularizers: {name: elastic_net, weight: 1e-5, l1_ratio: 0.3}
 
     Source: Zou and Hastie, Regularization and Variable Selection via the Elastic Net, 2005,
     doi:10.1111/j.1467-9868.2005.00503.x.
     """
 
-    def __init__(self, l1_ratio: float = 0.5, norm_and_bias: bool = False) -> None:
-        super().__init__()
+    def __init__(self, l1_ratio: float = 0.5, norm_and_bias: bool = False, scope: Scope = None) -> None:
+        super().__init__(norm_and_bias, scope)
         self.check_arguments(l1_ratio)
         self.l1_ratio = float(l1_ratio)
-        self.norm_and_bias = norm_and_bias
 
     @staticmethod
     def check_arguments(l1_ratio: float = 0.5, **_: Any) -> None:
         """Refuse what is wrong whatever the model may be."""
         in_range("l1_ratio", l1_ratio, high=1.0)
 
-    def forward(self, output: StepOutput, model: nn.Module) -> Tensor:
-        """The penalty, a scalar."""
-        return elastic_net_penalty(weight_parameters(model, self.norm_and_bias), self.l1_ratio)
+    def penalty(self, weights: list[Parameter]) -> Tensor:  # noqa: D102
+        return elastic_net_penalty(weights, self.l1_ratio)
 
 
 def _some(tensors: Iterable[Tensor]) -> list[Tensor]:
     found = list(tensors)
     if not found:
-        raise UserError("there is no trainable weight to penalize: is the whole model frozen?")
+        raise UserError("there is no weight to penalize")
     return found

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.losses.base import in_range
+from imgrec.models.scope import Scope
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.regularizers.channel_groups import ChannelGroup, channel_groups
+from imgrec.regularizers.weights import scoped
 from imgrec.types import StepOutput
 
 _TINY = 1e-16
@@ -48,33 +50,55 @@ class BatchNormScale(nn.Module):
 
     Made for pruning with ``importance: bn_scale``. A weight of 1e-4 is usual.
 
+    Args:
+        scope: names or patterns of the scales, or of modules that hold them; by default all.
+
     Raises:
-        UserError: the model has no batch normalization with a scale that is trained.
+        UserError: a pattern that matches nothing; the model has no batch normalization with a scale that is trained.
+
+    Example::
+
+        regularizers: {name: bn_scale, weight: 1e-4}
 
     Source: Liu et al., 2017, "Learning efficient convolutional networks through network slimming", arXiv 1708.06519.
     """
 
-    def forward(self, output: StepOutput, model: nn.Module) -> Tensor:
-        """The penalty, a scalar."""
-        scales = [
-            module.weight.abs().sum()
-            for module in model.modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-            and module.weight is not None
-            and module.weight.requires_grad
-        ]
-        if not scales:
+    def __init__(self, scope: Scope = None) -> None:
+        super().__init__()
+        self.scope = scope
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse a network without such scales, before it is trained."""
+        if not self._scales(model):
             raise UserError(
                 "the regularizer bn_scale needs batch normalization with a scale that is trained, and this network "
                 "has none: group_lasso and group_norm take any network."
             )
-        return torch.stack(scales).sum()
+
+    def forward(self, output: StepOutput, model: nn.Module) -> Tensor:
+        """The penalty, a scalar; zero while all that the scope means is frozen."""
+        scales = [scale.abs().sum() for scale in self._scales(model) if scale.requires_grad]
+        if not scales and self.scope is None:
+            self.check_model(model)
+        return torch.stack(scales).sum() if scales else output.logits.new_zeros(())
+
+    def _scales(self, model: nn.Module) -> list[nn.Parameter]:
+        meant = scoped(model, self.scope)
+        scales = [
+            module.weight
+            for module in model.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight is not None
+        ]
+        ids = {id(parameter) for parameter in meant.values()}
+        found = [scale for scale in scales if id(scale) in ids]
+        return found if self.scope is not None else [scale for scale in found if scale.requires_grad]
 
 
 class _Groups:
-    """The groups of a network, found anew where its widths have changed."""
+    """The groups of a network, found anew where its widths have changed; of each, what the scope means."""
 
-    def __init__(self) -> None:
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
         self._shapes: tuple[tuple[int, ...], ...] = ()
         self._groups: list[ChannelGroup] = []
 
@@ -83,9 +107,19 @@ class _Groups:
         weights = dict(model.named_parameters(remove_duplicate=False))
         shapes = tuple(tuple(weight.shape) for weight in weights.values())
         if shapes != self._shapes:
-            self._groups, self._shapes = channel_groups(model, output.images), shapes
+            self._groups, self._shapes = self._find(model, output.images), shapes
         # no gradient where a group is zero, whose norm has none
         return [(group.squares(weights).clamp_min(_TINY).sqrt(), group.size) for group in self._groups]
+
+    def _find(self, model: nn.Module, images: Tensor) -> list[ChannelGroup]:
+        groups = channel_groups(model, images)
+        if self.scope is None:
+            return groups
+        meant = scoped(model, self.scope)
+        found = [part for group in groups if (part := group.only(meant)) is not None]
+        if not found:
+            raise UserError(f"the scope {self.scope!r} holds no weight of a channel that can be removed.")
+        return found
 
 
 @REGULARIZERS.register("group_lasso")
@@ -95,17 +129,29 @@ class GroupLasso(nn.Module):
     A channel's weights are the filter that makes it, its scale in normalization layers, and what every layer that reads
     it gives to it. Channels that branches add up are one.
 
+    Args:
+        scope: names or patterns of the weights of a channel that count, or of modules that hold them; by default all.
+
     Raises:
-        UserError: torch-pruning is missing; the network has no channel that could be removed.
+        UserError: torch-pruning is missing; a pattern that matches nothing; the network has no channel that could be
+            removed.
+
+    Example::
+
+        regularizers: {name: group_lasso, weight: 1e-5}
 
     Source: Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006,
     10.1111/j.1467-9868.2005.00532.x; Wen et al., 2016, "Learning structured sparsity in deep neural networks",
     arXiv 1608.03665.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scope: Scope = None) -> None:
         super().__init__()
-        self._groups = _Groups()
+        self._groups = _Groups(scope)
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse a scope that means nothing, before the network is trained."""
+        scoped(model, self._groups.scope)
 
     def forward(self, output: StepOutput, model: nn.Module) -> Tensor:
         """The penalty, a scalar."""
@@ -121,18 +167,28 @@ class GrowingGroupNorm(nn.Module):
 
     Args:
         alpha: the smallest channel of a group shrinks ``2 ** alpha`` times as fast as the largest; 0 is weight decay.
+        scope: names or patterns of the weights of a channel that count, or of modules that hold them; by default all.
 
     Raises:
-        UserError: an ``alpha`` below 0; torch-pruning is missing; the network has no channel that could be removed.
+        UserError: an ``alpha`` below 0; torch-pruning is missing; a pattern that matches nothing; the network has no
+            channel that could be removed.
+
+    Example::
+
+        regularizers: {name: group_norm, weight: 5e-4, alpha: 4}
 
     Source: Fang et al., 2023, "DepGraph: towards any structural pruning", arXiv 2301.12900, section 3.3.
     """
 
-    def __init__(self, alpha: float = 4.0) -> None:
+    def __init__(self, alpha: float = 4.0, scope: Scope = None) -> None:
         super().__init__()
         self.check_arguments(alpha)
         self.alpha = float(alpha)
-        self._groups = _Groups()
+        self._groups = _Groups(scope)
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse a scope that means nothing, before the network is trained."""
+        scoped(model, self._groups.scope)
 
     @staticmethod
     def check_arguments(alpha: float = 4.0, **_: Any) -> None:

@@ -37,6 +37,7 @@ class RegularizerSum(nn.Module):
         weights: one factor each.
         ramps: for each ``None`` or the fractions of training between which its weight grows from 0.
         names: one name each; the classes' names where not given.
+        places: where each stands in the config, for messages.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class RegularizerSum(nn.Module):
         weights: Sequence[float] = (),
         ramps: Sequence[Ramp | None] | None = None,
         names: Sequence[str] | None = None,
+        places: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.regularizers = nn.ModuleList(regularizers)
@@ -53,6 +55,21 @@ class RegularizerSum(nn.Module):
         self.names = unique_names(names if names is not None else [type(r).__name__ for r in regularizers])
         if not len(self.regularizers) == len(self.weights) == len(self.ramps) == len(self.names):
             raise ValueError("give as many weights, ramps and names as regularizers")
+        self.places = tuple(places) if places is not None else tuple(self.names)
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse a network that a regularizer cannot be about, before it is trained.
+
+        Raises:
+            UserError: what the ``check_model`` of a regularizer that has one says, with its place in the config.
+        """
+        for place, regularizer in zip(self.places, self.regularizers, strict=True):
+            check = getattr(regularizer, "check_model", None)
+            if check is not None:
+                try:
+                    check(model)
+                except UserError as error:
+                    raise UserError(f"{place}: {error}") from error
 
     def forward(self, output: StepOutput, model: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The total to add to the loss, and its parts for the log.
@@ -106,12 +123,13 @@ def build_regularizers(specs: Specs | None, where: str = "model.regularizers", *
     """
     items = _items(specs, where)
     built = []
-    for place, spec, _, _ in items:
-        regularizer: object = REGULARIZERS.build(spec, place, **facts)
+    for place, spec, weight, _ in items:
+        regularizer: object = REGULARIZERS.build(spec, place, **facts, weight=weight)
         if not isinstance(regularizer, nn.Module):
             raise SpecError(f"{place}: {spec!r} gives a {type(regularizer).__name__}, not a torch.nn.Module.")
         built.append(regularizer)
-    return RegularizerSum(built, [i[2] for i in items], [i[3] for i in items], part_names(as_list(specs)))
+    weights, ramps = [i[2] for i in items], [i[3] for i in items]
+    return RegularizerSum(built, weights, ramps, part_names(as_list(specs)), [i[0] for i in items])
 
 
 def check_regularizers(specs: Specs | None, where: str = "model.regularizers", facts: Collection[str] = ()) -> None:

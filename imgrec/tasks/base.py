@@ -183,6 +183,7 @@ class BaseTask(pl.LightningModule, ABC):
             shard(self.model, self._device_mesh["data_parallel"])
         self.loss = self.build_loss(self.facts)
         self.regularizers = self.build_regularizers(self.facts)
+        self.regularizers.check_model(self.model)
         self.metrics = self.build_metrics(self.facts)
         if self._device_mesh is not None and self.no_weight_decay():
             raise UserError(

@@ -123,6 +123,7 @@ class ClassificationTask(BaseTask):
             features=features,
             epoch=self.current_epoch,
             auxiliary=auxiliary,
+            keys=batch.keys,
         )
 
     def compute_loss(self, output: StepOutput) -> Tensor:
