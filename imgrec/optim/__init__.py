@@ -2,7 +2,9 @@
 
 from imgrec.optim.factory import OptimizerFactory, lay_out_as_parameters
 from imgrec.optim.groups import layer_numbers, parameter_groups
-from imgrec.optim.optimizers import OPTIMIZERS, build_optimizer, check_optimizer
+from imgrec.optim.named import OPTIMIZERS
+from imgrec.optim.optimizers import build_optimizer, check_optimizer
+from imgrec.optim.rules import GroupRule, read_rules
 from imgrec.optim.scaling import LearningRateScaling, scale_learning_rate
 from imgrec.optim.scheduler import build_schedule, check_schedule
 from imgrec.optim.schedules import (
@@ -25,6 +27,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "Exponential",
+    "GroupRule",
     "LearningRateScaling",
     "Linear",
     "OptimizerFactory",
@@ -40,6 +43,7 @@ __all__ = [
     "layer_numbers",
     "linear_factor",
     "parameter_groups",
+    "read_rules",
     "scale_learning_rate",
     "step_factor",
 ]

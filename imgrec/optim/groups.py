@@ -1,16 +1,19 @@
-"""Parameter groups: which parameters decay, and how much slower the early layers learn."""
+"""Parameter groups: which parameters decay, how much slower the early layers learn, and what a pattern asks for."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 from torch import nn
 from torch.nn import Parameter
 
 from imgrec.errors import UserError
+from imgrec.optim.rules import GroupRule, ruled
 from imgrec.regularizers import norm_and_bias_names
+
+T = TypeVar("T")
 
 
 def parameter_groups(
@@ -20,6 +23,7 @@ def parameter_groups(
     decay_norm_and_bias: bool = False,
     lr: float | None = None,
     layer_decay: float | None = None,
+    rules: Sequence[GroupRule] = (),
 ) -> list[dict[str, Any]]:
     """The trainable parameters of a model, grouped as an optimizer takes them.
 
@@ -31,16 +35,19 @@ def parameter_groups(
         model: any module; for layer decay one that holds a timm network.
         weight_decay: the weight decay of the parameters that decay.
         decay_norm_and_bias: biases and normalization layers decay too.
-        lr: the learning rate of the last layer, which layer decay scales; needed with ``layer_decay`` only.
+        lr: the learning rate of the last layer, which layer decay and rules scale; needed with them only.
         layer_decay: from each layer to the one before it, the learning rate is multiplied by this. The head is the last
             layer.
+        rules: what patterns of parameter names ask for; of several that say the same thing, the last one counts.
 
     Returns:
         Groups with ``params``, ``weight_decay`` and, where there are several, a ``name``: ``decay`` and ``no_decay``,
-        with layer decay ``layer_3_decay`` and so on, and each group's own ``lr``.
+        with layer decay ``layer_3_decay`` and so on, under a rule ``head:decay``, and each group's own ``lr``. Groups
+        that no rule is about come first.
 
     Raises:
-        UserError: no trainable parameter; layer decay on a model without a timm network that says what its layers are.
+        UserError: no trainable parameter; layer decay on a model without a timm network that says what its layers are;
+            a rule whose pattern means nothing.
 
     Source: layer decay: Clark et al., ELECTRA, 2020, arXiv:2003.10555.
 
@@ -53,22 +60,35 @@ def parameter_groups(
         raise UserError("the model has no trainable parameter: is all of it frozen?")
     layers = layer_numbers(model) if layer_decay is not None else {}
     last = max(layers.values(), default=0)
-    exempt = set(_network_exemptions(model)) | (set() if decay_norm_and_bias else norm_and_bias_names(model))
-    sorted_in: dict[tuple[int, bool], list[Parameter]] = defaultdict(list)
+    kept = set(_network_exemptions(model))
+    small = norm_and_bias_names(model)
+    asked = ruled(model, rules)
+    sorted_in: dict[tuple[tuple[int, ...], int, float], list[Parameter]] = defaultdict(list)
     for name, parameter in trainable.items():
-        sorted_in[layers.get(name, last), bool(weight_decay) and name not in exempt].append(parameter)
+        applied = asked.get(name, ())
+        decay = _last([rules[i].weight_decay for i in applied], weight_decay)
+        everything = _last([rules[i].decay_norm_and_bias for i in applied], decay_norm_and_bias)
+        exempt = name in kept or (name in small and not everything)
+        sorted_in[applied, layers.get(name, last), 0.0 if exempt else decay].append(parameter)
     groups: list[dict[str, Any]] = []
-    for (layer, decays), parameters in sorted(sorted_in.items(), key=lambda item: (item[0][0], not item[0][1])):
-        group: dict[str, Any] = {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
+    for (applied, layer, decay), parameters in sorted(sorted_in.items(), key=lambda i: (i[0][0], i[0][1], -i[0][2])):
+        group: dict[str, Any] = {"params": parameters, "weight_decay": decay}
         if len(sorted_in) > 1:
-            kind = "decay" if decays else "no_decay"
-            group["name"] = (
-                kind if layer_decay is None else f"layer_{layer}_{kind}" if weight_decay else f"layer_{layer}"
-            )
-        if layer_decay is not None and lr is not None:
-            group["lr"] = lr * layer_decay ** (last - layer)
+            kind = "decay" if decay else "no_decay"
+            name = kind if layer_decay is None else f"layer_{layer}_{kind}" if weight_decay else f"layer_{layer}"
+            group["name"] = ":".join([*(rules[i].label for i in applied), name])
+        factor = _last([rules[i].lr_factor for i in applied], 1.0)
+        if lr is not None and (layer_decay is not None or factor != 1.0):
+            group["lr"] = lr * (1.0 if layer_decay is None else layer_decay ** (last - layer)) * factor
+        for i in applied:
+            group |= rules[i].options
         groups.append(group)
     return groups
+
+
+def _last(asked: Sequence[T | None], otherwise: T) -> T:
+    """What the last rule says that says anything."""
+    return next((each for each in reversed(asked) if each is not None), otherwise)
 
 
 def layer_numbers(model: nn.Module) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Optimizers by name: the five that everybody names, and everything that timm knows."""
+"""The registry of optimizers: those of `imgrec.optim.named`, the wrappers, and everything that timm knows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 import timm.optim
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -85,7 +84,8 @@ def build_optimizer(
     Args:
         spec: a name, or a name with the class's own arguments (``lr``, ``betas``, ...) and these:
             ``weight_decay``, not applied to normalization layers and biases unless ``decay_norm_and_bias: true``;
-            ``layer_decay``, see :func:`imgrec.optim.parameter_groups`; ``fused: false`` against the fused kernel that
+            ``layer_decay``, see :func:`imgrec.optim.parameter_groups`; ``groups``, what patterns of parameter names are
+            given of their own, see :func:`imgrec.optim.read_rules`; ``fused: false`` against the fused kernel that
             is the default where there is one; ``lr_reference_batch``, see :func:`imgrec.optim.scale_learning_rate`.
         model: what is trained, on the device where it is trained.
         where: the place in the config, for messages.
@@ -112,53 +112,3 @@ def _parameters(factory: Callable[..., Any]) -> Collection[str]:
         return inspect.signature(factory).parameters
     except (TypeError, ValueError):
         return ()
-
-
-def _register(name: str, cls: type[Optimizer], doc: str, **defaults: Any) -> None:
-    OPTIMIZERS.register(name)(OptimizerFactory(cls, defaults, doc))
-
-
-_register(
-    "sgd",
-    torch.optim.SGD,
-    """Stochastic gradient descent, plain: no momentum unless `momentum` is given.
-
-    Source: Robbins and Monro, A Stochastic Approximation Method, 1951, doi:10.1214/aoms/1177729586.
-    """,
-)
-_register(
-    "momentum",
-    torch.optim.SGD,
-    """Stochastic gradient descent with heavy-ball momentum, 0.9.
-
-    Source: Polyak, Some Methods of Speeding up the Convergence of Iteration Methods, 1964,
-    doi:10.1016/0041-5553(64)90137-5.
-    """,
-    momentum=0.9,
-)
-_register(
-    "nesterov",
-    torch.optim.SGD,
-    """Stochastic gradient descent with Nesterov momentum, 0.9.
-
-    Source: Sutskever et al., On the Importance of Initialization and Momentum in Deep Learning, 2013, ICML.
-    """,
-    momentum=0.9,
-    nesterov=True,
-)
-_register(
-    "adam",
-    torch.optim.Adam,
-    """Adam: steps scaled by running moments of the gradient; its weight decay is part of the gradient.
-
-    Source: Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015, arXiv:1412.6980.
-    """,
-)
-_register(
-    "adamw",
-    torch.optim.AdamW,
-    """Adam with weight decay apart from the gradient, 0.01.
-
-    Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019, arXiv:1711.05101.
-    """,
-)
