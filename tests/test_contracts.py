@@ -114,6 +114,8 @@ SOURCE_SPECS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "tar": lambda root: {"path": str(root / "shard.tar")},
     "concat": lambda root: {"sources": [{"name": "folder", "root": str(root)}, "digits"], "weights": [2.5, 0.1]},
     "hub": saved_for_the_hub,
+    "long_tail": lambda root: {"source": {"name": "folder", "root": str(root)}, "imbalance": 2},
+    "label_noise": lambda root: {"source": {"name": "folder", "root": str(root)}, "rate": 0.2},
     "subset": lambda root: {"source": {"name": "folder", "root": str(root)}, "fraction": 0.9},
 }
 """For each source the least that a spec must say."""

@@ -13,7 +13,9 @@ from imgrec.data.decode import IMAGE_SUFFIXES, BadImage, decode_image, from_pil,
 from imgrec.data.digits import Digits
 from imgrec.data.folder import Folder
 from imgrec.data.hub import Hub
+from imgrec.data.label_noise import LabelNoise
 from imgrec.data.loading import BatchLoader, EvaluationSet, TrainingSet
+from imgrec.data.long_tail import LongTail
 from imgrec.data.module import ImageDataModule
 from imgrec.data.parquet import Parquet
 from imgrec.data.sampling import EvaluationOrder, TrainingOrder
@@ -43,6 +45,8 @@ __all__ = [
     "Folder",
     "Hub",
     "ImageDataModule",
+    "LabelNoise",
+    "LongTail",
     "Parquet",
     "Sampler",
     "Source",
