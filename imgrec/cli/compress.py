@@ -206,10 +206,10 @@ def _said(values: dict[str, Any]) -> dict[str, Any]:
 def _print(variants: Sequence[RunFolder]) -> None:
     """The variants under the run that they are of, and where they are."""
     from imgrec.cli.tables import console_for, print_table
-    from imgrec.runs.compression import COLUMNS, parent_cells, variant_cells
+    from imgrec.runs.compression import COLUMNS, MATTERS, parent_cells, variant_cells
 
     rows = [parent_cells(variants[0]), *map(variant_cells, variants)]
     print()
-    print_table(console_for(10_000), COLUMNS, rows, left={COLUMNS[0]}, order=COLUMNS)
+    print_table(console_for(10_000), COLUMNS, rows, left={COLUMNS[0]}, order=MATTERS)
     for variant in variants:
         print(f"\nrun        {variant.path}\nreport     {variant.report}")

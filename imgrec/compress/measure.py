@@ -87,10 +87,17 @@ def time_calls(call: Callable[[], object], budget: float = 1.0, rounds: int = 20
     return Timing(statistics.median(ordered), ordered[at], len(ordered))
 
 
-def time_ratio(call: Callable[[], object], base: Callable[[], object], rounds: int = 21, device: str = "cpu") -> float:
-    """How long a call takes as a multiple of another one: the median over rounds in which both are called in turn.
+@dataclass(frozen=True)
+class Pair:
+    """Seconds of a call and of another one, and the first over the second: medians over rounds in turn."""
 
-    What else the machine does slows both down, so this holds where two measurements one after the other do not.
+    call: float
+    base: float
+    ratio: float
+
+
+def time_pair(call: Callable[[], object], base: Callable[[], object], rounds: int = 21, device: str = "cpu") -> Pair:
+    """How long two calls take, in turn: what else the machine does slows both down, and leaves the ratio.
 
     Args:
         call: without arguments; its result is thrown away.
@@ -99,7 +106,7 @@ def time_ratio(call: Callable[[], object], base: Callable[[], object], rounds: i
         device: what is waited for before the clock is read: ``cpu``, or ``cuda``.
     """
     wait: Callable[[], object] = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    found: list[float] = []
+    found: list[tuple[float, float]] = []
     for at in range(_WARM_ROUNDS + rounds):
         seconds = []
         for each in (call, base) if at % 2 else (base, call):
@@ -107,9 +114,15 @@ def time_ratio(call: Callable[[], object], base: Callable[[], object], rounds: i
             each()
             wait()
             seconds.append(time.perf_counter() - begun)
-        first, second = seconds if at % 2 else reversed(seconds)
-        found.append(first / second)
-    return statistics.median(found[_WARM_ROUNDS:])
+        found.append((seconds[0], seconds[1]) if at % 2 else (seconds[1], seconds[0]))
+    ours, theirs = zip(*found[_WARM_ROUNDS:], strict=True)
+    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    return Pair(statistics.median(ours), statistics.median(theirs), ratio)
+
+
+def time_ratio(call: Callable[[], object], base: Callable[[], object], rounds: int = 21, device: str = "cpu") -> float:
+    """How long a call takes as a multiple of another one; see :func:`time_pair`."""
+    return time_pair(call, base, rounds, device).ratio
 
 
 def peak_memory(call: Callable[[], object]) -> int | None:

@@ -26,6 +26,7 @@ class TorchRuntime(Runtime):
         self.precision = precision
         side = facts.image_size if facts is not None else 0
         self.image_shape = (len(classifier.mean), side, side)
+        self._threads = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
             self.device = torch.device(device)
@@ -45,4 +46,6 @@ class TorchRuntime(Runtime):
         return found
 
     def close(self) -> None:  # noqa: D102
-        self._network = None
+        if self._network is not None:
+            self._network = None
+            torch.set_num_threads(self._threads)

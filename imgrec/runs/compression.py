@@ -11,9 +11,35 @@ from imgrec.runs.text import file_size, short_count
 KEY = "compression"
 """Where summary.json holds it, once a plan is carried out."""
 
-COLUMNS = ("variant", "accuracy", "difference", "95 % interval", "agrees", "parameters", "MACs", "bytes")
+COLUMNS = (
+    "variant",
+    "accuracy",
+    "difference",
+    "95 % interval",
+    "agrees",
+    "parameters",
+    "MACs",
+    "bytes",
+    "ms",
+    "faster",
+)
+
+MATTERS = (
+    "variant",
+    "accuracy",
+    "difference",
+    "ms",
+    "faster",
+    "bytes",
+    "95 % interval",
+    "MACs",
+    "parameters",
+    "agrees",
+)
+"""The same, what a narrow terminal keeps first."""
 
 _SIZES = {"parameters": "Parameters", "nonzero": "not zero", "macs": "MACs of an image", "bytes": "Bytes on disk"}
+_RUNTIMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 _SPLITS = {"test": "Test", "val": "Validation"}
 
 
@@ -22,7 +48,7 @@ def parent_cells(variant: RunFolder) -> list[str]:
     found = variant.summary[KEY]
     split = _first(found)
     accuracy = f"{100 * split['before']:.2f} %" if split else ""
-    return [found["parent"], accuracy, "", "", "", *_size_cells(found, "before")]
+    return [found["parent"], accuracy, "", "", "", *_size_cells(found, "before"), "", ""]
 
 
 def variant_cells(variant: RunFolder) -> list[str]:
@@ -34,7 +60,7 @@ def variant_cells(variant: RunFolder) -> list[str]:
         interval = f"{100 * split['low']:+.2f} to {100 * split['high']:+.2f}"
         difference = f"{100 * split['difference']:+.2f}"
         scores = [f"{100 * split['after']:.2f} %", difference, interval, f"{100 * split['agreement']:.1f} %"]
-    return [found["variant"], *scores, *_size_cells(found, "after")]
+    return [found["variant"], *scores, *_size_cells(found, "after"), *_time_cells(found)]
 
 
 def compression_section(run: RunFolder) -> dict[str, Any] | None:
@@ -58,6 +84,15 @@ def compression_section(run: RunFolder) -> dict[str, Any] | None:
         if size is not None and not (name == "nonzero" and size["after"] == found["sizes"]["parameters"]["after"]):
             share = f"{size['before'] / size['after']:.2f}x fewer" if size["after"] < size["before"] else ""
             rows.append({"name": said, "before": f"{size['before']:,}", "after": f"{size['after']:,}", "change": share})
+    if (time := found.get("latency")) is not None:
+        rows.append(
+            {
+                "name": "Milliseconds an image",
+                "before": f"{time['before']:.2f}",
+                "after": f"{time['after']:.2f}",
+                "change": f"{time['ratio']:.2f}x faster" if time["ratio"] >= 1 else f"{1 / time['ratio']:.2f}x slower",
+            }
+        )
     return {"parent": found["parent"], "rows": rows, "steps": found["steps"], "notes": _notes(run, found)}
 
 
@@ -70,6 +105,11 @@ def _notes(run: RunFolder, found: Mapping[str, Any]) -> list[str]:
             f"Of {split['images']:,} {_SPLITS[name].lower()} images {split['won']} are named correctly only now, "
             f"{split['lost']} only by the run it was made from; the two agree on {100 * split['agreement']:.1f} %."
         )
+    if (time := found.get("latency")) is not None:
+        notes.append(
+            f"Times are of both in {_RUNTIMES.get(time['runtime'], time['runtime'])}, called in turn with one image on "
+            "one thread; `imgrec bench` measures more, and other runtimes."
+        )
     sizes = found["sizes"]
     if sizes["nonzero"]["after"] < sizes["parameters"]["after"]:
         notes.append("Zeros that are stored and multiplied save neither time nor memory.")
@@ -79,6 +119,12 @@ def _notes(run: RunFolder, found: Mapping[str, Any]) -> list[str]:
 def _size_cells(found: Mapping[str, Any], when: str) -> list[str]:
     said = {"parameters": short_count, "macs": short_count, "bytes": file_size}
     return [say(found["sizes"][name][when]) if name in found["sizes"] else "" for name, say in said.items()]
+
+
+def _time_cells(found: Mapping[str, Any]) -> list[str]:
+    """Milliseconds an image, and how many times faster than the run in the same runtime."""
+    time = found.get("latency")
+    return ["", ""] if time is None else [f"{time['after']:.2f}", f"{time['ratio']:.2f}x"]
 
 
 def _first(found: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -25,6 +25,7 @@ from imgrec.runs.lock import RunLock
 from imgrec.runs.report import write_report
 from imgrec.runs.summary import update_summary
 from imgrec.studies.difference import difference_to_parent
+from imgrec.studies.latency import latency_beside
 from imgrec.studies.operations import Operations
 from imgrec.studies.quantize import quantize_run
 from imgrec.studies.recipe import Config, training_config
@@ -204,13 +205,14 @@ class Compression:
             update_summary(variant, {"status": "finished", "parameters": here["parameters"]})
             difference = difference_to_parent(variant, self.parent.run, here, before, product)
             done = {"parent": self.parent.name, "variant": plan.name, "steps": [step.said for step in plan.steps]}
-            update_summary(variant, {KEY: {**done, **difference}})
+            runtime, precision = _runtime(exports[-1] if exports else None)
+            latency = latency_beside(product or loaded, self.dense, self.operations.images, runtime, precision)
+            update_summary(variant, {KEY: {**done, **difference, "latency": latency}})
             images = images_of(self.data) if hasattr(self.data, "load_images") else None
             write_report(variant, images=images)
 
     def _evaluate(self, variant: RunFolder, source: Path, step: Quantize | None) -> None:
-        runtime = "torch" if step is None else step.runtime
-        precision = "bf16" if step is not None and step.to == "bf16" else None
+        runtime, precision = _runtime(step)
         with open_runtime(source, runtime, threads=torch.get_num_threads(), precision=precision) as network:
             for split in ("val", "test"):
                 found = predict_split(self.data, split, network)
@@ -248,6 +250,13 @@ def after_qat(stages: Sequence[Stage]) -> bool:
 def export_folder(variant: RunFolder, step: Quantize, trained: bool) -> Path:
     """Where the export of a step stands, or will."""
     return variant.exports / ("onnx-int8-qat" if trained else f"{step.runtime}-{step.to}")
+
+
+def _runtime(step: Quantize | None) -> tuple[str, str | None]:
+    """What the product of a plan runs in, and what that is told to compute in."""
+    if step is None:
+        return "torch", None
+    return step.runtime, "bf16" if step.to == "bf16" else None
 
 
 @contextmanager

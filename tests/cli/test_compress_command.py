@@ -209,8 +209,13 @@ def test_pruned_fine_tuned_and_quantized(cli: Cli, parent: Path) -> None:
         assert run.summary[split]["acc"] == pytest.approx(said.accuracy)
         assert found["splits"][split]["after"] == pytest.approx(said.accuracy)
         assert run.summary[split]["loss"] is None  # that of the network in floating point is not int8's
+    latency = found["latency"]
+    assert (latency["runtime"], latency["batch"], latency["threads"]) == ("onnxruntime", 1, 1)
+    assert all(latency[name] > 0 for name in ("before", "after", "ratio"))
     page = run.report.read_text()
     assert f"Made from tiny/{parent.name}" in page
+    assert "Milliseconds an image" in page
+    assert "both in ONNX Runtime" in page
     assert "exports/onnxruntime-int8" in page
 
     config = run.config
