@@ -20,10 +20,13 @@ from imgrec.optim.schedules import (
     linear_factor,
     step_factor,
 )
+from imgrec.optim.sharpness import Asam, Sam, SharpnessAware, sharpness_aware, worst_nearby
+from imgrec.optim.wrapper import OptimizerWrapper
 
 __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
+    "Asam",
     "Constant",
     "Cosine",
     "Exponential",
@@ -31,7 +34,10 @@ __all__ = [
     "LearningRateScaling",
     "Linear",
     "OptimizerFactory",
+    "OptimizerWrapper",
+    "Sam",
     "Schedule",
+    "SharpnessAware",
     "Step",
     "build_optimizer",
     "build_schedule",
@@ -45,5 +51,7 @@ __all__ = [
     "parameter_groups",
     "read_rules",
     "scale_learning_rate",
+    "sharpness_aware",
     "step_factor",
+    "worst_nearby",
 ]

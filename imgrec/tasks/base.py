@@ -18,9 +18,12 @@ from imgrec.compress.surgery import rebuild, surgery_of
 from imgrec.errors import UserError
 from imgrec.models import check_compile, compile_network, set_channels_last
 from imgrec.optim import LearningRateScaling, build_optimizer, build_schedule, check_optimizer, check_schedule
+from imgrec.optim.sharpness import SharpnessAware, sharpness_aware
+from imgrec.optim.wrapper import OptimizerWrapper
 from imgrec.randomness import run_seed, seed_defaults
 from imgrec.registry import Spec, Specs
 from imgrec.regularizers import RegularizerSum, build_regularizers, check_regularizers
+from imgrec.tasks.ascent import loss_at_worst_point, loss_scale
 from imgrec.tasks.compatibility import refuse_other_architecture, refuse_other_classes
 from imgrec.tasks.epoch import EpochBuffer, EpochPredictions, RunningMeans
 from imgrec.tasks.processes import first_buffers, on_first, process_count
@@ -137,6 +140,11 @@ class BaseTask(pl.LightningModule, ABC):
             raise UserError("a schedule needs an end of training: set trainer.max_epochs or trainer.max_steps")
         self.total_steps = int(steps)
         optimizer = build_optimizer(self.optimizer_spec, self, "model.optimizer", self._effective_batch())
+        if self._device_mesh is not None and isinstance(optimizer, OptimizerWrapper):
+            raise UserError(
+                f"model.optimizer: {type(optimizer).__name__.lower()} copies the weights, and trainer.strategy: fsdp2 "
+                "shares them out: take strategy: ddp."
+            )
         self.lr_scaling = getattr(optimizer, "lr_scaling", None)
         if self.lr_scaling is not None:
             rank_zero_only(logger.info)(f"model.optimizer.lr: {self.lr_scaling}")
@@ -283,7 +291,37 @@ class BaseTask(pl.LightningModule, ABC):
         return self.trainer.global_step / self.total_steps if self.total_steps else 0.0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss and weighted penalties; each part is logged."""
+        """Loss and weighted penalties; each part is logged. A sharpness-aware optimizer gets that of a second pass."""
+        optimizer = self._sharpness_aware()
+        if optimizer is None:
+            return self._objective(batch)
+        return loss_at_worst_point(
+            optimizer,
+            self.model,
+            lambda: self._objective(batch),
+            lambda: self._objective_again(batch),
+            loss_scale(self.trainer),
+        )
+
+    def _objective_again(self, batch: Batch) -> Tensor:
+        """What :meth:`_objective` gives, at the worst point near the weights, and not logged."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if (on_ascent := getattr(callback, "on_ascent", None)) is not None:
+                on_ascent(self.trainer, self)
+        with self._running.paused():
+            return self._objective(batch, logged=False)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The gradients; then a sharpness-aware optimizer puts the weights back to where they were."""
+        super().backward(loss, *args, **kwargs)
+        if (optimizer := self._sharpness_aware()) is not None:
+            optimizer.descend()
+
+    def _sharpness_aware(self) -> SharpnessAware | None:
+        return next((found for each in self.trainer.optimizers if (found := sharpness_aware(each)) is not None), None)
+
+    def _objective(self, batch: Batch, logged: bool = True) -> Tensor:
+        """Loss and weighted penalties of one pass."""
         output = self.model_step(batch)
         loss = self.compute_loss(output)
         penalty, parts = self.regularizers(output, self.model, self.progress)
@@ -295,7 +333,7 @@ class BaseTask(pl.LightningModule, ABC):
             self._running.add(f"train/reg/{name}", value, count)
         if not output.targets.is_floating_point():  # the accuracy on mixed images would mean nothing
             self._running.add("train/acc", (output.logits.argmax(1) == output.targets).float().mean(), count)
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        every = self.trainer.log_every_n_steps if logged else 0  # type: ignore[attr-defined]
         if every and (self.trainer.global_step + 1) % every == 0:  # the steps at which loggers are written to
             self.log("train/loss_step", total.detach(), batch_size=count)
         return total

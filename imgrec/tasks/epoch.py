@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +102,16 @@ class RunningMeans:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._epoch = -1
+        self._paused = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within, nothing is taken in: a second pass over the same images."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
 
     def enter(self, epoch: int) -> None:
         """What is added from now on belongs to this epoch: sums of another one are dropped."""
@@ -109,6 +120,8 @@ class RunningMeans:
 
     def add(self, name: str, mean: Tensor, count: int) -> None:
         """Take in the mean over ``count`` samples."""
+        if self._paused:
+            return
         value = mean.detach() * count
         self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._counts[name] = self._counts.get(name, 0) + count
