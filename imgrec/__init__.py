@@ -32,6 +32,8 @@ _WHERE = {
     "EMA": "imgrec.callbacks",
     "EarlyStopping": "imgrec.callbacks",
     "EpochPictures": "imgrec.callbacks",
+    "Freeze": "imgrec.callbacks",
+    "GradualUnfreezing": "imgrec.callbacks",
     "HEADS": "imgrec.models",
     "ImageDataModule": "imgrec.data",
     "ImageSizeSchedule": "imgrec.callbacks",
@@ -56,6 +58,7 @@ _WHERE = {
     "WandbLogger": "imgrec.callbacks.wandb_logger",
     "compare_runs": "imgrec.runs.comparison",
     "compress_run": "imgrec.cli.compress",
+    "find_learning_rate": "imgrec.cli.lr_find",
     "load": "imgrec.runs.load",
     "run_table": "imgrec.runs.table",
 }
@@ -81,6 +84,8 @@ __all__ = [
     "DistillationTask",
     "EarlyStopping",
     "EpochPictures",
+    "Freeze",
+    "GradualUnfreezing",
     "ImageDataModule",
     "ImageSizeSchedule",
     "LastCheckpoint",
@@ -98,6 +103,7 @@ __all__ = [
     "WandbLogger",
     "compare_runs",
     "compress_run",
+    "find_learning_rate",
     "load",
     "run_table",
 ]
@@ -110,6 +116,8 @@ if TYPE_CHECKING:
         BestCheckpoint,
         EarlyStopping,
         EpochPictures,
+        Freeze,
+        GradualUnfreezing,
         ImageSizeSchedule,
         LayerStatistics,
         NaNGuard,
@@ -119,6 +127,7 @@ if TYPE_CHECKING:
     from imgrec.callbacks.tensorboard_logger import TensorBoardLogger
     from imgrec.callbacks.wandb_logger import WandbLogger
     from imgrec.cli.compress import compress_run
+    from imgrec.cli.lr_find import find_learning_rate
     from imgrec.data import SOURCES, ImageDataModule
     from imgrec.errors import TrainingFailedError, UserError
     from imgrec.losses import DISTILLATIONS, LOSSES

@@ -44,6 +44,8 @@ CALLBACKS: dict[str, dict[str, Any]] = {
     "EarlyStopping": {"monitor": "val/loss"},
     "NaNGuard": {},
     "AugmentationStrength": {"start": 0.2},
+    "Freeze": {"scope": ["backbone"], "until": 0.75},
+    "GradualUnfreezing": {"start": 0.1, "end": 0.8},
     "ImageSizeSchedule": {},
     "LayerStatistics": {"every_n_steps": 1},
     "StructuredPruning": {"target": {"parameters": 0.7}, "start": 0.3, "end": 0.8, "rounds": 2},

@@ -6,6 +6,8 @@ from imgrec.callbacks.checkpoint_io import WholeCheckpointIO
 from imgrec.callbacks.early_stopping import EarlyStopping
 from imgrec.callbacks.ema import EMA
 from imgrec.callbacks.epoch_pictures import EpochPictures
+from imgrec.callbacks.freeze import Freeze
+from imgrec.callbacks.gradual_unfreezing import GradualUnfreezing
 from imgrec.callbacks.guard import NaNGuard
 from imgrec.callbacks.last_checkpoint import LastCheckpoint
 from imgrec.callbacks.layer_statistics import LayerStatistics
@@ -31,6 +33,8 @@ __all__ = [
     "EpochPictures",
     "EpochProgress",
     "ExactResume",
+    "Freeze",
+    "GradualUnfreezing",
     "ImageSizeSchedule",
     "LastCheckpoint",
     "LayerStatistics",

@@ -48,7 +48,7 @@ def operate(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: Surgery
     modes = {module: module.training for module in pl_module.modules()}
     for parameter in before.values():
         parameter.grad = None  # it was used in the step before
-    wrapped = _unwrap(trainer, pl_module)
+    wrapped = unwrap_ddp(trainer, pl_module)
     devices = [task.device] if task.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
@@ -80,8 +80,12 @@ def operate(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: Surgery
             keep_anew(trainer, pl_module)
 
 
-def _unwrap(trainer: pl.Trainer, pl_module: pl.LightningModule) -> DDPStrategy | None:
-    """Take the network out of DDP, whose buckets of gradients have the old shapes."""
+def unwrap_ddp(trainer: pl.Trainer, pl_module: pl.LightningModule) -> DDPStrategy | None:
+    """Take the network out of DDP, whose buckets of gradients are of the parameters as they are.
+
+    Returns:
+        The strategy, whose ``configure_ddp`` wraps the network again; ``None`` where there is no DDP.
+    """
     strategy: Any = trainer.strategy
     if not isinstance(strategy, DDPStrategy):
         return None

@@ -133,6 +133,19 @@ INT8: dict[str, Any] = {
     },
 }
 
+THAWING: dict[str, Any] = {
+    "data": {"train_transforms": ["cutout", "mixup"]},
+    "trainer": {
+        "accumulate_grad_batches": 2,
+        "callbacks+": [
+            {"class_path": "Freeze", "init_args": {"scope": ["conv1", "bn1"]}},
+            {"class_path": "GradualUnfreezing", "init_args": {"start": 0.2, "end": 0.8, "batch_norm": "statistics"}},
+            {"class_path": "EMA", "init_args": {"decay": 0.9}},
+            "NaNGuard",
+        ],
+    },
+}
+
 DDP = trainer(strategy="ddp", devices=2, accelerator="cpu")
 WORKERS = {"data": {"num_workers": 2}}
 
@@ -153,6 +166,8 @@ SOAKS: dict[str, Soak] = {
     "distilled, everything else": Soak(made(EVERYTHING, TAUGHT, HINTS), share=2, teacher=made()),
     "distilled, 2 processes": Soak(made(EVERYTHING, TAUGHT, HINTS, DDP), processes=2, teacher=made()),
     "distilled, channels taken out, EMA": Soak(made(NARROWER, TAUGHT), teacher=made()),
+    "thawing by stages, EMA, mixup": Soak(made(THAWING), share=2),
+    "thawing by stages, 2 processes": Soak(made(THAWING, DDP), processes=2),
     "validation within epochs": Soak(made(trainer(val_check_interval=3)), share=2),
     "by steps": Soak(made(trainer(max_steps=17, max_epochs=-1)), share=2),
     "Lightning's callbacks": Soak(
