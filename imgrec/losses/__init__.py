@@ -4,7 +4,9 @@ A loss of your own is a ``torch.nn.Module`` with that ``forward``: register it w
 name its class by dotted path. Any loss of ``torch.nn`` works the same way: ``torch.nn.MultiMarginLoss``.
 """
 
+from imgrec.losses.asymmetric import Asymmetric, asymmetric_loss
 from imgrec.losses.base import LOSSES
+from imgrec.losses.binary_cross_entropy import BinaryCrossEntropy, binary_cross_entropy
 from imgrec.losses.bootstrapping import Bootstrapping, bootstrapped_cross_entropy
 from imgrec.losses.class_weights import (
     ClassWeights,
@@ -23,7 +25,10 @@ from imgrec.losses.distillation import (
 )
 from imgrec.losses.focal import Focal, focal_loss
 from imgrec.losses.generalized_cross_entropy import GeneralizedCrossEntropy, generalized_cross_entropy
+from imgrec.losses.hinge import Hinge, crammer_singer_hinge, one_vs_rest_hinge
 from imgrec.losses.logit_adjusted import LogitAdjusted, log_prior, logit_adjusted_loss
+from imgrec.losses.poly import Poly1, poly_1_loss
+from imgrec.losses.probability_distance import Brier, Huber, brier_score, huber_score
 from imgrec.losses.symmetric_cross_entropy import SymmetricCrossEntropy, reverse_cross_entropy, symmetric_cross_entropy
 from imgrec.losses.teacher_logits import (
     Correlation,
@@ -41,8 +46,11 @@ from imgrec.losses.weighted import WeightedSum, build_loss, check_losses
 __all__ = [
     "DISTILLATIONS",
     "LOSSES",
+    "Asymmetric",
     "AttentionTransfer",
+    "BinaryCrossEntropy",
     "Bootstrapping",
+    "Brier",
     "ClassWeights",
     "Correlation",
     "CrossEntropy",
@@ -52,21 +60,28 @@ __all__ = [
     "Focal",
     "GeneralizedCrossEntropy",
     "HardLabels",
+    "Hinge",
     "Hints",
+    "Huber",
     "LogitAdjusted",
+    "Poly1",
     "Signals",
     "SoftLogits",
     "SymmetricCrossEntropy",
     "WeightedSum",
+    "asymmetric_loss",
     "attention_loss",
     "attention_map",
     "balanced_class_weights",
+    "binary_cross_entropy",
     "bootstrapped_cross_entropy",
+    "brier_score",
     "build_distillations",
     "build_loss",
     "check_distillations",
     "check_losses",
     "correlation_loss",
+    "crammer_singer_hinge",
     "cross_entropy",
     "decoupled_divergence",
     "effective_class_weights",
@@ -74,8 +89,11 @@ __all__ = [
     "generalized_cross_entropy",
     "hard_label_loss",
     "hint_loss",
+    "huber_score",
     "log_prior",
     "logit_adjusted_loss",
+    "one_vs_rest_hinge",
+    "poly_1_loss",
     "resolve_class_weights",
     "reverse_cross_entropy",
     "softened_divergence",
