@@ -53,7 +53,7 @@ class QuantizedClassifier(Classifier):
         if not places.layers:
             why = next(iter(places.left.values()), "it has no convolution and no linear layer")
             raise UserError(f"the network has no layer that can be quantized: {why}")
-        super().__init__(classifier.backbone, classifier.head, (), ())
+        super().__init__(classifier.backbone, classifier.head, (), (), classifier.neck, classifier.pooling)
         self.mean, self.std = classifier.mean, classifier.std
         self.channels_last = classifier.channels_last
         self.surgery = surgery_of(classifier)
@@ -122,6 +122,32 @@ class QuantizedClassifier(Classifier):
             finally:
                 for each, watching in zip(bounds, before, strict=True):
                     each.watching = watching
+
+    @contextmanager
+    def statistics_kept(self) -> Iterator[None]:
+        """Within, a pass in training leaves the bounds and batch normalization's running statistics as they are.
+
+        What is learnt in the pass goes into copies: autograd may still hold the tensors that an earlier pass used.
+        """
+        ranges = [each for each in self.ranges.values() if isinstance(each, ActivationRange)]
+        before = [each.watching for each in ranges]
+        kept = [
+            (module, name, buffer)
+            for module in self.modules()
+            if isinstance(module, nn.modules.batchnorm._NormBase)
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        self.watch("no")
+        for module, name, buffer in kept:
+            module._buffers[name] = buffer.clone()
+        try:
+            yield
+        finally:
+            for module, name, buffer in kept:
+                module._buffers[name] = buffer
+            for bounds, watching in zip(ranges, before, strict=True):
+                bounds.watching = watching
 
 
 class _Constants(nn.Module):

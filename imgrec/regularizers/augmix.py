@@ -1,0 +1,77 @@
+"""AugMix of a batch on its device: each image averaged with chains of transforms of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from imgrec.augment import BatchTransform, Draws, to_float
+from imgrec.augment.chosen import gathers, per_image
+from imgrec.errors import UserError
+
+_LONGEST = 3
+
+
+def augmix(
+    images: Tensor, transforms: Sequence[BatchTransform], draws: Draws, chains: int = 3, alpha: float = 1.0
+) -> Tensor:
+    """Each image averaged with several chains of one to three random transforms of it, with random weights.
+
+    The weights of the chains are even over all that add up to 1 (``alpha: 1``), that of the image is even over [0, 1].
+
+    Args:
+        images: uint8, or float in [0, 1], ``(batch, channels, height, width)``.
+        transforms: what chains are made of, each place of one by a draw of its own; they keep the images' size.
+        draws: one row a sample.
+        chains: how many, 1 or more.
+        alpha: shape of the distributions of the weights: of Dirichlet's for the chains, of beta for the image.
+
+    Returns:
+        Float in [0, 1], of the images' shape.
+
+    Source: Hendrycks et al., AugMix, 2020, arXiv:1912.02781, algorithm 1.
+    """
+    pixels = to_float(images)
+    weights = _dirichlet(draws.fork("weights"), chains, alpha)
+    mixed = torch.zeros_like(pixels)
+    for chain in range(chains):
+        stream = draws.fork(f"chain {chain}")
+        mixed += per_image(weights[:, chain]) * _chain(pixels, transforms, stream)
+    kept = per_image(draws.fork("kept").beta(alpha, alpha))
+    return kept * pixels + (1 - kept) * mixed
+
+
+def _chain(images: Tensor, transforms: Sequence[BatchTransform], draws: Draws) -> Tensor:
+    """One to three transforms of each image, one after another."""
+    stream = draws.fork("choice")
+    lengths = stream.integers(1, _LONGEST + 1)[:, 0]
+    choices = stream.integers(0, len(transforms), _LONGEST)
+    for place in range(_LONGEST):
+        for number, transform in enumerate(transforms):
+            chosen = (choices[:, place] == number) & (lengths > place)
+            own = draws.fork(f"{place} {number}")
+            if not gathers(images):
+                images = torch.where(per_image(chosen), _changed(transform, images, own), images)
+            elif len(rows := chosen.nonzero()[:, 0]):
+                images = images.index_copy(0, rows, _changed(transform, images[rows], Draws(own.keys[rows])))
+    return images
+
+
+def _changed(transform: BatchTransform, images: Tensor, draws: Draws) -> Tensor:
+    changed = to_float(transform(images, draws))
+    if changed.shape != images.shape:
+        raise UserError(f"{type(transform).__name__} changes the images' size, and a view is to have that of its image")
+    return changed
+
+
+def _dirichlet(draws: Draws, count: int, alpha: float) -> Tensor:
+    """Weights that add up to 1, float ``(batch, count)``: what is left of a stick is broken off piece by piece."""
+    left = torch.ones(len(draws), device=draws.device)
+    parts = []
+    for place in range(count - 1):
+        broken = draws.fork(place).beta(alpha, alpha * (count - 1 - place))
+        parts.append(left * broken)
+        left = left * (1 - broken)
+    return torch.stack([*parts, left], dim=1)
