@@ -1,11 +1,14 @@
 """Optimizers, parameter groups and schedules."""
 
+from imgrec.optim.elsewhere import EvaluatedElsewhere, evaluated_elsewhere
 from imgrec.optim.factory import OptimizerFactory, lay_out_as_parameters
 from imgrec.optim.groups import layer_numbers, parameter_groups
+from imgrec.optim.lookahead import Lookahead
 from imgrec.optim.named import OPTIMIZERS
 from imgrec.optim.optimizers import build_optimizer, check_optimizer
 from imgrec.optim.rules import GroupRule, read_rules
 from imgrec.optim.scaling import LearningRateScaling, scale_learning_rate
+from imgrec.optim.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from imgrec.optim.scheduler import build_schedule, check_schedule
 from imgrec.optim.schedules import (
     SCHEDULES,
@@ -29,14 +32,18 @@ __all__ = [
     "Asam",
     "Constant",
     "Cosine",
+    "EvaluatedElsewhere",
     "Exponential",
     "GroupRule",
     "LearningRateScaling",
     "Linear",
+    "Lookahead",
     "OptimizerFactory",
     "OptimizerWrapper",
     "Sam",
     "Schedule",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "SharpnessAware",
     "Step",
     "build_optimizer",
@@ -44,6 +51,7 @@ __all__ = [
     "check_optimizer",
     "check_schedule",
     "cosine_factor",
+    "evaluated_elsewhere",
     "exponential_factor",
     "lay_out_as_parameters",
     "layer_numbers",

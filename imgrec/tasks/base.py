@@ -18,6 +18,7 @@ from imgrec.compress.surgery import rebuild, surgery_of
 from imgrec.errors import UserError
 from imgrec.models import check_compile, compile_network, set_channels_last
 from imgrec.optim import LearningRateScaling, build_optimizer, build_schedule, check_optimizer, check_schedule
+from imgrec.optim.elsewhere import EvaluatedElsewhere
 from imgrec.optim.sharpness import SharpnessAware, sharpness_aware
 from imgrec.optim.wrapper import OptimizerWrapper
 from imgrec.randomness import run_seed, seed_defaults
@@ -25,6 +26,7 @@ from imgrec.registry import Spec, Specs
 from imgrec.regularizers import RegularizerSum, build_regularizers, check_regularizers
 from imgrec.tasks.ascent import loss_at_worst_point, loss_scale
 from imgrec.tasks.compatibility import refuse_other_architecture, refuse_other_classes
+from imgrec.tasks.elsewhere import agree_on_weights, keep_evaluated, put_evaluated, put_trained
 from imgrec.tasks.epoch import EpochBuffer, EpochPredictions, RunningMeans
 from imgrec.tasks.processes import first_buffers, on_first, process_count
 from imgrec.tasks.sharding import shard
@@ -140,7 +142,7 @@ class BaseTask(pl.LightningModule, ABC):
             raise UserError("a schedule needs an end of training: set trainer.max_epochs or trainer.max_steps")
         self.total_steps = int(steps)
         optimizer = build_optimizer(self.optimizer_spec, self, "model.optimizer", self._effective_batch())
-        if self._device_mesh is not None and isinstance(optimizer, OptimizerWrapper):
+        if self._device_mesh is not None and isinstance(optimizer, OptimizerWrapper | EvaluatedElsewhere):
             raise UserError(
                 f"model.optimizer: {type(optimizer).__name__.lower()} copies the weights, and trainer.strategy: fsdp2 "
                 "shares them out: take strategy: ddp."
@@ -148,6 +150,7 @@ class BaseTask(pl.LightningModule, ABC):
         self.lr_scaling = getattr(optimizer, "lr_scaling", None)
         if self.lr_scaling is not None:
             rank_zero_only(logger.info)(f"model.optimizer.lr: {self.lr_scaling}")
+        agree_on_weights(self.trainer, optimizer, self.schedule_spec)
         schedule = build_schedule(self.schedule_spec, optimizer, self.total_steps, "model.schedule")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -257,6 +260,7 @@ class BaseTask(pl.LightningModule, ABC):
             "means": self._running.state_dict(),
             "surgery": surgery_of(self.model),
         }
+        keep_evaluated(self.trainer, self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other classes or of another architecture; become as pruned as it is."""
@@ -346,6 +350,19 @@ class BaseTask(pl.LightningModule, ABC):
         """Evaluate one and the same network: under DDP a forward pass does this, when a network is sharded nobody."""
         if self._device_mesh is not None:
             first_buffers(self.model)
+        put_evaluated(self.trainer)
+
+    def on_validation_end(self) -> None:
+        """Go on with the weights that are trained, where those are others."""
+        put_trained(self.trainer)
+
+    def on_train_start(self) -> None:
+        """Train the weights that are trained, where a training goes on in the same process."""
+        put_trained(self.trainer)
+
+    def on_train_end(self) -> None:
+        """Leave what is evaluated in the network; the last checkpoint is written."""
+        put_evaluated(self.trainer)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the logits."""
