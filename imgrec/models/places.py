@@ -60,8 +60,11 @@ def put_in_place(network: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.M
     return new.get(network, network)
 
 
-def refuse_layers(names: Sequence[str], kind: str, why: str) -> None:
-    """Raise :class:`UserError` where there are ``names``, layers that cannot be changed, with the reason."""
+def refuse_layers(names: Sequence[str], kind: str, why: str, by: str = "scope") -> None:
+    """Raise :class:`UserError` where there are ``names``, layers that cannot be changed, with the reason.
+
+    ``by`` is the argument that names others.
+    """
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise UserError(f"{', '.join(names[:3])}{more}: {why}; name with `scope` the {kind}s that are to change.")
+        raise UserError(f"{', '.join(names[:3])}{more}: {why}; name with `{by}` the {kind}s that are to change.")
