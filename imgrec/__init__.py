@@ -58,6 +58,7 @@ _WHERE = {
     "WandbLogger": "imgrec.callbacks.wandb_logger",
     "compare_runs": "imgrec.runs.comparison",
     "compress_run": "imgrec.cli.compress",
+    "find_batch_size": "imgrec.cli.batch_find",
     "find_learning_rate": "imgrec.cli.lr_find",
     "load": "imgrec.runs.load",
     "run_table": "imgrec.runs.table",
@@ -103,6 +104,7 @@ __all__ = [
     "WandbLogger",
     "compare_runs",
     "compress_run",
+    "find_batch_size",
     "find_learning_rate",
     "load",
     "run_table",
@@ -126,6 +128,7 @@ if TYPE_CHECKING:
     )
     from imgrec.callbacks.tensorboard_logger import TensorBoardLogger
     from imgrec.callbacks.wandb_logger import WandbLogger
+    from imgrec.cli.batch_find import find_batch_size
     from imgrec.cli.compress import compress_run
     from imgrec.cli.lr_find import find_learning_rate
     from imgrec.data import SOURCES, ImageDataModule

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 _PROCESS = Path("/proc/self")
+_MACHINE = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
 
 
 def process_memory(when: Literal["now", "peak"]) -> int | None:
@@ -36,3 +38,29 @@ def forget_peak() -> bool:
     except OSError:
         return False
     return True
+
+
+def free_memory() -> int | None:
+    """The memory that this process may still take, in bytes; ``None`` where the system is silent.
+
+    That is what the machine could give without swapping, or less where a container is given less.
+    """
+    machine = _field(_MACHINE, "MemAvailable:")
+    found = [] if machine is None else [machine * 1024]
+    for limit, used, cached in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with suppress(OSError, ValueError):  # no such group, or "max": without a limit
+            taken = int((_GROUP / used).read_text(encoding="utf-8"))
+            files = _field((_GROUP / used).with_name("memory.stat"), cached) or 0
+            found.append(max(0, int((_GROUP / limit).read_text(encoding="utf-8")) - taken + files))
+    return min(found, default=None)
+
+
+def _field(file: Path, name: str) -> int | None:
+    with suppress(OSError, ValueError, IndexError):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if line.split()[0] == name:
+                return int(line.split()[1])
+    return None

@@ -37,6 +37,8 @@ class AugmentationStrength(pl.Callback):
     Source: Tan and Le 2021, "EfficientNetV2: smaller models and faster training", arXiv 2104.00298.
     """
 
+    in_trials = True
+
     def __init__(self, start: float = 0.0, end: float = 1.0, until: float = 1.0) -> None:
         if not (0 <= start <= 1 and 0 <= end <= 1):
             raise UserError(f"AugmentationStrength: `start` and `end` are from 0 to 1, got {start} and {end}.")
@@ -81,6 +83,8 @@ class ImageSizeSchedule(pl.Callback):
     Source: Howard 2018, the DAWNBench entry of fast.ai, https://github.com/fastai/imagenet-fast; Tan and Le 2021,
     "EfficientNetV2: smaller models and faster training", arXiv 2104.00298.
     """
+
+    in_trials = True
 
     def __init__(self, start: float = 0.5, until: float = 0.8, multiple: int = 4) -> None:
         if not 0 < start <= 1:

@@ -17,6 +17,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("training", "evaluate a run or a checkpoint on the test split"),
     "predict": ("predict", "name the classes of image files, folders and globs"),
     "augment": ("augment", "draw what training sees of its images"),
+    "lr-find": ("lr_find", "look for a learning rate: the range test, with a picture; nothing else stays"),
+    "batch-find": ("batch_find", "look for a batch size: the largest that fits in memory, and how fast each trains"),
     "report": ("report", "write a run's report.html anew"),
     "runs": ("runs", "a table of run folders, sorted and filtered; as CSV or JSON"),
     "compare": ("compare", "lay runs side by side: configs, curves, and whether their accuracies differ"),
@@ -90,7 +92,7 @@ def _no_command(rest: list[str]) -> int:
 
         print(f"imgrec {version('imgrec')}")
         return 0
-    text = HELP.format(commands="\n".join(f"  {name:<10}{said}" for name, (_, said) in COMMANDS.items()))
+    text = HELP.format(commands="\n".join(f"  {name:<12}{said}" for name, (_, said) in COMMANDS.items()))
     if not rest or rest[0] in ("-h", "--help"):
         print(text, end="")
         return 0

@@ -11,9 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from imgrec.errors import UserError
 
-_SCATTERS = 1.5
-"""How many times the scatter between batches the loss has to fall by: the least of a hundred smoothed values of mere
-scatter lies 0.8 times below its mean."""
+_SCATTERS = 2.0
+"""How many times the scatter between batches the loss has to fall by: mere scatter does so once in a thousand tests."""
 _FEWEST = 10
 _SMOOTHED = 0.025
 """The width of the Gaussian that smooths the curve, as a part of it."""
@@ -159,8 +158,8 @@ class RangeTest:
             )
         curve = self.smoothed
         lowest = int(curve.argmin())
-        begun = max(2, lowest // 2)
-        scatter = float(np.std(np.asarray(self.losses[:begun]) - curve[:begun]))
+        begun = max(_FEWEST // 2, lowest // 2)
+        scatter = float(np.diff(self.losses[: 2 * begun]).std()) / math.sqrt(2)  # neighbours differ by twice its square
         if curve[:begun].mean() - curve[lowest] <= _SCATTERS * scatter:
             raise UserError(
                 f"the loss fell nowhere between the learning rates {self.rates[0]:.2g} and {self.rates[-1]:.2g} by "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 
@@ -43,6 +44,22 @@ def file_size(size: int) -> str:
         if size >= unit:
             return f"{size / unit:,.1f} {letters}"
     return f"{size / 1024:,.1f} KiB"
+
+
+def parse_size(text: str) -> int:
+    """The bytes that a size with its unit means.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> parse_size("1.5GiB"), parse_size("500 MB"), parse_size("64 kb")
+    (1610612736, 500000000, 64000)
+    """
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([kmgt])(i?)b", str(text).strip(), re.IGNORECASE)
+    if found is None or float(found[1]) == 0:
+        raise ValueError(f"expected a size with its unit, such as 6GiB or 500MB, got {text!r}")
+    unit: int = (1024 if found[3] else 1000) ** ("kmgt".index(found[2].lower()) + 1)
+    return round(float(found[1]) * unit)
 
 
 def config_value(value: Any) -> str:
