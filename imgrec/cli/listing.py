@@ -20,6 +20,8 @@ REGISTRIES: dict[str, tuple[str, str, str]] = {
     "presets": ("imgrec.augment", "PRESETS", "data.train_transforms, in the place of a list"),
     "views": ("imgrec.augment", "VIEWS", "imgrec test RUN --tta, imgrec predict RUN --tta"),
     "backbones": ("imgrec.models", "BACKBONES", "model.backbone"),
+    "necks": ("imgrec.models", "NECKS", "model.neck"),
+    "poolings": ("imgrec.models", "POOLINGS", "model.pooling"),
     "heads": ("imgrec.models", "HEADS", "model.head"),
     "losses": ("imgrec.losses", "LOSSES", "model.loss"),
     "distillations": ("imgrec.losses", "DISTILLATIONS", "model.distillation, of imgrec.DistillationTask"),
@@ -37,6 +39,7 @@ CLASSES: dict[str, str] = {"callbacks": "trainer.callbacks", "loggers": "trainer
 FACTS = frozenset(
     (
         *("num_classes", "class_names", "class_counts", "image_size", "in_channels", "feature_dim"),
+        *("map_channels", "map_sizes"),
         *("val_fraction", "test_fraction", "split_seed", "load_weights", "model"),
     )
 )

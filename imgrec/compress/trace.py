@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from imgrec.errors import UserError
 from imgrec.models import Classifier
+from imgrec.models.classifier import describe
 
 aten: Any = torch.ops.aten
 
@@ -45,11 +46,13 @@ class _Trunk(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.backbone = classifier.backbone
+        self.neck = classifier.neck
+        self.pooling = classifier.pooling
         self.head = classifier.head
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Everything that the classifier gives in training."""
-        features = self.backbone(images)
+        features = describe(images, self.backbone, self.neck, self.pooling)
         return self.head(features.pooled), features.pooled, *features.auxiliary
 
 

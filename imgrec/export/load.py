@@ -18,7 +18,17 @@ from imgrec.errors import UserError
 from imgrec.export.layout import agree, from_timm, linear_name
 from imgrec.export.preprocessing import from_timm_config
 from imgrec.export.save import VERSION, WEIGHTS
-from imgrec.models import BACKBONES, HEADS, Backbone, Classifier, ClassifierSpecs
+from imgrec.models import (
+    BACKBONES,
+    HEADS,
+    NECKS,
+    POOLINGS,
+    Backbone,
+    Classifier,
+    ClassifierSpecs,
+    Neck,
+    Pooling,
+)
 from imgrec.models.weights import load_exactly, read_config, read_state
 from imgrec.registry import Registry, Spec
 from imgrec.types import DataFacts
@@ -79,6 +89,10 @@ def _ours(folder: Path, config: dict[str, Any]) -> Loaded:
         raise UserError(f'{folder}: the section "imgrec" of its config.json is incomplete: {error}') from error
     _refuse_other_code(BACKBONES, specs.backbone, Backbone, folder)
     _refuse_other_code(HEADS, specs.head, nn.Module, folder)
+    if specs.neck is not None:
+        _refuse_other_code(NECKS, specs.neck, Neck, folder)
+    if specs.pooling is not None:
+        _refuse_other_code(POOLINGS, specs.pooling, Pooling, folder)
     for spec in facts.eval_transforms:
         _refuse_other_code(AUGMENTATIONS, spec, Transform, folder)
     state = read_state(folder / WEIGHTS)

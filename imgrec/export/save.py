@@ -91,7 +91,7 @@ def _config(classifier: Classifier, layout: Layout, specs: ClassifierSpecs, fact
     config: dict[str, Any] = {
         "architecture": layout.architecture,
         "num_classes": facts.num_classes,
-        "num_features": getattr(network, "num_features", None) or classifier.backbone.feature_dim,
+        "num_features": (getattr(network, "num_features", None) if specs.is_plain else None) or classifier.feature_dim,
         "label_names": list(facts.class_names),
         "pretrained_cfg": {"custom_load": False, **preprocessing, "num_classes": facts.num_classes, **layers},
         "imgrec": own,

@@ -1,4 +1,4 @@
-"""What turns images into logits: backbones of timm and torchvision, heads, and the classifier made of both."""
+"""What turns images into logits: backbones of timm and torchvision, necks, poolings, heads, and the classifier."""
 
 from imgrec.models.backbone import Backbone, Features
 from imgrec.models.blind_taps import clear_blind_gradients
@@ -7,23 +7,56 @@ from imgrec.models.cifar_resnet import CifarResNet
 from imgrec.models.classifier import Classifier
 from imgrec.models.compiling import check_compile, compile_network
 from imgrec.models.heads import HEADS, CosineHead, LinearHead
+from imgrec.models.heads_mlp import MLPHead, MultiSampleDropoutHead
+from imgrec.models.maps import MapBackbone
 from imgrec.models.memory_format import set_channels_last
+from imgrec.models.necks import NECKS, Neck
+from imgrec.models.necks_bifpn import BiFPN
+from imgrec.models.necks_concat import Concat
+from imgrec.models.necks_fpn import FPN, PAN
+from imgrec.models.necks_simple_pyramid import SimplePyramid
 from imgrec.models.normalize import Normalize, check_normalize, resolve_normalize
+from imgrec.models.pooling import (
+    POOLINGS,
+    AttentionPooling,
+    AverageMaxPooling,
+    AveragePooling,
+    GeMPooling,
+    MaxPooling,
+    Pooling,
+)
 from imgrec.models.resnet9 import ResNet9
 from imgrec.models.specs import ClassifierSpecs, build_classifier, check_classifier
 
 __all__ = [
     "BACKBONES",
+    "FPN",
     "HEADS",
+    "NECKS",
+    "PAN",
+    "POOLINGS",
+    "AttentionPooling",
+    "AverageMaxPooling",
+    "AveragePooling",
     "Backbone",
+    "BiFPN",
     "CifarResNet",
     "Classifier",
     "ClassifierSpecs",
+    "Concat",
     "CosineHead",
     "Features",
+    "GeMPooling",
     "LinearHead",
+    "MLPHead",
+    "MapBackbone",
+    "MaxPooling",
+    "MultiSampleDropoutHead",
+    "Neck",
     "Normalize",
+    "Pooling",
     "ResNet9",
+    "SimplePyramid",
     "build_classifier",
     "check_classifier",
     "check_compile",

@@ -48,6 +48,7 @@ class CifarResNet(nn.Module):
     def __init__(self, in_channels: int, widths: Sequence[int], blocks: int) -> None:
         super().__init__()
         self.num_features = widths[-1]
+        self.stage_modules = (("conv1", "bn1", "act1", "stages.0"), ("stages.1",), ("stages.2",))
         self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.act1 = nn.ReLU()

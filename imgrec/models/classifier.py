@@ -1,4 +1,4 @@
-"""A classifier, normalization included."""
+"""A classifier: everything from normalization to logits."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.models.backbone import Backbone, Features
+from imgrec.models.maps import MapBackbone
+from imgrec.models.necks import Neck
+from imgrec.models.pooling import Pooling
 
 
 class Classifier(nn.Module):
-    """Normalization, backbone and head: images in, logits out.
+    """Normalization, backbone, neck, pooling and head: images in, logits out.
 
     Mean and standard deviation are buffers: what was trained is what a checkpoint holds and what is exported.
 
     Args:
-        backbone: gives the pooled features.
+        backbone: gives the pooled features; with ``pooling``, maps.
         head: ``(batch, feature_dim)`` to logits ``(batch, num_classes)``.
         mean: one value a channel, in units of [0, 1].
         std: one value a channel, likewise.
+        neck: fuses the backbone's maps; it needs ``pooling``.
+        pooling: makes the features out of maps, in the place of the backbone's own.
 
     Shapes: images ``(batch, channels, height, width)``, uint8 in 0..255 or float in [0, 1].
     """
@@ -31,9 +36,19 @@ class Classifier(nn.Module):
     channels_last: bool = False
     """Whether the backbone is given images that lie pixel by pixel; see :func:`imgrec.models.set_channels_last`."""
 
-    def __init__(self, backbone: Backbone, head: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone | MapBackbone,
+        head: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        neck: Neck | None = None,
+        pooling: Pooling | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.neck = neck
+        self.pooling = pooling
         self.head = head
         self.register_buffer("mean", torch.tensor(tuple(mean), dtype=torch.float32))
         self.register_buffer("std", torch.tensor(tuple(std), dtype=torch.float32))
@@ -55,9 +70,8 @@ class Classifier(nn.Module):
         return self.head(features.pooled), features.pooled, features.auxiliary
 
     def features(self, images: Tensor) -> Features:
-        """What the backbone gives for images that are not normalized yet."""
-        features: Features = self.backbone(self.normalize(images))
-        return features
+        """What the head is given for images that are not normalized yet."""
+        return describe(self.normalize(images), self.backbone, self.neck, self.pooling)
 
     def normalize(self, images: Tensor) -> Tensor:
         """The images as the backbone expects them: in units of [0, 1], minus the mean, over the standard deviation."""
@@ -74,8 +88,20 @@ class Classifier(nn.Module):
     @property
     def feature_dim(self) -> int:
         """The length of the vectors that the head is given."""
+        if self.pooling is not None:
+            return self.pooling.feature_dim
+        assert isinstance(self.backbone, Backbone)
         return self.backbone.feature_dim
 
     @property
     def _order(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.preserve_format
+
+
+def describe(pixels: Tensor, backbone: Backbone | MapBackbone, neck: Neck | None, pooling: Pooling | None) -> Features:
+    """What the head is given for normalized images: what the backbone says itself, or what is pooled from its maps."""
+    given = backbone(pixels)
+    if pooling is None:
+        features: Features = given
+        return features
+    return Features(pooling(given if neck is None else neck(given)))

@@ -35,7 +35,7 @@ def check_compile(value: Compile, where: str = "model.compile") -> None:
 
 
 def compile_network(model: nn.Module, value: Compile) -> None:
-    """Have ``model`` compiled at its first batch; of a :class:`Classifier` its backbone's network, where the time goes.
+    """Have ``model`` compiled at its first batch; of a :class:`Classifier` what stands before its pooling.
 
     It stays the module that it is: parameters keep their names, a checkpoint fits with and without compilation, and a
     copy, a resumed run or an export is as it would be without.
@@ -47,5 +47,9 @@ def compile_network(model: nn.Module, value: Compile) -> None:
     """
     if value is False:
         return
-    network = model.backbone.network if isinstance(model, Classifier) else model
-    network.compile(**({} if value is True else value))
+    parts: list[nn.Module | None] = [model]
+    if isinstance(model, Classifier):  # a network that is left at its stages is not called itself
+        parts = [model.backbone.network if model.pooling is None else model.backbone, model.neck]
+    for part in parts:
+        if part is not None:
+            part.compile(**({} if value is True else value))

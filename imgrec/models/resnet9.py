@@ -71,6 +71,7 @@ class ResNet9(nn.Module):
     ) -> None:
         super().__init__()
         self.num_features = channels[-1]
+        self.stage_modules = (("stem",), *((f"stages.{i}",) for i in range(len(blocks))))
         self.scale = scale
         self.stem = convolution(in_channels, channels[0], activation, stride=stem_stride)
         self.stages = nn.Sequential(

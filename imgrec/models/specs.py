@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
+import torch
+
 from imgrec.errors import SpecError, UserError
 from imgrec.models.backbone import Backbone
 from imgrec.models.catalogue import BACKBONES
 from imgrec.models.classifier import Classifier
 from imgrec.models.heads import HEADS
+from imgrec.models.maps import MapShape, last_map_shape, map_shapes, shapes_given, with_maps
+from imgrec.models.necks import NECKS, Neck
 from imgrec.models.normalize import Normalize, check_normalize, resolve_normalize
+from imgrec.models.pooling import POOLINGS, Pooling
 from imgrec.registry import Spec
 from imgrec.types import DataFacts
 
@@ -114,6 +119,12 @@ class ClassifierSpecs:
                 raise SpecError(f"{place}.weights: {error}") from error
         HEADS.check(self.head, f"{prefix}head", (*_FACTS, "feature_dim"))
         check_normalize(self.normalize, f"{prefix}normalize")
+        if self.neck is not None:
+            NECKS.check(self.neck, f"{prefix}neck", (*_FACTS, "map_channels", "map_sizes"))
+        if self.pooling is not None:
+            POOLINGS.check(self.pooling, f"{prefix}pooling", (*_FACTS, "map_channels"))
+        if self._has_maps:
+            self._check_maps(prefix)
 
     def build(self, facts: DataFacts, load_weights: bool = True, where: str = "model") -> Classifier:
         """The classifier, for the data that ``facts`` describes.
@@ -134,9 +145,73 @@ class ClassifierSpecs:
             raise SpecError(
                 f"{prefix}backbone: {self.backbone!r} gives a {type(trunk).__name__}, not an imgrec.models.Backbone."
             )
-        top = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=trunk.feature_dim)
         mean, std = resolve_normalize(self.normalize, trunk.mean, trunk.std, facts.channels, f"{prefix}normalize")
-        return Classifier(trunk, top, mean, std)
+        if not self._has_maps:
+            top = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=trunk.feature_dim)
+            return Classifier(trunk, top, mean, std)
+        neck, pooling = self._after(trunk, known, prefix)
+        source = with_maps(trunk, neck.levels if neck is not None else (), facts.channels, facts.image_size)
+        top = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=pooling.feature_dim)
+        return Classifier(source, top, mean, std, neck, pooling)
+
+    @property
+    def _has_maps(self) -> bool:
+        return self.neck is not None or self.pooling is not None
+
+    def _check_maps(self, prefix: str) -> None:
+        """Try neck and pooling on a backbone without weights, for images of the size that it was made for."""
+        try:
+            with torch.device("meta"):
+                trunk = BACKBONES.build(self.backbone, f"{prefix}backbone", load_weights=False)
+        except Exception:  # it needs the data, or real tensors: it is tried again when it is built for good
+            return
+        if isinstance(trunk, Backbone):
+            with torch.device("meta"):
+                self._after(trunk, {"in_channels": 3, "image_size": self._usual_size(trunk)}, prefix)
+
+    def _usual_size(self, trunk: Backbone) -> int:
+        """The side of the images that a backbone takes where nobody says another."""
+        said = BACKBONES.entry(BACKBONES.parse(self.backbone)[0]).parameters.get("image_size")
+        if said is not None and isinstance(said.default, int):
+            return said.default
+        config: Any = getattr(trunk.network, "pretrained_cfg", {})
+        return int(config.get("input_size", (3, 224, 224))[-1])
+
+    def _after(self, trunk: Backbone, known: dict[str, Any], prefix: str) -> tuple[Neck | None, Pooling]:
+        """What makes features of a backbone's maps."""
+        title = f'the backbone "{BACKBONES.parse(self.backbone)[0]}"'
+        place = f"{prefix}pooling" if self.neck is None else f"{prefix}neck"
+        sizes = known["in_channels"], known["image_size"]
+        neck = None
+        try:
+            if self.neck is None:
+                channels: tuple[int, ...] = (last_map_shape(trunk, title, *sizes).channels,)
+            else:
+                maps = map_shapes(trunk, title, *sizes)
+                neck = self._built_neck(maps, known, place)
+                channels = neck.out_channels
+                given = tuple(each.channels for each in shapes_given(neck, [maps[level] for level in neck.levels]))
+                if given != channels:
+                    raise UserError(f"{self.neck!r} says it gives maps of {channels} channels, and gives {given}")
+        except SpecError:
+            raise
+        except UserError as error:
+            raise SpecError(f"{place}: {error}") from error
+        place = f"{prefix}pooling"
+        pooling = POOLINGS.build(self.pooling or "average", place, **known, map_channels=channels)
+        if not isinstance(pooling, Pooling):
+            raise SpecError(
+                f"{place}: {self.pooling!r} gives a {type(pooling).__name__}, not an imgrec.models.Pooling."
+            )
+        return neck, pooling
+
+    def _built_neck(self, maps: tuple[MapShape, ...], known: dict[str, Any], place: str) -> Neck:
+        assert self.neck is not None
+        shapes = {"map_channels": tuple(m.channels for m in maps), "map_sizes": tuple(m.height for m in maps)}
+        neck = NECKS.build(self.neck, place, **known, **shapes)
+        if not isinstance(neck, Neck):
+            raise SpecError(f"{place}: {self.neck!r} gives a {type(neck).__name__}, not an imgrec.models.Neck.")
+        return neck
 
 
 def check_classifier(
