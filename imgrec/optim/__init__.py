@@ -1,15 +1,18 @@
 """Optimizers, parameter groups and schedules."""
 
+from imgrec.optim.cycles import CosineRestarts, OneCycle, cosine_restarts_factor
+from imgrec.optim.decays import MultiStep, Polynomial, Wsd, polynomial_factor, wsd_factor
 from imgrec.optim.elsewhere import EvaluatedElsewhere, evaluated_elsewhere
 from imgrec.optim.factory import OptimizerFactory, lay_out_as_parameters
 from imgrec.optim.groups import layer_numbers, parameter_groups
 from imgrec.optim.lookahead import Lookahead
 from imgrec.optim.named import OPTIMIZERS
 from imgrec.optim.optimizers import build_optimizer, check_optimizer
+from imgrec.optim.plateau import Plateau
 from imgrec.optim.rules import GroupRule, read_rules
 from imgrec.optim.scaling import LearningRateScaling, scale_learning_rate
 from imgrec.optim.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
-from imgrec.optim.scheduler import build_schedule, check_schedule
+from imgrec.optim.scheduler import FollowedSchedule, build_schedule, check_schedule
 from imgrec.optim.schedules import (
     SCHEDULES,
     Constant,
@@ -32,34 +35,44 @@ __all__ = [
     "Asam",
     "Constant",
     "Cosine",
+    "CosineRestarts",
     "EvaluatedElsewhere",
     "Exponential",
+    "FollowedSchedule",
     "GroupRule",
     "LearningRateScaling",
     "Linear",
     "Lookahead",
+    "MultiStep",
+    "OneCycle",
     "OptimizerFactory",
     "OptimizerWrapper",
+    "Plateau",
+    "Polynomial",
     "Sam",
     "Schedule",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "SharpnessAware",
     "Step",
+    "Wsd",
     "build_optimizer",
     "build_schedule",
     "check_optimizer",
     "check_schedule",
     "cosine_factor",
+    "cosine_restarts_factor",
     "evaluated_elsewhere",
     "exponential_factor",
     "lay_out_as_parameters",
     "layer_numbers",
     "linear_factor",
     "parameter_groups",
+    "polynomial_factor",
     "read_rules",
     "scale_learning_rate",
     "sharpness_aware",
     "step_factor",
     "worst_nearby",
+    "wsd_factor",
 ]

@@ -73,11 +73,15 @@ class Schedule(ABC):
     def curve(self, progress: float) -> float:
         """The factor when ``progress`` of what follows the warm-up is done."""
 
+    def rise(self, part: float) -> float:
+        """How far up the factor is, from 0 to 1, when ``part`` of the warm-up is done."""
+        return part
+
     def factor(self, progress: float) -> float:
         """The factor when ``progress`` of training is done; before 0 and after 1 as at the ends."""
         progress = min(max(progress, 0.0), 1.0)
         if progress < self.warmup:
-            return self.warmup_start + (1 - self.warmup_start) * progress / self.warmup
+            return self.warmup_start + (1 - self.warmup_start) * self.rise(progress / self.warmup)
         return self.curve((progress - self.warmup) / (1 - self.warmup))
 
     __call__ = factor
@@ -92,6 +96,10 @@ class Constant(Schedule):
         warmup_start: the factor of the very first step.
 
     Source: warm-up: Goyal et al., Accurate, Large Minibatch SGD, 2017, arXiv:1706.02677.
+
+    Example::
+
+        schedule: {name: constant, warmup: 0.05}
     """
 
     def curve(self, progress: float) -> float:
@@ -110,6 +118,10 @@ class Cosine(Schedule):
 
     Source: Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017, arXiv:1608.03983;
     here without restarts.
+
+    Example::
+
+        schedule: {name: cosine, warmup: 0.05}
     """
 
     def __init__(self, final: float = 0.0, warmup: float = 0.0, warmup_start: float = 0.01) -> None:
@@ -132,6 +144,10 @@ class Linear(Schedule):
 
     Source: Smith, Cyclical Learning Rates for Training Neural Networks, 2017, arXiv:1506.01186 (the triangle); Defazio
     et al., When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement, 2023, arXiv:2310.07831 (the line).
+
+    Example::
+
+        schedule: {name: linear, warmup: 0.2}
     """
 
     def __init__(self, final: float = 0.0, warmup: float = 0.0, warmup_start: float = 0.01) -> None:
@@ -155,6 +171,10 @@ class Step(Schedule):
         warmup_start: the factor of the very first step.
 
     Source: He et al., Deep Residual Learning for Image Recognition, 2016, arXiv:1512.03385.
+
+    Example::
+
+        schedule: {name: step, every: 0.3, gamma: 0.1}
     """
 
     def __init__(
@@ -192,6 +212,10 @@ class Exponential(Schedule):
         warmup_start: the factor of the very first step.
 
     Source: Li and Arora, An Exponential Learning Rate Schedule for Deep Learning, 2020, arXiv:1910.07454.
+
+    Example::
+
+        schedule: {name: exponential, final: 0.01}
     """
 
     def __init__(self, final: float = 0.01, warmup: float = 0.0, warmup_start: float = 0.01) -> None:

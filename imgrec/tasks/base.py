@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from imgrec.compress.surgery import rebuild, surgery_of
 from imgrec.errors import UserError
+from imgrec.losses import WeightedSum
 from imgrec.models import check_compile, compile_network, set_channels_last
 from imgrec.optim import LearningRateScaling, build_optimizer, build_schedule, check_optimizer, check_schedule
 from imgrec.optim.elsewhere import EvaluatedElsewhere
+from imgrec.optim.scheduler import FollowedSchedule
 from imgrec.optim.sharpness import SharpnessAware, sharpness_aware
 from imgrec.optim.wrapper import OptimizerWrapper
 from imgrec.randomness import run_seed, seed_defaults
@@ -115,12 +117,15 @@ class BaseTask(pl.LightningModule, ABC):
         return build_regularizers(self.regularizer_specs, "model.regularizers", **self.part_facts(facts))
 
     def part_facts(self, facts: DataFacts) -> dict[str, Any]:
-        """What the constructor of a loss or a regularizer may name: what the data says, and ``feature_dim``.
+        """What the constructor of a loss or a regularizer may name: what the data says, and what the network does.
 
-        The network is built by then; one of a researcher's own that has no ``feature_dim`` gives none.
+        That is ``feature_dim`` and, of a cosine head with a fixed scale, ``logit_scale``. The network is built by then;
+        one of a researcher's own that has neither gives neither.
         """
         dim = getattr(self.model, "feature_dim", None)
-        return {**facts.for_registry(), **({"feature_dim": dim} if isinstance(dim, int) else {})}
+        scale = getattr(getattr(self.model, "head", None), "logit_scale", None)
+        known = {"feature_dim": dim} if isinstance(dim, int) else {}
+        return {**facts.for_registry(), **known, **({"logit_scale": scale} if isinstance(scale, float) else {})}
 
     @abstractmethod
     def build_metrics(self, facts: DataFacts) -> Metrics:
@@ -343,8 +348,10 @@ class BaseTask(pl.LightningModule, ABC):
         return total
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's means."""
+        """Log the epoch's means, and the weights of the losses as far as they are learned."""
         self.log_dict(self._running.take())  # over the samples of all processes already
+        if isinstance(self.loss, WeightedSum):
+            self.log_dict({f"train/weight/{name}": value for name, value in self.loss.learned_weights().items()})
 
     def on_validation_start(self) -> None:
         """Evaluate one and the same network: under DDP a forward pass does this, when a network is sharded nobody."""
@@ -377,8 +384,11 @@ class BaseTask(pl.LightningModule, ABC):
         return self.model_step(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Compute everything once, from the epoch's logits."""
-        self._evaluate("val")
+        """Compute everything once, from the epoch's logits; a schedule may wait for it."""
+        figures = self._evaluate("val")
+        for each in self.trainer.lr_scheduler_configs if self._fitting and figures else ():
+            if isinstance(each.scheduler, FollowedSchedule):
+                (each.scheduler.check if self.trainer.sanity_checking else each.scheduler.observe)(figures)
 
     def on_test_epoch_end(self) -> None:
         """Compute everything once, from the epoch's logits."""
@@ -392,10 +402,12 @@ class BaseTask(pl.LightningModule, ABC):
         elif process_count() > 1:
             self.model_step(blank_batch(batch))  # the others take part in what a forward pass exchanges
 
-    def _evaluate(self, split: str) -> None:
+    def _evaluate(self, split: str) -> dict[str, float]:
         self.predictions = self._epoch.take()
         # every process logs the same figures, so there is nothing to synchronise
-        self.log_dict({f"{split}/{name}": value for name, value in on_first(lambda: self._figures(split)).items()})
+        figures = {f"{split}/{name}": value for name, value in on_first(lambda: self._figures(split)).items()}
+        self.log_dict(figures)
+        return figures
 
     def _figures(self, split: str) -> dict[str, float]:
         if self.predictions is None:
