@@ -241,6 +241,8 @@ UNTRAINED = ("backbones", "views", "steps")
 """Backbones have tests of their own; views are looked at after training, steps of compression are taken after it."""
 
 PLACES: dict[str, tuple[str, str]] = {
+    "necks": ("model", "neck"),
+    "poolings": ("model", "pooling"),
     "heads": ("model", "head"),
     "losses": ("model", "loss"),
     "regularizers": ("model", "regularizers"),
@@ -272,6 +274,10 @@ def test_two_steps_of_training(
         spec = ["resize", spec, "center_crop"] if square else ["resize", "center_crop", spec]
     if plural == "presets":
         spec = name
+    if plural == "necks":
+        spec |= {"simple_pyramid": {"level": 1}}.get(name, {})  # what halves a map needs one of several pixels
+    if plural == "poolings":
+        model["neck"] = "concat"  # of a single pixel, every pooling is the same
     if plural == "distillations":
         model["teacher"] = str(trained)
         spec |= LAYERS.get(name, {})
