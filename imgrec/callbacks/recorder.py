@@ -166,6 +166,8 @@ class RunRecorder(pl.Callback):
     def _write_origin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self.folder is not None
         write_text(self.folder / CONFIG, self.config or config_of(trainer, pl_module))
+        if (taken := getattr(pl_module, "taken", None)) is not None:  # a start from what fits of another network
+            write_json(self.folder / "init_from.json", taken.to_dict())
         environment = self._environment(getattr(trainer.datamodule, "fingerprint", None))  # type: ignore[attr-defined]
         made_for_this = self.folder / ENVIRONMENT
         write_json(made_for_this, (read_json(made_for_this) if made_for_this.is_file() else {}) | environment)

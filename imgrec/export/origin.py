@@ -88,12 +88,24 @@ def _from_checkpoint(path: Path) -> Loaded:
     return Loaded(classifier.eval(), facts, specs)
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def read_any(path: Path) -> Mapping[str, Any]:
+    """What a file of torch's holds, without running code that is in it.
+
+    Raises:
+        UserError: it cannot be read so, or is no mapping.
+    """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(f"{path} is no checkpoint that can be read") from error
-    if not isinstance(found, Mapping) or "state_dict" not in found:
+    if not isinstance(found, Mapping):
+        raise UserError(f"{path} is no checkpoint: it holds a {type(found).__name__}")
+    return found
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    found = read_any(path)
+    if "state_dict" not in found:
         raise UserError(f"{path} is no checkpoint: it holds no state_dict")
     return found
 

@@ -1,4 +1,4 @@
-"""Weights from a local model folder in timm's layout, or from one safetensors file."""
+"""Weights from a model folder in timm's layout, that of a run for one, or from one safetensors file."""
 
 from __future__ import annotations
 
@@ -75,12 +75,15 @@ def read_state(file: Path) -> dict[str, Tensor]:
 
 
 def read_weights(path: str | Path) -> Weights:
-    """The weights at ``path``, a model folder or a safetensors file, looked up here and under ``IMGREC_DATA``.
+    """The weights at ``path``, looked up here and under ``IMGREC_DATA``.
+
+    Args:
+        path: a model folder, a run folder that holds one, or a safetensors file.
 
     Raises:
         UserError: nothing is there, or what is there cannot be read.
     """
-    found = locate(path, "weights")
+    found = _model_folder(locate(path, "weights"))
     if not found.is_dir():
         return Weights(found, _network_part(read_state(found)))
     config = read_config(found)
@@ -96,7 +99,7 @@ def read_weights(path: str | Path) -> Weights:
 
 def check_architecture(path: str | Path, name: str) -> None:
     """Raise :class:`UserError` where ``path`` is missing, or a model folder of another architecture than ``name``."""
-    found = locate(path, "weights")
+    found = _model_folder(locate(path, "weights"))
     if found.is_dir():
         config = read_config(found)
         _same_architecture(config["architecture"], name, found)
@@ -132,6 +135,12 @@ def load_exactly(network: nn.Module, state: Mapping[str, Tensor], title: str, ma
         raise UserError(f"{title} do not fit the network; {'; '.join(faults)}")
     own.update(state)  # in place: this dict carries the versions of the modules, which some of them insist on
     network.load_state_dict(own)
+
+
+def _model_folder(found: Path) -> Path:
+    """Of a run folder, the model folder in it."""
+    inside = found / "model"
+    return inside if not (found / "config.json").is_file() and (inside / "config.json").is_file() else found
 
 
 def _unlike(state: Mapping[str, Tensor], key: str, own: Tensor) -> bool:

@@ -16,6 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from imgrec.errors import UserError
 from imgrec.models import set_channels_last
 from imgrec.optim import build_optimizer, lay_out_as_parameters
+from imgrec.optim.sharpness import sharpness_aware
+from imgrec.tasks.ascent import loss_at_worst_point
 from imgrec.tasks.base import BaseTask
 from imgrec.types import Batch, DataFacts
 
@@ -93,7 +95,8 @@ def trial(task: BaseTask, facts: DataFacts, device: torch.device) -> Iterator[Ba
     with torch.random.fork_rng(devices=cuda):
         made = copy.deepcopy(task)
         # what training starts from may be pruned: it is measured as it is
-        starts = made.load_weights and getattr(made, "init_from", None) is not None
+        start = getattr(made, "start", None)
+        starts = made.load_weights and start is not None and not start.partial
         made.facts, made.load_weights, made.channels_last = facts, starts, False
         made.compiling = False  # it takes longer than all that is measured
         made.configure_model()
@@ -191,12 +194,22 @@ class _Step:
         self._synchronize()
         begun = self.clock()
         with torch.autocast(self.device.type, _DTYPES[way.precision], enabled=way.precision != "32-true"):
-            loss = self.task.compute_loss(self.task.model_step(batch))
+            sharp = sharpness_aware(self.optimizer)
+            loss = (
+                self._loss(batch)
+                if sharp is None
+                else loss_at_worst_point(sharp, self.task.model, lambda: self._loss(batch), lambda: self._loss(batch))
+            )
         torch.autograd.backward(loss)
+        if sharp is not None:
+            sharp.descend()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._synchronize()
         return self.clock() - begun
+
+    def _loss(self, batch: Batch) -> Tensor:
+        return self.task.compute_loss(self.task.model_step(batch))
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
