@@ -6,8 +6,27 @@ from imgrec.models.catalogue import BACKBONES
 from imgrec.models.cifar_resnet import CifarResNet
 from imgrec.models.classifier import Classifier
 from imgrec.models.compiling import check_compile, compile_network
+from imgrec.models.edits import EDITS, Edit
+from imgrec.models.edits_activation import SwapActivation
+from imgrec.models.edits_attention import BlockAttention, EfficientChannelAttention, SqueezeExcitation
+from imgrec.models.edits_blur import BlurPool
+from imgrec.models.edits_dropout import Depth, DropBlocks, Dropout, SpatialDropout
+from imgrec.models.edits_norm import SwapNorm, WeightStandardization
+from imgrec.models.edits_separable import Separable
 from imgrec.models.heads import HEADS, CosineHead, LinearHead
 from imgrec.models.heads_mlp import MLPHead, MultiSampleDropoutHead
+from imgrec.models.initialize import INITIALIZERS, Initializer
+from imgrec.models.initialize_residual import ZeroResidual
+from imgrec.models.initialize_weights import (
+    HeNormal,
+    HeUniform,
+    Normal,
+    Orthogonal,
+    TruncatedNormal,
+    Uniform,
+    XavierNormal,
+    XavierUniform,
+)
 from imgrec.models.maps import MapBackbone
 from imgrec.models.memory_format import set_channels_last
 from imgrec.models.necks import NECKS, Neck
@@ -30,8 +49,10 @@ from imgrec.models.specs import ClassifierSpecs, build_classifier, check_classif
 
 __all__ = [
     "BACKBONES",
+    "EDITS",
     "FPN",
     "HEADS",
+    "INITIALIZERS",
     "NECKS",
     "PAN",
     "POOLINGS",
@@ -40,23 +61,46 @@ __all__ = [
     "AveragePooling",
     "Backbone",
     "BiFPN",
+    "BlockAttention",
+    "BlurPool",
     "CifarResNet",
     "Classifier",
     "ClassifierSpecs",
     "Concat",
     "CosineHead",
+    "Depth",
+    "DropBlocks",
+    "Dropout",
+    "Edit",
+    "EfficientChannelAttention",
     "Features",
     "GeMPooling",
+    "HeNormal",
+    "HeUniform",
+    "Initializer",
     "LinearHead",
     "MLPHead",
     "MapBackbone",
     "MaxPooling",
     "MultiSampleDropoutHead",
     "Neck",
+    "Normal",
     "Normalize",
+    "Orthogonal",
     "Pooling",
     "ResNet9",
+    "Separable",
     "SimplePyramid",
+    "SpatialDropout",
+    "SqueezeExcitation",
+    "SwapActivation",
+    "SwapNorm",
+    "TruncatedNormal",
+    "Uniform",
+    "WeightStandardization",
+    "XavierNormal",
+    "XavierUniform",
+    "ZeroResidual",
     "build_classifier",
     "check_classifier",
     "check_compile",

@@ -12,12 +12,14 @@ from imgrec.errors import SpecError, UserError
 from imgrec.models.backbone import Backbone
 from imgrec.models.catalogue import BACKBONES
 from imgrec.models.classifier import Classifier
+from imgrec.models.edits import apply_edits, check_edits
 from imgrec.models.heads import HEADS
+from imgrec.models.initialize import check_init, initialize
 from imgrec.models.maps import MapShape, last_map_shape, map_shapes, shapes_given, with_maps
 from imgrec.models.necks import NECKS, Neck
 from imgrec.models.normalize import Normalize, check_normalize, resolve_normalize
 from imgrec.models.pooling import POOLINGS, Pooling
-from imgrec.registry import Spec
+from imgrec.registry import Spec, Specs
 from imgrec.types import DataFacts
 
 _FACTS = ("num_classes", "class_names", "class_counts", "image_size", "in_channels", "load_weights")
@@ -36,6 +38,9 @@ class ClassifierSpecs:
             none.
         pooling: a spec of :data:`imgrec.models.POOLINGS`; ``None`` for the backbone's own, or after a neck the mean of
             each map.
+        edits: specs of :data:`imgrec.models.EDITS`, which change layers of the backbone; ``None`` for none.
+        init: specs of :data:`imgrec.models.INITIALIZERS`, for the values that training starts from; ``None`` leaves
+            what each layer draws for itself. Once there are others, they are no part of the classifier.
     """
 
     backbone: Spec = "resnet18"
@@ -43,6 +48,8 @@ class ClassifierSpecs:
     normalize: Normalize = "auto"
     neck: Spec | None = None
     pooling: Spec | None = None
+    edits: Specs | None = None
+    init: Specs | None = None
 
     @classmethod
     def of(cls, specs: Self | Mapping[str, Any], where: str = "specs") -> Self:
@@ -89,13 +96,13 @@ class ClassifierSpecs:
     @property
     def is_plain(self) -> bool:
         """Whether it is a backbone with a head and nothing else, which timm can build as well."""
-        return set(self.to_dict()) == set(_ALWAYS)
+        return set(self.to_dict()) - {"init"} == set(_ALWAYS)
 
     def without_source(self) -> Self:
-        """The same without ``pretrained`` and ``weights``, in whose place others have come."""
+        """The same without ``pretrained``, ``weights`` and ``init``, in whose place other values have come."""
         name, given = BACKBONES.parse(self.backbone)
         kept = {k: v for k, v in given.items() if k not in ("pretrained", "weights")}
-        return replace(self, backbone={"name": name, **kept} if kept else name)
+        return replace(self, backbone={"name": name, **kept} if kept else name, init=None)
 
     def check(self, where: str = "model", load_weights: bool = True) -> None:
         """Raise what :meth:`build` would raise, as far as the specs alone can tell.
@@ -125,6 +132,10 @@ class ClassifierSpecs:
             POOLINGS.check(self.pooling, f"{prefix}pooling", (*_FACTS, "map_channels"))
         if self._has_maps:
             self._check_maps(prefix)
+        check_edits(self.edits, f"{prefix}edits", _FACTS)
+        check_init(self.init, f"{prefix}init", _FACTS, bool(given.get("pretrained") or given.get("weights")))
+        if self.edits is not None or self.init is not None:
+            self._check_layers(prefix)
 
     def build(self, facts: DataFacts, load_weights: bool = True, where: str = "model") -> Classifier:
         """The classifier, for the data that ``facts`` describes.
@@ -145,14 +156,34 @@ class ClassifierSpecs:
             raise SpecError(
                 f"{prefix}backbone: {self.backbone!r} gives a {type(trunk).__name__}, not an imgrec.models.Backbone."
             )
+        apply_edits(trunk, self.edits, known, f"{prefix}edits")
         mean, std = resolve_normalize(self.normalize, trunk.mean, trunk.std, facts.channels, f"{prefix}normalize")
         if not self._has_maps:
             top = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=trunk.feature_dim)
-            return Classifier(trunk, top, mean, std)
+            return self._started(Classifier(trunk, top, mean, std), known, prefix)
         neck, pooling = self._after(trunk, known, prefix)
         source = with_maps(trunk, neck.levels if neck is not None else (), facts.channels, facts.image_size)
         top = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=pooling.feature_dim)
-        return Classifier(source, top, mean, std, neck, pooling)
+        return self._started(Classifier(source, top, mean, std, neck, pooling), known, prefix)
+
+    def _started(self, classifier: Classifier, known: dict[str, Any], prefix: str) -> Classifier:
+        if known["load_weights"]:  # otherwise every value comes from elsewhere
+            initialize(classifier, self.init, known, f"{prefix}init")
+        return classifier
+
+    def _check_layers(self, prefix: str) -> None:
+        """Make the edits and the start of a backbone without weights, to find patterns that mean nothing."""
+        known: dict[str, Any] = {"in_channels": 3, "num_classes": 10, "load_weights": False}
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            try:
+                trunk = BACKBONES.build(self.backbone, f"{prefix}backbone", load_weights=False)
+                known["image_size"] = self._usual_size(trunk)
+                top = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=trunk.feature_dim)
+            except Exception:  # they need the data, or real tensors: the same is done when they are built for good
+                return
+            apply_edits(trunk, self.edits, known, f"{prefix}edits")
+            if not self._has_maps:
+                initialize(Classifier(trunk, top, trunk.mean, trunk.std), self.init, known, f"{prefix}init")
 
     @property
     def _has_maps(self) -> bool:

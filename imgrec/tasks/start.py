@@ -25,7 +25,7 @@ def check_start(path: str, specs: ClassifierSpecs, where: str = "model.init_from
     if found is None:
         return
     ours, theirs = specs.to_dict(), found.to_dict()
-    for key in sorted((ours.keys() | theirs.keys()) - {"normalize"}):
+    for key in sorted((ours.keys() | theirs.keys()) - {"normalize", "init"}):
         if _plain(key, ours.get(key)) != _plain(key, theirs.get(key)):
             held = f"the {key} {theirs[key]!r}" if key in theirs else f"no {key}"
             raise UserError(
