@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.losses import build_loss, check_losses
 from imgrec.metrics import classification_metrics
-from imgrec.models import Classifier, ClassifierSpecs, Normalize, clear_blind_gradients
+from imgrec.models import Classifier, ClassifierSpecs, MultiSampleDropoutHead, Normalize, clear_blind_gradients
+from imgrec.models.partial import Taken
 from imgrec.registry import Spec, Specs
 from imgrec.tasks.base import BaseTask, Metrics
+from imgrec.tasks.loss_checks import check_head_of_loss, refuse_mixed_targets, refuse_other_scale
+from imgrec.tasks.partial_start import Start
 from imgrec.tasks.start import check_start, start_from
 from imgrec.types import PART_FACTS, Batch, DataFacts, StepOutput
 
@@ -38,8 +43,11 @@ class ClassificationTask(BaseTask):
             or ``{mean: [...], std: [...]}`` in [0, 1], one value a channel.
         auxiliary_weight: the weight of the loss on the logits of auxiliary classifiers (Inception, GoogLeNet).
         init_from: a run folder, a checkpoint or a model folder of the same backbone, neck, pooling, head and classes:
-            training starts from that whole classifier, pruned as it is. A checkpoint that is loaded later needs
-            nothing of it.
+            training starts from that whole classifier, pruned as it is. Or ``{path: ..., partial: true}``: of other
+            classes, another size or other layers, or of anybody's safetensors file or checkpoint; what fits is taken
+            over, beside the backbone's own ``pretrained`` or ``weights``, and ``init_from.json`` in the run folder says
+            what. Then ``scope`` narrows what is taken over, and ``rename: {"encoder.": "backbone.network."}`` puts
+            other words at the beginning of names. A checkpoint that is loaded later needs nothing of it.
         facts: see :class:`BaseTask`.
         load_weights: see :class:`BaseTask`.
         channels_last: see :class:`BaseTask`.
@@ -68,7 +76,7 @@ class ClassificationTask(BaseTask):
         schedule: Spec = "cosine",
         normalize: Normalize = "auto",
         auxiliary_weight: float = 0.4,
-        init_from: str | None = None,
+        init_from: str | dict[str, Any] | None = None,
         facts: dict[str, Any] | None = None,
         load_weights: bool = True,
         channels_last: bool | Literal["auto"] = "auto",
@@ -87,12 +95,20 @@ class ClassificationTask(BaseTask):
         self.loss_spec = loss
         self.auxiliary_weight = auxiliary_weight
         self.init_from = init_from
-        self.specs.check("model", load_weights=load_weights and init_from is None)
-        if init is not None and init_from is not None:
-            raise UserError("model.init: all values come from model.init_from.")
-        if init_from is not None and load_weights:
-            check_start(init_from, self.specs)
+        self.start = None if init_from is None else Start.of(init_from)
+        self.taken: Taken | None = None
+        self.specs.check("model", load_weights=load_weights and (self.start is None or self.start.partial))
+        if init is not None and self.start is not None and not self.start.partial:
+            raise UserError(
+                "model.init: all values come from model.init_from; `{path: ..., partial: true}` leaves some to draw."
+            )
+        if self.start is not None and load_weights:
+            if self.start.partial:
+                self.start.check()
+            else:
+                check_start(self.start.path, self.specs)
         check_losses(loss, "model.loss", PART_FACTS)
+        check_head_of_loss(loss, self.specs.head)
 
     def _facts_of_data(self) -> DataFacts | None:
         facts = super()._facts_of_data()
@@ -105,16 +121,27 @@ class ClassificationTask(BaseTask):
 
     def build_model(self, facts: DataFacts) -> Classifier:
         """Everything from normalization to the head, made for this data."""
-        pretrained = self.load_weights and self.init_from is None
-        model = self.specs.build(facts, load_weights=pretrained)
-        if self.init_from is not None and self.load_weights:
-            model = start_from(model, self.init_from, facts)
+        start = self.start if self.load_weights else None
+        model = self.specs.build(facts, load_weights=self.load_weights and (start is None or start.partial))
+        if start is not None and start.partial:
+            self.taken = start.take(model, facts, self.specs.normalize)
+        elif start is not None:
+            model = start_from(model, start.path, facts)
         clear_blind_gradients(model, facts.channels, facts.image_size)
         return model
 
     def build_loss(self, facts: DataFacts) -> nn.Module:
         """The loss that the spec names."""
-        return build_loss(self.loss_spec, "model.loss", **self.part_facts(facts))
+        loss = build_loss(self.loss_spec, "model.loss", **self.part_facts(facts))
+        refuse_other_scale(loss, self.model)
+        return loss
+
+    def on_fit_start(self) -> None:
+        """Refuse a loss that cannot take what the data makes of its targets."""
+        super().on_fit_start()
+        training = getattr(getattr(self.trainer, "datamodule", None), "training", None)
+        if self.facts is not None:
+            refuse_mixed_targets(self.loss, getattr(training, "mix", None), self.facts.num_classes, self.device)
 
     def build_metrics(self, facts: DataFacts) -> Metrics:
         """Accuracy, top-5, macro averages, AUROC, calibration error, negative log-likelihood."""
@@ -134,8 +161,16 @@ class ClassificationTask(BaseTask):
         )
 
     def compute_loss(self, output: StepOutput) -> Tensor:
-        """The loss on the logits, and on those of auxiliary classifiers with their weight."""
-        loss = super().compute_loss(output)
+        """The loss on the logits, and on those of auxiliary classifiers with their weight.
+
+        Under a head with several dropout masks, it is the mean of the losses under each.
+        """
+        head = self.model.head
+        if isinstance(head, MultiSampleDropoutHead) and self.training:
+            each = [replace(output, logits=logits) for logits in head.sampled(output.features)]
+            loss = torch.stack([super(ClassificationTask, self).compute_loss(one) for one in each]).mean()
+        else:
+            loss = super().compute_loss(output)
         for logits in output.auxiliary:
             loss = loss + self.auxiliary_weight * self.loss(logits, output.targets)
         return loss
