@@ -69,6 +69,10 @@ class Affine(BatchTransform):
         interpolation: how a pixel between pixels is found.
         border: what is seen where no image is: ``black``, the last pixel (``edge``), or the image mirrored
             (``reflect``).
+
+    Example::
+
+        train_transforms: {name: affine, degrees: 10, translate: 0.1, scale: [0.9, 1.1]}
     """
 
     def __init__(

@@ -48,6 +48,10 @@ class GaussianBlur(BatchTransform):
         kernel_size: how many pixels wide the weights are, an odd number; by default three deviations on either side.
 
     Source: Chen et al. 2020, "A simple framework for contrastive learning of visual representations", arXiv 2002.05709.
+
+    Example::
+
+        train_transforms: {name: gaussian_blur, sigma: [0.1, 1.0], p: 0.2}
     """
 
     def __init__(self, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5, kernel_size: int | None = None) -> None:

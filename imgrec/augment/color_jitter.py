@@ -30,6 +30,10 @@ class Brightness(_Factor):
 
     Args:
         amount: the factor is drawn evenly from ``1 - amount`` (0 at least) to ``1 + amount``.
+
+    Example::
+
+        train_transforms: {name: brightness, amount: 0.2}
     """
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:  # noqa: D102
@@ -42,6 +46,10 @@ class Contrast(_Factor):
 
     Args:
         amount: the factor is drawn evenly from ``1 - amount`` (0 at least) to ``1 + amount``.
+
+    Example::
+
+        train_transforms: {name: contrast, amount: 0.2}
     """
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:  # noqa: D102
@@ -54,6 +62,10 @@ class Saturation(_Factor):
 
     Args:
         amount: the factor is drawn evenly from ``1 - amount`` (0 at least) to ``1 + amount``.
+
+    Example::
+
+        train_transforms: {name: saturation, amount: 0.2}
     """
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:  # noqa: D102
@@ -66,6 +78,10 @@ class Hue(BatchTransform):
 
     Args:
         amount: the turn is drawn evenly from ``-amount`` to ``amount``, in full circles: 0.5 at most.
+
+    Example::
+
+        train_transforms: {name: hue, amount: 0.05}
     """
 
     def __init__(self, amount: float = 0.1) -> None:
@@ -90,6 +106,10 @@ class ColorJitter(BatchTransform):
 
     Source: Howard 2013, "Some improvements on deep convolutional neural network based image classification",
     arXiv 1312.5402.
+
+    Example::
+
+        train_transforms: {name: color_jitter, brightness: 0.4, contrast: 0.4, hue: 0.1}
     """
 
     def __init__(
@@ -125,6 +145,10 @@ class Grayscale(BatchTransform):
 
     Args:
         p: probability; the strength of a schedule scales it.
+
+    Example::
+
+        train_transforms: {name: grayscale, p: 0.2}
     """
 
     def __init__(self, p: float = 0.1) -> None:

@@ -64,6 +64,10 @@ class CenterCrop(Transform):
 
     Args:
         image_size: side of the image that the model takes, in pixels; a fact.
+
+    Example::
+
+        train_transforms: [{name: resize, scale: 1.15}, center_crop]
     """
 
     def __init__(self, image_size: int) -> None:

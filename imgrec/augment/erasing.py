@@ -86,6 +86,10 @@ class RandomErasing(_Erasing):
         fill: ``black``, the image's ``mean`` colour, or ``noise``, every pixel drawn evenly.
 
     Source: Zhong et al. 2020, "Random erasing data augmentation", arXiv 1708.04896.
+
+    Example::
+
+        train_transforms: [hflip, {name: random_erasing, p: 0.25}]
     """
 
     def __init__(
@@ -128,6 +132,10 @@ class Cutout(_Erasing):
 
     Source: DeVries and Taylor 2017, "Improved regularization of convolutional neural networks with Cutout",
     arXiv 1708.04552.
+
+    Example::
+
+        train_transforms: [hflip, {name: cutout, size: 0.25}]
     """
 
     def __init__(self, size: float = 0.5, p: float = 1.0, fill: Fill = "black") -> None:

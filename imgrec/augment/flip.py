@@ -40,6 +40,10 @@ class HorizontalFlip(BatchTransform):
 
     Args:
         p: probability of a flip.
+
+    Example::
+
+        train_transforms: hflip
     """
 
     def __init__(self, p: float = 0.5) -> None:
@@ -55,6 +59,10 @@ class VerticalFlip(BatchTransform):
 
     Args:
         p: probability of a flip.
+
+    Example::
+
+        train_transforms: [hflip, vflip]
     """
 
     def __init__(self, p: float = 0.5) -> None:

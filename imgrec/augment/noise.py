@@ -48,6 +48,10 @@ class Lighting(BatchTransform):
 
     Source: Krizhevsky, Sutskever and Hinton 2012, "ImageNet classification with deep convolutional neural networks",
     10.1145/3065386.
+
+    Example::
+
+        train_transforms: {name: lighting, std: 0.1}
     """
 
     def __init__(self, std: float = 0.1, in_channels: Literal[1, 3] = 3) -> None:
@@ -68,6 +72,10 @@ class GaussianNoise(BatchTransform):
     Args:
         std: standard deviation of the noise, in units of [0, 1].
         p: probability that an image gets any.
+
+    Example::
+
+        train_transforms: {name: gaussian_noise, std: 0.02}
     """
 
     def __init__(self, std: float = 0.05, p: float = 1.0) -> None:

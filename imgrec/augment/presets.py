@@ -14,13 +14,14 @@ PRESETS: Registry[list[Spec]] = Registry("preset", "presets")
 
 
 class Preset:
-    """A named list; called, it gives a copy. Its docstring shows it as YAML."""
+    """A named list; called, it gives a copy. Its docstring shows it as YAML, and how it is named."""
 
-    def __init__(self, said: str, specs: list[Spec]) -> None:
+    def __init__(self, name: str, said: str, specs: list[Spec]) -> None:
         self.specs = specs
         summary, _, source = said.partition("\n")
         listed = yaml.safe_dump({"train_transforms": specs}, default_flow_style=None, sort_keys=False, width=100)
-        self.__doc__ = "\n\n".join(part for part in (summary, listed.strip(), source.strip()) if part)
+        example = f"Example::\n\n    train_transforms: {name}"
+        self.__doc__ = "\n\n".join(part for part in (summary, listed.strip(), source.strip(), example) if part)
 
     def __call__(self) -> list[Spec]:
         """A copy of the list."""
@@ -29,7 +30,7 @@ class Preset:
 
 def _add(name: str, said: str, *specs: str | dict[str, Any]) -> None:
     add: Callable[[Preset], Any] = PRESETS.register(name)
-    add(Preset(said, list(specs)))
+    add(Preset(name, said, list(specs)))
 
 
 _CROPPED = {"name": "random_resized_crop", "scale": [0.25, 1.0]}

@@ -45,6 +45,10 @@ class RandomCrop(BatchTransform):
         padding_mode: ``constant`` (black), ``edge``, ``reflect`` or ``symmetric``.
 
     Source: Lee et al. 2015, "Deeply-Supervised Nets", arXiv 1409.5185 (zero padding of 4, for CIFAR).
+
+    Example::
+
+        train_transforms: [{name: random_crop, padding: 4, padding_mode: reflect}, hflip]
     """
 
     def __init__(self, padding: int = 4, padding_mode: PaddingMode = "constant") -> None:

@@ -49,6 +49,10 @@ class Mixup(_BetaMix):
         until: the fraction of training after which nothing is mixed any more.
 
     Source: Zhang et al. 2018, "mixup: beyond empirical risk minimization", arXiv 1710.09412.
+
+    Example::
+
+        train_transforms: [hflip, {name: mixup, alpha: 0.2}]
     """
 
     def __init__(
@@ -75,6 +79,10 @@ class CutMix(_BetaMix):
 
     Source: Yun et al. 2019, "CutMix: regularization strategy to train strong classifiers with localizable features",
     arXiv 1905.04899.
+
+    Example::
+
+        train_transforms: [hflip, {name: cutmix, p: 0.5, until: 0.9}]
     """
 
     def __init__(
@@ -103,6 +111,10 @@ class MixupOrCutMix(_BetaMix):
         until: the fraction of training after which nothing is mixed any more.
 
     Source: Wightman, Touvron and Jégou 2021, "ResNet strikes back", arXiv 2110.00476.
+
+    Example::
+
+        train_transforms: [hflip, {name: mixup_or_cutmix, mixup_alpha: 0.1, cutmix_p: 0.5}]
     """
 
     def __init__(

@@ -57,6 +57,10 @@ class Resize(Transform):
         scale: how much longer the short side is than that: 1.143 gives 256 for 224, for a centre crop to follow.
         interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
         antialias: average over what a smaller pixel covers, as Pillow does.
+
+    Example::
+
+        train_transforms: [{name: resize, scale: 1.15}, center_crop]
     """
 
     def __init__(
@@ -80,6 +84,10 @@ class Squash(Transform):
         image_size: side of the image that the model takes, in pixels; a fact.
         interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
         antialias: average over what a smaller pixel covers, as Pillow does.
+
+    Example::
+
+        train_transforms: [squash, hflip]
     """
 
     def __init__(self, image_size: int, interpolation: Interpolation = "bilinear", antialias: bool = True) -> None:

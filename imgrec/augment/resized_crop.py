@@ -68,6 +68,10 @@ class RandomResizedCrop(Transform):
         antialias: average over what a smaller pixel covers, as Pillow does.
 
     Source: Szegedy et al. 2015, "Going deeper with convolutions", arXiv 1409.4842.
+
+    Example::
+
+        train_transforms: [{name: random_resized_crop, scale: [0.25, 1.0]}, hflip]
     """
 
     def __init__(

@@ -61,6 +61,10 @@ class AutoAugment(TorchvisionTransform):
         interpolation: how a pixel between pixels is found.
 
     Source: Cubuk et al. 2019, "AutoAugment: learning augmentation strategies from data", arXiv 1805.09501.
+
+    Example::
+
+        train_transforms: {name: autoaugment, policy: cifar10}
     """
 
     def __init__(
@@ -80,6 +84,10 @@ class RandAugment(TorchvisionTransform):
 
     Source: Cubuk et al. 2020, "RandAugment: practical automated data augmentation with a reduced search space",
     arXiv 1909.13719.
+
+    Example::
+
+        train_transforms: [hflip, {name: randaugment, num_ops: 2, magnitude: 7}]
     """
 
     def __init__(self, num_ops: int = 2, magnitude: int = 9, interpolation: Interpolation = "nearest") -> None:
@@ -99,6 +107,10 @@ class TrivialAugment(TorchvisionTransform):
 
     Source: Müller and Hutter 2021, "TrivialAugment: tuning-free yet state-of-the-art data augmentation",
     arXiv 2103.10158.
+
+    Example::
+
+        train_transforms: [hflip, trivialaugment]
     """
 
     def __init__(self, interpolation: Interpolation = "nearest") -> None:
@@ -117,6 +129,10 @@ class AugMix(TorchvisionTransform):
 
     Source: Hendrycks et al. 2020, "AugMix: a simple data processing method to improve robustness and uncertainty",
     arXiv 1912.02781.
+
+    Example::
+
+        train_transforms: {name: augmix, severity: 3}
     """
 
     def __init__(self, severity: int = 3, width: int = 3, depth: int = -1, alpha: float = 1.0) -> None:
@@ -139,6 +155,10 @@ class Elastic(TorchvisionTransform):
 
     Source: Simard, Steinkraus and Platt 2003, "Best practices for convolutional neural networks applied to visual
     document analysis", 10.1109/ICDAR.2003.1227801.
+
+    Example::
+
+        train_transforms: {name: elastic, alpha: 30}
     """
 
     def __init__(self, image_size: int, alpha: float = 50.0, sigma: float | None = None) -> None:
@@ -157,6 +177,10 @@ class Perspective(TorchvisionTransform):
     Args:
         distortion: how far a corner may move, as a part of half the side.
         p: probability that anything happens.
+
+    Example::
+
+        train_transforms: {name: perspective, distortion: 0.3, p: 0.3}
     """
 
     def __init__(self, distortion: float = 0.5, p: float = 0.5) -> None:

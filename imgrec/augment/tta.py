@@ -35,7 +35,12 @@ VIEWS: Registry[View] = Registry("view", "views")
 
 @VIEWS.register("hflip")
 class MirroredView(View):
-    """Left and right exchanged: one more view."""
+    """Left and right exchanged: one more view.
+
+    Example::
+
+        imgrec test RUN --tta hflip
+    """
 
     def __call__(self, images: Tensor) -> list[Tensor]:  # noqa: D102
         return [images.flip(-1)]
@@ -43,7 +48,12 @@ class MirroredView(View):
 
 @VIEWS.register("vflip")
 class UpsideDownView(View):
-    """Top and bottom exchanged: one more view."""
+    """Top and bottom exchanged: one more view.
+
+    Example::
+
+        imgrec test RUN --tta vflip
+    """
 
     def __call__(self, images: Tensor) -> list[Tensor]:  # noqa: D102
         return [images.flip(-2)]
@@ -57,6 +67,10 @@ class FiveCropView(View):
         keep: side of a crop, as a part of the image's.
 
     Source: Krizhevsky, Sutskever and Hinton 2012, 10.1145/3065386 (with mirrored ones: ten).
+
+    Example::
+
+        imgrec test RUN --tta '{name: five_crop, keep: 0.9}'
     """
 
     def __init__(self, keep: float = 0.875) -> None:
@@ -78,6 +92,10 @@ class ScaledView(View):
 
     Args:
         scales: sides of the views, as multiples of the image's.
+
+    Example::
+
+        imgrec test RUN --tta '{name: scales, scales: [0.9, 1.1]}'
     """
 
     def __init__(self, scales: list[float] | None = None) -> None:

@@ -61,6 +61,10 @@ class Prune(Step):
         attention: what attention loses: ``dims`` of every head, or whole ``heads``.
         include: patterns of the layers to prune; by default all.
         exclude: patterns of the layers to leave alone.
+
+    Example::
+
+        steps: [{name: prune, target: {macs: 0.5}}, finetune]
     """
 
     name: ClassVar[str] = "prune"
@@ -103,6 +107,10 @@ class DropBlocks(Step):
         target: a cost (``macs``, ``parameters`` or ``latency``) and the share of the run's own network that stays.
         importance: what makes a block matter: the ``loss`` without it, the ``divergence`` of the probabilities without
             it, or its ``influence`` on what passes through it.
+
+    Example::
+
+        steps: [{name: drop_blocks, target: {latency: 0.7}}, finetune]
     """
 
     name: ClassVar[str] = "drop_blocks"
@@ -136,6 +144,10 @@ class Mask(Step):
         pattern: N of every M weights stay, ``2:4`` say, in the place of a sparsity.
         schedule: how the sparsity rises in the training that follows: ``cubic`` or ``linear`` during its first half, or
             ``one_shot`` at its start, as a pattern does.
+
+    Example::
+
+        steps: [{name: mask, sparsity: 0.9}, finetune]
     """
 
     name: ClassVar[str] = "mask"
@@ -202,6 +214,10 @@ class Finetune(Training):
         lr: the highest learning rate; by default a tenth of the run's.
         distill: whether it learns from the run's dense network, too.
         ema: the decay of averaged weights; by default as the run has it.
+
+    Example::
+
+        steps: [prune, {name: finetune, epochs: 5, distill: true}]
     """
 
     name: ClassVar[str] = "finetune"
@@ -225,6 +241,10 @@ class Qat(Training):
         lr: the highest learning rate; by default a hundredth of the run's.
         distill: whether it learns from the run's dense network, too.
         ema: the decay of averaged weights; by default as the run has it.
+
+    Example::
+
+        steps: [{name: qat, epochs: 2}]
     """
 
     name: ClassVar[str] = "qat"
@@ -255,6 +275,10 @@ class Quantize(Step):
         calibration: how many images the ranges of int8 are read from.
         method: ``static``; for transformers in ONNX Runtime ``dynamic`` or ``weights``.
         exclude: patterns of the layers that stay in floating point in any case.
+
+    Example::
+
+        steps: [{name: quantize, to: int8, max_drop: 0.5}]
     """
 
     name: ClassVar[str] = "quantize"

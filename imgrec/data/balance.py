@@ -106,6 +106,10 @@ class Balanced(ClassAware):
 
     Source: Shen, Lin and Huang 2016, "Relay backpropagation for effective learning of deep convolutional neural
     networks", ECCV, arXiv 1512.05830, section 3.3.
+
+    Example::
+
+        sampler: balanced
     """
 
     def __init__(self) -> None:

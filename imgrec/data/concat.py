@@ -36,6 +36,10 @@ class Concat(Source):
     Raises:
         UserError: no source, another number of weights or names, a weight that cannot be, or sources of which some
             have one label an image and others several.
+
+    Example::
+
+        source: {name: concat, sources: [digits, {name: folder, root: my_digits}], weights: [1, 3]}
     """
 
     def __init__(

@@ -41,6 +41,10 @@ class CsvTable(Source):
     Raises:
         UserError: a missing file, folder or column; a row without path or label; an unknown label or split, with its
             row, where the row of column names is row 1.
+
+    Example::
+
+        source: {name: csv, file: cells/labels.csv, path_column: file, label_column: kind}
     """
 
     def __init__(

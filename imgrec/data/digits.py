@@ -19,6 +19,10 @@ class Digits(Source):
     Their 17 grey levels are spread over 0 to 255. There is no given split.
 
     Source: Alpaydin and Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI, 10.24432/C50P49.
+
+    Example::
+
+        source: digits
     """
 
     def __init__(self) -> None:

@@ -44,6 +44,10 @@ class Folder(Source):
     Raises:
         UserError: there is no such folder, no image in it or in a class, one class only, or a split has a class that
             ``train`` lacks.
+
+    Example::
+
+        source: {name: folder, root: cifar10}
     """
 
     def __init__(self, root: str) -> None:

@@ -44,6 +44,10 @@ class Hub(Source):
 
     Source: Lhoest et al. 2021, "Datasets: a community library for natural language processing", EMNLP,
     arXiv 2109.02846.
+
+    Example::
+
+        source: {name: hub, dataset: uoft-cs/cifar10}
     """
 
     def __init__(

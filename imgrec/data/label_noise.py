@@ -56,7 +56,8 @@ class LabelNoise(View):
     correction approach", CVPR, arXiv 1609.03683 (symmetric, asymmetric); Han, Yao, Yu, Niu, Xu, Hu, Tsang and Sugiyama
     2018, "Co-teaching", NeurIPS, arXiv 1804.06872 (pairs).
 
-    Example:
+    Example::
+
         source: {name: label_noise, source: digits, rate: 0.4}
 
     >>> from imgrec.data import Digits

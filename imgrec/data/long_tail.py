@@ -46,7 +46,8 @@ class LongTail(View):
     arXiv 1901.05555, section 5.1 (exponential); Buda, Maki and Mazurowski 2018, "A systematic study of the class
     imbalance problem in convolutional neural networks", Neural Networks 106, arXiv 1710.05381 (step).
 
-    Example:
+    Example::
+
         source: {name: long_tail, source: digits, imbalance: 20}
 
     >>> from imgrec.data import Digits

@@ -50,6 +50,10 @@ class Parquet(Source):
 
     Source: Lhoest et al. 2021, "Datasets: a community library for natural language processing", EMNLP,
     arXiv 2109.02846, for the layout.
+
+    Example::
+
+        source: {name: parquet, path: {train: data/train-*.parquet, test: data/test-*.parquet}}
     """
 
     def __init__(

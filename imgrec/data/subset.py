@@ -42,7 +42,8 @@ class Subset(View):
     Raises:
         UserError: none or several of the three sizes, or one that the source cannot give.
 
-    Example:
+    Example::
+
         source: {name: subset, source: digits, per_class: 20}
 
     >>> from imgrec.data import Digits

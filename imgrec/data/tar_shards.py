@@ -48,6 +48,10 @@ class TarShards(Source):
 
     Source: Aizman, Maltby and Breuel 2019, "High performance I/O for large scale deep learning", IEEE Big Data,
     arXiv 2001.01858, for the layout.
+
+    Example::
+
+        source: {name: tar, path: shards/train-*.tar}
     """
 
     def __init__(

@@ -50,6 +50,10 @@ class TorchvisionSet(Source):
         UserError: an unknown dataset or option; the dataset is not where it was looked for, or cannot be fetched.
 
     Source: TorchVision maintainers and contributors 2016, https://github.com/pytorch/vision.
+
+    Example::
+
+        source: {name: torchvision, dataset: FashionMNIST}
     """
 
     def __init__(

@@ -86,6 +86,10 @@ class SoftLogits(Distillation):
             thinks of the wrong classes.
 
     Source: Hinton, Vinyals and Dean, 2015, "Distilling the knowledge in a neural network", arXiv 1503.02531.
+
+    Example::
+
+        distillation: {name: logits, temperature: 4, weight: 0.9}
     """
 
     def __init__(self, temperature: float = 4.0) -> None:
@@ -112,6 +116,10 @@ class HardLabels(Distillation):
 
     Source: Touvron et al., 2021, "Training data-efficient image transformers and distillation through attention",
     arXiv 2012.12877.
+
+    Example::
+
+        distillation: {name: hard, label_smoothing: 0.1}
     """
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
@@ -142,6 +150,10 @@ class DecoupledLogits(Distillation):
             sure.
 
     Source: Zhao et al., 2022, "Decoupled knowledge distillation", arXiv 2203.08679.
+
+    Example::
+
+        distillation: {name: decoupled, alpha: 1, beta: 8}
     """
 
     def __init__(self, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0) -> None:
@@ -174,6 +186,10 @@ class Correlation(Distillation):
         within: the weight of the correlation over the images of a batch, class by class.
 
     Source: Huang et al., 2022, "Knowledge distillation from a stronger teacher", arXiv 2205.10536.
+
+    Example::
+
+        distillation: {name: correlation, between: 2, within: 2}
     """
 
     def __init__(self, temperature: float = 1.0, between: float = 1.0, within: float = 1.0) -> None:

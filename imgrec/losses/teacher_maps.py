@@ -82,6 +82,10 @@ class Hints(Distillation):
         UserError: the layers give no maps.
 
     Source: Romero et al., 2015, "FitNets: hints for thin deep nets", arXiv 1412.6550.
+
+    Example::
+
+        distillation: {name: features, layers: {layer4: layer4}}
     """
 
     needs_logits = False
@@ -139,6 +143,10 @@ class AttentionTransfer(Distillation):
 
     Source: Zagoruyko and Komodakis, 2017, "Paying more attention to attention", arXiv 1612.03928; as in its authors'
     code, the mean over images and places.
+
+    Example::
+
+        distillation: {name: attention, layers: {layer3: layer3}, weight: 100}
     """
 
     needs_logits = False
