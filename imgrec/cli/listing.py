@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
+from imgrec.cli.drawing import TERMINAL, drawn, read_spec
 from imgrec.errors import UserError, article, suggestion
 
 if TYPE_CHECKING:
@@ -75,9 +76,18 @@ def run(command: str, words: list[str]) -> int:
             prog="imgrec show", description="Show the arguments and the documentation of a registry entry."
         )
         parser.add_argument("registry", help=", ".join([*REGISTRIES, *CLASSES]))
-        parser.add_argument("name", help="focal, or a dotted path to a class of your own")
+        parser.add_argument("name", help="focal, or a dotted path to a class of your own; or '{name: focal, gamma: 1}'")
+        parser.add_argument(
+            "--plot",
+            nargs="?",
+            const=TERMINAL,
+            metavar="FILE",
+            help="draw the curve of a schedule; into a .png, .svg or .pdf file, too",
+        )
         arguments = parser.parse_args(words)
-        lines = _entry(arguments.registry, arguments.name)
+        lines = list(_entry(arguments.registry, arguments.name))
+        if arguments.plot is not None:  # drawn before anything is printed: it may be refused
+            lines += drawn(arguments.registry, arguments.name, arguments.plot)
     for line in lines:
         print(line)
     return 0
@@ -127,6 +137,7 @@ def _entry(plural: str, name: str) -> Iterable[str]:
         entry = CLASS_LISTS[plural].entry(name)
     else:
         found = registry(plural)
+        name, _ = found.parse(read_spec(name))
         kind, where = found.kind, REGISTRIES[plural][2]
         entry = found.entry(name)
     yield f"{name} - {article(kind)}, for {where}"
