@@ -19,6 +19,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _WHERE = {
     "AUGMENTATIONS": "imgrec.augment",
+    "AdaptiveClipping": "imgrec.callbacks",
     "AugmentationStrength": "imgrec.callbacks",
     "BACKBONES": "imgrec.models",
     "BaseTask": "imgrec.tasks",
@@ -62,6 +63,7 @@ _WHERE = {
     "find_learning_rate": "imgrec.cli.lr_find",
     "load": "imgrec.runs.load",
     "run_table": "imgrec.runs.table",
+    "soup_runs": "imgrec.cli.soup",
 }
 
 __all__ = [
@@ -75,6 +77,7 @@ __all__ = [
     "REGULARIZERS",
     "SCHEDULES",
     "SOURCES",
+    "AdaptiveClipping",
     "AugmentationStrength",
     "BaseTask",
     "Batch",
@@ -108,12 +111,14 @@ __all__ = [
     "find_learning_rate",
     "load",
     "run_table",
+    "soup_runs",
 ]
 
 if TYPE_CHECKING:
     from imgrec.augment import AUGMENTATIONS
     from imgrec.callbacks import (
         EMA,
+        AdaptiveClipping,
         AugmentationStrength,
         BestCheckpoint,
         EarlyStopping,
@@ -131,6 +136,7 @@ if TYPE_CHECKING:
     from imgrec.cli.batch_find import find_batch_size
     from imgrec.cli.compress import compress_run
     from imgrec.cli.lr_find import find_learning_rate
+    from imgrec.cli.soup import soup_runs
     from imgrec.data import SOURCES, ImageDataModule
     from imgrec.errors import TrainingFailedError, UserError
     from imgrec.losses import DISTILLATIONS, LOSSES

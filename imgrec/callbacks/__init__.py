@@ -1,5 +1,6 @@
 """When things happen; what happens is in the room that owns it."""
 
+from imgrec.callbacks.adaptive_clipping import AdaptiveClipping
 from imgrec.callbacks.augmentation import AugmentationStrength, ImageSizeSchedule
 from imgrec.callbacks.best_checkpoint import BestCheckpoint
 from imgrec.callbacks.checkpoint_io import WholeCheckpointIO
@@ -27,6 +28,7 @@ from imgrec.callbacks.tta import TestTimeViews
 __all__ = [
     "EMA",
     "QAT",
+    "AdaptiveClipping",
     "AugmentationStrength",
     "BestCheckpoint",
     "EarlyStopping",
