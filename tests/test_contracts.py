@@ -241,9 +241,11 @@ UNTRAINED = ("backbones", "views", "steps")
 """Backbones have tests of their own; views are looked at after training, steps of compression are taken after it."""
 
 PLACES: dict[str, tuple[str, str]] = {
+    "edits": ("model", "edits"),
     "necks": ("model", "neck"),
     "poolings": ("model", "pooling"),
     "heads": ("model", "head"),
+    "initializers": ("model", "init"),
     "losses": ("model", "loss"),
     "regularizers": ("model", "regularizers"),
     "optimizers": ("model", "optimizer"),

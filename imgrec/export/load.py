@@ -20,17 +20,19 @@ from imgrec.export.preprocessing import from_timm_config
 from imgrec.export.save import VERSION, WEIGHTS
 from imgrec.models import (
     BACKBONES,
+    EDITS,
     HEADS,
     NECKS,
     POOLINGS,
     Backbone,
     Classifier,
     ClassifierSpecs,
+    Edit,
     Neck,
     Pooling,
 )
 from imgrec.models.weights import load_exactly, read_config, read_state
-from imgrec.registry import Registry, Spec
+from imgrec.registry import Registry, Spec, as_list
 from imgrec.types import DataFacts
 
 
@@ -93,6 +95,8 @@ def _ours(folder: Path, config: dict[str, Any]) -> Loaded:
         _refuse_other_code(NECKS, specs.neck, Neck, folder)
     if specs.pooling is not None:
         _refuse_other_code(POOLINGS, specs.pooling, Pooling, folder)
+    for spec in as_list(specs.edits):
+        _refuse_other_code(EDITS, spec, Edit, folder)
     for spec in facts.eval_transforms:
         _refuse_other_code(AUGMENTATIONS, spec, Transform, folder)
     state = read_state(folder / WEIGHTS)

@@ -12,7 +12,7 @@ from imgrec.entry import place
 from imgrec.errors import SpecError, UserError
 from imgrec.models.backbone import Backbone, probe_feature_dim
 from imgrec.models.scope import Scope
-from imgrec.registry import Registry, Specs, as_list
+from imgrec.registry import Registry, Spec, Specs, as_list
 
 
 class Edit(ABC):
@@ -35,6 +35,14 @@ class Edit(ABC):
         Raises:
             UserError: the network has no layer of the kind in the scope, or cannot be changed there.
         """
+
+    def fold(self, network: nn.Module) -> bool:
+        """Make ordinary layers of what this has made, in place, where it is of use in training alone.
+
+        Returns:
+            Whether that is so: then it is no part of the network that is shared.
+        """
+        return False
 
 
 EDITS: Registry[Edit] = Registry("edit", "edits")
@@ -72,6 +80,11 @@ def apply_edits(backbone: Backbone, edits: Specs | None, facts: Mapping[str, Any
             raise SpecError(f"{place(at)}{error}") from error
         if dim != backbone.feature_dim:
             raise SpecError(f"{place(at)}{title} gives {dim} features, before it gave {backbone.feature_dim}.")
+
+
+def fold_edits(network: nn.Module, edits: Specs | None, facts: Mapping[str, Any]) -> list[Spec]:
+    """Make ordinary layers of what edits have made for training alone, in place; the specs of those that stay."""
+    return [spec for spec in as_list(edits) if not EDITS.build(spec, "edits", **facts).fold(network)]
 
 
 def _at(edits: Specs | None, where: str, number: int) -> str:

@@ -27,7 +27,7 @@ class SwapActivation(Edit):
     Args:
         to: the new activation.
         only: the activations that are swapped; by default all but ``sigmoid`` and ``hardsigmoid``.
-        scope: see :class:`imgrec.models.edits.Edit`.
+        scope: names of modules, or patterns; ``null`` means all.
         in_channels: of the images that the network is tried out with.
         image_size: their side, in pixels.
 
@@ -37,7 +37,9 @@ class SwapActivation(Edit):
     Source: the functions are compared in Ramachandran et al., Searching for activation functions, 2017,
     arXiv:1710.05941.
 
-    Example: ``edits: {name: swap_activation, to: silu, only: relu}``
+    Example::
+
+        edits: {name: swap_activation, to: silu, only: relu}
     """
 
     def __init__(

@@ -56,17 +56,19 @@ class SqueezeExcitation(Attention):
 
     Args:
         reduction: the channels for each of the hidden layer.
-        scope: see :class:`Attention`.
-        after: likewise.
-        in_channels: likewise.
-        image_size: likewise.
+        scope: where: names of modules around residual branches, or patterns; ``null`` means all.
+        after: names of layers, or patterns, behind which it is put, in the place of the ends of residual branches.
+        in_channels: of the images that the network is tried out with.
+        image_size: their side, in pixels.
 
     Raises:
         UserError: a reduction below 1; no such layer, or one that gives no maps.
 
     Source: Hu et al., Squeeze-and-excitation networks, 2017, arXiv:1709.01507.
 
-    Example: ``edits: {name: se, reduction: 16, scope: [layer3, layer4]}``
+    Example::
+
+        edits: {name: se, reduction: 16, scope: [layer3, layer4]}
     """
 
     key = "se"
@@ -102,10 +104,10 @@ class EfficientChannelAttention(Attention):
     The width of the convolution follows from the number of channels: 3 for 64, 5 for 128 to 512.
 
     Args:
-        scope: see :class:`Attention`.
-        after: likewise.
-        in_channels: likewise.
-        image_size: likewise.
+        scope: where: names of modules around residual branches, or patterns; ``null`` means all.
+        after: names of layers, or patterns, behind which it is put, in the place of the ends of residual branches.
+        in_channels: of the images that the network is tried out with.
+        image_size: their side, in pixels.
 
     Raises:
         UserError: no such layer, or one that gives no maps.
@@ -113,7 +115,9 @@ class EfficientChannelAttention(Attention):
     Source: Wang et al., ECA-Net: efficient channel attention for deep convolutional neural networks, 2019,
     arXiv:1910.03151.
 
-    Example: ``edits: eca``
+    Example::
+
+        edits: eca
     """
 
     key = "eca"
@@ -134,17 +138,19 @@ class BlockAttention(Attention):
     Args:
         reduction: the channels for each of the hidden layer.
         kernel_size: the side of the convolution that weighs places, an odd number.
-        scope: see :class:`Attention`.
-        after: likewise.
-        in_channels: likewise.
-        image_size: likewise.
+        scope: where: names of modules around residual branches, or patterns; ``null`` means all.
+        after: names of layers, or patterns, behind which it is put, in the place of the ends of residual branches.
+        in_channels: of the images that the network is tried out with.
+        image_size: their side, in pixels.
 
     Raises:
         UserError: a reduction below 1, an even kernel; no such layer, or one that gives no maps.
 
     Source: Woo et al., CBAM: convolutional block attention module, 2018, arXiv:1807.06521.
 
-    Example: ``edits: {name: cbam, kernel_size: 3}``
+    Example::
+
+        edits: {name: cbam, kernel_size: 3}
     """
 
     key = "cbam"

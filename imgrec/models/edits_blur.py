@@ -20,11 +20,11 @@ class BlurPool(Edit):
 
     A 3x3 convolution or a maximum of stride 2 moves by 1, and a binomial filter of stride 2 follows it; a 1x1
     convolution of stride 2 moves by 1 behind such a filter. All weights stay. The filter stands before normalization
-    and activation, which come after the convolution.
+    and activation, which come after the convolution; at the border it repeats the last place.
 
     Args:
         size: the side of the filter: 3 or 5.
-        scope: see :class:`imgrec.models.edits.Edit`; by default all but the first convolution, on whose large maps it
+        scope: names of modules, or patterns; ``null`` means all but the first convolution, on whose large maps a blur
             costs most.
         in_channels: of the images that the network is tried out with.
         image_size: their side, in pixels.
@@ -34,7 +34,9 @@ class BlurPool(Edit):
 
     Source: Zhang, Making convolutional networks shift-invariant again, 2019, arXiv:1904.11486.
 
-    Example: ``edits: blur_pool``
+    Example::
+
+        edits: blur_pool
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class BlurPool(Edit):
         return changed
 
     def _blurred(self, layer: Any) -> nn.Module:
-        blur: nn.Module = BlurPool2d(filt_size=self.size)
+        blur: nn.Module = BlurPool2d(filt_size=self.size, pad_mode="replicate")  # reflection needs two places
         if isinstance(layer, nn.MaxPool2d):
             largest = nn.MaxPool2d(layer.kernel_size, 1, layer.padding, layer.dilation)
             return nn.Sequential(OrderedDict([("layer", largest), ("blur", blur)]))

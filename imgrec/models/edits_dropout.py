@@ -80,15 +80,17 @@ class Dropout(Dropping):
     an argument of the heads.
 
     Args:
-        rate: see :class:`Dropping`.
-        scope: likewise.
-        after: likewise.
-        in_channels: likewise.
-        image_size: likewise.
+        rate: the probability of being dropped, in [0, 1).
+        scope: where: names of modules around residual branches, or patterns; ``null`` means all.
+        after: names of layers, or patterns, behind which it is put, in the place of the ends of residual branches.
+        in_channels: of the images that the network is tried out with.
+        image_size: their side, in pixels.
 
     Source: Srivastava et al., 2014, JMLR 15; Zagoruyko and Komodakis, Wide residual networks, 2016, arXiv:1605.07146.
 
-    Example: ``edits: {name: dropout, rate: 0.2, after: "layer[34].*.act1"}``
+    Example::
+
+        edits: {name: dropout, rate: 0.2, after: "layer[34].*.act1"}
     """
 
     maps_only = False
@@ -103,15 +105,17 @@ class SpatialDropout(Dropping):
     """Dropout of whole channels behind each residual branch, or behind layers that are named.
 
     Args:
-        rate: see :class:`Dropping`.
-        scope: likewise.
-        after: likewise.
-        in_channels: likewise.
-        image_size: likewise.
+        rate: the probability of being dropped, in [0, 1).
+        scope: where: names of modules around residual branches, or patterns; ``null`` means all.
+        after: names of layers, or patterns, behind which it is put, in the place of the ends of residual branches.
+        in_channels: of the images that the network is tried out with.
+        image_size: their side, in pixels.
 
     Source: Tompson et al., Efficient object localization using convolutional networks, 2014, arXiv:1411.4280.
 
-    Example: ``edits: {name: spatial_dropout, rate: 0.1}``
+    Example::
+
+        edits: {name: spatial_dropout, rate: 0.1}
     """
 
     def layer(self, place: float) -> nn.Module:
@@ -126,14 +130,17 @@ class DropBlocks(Dropping):
     Args:
         rate: the share of values that is dropped; 0.1 on large images, for which it was made.
         size: the side of a square in places of the map, not pixels; a map that is smaller goes as a whole.
-        scope: see :class:`Dropping`; the source has it in the last two stages, ``[layer3, layer4]``.
-        after: see :class:`Dropping`.
-        in_channels: likewise.
-        image_size: likewise.
+        scope: where: names of modules around residual branches, or patterns; ``null`` means all. In the source it is
+            the last two stages, ``[layer3, layer4]``.
+        after: names of layers, or patterns, behind which it is put, in the place of the ends of residual branches.
+        in_channels: of the images that the network is tried out with.
+        image_size: their side, in pixels.
 
     Source: Ghiasi et al., DropBlock: a regularization method for convolutional networks, 2018, arXiv:1810.12890.
 
-    Example: ``edits: {name: dropblock, rate: 0.1, size: 3, scope: [layer3, layer4]}``
+    Example::
+
+        edits: {name: dropblock, rate: 0.1, size: 3, scope: [layer3, layer4]}
     """
 
     def __init__(
@@ -170,16 +177,18 @@ class Depth(Dropping):
     Args:
         rate: the probability that the last branch is left out for an image, in [0, 1).
         rule: ``linear``: branch l of L has ``rate * l / L``; ``uniform``: all have ``rate``.
-        scope: see :class:`Dropping`.
-        in_channels: likewise.
-        image_size: likewise.
+        scope: where: names of modules around residual branches, or patterns; ``null`` means all.
+        in_channels: of the images that the network is tried out with.
+        image_size: their side, in pixels.
 
     Raises:
         UserError: the network has no residual branch, or has stochastic depth already.
 
     Source: Huang et al., Deep networks with stochastic depth, 2016, arXiv:1603.09382.
 
-    Example: ``edits: {name: stochastic_depth, rate: 0.1}``
+    Example::
+
+        edits: {name: stochastic_depth, rate: 0.1}
     """
 
     key = "drop_path"

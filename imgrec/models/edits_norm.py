@@ -56,7 +56,7 @@ class SwapNorm(Edit):
             ``layer``: all of one image; ``layer2d``: all channels of one place, as ConvNeXt does; ``instance``: one
             channel of one image.
         groups: with ``group``, at most so many; the next smaller number that divides the channels of a layer.
-        scope: see :class:`imgrec.models.edits.Edit`.
+        scope: names of modules, or patterns; ``null`` means all.
         in_channels: of the images that the network is tried out with.
         image_size: their side, in pixels.
 
@@ -66,7 +66,9 @@ class SwapNorm(Edit):
     Source: Wu and He, Group normalization, 2018, arXiv:1803.08494; Ulyanov et al., Instance normalization, 2016,
     arXiv:1607.08022; Ba et al., Layer normalization, 2016, arXiv:1607.06450.
 
-    Example: ``edits: [{name: swap_norm, to: group, groups: 16}, weight_standardization]``
+    Example::
+
+        edits: [{name: swap_norm, to: group, groups: 16}, weight_standardization]
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class WeightStandardization(Edit):
     takes out again. Convolutions of one weight a filter, and those of gates, which see one place, are left out.
 
     Args:
-        scope: see :class:`imgrec.models.edits.Edit`.
+        scope: names of modules, or patterns; ``null`` means all.
         in_channels: of the images that the network is tried out with.
         image_size: their side, in pixels.
 
@@ -129,7 +131,9 @@ class WeightStandardization(Edit):
     Source: Qiao et al., Micro-batch training with batch-channel normalization and weight standardization, 2019,
     arXiv:1903.10520.
 
-    Example: ``edits: weight_standardization``
+    Example::
+
+        edits: weight_standardization
     """
 
     def __init__(self, scope: Scope = None, in_channels: int = 3, image_size: int = 32) -> None:

@@ -45,7 +45,7 @@ class Separable(Edit):
     Args:
         weights: ``random``: drawn anew; ``nearest``: as near as can be to the weights that were there, pretrained ones
             say, by a singular value decomposition; the network has to learn on in either case.
-        scope: see :class:`imgrec.models.edits.Edit`; by default all but the first convolution, which sees few channels.
+        scope: names of modules, or patterns; ``null`` means all but the first convolution, which sees few channels.
 
     Raises:
         UserError: there is no dense convolution of 3x3 or more.
@@ -53,7 +53,9 @@ class Separable(Edit):
     Source: Chollet, Xception: deep learning with depthwise separable convolutions, 2016, arXiv:1610.02357; Howard et
     al., MobileNets, 2017, arXiv:1704.04861.
 
-    Example: ``edits: {name: separable, weights: nearest, scope: [layer3, layer4]}``
+    Example::
+
+        edits: {name: separable, weights: nearest, scope: [layer3, layer4]}
     """
 
     def __init__(self, weights: Literal["random", "nearest"] = "random", scope: Scope = None) -> None:

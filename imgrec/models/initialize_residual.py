@@ -34,7 +34,9 @@ class ZeroResidual(Initializer):
     Source: Goyal et al., Accurate, large minibatch SGD: training ImageNet in 1 hour, 2017, arXiv:1706.02677,
     section 5.1.
 
-    Example: ``init: [{name: he_normal, mode: fan_out}, zero_residual]``
+    Example::
+
+        init: [{name: he_normal, mode: fan_out}, zero_residual]
     """
 
     def __init__(self, scope: Scope = None, in_channels: int = 3, image_size: int = 32) -> None:

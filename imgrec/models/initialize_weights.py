@@ -40,7 +40,7 @@ class Drawn(Initializer):
     Normalization layers, embeddings of positions and tokens, and what has one dimension stay as they are.
 
     Args:
-        scope: see :class:`imgrec.models.initialize.Initializer`.
+        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
         bias: what the biases of these layers become; ``null`` leaves them.
     """
 
@@ -72,13 +72,15 @@ class Uniform(Drawn):
     Args:
         low: the lower bound.
         high: the upper bound.
-        scope: see :class:`Drawn`.
-        bias: likewise.
+        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
+        bias: what the biases of these layers become; ``null`` leaves them.
 
     Raises:
         UserError: bounds in the wrong order.
 
-    Example: ``init: {name: uniform, low: -0.05, high: 0.05, scope: head}``
+    Example::
+
+        init: {name: uniform, low: -0.05, high: 0.05, scope: head}
     """
 
     def __init__(self, low: float = -0.05, high: float = 0.05, scope: Scope = None, bias: float | None = 0.0) -> None:
@@ -103,13 +105,15 @@ class Normal(Drawn):
     Args:
         std: the standard deviation.
         mean: the mean.
-        scope: see :class:`Drawn`.
-        bias: likewise.
+        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
+        bias: what the biases of these layers become; ``null`` leaves them.
 
     Raises:
         UserError: a standard deviation that is not above 0.
 
-    Example: ``init: {name: normal, std: 0.02}``
+    Example::
+
+        init: {name: normal, std: 0.02}
     """
 
     def __init__(self, std: float = 0.02, mean: float = 0.0, scope: Scope = None, bias: float | None = 0.0) -> None:
@@ -134,13 +138,15 @@ class TruncatedNormal(Drawn):
         std: the standard deviation before the cut; with a bound of 2, what remains has 0.88 of it.
         mean: the mean.
         bound: how far a weight may be from the mean, in standard deviations.
-        scope: see :class:`Drawn`.
-        bias: likewise.
+        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
+        bias: what the biases of these layers become; ``null`` leaves them.
 
     Raises:
         UserError: a standard deviation or a bound that is not above 0.
 
-    Example: ``init: {name: truncated_normal, std: 0.02}``
+    Example::
+
+        init: {name: truncated_normal, std: 0.02}
     """
 
     def __init__(
@@ -171,8 +177,8 @@ class Xavier(Drawn):
 
     Args:
         gain: a factor on the spread: 1 for linear and sigmoid-like layers.
-        scope: see :class:`Drawn`.
-        bias: likewise.
+        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
+        bias: what the biases of these layers become; ``null`` leaves them.
     """
 
     def __init__(self, gain: float = 1.0, scope: Scope = None, bias: float | None = 0.0) -> None:
@@ -195,16 +201,18 @@ class XavierNormal(Xavier):
     """Xavier (Glorot): normal weights that keep the variance of activations and gradients of linear layers.
 
     Args:
-        gain: see :class:`Xavier`.
-        scope: see :class:`Drawn`.
-        bias: likewise.
+        gain: a factor on the spread: 1 for linear and sigmoid-like layers.
+        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
+        bias: what the biases of these layers become; ``null`` leaves them.
 
     Raises:
         UserError: a gain that is not above 0.
 
     Source: Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010, AISTATS.
 
-    Example: ``init: {name: xavier_normal, gain: 1.0}``
+    Example::
+
+        init: {name: xavier_normal, gain: 1.0}
     """
 
     def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
@@ -216,16 +224,18 @@ class XavierUniform(Xavier):
     """Xavier (Glorot): even weights that keep the variance of activations and gradients of linear layers.
 
     Args:
-        gain: see :class:`Xavier`.
-        scope: see :class:`Drawn`.
-        bias: likewise.
+        gain: a factor on the spread: 1 for linear and sigmoid-like layers.
+        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
+        bias: what the biases of these layers become; ``null`` leaves them.
 
     Raises:
         UserError: a gain that is not above 0.
 
     Source: Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010, AISTATS.
 
-    Example: ``init: xavier_uniform``
+    Example::
+
+        init: xavier_uniform
     """
 
     def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
@@ -240,8 +250,8 @@ class He(Drawn):
         mode: ``fan_in`` keeps the variance of activations, ``fan_out`` that of gradients.
         nonlinearity: what stands behind the layers; for gelu, silu and the like take relu.
         slope: of a ``leaky_relu`` below zero.
-        scope: see :class:`Drawn`.
-        bias: likewise.
+        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
+        bias: what the biases of these layers become; ``null`` leaves them.
     """
 
     def __init__(
@@ -268,15 +278,17 @@ class HeNormal(He):
     """He (Kaiming): normal weights that keep the variance through layers with a ReLU behind them.
 
     Args:
-        mode: see :class:`He`.
-        nonlinearity: likewise.
-        slope: likewise.
-        scope: see :class:`Drawn`.
-        bias: likewise.
+        mode: ``fan_in`` keeps the variance of activations, ``fan_out`` that of gradients.
+        nonlinearity: what stands behind the layers; for gelu, silu and the like take relu.
+        slope: of a ``leaky_relu`` below zero.
+        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
+        bias: what the biases of these layers become; ``null`` leaves them.
 
     Source: He et al., Delving deep into rectifiers, 2015, arXiv:1502.01852.
 
-    Example: ``init: {name: he_normal, mode: fan_out, scope: "*.conv?"}``
+    Example::
+
+        init: {name: he_normal, mode: fan_out, scope: "*.conv?"}
     """
 
     def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
@@ -288,15 +300,17 @@ class HeUniform(He):
     """He (Kaiming): even weights that keep the variance through layers with a ReLU behind them.
 
     Args:
-        mode: see :class:`He`.
-        nonlinearity: likewise.
-        slope: likewise.
-        scope: see :class:`Drawn`.
-        bias: likewise.
+        mode: ``fan_in`` keeps the variance of activations, ``fan_out`` that of gradients.
+        nonlinearity: what stands behind the layers; for gelu, silu and the like take relu.
+        slope: of a ``leaky_relu`` below zero.
+        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
+        bias: what the biases of these layers become; ``null`` leaves them.
 
     Source: He et al., Delving deep into rectifiers, 2015, arXiv:1502.01852.
 
-    Example: ``init: {name: he_uniform, nonlinearity: leaky_relu, slope: 0.1}``
+    Example::
+
+        init: {name: he_uniform, nonlinearity: leaky_relu, slope: 0.1}
     """
 
     def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
@@ -313,8 +327,8 @@ class Orthogonal(Drawn):
 
     Args:
         gain: the length of each row (or column).
-        scope: see :class:`Drawn`.
-        bias: likewise.
+        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
+        bias: what the biases of these layers become; ``null`` leaves them.
 
     Raises:
         UserError: a gain that is not above 0.
@@ -322,7 +336,9 @@ class Orthogonal(Drawn):
     Source: Saxe et al., Exact solutions to the nonlinear dynamics of learning in deep linear neural networks, 2013,
     arXiv:1312.6120.
 
-    Example: ``init: {name: orthogonal, gain: 1.4}``
+    Example::
+
+        init: {name: orthogonal, gain: 1.4}
     """
 
     def __init__(self, gain: float = 1.0, scope: Scope = None, bias: float | None = 0.0) -> None:
