@@ -130,12 +130,10 @@ class ClassifierSpecs:
             NECKS.check(self.neck, f"{prefix}neck", (*_FACTS, "map_channels", "map_sizes"))
         if self.pooling is not None:
             POOLINGS.check(self.pooling, f"{prefix}pooling", (*_FACTS, "map_channels"))
-        if self._has_maps:
-            self._check_maps(prefix)
         check_edits(self.edits, f"{prefix}edits", _FACTS)
         check_init(self.init, f"{prefix}init", _FACTS, bool(given.get("pretrained") or given.get("weights")))
-        if self.edits is not None or self.init is not None:
-            self._check_layers(prefix)
+        if set(self.to_dict()) != set(_ALWAYS):
+            self._try_out(prefix)
 
     def build(self, facts: DataFacts, load_weights: bool = True, where: str = "model") -> Classifier:
         """The classifier, for the data that ``facts`` describes.
@@ -156,49 +154,39 @@ class ClassifierSpecs:
             raise SpecError(
                 f"{prefix}backbone: {self.backbone!r} gives a {type(trunk).__name__}, not an imgrec.models.Backbone."
             )
-        apply_edits(trunk, self.edits, known, f"{prefix}edits")
-        mean, std = resolve_normalize(self.normalize, trunk.mean, trunk.std, facts.channels, f"{prefix}normalize")
-        if not self._has_maps:
-            top = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=trunk.feature_dim)
-            return self._started(Classifier(trunk, top, mean, std), known, prefix)
-        neck, pooling = self._after(trunk, known, prefix)
-        source = with_maps(trunk, neck.levels if neck is not None else (), facts.channels, facts.image_size)
-        top = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=pooling.feature_dim)
-        return self._started(Classifier(source, top, mean, std, neck, pooling), known, prefix)
-
-    def _started(self, classifier: Classifier, known: dict[str, Any], prefix: str) -> Classifier:
-        if known["load_weights"]:  # otherwise every value comes from elsewhere
+        classifier = self._assembled(trunk, known, prefix)
+        if load_weights:  # otherwise every value comes from elsewhere
             initialize(classifier, self.init, known, f"{prefix}init")
         return classifier
 
-    def _check_layers(self, prefix: str) -> None:
-        """Make the edits and the start of a backbone without weights, to find patterns that mean nothing."""
-        known: dict[str, Any] = {"in_channels": 3, "num_classes": 10, "load_weights": False}
+    def _try_out(self, prefix: str) -> None:
+        """Build all of it on meta tensors, for images of the size that the backbone was made for.
+
+        So are found necks that the backbone has no maps for, and patterns that mean no layer.
+        """
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             try:
                 trunk = BACKBONES.build(self.backbone, f"{prefix}backbone", load_weights=False)
-                known["image_size"] = self._usual_size(trunk)
-                top = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=trunk.feature_dim)
-            except Exception:  # they need the data, or real tensors: the same is done when they are built for good
+                facts = DataFacts(tuple(map(str, range(10))), (1,) * 10, self._usual_size(trunk))
+            except Exception:  # it needs the data, or real tensors: the same is done when it is built for good
                 return
-            apply_edits(trunk, self.edits, known, f"{prefix}edits")
-            if not self._has_maps:
-                initialize(Classifier(trunk, top, trunk.mean, trunk.std), self.init, known, f"{prefix}init")
+            if isinstance(trunk, Backbone):
+                known = {**facts.for_registry(), "load_weights": False}
+                classifier = replace(self, normalize="auto")._assembled(trunk, known, prefix)
+                initialize(classifier, self.init, known, f"{prefix}init")
 
-    @property
-    def _has_maps(self) -> bool:
-        return self.neck is not None or self.pooling is not None
-
-    def _check_maps(self, prefix: str) -> None:
-        """Try neck and pooling on a backbone without weights, for images of the size that it was made for."""
-        try:
-            with torch.device("meta"):
-                trunk = BACKBONES.build(self.backbone, f"{prefix}backbone", load_weights=False)
-        except Exception:  # it needs the data, or real tensors: it is tried again when it is built for good
-            return
-        if isinstance(trunk, Backbone):
-            with torch.device("meta"):
-                self._after(trunk, {"in_channels": 3, "image_size": self._usual_size(trunk)}, prefix)
+    def _assembled(self, trunk: Backbone, known: dict[str, Any], prefix: str) -> Classifier:
+        """The classifier around a backbone as its spec builds it, with the values that its layers draw themselves."""
+        apply_edits(trunk, self.edits, known, f"{prefix}edits")
+        channels, size = known["in_channels"], known["image_size"]
+        mean, std = resolve_normalize(self.normalize, trunk.mean, trunk.std, channels, f"{prefix}normalize")
+        if self.neck is None and self.pooling is None:
+            top = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=trunk.feature_dim)
+            return Classifier(trunk, top, mean, std)
+        neck, pooling = self._after(trunk, known, prefix)
+        source = with_maps(trunk, neck.levels if neck is not None else (), channels, size)
+        top = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=pooling.feature_dim)
+        return Classifier(source, top, mean, std, neck, pooling)
 
     def _usual_size(self, trunk: Backbone) -> int:
         """The side of the images that a backbone takes where nobody says another."""
