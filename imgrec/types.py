@@ -107,8 +107,9 @@ class StepOutput:
 FACTS = ("num_classes", "class_names", "class_counts", "image_size", "in_channels")
 """What the data says that a spec's constructor may name; see :meth:`DataFacts.for_registry`."""
 
-PART_FACTS = (*FACTS, "feature_dim")
-"""What the constructor of a loss or of a regularizer may name: ``feature_dim`` is the length of the head's input."""
+PART_FACTS = (*FACTS, "feature_dim", "logit_scale")
+"""What the constructor of a loss or of a regularizer may name: ``feature_dim`` is the length of the head's input,
+``logit_scale`` what a cosine head with a fixed scale multiplies the cosines by."""
 
 
 @dataclass(frozen=True)

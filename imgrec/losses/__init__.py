@@ -27,6 +27,8 @@ from imgrec.losses.focal import Focal, focal_loss
 from imgrec.losses.generalized_cross_entropy import GeneralizedCrossEntropy, generalized_cross_entropy
 from imgrec.losses.hinge import Hinge, crammer_singer_hinge, one_vs_rest_hinge
 from imgrec.losses.logit_adjusted import LogitAdjusted, log_prior, logit_adjusted_loss
+from imgrec.losses.margin import ArcFace, CosFace, MarginLoss, arcface_logits, cosface_logits
+from imgrec.losses.ordinal import Corn, corn_loss
 from imgrec.losses.poly import Poly1, poly_1_loss
 from imgrec.losses.probability_distance import Brier, Huber, brier_score, huber_score
 from imgrec.losses.symmetric_cross_entropy import SymmetricCrossEntropy, reverse_cross_entropy, symmetric_cross_entropy
@@ -46,13 +48,16 @@ from imgrec.losses.weighted import WeightedSum, build_loss, check_losses
 __all__ = [
     "DISTILLATIONS",
     "LOSSES",
+    "ArcFace",
     "Asymmetric",
     "AttentionTransfer",
     "BinaryCrossEntropy",
     "Bootstrapping",
     "Brier",
     "ClassWeights",
+    "Corn",
     "Correlation",
+    "CosFace",
     "CrossEntropy",
     "DecoupledLogits",
     "Distillation",
@@ -64,11 +69,13 @@ __all__ = [
     "Hints",
     "Huber",
     "LogitAdjusted",
+    "MarginLoss",
     "Poly1",
     "Signals",
     "SoftLogits",
     "SymmetricCrossEntropy",
     "WeightedSum",
+    "arcface_logits",
     "asymmetric_loss",
     "attention_loss",
     "attention_map",
@@ -80,7 +87,9 @@ __all__ = [
     "build_loss",
     "check_distillations",
     "check_losses",
+    "corn_loss",
     "correlation_loss",
+    "cosface_logits",
     "crammer_singer_hinge",
     "cross_entropy",
     "decoupled_divergence",

@@ -11,9 +11,11 @@ from imgrec.models.edits_activation import SwapActivation
 from imgrec.models.edits_attention import BlockAttention, EfficientChannelAttention, SqueezeExcitation
 from imgrec.models.edits_blur import BlurPool
 from imgrec.models.edits_dropout import Depth, DropBlocks, Dropout, SpatialDropout
+from imgrec.models.edits_lora import LoRA
 from imgrec.models.edits_norm import SwapNorm, WeightStandardization
 from imgrec.models.edits_separable import Separable
 from imgrec.models.heads import HEADS, CosineHead, LinearHead
+from imgrec.models.heads_corn import CornHead, median_class, ordinal_log_probabilities
 from imgrec.models.heads_mlp import MLPHead, MultiSampleDropoutHead
 from imgrec.models.initialize import INITIALIZERS, Initializer
 from imgrec.models.initialize_residual import ZeroResidual
@@ -67,6 +69,7 @@ __all__ = [
     "Classifier",
     "ClassifierSpecs",
     "Concat",
+    "CornHead",
     "CosineHead",
     "Depth",
     "DropBlocks",
@@ -79,6 +82,7 @@ __all__ = [
     "HeUniform",
     "Initializer",
     "LinearHead",
+    "LoRA",
     "MLPHead",
     "MapBackbone",
     "MaxPooling",
@@ -107,6 +111,8 @@ __all__ = [
     "check_normalize",
     "clear_blind_gradients",
     "compile_network",
+    "median_class",
+    "ordinal_log_probabilities",
     "resolve_normalize",
     "set_channels_last",
 ]

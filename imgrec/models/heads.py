@@ -72,11 +72,17 @@ class CosineHead(nn.Module):
             raise UserError(f"scale must be above 0, got {scale}")
         self.weight = nn.Parameter(torch.empty(num_classes, feature_dim))
         nn.init.normal_(self.weight, std=feature_dim**-0.5)  # uniform over directions, and of length about 1
-        log_scale = torch.tensor(float(scale)).log()
+        self.scale, self.learnable = float(scale), learnable
+        log_scale = torch.tensor(self.scale).log()
         if learnable:
             self.log_scale = nn.Parameter(log_scale)
         else:
             self.register_buffer("log_scale", log_scale)
+
+    @property
+    def logit_scale(self) -> float | None:
+        """What the cosines are multiplied by, where that stays."""
+        return None if self.learnable else self.scale
 
     def forward(self, features: Tensor) -> Tensor:
         """The logits."""

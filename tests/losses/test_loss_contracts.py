@@ -16,6 +16,7 @@ FACTS: dict[str, Any] = {
     "class_names": ("cat", "dog", "owl", "yak"),
     "class_counts": (40, 30, 20, 10),
     "feature_dim": 8,
+    "logit_scale": 16.0,
 }
 ENTRIES = LOSSES.names()
 

@@ -82,10 +82,10 @@ def test_from_python_with_modules() -> None:
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        ("cros_entropy", r'^model\.loss: no loss is called "cros_entropy"\. Did you mean "cross_entropy"\?'),
+        ("cros_entropy", r'^model\.loss: no loss is called "cros_entropy"\. Did you mean "cross_entropy"'),
         ([], r"^model\.loss: an empty list of losses"),
         (["focal", {"name": "focal", "gama": 1}], r'^model\.loss\[1\]: .* no argument "gama"\. Did you mean "gamma"'),
-        ([{"name": "focal", "weight": "much"}], r"^model\.loss\[0\]\.weight: expected float, got 'much'"),
+        ([{"name": "focal", "weight": "much"}], r"^model\.loss\[0\]\.weight: expected float or learned, got 'much'"),
         ([{"name": "focal", "weight": -1}], r"^model\.loss\[0\]: `weight` must be at least 0"),
         ([{"name": "focal", "gamma": "x"}], r"^model\.loss\[0\]\.gamma: expected float"),
         ([3], r"^model\.loss\[0\]: expected the name of a loss"),
