@@ -27,6 +27,7 @@ from imgrec.compress.masks import Scope, first_and_last, fit_for, sparsity_of
 from imgrec.compress.schedule import Decisions, Shape, sparsity_at
 from imgrec.compress.scores import Criterion
 from imgrec.errors import TrainingFailedError, UserError
+from imgrec.optim.elsewhere import evaluated_elsewhere
 from imgrec.randomness import run_seed
 from imgrec.runs.summary import update_summary
 
@@ -306,7 +307,15 @@ class Pruning(pl.Callback):
             layers = ", ".join(name.removeprefix("model.").removesuffix(".weight") for name in new)
             warn("Pruning: at step %d no weight is left of %s; %s may avoid that", step, layers, instead)
 
-    def _after_step(self, *_: Any) -> None:
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if self._masking is not None:
+            self._masking.mask_weights()
+            if (elsewhere := evaluated_elsewhere(optimizer)) is not None:
+                points = {name: elsewhere.point(weight) for name, weight in self._masking.weights.items()}
+                self._masking.mask_others({name: point for name, point in points.items() if point is not None})
+
+    def on_ascent(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave masked weights where they are, when a sharpness-aware optimizer has moved all of them."""
         if self._masking is not None:
             self._masking.mask_weights()
 

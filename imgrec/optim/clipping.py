@@ -17,9 +17,9 @@ def unit_norms(tensor: Tensor) -> Tensor:
     tensor([[5.],
             [0.]])
     """
-    if tensor.ndim < 2:
-        return torch.linalg.vector_norm(tensor)
-    return torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.ndim)), keepdim=True)
+    inner = tuple(range(1, tensor.ndim))
+    norms: Tensor = torch.linalg.vector_norm(tensor, dim=inner or None, keepdim=bool(inner))
+    return norms
 
 
 @torch.no_grad()

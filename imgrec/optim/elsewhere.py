@@ -32,6 +32,10 @@ class EvaluatedElsewhere(Optimizer):
     def evaluated(self) -> list[tuple[Tensor, Tensor]]:
         """Parameters, and what they are to be evaluated as; those that have had no step yet are left out."""
 
+    @abstractmethod
+    def point(self, parameter: Tensor) -> Tensor | None:
+        """What the optimizer's state holds beside a parameter that is a weight, too, and is masked as the weight is."""
+
     @torch.no_grad()
     def eval(self) -> None:
         """Put what is evaluated into the parameters."""

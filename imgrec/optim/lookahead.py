@@ -70,6 +70,11 @@ class Lookahead(EvaluatedElsewhere, OptimizerWrapper):
         """The slow weights."""
         return [(p, self.state[p][_SLOW]) for p in trained_parameters(self) if _SLOW in self.state.get(p, {})]
 
+    def point(self, parameter: Tensor) -> Tensor | None:
+        """The slow weight."""
+        found: Tensor | None = self.state.get(parameter, {}).get(_SLOW)
+        return found
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """A fast step, and where it is time to, a slow one.
 

@@ -73,6 +73,11 @@ class ScheduleFree(EvaluatedElsewhere):
             if "z" in self.state.get(p, {})
         ]
 
+    def point(self, parameter: Tensor) -> Tensor | None:
+        """The point that takes the steps."""
+        found: Tensor | None = self.state.get(parameter, {}).get("z")
+        return found
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step.
