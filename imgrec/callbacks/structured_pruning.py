@@ -159,6 +159,8 @@ class StructuredPruning(pl.Callback):
         """Refuse a network that cannot be pruned so far, and too few steps; called before anything is written."""
         if not isinstance(getattr(pl_module, "model", None), Classifier):
             raise UserError("trainer.callbacks: StructuredPruning takes a task whose `model` is an imgrec Classifier")
+        for part in (getattr(pl_module, name, None) for name in ("loss", "regularizers")):
+            refuse_of_width(part)
         self._positions(trainer)
         if self._loaded is None and not self._rehearsed and self.kind != "latency":
             with torch.random.fork_rng([]):
@@ -328,6 +330,16 @@ def _images(pl_module: pl.LightningModule) -> Tensor:
     task: Any = pl_module
     size = task.facts.image_size
     return torch.zeros(2, task.facts.channels, size, size, dtype=torch.uint8, device=task.device)
+
+
+def refuse_of_width(part: Any) -> None:
+    """Refuse a loss or a regularizer that has learnt something of the features' length, which is about to change."""
+    for module in part.modules() if isinstance(part, torch.nn.Module) else ():
+        if getattr(module, "feature_width", None) is not None:
+            raise UserError(
+                f"trainer.callbacks: StructuredPruning makes the features shorter, and {type(module).__name__} has "
+                "learnt parameters of their length; leave one of them out"
+            )
 
 
 def _scale_of(trainer: pl.Trainer) -> float:

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.layers.drop import DropPath
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from imgrec.models.passes import another_pass, drops, same_draws, statistics_kept
+
+
+def images() -> Tensor:
+    return torch.randn(6, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(3), BatchNormAct2d(3), nn.BatchNorm2d(3, momentum=None)], ids=repr)
+def test_a_batch_is_normalized_as_ever_and_not_learnt_from(norm: nn.Module) -> None:
+    expected = norm(images())
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    with statistics_kept(norm):
+        torch.testing.assert_close(norm(images()), expected)
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+    norm(images() + 5)
+    assert all(not torch.equal(norm.state_dict()[name], before[name]) for name in ("running_mean", "running_var"))
+
+
+def test_a_frozen_norm_goes_on_with_its_running_statistics() -> None:
+    norm = nn.BatchNorm2d(3)
+    norm(images() * 3 + 1)
+    norm.eval()
+    expected = norm(images())
+    with statistics_kept(norm):
+        torch.testing.assert_close(norm(images()), expected)
+    assert norm.track_running_stats
+
+
+def test_an_error_in_a_pass_leaves_the_network_as_it_was() -> None:
+    norm = nn.BatchNorm2d(3)
+    with pytest.raises(RuntimeError, match=r"running_mean|weight"):
+        another_pass(norm, torch.zeros(2, 4, 2, 2))
+    assert norm.track_running_stats
+
+
+def test_the_gradients_of_several_passes_add_up() -> None:
+    """As one pass that computes the same twice: batch norm's buffers are not changed under autograd's hands."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    loss = net(images()).square().sum() + another_pass(net, images()).square().sum()
+    loss.backward()
+    weight = net[0].weight
+    assert isinstance(weight, Tensor)
+    assert weight.grad is not None
+    twice = weight.grad.clone()
+    net.zero_grad()
+    net(images()).square().sum().backward()
+    torch.testing.assert_close(twice, 2 * weight.grad)
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (nn.Dropout(0.1), True),
+        (nn.Dropout2d(0.1), True),
+        (nn.AlphaDropout(0.0), False),
+        (DropPath(0.2), True),
+        (DropPath(0.0), False),
+        (StochasticDepth(0.2, "row"), True),
+        (nn.Identity(), False),
+        (nn.LeakyReLU(0.1), False),
+    ],
+    ids=repr,
+)
+def test_what_drops_is_known(module: nn.Module, expected: bool) -> None:
+    assert drops(nn.Sequential(nn.Linear(2, 2), module)) is expected
+
+
+def test_two_passes_can_have_the_same_dropout() -> None:
+    net = nn.Dropout(0.5)
+    with same_draws(torch.device("cpu")):
+        first = net(images())
+    assert torch.equal(net(images()), first)
+    assert not torch.equal(net(images()), first)
+
+
+def test_attention_can_be_differentiated_twice() -> None:
+    class Attention(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            tokens = images.flatten(2).transpose(1, 2)[:, None]
+            return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).flatten(1)
+
+    pixels = images().requires_grad_()
+    value = another_pass(Attention(), pixels, twice_differentiable=True).square().sum()
+    (gradient,) = torch.autograd.grad(value, pixels, create_graph=True)
+    gradient.square().sum().backward()  # type: ignore[no-untyped-call]
+    assert pixels.grad is not None
+    assert (pixels.grad != 0).any()
