@@ -113,6 +113,8 @@ def _measured(engine: Engine, device: torch.device, ways: list[Way]) -> tuple[Wa
     data.setup("fit")
     facts = getattr(data, "facts", None)
     batch_size = engine.config["data"]["init_args"].get("batch_size")
+    if batch_size == "all" and facts is not None:
+        batch_size = sum(facts.class_counts)
     if facts is None or not isinstance(batch_size, int):
         return ways[0], f"{type(data).__name__} does not say what a batch is"
     key = _key(engine, facts.to_dict(), device, ways)

@@ -11,7 +11,7 @@ from imgrec.errors import UserError
 def check_arguments(
     *,
     image_size: int | None,
-    batch_size: int,
+    batch_size: int | str,
     eval_batch_size: int | None,
     channels: int,
     val_fraction: float,
@@ -21,9 +21,11 @@ def check_arguments(
     cache: str,
 ) -> None:
     """Raise :class:`UserError`, with the place in the config, for a value of a data module that cannot be."""
+    if isinstance(batch_size, str) and batch_size != "all":
+        raise UserError(f'data.batch_size: a number of images, or "all", got {batch_size!r}.')
     for name, value in {
         "image_size": image_size,
-        "batch_size": batch_size,
+        "batch_size": 1 if isinstance(batch_size, str) else batch_size,
         "eval_batch_size": eval_batch_size,
     }.items():
         if value is not None and value < 1:

@@ -55,8 +55,10 @@ class ImageDataModule(pl.LightningDataModule):
         source: where the images come from; see `imgrec list sources`.
         image_size: side of the square image that the model takes, in pixels; by default that of the first image.
         channels: 3 for colour, 1 for grey; images are converted.
-        batch_size: training images in a batch, for each process.
-        eval_batch_size: images in a batch of validation, test and prediction; by default ``batch_size``.
+        batch_size: training images in a batch, for each process; ``all`` for one batch of every training image, which
+            is full-batch gradient descent: for small sets.
+        eval_batch_size: images in a batch of validation, test and prediction; by default ``batch_size``, or 256 where
+            that is ``all``.
         train_transforms: what happens to a training image; see `imgrec list augmentations`. By default it is resized
             and its centre cut out, as for evaluation.
         eval_transforms: what happens to any other image; by default likewise.
@@ -89,7 +91,7 @@ class ImageDataModule(pl.LightningDataModule):
         source: Spec,
         image_size: int | None = None,
         channels: Literal[1, 3] = 3,
-        batch_size: int = 64,
+        batch_size: int | Literal["all"] = 64,
         eval_batch_size: int | None = None,
         train_transforms: Specs | None = None,
         eval_transforms: Specs | None = None,
@@ -131,8 +133,8 @@ class ImageDataModule(pl.LightningDataModule):
         self._source_spec = source
         self._image_size = image_size
         self._channels: Literal[1, 3] = channels
-        self._batch_size = batch_size
-        self._eval_batch_size = eval_batch_size or batch_size
+        self._batch_size = None if batch_size == "all" else batch_size
+        self._eval_batch_size = eval_batch_size or self._batch_size or 256
         self._train_specs = train_transforms
         self._eval_specs = list(DEFAULT_TRANSFORMS) if eval_transforms is None else as_list(eval_transforms)
         self._fractions = (val_fraction, test_fraction)
@@ -255,7 +257,8 @@ class ImageDataModule(pl.LightningDataModule):
             sampler = TrainingOrder(len(rows), seed, rank, world_size, self._samples_done, repeats, groups)
         images, pipeline = self._images.of(self.training.sample, {None, "train"})
         dataset = TrainingSet(source, rows, pipeline, self._channels, seed, images)
-        return self._loader(dataset, sampler, self._batch_size, drop_last=len(sampler) > self._batch_size)
+        size = self._batch_size or len(sampler)
+        return self._loader(dataset, sampler, size, drop_last=len(sampler) > size)
 
     def val_dataloader(self) -> BatchLoader:
         """Validation batches: every image once over all processes."""
@@ -365,7 +368,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _samples_done(self) -> int:
         """How many of this epoch's samples a resumed run had done already; 0 at every other time."""
-        if self.trainer is None or not self.trainer.training:
+        if self.trainer is None or not self.trainer.training or self._batch_size is None:
             return 0
         loop = self.trainer.fit_loop  # its epoch loop forgets too soon that it restarts, where a validation was due
         done = loop.epoch_loop.batch_progress.current.ready
