@@ -274,6 +274,7 @@ class Quantize(Step):
         max_kept: the part of the layers that may stay in floating point at most.
         calibration: how many images the ranges of int8 are read from.
         method: ``static``; for transformers in ONNX Runtime ``dynamic`` or ``weights``.
+        biases: how OpenVINO's int8 corrects them: ``fast``, ``accurate``, which takes long, ``none``; ``auto`` tries.
         exclude: patterns of the layers that stay in floating point in any case.
 
     Example::
@@ -290,6 +291,7 @@ class Quantize(Step):
     max_kept: float = 0.5
     calibration: int = 256
     method: Literal["static", "dynamic", "weights"] = "static"
+    biases: Literal["auto", "fast", "accurate", "none"] = "auto"
     exclude: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from imgrec.compress.calibration import Images, check_calibration, unit_batches
 from imgrec.compress.onnx_graph import match_layers
 from imgrec.compress.onnx_int8 import OnnxInt8, Ranges
 from imgrec.compress.onnx_weights import OnnxProducts, half_weights
-from imgrec.compress.openvino_int8 import OpenVinoInt8
+from imgrec.compress.openvino_int8 import Biases, OpenVinoInt8
 from imgrec.compress.sensitivity import Layers, divergence, neighbours, rank_layers, search_budget
 from imgrec.data import ImageDataModule
 from imgrec.data.calibration import CalibrationSplit, calibration_images
@@ -42,7 +42,9 @@ _RANKED_ON = 64
 class Writer(Protocol):
     """A network from which others are written, each with some layers left in floating point."""
 
-    settings: dict[str, Any]
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How it quantizes, as plain data."""
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -65,6 +67,7 @@ def quantize_run(
     calibrate_on: CalibrationSplit = "train",
     method: Method = "static",
     ranges: Ranges = "minmax",
+    biases: Biases = "auto",
     exclude: Sequence[str] = (),
     seed: int = 0,
     data: ImageDataModule | None = None,
@@ -90,6 +93,7 @@ def quantize_run(
         method: ``static``; for transformers in ONNX Runtime ``dynamic`` or ``weights``: see
             :mod:`imgrec.compress.onnx_weights`.
         ranges: how static int8 in ONNX Runtime reads them: see :class:`imgrec.compress.onnx_int8.OnnxInt8`.
+        biases: how int8 in OpenVINO corrects them: see :class:`imgrec.compress.openvino_int8.OpenVinoInt8`.
         exclude: layers that stay in floating point in any case: names or patterns.
         seed: of the draw of calibration images.
         data: the run's data module, set up; by default what its config says.
@@ -118,7 +122,7 @@ def quantize_run(
             images = drawn.images.numpy()
             check_calibration(images, (facts.channels, facts.image_size, facts.image_size))
             work.begin(write_onnx(classifier, facts, work.source), given, set(drawn.ids))
-            writer = _writer(work.source, runtime, method, images, ranges)
+            writer = _writer(work.source, runtime, method, images, ranges, biases)
             kept = match_layers(exclude, writer.layers)
             record = {
                 "method": method,
@@ -225,9 +229,9 @@ class _Work:
         }
 
 
-def _writer(source: Path, runtime: str, method: Method, images: Images, ranges: Ranges) -> Writer:
+def _writer(source: Path, runtime: str, method: Method, images: Images, ranges: Ranges, biases: Biases) -> Writer:
     if runtime == "openvino":
-        return OpenVinoInt8(source, images)
+        return OpenVinoInt8(source, images, biases)
     return OnnxInt8(source, images, ranges) if method == "static" else OnnxProducts(source, method)
 
 
