@@ -36,6 +36,7 @@ FACTS: dict[str, Any] = {
     "image_size": 16,
     "in_channels": 1,
     "feature_dim": 8,
+    "logit_scale": 16.0,
 }
 ENTRIES = [(plural, name) for plural in REGISTRIES for name in registry(plural).names()]
 NEEDED = {"regularizers": {"weight": 0.01}, "optimizers": {"lr": 0.05}}
@@ -278,6 +279,8 @@ def test_two_steps_of_training(
         spec = name
     if plural == "necks":
         spec |= {"simple_pyramid": {"level": 1}}.get(name, {})  # what halves a map needs one of several pixels
+    if plural == "losses":
+        model["head"] = getattr(LOSSES.entry(name).factory, "needs_head", "linear")
     if plural == "poolings":
         model["neck"] = "concat"  # of a single pixel, every pooling is the same
     if plural == "distillations":
