@@ -146,6 +146,22 @@ THAWING: dict[str, Any] = {
     },
 }
 
+LEARNED: dict[str, Any] = {
+    "model": {
+        "head": "cosine",
+        "loss": [
+            {"name": "arcface", "margin": 0.2, "weight": "learned"},
+            {"name": "brier", "weight": "learned"},
+            {"name": "symmetric_cross_entropy", "weight": 0.5},
+        ],
+    },
+    "data": {"train_transforms": ["cutout", "mixup"]},
+    "trainer": {
+        "accumulate_grad_batches": 2,
+        "callbacks+": [{"class_path": "EMA", "init_args": {"decay": 0.9}}, "NaNGuard"],
+    },
+}
+
 DDP = trainer(strategy="ddp", devices=2, accelerator="cpu")
 WORKERS = {"data": {"num_workers": 2}}
 
@@ -168,6 +184,8 @@ SOAKS: dict[str, Soak] = {
     "distilled, channels taken out, EMA": Soak(made(NARROWER, TAUGHT), teacher=made()),
     "thawing by stages, EMA, mixup": Soak(made(THAWING), share=2),
     "thawing by stages, 2 processes": Soak(made(THAWING, DDP), processes=2),
+    "learned weights of losses, margin, EMA": Soak(made(LEARNED), share=2),
+    "learned weights of losses, 2 processes": Soak(made(LEARNED, DDP), processes=2),
     "validation within epochs": Soak(made(trainer(val_check_interval=3)), share=2),
     "by steps": Soak(made(trainer(max_steps=17, max_epochs=-1)), share=2),
     "Lightning's callbacks": Soak(
