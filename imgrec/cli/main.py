@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("runs", "a table of run folders, sorted and filtered; as CSV or JSON"),
     "compare": ("compare", "lay runs side by side: configs, curves, and whether their accuracies differ"),
     "compress": ("compress", "make smaller and faster variants of a run: prune, fine-tune, quantize"),
+    "soup": ("soup", "average the weights of trained runs: uniform, or greedy by validation accuracy"),
     "bench": ("bench", "measure runs and exports by one yardstick: latency, bytes, memory, accuracy"),
     "watch": ("watch", "show a training in the terminal while it runs: curves, rates, what is left"),
     "sync": ("sync", "upload what W&B kept offline in run folders"),

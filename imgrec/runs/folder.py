@@ -74,14 +74,14 @@ class RunFolder:
 
     @property
     def parent(self) -> Path | None:
-        """The run that `imgrec compress` made this one from; ``None`` where there is none, or none any more."""
+        """The run that this one was made from, compressed say; ``None`` where there is none, or none any more."""
         named = (self.environment.get("parent") or {}).get("path")
         found = self.path / named if isinstance(named, str) else None
         return found.resolve() if found is not None and is_run_folder(found) else None
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The config as runs are told apart by it: of one that `imgrec compress` made, with the name of its plan.
+        """The config as runs are told apart by it: of one that was made from others, with the name of how.
 
         Where such a run started from is left out: the same plan from parents of several seeds is one recipe.
         """

@@ -22,6 +22,7 @@ from imgrec.runs.folder import RunFolder
 from imgrec.runs.page import render_page
 from imgrec.runs.predictions import Predictions
 from imgrec.runs.report_sections import prediction_sections
+from imgrec.runs.soup import soup_section
 from imgrec.runs.system import system_rows
 from imgrec.runs.text import duration, short_count
 
@@ -78,6 +79,7 @@ def _content(run: RunFolder, images: Images | None) -> dict[str, Any]:
         "curves": training_curves(metrics, summary.get("best_epoch")),
         "scores": _scores(summary, predictions, scored),
         "compression": compression_section(run),
+        "soup": soup_section(run),
         "split": _SPLITS[main] if main else None,
         "machine": system_rows(metrics, environment),
         "origin": _origin(summary, environment),

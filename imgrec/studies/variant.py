@@ -63,14 +63,25 @@ class Parent:
 
     def place(self, variant: str) -> tuple[str, str]:
         """The folder of all runs and the experiment of a variant: beside the run, under ``compressed/<variant>``."""
-        inside = PurePosixPath(self.run.experiment).parts
-        run = self.run.path if self.run.path.name not in ("", "..") else self.run.path.resolve()
-        if run.absolute().parent.parts[-len(inside) :] != inside:  # it was moved out of its experiment
-            return str(run.parent), f"{COMPRESSED}/{variant}"
-        root = run.parent
-        for _ in inside:
-            root = root.parent if root.name else root.absolute().parent
-        return str(root), "/".join([*inside, COMPRESSED, variant])
+        return place_beside(self.run, COMPRESSED, variant)
+
+
+def place_beside(run: RunFolder, *under: str) -> tuple[str, str]:
+    """The folder of all runs and the experiment of what is made from a run: beside it, in ``<experiment>/<under>``."""
+    inside = PurePosixPath(run.experiment).parts
+    path = run.path if run.path.name not in ("", "..") else run.path.resolve()
+    if path.absolute().parent.parts[-len(inside) :] != inside:  # it was moved out of its experiment
+        return str(path.parent), "/".join(under)
+    root = path.parent
+    for _ in inside:
+        root = root.parent if root.name else root.absolute().parent
+    return str(root), "/".join([*inside, *under])
+
+
+def reference(run: RunFolder, folder: Path, weights: str) -> dict[str, str]:
+    """What environment.json says of a run that the one in ``folder`` was made from."""
+    where = os.path.relpath(run.path.resolve(), folder.resolve())
+    return {"run": f"{run.experiment}/{run.run_id}", "path": Path(where).as_posix(), "weights": weights}
 
 
 def find_variant(parent: Parent, plan: Plan) -> RunFolder | None:
@@ -97,9 +108,8 @@ def make_variant(parent: Parent, plan: Plan) -> RunFolder:
     environment = describe_environment(
         seed=config.get("seed_everything"), fingerprint=parent.run.environment.get(DATA), experiment=experiment
     )
-    where = os.path.relpath(parent.run.path.resolve(), folder.resolve())
     own = {
-        "parent": {"run": parent.name, "path": Path(where).as_posix(), "weights": parent.weights},
+        "parent": reference(parent.run, folder, parent.weights),
         "variant": plan.name,
         "plan": plain(plan),
     }

@@ -1,0 +1,307 @@
+"""Soups: the mathematics, which networks may be averaged, what is chosen by what, and what a soup leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import random
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import imgrec
+import imgrec.studies.soup as study
+from imgrec.cli.main import main
+from imgrec.errors import UserError
+from imgrec.evaluate.paired import paired_bootstrap
+from imgrec.export import read_model_folder
+from imgrec.runs.data import data_of
+from imgrec.runs.evaluation import predict_split, unit_images
+from imgrec.runs.folder import RunFolder
+from imgrec.runs.predictions import Predictions
+from imgrec.runs.summary import update_summary
+from imgrec.studies.ingredients import find_ingredients, refuse_different, shared_data
+from imgrec.studies.soup import Soup, greedy, moving_statistics, settle
+from tests.conftest import TINY, Cli
+
+
+@pytest.fixture(scope="module")
+def kitchen(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs/tiny/seed-0 to seed-2, fine-tuned from one network, and others that do not fit."""
+    place = tmp_path_factory.mktemp("kitchen")
+    (place / "tiny.yaml").write_text(TINY)
+    recipes = {
+        **{f"seed-{i}": (f"--seed_everything={i}", f"--model.optimizer.lr={0.002 * (i + 1)}") for i in range(3)},
+        "dropped": ("--model.head={name: linear, dropout: 0.2}", "--seed_everything=3"),
+        "other-split": ("--data.split_seed=1",),
+    }
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.chdir(place)
+        for name, words in recipes.items():
+            start = () if name == "dropped" else (f"--model.init_from={trained}",)
+            assert main(["fit", "--config", "tiny.yaml", "--trainer.max_epochs=1", *start, *words]) == 0
+            (made,) = (path for path in (place / "runs" / "tiny").iterdir() if re.match(r"\d{8}", path.name))
+            made.rename(made.with_name(name))
+    return place
+
+
+@pytest.fixture
+def runs(kitchen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the experiment's folder, as the command sees it."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(kitchen / "runs", tmp_path / "runs")
+    return Path("runs/tiny")
+
+
+def three(runs: Path) -> list[Path]:
+    return [runs / f"seed-{i}" for i in range(3)]
+
+
+def below(folder: Path) -> dict[str, int]:
+    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+# ---------------------------------------------------------------- the choice
+
+
+def test_a_greedy_soup_is_that_of_the_paper_whatever_soups_are_worth() -> None:
+    draw = random.Random(0)
+    for _ in range(50):
+        worth = {
+            frozenset(some): draw.random() for size in range(1, 6) for some in itertools.combinations(range(5), size)
+        }
+        order = sorted(range(5), key=lambda i: -worth[frozenset([i])])
+        soup: set[int] = set()  # recipe 1 of the paper, from the empty soup on
+        for i in order:
+            if not soup or worth[frozenset(soup | {i})] >= worth[frozenset(soup)]:
+                soup |= {i}
+        kept = greedy(order, lambda some, worth=worth: worth[frozenset(some)])  # type: ignore[misc]
+        assert set(kept) == soup
+        assert worth[frozenset(kept)] >= max(worth[frozenset([i])] for i in range(5))
+
+
+def test_a_network_that_changes_nothing_is_taken() -> None:
+    assert greedy([1, 0], lambda some: 0.5) == [1, 0]
+
+
+# ---------------------------------------------------------------- the statistics of batch norms
+
+
+def test_statistics_are_the_means_of_those_of_the_batches_and_others_stay() -> None:
+    torch.manual_seed(0)
+    network: Any = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3), nn.BatchNorm2d(2))
+    frozen = network[3].running_mean.clone().fill_(7.0)
+    network[3].running_mean.copy_(frozen)
+    batches = list(torch.randn(3, 16, 1, 8, 8))
+    settle(network, {"1": network[1]}, iter(batches))
+    seen = [network[0](batch).detach() for batch in batches]
+    assert torch.allclose(network[1].running_mean, torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0), atol=1e-5)
+    assert torch.allclose(network[1].running_var, torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0), atol=1e-5)
+    assert torch.equal(network[3].running_mean, frozen)
+
+
+def test_statistics_that_are_the_same_everywhere_were_frozen() -> None:
+    network = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2))
+    one = {name: value.clone() for name, value in network.state_dict().items()}
+    other = {**one, "1.running_var": one["1.running_var"] + 1}
+    assert list(moving_statistics(network, [one, other])) == ["1"]
+    assert moving_statistics(network, [one, one]) == {}
+
+
+# ---------------------------------------------------------------- what it leaves
+
+
+def test_a_uniform_soup_is_the_mean_of_all_weights_in_a_folder_like_any_other(runs: Path, cli: Cli) -> None:
+    shutil.copytree(runs, "runs2/tiny")
+    given = [path for path in Path("runs2/tiny").iterdir() if path.name.startswith("seed")]
+    done = cli("soup", *given, "--method", "uniform")
+    assert done.returncode == 0, done.stderr
+    (soup,) = (RunFolder(path) for path in Path("runs2/tiny/soups/uniform").iterdir())
+    loaded = read_model_folder(soup.model_folder)
+    mine = loaded.classifier.state_dict()
+    theirs = [read_model_folder(path / "model").classifier.state_dict() for path in given]
+    for name, value in mine.items():
+        if "running" not in name and "num_batches" not in name:
+            expected = np.mean([state[name].double().numpy() for state in theirs], axis=0)
+            assert np.allclose(value.numpy(), expected, atol=1e-6), name
+    moved = [name for name in mine if "running" in name]
+    assert moved
+    assert not any(torch.allclose(mine[name], torch.stack([s[name] for s in theirs]).mean(0)) for name in moved)
+
+    # the figures and predictions are the network's own
+    data = data_of(soup)
+    for split, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        said = soup.predictions(split)
+        logits: dict[str, Any] = {}
+        for batch in loader:
+            found = loaded.classifier(torch.from_numpy(unit_images(batch))).detach().numpy()
+            logits |= dict(zip(batch.ids, found, strict=True))
+        assert set(said.ids) == set(logits)
+        assert np.allclose(said.logits, [logits[name] for name in said.ids], atol=1e-4)
+        assert soup.summary[split]["acc"] == pytest.approx(said.accuracy)
+
+    # the intervals are those of a comparison
+    rows = soup.summary["soup"]["ingredients"]
+    for path, row in zip(given, rows, strict=True):
+        ours, before = soup.predictions("test"), RunFolder(path).predictions("test")
+        assert before.ids == ours.ids
+        right = [said.predicted == said.targets for said in (ours, before)]
+        low, high = paired_bootstrap(*right)
+        pair = row["splits"]["test"]
+        assert (pair["low"], pair["high"]) == pytest.approx((low, high))
+        assert pair["accuracy"] == pytest.approx(before.accuracy)
+        assert row["kept"]
+    best = max(rows, key=lambda row: row["splits"]["val"]["accuracy"])
+    assert best["best"]
+    assert soup.parent == (Path("runs2") / best["name"]).resolve()
+    assert soup.summary["status"] == "finished"
+    assert "The soup beside what it is made of" in soup.report.read_text()
+    assert "uniform soup" in done.stdout
+
+    # it is not made twice, and is an ordinary run for other commands
+    before_again = below(Path("runs2"))
+    assert "is finished" in cli("soup", *given, "--method", "uniform").stdout
+    assert below(Path("runs2")) == before_again
+    assert cli("compare", soup.path, given[0]).returncode == 0
+    assert "soups/uniform" in cli("runs", "runs2").stdout
+    assert imgrec.load(soup, device="cpu").facts == loaded.facts
+
+
+def test_without_new_statistics_they_are_averaged_too(runs: Path) -> None:
+    soup = imgrec.soup_runs(*three(runs)[:2], method="uniform", batch_norm=0)
+    mine = read_model_folder(soup.model_folder).classifier.state_dict()
+    theirs = [read_model_folder(path / "model").classifier.state_dict() for path in three(runs)[:2]]
+    for name in (name for name in mine if "running" in name):
+        assert torch.allclose(mine[name], (theirs[0][name] + theirs[1][name]) / 2, atol=1e-6)
+
+
+def test_a_greedy_soup_is_chosen_on_validation_alone(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same networks are chosen when the test split says nothing but nonsense."""
+    told: list[str] = []
+    honest = Soup(three(runs), batch_norm=128, say=told.append).run()
+    scores = [float(line.split()[1]) for line in told if line.startswith("validation")]
+    kept = [row["name"] for row in honest.summary["soup"]["ingredients"] if row["kept"]]
+    assert len(scores) == 5  # three alone, and two that may come to the best
+    assert round(100 * honest.summary["val"]["acc"], 2) in scores
+    assert honest.summary["val"]["acc"] >= max(
+        row["splits"]["val"]["accuracy"] for row in honest.summary["soup"]["ingredients"]
+    )
+    before = honest.summary
+    shutil.rmtree(runs / "soups")
+    real = predict_split
+
+    def nonsense(data: Any, split: Any, network: Any) -> Predictions | None:
+        found = real(data, split, network)
+        if found is None or split == "val":
+            return found
+        drawn = np.random.default_rng(abs(hash(found.logits.tobytes())) % 2**32).normal(size=found.logits.shape)
+        return Predictions(found.ids, found.targets, drawn, found.class_names)
+
+    monkeypatch.setattr(study, "predict_split", nonsense)
+    blind = Soup(three(runs), batch_norm=128, say=lambda line: None).run()
+    assert [row["name"] for row in blind.summary["soup"]["ingredients"] if row["kept"]] == kept
+    assert blind.summary["val"] == before["val"]
+    assert blind.summary["test"] != before["test"]
+
+
+def test_the_checkpoints_of_a_run_and_the_folder_of_an_experiment(runs: Path, cli: Cli) -> None:
+    points = [runs / "seed-0" / "checkpoints" / "best.ckpt", runs / "seed-1" / "checkpoints" / "last.ckpt"]
+    soup = imgrec.soup_runs(*points, method="uniform", batch_norm=0)
+    assert [row["name"] for row in soup.summary["soup"]["ingredients"]] == [
+        "tiny/seed-0 best.ckpt",
+        "tiny/seed-1 last.ckpt",
+    ]
+    for name in ("dropped", "other-split"):
+        shutil.rmtree(runs / name)
+    assert [each.name for each in find_ingredients([runs])] == [f"tiny/seed-{i}" for i in range(3)]  # not the soup
+
+
+def test_networks_that_were_trained_apart_are_told_from_a_soup(runs: Path, cli: Cli) -> None:
+    done = cli("soup", runs / "dropped", runs / "seed-0", "--method", "uniform", "--batch-norm", "0")
+    assert done.returncode == 0, done.stderr  # a dropout is of the training alone
+    assert "in the soup" in done.stdout
+
+
+# ---------------------------------------------------------------- what is refused, and leaves the disk as it was
+
+
+def changed(run: Path, *changes: tuple[str, str, str]) -> None:
+    for file, before, after in changes:
+        path = run / file
+        text = path.read_text()
+        assert before in text
+        path.write_text(text.replace(before, after))
+
+
+def test_networks_that_do_not_belong_together_are_refused_with_what_differs(runs: Path, cli: Cli) -> None:
+    first = runs / "seed-0"
+
+    def refused(said: str, *given: Path | str) -> None:
+        before = below(Path())
+        done = cli("soup", *given)
+        assert (done.returncode, done.stdout) == (2, ""), done
+        assert re.search(said, done.stderr), done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert below(Path()) == before
+
+    refused("two networks at least are averaged; given: 1", first)
+    refused("hold the same network", first, first)
+    refused("run folder not found", first, "nowhere")
+    refused(r"other-split was trained on \d+ of the (test|validation) images of .*seed-0", first, runs / "other-split")
+    shutil.copy(first / "checkpoints" / "best.ckpt", "alone.ckpt")
+    refused("alone.ckpt is in no run folder", first, "alone.ckpt")
+    refused(
+        "batch_norm: expected a number of training images, 0 or more, got -1", first, runs / "seed-1", "--batch-norm=-1"
+    )
+
+    other = runs / "seed-1"
+    model = other / "model" / "config.json"
+    whole = model.read_text()
+    for before, after, said in (
+        ('"stem_width": 8', '"stem_width": 16', "`stem_width` of the backbone is 8 here and 16 there|do not fit|shape"),
+        ('"image_size": 16', '"image_size": 24', "the side of the images is 16 here and 24 there"),
+        ('"0",', '"zero",', "the list of classes is"),
+    ):
+        model.write_text(whole.replace(before, after))
+        refused(said, first, other)
+    model.write_text(whole)
+    update_summary(other, {"status": "interrupted"})
+    refused(r"is not trained to its end \(status: interrupted\): imgrec resume", first, other)
+
+
+def test_an_argument_that_makes_another_function_of_the_same_tensors_is_seen(runs: Path) -> None:
+    one, other = find_ingredients(three(runs)[:2])
+    backbone = {**one.loaded.specs.backbone, "act_layer": "silu"}  # type: ignore[dict-item]
+    specs = replace(one.loaded.specs, backbone=backbone)
+    other.__dict__["loaded"] = other.loaded._replace(specs=specs)
+    with pytest.raises(UserError, match="`act_layer` of the backbone is — here and silu there"):
+        refuse_different([one, other])
+
+
+def test_the_data_is_read_once_for_runs_of_one_recipe(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import imgrec.studies.ingredients as module
+
+    read: list[Path] = []
+
+    def noted(run: RunFolder) -> Any:
+        read.append(run.path)
+        return data_of(run)
+
+    monkeypatch.setattr(module, "data_of", noted)
+    data = shared_data(find_ingredients(three(runs)))
+    assert read == [runs / "seed-0"]
+    assert data.split_sizes()["val"] > 0
+
+
+@pytest.mark.parametrize("method", ["best", ""])
+def test_an_unknown_method(runs: Path, method: Any) -> None:
+    with pytest.raises(UserError, match="method"):
+        imgrec.soup_runs(*three(runs), method=method)
