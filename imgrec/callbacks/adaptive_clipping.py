@@ -39,6 +39,8 @@ class AdaptiveClipping(pl.Callback):
     arXiv 2102.06171.
     """
 
+    in_trials = True
+
     def __init__(self, factor: float = 0.01, eps: float = 1e-3, exclude: str | list[str] | None = "head") -> None:
         try:
             self.factor = in_range("factor", factor, open_low=True)

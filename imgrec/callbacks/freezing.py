@@ -36,6 +36,8 @@ class Freezing(pl.Callback, ABC):
         batch_norm: what batch norm does in a part that is frozen.
     """
 
+    in_trials = True
+
     def __init__(self, batch_norm: NormPolicy) -> None:
         self.batch_norm = norm_policy(batch_norm, f"{type(self).__name__}: `batch_norm`")
         self._forget()
