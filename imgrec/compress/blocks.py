@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from imgrec.compress.importance import Batches
 from imgrec.compress.measure import count_macs, count_parameters
-from imgrec.compress.surgery import Step, note_step, refuse_rounded, surgical, surgical_copy
+from imgrec.compress.surgery import Step, note_step, refuse_parametrized, refuse_rounded, surgical, surgical_copy
 from imgrec.compress.targets import Target, cost_of, parse_target, share_of
 from imgrec.errors import UserError, suggestion
 
@@ -114,6 +114,7 @@ def drop_blocks(
     """
     importance = importance or ("influence" if batches is None else "loss")
     refuse_rounded(model)
+    refuse_parametrized(model)
     _check(importance, batches)
     wanted = parse_target(target)
     work = surgical_copy(model).eval()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from imgrec.compress.channel_search import LAYERS, ChannelPruning, Search
 from imgrec.compress.importance import Batches, loss_gradients
 from imgrec.compress.measure import count_macs, count_parameters
-from imgrec.compress.surgery import Step, note_step, rebuild, refuse_rounded, surgical_copy
+from imgrec.compress.surgery import Step, note_step, rebuild, refuse_parametrized, refuse_rounded, surgical_copy
 from imgrec.compress.targets import Target, cost_of, parse_target
 from imgrec.compress.widths import resize, select, widths_step
 from imgrec.errors import UserError, suggestion
@@ -101,6 +101,7 @@ def prune_channels(
     if how.importance == "taylor" and batches is None and gradients is None:
         raise UserError("importance: the criterion taylor needs batches of images and targets")
     refuse_rounded(classifier)
+    refuse_parametrized(classifier)
     frozen = _frozen_layers(classifier, how)
     before = copy.deepcopy(classifier)
     whole = dense or (1.0 if wanted.kind == "latency" else cost_of(classifier, images, wanted.kind))

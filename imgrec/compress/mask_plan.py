@@ -11,6 +11,7 @@ from torch import nn
 from imgrec.compress.masks import Scope, first_and_last, fit_for, prunable
 from imgrec.compress.schedule import Decisions, Shape
 from imgrec.compress.scores import Criterion
+from imgrec.compress.surgery import refuse_parametrized
 from imgrec.errors import UserError, suggestion
 
 _GATHERED: dict[Criterion, int] = {"snip": 1, "taylor": 10}
@@ -118,6 +119,10 @@ class MaskPlan:
         Raises:
             UserError: a name matches no layer, or none is left.
         """
+        try:
+            refuse_parametrized(model)
+        except UserError as error:
+            raise UserError(f"{self.where}: {error}") from error
         dense = self.exclude if self.exclude is not None else [] if self.include else first_and_last(model)
         found = prunable(model, self.include or ("*",), dense, self.where)
         if self.pattern is None:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from imgrec.compress.fake_quant import ActivationRange, Watching, fake_weight
 from imgrec.compress.int8_places import places_of
-from imgrec.compress.surgery import note_step, surgery_of, surgical
+from imgrec.compress.surgery import note_step, refuse_parametrized, surgery_of, surgical
 from imgrec.compress.trace import Program, layer_of, trace
 from imgrec.errors import UserError
 from imgrec.models import Classifier
@@ -48,6 +48,7 @@ class QuantizedClassifier(Classifier):
             raise UserError(
                 f"quantization takes an imgrec Classifier as its specs build it, got a {type(classifier).__name__}"
             )
+        refuse_parametrized(classifier)
         graph, constants = trace(classifier, channels, image_size)
         places = places_of(graph)
         if not places.layers:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from imgrec.errors import UserError, suggestion
 
@@ -71,6 +72,21 @@ def refuse_rounded(model: nn.Module) -> None:
     """Raise :class:`UserError` for a network that rounds as int8 does: its bounds are of the layers as they are."""
     if any(step["step"] == "qat" for step in surgery_of(model)):
         raise UserError("this network was trained for int8; prune before that")
+
+
+def refuse_parametrized(model: nn.Module) -> None:
+    """Raise :class:`UserError` for a network with a weight that is computed from other tensors, as LoRA's are."""
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            made = next(each for each in module.get_submodule("parametrizations").modules() if _computes(each))
+            raise UserError(
+                f"{name} has its weight computed from other tensors ({type(made).__name__}), which cannot be pruned or "
+                "rounded; train first, and compress what the model folder holds"
+            )
+
+
+def _computes(module: nn.Module) -> bool:
+    return not isinstance(module, nn.ModuleDict | parametrize.ParametrizationList)
 
 
 def surgical_copy(model: M) -> M:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from imgrec.export.layout import Layout, layout_of
 from imgrec.export.preprocessing import to_timm_config
 from imgrec.files import folder_aside
 from imgrec.models import Classifier, ClassifierSpecs
+from imgrec.models.edits import fold_edits
+from imgrec.registry import as_list
 from imgrec.types import DataFacts
 
 VERSION = 3
@@ -37,7 +41,8 @@ def save_model_folder(
 
     Where the classifier is a plain timm network with a linear head, the tensors have timm's names, and
     ``timm.create_model("local-dir:<folder>", pretrained=True)`` gives the same logits on normalized images. What
-    changed a network after its specs built it, pruning for one, stands in config.json as plain data. In every case
+    changed a network after its specs built it, pruning for one, stands in config.json as plain data. Edits that are of
+    use in training alone, LoRA for one, are folded into ordinary layers. In every case
     :func:`imgrec.export.load_model_folder` builds it again.
 
     Args:
@@ -56,7 +61,7 @@ def save_model_folder(
     folder = Path(folder)
     if folder.exists() and not _is_replaceable(folder):
         raise UserError(f"{folder} exists and is no model folder; a model is written to a new or an empty folder")
-    specs = ClassifierSpecs.of(specs)
+    classifier, specs = _folded(classifier, ClassifierSpecs.of(specs), facts)
     layout = layout_of(classifier, specs, facts)
     config = _config(classifier, layout, specs, facts)
     try:
@@ -67,6 +72,16 @@ def save_model_folder(
     except OSError as error:
         raise UserError(f"the model folder {folder} cannot be written: {error.strerror or error}") from error
     return folder
+
+
+def _folded(classifier: Classifier, specs: ClassifierSpecs, facts: DataFacts) -> tuple[Classifier, ClassifierSpecs]:
+    """The classifier without what was of use in training alone, and the specs of that one."""
+    if specs.edits is None:
+        return classifier, specs
+    plain = copy.deepcopy(classifier)
+    left = fold_edits(plain.backbone, specs.edits, facts.for_registry())
+    same = len(left) == len(as_list(specs.edits))
+    return (classifier, specs) if same else (plain, replace(specs, edits=left or None))
 
 
 def _config(classifier: Classifier, layout: Layout, specs: ClassifierSpecs, facts: DataFacts) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from imgrec.errors import UserError, suggestion
 from imgrec.models.layers import listed
 from imgrec.models.resampling import resampled
+
+_ORIGINAL = re.compile(r"\.parametrizations\.(\w+)\.original$")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def take_over(
       of another shape, not taken: bias (3,), here (2,)
     """
     own = model.state_dict()
+    state = _as_parametrized(state, own)
     parameters = {name: parameter.numel() for name, parameter in model.named_parameters()}
     found: dict[str, Tensor] = {}
     changed, unlike = dict[str, str](), dict[str, str]()
@@ -132,6 +136,12 @@ def take_over(
         parameters=sum(parameters.get(name, 0) for name in found),
         of=sum(parameters.values()),
     )
+
+
+def _as_parametrized(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` with the names that weights have where they are parametrized, as LoRA's are."""
+    plain = {_ORIGINAL.sub(r".\1", name): name for name in own}
+    return {name if name in own else plain.get(name, name): value for name, value in state.items()}
 
 
 def _nothing(own: Mapping[str, Tensor], state: Mapping[str, Tensor], unknown: list[str], unlike: dict[str, str]) -> str:
