@@ -13,6 +13,7 @@ from imgrec.callbacks.guard import NaNGuard
 from imgrec.callbacks.last_checkpoint import LastCheckpoint
 from imgrec.callbacks.layer_statistics import LayerStatistics
 from imgrec.callbacks.lean import make_lean
+from imgrec.callbacks.max_norm import MaxNorm
 from imgrec.callbacks.metrics_logger import MetricsLogger
 from imgrec.callbacks.monitors import MonitorCheck
 from imgrec.callbacks.progress import EpochProgress
@@ -40,6 +41,7 @@ __all__ = [
     "ImageSizeSchedule",
     "LastCheckpoint",
     "LayerStatistics",
+    "MaxNorm",
     "MetricsLogger",
     "MonitorCheck",
     "NaNGuard",

@@ -14,6 +14,7 @@ from imgrec.models.edits_dropout import Depth, DropBlocks, Dropout, SpatialDropo
 from imgrec.models.edits_lora import LoRA
 from imgrec.models.edits_norm import SwapNorm, WeightStandardization
 from imgrec.models.edits_separable import Separable
+from imgrec.models.edits_weight_norm import WeightNorm
 from imgrec.models.heads import HEADS, CosineHead, LinearHead
 from imgrec.models.heads_corn import CornHead, median_class, ordinal_log_probabilities
 from imgrec.models.heads_mlp import MLPHead, MultiSampleDropoutHead
@@ -101,6 +102,7 @@ __all__ = [
     "SwapNorm",
     "TruncatedNormal",
     "Uniform",
+    "WeightNorm",
     "WeightStandardization",
     "XavierNormal",
     "XavierUniform",

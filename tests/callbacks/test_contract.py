@@ -31,6 +31,7 @@ BAD: dict[str, list[dict[str, Any]]] = {
     "ImageSizeSchedule": [{"start": 0.0}, {"multiple": 0}],
     "LastCheckpoint": [{"keep": 0}, {"every_steps": 0}],
     "LayerStatistics": [{"depth": 0}, {"every_n_steps": 0}],
+    "MaxNorm": [{"limit": 0.0}, {"limit": -1.0}],
     "NaNGuard": [{"factor": 0.5}, {"window": 1}],
     "Pruning": [{"sparsity": 1.5}, {"pattern": "4:4"}, {"start": 0.7}, {"every_n_steps": 0}],
     "StructuredPruning": [{"target": {"macs": 1.5}}, {"importance": "l3"}, {"rounds": 0}, {"start": 0.7}],

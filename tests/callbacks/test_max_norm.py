@@ -1,0 +1,114 @@
+"""No filter is ever longer than the limit, in whatever is trained, averaged, evaluated and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from imgrec import EMA, UserError
+from imgrec.callbacks import MaxNorm
+from imgrec.optim.projection import project_max_norm_
+from tests.callbacks.small_training import digits, in_two_parts, same, task, trainer
+
+LIMIT = 0.9
+
+
+class Watch(pl.Callback):
+    """The longest filter after each step, and what its norm would have been without the callback."""
+
+    def __init__(self) -> None:
+        self.longest: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self.longest.append(longest(pl_module.state_dict()))
+
+
+def longest(state: dict[str, Tensor]) -> float:
+    weights = [value for name, value in state.items() if name.startswith("model.") and value.ndim > 1]
+    return max(float(weight.flatten(1).norm(dim=1).max()) for weight in weights)
+
+
+def test_what_is_longer_is_shortened_and_nothing_else() -> None:
+    weight = torch.randn(8, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    before = weight.clone()
+    project_max_norm_([weight], 5.0)
+    norms = before.flatten(1).norm(dim=1)
+    assert 0 < int((norms > 5).sum()) < 8
+    torch.testing.assert_close(weight.flatten(1).norm(dim=1), norms.clamp_max(5.0))
+    torch.testing.assert_close(
+        weight / weight.flatten(1).norm(dim=1)[:, None, None, None], before / norms[:, None, None, None]
+    )
+    zeros = torch.zeros(2, 3)
+    project_max_norm_([zeros], 1.0)
+    assert torch.equal(zeros, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"name": "sgd", "lr": 1.0},
+        {"name": "adamw", "lr": 0.05},
+        {"name": "sam", "base": {"name": "sgd", "lr": 0.5}},
+        {"name": "lookahead", "every": 2, "base": {"name": "sgd", "lr": 1.0}},
+    ],
+    ids=lambda spec: str(spec["name"]),
+)
+def test_no_step_leaves_a_longer_filter(optimizer: dict[str, Any], tmp_path: Path) -> None:
+    def trained(callbacks: Sequence[pl.Callback]) -> tuple[list[float], float]:
+        watch = Watch()
+        made = trainer(tmp_path, [*callbacks, EMA(decay=0.5), watch], enable_checkpointing=False, max_epochs=1)
+        made.fit(module := task(optimizer=optimizer), datamodule=digits())
+        return watch.longest, longest(module.state_dict())
+
+    free, at_the_end = trained([])
+    assert max(free) > LIMIT
+    held, at_the_end = trained([MaxNorm(LIMIT)])
+    assert max(held) <= LIMIT * (1 + 1e-5)
+    assert at_the_end <= LIMIT * (1 + 1e-5)
+
+
+def test_a_scope_holds_what_it_means_alone(tmp_path: Path) -> None:
+    made = trainer(tmp_path, [MaxNorm(0.1, scope="head")], enable_checkpointing=False, max_epochs=1)
+    made.fit(module := task(), datamodule=digits())
+    state = module.state_dict()
+    assert state["model.head.linear.weight"].norm(dim=1).max() <= 0.1 * (1 + 1e-5)
+    assert longest({name: value for name, value in state.items() if "head" not in name}) > 0.5
+
+
+def test_a_resumed_training_is_an_uninterrupted_one(tmp_path: Path) -> None:
+    first, second = in_two_parts(tmp_path, lambda: [MaxNorm(LIMIT)], at_step=7)
+    assert same(first["state_dict"], second["state_dict"])
+    assert same(first["optimizer_states"], second["optimizer_states"])
+
+
+@pytest.mark.parametrize(
+    ("callback", "model", "message"),
+    [
+        ({"scope": "nothing"}, {}, 'MaxNorm: scope: the pattern "nothing" matches no parameter'),
+        ({"scope": "bn1"}, {}, "the scope 'bn1' holds no weight of a convolution or a linear layer"),
+        ({}, {"optimizer": {"name": "schedule_free_sgd", "lr": 0.1}}, "trains weights that lie between two others"),
+        ({}, {"edits": "weight_norm"}, "is computed from others .weight normalization, LoRA."),
+    ],
+)
+def test_what_cannot_be_held_is_told(
+    callback: dict[str, Any], model: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    made = trainer(tmp_path, [MaxNorm(**callback)], enable_checkpointing=False)
+    with pytest.raises(UserError, match=message):
+        made.fit(task(**model), datamodule=digits())
+
+
+def test_it_lets_go_at_the_end(tmp_path: Path) -> None:
+    callback = MaxNorm(LIMIT)
+    made = trainer(tmp_path, [callback], enable_checkpointing=False, max_epochs=1, limit_train_batches=1)
+    made.fit(module := task(), datamodule=digits())
+    with torch.no_grad():
+        nn.init.constant_(module.model.head.linear.weight, 5.0)  # type: ignore[union-attr, arg-type]
+    made.optimizers[0].step()
+    assert longest(module.state_dict()) > LIMIT
