@@ -16,6 +16,9 @@ from imgrec.models.edits_branches import choose_ends, put_behind
 from imgrec.models.places import refuse_layers
 from imgrec.models.scope import Scope
 
+_DIVISOR = 8
+"""As in timm's networks: a hidden layer of one or two channels behind a ReLU is soon a dead one."""
+
 
 class Attention(Edit):
     """Attention behind the last layer of each residual branch, or behind layers that are named.
@@ -55,7 +58,7 @@ class SqueezeExcitation(Attention):
     """Squeeze-and-excitation behind each residual branch: channels are weighed by what they hold on average.
 
     Args:
-        reduction: the channels for each of the hidden layer.
+        reduction: the channels for each of the hidden layer, which has a multiple of 8.
         scope: where: names of modules around residual branches, or patterns; ``null`` means all.
         after: names of layers, or patterns, behind which it is put, in the place of the ends of residual branches.
         in_channels: of the images that the network is tried out with.
@@ -93,7 +96,7 @@ class SqueezeExcitation(Attention):
 
     def layer(self, channels: int) -> nn.Module:
         """Squeeze-and-excitation for so many channels."""
-        layer: nn.Module = SEModule(channels, rd_ratio=1 / self.reduction, rd_divisor=1)
+        layer: nn.Module = SEModule(channels, rd_ratio=1 / self.reduction, rd_divisor=_DIVISOR)
         return layer
 
 
@@ -136,7 +139,7 @@ class BlockAttention(Attention):
     """CBAM: channels are weighed by their mean and maximum, then places by the mean and maximum over channels.
 
     Args:
-        reduction: the channels for each of the hidden layer.
+        reduction: the channels for each of the hidden layer, which has a multiple of 8.
         kernel_size: the side of the convolution that weighs places, an odd number.
         scope: where: names of modules around residual branches, or patterns; ``null`` means all.
         after: names of layers, or patterns, behind which it is put, in the place of the ends of residual branches.
@@ -177,5 +180,7 @@ class BlockAttention(Attention):
 
     def layer(self, channels: int) -> nn.Module:
         """CBAM for so many channels."""
-        layer: nn.Module = CbamModule(channels, rd_ratio=1 / self.reduction, spatial_kernel_size=self.kernel_size)
+        layer: nn.Module = CbamModule(
+            channels, rd_ratio=1 / self.reduction, rd_divisor=_DIVISOR, spatial_kernel_size=self.kernel_size
+        )
         return layer

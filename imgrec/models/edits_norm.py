@@ -28,10 +28,10 @@ Norm = Literal["batch", "group", "layer", "layer2d", "instance"]
 def make_norm(kind: Norm, channels: int, groups: int = 32) -> nn.Module:
     """A normalization of maps ``(N, C, H, W)`` with a scale and a shift for each channel.
 
-    ``groups`` are at most so many; where they do not divide the channels, the next smaller number that does.
+    ``groups`` are at most so many, with 4 channels each at least; the next smaller number that divides the channels.
 
     >>> make_norm("group", 48)
-    GroupNorm(24, 48, eps=1e-05, affine=True)
+    GroupNorm(12, 48, eps=1e-05, affine=True)
     """
     if kind == "batch":
         return nn.BatchNorm2d(channels)
@@ -40,8 +40,8 @@ def make_norm(kind: Norm, channels: int, groups: int = 32) -> nn.Module:
     if kind == "layer2d":
         per_place: nn.Module = LayerNorm2d(channels)
         return per_place
-    most = 1 if kind == "layer" else groups
-    return nn.GroupNorm(next(g for g in range(min(most, channels), 0, -1) if channels % g == 0), channels)
+    most = 1 if kind == "layer" else max(1, min(groups, channels // 4))  # on a map of one place, few are hardly any
+    return nn.GroupNorm(next(g for g in range(most, 0, -1) if channels % g == 0), channels)
 
 
 @EDITS.register("swap_norm")
@@ -55,7 +55,8 @@ class SwapNorm(Edit):
         to: ``batch``: each channel over all images of a batch; ``group``: some channels of one image together;
             ``layer``: all of one image; ``layer2d``: all channels of one place, as ConvNeXt does; ``instance``: one
             channel of one image.
-        groups: with ``group``, at most so many; the next smaller number that divides the channels of a layer.
+        groups: with ``group``, at most so many, with 4 channels each at least; the next smaller number that divides the
+            channels of a layer.
         scope: names of modules, or patterns; ``null`` means all.
         in_channels: of the images that the network is tried out with.
         image_size: their side, in pixels.

@@ -170,10 +170,14 @@ class ClassifierSpecs:
                 facts = DataFacts(tuple(map(str, range(10))), (1,) * 10, self._usual_size(trunk))
             except Exception:  # it needs the data, or real tensors: the same is done when it is built for good
                 return
-            if isinstance(trunk, Backbone):
-                known = {**facts.for_registry(), "load_weights": False}
+            if not isinstance(trunk, Backbone):
+                return
+            known = {**facts.for_registry(), "load_weights": False}
+            try:
                 classifier = replace(self, normalize="auto")._assembled(trunk, known, prefix)
                 initialize(classifier, self.init, known, f"{prefix}init")
+            except (NotImplementedError, RuntimeError):  # a part that asks for values
+                return
 
     def _assembled(self, trunk: Backbone, known: dict[str, Any], prefix: str) -> Classifier:
         """The classifier around a backbone as its spec builds it, with the values that its layers draw themselves."""
