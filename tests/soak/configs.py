@@ -162,6 +162,67 @@ LEARNED: dict[str, Any] = {
     },
 }
 
+NESTEROV = {"name": "nesterov", "lr": 0.1, "weight_decay": 5e-4, "groups": [{"scope": "head", "lr_factor": 2.0}]}
+SHARP = {"model": {"optimizer": {"name": "asam", "rho": 0.2, "base": NESTEROV}}}
+
+SLOW: dict[str, Any] = {
+    "model": {
+        "optimizer": {"name": "lookahead", "every": 4, "base": {"name": "adamw", "lr": 0.01}},
+        "schedule": {"name": "plateau", "patience": 0, "gamma": 0.5, "warmup": 0.1},
+    },
+    "trainer": {
+        "val_check_interval": 3,
+        "callbacks+": [
+            {"class_path": "Pruning", "init_args": {"sparsity": 0.8, "every_n_steps": 2}},
+            "AdaptiveClipping",
+            "NaNGuard",
+        ],
+    },
+}
+
+FREE: dict[str, Any] = {
+    "model": {
+        "optimizer": {"name": "schedule_free_adamw", "lr": 0.01, "weight_decay": 0.01},
+        "schedule": {"name": "constant", "warmup": 0.1},
+    },
+    "data": {"train_transforms": ["cutout", "mixup"]},
+    "trainer": {"accumulate_grad_batches": 2, "gradient_clip_val": 1.0},
+}
+
+LOW_RANK: dict[str, Any] = {
+    "model": {"edits": {"name": "lora", "rank": 4, "scope": "layer*"}},
+    "data": {"train_transforms": ["cutout", "mixup"]},
+    "trainer": {
+        "accumulate_grad_batches": 2,
+        "callbacks+": [{"class_path": "EMA", "init_args": {"decay": 0.9}}, "NaNGuard"],
+    },
+}
+
+PENALIZED: dict[str, Any] = {
+    "model": {
+        "head": {"name": "linear", "dropout": 0.2},
+        "edits": {"name": "weight_norm", "scope": "layer1"},
+        "regularizers": [
+            {"name": "center", "weight": 0.01, "ramp": [0, 0.3]},
+            {"name": "supervised_contrastive", "weight": 0.1, "projection": 4},
+            {"name": "r_drop", "weight": 0.5},
+            {"name": "jensen_shannon", "weight": 1.0, "ramp": [0.3, 0.6]},
+            {"name": "pgd", "weight": 0.5, "steps": 2},
+            {"name": "virtual_adversarial", "weight": 0.5},
+            {"name": "jacobian", "weight": 0.01},
+            {"name": "spectral_norm", "weight": 0.01, "scope": "head"},
+        ],
+    },
+    "data": {"train_transforms": ["cutout", "mixup"]},
+    "trainer": {
+        "accumulate_grad_batches": 2,
+        "callbacks+": [
+            {"class_path": "EMA", "init_args": {"decay": 0.9}},
+            {"class_path": "MaxNorm", "init_args": {"limit": 1.0, "scope": "head"}},
+        ],
+    },
+}
+
 DDP = trainer(strategy="ddp", devices=2, accelerator="cpu")
 WORKERS = {"data": {"num_workers": 2}}
 
@@ -186,6 +247,15 @@ SOAKS: dict[str, Soak] = {
     "thawing by stages, 2 processes": Soak(made(THAWING, DDP), processes=2),
     "learned weights of losses, margin, EMA": Soak(made(LEARNED), share=2),
     "learned weights of losses, 2 processes": Soak(made(LEARNED, DDP), processes=2),
+    "sharpness-aware, everything else": Soak(made(EVERYTHING, SHARP), share=2),
+    "sharpness-aware, 2 processes, bf16": Soak(
+        made(EVERYTHING, SHARP, DDP, trainer(precision="bf16-mixed")), processes=2
+    ),
+    "slow weights, plateau, masks, clipped by unit": Soak(made(SLOW), share=2),
+    "schedule-free, accumulated, clipped, mixup": Soak(made(FREE), share=2),
+    "changes of low rank, EMA, mixup": Soak(made(LOW_RANK)),
+    "penalized, centres, two views, attacks": Soak(made(PENALIZED), share=2),
+    "penalized, 2 processes, bf16": Soak(made(PENALIZED, DDP, trainer(precision="bf16-mixed")), processes=2),
     "validation within epochs": Soak(made(trainer(val_check_interval=3)), share=2),
     "by steps": Soak(made(trainer(max_steps=17, max_epochs=-1)), share=2),
     "Lightning's callbacks": Soak(
