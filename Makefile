@@ -35,7 +35,7 @@ test: setup
 	$(BIN)/python -m pytest -m "not slow and not soak" -n 2 --dist loadgroup $(ARGS)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup $(ARGS)
 
 # a hundred kills, each resumed: `make soak ARGS="-k workers"` for some
 soak: setup
