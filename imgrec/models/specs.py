@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -170,14 +171,11 @@ class ClassifierSpecs:
                 facts = DataFacts(tuple(map(str, range(10))), (1,) * 10, self._usual_size(trunk))
             except Exception:  # it needs the data, or real tensors: the same is done when it is built for good
                 return
-            if not isinstance(trunk, Backbone):
-                return
-            known = {**facts.for_registry(), "load_weights": False}
-            try:
-                classifier = replace(self, normalize="auto")._assembled(trunk, known, prefix)
-                initialize(classifier, self.init, known, f"{prefix}init")
-            except (NotImplementedError, RuntimeError):  # a part that asks for values
-                return
+            if isinstance(trunk, Backbone):
+                known = {**facts.for_registry(), "load_weights": False}
+                with suppress(NotImplementedError, RuntimeError):  # a part that asks for values
+                    classifier = replace(self, normalize="auto")._assembled(trunk, known, prefix)
+                    initialize(classifier, self.init, known, f"{prefix}init")
 
     def _assembled(self, trunk: Backbone, known: dict[str, Any], prefix: str) -> Classifier:
         """The classifier around a backbone as its spec builds it, with the values that its layers draw themselves."""
