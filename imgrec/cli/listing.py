@@ -41,7 +41,7 @@ CLASSES: dict[str, str] = {"callbacks": "trainer.callbacks", "loggers": "trainer
 # what the data and the rest of the model say; a spec may say otherwise
 FACTS = frozenset(
     (
-        *("num_classes", "class_names", "class_counts", "image_size", "in_channels", "feature_dim"),
+        *("num_classes", "class_names", "class_counts", "image_size", "in_channels", "feature_dim", "logit_scale"),
         *("map_channels", "map_sizes"),
         *("val_fraction", "test_fraction", "split_seed", "load_weights", "model"),
     )
