@@ -108,7 +108,7 @@ class ClassificationTask(BaseTask):
             else:
                 check_start(self.start.path, self.specs)
         check_losses(loss, "model.loss", PART_FACTS)
-        check_head_of_loss(loss, self.specs.head)
+        check_head_of_loss(loss, self.specs.head, self.specs.backbone)
 
     def _facts_of_data(self) -> DataFacts | None:
         facts = super()._facts_of_data()
