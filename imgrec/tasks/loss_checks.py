@@ -13,18 +13,25 @@ from torch import nn
 from imgrec.augment import Mix
 from imgrec.errors import SpecError, UserError
 from imgrec.losses import LOSSES, WeightedSum
-from imgrec.models import HEADS, CosineHead
+from imgrec.models import BACKBONES, HEADS, CosineHead
 from imgrec.registry import Spec, Specs
 
 
-def check_head_of_loss(losses: Specs, head: Spec, where: str = "model.loss", head_where: str = "model.head") -> None:
+def check_head_of_loss(losses: Specs, head: Spec, backbone: Spec, where: str = "model") -> None:
     """Refuse a loss that is made for another head: its class names one in ``needs_head``.
 
     Such a class may also have a static method ``check_head``, which is given the head's arguments and raises UserError.
 
+    Args:
+        losses: the specs of one loss or several.
+        head: the spec of the head.
+        backbone: the spec of the backbone, whose auxiliary classifiers have heads of their own.
+        where: the place in the config that holds them.
+
     Raises:
         SpecError: it names the loss, the head that it needs, and the one that is there.
     """
+    where, head_where = f"{where}.loss", f"{where}.head"
     for place, spec in [(where, losses)] if not isinstance(losses, list) else _numbered(losses, where):
         name, _ = LOSSES.parse(spec, place)
         factory: Any = LOSSES.entry(name, place).factory
@@ -37,6 +44,13 @@ def check_head_of_loss(losses: Specs, head: Spec, where: str = "model.loss", hea
             raise SpecError(
                 f'{place}: {name} is made for the head "{needed}", and {head_where} is {head_name}: '
                 f"give `head: {needed}`, or another loss."
+            )
+        trunk, options = BACKBONES.parse(backbone)
+        auxiliary = BACKBONES.entry(trunk).parameters.get("auxiliary")
+        if auxiliary is not None and options.get("auxiliary", auxiliary.default):
+            raise SpecError(
+                f'{place}: {name} is made for the head "{needed}", and the auxiliary classifiers of {trunk} have '
+                "others: give the backbone `auxiliary: false`."
             )
         check = getattr(factory, "check_head", None)
         if check is not None:

@@ -37,6 +37,12 @@ def test_a_loss_beside_a_head_that_it_is_not_made_for(loss: Any, head: Any, mess
         ClassificationTask(loss=loss, head=head)
 
 
+def test_a_margin_on_the_logits_of_auxiliary_classifiers_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"auxiliary classifiers of torchvision/googlenet have others: .*auxiliary: f"):
+        ClassificationTask(loss="arcface", head="cosine", backbone="torchvision/googlenet")
+    ClassificationTask(loss="arcface", head="cosine", backbone={"name": "torchvision/googlenet", "auxiliary": False})
+
+
 @pytest.mark.parametrize(
     ("loss", "head"),
     [
