@@ -254,8 +254,10 @@ SOAKS: dict[str, Soak] = {
     "slow weights, plateau, masks, clipped by unit": Soak(made(SLOW), share=2),
     "schedule-free, accumulated, clipped, mixup": Soak(made(FREE), share=2),
     "changes of low rank, EMA, mixup": Soak(made(LOW_RANK)),
-    "penalized, centres, two views, attacks": Soak(made(PENALIZED), share=2),
-    "penalized, 2 processes, bf16": Soak(made(PENALIZED, DDP, trainer(precision="bf16-mixed")), processes=2),
+    "penalized, centres, two views, attacks": Soak(made(PENALIZED)),
+    "penalized, 2 processes, bf16": Soak(
+        made(PENALIZED, DDP, trainer(precision="bf16-mixed", max_epochs=2)), processes=2
+    ),
     "validation within epochs": Soak(made(trainer(val_check_interval=3)), share=2),
     "by steps": Soak(made(trainer(max_steps=17, max_epochs=-1)), share=2),
     "Lightning's callbacks": Soak(
