@@ -37,6 +37,8 @@ _FORMATS = {"onnxruntime": "onnx", "openvino": "openvino"}
 _PRECISIONS = {"onnxruntime": ("int8", "fp16", "fp32"), "openvino": ("int8", "bf16", "fp16", "fp32")}
 _RANKED_ON = 64
 """Calibration images on which a layer's sensitivity is measured."""
+_FEW = 24
+"""Up to so many layers, their sensitivity for OpenVINO is measured there; of more, in ONNX Runtime."""
 
 
 class Writer(Protocol):
@@ -204,16 +206,21 @@ class _Work:
         }
 
     def _rank(self, writer: Writer, images: Images, layers: Sequence[str]) -> list[tuple[Layers, float]]:
-        # OpenVINO calibrates anew for each network, which takes long; ONNX Runtime's int8 ranks the same layers
-        ranker = OnnxInt8(self.source, images) if isinstance(writer, OpenVinoInt8) else writer
+        runtime, source, ranker = "onnxruntime", self.source, writer
+        if isinstance(writer, OpenVinoInt8) and len(layers) > _FEW:
+            ranker = OnnxInt8(self.source, images)  # OpenVINO calibrates anew for each network, which takes long
+        elif isinstance(writer, OpenVinoInt8):
+            runtime, source = "openvino", to_openvino(self.source, self._place / "reference.xml")
+            ranker = OpenVinoInt8(self.source, images, writer.biases)
         batches = list(unit_batches(images, _RANKED_ON))
         threads = torch.get_num_threads()
-        with open_runtime(self.source, "onnxruntime", threads=threads) as network:
+        with open_runtime(source, runtime, threads=threads) as network:
             reference = network(batches[0])
 
         def measure(group: Layers) -> float:
-            file = ranker.write(self._place / "one.onnx", [layer for layer in ranker.layers if layer not in group])
-            with open_runtime(file, "onnxruntime", threads=threads) as network:
+            file = self._place / f"one{'.xml' if runtime == 'openvino' else '.onnx'}"
+            ranker.write(file, [layer for layer in ranker.layers if layer not in group])
+            with open_runtime(file, runtime, threads=threads) as network:
                 return divergence(reference, network(batches[0]))
 
         return rank_layers(neighbours(layers), measure)
