@@ -2,8 +2,9 @@
 
 experiments/fashion_mnist/narrow.yaml, three seeds. Each run is trained on by two epochs at a tenth of the rate, once in
 fp32 and once quantization-aware. What the first gives is exported to int8 for OpenVINO: plainly, as NNCF does it by
-default; with a budget of 0.5 points on the validation images, which is refused where it cannot be held. What the second gives is exported for ONNX Runtime. All
-five, fp32 among them, name the same test images, which nothing was chosen on. About ten minutes of CPU time.
+default; and with a budget of 0.5 points on the validation images, which is refused where it cannot be held. What the
+second gives is exported for ONNX Runtime. All five, fp32 among them, name the same test images, which nothing was
+chosen on. About ten minutes of CPU time.
 """
 
 from __future__ import annotations
