@@ -77,6 +77,11 @@ class Asymmetric(ClassWeighted):
 
     Source: Ridnik et al., Asymmetric Loss For Multi-Label Classification, 2021, arXiv:2009.14119.
 
+    Example::
+
+        model:
+          loss: {name: asymmetric, gamma_negative: 4, clip: 0.05}
+
     >>> Asymmetric(gamma_positive=0, gamma_negative=0, clip=0)(torch.zeros(1, 3), torch.tensor([0])).exp()
     tensor(8.)
     """

@@ -121,7 +121,8 @@ def image_mean(image_losses: Tensor, targets: Tensor, class_weights: Tensor | No
     if targets.is_floating_point():
         shares = targets.to(image_losses.dtype)
         whole = shares.sum(1)
-        each = torch.where(whole > 0, shares @ weights / whole.clamp_min(torch.finfo(whole.dtype).tiny), 1.0)
+        weighed = (shares * weights).sum(1)  # not a matrix product, which autocast would take in half precision
+        each = torch.where(whole > 0, weighed / whole.clamp_min(torch.finfo(whole.dtype).tiny), 1.0)
     else:
         each = weights[targets]
     return (each * image_losses).sum() / each.sum()

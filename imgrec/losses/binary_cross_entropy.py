@@ -74,6 +74,11 @@ class BinaryCrossEntropy(ClassWeighted):
     Source: Wightman et al., ResNet Strikes Back, 2021, arXiv:2110.00476; as a class-balanced loss: Cui et al., 2019,
     arXiv:1901.05555.
 
+    Example::
+
+        model:
+          loss: {name: bce, threshold: 0.2}
+
     >>> import torch
     >>> shares = torch.tensor([[0.7, 0.3]])
     >>> BinaryCrossEntropy(threshold=0.2)(torch.tensor([[1000.0, 1000.0]]), shares)

@@ -60,6 +60,11 @@ class Bootstrapping(ClassWeighted):
 
     Source: Reed et al., Training Deep Neural Networks on Noisy Labels with Bootstrapping, 2015, arXiv:1412.6596.
 
+    Example::
+
+        model:
+          loss: {name: bootstrapping, kind: soft}
+
     >>> import torch
     >>> Bootstrapping("soft", beta=0.5)(torch.zeros(1, 4), torch.tensor([2])).exp()
     tensor(4.)

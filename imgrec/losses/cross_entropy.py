@@ -70,6 +70,11 @@ class CrossEntropy(nn.Module):
     arXiv:1512.00567. Effective number: Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019,
     arXiv:1901.05555.
 
+    Example::
+
+        model:
+          loss: {name: cross_entropy, label_smoothing: 0.1, class_weights: {name: effective, beta: 0.999}}
+
     >>> CrossEntropy(class_weights="balanced", class_counts=(30, 10)).class_weights
     tensor([0.6667, 2.0000])
     """

@@ -65,6 +65,11 @@ class Focal(nn.Module):
 
     Source: Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002.
 
+    Example::
+
+        model:
+          loss: {name: focal, gamma: 2.0, alpha: balanced}
+
     >>> from imgrec.losses import LOSSES
     >>> LOSSES.build({"name": "focal", "gamma": 1})
     Focal(gamma=1.0)

@@ -51,6 +51,11 @@ class GeneralizedCrossEntropy(ClassWeighted):
     Source: Zhang and Sabuncu, Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels, 2018,
     arXiv:1805.07836.
 
+    Example::
+
+        model:
+          loss: {name: generalized_cross_entropy, q: 0.7}
+
     >>> GeneralizedCrossEntropy(q=1.0)(torch.zeros(1, 4), torch.tensor([2]))
     tensor(0.7500)
     """

@@ -98,6 +98,11 @@ class Hinge(ClassWeighted):
     Source: Crammer and Singer, 2001, JMLR 2; one against the rest: Rifkin and Klautau, 2004, JMLR 5; on deep networks:
     Tang, Deep Learning using Linear Support Vector Machines, 2013, arXiv:1306.0239.
 
+    Example::
+
+        model:
+          loss: {name: hinge, kind: one_vs_rest, squared: true}
+
     >>> Hinge("one_vs_rest", squared=True)(torch.zeros(1, 3), torch.tensor([2]))
     tensor(3.)
     """

@@ -68,6 +68,11 @@ class LogitAdjusted(nn.Module):
     Source: Menon et al., Long-Tail Learning via Logit Adjustment, 2021, arXiv:2007.07314; balanced softmax: Ren et al.,
     2020, arXiv:2007.10740.
 
+    Example::
+
+        model:
+          loss: {name: logit_adjusted, tau: 1.0}
+
     >>> import torch
     >>> LogitAdjusted(class_counts=(30, 10))(torch.zeros(1, 2), torch.tensor([1])).exp()
     tensor(4.)

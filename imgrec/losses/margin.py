@@ -126,7 +126,11 @@ class ArcFace(MarginLoss):
 
     Source: Deng et al., ArcFace, 2019, arXiv:1801.07698.
 
-    Example: ``model: {head: {name: cosine, scale: 16}, loss: {name: arcface, margin: 0.3}}``
+    Example::
+
+        model:
+          head: {name: cosine, scale: 16}
+          loss: {name: arcface, margin: 0.3}
 
     >>> import torch
     >>> loss = ArcFace(margin=math.pi / 3, logit_scale=1.0)
@@ -166,7 +170,11 @@ class CosFace(MarginLoss):
 
     Source: Wang et al., CosFace, 2018, arXiv:1801.09414; Wang et al., Additive Margin Softmax, 2018, arXiv:1801.05599.
 
-    Example: ``model: {head: {name: cosine, scale: 16}, loss: {name: cosface, margin: 0.2}}``
+    Example::
+
+        model:
+          head: {name: cosine, scale: 16}
+          loss: {name: cosface, margin: 0.2}
 
     >>> import torch
     >>> CosFace(margin=0.25, logit_scale=8.0).with_margin(torch.tensor([[4.0, 1.0]]), torch.tensor([0]))

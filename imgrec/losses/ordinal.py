@@ -59,7 +59,11 @@ class Corn(ClassWeighted):
     Source: Shi, Cao and Raschka, Deep Neural Networks for Rank-Consistent Ordinal Regression Based on Conditional
     Probabilities, 2023, arXiv:2111.08851.
 
-    Example: ``model: {head: corn, loss: corn}``
+    Example::
+
+        model:
+          head: corn
+          loss: corn
 
     >>> import torch
     >>> Corn()(torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.tensor([0])).exp()  # one question, answered at even odds

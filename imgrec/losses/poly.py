@@ -54,6 +54,11 @@ class Poly1(ClassWeighted):
 
     Source: Leng et al., PolyLoss, 2022, arXiv:2204.12511.
 
+    Example::
+
+        model:
+          loss: {name: poly_1, epsilon: 2.0}
+
     >>> import torch
     >>> Poly1(epsilon=2.0)(torch.zeros(1, 4), torch.tensor([0])) - torch.tensor(4.0).log()
     tensor(1.5000)

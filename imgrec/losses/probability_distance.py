@@ -80,6 +80,11 @@ class Brier(ClassWeighted):
 
     Source: Brier, Verification of Forecasts Expressed in Terms of Probability, 1950, Monthly Weather Review 78.
 
+    Example::
+
+        model:
+          loss: brier
+
     >>> import torch
     >>> Brier()(torch.tensor([[100.0, 0.0]]), torch.tensor([1]))
     tensor(2.)
@@ -122,6 +127,11 @@ class Huber(ClassWeighted):
         UserError: a delta that is not above 0, or weights that do not fit the classes.
 
     Source: Huber, Robust Estimation of a Location Parameter, 1964, doi:10.1214/aoms/1177703732.
+
+    Example::
+
+        model:
+          loss: {name: huber, delta: 0.5}
 
     >>> import torch
     >>> Huber(delta=0.5)(torch.tensor([[100.0, 0.0]]), torch.tensor([1]))

@@ -65,6 +65,11 @@ class SymmetricCrossEntropy(ClassWeighted):
 
     Source: Wang et al., Symmetric Cross Entropy for Robust Learning with Noisy Labels, 2019, arXiv:1908.06112.
 
+    Example::
+
+        model:
+          loss: {name: symmetric_cross_entropy, alpha: 0.1, beta: 1.0}
+
     >>> import torch
     >>> SymmetricCrossEntropy(alpha=0.0)(torch.zeros(1, 4), torch.tensor([2]))
     tensor(3.)

@@ -68,7 +68,11 @@ class CornHead(nn.Module):
     Source: Shi, Cao and Raschka, Deep Neural Networks for Rank-Consistent Ordinal Regression Based on Conditional
     Probabilities, 2023, arXiv:2111.08851.
 
-    Example: ``model: {head: corn, loss: corn}``
+    Example::
+
+        model:
+          head: corn
+          loss: corn
 
     >>> head = CornHead(feature_dim=8, num_classes=3)
     >>> bool(torch.allclose(head(torch.randn(5, 8)).exp().sum(1), torch.ones(5)))
