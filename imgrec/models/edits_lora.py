@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from imgrec.errors import UserError
 from imgrec.models.edits import EDITS, Edit
+from imgrec.models.parametrized import fold_weights
 from imgrec.models.places import choose_layers
 from imgrec.models.scope import Scope, scope_names
 
@@ -76,7 +77,7 @@ class LoRA(Edit):
     Example::
 
         model:
-          backbone: {name: vit_tiny_patch16_224, weights: weights/vit_tiny}
+          backbone: {name: vit_tiny_patch16_224, pretrained: true}
           edits: [{name: lora, rank: 8, scope: "*.attn.*"}]
 
     Source: Hu et al. 2021, "LoRA: low-rank adaptation of large language models", arXiv 2106.09685.
@@ -121,23 +122,5 @@ class LoRA(Edit):
 
     def fold(self, network: nn.Module) -> bool:
         """Add each change to its weight, in place, and leave ordinary layers."""
-        for module in network.modules():
-            if parametrize.is_parametrized(module, "weight"):
-                made = module.get_submodule("parametrizations.weight")
-                if any(isinstance(each, LowRank) for each in made.children()):
-                    _merge(module)
+        fold_weights(network, LowRank)
         return True
-
-
-def _merge(layer: nn.Module) -> None:
-    """Make an ordinary layer of one whose weight alone is parametrized.
-
-    torch's own way takes the weight from the class, which copies of the layer share.
-    """
-    weight: Tensor = layer.weight.detach().clone()  # type: ignore[operator]
-    trains = layer.get_parameter("parametrizations.weight.original").requires_grad
-    del layer._modules["parametrizations"]
-    layer.__class__ = type(layer).__mro__[1]
-    others = dict(layer._parameters)
-    layer._parameters.clear()
-    layer._parameters.update({"weight": nn.Parameter(weight, trains), **others})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from imgrec.errors import UserError
 from imgrec.models.edits import EDITS, Edit
+from imgrec.models.parametrized import fold_weights
 from imgrec.models.places import choose_layers
 from imgrec.models.scope import Scope
 
@@ -61,23 +62,5 @@ class WeightNorm(Edit):
 
     def fold(self, network: nn.Module) -> bool:
         """Multiply lengths and directions, in place, and leave ordinary layers."""
-        for module in network.modules():
-            if parametrize.is_parametrized(module, "weight"):
-                made = module.get_submodule("parametrizations.weight")
-                if any(isinstance(each, parametrizations._WeightNorm) for each in made.children()):
-                    _multiply(module)
+        fold_weights(network, parametrizations._WeightNorm)
         return True
-
-
-def _multiply(layer: nn.Module) -> None:
-    """Make an ordinary layer of one whose weight alone is parametrized.
-
-    torch's own way takes the weight from the class, which copies of the layer share.
-    """
-    weight: Tensor = layer.weight.detach().clone()  # type: ignore[operator]
-    trains = layer.get_parameter("parametrizations.weight.original1").requires_grad
-    del layer._modules["parametrizations"]
-    layer.__class__ = type(layer).__mro__[1]
-    others = dict(layer._parameters)
-    layer._parameters.clear()
-    layer._parameters.update({"weight": nn.Parameter(weight, trains), **others})
