@@ -250,11 +250,12 @@ class _BrokenError(Exception):
 
 def _settle_features(work: Any, classifier: Classifier) -> None:
     """The length of the feature vector, where it is kept beside the layers."""
-    before, head = classifier.backbone.feature_dim, work.head
+    before, head = classifier.feature_dim, work.head
     linear = next((m for m in head.modules() if isinstance(m, nn.Linear)), None)
     after = linear.in_features if linear is not None else head.weight.shape[1]
     for module, names in (
         (work.backbone, ["feature_dim"]),
+        (work.pooling, ["feature_dim"]),
         (work.backbone.network, ["num_features", "head_hidden_size"]),
     ):
         for name in names:

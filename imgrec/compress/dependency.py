@@ -14,7 +14,7 @@ from imgrec.compress.surgery import surgical_copy
 from imgrec.compress.widths import all_tensors
 from imgrec.errors import UserError
 from imgrec.extras import require
-from imgrec.models import Classifier, CosineHead
+from imgrec.models import AttentionPooling, Classifier, CosineHead
 
 Attention = Literal["dims", "heads"]
 """What attention loses: so many dimensions of every head, or whole heads."""
@@ -89,6 +89,11 @@ class ChannelGraph:
         self, classifier: Classifier, images: Tensor, attention: Attention = "dims", frozen: Collection[str] = ()
     ) -> None:
         self._tp = require("torch_pruning", "compress", "pruning channels")
+        if isinstance(classifier.pooling, AttentionPooling):  # its query is not computed from the images
+            raise UserError(
+                "the channels of a network whose pooling is `attention` cannot be pruned: what belongs together there "
+                "cannot be traced. `average`, `max` and `gem` can."
+            )
         self.work = twin(classifier)
         self._names = {module: name for name, module in self.work.named_modules()}
         self._by_heads = attention == "heads"

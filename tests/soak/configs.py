@@ -54,6 +54,14 @@ EVERYTHING: dict[str, Any] = {
     },
 }
 
+NECKED: dict[str, Any] = {
+    "model": {
+        "neck": {"name": "bifpn", "channels": 8},
+        "pooling": "gem",
+        "head": {"name": "multi_sample_dropout", "samples": 3},
+    }
+}
+
 
 @dataclass(frozen=True)
 class Soak:
@@ -223,6 +231,22 @@ PENALIZED: dict[str, Any] = {
     },
 }
 
+EDITED: dict[str, Any] = {
+    "model": {
+        "edits": [
+            "se",
+            {"name": "swap_activation", "to": "silu"},
+            {"name": "swap_norm", "to": "group", "scope": "layer[12]"},
+            {"name": "dropblock", "size": 3, "scope": "layer1"},
+            {"name": "spatial_dropout", "scope": "layer2"},
+            {"name": "stochastic_depth", "rate": 0.2, "scope": "layer[34]"},
+        ],
+        "init": [{"name": "he_normal", "mode": "fan_out"}, "zero_residual"],
+    },
+    "data": {"train_transforms": ["cutout", "mixup"]},
+    "trainer": {"callbacks+": [{"class_path": "EMA", "init_args": {"decay": 0.9}}]},
+}
+
 DDP = trainer(strategy="ddp", devices=2, accelerator="cpu")
 WORKERS = {"data": {"num_workers": 2}}
 
@@ -258,6 +282,8 @@ SOAKS: dict[str, Soak] = {
     "penalized, 2 processes, bf16": Soak(
         made(PENALIZED, DDP, trainer(precision="bf16-mixed", max_epochs=2)), processes=2
     ),
+    "maps fused and pooled, several dropout masks": Soak(made(EVERYTHING, NECKED)),
+    "edited, dropped in three ways, EMA, mixup": Soak(made(EDITED)),
     "validation within epochs": Soak(made(trainer(val_check_interval=3)), share=2),
     "by steps": Soak(made(trainer(max_steps=17, max_epochs=-1)), share=2),
     "Lightning's callbacks": Soak(
