@@ -16,7 +16,7 @@ from imgrec.compress.surgery import surgery_of
 from imgrec.errors import UserError
 from imgrec.export import Loaded, read_origin
 from imgrec.models import BACKBONES, HEADS
-from imgrec.registry import Registry
+from imgrec.registry import Registry, Spec
 from imgrec.runs.compared import find_compared
 from imgrec.runs.data import data_of
 from imgrec.runs.folder import RunFolder, is_run_folder
@@ -24,7 +24,16 @@ from imgrec.runs.text import config_value
 from imgrec.studies.variant import Parent
 
 _TRAINING = (
-    *("pretrained", "weights", "init", "dropout", "drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate"),
+    *(
+        "pretrained",
+        "weights",
+        "load_weights",
+        "dropout",
+        "drop_rate",
+        "drop_path_rate",
+        "attn_drop_rate",
+        "proj_drop_rate",
+    ),
     *("pos_drop_rate", "patch_drop_rate", "samples"),
 )
 """Arguments of backbones and heads that say where training starts, or matter while it lasts, and no more."""
@@ -161,9 +170,7 @@ def _said(ingredient: Ingredient) -> Iterator[tuple[str, Any]]:
     specs: Mapping[str, Any] = loaded.specs.without_source().to_dict()
     for part, spec in specs.items():
         if part in _PARTS:
-            name, given = _PARTS[part].parse(spec)
-            yield f"the {part}", name.partition(".")[0] if "/" not in name else name
-            yield from ((f"`{key}` of the {part}", value) for key, value in given.items() if key not in _TRAINING)
+            yield from _arguments(part, spec)
         elif part not in ("normalize", "init"):
             yield f"the part `{part}`", spec
     surgery = surgery_of(loaded.classifier)
@@ -179,6 +186,19 @@ def _said(ingredient: Ingredient) -> Iterator[tuple[str, Any]]:
     yield "the side of the images", facts.image_size
     yield "the number of channels", facts.channels
     yield "what evaluation does to images", list(facts.eval_transforms)
+
+
+def _arguments(part: str, spec: Spec) -> Iterator[tuple[str, Any]]:
+    """The name of a backbone or a head, and its arguments, defaults and all."""
+    registry = _PARTS[part]
+    name, given = registry.parse(spec)
+    untagged = name.partition(".")[0]  # timm's tags name weights
+    yield f"the {part}", untagged if part == "backbone" and untagged in registry else name
+    parameters = registry.entry(name).parameters
+    defaults = {key: each.default for key, each in parameters.items() if each.default is not each.empty}
+    for key, value in (defaults | given).items():
+        if key not in _TRAINING:
+            yield f"`{key}` of the {part}", value
 
 
 def _ids(data: Any, split: str) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,7 +27,7 @@ from imgrec.randomness import position_seed, run_seed
 from imgrec.runs.data import DATA, images_of
 from imgrec.runs.environment import describe_environment
 from imgrec.runs.evaluation import keep_predictions, predict_split
-from imgrec.runs.folder import CONFIG, ENVIRONMENT, RunFolder, create_run_folder, find_runs
+from imgrec.runs.folder import CONFIG, ENVIRONMENT, RunFolder, check_writable, create_run_folder, find_runs
 from imgrec.runs.lock import RunLock
 from imgrec.runs.predictions import Predictions
 from imgrec.runs.report import write_report
@@ -71,8 +72,8 @@ class Soup:
         given: run folders, checkpoints in run folders, or folders of runs.
         method: ``greedy`` adds networks in the order of their validation accuracy, each that does not lower that of
             the soup; ``uniform`` takes all.
-        batch_norm: how many training images the statistics of batch norms are estimated on anew, for the weights that
-            came out; 0 averages the statistics, too. Those that are the same in all networks stay.
+        batch_norm: how many training images, in whole batches, the statistics of batch norms are estimated on anew, for
+            the weights that came out; 0 averages the statistics, too. Those that are the same in all networks stay.
         device: where the networks are judged: ``auto``, ``cpu`` or ``cuda``.
         say: is told what happens.
 
@@ -110,6 +111,7 @@ class Soup:
         if (done := self._find()) is not None:
             self.say(f"is finished: {done.path}")
             return done
+        check_writable(*place_beside(self.ingredients[0].run, SOUPS, self.method))
         alone = [self._judge([i]) for i in range(len(self.ingredients))]
         order = sorted(range(len(alone)), key=lambda i: -alone[i])
         kept = greedy(order, self._judge) if self.method == "greedy" else order
@@ -133,11 +135,11 @@ class Soup:
         return self._vessel
 
     def _batches(self) -> Iterator[Tensor]:
-        """The first training images of an epoch, as training sees them."""
+        """The first training images of an epoch, as training sees them; whole batches, for each counts the same."""
         left = self.batch_norm
         for batch in self.data.train_dataloader():
             seen = self.data.augment(batch) if hasattr(self.data, "augment") else batch
-            yield seen.images[:left].to(self.device)
+            yield seen.images.to(self.device)
             left -= len(seen.images)
             if left <= 0:
                 return
@@ -213,6 +215,11 @@ class Soup:
             update_summary(run, {"status": "finished", "parameters": count_parameters(classifier)})
             update_summary(run, {KEY: self._figures(best, kept, said, ours)})
             write_report(run, images=images_of(self.data) if hasattr(self.data, "load_images") else None)
+        except BaseException as error:
+            shutil.rmtree(folder)
+            if isinstance(error, OSError):
+                raise UserError(f"the run folder {folder} cannot be written: {error.strerror or error}") from error
+            raise
         finally:
             lock.release()
         return run

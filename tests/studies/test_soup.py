@@ -301,6 +301,27 @@ def test_the_data_is_read_once_for_runs_of_one_recipe(runs: Path, monkeypatch: p
     assert data.split_sizes()["val"] > 0
 
 
+def test_a_default_that_is_written_out_is_no_difference(runs: Path) -> None:
+    one, other = find_ingredients(three(runs)[:2])
+    for head in ({"name": "linear", "dropout": 0.0}, {"name": "linear", "dropout": 0.4}):
+        other.__dict__["loaded"] = other.loaded._replace(specs=replace(one.loaded.specs, head=head))
+        refuse_different([one, other])
+    other.__dict__["loaded"] = other.loaded._replace(specs=replace(one.loaded.specs, head="cosine"))
+    with pytest.raises(UserError, match="cannot be averaged: the head is linear here and cosine there"):
+        refuse_different([one, other])
+
+
+def test_a_soup_that_cannot_be_written_leaves_nothing(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any, **more: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = {name for name in below(Path()) if "." in name}
+    monkeypatch.setattr("imgrec.studies.soup.save_model_folder", full)
+    with pytest.raises(UserError, match=r"the run folder .*soups/uniform.* cannot be written: No space left"):
+        imgrec.soup_runs(*three(runs), method="uniform", batch_norm=0)
+    assert {name for name in below(Path()) if "." in name} == before
+
+
 @pytest.mark.parametrize("method", ["best", ""])
 def test_an_unknown_method(runs: Path, method: Any) -> None:
     with pytest.raises(UserError, match="method"):
