@@ -87,7 +87,7 @@ class RandAugment(TorchvisionTransform):
 
     Example::
 
-        train_transforms: [hflip, {name: randaugment, num_ops: 2, magnitude: 7}]
+        train_transforms: [{name: randaugment, num_ops: 2, magnitude: 7}, hflip]
     """
 
     def __init__(self, num_ops: int = 2, magnitude: int = 9, interpolation: Interpolation = "nearest") -> None:
@@ -110,7 +110,7 @@ class TrivialAugment(TorchvisionTransform):
 
     Example::
 
-        train_transforms: [hflip, trivialaugment]
+        train_transforms: [trivialaugment, hflip]
     """
 
     def __init__(self, interpolation: Interpolation = "nearest") -> None:

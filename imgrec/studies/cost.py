@@ -1,0 +1,182 @@
+"""What a technique costs: a training step with it beside the same step without it, in time, memory and parameters."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from imgrec.optim import build_optimizer
+from imgrec.optim.sharpness import sharpness_aware
+from imgrec.tasks import BaseTask, ClassificationTask
+from imgrec.tasks.ascent import loss_at_worst_point
+from imgrec.types import Batch, DataFacts
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a step takes more than another one.
+
+    Attributes:
+        seconds: the median of the differences, pair by pair.
+        ratio: the median of the ratios, pair by pair.
+        memory: bytes at the fullest moment of a step.
+        parameters: numbers that are trained.
+    """
+
+    seconds: float
+    ratio: float
+    memory: int
+    parameters: int
+
+
+class TrainingStep:
+    """One training step of a task, without a Trainer: forward, loss, penalties, backward, and the optimizer's step.
+
+    Args:
+        task: with its facts; its network is built here.
+        batch: what every step learns from, on the device that it is to be measured on.
+    """
+
+    def __init__(self, task: BaseTask, batch: Batch) -> None:
+        task.configure_model()
+        self.task = task.to(batch.images.device).train()
+        self.batch = batch
+        self.optimizer = build_optimizer(task.optimizer_spec, self.task, "model.optimizer", len(batch))
+        self()  # what is made at the first step, such as the optimizer's state
+
+    def __call__(self) -> None:
+        """Make one step."""
+        sharp = sharpness_aware(self.optimizer)
+        if sharp is None:
+            loss = self._objective()
+        else:
+            loss = loss_at_worst_point(sharp, self.task.model, self._objective, self._objective)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if sharp is not None:
+            sharp.descend()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def seconds(self) -> float:
+        """One step's time: of the processor, or by the clock where another device computes."""
+        cuda = self.batch.images.is_cuda
+        clock = time.perf_counter if cuda else time.process_time
+        torch.cuda.synchronize() if cuda else None
+        began = clock()
+        self()
+        torch.cuda.synchronize() if cuda else None
+        return clock() - began
+
+    @cached_property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for p in self.task.parameters() if p.requires_grad)
+
+    @cached_property
+    def memory(self) -> int:
+        """The bytes of all tensors at the fullest moment of a step: weights, gradients, state, activations, batch."""
+        with LiveBytes() as live:
+            self()
+        kept = [*self.task.parameters(), *self.task.buffers(), *tree_leaves(self.optimizer.state_dict())]
+        return live.peak + sum(_storages([*kept, self.batch.images, self.batch.targets]).values())
+
+    def _objective(self) -> Tensor:
+        output = self.task.model_step(self.batch)
+        penalty, _ = self.task.regularizers(output, self.task.model, 1.0)
+        return self.task.compute_loss(output) + penalty
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make inside it, as long as anything holds them.
+
+    Tensors that share their memory count once. What a library allocates for itself during an operation is not seen.
+
+    >>> with LiveBytes() as live:
+    ...     doubled = torch.ones(1000) * 2
+    >>> live.now, live.peak
+    (4000, 8000)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._held: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The operation as it is; what it gives is counted."""
+        known = _storages([*tree_leaves(args), *tree_leaves(kwargs)])
+        found = func(*args, **(kwargs or {}))
+        for each in tree_leaves(found):
+            if isinstance(each, Tensor):
+                self._count(each.untyped_storage(), known)
+        return found
+
+    def _count(self, storage: torch.UntypedStorage, known: Mapping[int, int]) -> None:
+        place, size = storage.data_ptr(), storage.nbytes()
+        if not size or place in known or place in self._held:
+            return
+
+        def gone(_: Any) -> None:
+            self._held.pop(place, None)
+            self.now -= size
+
+        self._held[place] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def training_step(
+    model: Mapping[str, Any], image_size: int = 32, batch_size: int = 128, num_classes: int = 10, device: str = "cpu"
+) -> TrainingStep:
+    """A step of a :class:`ClassificationTask` with these arguments, on images of noise; no weights are loaded.
+
+    Args:
+        model: as under ``model`` in a config.
+        image_size: the side of the images, in pixels.
+        batch_size: images in the batch.
+        num_classes: how many classes there are, each as often as any other.
+        device: where it runs.
+    """
+    names = tuple(f"c{number}" for number in range(num_classes))
+    facts = DataFacts(names, (batch_size,) * num_classes, image_size)
+    task = ClassificationTask(**model, facts=facts.to_dict(), load_weights=False)
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch_size, 3, image_size, image_size)
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    ids = tuple(str(number) for number in range(batch_size))
+    return TrainingStep(task, Batch(images, torch.arange(batch_size) % num_classes, ids).to(device))
+
+
+def compare_steps(step: TrainingStep, base: TrainingStep, rounds: int = 7) -> StepCost:
+    """What ``step`` takes more than ``base``: both in turn, so often, after one that does not count.
+
+    >>> tiny = {"backbone": {"name": "resnet9", "channels": [4, 4, 4, 4]}}
+    >>> larger = training_step({**tiny, "head": {"name": "mlp", "hidden": 6}}, 16, 8)
+    >>> compare_steps(larger, training_step(tiny, 16, 8), rounds=1).parameters
+    50
+    """
+    base(), step()
+    times = [(step.seconds(), base.seconds()) for _ in range(rounds)]
+    return StepCost(
+        statistics.median(ours - theirs for ours, theirs in times),
+        statistics.median(ours / theirs for ours, theirs in times),
+        step.memory - base.memory,
+        step.parameters - base.parameters,
+    )
+
+
+def _storages(tensors: Iterable[Any]) -> dict[int, int]:
+    """The bytes of each piece of memory that these tensors lie in, by its address."""
+    pieces = (each.untyped_storage() for each in tensors if isinstance(each, Tensor))
+    return {piece.data_ptr(): piece.nbytes() for piece in pieces if piece.nbytes()}
