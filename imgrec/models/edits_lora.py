@@ -61,9 +61,8 @@ class LoRA(Edit):
     logits, and this edit is no part of it. Checkpoints hold both, and a resumed run goes on exactly.
 
     A change is added to the weight, and not computed from the layer's input: so it works in layers whose weights a
-    network uses by itself (attention of BEiT, EVA and torchvision), at the cost of a copy of each such weight in
-    memory. The fused `qkv` of a ViT has one change for all three. Layers that edits before this one have added are
-    frozen with the rest.
+    network uses by itself (attention of BEiT and EVA), at the cost of a copy of each such weight in memory. The fused
+    `qkv` of a ViT has one change for all three. Layers that edits before this one have added are frozen with the rest.
 
     Args:
         rank: of the change.

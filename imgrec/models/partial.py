@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from imgrec.errors import UserError, suggestion
-from imgrec.models.layers import listed
+from imgrec.models.layers import SHORT, listed
 from imgrec.models.resampling import resampled
 
 _ORIGINAL = re.compile(r"\.parametrizations\.(\w+)\.original$")
@@ -64,9 +64,10 @@ class Taken:
             ("not in this network", list(self.unknown)),
             ("as initialized", [n for n in self.fresh if n not in self.unlike and n not in self.other_classes]),
         ):
-            if names:
-                shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-                lines.append(f"  {what}: {shown}")
+            short = [name.removeprefix(SHORT) for name in names if "num_batches_tracked" not in name]
+            if short:
+                more = f" and {len(short) - 6} more" if len(short) > 6 else ""
+                lines.append(f"  {what}: {', '.join(short[:6])}{more}")
         return "\n".join(lines)
 
 
