@@ -183,6 +183,7 @@ def test_sizes_are_read_as_they_are_written() -> None:
 # ---------------------------------------------------------------- for real
 
 
+@pytest.mark.slow
 def test_memory_grows_by_what_the_layers_keep_for_the_way_back() -> None:
     config = normal_form(yaml12.load(TINY))
     config["data"]["init_args"]["image_size"] = 64
