@@ -22,8 +22,9 @@ class WeightedSum(nn.Module):
 
     A learned weight is ``exp(-s)`` of a parameter ``s``, the logarithm of a variance, and ``s / 2`` is added to the
     sum, so that it does not pay to weigh everything by nothing: where a loss stays at ``L``, its weight goes to
-    ``1 / (2 L)``. The total may be below 0. A weight begins at 1, is in the checkpoint, has no weight decay and no part
-    in what is exported.
+    ``1 / (2 L)``. The total may be below 0, and of two epochs it is weighed differently: watch ``val/nll`` or
+    ``val/acc`` rather than ``val/loss``. A weight begins at 1, is logged as ``train/weight/<name>``, is in the
+    checkpoint, has no weight decay and no part in what is exported.
 
     Shapes: as each of the losses takes them; see :data:`imgrec.losses.LOSSES`.
 
