@@ -269,7 +269,7 @@ SOAKS: dict[str, Soak] = {
     "distilled, channels taken out, EMA": Soak(made(NARROWER, TAUGHT), teacher=made()),
     "thawing by stages, EMA, mixup": Soak(made(THAWING), share=2),
     "thawing by stages, 2 processes": Soak(made(THAWING, DDP), processes=2),
-    "learned weights of losses, margin, EMA": Soak(made(LEARNED), share=2),
+    "learned weights of losses, margin, EMA": Soak(made(LEARNED)),
     "learned weights of losses, 2 processes": Soak(made(LEARNED, DDP), processes=2),
     "sharpness-aware, everything else": Soak(made(EVERYTHING, SHARP), share=2),
     "sharpness-aware, 2 processes, bf16": Soak(
