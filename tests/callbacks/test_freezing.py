@@ -213,6 +213,18 @@ def test_masks_and_int8_come_after_the_thaw(tmp_path: Path) -> None:
     assert type(made.lightning_module.model).__name__ == "QuantizedClassifier"
 
 
+@pytest.mark.slow
+def test_a_run_that_is_resumed_after_both_ends_in_the_same_bits(tmp_path: Path) -> None:
+    """The names in the network are others by then."""
+
+    def both() -> list[pl.Callback]:
+        return [GradualUnfreezing(start=0.1, end=0.4), QAT(start=0.5, freeze_observers=0.9, freeze_batchnorm=0.9)]
+
+    whole, resumed = in_two_parts(tmp_path, both, 9)
+    assert same(whole["state_dict"], resumed["state_dict"])
+    assert same(whole["optimizer_states"], resumed["optimizer_states"])
+
+
 @pytest.mark.parametrize(
     ("other", "name"),
     [
