@@ -281,6 +281,8 @@ def test_two_steps_of_training(
         spec |= {"simple_pyramid": {"level": 1}}.get(name, {})  # what halves a map needs one of several pixels
     if plural == "losses":
         model["head"] = getattr(LOSSES.entry(name).factory, "needs_head", "linear")
+    if name == "r_drop":
+        model["head"] = {"name": "linear", "dropout": 0.3}  # what two passes differ by
     if plural == "poolings":
         model["neck"] = "concat"  # of a single pixel, every pooling is the same
     if plural == "distillations":
