@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import tarfile
 from collections.abc import Callable
@@ -21,12 +22,16 @@ from torch import Tensor, nn
 
 from imgrec import ClassificationTask, DistillationTask, ImageDataModule
 from imgrec.augment import AUGMENTATIONS, BatchTransform, Draws, Transform
+from imgrec.callbacks import PositionalSeeding
 from imgrec.cli.listing import REGISTRIES, registry
 from imgrec.data import SOURCES
 from imgrec.losses import LOSSES
 from imgrec.models import BACKBONES, HEADS
 from imgrec.optim import OPTIMIZERS, SCHEDULES
+from imgrec.registry import as_list
 from imgrec.regularizers import REGULARIZERS
+from imgrec.types import DataFacts
+from tests.documented import documented, named
 
 TINY = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}
 FACTS: dict[str, Any] = {
@@ -41,6 +46,17 @@ FACTS: dict[str, Any] = {
 ENTRIES = [(plural, name) for plural in REGISTRIES for name in registry(plural).names()]
 NEEDED = {"regularizers": {"weight": 0.01}, "optimizers": {"lr": 0.05}}
 """What a spec of a registry has to say for two steps to be seen in every weight."""
+AROUND: dict[str, dict[str, Any]] = {"sam": {}, "asam": {}, "lookahead": {"every": 1}}
+"""Optimizers that stand around another one."""
+
+
+def needed(plural: str, name: str) -> dict[str, Any]:
+    """What a spec of an entry has to say."""
+    if plural == "optimizers" and name in AROUND:
+        return {"base": {"name": "nesterov", **NEEDED["optimizers"]}, **AROUND[name]}
+    return NEEDED.get(plural, {}) | ({"rank": 2, "scope": None} if name == "lora" else {})
+
+
 LAYERS = {"attention": {"layers": {"layer1": "layer1"}}}
 """What a distillation cannot do without."""
 
@@ -70,6 +86,39 @@ def test_backbones_are_a_catalogue() -> None:
     names = BACKBONES.catalogue.names()
     assert {"resnet18", "vit_tiny_patch16_224", "torchvision/googlenet", "torchvision/densenet121"} <= set(names)
     assert len(names) == len(set(names)) > 1000
+
+
+# ---------------------------------------------------------------- it shows how it is written
+
+ROOMY = {**TINY, "channels": [16, 16, 16, 16], "stem_width": 16}
+
+
+@pytest.mark.parametrize(("plural", "name"), ENTRIES)
+def test_it_shows_in_an_example_how_it_is_written(plural: str, name: str, trained: Path) -> None:
+    """In YAML, which builds here, or in lines of Python, which are run where they stand."""
+    example = documented(plural, name)
+    if example is None:
+        assert ">>> " in registry(plural).entry(name).doc, f"show {name} in YAML or in Python"
+        return
+    key = {"views": "tta", "steps": "steps"}.get(plural) or REGISTRIES[plural][2].partition(",")[0].rpartition(".")[2]
+    assert key in example, f"the example is of {', '.join(example)}, not of {key}"
+    assert name in named(example[key])
+    if plural in ("views", "steps"):
+        for spec in as_list(example[key]):
+            registry(plural).build(spec)
+    elif REGISTRIES[plural][2].startswith("data."):
+        if name == "hub":
+            pytest.importorskip("datasets")
+        ImageDataModule(**{"source": "digits", "image_size": 16, **example})
+    elif plural == "distillations":
+        DistillationTask(backbone=TINY, teacher=str(trained), **example)
+    else:
+        facts = DataFacts(FACTS["class_names"], FACTS["class_counts"], image_size=32)
+        task = ClassificationTask(**{"backbone": ROOMY, **example}, facts=facts.to_dict(), load_weights=False)
+        task.configure_model()
+        with torch.no_grad():
+            logits = task.model(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+        assert torch.isfinite(logits).all()
 
 
 # ---------------------------------------------------------------- it builds from its defaults
@@ -180,12 +229,13 @@ def test_a_head_gives_logits_and_every_parameter_a_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES.names())
 def test_a_schedule_is_a_finite_factor_that_warms_up(name: str) -> None:
-    plain, warmed = SCHEDULES.build(name), SCHEDULES.build({"name": name, "warmup": 0.2})
+    plain: Any = SCHEDULES.build(name)
+    warmed: Any = SCHEDULES.build({"name": name, "warmup": 0.2})
     places = [i / 100 for i in range(101)]
     for schedule in (plain, warmed):
         factors = [schedule(place) for place in places]
         assert all(math.isfinite(factor) and 0 <= factor <= 1 for factor in factors)
-    assert plain(0.0) == 1.0
+    assert plain(0.0) == (plain.warmup_start if plain.warmup else 1.0)  # one that always rises first
     rising = [warmed(place) for place in places[:21]]
     assert rising == sorted(rising)
     assert 0 < rising[0] < 0.1
@@ -199,14 +249,15 @@ def test_an_optimizer_goes_down(name: str) -> None:
     model = nn.Linear(6, 3)
     inputs = torch.randn(60, 6)
     targets = inputs[:, :3].argmax(1)
-    optimizer = OPTIMIZERS.build({"name": name, "lr": 0.05}, model=model)
-    losses = []
-    for _ in range(30):
+    optimizer = OPTIMIZERS.build({"name": name, **needed("optimizers", name)}, model=model)
+
+    def closure() -> Any:
         loss: Any = nn.functional.cross_entropy(model(inputs), targets)
-        losses.append(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        return loss.detach()
+
+    losses = [float(optimizer.step(closure)) for _ in range(30)]
     assert losses[-1] < 0.9 * losses[0]
     assert all(math.isfinite(loss) for loss in losses)
 
@@ -259,19 +310,22 @@ PLACES: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("plural", "name"), [(p, n) for p, n in ENTRIES if p not in UNTRAINED])
-def test_two_steps_of_training(
-    plural: str, name: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+FREEZING = ("lora",)
+"""What freezes a part of the network on purpose."""
+
+TRAINED = [(plural, name) for plural, name in ENTRIES if plural not in UNTRAINED]
+
+
+def training_of(plural: str, name: str, trained: Path, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of a small task and of its data, with this entry in its place."""
     assert plural in PLACES, f"say in PLACES where a spec of {plural} stands"
     part, key = PLACES[plural]
     model: dict[str, Any] = {"backbone": TINY, "normalize": "half"}
     data: dict[str, Any] = {"source": "digits", "image_size": 16, "channels": 1, "batch_size": 8, "num_workers": 0}
-    spec: Any = {"name": name, **NEEDED.get(plural, {})}
+    spec: Any = {"name": name, **needed(plural, name)}
     if plural == "sources":
-        write_images(tmp_path)
-        spec |= SOURCE_SPECS[name](tmp_path)
+        write_images(root)
+        spec |= SOURCE_SPECS[name](root)
     if plural == "augmentations":
         square = isinstance(AUGMENTATIONS.build(name, **{**FACTS, "in_channels": 3}), Transform)
         spec = ["resize", spec, "center_crop"] if square else ["resize", "center_crop", spec]
@@ -291,8 +345,14 @@ def test_two_steps_of_training(
     if plural in ("augmentations", "presets"):
         data["channels"] = 3  # some change colours
     {"model": model, "data": data}[part][key] = spec
-    watch = Watch()
-    task = (DistillationTask if plural == "distillations" else ClassificationTask)(**model)
+    return model, data
+
+
+def two_steps(
+    model: dict[str, Any], data: dict[str, Any], *callbacks: pl.Callback
+) -> tuple[ClassificationTask, pl.Trainer]:
+    """Trained for two steps."""
+    task = (DistillationTask if "teacher" in model else ClassificationTask)(**model)
     trainer = pl.Trainer(
         max_steps=2,
         limit_val_batches=1,
@@ -301,17 +361,100 @@ def test_two_steps_of_training(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[watch],
+        callbacks=list(callbacks),
     )
     trainer.fit(task, datamodule=ImageDataModule(**data))
     assert trainer.global_step == 2
     assert math.isfinite(float(trainer.callback_metrics["train/loss"]))
-    names = {name for name, _ in task.named_parameters()}
-    assert set(watch.largest) == names
-    assert all(watch.largest[name] > 0 for name in names)
-    for key, parameter in task.named_parameters():
+    return task, trainer
+
+
+@pytest.mark.parametrize(("plural", "name"), TRAINED)
+def test_two_steps_of_training(
+    plural: str, name: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    model, data = training_of(plural, name, trained, tmp_path)
+    watch = Watch()
+    task, trainer = two_steps(model, data, watch)
+    training = {name: p for name, p in task.named_parameters() if p.requires_grad}
+    assert (len(training) < len(list(task.parameters()))) == (name in FREEZING)
+    assert set(watch.largest) == set(training)
+    assert all(watch.largest[name] > 0 for name in training)
+    for key, parameter in training.items():
         assert torch.isfinite(parameter).all(), key
         assert not torch.equal(parameter.detach(), watch.before[key]), key
+    if PLACES[plural][0] == "model":
+        check_that_it_loads_again(task, trainer, tmp_path / "task.ckpt")
+
+
+def check_that_it_loads_again(task: ClassificationTask, trainer: pl.Trainer, path: Path) -> None:
+    """A checkpoint holds plain data alone, and gives the task with the same outputs."""
+    trainer.save_checkpoint(path)
+    held = torch.load(path, weights_only=True)
+    assert json.loads(json.dumps(held["hyper_parameters"])) == held["hyper_parameters"]
+    again = type(task).load_from_checkpoint(path, weights_only=True)
+    images = torch.randint(256, (4, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(again.eval()(images), task.eval()(images))
+
+
+class Burn(pl.Callback):
+    """Draws so many numbers before each step: what is a function of the position takes no notice."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        torch.rand(self.count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("plural", "name"), [(p, n) for p, n in TRAINED if PLACES[p][0] == "model"])
+def test_mixed_images_are_learnt_from_whatever_was_drawn_before(
+    plural: str, name: str, trained: Path, tmp_path: Path
+) -> None:
+    model, data = training_of(plural, name, trained, tmp_path)
+    data["train_transforms"] = ["resize", "center_crop", "cutout", "mixup"]
+    weights = []
+    for count in (0, 3):
+        pl.seed_everything(0, verbose=False)
+        task, _ = two_steps(model, data, Burn(count), PositionalSeeding())
+        weights.append(task.state_dict())
+    assert weights[0].keys() == weights[1].keys()
+    for key, value in weights[0].items():
+        assert torch.equal(value, weights[1][key]), key
+
+
+PARTS = ("edits", "necks", "poolings", "heads", "initializers")
+"""The registries whose entries are a part of a classifier."""
+
+
+@pytest.mark.parametrize(("plural", "name"), [(p, n) for p, n in ENTRIES if p in PARTS])
+def test_a_classifier_with_it_learns_and_takes_bfloat16(plural: str, name: str, trained: Path, tmp_path: Path) -> None:
+    model, _ = training_of(plural, name, trained, tmp_path)
+    torch.manual_seed(0)
+    task = ClassificationTask(**model, facts=DataFacts(FACTS["class_names"], (4, 3, 2, 1), 16, channels=1).to_dict())
+    task.configure_model()
+    network = task.model
+    images = torch.randint(256, (16, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(16) % 4
+    optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=0.01)
+    losses = []
+    for _ in range(21):
+        torch.manual_seed(0)  # the same dropout: the step is what makes the difference
+        loss = nn.functional.cross_entropy(network(images), targets)
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+    network.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        half = network(images).float()
+    with torch.no_grad():
+        whole = network(images)
+    assert float((half - whole).abs().max()) < 0.1 * float(whole.abs().max())
 
 
 def test_the_places_are_all_there_is() -> None:

@@ -69,12 +69,11 @@ class TrainingStep:
 
     def seconds(self) -> float:
         """One step's time: of the processor, or by the clock where another device computes."""
-        cuda = self.batch.images.is_cuda
-        clock = time.perf_counter if cuda else time.process_time
-        torch.cuda.synchronize() if cuda else None
+        clock = time.perf_counter if self.batch.images.is_cuda else time.process_time
+        self._wait()
         began = clock()
         self()
-        torch.cuda.synchronize() if cuda else None
+        self._wait()
         return clock() - began
 
     @cached_property
@@ -85,18 +84,24 @@ class TrainingStep:
     @cached_property
     def memory(self) -> int:
         """The bytes of all tensors at the fullest moment of a step: weights, gradients, state, activations, batch."""
-        with LiveBytes() as live:
+        live = LiveBytes()
+        with live:
             self()
         kept = [*self.task.parameters(), *self.task.buffers(), *tree_leaves(self.optimizer.state_dict())]
         return live.peak + sum(_storages([*kept, self.batch.images, self.batch.targets]).values())
 
+    def _wait(self) -> None:
+        if self.batch.images.is_cuda:
+            torch.cuda.synchronize()
+
     def _objective(self) -> Tensor:
         output = self.task.model_step(self.batch)
         penalty, _ = self.task.regularizers(output, self.task.model, 1.0)
-        return self.task.compute_loss(output) + penalty
+        loss: Tensor = self.task.compute_loss(output) + penalty
+        return loss
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that operations make inside it, as long as anything holds them.
 
     Tensors that share their memory count once. What a library allocates for itself during an operation is not seen.
@@ -108,7 +113,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._held: dict[int, weakref.ref[Any]] = {}
@@ -166,7 +171,8 @@ def compare_steps(step: TrainingStep, base: TrainingStep, rounds: int = 7) -> St
     >>> compare_steps(larger, training_step(tiny, 16, 8), rounds=1).parameters
     50
     """
-    base(), step()
+    base()
+    step()
     times = [(step.seconds(), base.seconds()) for _ in range(rounds)]
     return StepCost(
         statistics.median(ours - theirs for ours, theirs in times),

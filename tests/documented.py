@@ -1,0 +1,39 @@
+"""The examples that registry entries show in their documentation."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from imgrec import yaml12
+from imgrec.cli.listing import registry
+
+_EXAMPLE = re.compile(r"^Examples?:{1,2}[ \t]*\n(?:[ \t]*\n)*((?:[ \t]+\S.*(?:\n|\Z)|[ \t]*\n)+)", re.MULTILINE)
+_TTA = "imgrec test RUN --tta "
+
+
+def documented(plural: str, name: str) -> dict[str, Any] | None:
+    """The YAML lines of an entry's example, under the keys of their section; ``None`` where it has none."""
+    found = _EXAMPLE.search(registry(plural).entry(name).doc)
+    if found is None:
+        return None
+    text = textwrap.dedent(found.group(1)).strip()
+    if text.startswith(_TTA):
+        return {"tta": yaml12.load(text.removeprefix(_TTA).strip("'"))}
+    loaded = yaml12.load(text)
+    assert isinstance(loaded, dict), f"{plural} {name}: the example is no mapping:\n{text}"
+    return loaded["model"] if set(loaded) == {"model"} else loaded
+
+
+def named(specs: Any) -> Iterator[str]:
+    """Every name in a spec or in several, and in what stands inside them."""
+    if isinstance(specs, str):
+        yield specs
+    elif isinstance(specs, list):
+        for each in specs:
+            yield from named(each)
+    elif isinstance(specs, dict):
+        for each in specs.values():
+            yield from named(each)
