@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.optim import Lamb, Lion
+from timm.optim.lamb import Lamb
+from timm.optim.lion import Lion
 from timm.optim.muon import Muon
 from torch import nn
 from torch.optim import Optimizer
