@@ -94,3 +94,26 @@ def test_attention_can_be_differentiated_twice() -> None:
     gradient.square().sum().backward()  # type: ignore[no-untyped-call]
     assert pixels.grad is not None
     assert (pixels.grad != 0).any()
+
+
+def test_a_network_that_rounds_as_int8_keeps_its_bounds_and_statistics() -> None:
+    from imgrec.compress.qat import QuantizedClassifier
+    from imgrec.models import build_classifier
+    from imgrec.types import DataFacts
+
+    backbone = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}
+    plain = build_classifier(backbone, "linear", "half", DataFacts(("a", "b"), (1, 1), image_size=32))
+    model = QuantizedClassifier(plain, 3, 32).train()
+    pixels = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model.calibrate(pixels)
+    model.watch("average")
+    model(pixels)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    (another_pass(model, pixels * 0.5).sum() + model(pixels).sum() * 0).backward()
+    with statistics_kept(model):
+        model(pixels * 0.1)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed  # the plain pass has learnt
+    after = {name: value.clone() for name, value in model.state_dict().items()}
+    another_pass(model, pixels * 0.2)
+    assert all(torch.equal(value, after[name]) for name, value in model.state_dict().items())

@@ -92,3 +92,25 @@ def test_a_frozen_model_has_nothing_to_penalize() -> None:
 def test_the_ratio_has_a_range() -> None:
     with pytest.raises(SpecError, match=r"^r: `l1_ratio` must be at least 0 and at most 1, got 1\.5"):
         REGULARIZERS.check({"name": "elastic_net", "l1_ratio": 1.5}, "r")
+
+
+def test_a_scope_says_which_weights_are_penalized() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    weights = [p.abs().sum() for p in (model.get_parameter("0.weight"), model.get_parameter("2.weight"))]
+    torch.testing.assert_close(L1(scope="2")(OUTPUT, model), weights[1])
+    torch.testing.assert_close(L1(scope=["0", "*.weight"])(OUTPUT, model), weights[0] + weights[1])
+    everything = L1(norm_and_bias=True, scope="1")(OUTPUT, model)
+    torch.testing.assert_close(everything, torch.tensor(4.0))
+    model[2].requires_grad_(False)
+    assert L1(scope="2")(OUTPUT, model).item() == 0
+    torch.testing.assert_close(L1()(OUTPUT, model), weights[0])
+
+
+def test_a_scope_that_means_nothing_is_told_before_training() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    with pytest.raises(UserError, match='the pattern "2" matches no parameter'):
+        L2(scope="2").check_model(model)
+    with pytest.raises(UserError, match="the scope '1' holds biases and normalization layers alone"):
+        L2(scope="1").check_model(model)
+    with pytest.raises(UserError, match="no trainable weight"):
+        L2().check_model(model.requires_grad_(False))

@@ -190,3 +190,20 @@ def test_a_network_without_what_is_penalized_is_refused(make: Callable[[], nn.Mo
 def test_a_negative_alpha_is_refused() -> None:
     with pytest.raises(SpecError, match="alpha"):
         REGULARIZERS.check({"name": "group_norm", "alpha": -1.0}, "model.regularizers")
+
+
+def test_a_scope_says_which_weights_of_a_channel_count() -> None:
+    model = randomized()
+    penalty = REGULARIZERS.build({"name": "group_lasso", "scope": "head"})(step(model, (4, 1, 2, 2)), model)
+    columns = torch.linalg.vector_norm(model.head.weight.detach(), dim=0)
+    assert float(penalty.detach()) == pytest.approx(float(columns.sum()) * 5**0.5, rel=1e-5)
+    with pytest.raises(UserError, match=r"the scope 'head\.bias' holds no weight of a channel"):
+        REGULARIZERS.build({"name": "group_norm", "scope": "head.bias"})(step(model, (4, 1, 2, 2)), model)
+    for name in ("group_lasso", "group_norm", "bn_scale"):
+        refused: Any = REGULARIZERS.build({"name": name, "scope": "tail"})
+        with pytest.raises(UserError, match='the pattern "tail" matches no parameter'):
+            refused.check_model(model)
+    assert REGULARIZERS.build({"name": "bn_scale", "scope": "norm"})(step(model, (1, 1, 2, 2)), model) > 0
+    refused = REGULARIZERS.build({"name": "bn_scale", "scope": "hidden"})
+    with pytest.raises(UserError, match="needs batch normalization"):
+        refused.check_model(model)
