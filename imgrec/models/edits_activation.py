@@ -77,7 +77,7 @@ class SwapActivation(Edit):
         refuse_layers(
             [f"{name or 'the network'} ({function})" for name, function in called.items()],
             "activation layer",
-            "this activation is a function that the code of the network calls, and no layer that can be swapped",
+            "the activation there is a function that the network's code calls, and no layer that can be swapped",
         )
         return put_in_place(network, {old: make_activation(self.to) for old in chosen.values()})
 

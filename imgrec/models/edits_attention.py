@@ -47,7 +47,7 @@ class Attention(Edit):
         refuse_layers(
             [name for name, given in ends.items() if not given.is_map],
             "layer",
-            "it does not give one map a channel, (N, C, H, W), which this attention weighs",
+            "what comes out there is no map, (N, C, H, W), whose channels could be weighed",
             "after" if self.after is not None else "scope",
         )
         return put_behind(network, {name: self.layer(given.shape[1]) for name, given in ends.items()}, self.key)

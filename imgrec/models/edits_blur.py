@@ -60,7 +60,7 @@ class BlurPool(Edit):
         refuse_layers(
             [name for name in chosen if name in before and before[name].shape != after[name].shape],
             "layer",
-            "with a blur it would give maps of another size",
+            "with a blur, maps of another size would come out there",
         )
         return changed
 

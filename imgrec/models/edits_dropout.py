@@ -65,7 +65,7 @@ class Dropping(Edit):
             refuse_layers(
                 [name for name, given in ends.items() if not given.is_map],
                 "layer",
-                "it does not give one map a channel, (N, C, H, W), of which this would drop parts",
+                "what comes out there is no map, (N, C, H, W), of which parts could be dropped",
                 "after" if self.after is not None else "scope",
             )
         layers = {name: self.layer((i + 1) / len(ends)) for i, name in enumerate(ends)}

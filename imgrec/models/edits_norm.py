@@ -30,8 +30,8 @@ def make_norm(kind: Norm, channels: int, groups: int = 32) -> nn.Module:
 
     ``groups`` are at most so many, with 4 channels each at least; the next smaller number that divides the channels.
 
-    >>> make_norm("group", 48)
-    GroupNorm(12, 48, eps=1e-05, affine=True)
+    >>> [make_norm("group", channels).num_groups for channels in (256, 48, 6)]
+    [32, 12, 1]
     """
     if kind == "batch":
         return nn.BatchNorm2d(channels)
@@ -99,7 +99,7 @@ class SwapNorm(Edit):
         refuse_layers(
             [name for name in chosen if name in given and not given[name].is_map],
             "normalization layer",
-            "it does not normalize maps, (N, C, H, W), but features of places or tokens",
+            "what is normalized there is no map, (N, C, H, W), but features of places or tokens",
         )
         new = {m: self._new(m, given[name].shape[1]) for name, m in chosen.items() if name in given}
         return put_in_place(network, new)

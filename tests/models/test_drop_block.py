@@ -89,7 +89,7 @@ def test_an_identity_at_the_end_of_a_branch_is_used_and_no_name_changes() -> Non
     assert list(changed.state_dict()) == names
     with pytest.raises(UserError, match=r"has stochastic depth already, in blocks.0.drop_path1"):
         Depth(0.2, image_size=32)(changed)
-    with pytest.raises(UserError, match=r"does not give one map a channel"):
+    with pytest.raises(UserError, match=r"of which parts could be dropped"):
         SpatialDropout(0.2, image_size=32)(network)
 
 

@@ -128,7 +128,7 @@ def test_only_some_kinds_and_only_in_a_scope() -> None:
 
 def test_activations_that_are_functions_are_not_left_out_silently() -> None:
     network = built("torchvision/densenet121")
-    with pytest.raises(UserError, match=r"\(relu\): this activation is a function"):
+    with pytest.raises(UserError, match=r"\(relu\): the activation there is a function"):
         SwapActivation("silu", image_size=64)(network)
     SwapActivation("silu", scope="features", image_size=64)(network)
 
@@ -246,7 +246,7 @@ def test_a_blur_keeps_all_weights_and_all_sizes() -> None:
 
 def test_a_blur_that_would_change_a_size_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(3, 2, ceil_mode=True))
-    with pytest.raises(UserError, match="1: with a blur it would give maps of another size"):
+    with pytest.raises(UserError, match="1: with a blur, maps of another size would come out"):
         BlurPool(image_size=16)(network)
 
 

@@ -168,7 +168,9 @@ def test_branches_that_begin_at_zero_leave_the_shortcuts_alone() -> None:
 
 def test_the_last_layer_begins_at_zero_where_there_is_no_norm_behind_it() -> None:
     specs = ClassifierSpecs(
-        "vit_tiny_patch16_224", normalize="half", init={"name": "zero_residual", "scope": "blocks.[01]"}
+        {"name": "vit_tiny_patch16_224", "depth": 3},
+        normalize="half",
+        init={"name": "zero_residual", "scope": "blocks.[01]"},
     )
     torch.manual_seed(0)
     started = specs.build(DataFacts(("a", "b"), (1, 1), 32, 3))
