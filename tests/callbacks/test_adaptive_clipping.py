@@ -60,6 +60,6 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
         ("haed", 'the pattern "haed" matches no parameter'),
         ("*", "leaves nothing to be clipped"),
     ):
+        made = trainer(tmp_path, [AdaptiveClipping(exclude=exclude)], enable_checkpointing=False)
         with pytest.raises(UserError, match=f"AdaptiveClipping, exclude: .*{message}"):
-            made = trainer(tmp_path, [AdaptiveClipping(exclude=exclude)], enable_checkpointing=False)
             made.fit(task(), datamodule=digits())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def test_every_schedule_is_drawn(name: str, cli: Cli) -> None:
 def test_the_curve_goes_down_across_the_terminal() -> None:
     lines = schedule_text(SCHEDULES.build("linear"))
     dots = [[i for i, c in enumerate(line) if 0x2800 < ord(c) < 0x2900] for line in lines[:-1]]
-    assert all(min(lower) > min(upper) for upper, lower in zip(dots, dots[1:], strict=False))
+    assert all(min(lower) > min(upper) for upper, lower in pairwise(dots))
     assert lines[0].strip().startswith("1 ")
     assert "50 %" in lines[-1]
 

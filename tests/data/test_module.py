@@ -62,6 +62,16 @@ def test_digits_from_end_to_end() -> None:
     assert len(module.fingerprint) == 32
 
 
+def test_all_is_one_batch_of_every_training_image() -> None:
+    module = ready("digits", batch_size="all")
+    for number in (0, 1):
+        (batch,) = epoch(module, number)
+        assert len(batch) == len(set(batch.ids)) == module.split_sizes()["train"]
+    assert len(next(iter(module.val_dataloader()))) == 179  # evaluated in batches of 256
+    with pytest.raises(UserError, match=r'data\.batch_size: a number of images, or "all", got \'most\''):
+        ImageDataModule("digits", batch_size="most")  # type: ignore[arg-type]
+
+
 def test_grey_images_stay_grey_on_request() -> None:
     grey, colour = ready("digits", channels=1), ready("digits")
     first, second = next(iter(grey.val_dataloader())), next(iter(colour.val_dataloader()))

@@ -103,6 +103,6 @@ def test_a_plateau_is_counted_by_validations_and_resumed(tmp_path: Path) -> None
         ends.append((made.optimizers[0].param_groups[0]["lr"], dict(module.state_dict())))
     assert ends[0][0] < 0.01  # the loss falls, which is worse by this mode
     assert same(ends[0], ends[1])
+    made = trainer(tmp_path, [], enable_checkpointing=False, num_sanity_val_steps=1)
     with pytest.raises(UserError, match=r'model\.schedule\.monitor: validation has no "val/acuracy"'):
-        made = trainer(tmp_path, [], enable_checkpointing=False, num_sanity_val_steps=1)
         made.fit(task(optimizer, {"name": "plateau", "monitor": "val/acuracy"}), datamodule=digits())
