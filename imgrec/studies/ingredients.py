@@ -117,7 +117,7 @@ def refuse_different(ingredients: Sequence[Ingredient]) -> None:
     ours = dict(_said(first))
     for other in ingredients[1:]:
         theirs = dict(_said(other))
-        for what in ours.keys() | theirs.keys():
+        for what in [*ours, *(each for each in theirs if each not in ours)]:
             if ours.get(what) != theirs.get(what):
                 raise UserError(
                     f"soup: {first.path} and {other.path} cannot be averaged: {what} is "

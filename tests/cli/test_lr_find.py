@@ -84,13 +84,13 @@ class Watch(pl.Callback):
 
 
 def test_it_suggests_a_rate_and_leaves_a_picture_a_table_and_nothing_else(cli: Cli, tiny: Path, tmp_path: Path) -> None:
-    done = cli("lr-find", tiny, "--steps", 40, "--out", "found.png", "--low", "1e-5")
+    done = cli("lr-find", tiny, "--steps", 60, "--out", "found.png", "--low", "1e-5")
     assert done.returncode == 0, done.stderr
     assert "suggested  --model.optimizer.lr 0." in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["found.csv", "found.png", tiny.name]
     rows = table(tmp_path / "found.csv")
     rates = [row["learning_rate"] for row in rows]
-    assert np.allclose(np.diff(np.log(rates)), np.log(1e6) / 39, atol=1e-5)
+    assert np.allclose(np.diff(np.log(rates)), np.log(1e6) / 59, atol=1e-5)
     assert rates[0] == 1e-5
     assert min(row["smoothed"] for row in rows) < 0.8 * rows[0]["smoothed"]
     suggested = float(done.stdout.partition("--model.optimizer.lr ")[2].split()[0])
