@@ -15,7 +15,7 @@ from imgrec.optim import evaluated_elsewhere
 from tests.callbacks.small_training import BACKBONE, digits, same, trainer
 
 FREE: dict[str, Any] = {"name": "schedule_free_adamw", "lr": 0.01}
-SLOW: dict[str, Any] = {"name": "lookahead", "every": 4, "base": {"name": "adamw", "lr": 0.01}}
+SLOW: dict[str, Any] = {"name": "lookahead", "every": 5, "base": {"name": "adamw", "lr": 0.01}}
 
 
 def task(optimizer: dict[str, Any], schedule: Any = "constant") -> ClassificationTask:
