@@ -23,7 +23,7 @@ def test_units_are_clipped_as_timm_clips_them() -> None:
     gradients = [w.grad.clone() for w in weights if w.grad is not None]
     before = [g.clone() for g in gradients]
     clip_adaptively_(gradients, [w.detach() for w in weights], factor=0.05)
-    adaptive_clip_grad(weights, clip_factor=0.05)
+    adaptive_clip_grad(weights, clip_factor=0.05)  # type: ignore[no-untyped-call]
     for ours, theirs in zip(gradients, weights, strict=True):
         torch.testing.assert_close(ours, theirs.grad)
     assert any(not torch.equal(a, b) for a, b in zip(before, gradients, strict=True))
@@ -53,7 +53,8 @@ def test_all_but_the_head_is_clipped_before_every_step(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
-    for arguments in ({"factor": 0.0}, {"eps": -1.0}):
+    refused: list[dict[str, Any]] = [{"factor": 0.0}, {"eps": -1.0}]
+    for arguments in refused:
         with pytest.raises(UserError, match=r"^AdaptiveClipping: `(factor|eps)` must be above 0"):
             AdaptiveClipping(**arguments)
     for exclude, message in (
