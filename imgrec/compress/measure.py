@@ -44,8 +44,9 @@ def count_macs(model: nn.Module, images: Tensor) -> int:
     training = model.training
     model.eval()
     try:
-        # attention as the matrix products that it is: the fused kernels of some devices are not counted
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        # attention as the matrix products that it is: the fused kernels of some devices are not counted; with
+        # gradients, because the counter asks of each view of a parameter where it comes from
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(images)
     finally:
         model.train(training)

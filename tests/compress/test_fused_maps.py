@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from imgrec.compress import prune_channels, rebuild, surgery_of
+from imgrec.compress.measure import count_macs
 from imgrec.compress.qat import QuantizedClassifier
 from imgrec.errors import UserError
 from imgrec.export import load_model_folder, save_model_folder
@@ -85,3 +86,5 @@ def test_channels_before_attention_pooling_stay() -> None:
     with pytest.raises(UserError, match="whose pooling is `attention` cannot be pruned"):
         prune_channels(model, images(), {"macs": 0.5})
     assert surgery_of(model) == []
+    with torch.no_grad():
+        assert count_macs(model, images()) > count_macs(specs().build(FACTS), images())
