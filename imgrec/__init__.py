@@ -98,6 +98,7 @@ __all__ = [
     "MaxNorm",
     "NaNGuard",
     "Pruning",
+    "QAT",
     "RunFolder",
     "RunRecorder",
     "StepOutput",
