@@ -83,7 +83,8 @@ def test_a_folder_cannot_have_functions_called_as_edits(tmp_path: Path) -> None:
 def test_a_tasks_hyper_parameters_hold_them_and_a_start_demands_the_same(tmp_path: Path) -> None:
     classifier, specs = built(EDITS)
     save_model_folder(tmp_path / "model", classifier, specs, FACTS)
-    start: dict[str, Any] = {"backbone": TINY, "normalize": "half", "facts": FACTS.to_dict(), "init_from": str(tmp_path / "model")}
+    place = str(tmp_path / "model")
+    start: dict[str, Any] = {"backbone": TINY, "normalize": "half", "facts": FACTS.to_dict(), "init_from": place}
     task = ClassificationTask(**start, edits=EDITS)
     task.configure_model()
     assert torch.equal(task.eval()(IMAGES), classifier(IMAGES))
