@@ -1,6 +1,6 @@
 """What each technique costs: a training step with it beside the same step without it, in turn.
 
-ResNet-18 on batches of 128 images of 32 pixels, SGD with Nesterov momentum, float32. Every loss, regularizer, neck,
+ResNet-18 on batches of 64 images of 32 pixels, SGD with Nesterov momentum, float32. Every loss, regularizer, neck,
 pooling, head, edit and wrapper of an optimizer that is registered, with its defaults, in the place of cross-entropy,
 none, the network's own, a linear layer, none and the plain optimizer. Time is the median of the ratios of one step to
 the other, of the processor's seconds on one core, or by the clock on a GPU; memory is what all tensors take at the
@@ -61,7 +61,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pin()
     torch.set_num_threads(1)
-    size, rounds = (16 if options.quick else 128, device), 1 if options.quick else 7
+    size, rounds = (4 if options.quick else 64, device), 1 if options.quick else 5
     bases: dict[str, TrainingStep] = {}
     print("| technique | beside a step with | time | memory | parameters |\n|---|---|---|---|---|")
     for plural, place in PLACES.items():
