@@ -152,7 +152,8 @@ def build_trainer(config: Config, bare: bool) -> pl.Trainer:
     given["precision"] = until_settled(given.get("precision"))
     arguments = check_arguments(Entry("Trainer", pl.Trainer), given, "trainer")
     if bare:
-        arguments |= {"callbacks": [EpochProgress()], "logger": False, "enable_checkpointing": False}
+        bar = [EpochProgress()] if arguments.get("enable_progress_bar") is not False else []
+        arguments |= {"callbacks": bar, "logger": False, "enable_checkpointing": False}
     else:
         listed = callbacks if isinstance(callbacks, list) else [callbacks]
         own = [instantiate(c, pl.Callback, f"trainer.callbacks[{i}]") for i, c in enumerate(listed)]

@@ -65,16 +65,16 @@ class ClassificationTask(BaseTask):
     def __init__(
         self,
         backbone: Spec = "resnet18",
-        edits: Specs | None = None,
-        neck: Spec | None = None,
-        pooling: Spec | None = None,
         head: Spec = "linear",
-        init: Specs | None = None,
         loss: Specs = "cross_entropy",
         regularizers: Specs | None = None,
         optimizer: Spec = "adamw",
         schedule: Spec = "cosine",
         normalize: Normalize = "auto",
+        neck: Spec | None = None,
+        pooling: Spec | None = None,
+        edits: Specs | None = None,
+        init: Specs | None = None,
         auxiliary_weight: float = 0.4,
         init_from: str | dict[str, Any] | None = None,
         facts: dict[str, Any] | None = None,
@@ -165,7 +165,7 @@ class ClassificationTask(BaseTask):
 
         Under a head with several dropout masks, it is the mean of the losses under each.
         """
-        head = self.model.head
+        head = getattr(self.model, "head", None)  # a network of one's own may have none
         if isinstance(head, MultiSampleDropoutHead) and self.training:
             each = [replace(output, logits=logits) for logits in head.sampled(output.features)]
             loss = torch.stack([super(ClassificationTask, self).compute_loss(one) for one in each]).mean()

@@ -137,7 +137,8 @@ def test_both_kinds_appear_with_their_probability() -> None:
 @pytest.mark.parametrize("name", LOSSES.names())
 def test_every_loss_takes_the_mixed_targets(name: str) -> None:
     images, targets = batch()
-    loss = LOSSES.build(name, "loss", num_classes=CLASSES, class_names=tuple("abcde"), class_counts=(4, 3, 3, 3, 3))
+    facts = {"num_classes": CLASSES, "class_names": tuple("abcde"), "class_counts": (4, 3, 3, 3, 3), "logit_scale": 4.0}
+    loss = LOSSES.build(name, "loss", **facts)
     _, rows = build("mixup_or_cutmix")(images, targets, drawn(1))
     logits = torch.randn(16, CLASSES, generator=torch.Generator().manual_seed(0)).requires_grad_()
     value = loss(logits, rows)

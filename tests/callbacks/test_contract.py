@@ -21,6 +21,7 @@ from imgrec.entry import Entry
 Cli = Callable[..., "CompletedProcess[str]"]
 CALLBACKS = CLASS_LISTS["callbacks"].own()
 BAD: dict[str, list[dict[str, Any]]] = {
+    "AdaptiveClipping": [{"factor": 0.0}, {"eps": -1.0}],
     "AugmentationStrength": [{"start": 2.0}, {"until": 0.0}],
     "BestCheckpoint": [{"mode": "up"}],
     "EMA": [{"decay": 1.0}, {"start": -0.1}],
@@ -34,6 +35,7 @@ BAD: dict[str, list[dict[str, Any]]] = {
     "MaxNorm": [{"limit": 0.0}, {"limit": -1.0}],
     "NaNGuard": [{"factor": 0.5}, {"window": 1}],
     "Pruning": [{"sparsity": 1.5}, {"pattern": "4:4"}, {"start": 0.7}, {"every_n_steps": 0}],
+    "QAT": [{"start": 1.0}, {"freeze_observers": 0.2}, {"freeze_batchnorm": 1.5}],
     "StructuredPruning": [{"target": {"macs": 1.5}}, {"importance": "l3"}, {"rounds": 0}, {"start": 0.7}],
     "TestTimeViews": [{"views": "hflop"}],
 }

@@ -52,6 +52,9 @@ def test_for_evaluation_there_is_progress_and_nothing_else() -> None:
     engine = Engine(normal_form({"data": {"source": "digits"}, "trainer": trainer}), bare=True)
     assert kinds(engine.trainer.callbacks) == ["EpochProgress"]
     assert engine.trainer.loggers == []
+    silent = {**trainer, "enable_progress_bar": False}
+    engine = Engine(normal_form({"data": {"source": "digits"}, "trainer": silent}), bare=True)
+    assert kinds(engine.trainer.callbacks) == []
 
 
 CHECKPOINTS = {"BestCheckpoint", "LastCheckpoint", "ExactResume"}

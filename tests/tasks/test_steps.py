@@ -17,6 +17,7 @@ from imgrec.errors import UserError
 from imgrec.metrics import classification_metrics
 from imgrec.tasks import EpochPredictions
 from imgrec.tasks.epoch import EpochBuffer, RunningMeans
+from imgrec.types import DataFacts
 
 Fit = Callable[..., Any]
 
@@ -170,8 +171,10 @@ def test_gradients_are_on_in_training_and_off_in_evaluation(fit: Fit, tiny_backb
 
 
 def test_auxiliary_logits_enter_the_loss_with_their_weight() -> None:
-    task = ClassificationTask(loss="cross_entropy", auxiliary_weight=0.25)
-    task.loss = torch.nn.CrossEntropyLoss()
+    facts = DataFacts(("a", "b", "c", "d"), (1, 1, 1, 1), image_size=16)
+    tiny = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}
+    task = ClassificationTask(tiny, loss="cross_entropy", auxiliary_weight=0.25, facts=facts.to_dict())
+    task.configure_model()
     generator = torch.Generator().manual_seed(0)
     logits, first, second = (torch.randn(6, 4, generator=generator) for _ in range(3))
     targets = torch.tensor([0, 1, 2, 3, 0, 1])
