@@ -35,7 +35,8 @@ test: setup
 	$(BIN)/python -m pytest -m "not slow and not soak" -n 2 --dist loadgroup $(ARGS)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -m "slow and not forks" -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -m "slow and forks" tests/soak tests/callbacks $(ARGS)
 
 # a hundred kills, each resumed: `make soak ARGS="-k workers"` for some
 soak: setup

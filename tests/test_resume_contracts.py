@@ -27,11 +27,28 @@ from tests.soak.harness import unlike, without_place
 BACKBONE = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8, "drop_rate": 0.1}
 STEPS = 4
 
+DROPPING = {"name": "linear", "dropout": 0.3}
+WRAPPED = {"base": {"name": "nesterov", "lr": 0.01}}
+
+
+def optimizer(name: str) -> dict[str, Any]:
+    """The optimizer as it is, or around another one."""
+    return {"name": name, **(WRAPPED if "base" in OPTIMIZERS.entry(name).parameters else {"lr": 0.01})}
+
+
+def head(loss: str) -> str:
+    """The head that a loss is made for."""
+    return getattr(LOSSES.entry(loss).factory, "needs_head", None) or "linear"
+
+
 ENTRIES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
-    *(("loss", name, {"loss": name}, {}) for name in LOSSES.names()),
-    *(("regularizer", name, {"regularizers": {"name": name, "weight": 0.01}}, {}) for name in REGULARIZERS.names()),
+    *(("loss", name, {"loss": name, "head": head(name)}, {}) for name in LOSSES.names()),
+    *(
+        ("regularizer", name, {"regularizers": {"name": name, "weight": 0.01}, "head": DROPPING}, {})
+        for name in REGULARIZERS.names()
+    ),
     *(("head", name, {"head": name}, {}) for name in HEADS.names()),
-    *(("optimizer", name, {"optimizer": {"name": name, "lr": 0.01}}, {}) for name in OPTIMIZERS.names()),
+    *(("optimizer", name, {"optimizer": optimizer(name)}, {}) for name in OPTIMIZERS.names()),
     *(("schedule", name, {"schedule": {"name": name, "warmup": 0.3}}, {}) for name in SCHEDULES.names()),
     *(("augmentation", name, {}, {"train_transforms": name, "channels": 3}) for name in AUGMENTATIONS.names()),
     *(("sampler", name, {}, {"sampler": name}) for name in SAMPLERS.names()),

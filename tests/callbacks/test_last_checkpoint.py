@@ -95,6 +95,7 @@ class Stopping(pl.Callback):
 """
 
 
+@pytest.mark.forks
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "processes", "how"),

@@ -32,6 +32,7 @@ def check(name: str, kills: int, folder: Path, seed: int, capsys: pytest.Capture
     assert outcome.equal, harness.table([outcome])
 
 
+@pytest.mark.forks
 @pytest.mark.slow
 @pytest.mark.parametrize("name", configs.SOAKS)
 def test_a_killed_run_ends_as_if_it_had_not_been(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,6 +92,7 @@ def test_the_comparison_finds_what_is_different() -> None:
     assert harness.unlike(1, 1.0) == [": int and float"]
 
 
+@pytest.mark.forks
 @pytest.mark.slow
 def test_a_run_that_is_not_exact_is_found_out(tmp_path: Path) -> None:
     """The harness sees a draw that depends on history: numpy's own generator, which no checkpoint holds."""
