@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgrec.cli.config import override
 from imgrec.cli.training import parse
 from imgrec.errors import UserError
 
@@ -95,19 +94,10 @@ def run(command: str, words: list[str]) -> int:
         return 0
     given = DEFAULTS | {key: value for key, value in arguments.overrides if key in DEFAULTS}
     _check(given)
-    files = [*arguments.targets, *arguments.configs]
-    if not files:
-        raise UserError("batch-find needs a config: imgrec batch-find experiments/digits/quickstart.yaml")
 
-    from imgrec.cli.trial import config_of, left_out, settled_engine
+    from imgrec.cli.trial import engine_of_words
 
-    config = config_of(*files)
-    for key, value in arguments.overrides:
-        if key not in DEFAULTS:
-            config = override(config, key, value)
-    engine = settled_engine(config)
-    if idle := left_out(engine):
-        print(f"not run    {', '.join(idle)}", flush=True)
+    engine = engine_of_words(command, arguments, DEFAULTS)
     _say(search(engine, given["memory"], given["smallest"], given["largest"]), given["csv"])
     return 0
 

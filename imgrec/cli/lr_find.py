@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgrec.cli.config import override
 from imgrec.cli.training import parse
 from imgrec.errors import UserError, suggestion
 
@@ -53,20 +52,11 @@ def run(command: str, words: list[str]) -> int:
         return 0
     given = DEFAULTS | {key: value for key, value in arguments.overrides if key in DEFAULTS}
     _check(given)
-    files = [*arguments.targets, *arguments.configs]
-    if not files:
-        raise UserError("lr-find needs a config: imgrec lr-find experiments/digits/quickstart.yaml")
+
+    from imgrec.cli.trial import engine_of_words
+
+    engine = engine_of_words(command, arguments, DEFAULTS)
     picture = Path(given["out"])
-
-    from imgrec.cli.trial import config_of, left_out, settled_engine
-
-    config = config_of(*files)
-    for key, value in arguments.overrides:
-        if key not in DEFAULTS:
-            config = override(config, key, value)
-    engine = settled_engine(config)
-    if idle := left_out(engine):
-        print(f"not run    {', '.join(idle)}", flush=True)
     place, _ = configured_rate(engine)
     found = range_test(engine, given["steps"], given["low"], given["high"], given["stop-at"])
     _write(found, given["rule"], picture, place)

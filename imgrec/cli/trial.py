@@ -6,7 +6,7 @@ import copy
 import gc
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from pytorch_lightning.utilities.memory import is_oom_error
 
 from imgrec.callbacks import PositionalSeeding, make_lean
 from imgrec.cli.classes import instantiate
-from imgrec.cli.config import Config, merge, read_config
+from imgrec.cli.config import Config, merge, override, read_config
 from imgrec.cli.engine import Engine, build_trainer
+from imgrec.cli.training import Arguments
 from imgrec.errors import UserError
 from imgrec.process import forget_peak, free_memory, process_memory
 
@@ -55,6 +56,30 @@ def config_of(*given: str | Path | Mapping[str, Any]) -> Config:
     for each in given:
         merged = merge(merged, each if isinstance(each, Mapping) else read_config(each))
     return merged
+
+
+def engine_of_words(command: str, arguments: Arguments, own: Collection[str]) -> Engine:
+    """What the command line of a trial means: its configs with its overrides; says which callbacks will not run.
+
+    Args:
+        command: the name of the command, for messages.
+        arguments: its words.
+        own: the options that are the command's and not the config's.
+
+    Raises:
+        UserError: no config is named, or see :func:`settled_engine`.
+    """
+    files = [*arguments.targets, *arguments.configs]
+    if not files:
+        raise UserError(f"{command} needs a config: imgrec {command} experiments/digits/quickstart.yaml")
+    config = config_of(*files)
+    for key, value in arguments.overrides:
+        if key not in own:
+            config = override(config, key, value)
+    engine = settled_engine(config)
+    if idle := left_out(engine):
+        print(f"not run    {', '.join(idle)}", flush=True)
+    return engine
 
 
 def settled_engine(config: Config) -> Engine:

@@ -19,17 +19,9 @@ from imgrec.models.heads import HEADS, CosineHead, LinearHead
 from imgrec.models.heads_corn import CornHead, median_class, ordinal_log_probabilities
 from imgrec.models.heads_mlp import MLPHead, MultiSampleDropoutHead
 from imgrec.models.initialize import INITIALIZERS, Initializer
+from imgrec.models.initialize_fans import HeNormal, HeUniform, XavierNormal, XavierUniform
 from imgrec.models.initialize_residual import ZeroResidual
-from imgrec.models.initialize_weights import (
-    HeNormal,
-    HeUniform,
-    Normal,
-    Orthogonal,
-    TruncatedNormal,
-    Uniform,
-    XavierNormal,
-    XavierUniform,
-)
+from imgrec.models.initialize_weights import Normal, Orthogonal, TruncatedNormal, Uniform
 from imgrec.models.maps import MapBackbone
 from imgrec.models.memory_format import set_channels_last
 from imgrec.models.necks import NECKS, Neck

@@ -1,9 +1,9 @@
-"""Weights drawn at random, with a spread that is given or that follows from a layer's inputs and outputs."""
+"""Weights drawn at random, with a spread that is given."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,27 +11,6 @@ from torch import Tensor, nn
 from imgrec.errors import UserError
 from imgrec.models.initialize import INITIALIZERS, Initializer, Weight, choose_weights
 from imgrec.models.scope import Scope
-
-Nonlinearity = Literal["linear", "relu", "leaky_relu", "tanh", "sigmoid", "selu"]
-"""What stands behind a layer; for gelu, silu and the like take relu."""
-
-
-def xavier_std(fan_in: int, fan_out: int, gain: float = 1.0) -> float:
-    """The standard deviation that keeps the variance of activations and gradients, as a compromise of both.
-
-    >>> xavier_std(100, 100)
-    0.1
-    """
-    return float(gain * (2 / (fan_in + fan_out)) ** 0.5)
-
-
-def he_std(fan: int, nonlinearity: Nonlinearity = "relu", slope: float = 0.01) -> float:
-    """The standard deviation that keeps a variance through a layer and the nonlinearity behind it.
-
-    >>> he_std(200)
-    0.1
-    """
-    return float(nn.init.calculate_gain(nonlinearity, slope) / fan**0.5)
 
 
 class Drawn(Initializer):
@@ -124,7 +103,7 @@ class Normal(Drawn):
     @staticmethod
     def check_arguments(std: float = 0.02, **_: Any) -> None:
         """Refuse what is wrong whatever the model may be."""
-        _above_zero("std", std)
+        above_zero("std", std)
 
     def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
         values.normal_(self.mean, self.std)
@@ -164,158 +143,12 @@ class TruncatedNormal(Drawn):
     @staticmethod
     def check_arguments(std: float = 0.02, bound: float = 2.0, **_: Any) -> None:
         """Refuse what is wrong whatever the model may be."""
-        _above_zero("std", std)
-        _above_zero("bound", bound)
+        above_zero("std", std)
+        above_zero("bound", bound)
 
     def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
         most = self.bound * self.std
         nn.init.trunc_normal_(values, self.mean, self.std, self.mean - most, self.mean + most)
-
-
-class Xavier(Drawn):
-    """Weights whose spread follows from both the inputs and the outputs of a layer.
-
-    Args:
-        gain: a factor on the spread: 1 for linear and sigmoid-like layers.
-        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
-        bias: what the biases of these layers become; ``null`` leaves them.
-    """
-
-    def __init__(self, gain: float = 1.0, scope: Scope = None, bias: float | None = 0.0) -> None:
-        super().__init__(scope, bias)
-        self.check_arguments(gain)
-        self.gain = gain
-
-    @staticmethod
-    def check_arguments(gain: float = 1.0, **_: Any) -> None:
-        """Refuse what is wrong whatever the model may be."""
-        _above_zero("gain", gain)
-
-    def std(self, weight: Weight) -> float:
-        """The standard deviation for a layer."""
-        return xavier_std(weight.fan_in, weight.fan_out, self.gain)
-
-
-@INITIALIZERS.register("xavier_normal")
-class XavierNormal(Xavier):
-    """Xavier (Glorot): normal weights that keep the variance of activations and gradients of linear layers.
-
-    Args:
-        gain: a factor on the spread: 1 for linear and sigmoid-like layers.
-        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
-        bias: what the biases of these layers become; ``null`` leaves them.
-
-    Raises:
-        UserError: a gain that is not above 0.
-
-    Source: Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010, AISTATS.
-
-    Example::
-
-        init: {name: xavier_normal, gain: 1.0}
-    """
-
-    def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
-        values.normal_(0.0, self.std(weight))
-
-
-@INITIALIZERS.register("xavier_uniform")
-class XavierUniform(Xavier):
-    """Xavier (Glorot): even weights that keep the variance of activations and gradients of linear layers.
-
-    Args:
-        gain: a factor on the spread: 1 for linear and sigmoid-like layers.
-        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
-        bias: what the biases of these layers become; ``null`` leaves them.
-
-    Raises:
-        UserError: a gain that is not above 0.
-
-    Source: Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010, AISTATS.
-
-    Example::
-
-        init: xavier_uniform
-    """
-
-    def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
-        most = 3**0.5 * self.std(weight)
-        values.uniform_(-most, most)
-
-
-class He(Drawn):
-    """Weights whose spread follows from the inputs or the outputs of a layer, and the nonlinearity behind it.
-
-    Args:
-        mode: ``fan_in`` keeps the variance of activations, ``fan_out`` that of gradients.
-        nonlinearity: what stands behind the layers; for gelu, silu and the like take relu.
-        slope: of a ``leaky_relu`` below zero.
-        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
-        bias: what the biases of these layers become; ``null`` leaves them.
-    """
-
-    def __init__(
-        self,
-        mode: Literal["fan_in", "fan_out"] = "fan_in",
-        nonlinearity: Nonlinearity = "relu",
-        slope: float = 0.01,
-        scope: Scope = None,
-        bias: float | None = 0.0,
-    ) -> None:
-        super().__init__(scope, bias)
-        self.mode = mode
-        self.nonlinearity: Nonlinearity = nonlinearity
-        self.slope = slope
-
-    def std(self, weight: Weight) -> float:
-        """The standard deviation for a layer."""
-        fan = weight.fan_in if self.mode == "fan_in" else weight.fan_out
-        return he_std(fan, self.nonlinearity, self.slope)
-
-
-@INITIALIZERS.register("he_normal")
-class HeNormal(He):
-    """He (Kaiming): normal weights that keep the variance through layers with a ReLU behind them.
-
-    Args:
-        mode: ``fan_in`` keeps the variance of activations, ``fan_out`` that of gradients.
-        nonlinearity: what stands behind the layers; for gelu, silu and the like take relu.
-        slope: of a ``leaky_relu`` below zero.
-        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
-        bias: what the biases of these layers become; ``null`` leaves them.
-
-    Source: He et al., Delving deep into rectifiers, 2015, arXiv:1502.01852.
-
-    Example::
-
-        init: {name: he_normal, mode: fan_out, scope: "*.conv?"}
-    """
-
-    def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
-        values.normal_(0.0, self.std(weight))
-
-
-@INITIALIZERS.register("he_uniform")
-class HeUniform(He):
-    """He (Kaiming): even weights that keep the variance through layers with a ReLU behind them.
-
-    Args:
-        mode: ``fan_in`` keeps the variance of activations, ``fan_out`` that of gradients.
-        nonlinearity: what stands behind the layers; for gelu, silu and the like take relu.
-        slope: of a ``leaky_relu`` below zero.
-        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
-        bias: what the biases of these layers become; ``null`` leaves them.
-
-    Source: He et al., Delving deep into rectifiers, 2015, arXiv:1502.01852.
-
-    Example::
-
-        init: {name: he_uniform, nonlinearity: leaky_relu, slope: 0.1}
-    """
-
-    def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
-        most = 3**0.5 * self.std(weight)
-        values.uniform_(-most, most)
 
 
 @INITIALIZERS.register("orthogonal")
@@ -349,13 +182,14 @@ class Orthogonal(Drawn):
     @staticmethod
     def check_arguments(gain: float = 1.0, **_: Any) -> None:
         """Refuse what is wrong whatever the model may be."""
-        _above_zero("gain", gain)
+        above_zero("gain", gain)
 
     def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
         for part in values.chunk(weight.groups):
             nn.init.orthogonal_(part, self.gain)
 
 
-def _above_zero(name: str, value: float) -> None:
+def above_zero(name: str, value: float) -> None:
+    """Raise :class:`UserError` for a number that is not."""
     if value <= 0:
         raise UserError(f"`{name}` must be above 0, got {value}.")
