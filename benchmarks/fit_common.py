@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from imgrec import RunFolder
 from imgrec.cli.main import main as imgrec
-from imgrec.evaluate.seeds import difference_over_seeds
+from imgrec.evaluate.seeds import SeedsDifference, difference_over_seeds
 from imgrec.runs.predictions import Predictions
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -75,15 +75,19 @@ def summary(found: Mapping[str, Sequence[Predictions]], groups: Mapping[str, sli
         print(f"{name:<{width}}  {means.mean():.2f} %, standard deviation {means.std(ddof=1):.2f}{parts}")
 
 
+def gain(ours: Sequence[Predictions], theirs: Sequence[Predictions]) -> tuple[SeedsDifference, str]:
+    """How much more of the test images one side names correctly, over other seeds and images; and that in words."""
+    first, second = (np.stack([run.predicted == run.targets for run in runs]) for runs in (ours, theirs))
+    found = difference_over_seeds(first, second)
+    interval = f"95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f}"
+    return found, f"{100 * found.difference:+.2f} points ({interval})"
+
+
 def gains(found: Mapping[str, Sequence[Predictions]], base: str, what: str) -> list[Claim]:
     """One claim a side: that it is better than ``base`` on the test images, over other seeds and images."""
-    right = {name: np.stack([run.predicted == run.targets for run in runs]) for name, runs in found.items()}
     claims = []
-    for name in found:
-        if name == base:
-            continue
-        gain = difference_over_seeds(right[name], right[base])
-        interval = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f}"
-        measured = f"{100 * gain.difference:+.2f} points ({interval})"
-        claims.append(Claim(f"{name} {what}", measured, "above 0 with its interval", gain.low > 0))
+    for name, runs in found.items():
+        if name != base:
+            by, measured = gain(runs, found[base])
+            claims.append(Claim(f"{name} {what}", measured, "above 0 with its interval", by.low > 0))
     return claims

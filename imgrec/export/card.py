@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from imgrec import yaml12
+from imgrec.models import ClassifierSpecs
 from imgrec.types import DataFacts
 
 _SHOWN_CLASSES = 100
+_CHANGES = {
+    "channels": "channels were taken out",
+    "blocks": "residual blocks were taken out",
+    "qat": "it was trained to be rounded to int8",
+}
 
 
-def model_card(architecture: str, facts: DataFacts, is_timm: bool, text: str | None) -> str:
+def model_card(
+    architecture: str,
+    facts: DataFacts,
+    is_timm: bool,
+    text: str | None,
+    specs: ClassifierSpecs,
+    surgery: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """The text of README.md, with the header that model hubs read.
 
     Args:
@@ -15,6 +32,8 @@ def model_card(architecture: str, facts: DataFacts, is_timm: bool, text: str | N
         facts: the data that the model was trained on.
         is_timm: whether timm can load the folder.
         text: what the maker has to say, in Markdown.
+        specs: what the network was built from.
+        surgery: what was done to it since; see :func:`imgrec.compress.surgery_of`.
     """
     shown = [f"{i}. {_plain(name)}" for i, name in enumerate(facts.class_names[:_SHOWN_CLASSES])]
     left = facts.num_classes - len(shown)
@@ -27,6 +46,9 @@ def model_card(architecture: str, facts: DataFacts, is_timm: bool, text: str | N
         "---",
         f"# {architecture}, {facts.num_classes} classes",
         (text or "").strip(),
+        "## Network",
+        f"```yaml\n{yaml12.dump(specs.without_source().to_dict()).strip()}\n```",
+        _changed(surgery),
         "## Input",
         f"One {colour} image of {facts.image_size} x {facts.image_size} pixels. Mean, standard deviation, crop and "
         "interpolation stand in `config.json`; imgrec applies them by itself.",
@@ -46,6 +68,11 @@ import timm
 
 model = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval()
 ```"""
+
+
+def _changed(surgery: Sequence[Mapping[str, Any]]) -> str:
+    done = dict.fromkeys(_CHANGES.get(step["step"], step["step"]) for step in surgery)
+    return f"Since it was built, {', then '.join(done)}: `config.json` says how it is built again." if done else ""
 
 
 def _plain(name: str) -> str:

@@ -68,7 +68,8 @@ def save_model_folder(
         with folder_aside(folder) as aside:
             save_file(layout.state, aside / WEIGHTS, metadata={"format": "pt"})
             (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            (aside / CARD).write_text(model_card(layout.architecture, facts, layout.is_timm, card), encoding="utf-8")
+            text = model_card(layout.architecture, facts, layout.is_timm, card, specs, surgery_of(classifier))
+            (aside / CARD).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"the model folder {folder} cannot be written: {error.strerror or error}") from error
     return folder
