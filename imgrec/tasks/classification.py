@@ -14,7 +14,8 @@ from imgrec.metrics import classification_metrics
 from imgrec.models import Classifier, ClassifierSpecs, MultiSampleDropoutHead, Normalize, clear_blind_gradients
 from imgrec.models.partial import Taken
 from imgrec.registry import Spec, Specs
-from imgrec.tasks.base import BaseTask, Metrics
+from imgrec.tasks.base import BaseTask
+from imgrec.tasks.building import Metrics
 from imgrec.tasks.loss_checks import check_head_of_loss, refuse_mixed_targets, refuse_other_scale
 from imgrec.tasks.partial_start import Start
 from imgrec.tasks.start import check_start, start_from
