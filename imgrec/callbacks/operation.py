@@ -16,6 +16,7 @@ from imgrec.compress.optimizer_state import cut_states, leave_out
 from imgrec.compress.surgery import surgery_of
 from imgrec.errors import TrainingFailedError
 from imgrec.models import set_channels_last
+from imgrec.models.modes import modes_kept
 
 Surgery = Callable[[nn.Module], Mapping[str, Tensor]]
 """Changes a network in place. Parameters stay the objects that they were, with other data, or are gone.
@@ -45,17 +46,12 @@ def operate(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: Surgery
     task: Any = pl_module
     before = dict(pl_module.named_parameters())
     shapes: dict[Tensor, torch.Size] = {parameter: parameter.shape for parameter in before.values()}
-    modes = {module: module.training for module in pl_module.modules()}
     for parameter in before.values():
         parameter.grad = None  # it was used in the step before
     wrapped = unwrap_ddp(trainer, pl_module)
     devices = [task.device] if task.device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
-            kept = surgery(task.model)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with modes_kept(pl_module), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
+        kept = surgery(task.model)
     if task.channels_last is True:
         set_channels_last(task.model)
     if task.compiling is not False:

@@ -27,6 +27,7 @@ from imgrec.compress.targets import CostKind, cost_of, parse_target
 from imgrec.errors import UserError
 from imgrec.extras import require
 from imgrec.models import Classifier
+from imgrec.models.modes import modes_kept
 from imgrec.randomness import position_seed, run_seed
 from imgrec.runs.summary import update_summary
 
@@ -277,13 +278,8 @@ class StructuredPruning(pl.Callback):
 
     def _costs(self, pl_module: pl.LightningModule, *kinds: CostKind) -> dict[str, float]:
         network, images = _network(pl_module), _images(pl_module)
-        modes = {module: module.training for module in network.modules()}
-        try:
-            with torch.compiler.set_stance("force_eager"):
-                return {kind: cost_of(network, images, kind) for kind in kinds}
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with modes_kept(network), torch.compiler.set_stance("force_eager"):
+            return {kind: cost_of(network, images, kind) for kind in kinds}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say in the summary what training began and ended with."""

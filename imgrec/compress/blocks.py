@@ -17,6 +17,7 @@ from imgrec.compress.measure import count_macs, count_parameters
 from imgrec.compress.surgery import Step, note_step, refuse_parametrized, refuse_rounded, surgical, surgical_copy
 from imgrec.compress.targets import Target, cost_of, parse_target, share_of
 from imgrec.errors import UserError, suggestion
+from imgrec.models.modes import evaluating
 
 BlockCriterion = Literal["influence", "divergence", "loss"]
 
@@ -193,7 +194,7 @@ def _single_inputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     ]
     hooks = [module.register_forward_hook(watch(name)) for name, module in composed]
     try:
-        with _evaluating(model):
+        with evaluating(model):
             model(images)
     finally:
         for hook in hooks:
@@ -222,7 +223,7 @@ def _worth(
     sums = dict.fromkeys(names, 0.0)
     count = 0
     device = next(model.parameters()).device
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         for images, targets in batches():
             images, targets = images.to(device), targets.to(device)
             count += len(images)
@@ -271,17 +272,6 @@ def _without(model: nn.Module, name: str) -> Any:
         yield
     finally:
         _put(model, name, block)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Any:
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from imgrec.compress.dependency import ChannelGroup, Member
 from imgrec.errors import UserError, suggestion
+from imgrec.models.modes import evaluating
 
 ChannelCriterion = Literal["group_l2", "l1", "l2", "taylor", "bn_scale", "random"]
 
@@ -160,14 +161,12 @@ def loss_gradients(
     """
     names, parameters = zip(*((n, p) for n, p in model.named_parameters()), strict=True)
     asked = [p.requires_grad for p in parameters]
-    modes = {module: module.training for module in model.modules()}
     device = parameters[0].device
     sums: Sequence[Tensor] | None = None
     try:
-        model.eval()
         for parameter in parameters:
             parameter.requires_grad_(True)
-        with torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             for images, targets in batches:
                 value = loss(model(images.to(device)), targets.to(device))
                 found = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
@@ -175,8 +174,6 @@ def loss_gradients(
     finally:
         for parameter, was in zip(parameters, asked, strict=True):
             parameter.requires_grad_(was)
-        for module, mode in modes.items():
-            module.training = mode
     if sums is None:
         raise UserError("the criterion taylor needs batches of images and targets, and there is none")
     return dict(zip(names, sums, strict=True))

@@ -17,6 +17,7 @@ from imgrec.compress.trace import Program, layer_of, trace
 from imgrec.errors import UserError
 from imgrec.models import Classifier
 from imgrec.models.backbone import Features
+from imgrec.models.modes import evaluating
 
 
 class QuantizedClassifier(Classifier):
@@ -114,7 +115,7 @@ class QuantizedClassifier(Classifier):
 
         Shapes: ``(batch, channels, height, width)``, uint8, or float in [0, 1].
         """
-        with _evaluated(self):
+        with evaluating(self):
             bounds = [each for each in self.ranges.values() if isinstance(each, ActivationRange)]
             before = [each.watching for each in bounds]
             self.watch("widest")
@@ -186,14 +187,3 @@ def _unused(name: str, taken: nn.ModuleDict) -> str:
         number += 1
         wanted = f"{name}_{number}"
     return wanted
-
-
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from imgrec.compress.measure import count_macs, count_parameters, time_calls, time_ratio
 from imgrec.errors import UserError, suggestion
+from imgrec.models.modes import evaluating
 
 CostKind = Literal["parameters", "macs", "latency"]
 
@@ -67,7 +67,7 @@ def cost_of(model: nn.Module, images: Tensor, kind: CostKind, budget: float = 0.
         return float(count_parameters(model))
     if kind == "macs":
         return float(count_macs(model, first))
-    with _evaluated(model):
+    with evaluating(model), torch.no_grad():
         return time_calls(lambda: model(first), budget, device=first.device.type).median
 
 
@@ -83,18 +83,5 @@ def share_of(model: nn.Module, reference: nn.Module, images: Tensor, kind: CostK
     if kind != "latency":
         return cost_of(model, images, kind) / cost_of(reference, images, kind)
     first = images[:1].to(next(model.parameters()).device)
-    with _evaluated(model), _evaluated(reference):
+    with evaluating(model), evaluating(reference), torch.no_grad():
         return time_ratio(lambda: model(first), lambda: reference(first), device=first.device.type)
-
-
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode and without gradients; its modes are put back."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from imgrec.errors import UserError
 from imgrec.models import Classifier
 from imgrec.models.classifier import describe
+from imgrec.models.modes import modes_kept
 
 aten: Any = torch.ops.aten
 
@@ -70,11 +71,11 @@ def trace(classifier: Classifier, channels: int, image_size: int) -> tuple[fx.Gr
             of dropout; it says which layer.
     """
     trunk = _Trunk(classifier)
-    modes = {module: module.training for module in trunk.modules()}
     device = classifier.mean.device
     example = torch.zeros(2, channels, image_size, image_size, device=device)  # a batch of 1 would be taken as fixed
+    drawing = torch.random.fork_rng([device] if device.type == "cuda" else [])
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with modes_kept(trunk), warnings.catch_warnings(), drawing:
             warnings.simplefilter("ignore")
             sizes = ({0: torch.export.Dim("batch", min=1)},)
             exported = torch.export.export(trunk.train(), (example,), dynamic_shapes=sizes, strict=False)
@@ -82,9 +83,6 @@ def trace(classifier: Classifier, channels: int, image_size: int) -> tuple[fx.Gr
     except Exception as error:  # export raises what it likes
         line = next((each.strip() for each in str(error).splitlines() if each.strip()), type(error).__name__)
         raise UserError(f"the network cannot be traced: {line[:300]}") from error
-    finally:
-        for each, mode in modes.items():
-            each.training = mode
     graph = fx.Graph()
     given: Any = graph.graph_copy(module.graph, {})
     graph.output(tuple(given) if isinstance(given, Sequence) else (given,))

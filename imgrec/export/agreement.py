@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from imgrec.errors import UserError
 from imgrec.export.runtimes import open_runtime
 from imgrec.models import Classifier
+from imgrec.models.modes import evaluating
 from imgrec.randomness import position_generator
 from imgrec.types import DataFacts
 
@@ -63,12 +64,7 @@ def check_agreement(
 
 def logits_of(classifier: Classifier, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """PyTorch's logits in evaluation mode; every part of the classifier keeps its mode."""
-    modes = {module: module.training for module in classifier.modules()}
-    try:
-        with torch.inference_mode():
-            found = classifier.eval()(torch.from_numpy(images).to(classifier.mean.device))
-            logits: NDArray[np.float32] = found.float().cpu().numpy()
-            return logits
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(classifier), torch.inference_mode():
+        found = classifier(torch.from_numpy(images).to(classifier.mean.device))
+        logits: NDArray[np.float32] = found.float().cpu().numpy()
+        return logits

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from imgrec.compress.surgery import surgery_of
 from imgrec.models import BACKBONES, Classifier, ClassifierSpecs, LinearHead
+from imgrec.models.modes import evaluating
 from imgrec.models.timm_models import adapted_arguments, find
 from imgrec.registry import Spec
 from imgrec.types import DataFacts
@@ -105,18 +106,13 @@ def agree(classifier: Classifier, full: nn.Module, facts: DataFacts) -> bool:
     """Whether timm's ``full`` network gives the classifier's logits for an image of noise that is normalized for it."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(1, facts.channels, facts.image_size, facts.image_size, generator=generator)
-    modes = {module: module.training for module in classifier.modules()}
     mean = classifier.mean
     full = full.to(mean.device, mean.dtype).eval()
-    try:
-        with torch.no_grad():
-            normalized = classifier.eval().normalize(images.to(mean.device))
-            return torch.allclose(
-                classifier(images.to(mean.device)), full(normalized), rtol=1e-3, atol=1e-4, equal_nan=True
-            )
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(classifier), torch.no_grad():
+        normalized = classifier.normalize(images.to(mean.device))
+        return torch.allclose(
+            classifier(images.to(mean.device)), full(normalized), rtol=1e-3, atol=1e-4, equal_nan=True
+        )
 
 
 def _first_conv(full: nn.Module) -> str | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.models.arguments import reason
+from imgrec.models.modes import modes_kept
 
 
 class Features(NamedTuple):
@@ -63,21 +64,18 @@ def probe_feature_dim(network: nn.Module, title: str, in_channels: int, image_si
     Raises:
         UserError: the network cannot take such images, or what it gives is not one vector an image.
     """
-    modes = {module: module.training for module in network.modules()}
     try:
-        shape = _shape(network.eval(), in_channels, image_size)
-        if shape is not None:
-            _shape(network.train(), in_channels, image_size)
-        else:  # an operator without a meta kernel: the real thing, once
-            shape = _real_shape(network.eval(), in_channels, image_size)
+        with modes_kept(network):
+            shape = _shape(network.eval(), in_channels, image_size)
+            if shape is not None:
+                _shape(network.train(), in_channels, image_size)
+            else:  # an operator without a meta kernel: the real thing, once
+                shape = _real_shape(network.eval(), in_channels, image_size)
     except Exception as error:  # whatever a network raises on images it cannot take
         raise UserError(
             f"{title} cannot take images of {image_size} x {image_size} pixels with {in_channels} channel(s): "
             f"{reason(error)}. Another data.image_size, another backbone or other arguments are needed.{hint}"
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if len(shape) != 2:
         raise UserError(
             f"{title} gives features of shape {('batch', *shape[1:])} where one vector an image is "

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from imgrec.models.modes import evaluating
+
 
 def clear_blind_gradients(model: nn.Module, channels: int, image_size: int) -> list[str]:
     """Keep the gradient at 0 where a weight of a 2d convolution only ever meets padding.
@@ -95,18 +97,15 @@ def _convolutions(model: nn.Module, channels: int, image_size: int) -> dict[str,
                 found[name] = (module, (given[0].shape[-2], given[0].shape[-1]))
 
             hooks.append(module.register_forward_pre_hook(note))
-    modes = {module: module.training for module in model.modules()}
+    tensors = {n: t.detach().to("meta") for n, t in (*model.named_parameters(), *model.named_buffers())}
     try:
-        tensors = {n: t.detach().to("meta") for n, t in (*model.named_parameters(), *model.named_buffers())}
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             torch.func.functional_call(
-                model.eval(), tensors, (torch.empty(2, channels, image_size, image_size, device="meta"),)
+                model, tensors, (torch.empty(2, channels, image_size, image_size, device="meta"),)
             )
     except NotImplementedError:  # an operator that has no meta kernel: what comes after it is not looked at
         pass
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for hook in hooks:
             hook.remove()
     return found

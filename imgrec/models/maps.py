@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from imgrec.errors import UserError
 from imgrec.models.arguments import reason
 from imgrec.models.backbone import Backbone
+from imgrec.models.modes import evaluating
 from imgrec.models.stages import Stages, run_stages, stages_of
 from imgrec.models.unused import remove_unused
 
@@ -134,19 +135,13 @@ def _shapes_of(given: tuple[Tensor, ...]) -> tuple[MapShape, ...]:
 def _tried(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
     """What ``module`` gives in evaluation mode, on meta tensors where that goes."""
     tensors = {n: t.detach().to("meta") for n, t in (*module.named_parameters(), *module.named_buffers())}
-    modes = {each: each.training for each in module.modules()}
     found: tuple[Tensor, ...]
-    try:
-        module.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            try:
-                found = torch.func.functional_call(module, tensors, inputs)
-            except NotImplementedError:  # an operator without a meta kernel: the real thing, once
-                first = next(module.parameters())
-                found = module(*tree_map(lambda t: torch.zeros_like(t, device=first.device, dtype=first.dtype), inputs))
-    finally:
-        for each, mode in modes.items():
-            each.training = mode
+    with evaluating(module), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            found = torch.func.functional_call(module, tensors, inputs)
+        except NotImplementedError:  # an operator without a meta kernel: the real thing, once
+            first = next(module.parameters())
+            found = module(*tree_map(lambda t: torch.zeros_like(t, device=first.device, dtype=first.dtype), inputs))
     return found
 
 

@@ -7,6 +7,7 @@ import torchvision.models as zoo
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
+from imgrec.models.modes import evaluating
 
 _IN_ORDER: dict[type[nn.Module], tuple[str, ...]] = {
     zoo.ResNet: ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"),
@@ -63,18 +64,13 @@ def _children(network: nn.Module, name: str) -> list[str]:
 
 def _sizes(network: nn.Module, names: list[str]) -> list[int]:
     """The height of what each layer gives."""
-    modes = {module: module.training for module in network.modules()}
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     images = torch.empty(1, first.in_channels, _PIXELS, _PIXELS, device="meta")
     found = []
-    try:
-        network.eval()
+    with evaluating(network):
         for name in names:
             images = _run(network.get_submodule(name), images)
             found.append(images.shape[2])
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     return found
 
 

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from imgrec.errors import UserError
 from imgrec.models.arguments import reason
+from imgrec.models.modes import evaluating
 
 _ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 _PRODUCTS = {"mul", "mul_", "multiply", "div", "div_", "__mul__", "__rmul__", "__truediv__"}
@@ -105,13 +106,12 @@ def try_out(network: nn.Module, in_channels: int, image_size: int) -> Trial:
     >>> try_out(BasicBlock(8, 8, 1), 8, 4).branches
     [Branch(end='bn2', slot=None, last='bn2')]
     """
-    modes = {module: module.training for module in network.modules()}
     try:
-        network.eval()
-        try:
-            return _watched(network, in_channels, image_size, torch.device("meta"))
-        except NotImplementedError:  # an operator without a meta kernel: the real thing, once
-            return _watched(network, in_channels, image_size, next(network.parameters()).device)
+        with evaluating(network):
+            try:
+                return _watched(network, in_channels, image_size, torch.device("meta"))
+            except NotImplementedError:  # an operator without a meta kernel: the real thing, once
+                return _watched(network, in_channels, image_size, next(network.parameters()).device)
     except UserError:
         raise
     except Exception as error:  # whatever a network raises on images it cannot take
@@ -119,9 +119,6 @@ def try_out(network: nn.Module, in_channels: int, image_size: int) -> Trial:
             f"the network cannot take images of {image_size} x {image_size} pixels with {in_channels} channel(s): "
             f"{reason(error)}"
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _watched(network: nn.Module, in_channels: int, image_size: int, device: torch.device) -> Trial:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from imgrec.models.modes import evaluating
+
 
 def remove_unused(model: nn.Module, in_channels: int, image_size: int) -> list[str]:
     """Put an identity in the place of each module that plays no part in what ``model`` gives for images.
@@ -50,19 +52,16 @@ def _in_use(model: nn.Module, in_channels: int, image_size: int) -> tuple[set[st
     """The names of the parameters that have a gradient, and the modules that are called."""
     run: set[nn.Module] = set()
     hooks = [module.register_forward_hook(partial(_note, run)) for module in model.modules()]
-    modes = {module: module.training for module in model.modules()}
     try:
-        model.eval()
-        try:
-            return _with_gradient(model, torch.device("meta"), (2, in_channels, image_size, image_size)), run
-        except NotImplementedError:  # an operator without a meta kernel: the real thing, once
-            device = next(model.parameters()).device
-            return _with_gradient(model, device, (2, in_channels, image_size, image_size)), run
+        with evaluating(model):
+            try:
+                return _with_gradient(model, torch.device("meta"), (2, in_channels, image_size, image_size)), run
+            except NotImplementedError:  # an operator without a meta kernel: the real thing, once
+                device = next(model.parameters()).device
+                return _with_gradient(model, device, (2, in_channels, image_size, image_size)), run
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _with_gradient(model: nn.Module, device: torch.device, sizes: tuple[int, ...]) -> set[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.extras import require
+from imgrec.models.modes import modes_kept
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -79,7 +81,7 @@ def channel_groups(model: nn.Module, images: Tensor) -> list[ChannelGroup]:
     """
     pruning = require("torch_pruning", "compress", "a penalty on groups of channels")
     names = {module: name for name, module in model.named_modules()}
-    with _Traced(model):
+    with _traceable(model):
         graph = pruning.DependencyGraph().build_dependency(model, images[:1], verbose=False)
     weights = dict(model.named_parameters(remove_duplicate=False))
     found = []
@@ -124,31 +126,20 @@ def _outputs(model: nn.Module) -> list[nn.Module]:
     return linear[-1:]
 
 
-class _Traced:
-    """A network as it can be traced: in evaluation mode, not compiled, attention written out; then as it was."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.modes = {module: module.training for module in model.modules()}
-        self.fused = [module for module in model.modules() if getattr(module, "fused_attn", False) is True]
-        self.contexts: tuple[Any, ...] = ()
-
-    def __enter__(self) -> None:
-        kind = next((p.device.type for p in self.model.parameters()), "cpu")
-        self.contexts = (
-            torch.compiler.set_stance("force_eager"),
-            torch.autocast(kind, enabled=False),
-            torch.enable_grad(),
-        )
-        for context in self.contexts:
-            context.__enter__()
-        for module in self.fused:
+@contextmanager
+def _traceable(model: nn.Module) -> Iterator[None]:
+    """Within, a network can be traced: not compiled, attention written out; then it is as it was."""
+    kind = next((p.device.type for p in model.parameters()), "cpu")
+    fused = [module for module in model.modules() if getattr(module, "fused_attn", False) is True]
+    with ExitStack() as stack:
+        stack.enter_context(modes_kept(model))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(torch.enable_grad())
+        for module in fused:
             vars(module)["fused_attn"] = False
-
-    def __exit__(self, *error: Any) -> None:
-        for module, mode in self.modes.items():
-            module.training = mode
-        for module in self.fused:
-            vars(module)["fused_attn"] = True
-        for context in reversed(self.contexts):
-            context.__exit__(*error)
+        try:
+            yield
+        finally:
+            for module in fused:
+                vars(module)["fused_attn"] = True

@@ -14,6 +14,7 @@ from imgrec.errors import UserError
 from imgrec.losses import Distillation, DistillationSum, Signals, build_distillations, check_distillations
 from imgrec.losses.base import in_range
 from imgrec.models.layers import LayerOutputs, find_layers
+from imgrec.models.modes import evaluating
 from imgrec.randomness import run_seed, seed_defaults
 from imgrec.registry import Spec, Specs
 from imgrec.tasks.classification import ClassificationTask
@@ -147,16 +148,10 @@ class DistillationTask(ClassificationTask):
         """Show both networks one black image, and make what has to fit what their layers give."""
         device = next(self.model.parameters()).device
         image = torch.zeros(1, facts.channels, facts.image_size, facts.image_size, dtype=torch.uint8, device=device)
-        modes = {module: module.training for module in self.model.modules()}
         # without autocast, which would keep the student's weights as it casts them here, without their gradient
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            try:
-                self.model.eval()
-                with LayerOutputs(self.model, self._layers[0]) as layers:
-                    logits, features, _ = self.model.forward_all(image)
-            finally:
-                for module, mode in modes.items():
-                    module.training = mode
+            with evaluating(self.model), LayerOutputs(self.model, self._layers[0]) as layers:
+                logits, features, _ = self.model.forward_all(image)
             student = Signals(logits, features, layers.take())
             taught = teacher(image, self._layers[1])
         try:
