@@ -68,7 +68,7 @@ RACES = (
         0.1,
     ),
     Race("EfficientNet-Lite0, hand signs", "sign_digits/lite0_half_macs", "sign-digits", 20, (), 2.0, 0.1),
-    Race("ViT, hand signs", "sign_digits/vit_half_macs", "sign-digits", 30, (), 2.0, 0.1),
+    Race("ViT, hand signs", "sign_digits/vit_half_macs", "sign-digits", 45, (), 2.0, 0.1),
 )
 
 
