@@ -158,7 +158,8 @@ class Compression:
             else:
                 self._operate(stages, stage, variant)
         except UserError:
-            discard_untouched(variant)
+            only_exports = all(isinstance(each.step, Quantize) for each in stages)
+            discard_untouched(variant, *([variant.model_folder.name] if only_exports else []))
             raise
 
     def _operate(self, stages: Sequence[Stage], stage: Stage, variant: RunFolder) -> None:

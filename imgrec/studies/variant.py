@@ -119,14 +119,24 @@ def make_variant(parent: Parent, plan: Plan) -> RunFolder:
     return RunFolder(folder)
 
 
-def discard_untouched(variant: RunFolder) -> None:
-    """Remove a variant's folder where nothing of the plan was carried out in it, and the empty folders around it."""
-    if {path.name for path in variant.path.iterdir()} - {CONFIG, ENVIRONMENT, PLAN, LOCK}:
+def discard_untouched(variant: RunFolder, *copied: str) -> None:
+    """Remove a variant's folder where nothing of the plan was carried out in it, and the empty folders around it.
+
+    Args:
+        variant: where a step has just failed.
+        copied: names of what in it is the parent's own.
+    """
+    own = {CONFIG, ENVIRONMENT, PLAN, LOCK, *copied}
+    if any(path.name not in own and not _is_empty(path) for path in variant.path.iterdir()):
         return
     shutil.rmtree(variant.path)
     with suppress(OSError):  # other variants stand there
         for folder in list(variant.path.parents)[:2]:
             folder.rmdir()
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def is_done(variant: RunFolder) -> bool:

@@ -18,6 +18,7 @@ from imgrec import yaml12
 from imgrec.cli.compress import train_in
 from imgrec.compress.measure import count_macs
 from imgrec.compress.plan import Plan
+from imgrec.compress.surgery import surgery_of
 from imgrec.errors import UserError
 from imgrec.export import load_model_folder
 from imgrec.runs.summary import read_json, update_summary, write_json
@@ -167,6 +168,21 @@ def test_a_target_that_cannot_be_reached_says_which_can(cli: Cli, parent: Path) 
     assert not (parent.parent / "compressed").exists()
 
 
+def test_an_export_that_is_refused_leaves_no_variant(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(folder: Path, **given: Any) -> Path:
+        (folder / "exports").mkdir()
+        raise UserError("max_drop: int8 costs more")
+
+    monkeypatch.setattr("imgrec.studies.compress.quantize_run", refusing)
+    with pytest.raises(UserError, match="max_drop"):
+        imgrec.compress_run(parent, ["quantize"])
+    assert not (parent.parent / "compressed").exists()
+    with pytest.raises(UserError, match="max_drop"):
+        imgrec.compress_run(parent, [HALF, "quantize"])
+    (kept,) = (parent.parent / "compressed").glob("*/*/model")  # pruned already, for when the plan goes on
+    assert (kept / "model.safetensors").is_file()
+
+
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(cli: Cli, parent: Path) -> None:
     before = below(Path("runs"))
     done = cli("compress", parent, "--prune", "0.5", "--structured", "--finetune", "2", "--dry-run")
@@ -240,6 +256,35 @@ def test_pruned_fine_tuned_and_quantized(cli: Cli, parent: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     given = torch.arange(2 * 16 * 16, dtype=torch.float32).view(2, 1, 16, 16) / 512
     torch.testing.assert_close(torch.tensor(json.loads(ended.stdout)), imgrec.load(folder, device="cpu").logits(given))
+
+
+@pytest.mark.slow
+def test_blocks_by_time_then_channels_then_openvino(cli: Cli, tiny: Path) -> None:
+    backbone = {"name": "cifar_resnet", "depth": 20, "widths": [8, 8, 16]}
+    fitted = cli("fit", "--config", tiny, "--model.backbone", json.dumps(backbone))
+    assert fitted.returncode == 0, fitted.stderr
+    (parent,) = Path("runs/tiny").iterdir()
+    once = {"name": "finetune", "epochs": 1}
+    steps = [
+        {"name": "drop_blocks", "target": {"latency": 0.8}}, once,
+        {"name": "prune", "target": {"macs": 0.4}}, once,
+        {"name": "quantize", "runtime": "openvino", "calibration": 64, "biases": "none"},
+    ]  # fmt: skip
+    Path("plan.yaml").write_text(yaml12.dump({"name": "all", "steps": steps}))
+    done = cli("compress", parent, "--plan", "plan.yaml")
+    assert done.returncode == 0, done.stderr
+    (folder,) = Path("runs/tiny/compressed/all").iterdir()
+    run = imgrec.RunFolder(folder)
+    assert run.summary["status"] == "finished"
+    assert run.summary["export"] == "exports/openvino-int8"
+    assert run.summary["compression"]["latency"]["runtime"] == "openvino"
+    classifier, _ = load_model_folder(run.model_folder)
+    record = surgery_of(classifier)
+    assert [step["step"] for step in record] == ["blocks", "channels"]
+    assert record[0]["removed"]
+    images = torch.zeros(1, 1, 16, 16)
+    assert count_macs(classifier, images) <= 0.4 * count_macs(load_model_folder(parent / "model")[0], images)
+    assert run.predictions("test").accuracy == run.summary["test"]["acc"]
 
 
 def test_masks_without_training_and_held_in_training(parent: Path, capsys: pytest.CaptureFixture[str]) -> None:
