@@ -68,7 +68,15 @@ RACES = (
         0.1,
     ),
     Race("EfficientNet-Lite0, hand signs", "sign_digits/lite0_half_macs", "sign-digits", 20, (), 2.0, 0.1),
-    Race("ViT, hand signs", "sign_digits/vit_half_macs", "sign-digits", 45, (), 2.0, 0.1),
+    Race(
+        "ViT, hand signs",
+        "sign_digits/vit_half_macs",
+        "sign-digits",
+        60,
+        ("--trainer.check_val_every_n_epoch", "4"),
+        2.0,
+        0.1,
+    ),
 )
 
 
