@@ -1,9 +1,10 @@
 """What a neck and squeeze-and-excitation bring and cost: the network of cifar10/fast.yaml with each, and without.
 
-10,000 training images of CIFAR-10, eight epochs, three seeds of each; schedule, rates and augmentation are those of
-the recipe, which was tuned without them. The test images are looked at once, in the end; the interval of a gain is over
-other seeds and images. The cost is that of a training step on 256 images beside the same step without it, in turn, as
-in technique_cost.py, and the multiplications of one image. About fifteen minutes of CPU time.
+10,000 training images of CIFAR-10, eight epochs, three seeds of each. Schedule and augmentation are those of the
+recipe, which was tuned without them, and so is the learning rate but for the necks: they have a third of it, by which
+a pyramid's validation accuracy rose from 66 to 71 %. The test images are looked at once, in the end; the interval of a
+gain is over other seeds and images. The cost is that of a training step on 256 images beside the same step without it,
+in turn, as in technique_cost.py, and the multiplications of one image. About fifteen minutes of CPU time.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from imgrec.studies.cost import TrainingStep, compare_steps, training_step
 
 RECIPE = "cifar10/fast"
 PLAIN = "as it is"
+SLOWER = {"name": "nesterov", "lr": 0.2, "weight_decay": 5e-4}
 SIDES: Mapping[str, Mapping[str, Any]] = {
     PLAIN: {},
-    "fpn": {"neck": {"name": "fpn", "channels": 64}, "pooling": "max"},
-    "pan": {"neck": {"name": "pan", "channels": 64}, "pooling": "max"},
+    "fpn": {"neck": {"name": "fpn", "channels": 64}, "pooling": "max", "optimizer": SLOWER},
+    "pan": {"neck": {"name": "pan", "channels": 64}, "pooling": "max", "optimizer": SLOWER},
     "se": {"edits": {"name": "se", "reduction": 16}},
 }
 PART = "{name: subset, source: {name: folder, root: cifar10}, images: 10000}"
