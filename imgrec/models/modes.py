@@ -1,11 +1,15 @@
-"""Training and evaluation mode, for a while: afterwards each part of a network is in the mode that it was in."""
+"""A network in another mode for a while, or tried out: afterwards each part is in the mode that it was in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
+import torch
 from torch import nn
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -40,3 +44,18 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     with modes_kept(module):
         module.eval()
         yield
+
+
+def tried_out(module: nn.Module, run: Callable[[torch.device], T]) -> T:
+    """What ``run`` finds out about a module in evaluation mode: on meta tensors, which cost no arithmetic.
+
+    Where an operator has no meta kernel, ``run`` is called once more, with the module's own device.
+
+    >>> tried_out(nn.Linear(2, 3), lambda device: device.type)
+    'meta'
+    """
+    with evaluating(module):
+        try:
+            return run(torch.device("meta"))
+        except NotImplementedError:
+            return run(next(module.parameters()).device)

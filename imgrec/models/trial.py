@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from imgrec.errors import UserError
 from imgrec.models.arguments import reason
-from imgrec.models.modes import evaluating
+from imgrec.models.modes import tried_out
 
 _ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 _PRODUCTS = {"mul", "mul_", "multiply", "div", "div_", "__mul__", "__rmul__", "__truediv__"}
@@ -107,11 +107,7 @@ def try_out(network: nn.Module, in_channels: int, image_size: int) -> Trial:
     [Branch(end='bn2', slot=None, last='bn2')]
     """
     try:
-        with evaluating(network):
-            try:
-                return _watched(network, in_channels, image_size, torch.device("meta"))
-            except NotImplementedError:  # an operator without a meta kernel: the real thing, once
-                return _watched(network, in_channels, image_size, next(network.parameters()).device)
+        return tried_out(network, lambda device: _watched(network, in_channels, image_size, device))
     except UserError:
         raise
     except Exception as error:  # whatever a network raises on images it cannot take

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imgrec.models.modes import evaluating
+from imgrec.models.modes import tried_out
 
 
 def remove_unused(model: nn.Module, in_channels: int, image_size: int) -> list[str]:
@@ -53,12 +53,8 @@ def _in_use(model: nn.Module, in_channels: int, image_size: int) -> tuple[set[st
     run: set[nn.Module] = set()
     hooks = [module.register_forward_hook(partial(_note, run)) for module in model.modules()]
     try:
-        with evaluating(model):
-            try:
-                return _with_gradient(model, torch.device("meta"), (2, in_channels, image_size, image_size)), run
-            except NotImplementedError:  # an operator without a meta kernel: the real thing, once
-                device = next(model.parameters()).device
-                return _with_gradient(model, device, (2, in_channels, image_size, image_size)), run
+        sizes = (2, in_channels, image_size, image_size)
+        return tried_out(model, lambda device: _with_gradient(model, device, sizes)), run
     finally:
         for hook in hooks:
             hook.remove()
