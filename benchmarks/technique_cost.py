@@ -2,7 +2,8 @@
 
 ResNet-18 on batches of 64 images of 32 pixels, SGD with Nesterov momentum, float32. Every loss, regularizer, neck,
 pooling, head, edit and wrapper of an optimizer that is registered, with its defaults, in the place of cross-entropy,
-none, the network's own, a linear layer, none and the plain optimizer. Time is the median of the ratios of one step to
+none, the network's own, a linear layer, none and the plain optimizer; where a technique needs another head or backbone,
+both steps have it. Time is the median of the ratios of one step to
 the other, of the processor's seconds on one core, or by the clock on a GPU; memory is what all tensors take at the
 fullest moment of a step, counted and not sampled; parameters are those that are trained.
 """
@@ -33,6 +34,11 @@ BASE: dict[str, Any] = {
     "normalize": "imagenet",
     "optimizer": {"name": "nesterov", "lr": 0.01, "weight_decay": 5e-4},
 }
+NEEDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "r_drop": ("linear head with dropout", {"head": {"name": "linear", "dropout": 0.2}}),
+    "simple_pyramid": ("plain transformer", {"backbone": {"name": "vit_tiny_patch16_224", "patch_size": 4}}),
+}
+"""Without which a technique does nothing, or has nothing to work on: in words, and in the model's spec."""
 
 
 def specs(plural: str, entry: Entry[Any]) -> list[dict[str, Any]]:
@@ -43,6 +49,13 @@ def specs(plural: str, entry: Entry[Any]) -> list[dict[str, Any]]:
     if plural == "optimizers":
         spec["base"] = BASE["optimizer"]
     return [spec, {**spec, "scope": None}] if plural == "edits" else [spec]
+
+
+def needed(entry: Entry[Any]) -> tuple[str, dict[str, Any]]:
+    """What the steps with and without the entry share, in words and beside BASE."""
+    if head := getattr(entry.factory, "needs_head", None):
+        return f"{head} head", {"head": head}
+    return NEEDS.get(entry.name, ("linear head", {}))
 
 
 def made(model: dict[str, Any], place: str, choices: list[dict[str, Any]], size: tuple[int, str]) -> TrainingStep:
@@ -68,15 +81,13 @@ def main() -> None:
         for entry in registry(plural):
             if plural == "optimizers" and "base" not in entry.parameters:
                 continue
-            model = dict(BASE)
-            if head := getattr(entry.factory, "needs_head", None):
-                model["head"] = head
-            key = model.get("head", "linear")
+            key, more = needed(entry)
+            model = {**BASE, **more}
             try:
                 if key not in bases:
                     bases[key] = training_step(model, 32, size[0], device=device)
                     print(
-                        f"| the step itself, {key} head | | {1000 * bases[key].seconds():.0f} ms "
+                        f"| the step itself, {key} | | {1000 * bases[key].seconds():.0f} ms "
                         f"| {bases[key].memory / 2**20:.0f} MiB | {bases[key].parameters:,} |",
                         flush=True,
                     )
@@ -85,7 +96,7 @@ def main() -> None:
                 print(f"| {place} `{entry.name}` | | not measured: {error} | | |", flush=True)
                 continue
             print(
-                f"| {place} `{entry.name}` | {key} head | {cost.ratio - 1:+.1%} | {cost.memory / 2**20:+.1f} MiB "
+                f"| {place} `{entry.name}` | {key} | {cost.ratio - 1:+.1%} | {cost.memory / 2**20:+.1f} MiB "
                 f"| {cost.parameters:+,} |",
                 flush=True,
             )
