@@ -18,7 +18,8 @@ from imgrec.files import write_text
 from imgrec.optim import OPTIMIZERS
 from imgrec.runs.environment import hardware
 from imgrec.tasks import BaseTask
-from imgrec.tasks.precision import Way, fastest, is_small, measure, trial
+from imgrec.tasks.precision import Way, fastest, is_small, measure
+from imgrec.tasks.rehearsal import trial
 
 if TYPE_CHECKING:
     from imgrec.cli.engine import Engine

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from imgrec.models.modes import evaluating
 from imgrec.process import forget_peak, process_memory
 
 _WARM_ROUNDS = 3
@@ -41,15 +42,11 @@ def count_macs(model: nn.Module, images: Tensor) -> int:
     >>> count_macs(nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.zeros(2, 3, 10, 10))
     21600
     """
-    training = model.training
-    model.eval()
-    try:
-        # attention as the matrix products that it is: the fused kernels of some devices are not counted; with
-        # gradients, because the counter asks of each view of a parameter where it comes from
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model(images)
-    finally:
-        model.train(training)
+    # attention as the matrix products that it is: the fused kernels of some devices are not counted; with gradients,
+    # because the counter asks of each view of a parameter where it comes from
+    math = sdpa_kernel(SDPBackend.MATH)
+    with evaluating(model), torch.enable_grad(), math, FlopCounterMode(display=False) as counter:
+        model(images)
     return int(counter.get_total_flops()) // 2 // len(images)
 
 

@@ -15,11 +15,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from imgrec.compress.measure import count_macs
+from imgrec.errors import UserError
 from imgrec.optim import build_optimizer
-from imgrec.optim.sharpness import sharpness_aware
 from imgrec.tasks import BaseTask, ClassificationTask
-from imgrec.tasks.ascent import loss_at_worst_point
+from imgrec.tasks.rehearsal import AUTOCAST, make_step, noise, trial
 from imgrec.types import Batch, DataFacts
+
+_PLAIN: dict[str, str | None] = {"loss": "cross_entropy", "neck": None, "pooling": None, "head": "linear"}
 
 
 @dataclass(frozen=True)
@@ -31,41 +34,41 @@ class StepCost:
         ratio: the median of the ratios, pair by pair.
         memory: bytes at the fullest moment of a step.
         parameters: numbers that are trained.
+        macs: multiplications of the network for one image.
     """
 
     seconds: float
     ratio: float
     memory: int
     parameters: int
+    macs: int
 
 
 class TrainingStep:
     """One training step of a task, without a Trainer: forward, loss, penalties, backward, and the optimizer's step.
 
     Args:
-        task: with its facts; its network is built here.
-        batch: what every step learns from, on the device that it is to be measured on.
+        task: a built one, in training mode, on the device where it is to be measured; see
+            :func:`imgrec.tasks.rehearsal.trial`. Every step changes it.
+        batch: what every step learns from, on the same device.
+        precision: Lightning's name of it: 32-true, bf16-mixed or 16-mixed.
+
+    Raises:
+        UserError: another precision.
     """
 
-    def __init__(self, task: BaseTask, batch: Batch) -> None:
-        task.configure_model()
-        self.task = task.to(batch.images.device).train()
+    def __init__(self, task: BaseTask, batch: Batch, precision: str = "32-true") -> None:
+        if precision not in AUTOCAST:
+            raise UserError(f"a step in precision {precision} is not measured. Accepted: {', '.join(AUTOCAST)}.")
+        self.task = task
         self.batch = batch
+        self.precision = precision
         self.optimizer = build_optimizer(task.optimizer_spec, self.task, "model.optimizer", len(batch))
         self()  # what is made at the first step, such as the optimizer's state
 
     def __call__(self) -> None:
         """Make one step."""
-        sharp = sharpness_aware(self.optimizer)
-        if sharp is None:
-            loss = self._objective()
-        else:
-            loss = loss_at_worst_point(sharp, self.task.model, self._objective, self._objective)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if sharp is not None:
-            sharp.descend()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        make_step(self.task.model, self.optimizer, self._objective, self.precision)
 
     def seconds(self) -> float:
         """One step's time: of the processor, or by the clock where another device computes."""
@@ -89,6 +92,11 @@ class TrainingStep:
             self()
         kept = [*self.task.parameters(), *self.task.buffers(), *tree_leaves(self.optimizer.state_dict())]
         return live.peak + sum(_storages([*kept, self.batch.images, self.batch.targets]).values())
+
+    @cached_property
+    def macs(self) -> int:
+        """The multiplications by which the network names the class of one image."""
+        return count_macs(self.task.model, self.batch.images[:1])
 
     def _wait(self) -> None:
         if self.batch.images.is_cuda:
@@ -155,12 +163,59 @@ def training_step(
     """
     names = tuple(f"c{number}" for number in range(num_classes))
     facts = DataFacts(names, (batch_size,) * num_classes, image_size)
-    task = ClassificationTask(**model, facts=facts.to_dict(), load_weights=False)
-    generator = torch.Generator().manual_seed(0)
-    shape = (batch_size, 3, image_size, image_size)
-    images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-    ids = tuple(str(number) for number in range(batch_size))
-    return TrainingStep(task, Batch(images, torch.arange(batch_size) % num_classes, ids).to(device))
+    task = ClassificationTask(**model, load_weights=False)
+    return step_of(task, facts, batch_size, torch.device(device))
+
+
+def step_of(
+    task: BaseTask, facts: DataFacts, batch_size: int, device: torch.device, precision: str = "32-true"
+) -> TrainingStep:
+    """A step of a copy of a task that is not built yet, on images of noise.
+
+    Args:
+        task: stays as it is.
+        facts: what the data said.
+        batch_size: images in the batch.
+        device: where the copy is.
+        precision: see :class:`TrainingStep`.
+
+    Raises:
+        UserError: the task cannot be built, or has another precision.
+    """
+    with trial(task, facts, device) as made:
+        return TrainingStep(made, noise(facts, batch_size).to(device), precision)
+
+
+def without_each(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The arguments of a task, without one of its techniques at a time, by the technique's name.
+
+    A loss gives way to cross-entropy, a head to a linear layer, a pooling to the network's own, an optimizer that wraps
+    another to the one that it wraps; a regularizer, an edit or a neck is left out.
+
+    >>> list(without_each({"loss": "focal", "neck": "fpn", "edits": ["se", {"name": "blur"}], "optimizer": "sgd"}))
+    ['loss focal', 'neck fpn', 'edits se', 'edits blur']
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for key, plain in _PLAIN.items():
+        spec = model.get(key)
+        if spec is not None and spec_name(spec) != plain:
+            found[f"{key} {spec_name(spec)}"] = {**model, key: plain}
+    for key in ("regularizers", "edits"):
+        specs = model.get(key) or []
+        specs = specs if isinstance(specs, list) else [specs]
+        for i, spec in enumerate(specs):
+            found[f"{key} {spec_name(spec)}"] = {**model, key: [*specs[:i], *specs[i + 1 :]]}
+    optimizer = model.get("optimizer")
+    if isinstance(optimizer, Mapping) and "base" in optimizer:
+        found[f"optimizer {spec_name(optimizer)}"] = {**model, "optimizer": optimizer["base"]}
+    return found
+
+
+def spec_name(spec: Any) -> str:
+    """What a spec, or a list of them, is called in a table."""
+    if isinstance(spec, list):
+        return " + ".join(map(spec_name, spec)) or "none"
+    return str(spec.get("name")) if isinstance(spec, Mapping) else "none" if spec is None else str(spec)
 
 
 def compare_steps(step: TrainingStep, base: TrainingStep, rounds: int = 7) -> StepCost:
@@ -179,6 +234,7 @@ def compare_steps(step: TrainingStep, base: TrainingStep, rounds: int = 7) -> St
         statistics.median(ours / theirs for ours, theirs in times),
         step.memory - base.memory,
         step.parameters - base.parameters,
+        step.macs - base.macs,
     )
 
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from imgrec.errors import UserError
 from imgrec.models import set_channels_last
 from imgrec.optim import build_optimizer, lay_out_as_parameters
-from imgrec.optim.sharpness import sharpness_aware
-from imgrec.tasks.ascent import loss_at_worst_point
 from imgrec.tasks.base import BaseTask
-from imgrec.types import Batch, DataFacts
+from imgrec.tasks.rehearsal import make_step, noise
+from imgrec.types import DataFacts
 
 BUDGET = 2.8
 """Seconds that a measurement takes, or a little more."""
@@ -31,7 +27,6 @@ FORMAT_MARGIN, PRECISION_MARGIN = 1.05, 1.1
 """How many times faster channels last, and a lower precision, have to be: noise is not to decide."""
 
 _HOPELESS = 1.5
-_DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class Way(NamedTuple):
@@ -80,36 +75,10 @@ def fastest(seconds: Mapping[Way, float]) -> Way:
     return best
 
 
-@contextmanager
-def trial(task: BaseTask, facts: DataFacts, device: torch.device) -> Iterator[BaseTask]:
-    """A built copy of a task, without pretrained weights and in training mode, to be thrown away.
-
-    The task itself, and the default generators, are afterwards as they were.
-
-    Args:
-        task: not built yet.
-        facts: what the data said.
-        device: where the copy is.
-    """
-    cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        made = copy.deepcopy(task)
-        # what training starts from may be pruned: it is measured as it is
-        start = getattr(made, "start", None)
-        starts = made.load_weights and start is not None and not start.partial
-        made.facts, made.load_weights, made.channels_last = facts, starts, False
-        made.compiling = False  # it takes longer than all that is measured
-        made.configure_model()
-        yield made.to(device).train()
-    del made
-    if cuda:
-        torch.cuda.empty_cache()
-
-
 def is_small(task: BaseTask, batch_size: int) -> bool:
     """Whether a training step of a built task is so small that a measurement is not worth its time."""
     facts = _facts(task)
-    batch = _noise(facts, 2).to(task.device)
+    batch = noise(facts, 2).to(task.device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         task.model_step(batch)
     return float(counter.get_total_flops()) / len(batch) / 1e9 * batch_size < SMALL
@@ -190,26 +159,17 @@ class _Step:
             set_channels_last(self.task.model, way.channels_last)
             lay_out_as_parameters(self.optimizer)
             self.order = way.channels_last
-        batch = _noise(self.facts, size).to(self.device)
+        batch = noise(self.facts, size).to(self.device)
         self._synchronize()
         begun = self.clock()
-        with torch.autocast(self.device.type, _DTYPES[way.precision], enabled=way.precision != "32-true"):
-            sharp = sharpness_aware(self.optimizer)
-            loss = (
-                self._loss(batch)
-                if sharp is None
-                else loss_at_worst_point(sharp, self.task.model, lambda: self._loss(batch), lambda: self._loss(batch))
-            )
-        torch.autograd.backward(loss)
-        if sharp is not None:
-            sharp.descend()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        make_step(
+            self.task.model,
+            self.optimizer,
+            lambda: self.task.compute_loss(self.task.model_step(batch)),
+            way.precision,
+        )
         self._synchronize()
         return self.clock() - begun
-
-    def _loss(self, batch: Batch) -> Tensor:
-        return self.task.compute_loss(self.task.model_step(batch))
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -219,14 +179,6 @@ class _Step:
 def _facts(task: BaseTask) -> DataFacts:
     assert task.facts is not None, "a task is built with its facts"
     return task.facts
-
-
-def _noise(facts: DataFacts, size: int) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-    side = facts.image_size
-    images: Tensor = torch.randint(0, 256, (size, facts.channels, side, side), dtype=torch.uint8, generator=generator)
-    targets = torch.randint(0, facts.num_classes, (size,), generator=generator)
-    return Batch(images, targets, tuple(map(str, range(size))), keys=torch.arange(size))
 
 
 def _reason(error: BaseException) -> str:

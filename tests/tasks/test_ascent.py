@@ -20,7 +20,8 @@ from imgrec.compress.masks import sparsity_of
 from imgrec.errors import UserError
 from imgrec.optim import build_optimizer, sharpness_aware, worst_nearby
 from imgrec.tasks.ascent import loss_at_worst_point, loss_scale
-from imgrec.tasks.precision import Way, measure, trial
+from imgrec.tasks.precision import Way, measure
+from imgrec.tasks.rehearsal import trial
 from imgrec.types import StepOutput
 from tests.callbacks.small_training import BACKBONE, digits, trainer
 

@@ -12,7 +12,8 @@ import torch
 
 from imgrec import Batch, ClassificationTask, StepOutput
 from imgrec.errors import UserError
-from imgrec.tasks.precision import Way, fastest, is_small, measure, trial
+from imgrec.tasks.precision import Way, fastest, is_small, measure
+from imgrec.tasks.rehearsal import trial
 from imgrec.types import DataFacts
 
 CPU = torch.device("cpu")
