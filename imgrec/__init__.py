@@ -65,6 +65,7 @@ _WHERE = {
     "load": "imgrec.runs.load",
     "run_table": "imgrec.runs.table",
     "soup_runs": "imgrec.cli.soup",
+    "technique_costs": "imgrec.cli.cost",
 }
 
 __all__ = [
@@ -115,12 +116,14 @@ __all__ = [
     "load",
     "run_table",
     "soup_runs",
+    "technique_costs",
 ]
 
 if TYPE_CHECKING:
     from imgrec.augment import AUGMENTATIONS
     from imgrec.callbacks import (
         EMA,
+        QAT,
         AdaptiveClipping,
         AugmentationStrength,
         BestCheckpoint,
@@ -129,16 +132,20 @@ if TYPE_CHECKING:
         Freeze,
         GradualUnfreezing,
         ImageSizeSchedule,
+        LastCheckpoint,
         LayerStatistics,
         MaxNorm,
         NaNGuard,
+        Pruning,
         RunRecorder,
+        StructuredPruning,
         TestTimeViews,
     )
     from imgrec.callbacks.tensorboard_logger import TensorBoardLogger
     from imgrec.callbacks.wandb_logger import WandbLogger
     from imgrec.cli.batch_find import find_batch_size
     from imgrec.cli.compress import compress_run
+    from imgrec.cli.cost import technique_costs
     from imgrec.cli.lr_find import find_learning_rate
     from imgrec.cli.soup import soup_runs
     from imgrec.data import SOURCES, ImageDataModule

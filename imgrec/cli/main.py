@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "augment": ("augment", "draw what training sees of its images"),
     "lr-find": ("lr_find", "look for a learning rate: the range test, with a picture; nothing else stays"),
     "batch-find": ("batch_find", "look for a batch size: the largest that fits in memory, and how fast each trains"),
+    "cost": ("cost", "what each technique of a config costs a training step: time, memory, parameters"),
     "report": ("report", "write a run's report.html anew"),
     "runs": ("runs", "a table of run folders, sorted and filtered; as CSV or JSON"),
     "compare": ("compare", "lay runs side by side: configs, curves, and whether their accuracies differ"),

@@ -266,9 +266,9 @@ def test_a_ticket_that_is_none_is_refused(tmp_path: Path) -> None:
             fit(tmp_path / "again", [Pruning(0.5, ticket=ticket)])
     fit(tmp_path / "wide", [Pruning(0, rewind_to=0.1)], max_epochs=1)
     other = task(backbone={"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16], "stem_width": 8})
-    ticket = Pruning(0.5, ticket=str(tmp_path / "wide/last.ckpt"))
+    wide = Pruning(0.5, ticket=str(tmp_path / "wide/last.ckpt"))
     with pytest.raises(UserError, match="another architecture"):
-        trainer(tmp_path, [ticket]).fit(other, datamodule=digits())
+        trainer(tmp_path, [wide]).fit(other, datamodule=digits())
 
 
 # ---------------------------------------------------------------- together with others

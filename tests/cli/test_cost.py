@@ -1,0 +1,131 @@
+"""`imgrec cost`: which steps are compared, what the table and the file say, and what cannot be asked."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import imgrec
+from imgrec import yaml12
+from imgrec.cli.config import merge, normal_form
+from imgrec.errors import UserError
+from imgrec.studies.cost import StepCost
+from tests.conftest import TINY, Cli
+
+WITH_MANY = """
+model:
+  head: {name: mlp, hidden: 5}
+  neck: {name: fpn, channels: 4}
+  regularizers: [{name: center, weight: 0.1}, {name: l2, weight: 0.001}]
+  edits: {name: se, reduction: 2}
+  optimizer: {name: sam, base: {name: momentum, lr: 0.01}}
+"""
+
+
+SMALL = """
+model:
+  backbone: {name: resnet9, channels: [4, 4, 4, 8], blocks: [0, 0, 1], block_depth: 1}
+"""
+
+
+def config(*more: str) -> dict[str, Any]:
+    found = normal_form(yaml12.load(TINY))
+    for text in (SMALL, *more):
+        found = merge(found, normal_form(yaml12.load(text)))
+    return merge(found, {"trainer": {"precision": "32-true"}, "data": {"init_args": {"batch_size": 4}}})
+
+
+def costs(*more: str, **options: Any) -> dict[str, StepCost]:
+    found = imgrec.technique_costs(config(*more), rounds=1, **options)
+    assert all(isinstance(each, StepCost) for each in found.values()), found
+    return found  # type: ignore[return-value]
+
+
+def test_each_technique_of_a_config_is_left_out_once() -> None:
+    found = costs(WITH_MANY)
+    assert list(found) == [
+        "neck fpn",
+        "head mlp",
+        "regularizers center",
+        "regularizers l2",
+        "edits se",
+        "optimizer sam",
+    ]
+    assert found["regularizers center"].parameters == 10 * 12  # a centre a class, as long as three maps' vectors
+    assert found["head mlp"].parameters == (12 * 5 + 5 + 5 * 10 + 10) - (12 * 10 + 10)
+    assert found["edits se"].parameters > 0
+    assert found["neck fpn"].macs > 0
+    assert [found[name].parameters for name in ("regularizers l2", "optimizer sam")] == [0, 0]
+    assert found["optimizer sam"].memory > 0  # where the weights stood, while they are elsewhere
+
+
+def test_what_is_toggled_takes_the_place_of_the_configs_own_or_stands_beside_it() -> None:
+    more = "model: {regularizers: [{name: l2, weight: 0.1}], edits: [se]}"
+    center = {"name": "center", "weight": 1.0}
+    found = costs(more, toggles={"model.regularizers+": center, "model.edits": None, "model.head": "cosine"})
+    assert list(found) == ["regularizers center", "edits none", "head cosine"]
+    assert found["regularizers center"].parameters == 10 * 8
+    assert found["edits none"].parameters < 0
+    assert found["head cosine"].parameters == -10  # no bias
+
+
+def test_a_toggle_costs_what_it_costs_when_it_is_left_out() -> None:
+    """Counted figures, not times: with and without is the same difference from either side."""
+    toggled = costs(toggles={"model.edits": {"name": "se", "reduction": 2}})["edits se"]
+    named = costs("model: {edits: {name: se, reduction: 2}}")["edits se"]
+    assert (toggled.memory, toggled.parameters, toggled.macs) == (named.memory, named.parameters, named.macs)
+
+
+def test_what_another_part_needs_cannot_be_left_out_and_says_why() -> None:
+    found = imgrec.technique_costs(config("model: {head: cosine, loss: arcface}"), rounds=1)
+    assert isinstance(found["loss arcface"], StepCost)
+    assert 'arcface is made for the head "cosine"' in str(found["head cosine"])
+
+
+def test_the_precision_is_the_trainings() -> None:
+    with pytest.raises(UserError, match=r"a step in precision 64-true is not measured. Accepted: 32-true, bf16-mixed"):
+        imgrec.technique_costs(
+            config("{model: {edits: se}, trainer: {precision: 64-true}}"), {"trainer": {"precision": "64-true"}}
+        )
+    halves = imgrec.technique_costs(config("model: {edits: se}"), {"trainer": {"precision": "bf16-mixed"}}, rounds=1)
+    assert isinstance(halves["edits se"], StepCost)
+
+
+def test_a_table_and_a_file_and_nothing_else(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    words = ["--toggle.model.edits", "se", "--toggle.model.loss", "{name: focal}", "--rounds", 1]
+    done = cli("cost", tiny, *words, "--csv", "costs.csv")
+    assert done.returncode == 0, done.stderr
+    assert "edits se" in done.stdout
+    assert "loss focal" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["costs.csv", tiny.name]
+    with (tmp_path / "costs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["technique"] for row in rows] == ["edits se", "loss focal"]
+    assert all(float(row["ratio"]) > 0 for row in rows)
+    assert int(rows[0]["parameters"]) > 0 == int(rows[1]["parameters"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "this config names no technique that could be left out"),
+        (["--rounds", "0"], "--rounds: expected a number, 1 or more, got 0"),
+        (["--toggle", "se"], "what is toggled stands under `model`"),
+        (["--toggle.trainer.max_epochs", "3"], "toggle trainer.max_epochs: what is toggled stands under `model`"),
+        (["--toggle.model.neck", "fpm"], 'no neck is called "fpm". Did you mean "fpn"'),
+        (["--toggle.model.nick", "fpn"], "nick"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_one_line(cli: Cli, tiny: Path, words: list[str], message: str) -> None:
+    done = cli("cost", tiny, *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_a_config_it_says_what_it_needs(cli: Cli) -> None:
+    assert "cost needs a config" in cli("cost").stderr
+    assert "usage: imgrec cost" in cli("cost", "--help").stdout
