@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgrec.cli.config import Config, merge, override, read_config
-from imgrec.cli.training import experiment_name, parse
+from imgrec.cli.arguments import parse
+from imgrec.cli.config import Config, experiment_name, merge, override, read_config
 from imgrec.errors import UserError, suggestion
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgrec.cli.arguments import parse
 from imgrec.cli.config import Config, merge, override, read_config
-from imgrec.cli.training import parse
 from imgrec.errors import UserError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgrec.cli.training import parse
+from imgrec.cli.arguments import parse
 from imgrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def _check(given: Mapping[str, Any]) -> None:
 
 def _say(found: BatchSizes, csv_file: str | None) -> None:
     from imgrec.cli.tables import console_for, print_table
-    from imgrec.cli.written import write_given
+    from imgrec.cli.written import write_table
     from imgrec.runs.text import file_size
 
     columns = ("batch size", "memory", "images/s")
@@ -219,17 +219,8 @@ def _say(found: BatchSizes, csv_file: str | None) -> None:
     print_table(console_for(10_000), columns, rows, left=())
     print()
 
-    def write(path: Path) -> None:
-        import csv
-
-        from imgrec.files import written_aside
-
-        with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["batch_size", "bytes", "images_per_second"])
-            table.writerows([each.size, each.memory, f"{each.images_per_second:.6g}"] for each in found.tried)
-
-    write_given(csv_file, write)
+    figures = [[each.size, each.memory, f"{each.images_per_second:.6g}"] for each in found.tried]
+    write_table(csv_file, ["batch_size", "bytes", "images_per_second"], figures)
     largest, as_fast = found.largest, found.as_fast
     of = f"{file_size(largest.memory)} of {file_size(found.budget)}"
     print(f"largest    --data.batch_size {largest.size}   ({of}; {found.end})")

@@ -98,9 +98,10 @@ def _compress(run: RunFolder | str | Path, plans: Sequence[Plan], dry: bool = Fa
 
 def train_in(folder: Path, config: Config) -> bool:
     """Train in a folder, or go on there; whether it is complete."""
+    from imgrec.cli.arguments import Arguments
     from imgrec.cli.engine import Engine
     from imgrec.cli.resume import go_on, is_complete
-    from imgrec.cli.training import Arguments, train
+    from imgrec.cli.training import train
     from imgrec.runs.folder import RunFolder, is_run_folder
 
     if is_run_folder(folder) and "status" in RunFolder(folder).summary:

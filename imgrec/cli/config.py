@@ -136,3 +136,21 @@ def override(config: Mapping[str, Any], key: str, value: Any) -> Config:
     for part in reversed(parts):
         value = {part: value}
     return merge(config, normal_form(value))
+
+
+def experiment_name(configs: list[str]) -> str:
+    """The name that the first config gives: its path below a folder ``experiments``, else its own name.
+
+    >>> experiment_name(["experiments/digits/quickstart.yaml", "more.yaml"])
+    'digits/quickstart'
+    """
+    for config in configs:
+        path = Path(config).absolute().with_suffix("")
+        if "experiments" in path.parts[:-1]:
+            at = len(path.parts) - 1 - path.parts[::-1].index("experiments")
+            inside = path.parts[at + 1 :]
+            if inside[0] != "_parts":
+                return "/".join(inside)
+        else:
+            return path.name
+    return "experiment"

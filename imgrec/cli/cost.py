@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgrec.cli.training import parse
+from imgrec.cli.arguments import parse
 from imgrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _check(given: Mapping[str, Any], toggles: list[tuple[str, Any]]) -> None:
 
 def _say(base: TrainingStep, found: Mapping[str, StepCost | str], csv_file: str | None) -> None:
     from imgrec.cli.tables import console_for, print_table
-    from imgrec.cli.written import write_given
+    from imgrec.cli.written import write_table
     from imgrec.runs.text import file_size
 
     costs = {name: cost for name, cost in found.items() if not isinstance(cost, str)}
@@ -186,16 +186,8 @@ def _say(base: TrainingStep, found: Mapping[str, StepCost | str], csv_file: str 
         if isinstance(why, str):
             print(f"{name}: cannot be left out ({why})")
 
-    def write(path: Path) -> None:
-        import csv
-
-        from imgrec.files import written_aside
-
-        with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["technique", "ratio", "seconds", "bytes", "parameters", "macs"])
-            for name, cost in costs.items():
-                figures = [f"{cost.ratio:.6g}", f"{cost.seconds:.6g}", cost.memory, cost.parameters, cost.macs]
-                table.writerow([name, *figures])
-
-    write_given(csv_file, write)
+    figures = [
+        [name, f"{cost.ratio:.6g}", f"{cost.seconds:.6g}", cost.memory, cost.parameters, cost.macs]
+        for name, cost in costs.items()
+    ]
+    write_table(csv_file, ["technique", "ratio", "seconds", "bytes", "parameters", "macs"], figures)

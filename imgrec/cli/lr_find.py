@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgrec.cli.training import parse
+from imgrec.cli.arguments import parse
 from imgrec.errors import UserError, suggestion
 
 if TYPE_CHECKING:
@@ -158,23 +158,13 @@ def _check(given: Mapping[str, Any]) -> None:
 
 def _write(found: RangeTest, rule: str, picture: Path, place: str) -> None:
     """The picture, and the table beside it."""
-    import csv
-
-    from imgrec.cli.written import write_given
-    from imgrec.files import written_aside
+    from imgrec.cli.written import write_given, write_table
     from imgrec.runs.lr_picture import range_picture
     from imgrec.runs.pictures import save_picture
 
-    def write_table(path: Path) -> None:
-        with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["step", "learning_rate", "loss", "smoothed"])
-            rows = zip(found.rates, found.losses, found.smoothed.tolist(), strict=True)
-            table.writerows(
-                [i, f"{rate:.8g}", f"{loss:.8g}", f"{mean:.8g}"] for i, (rate, loss, mean) in enumerate(rows)
-            )
-
-    write_given(str(picture.with_suffix(".csv")), write_table)
+    tried = zip(found.rates, found.losses, found.smoothed.tolist(), strict=True)
+    rows = ([i, f"{rate:.8g}", f"{loss:.8g}", f"{mean:.8g}"] for i, (rate, loss, mean) in enumerate(tried))
+    write_table(str(picture.with_suffix(".csv")), ["step", "learning_rate", "loss", "smoothed"], rows)
     write_given(str(picture), lambda path: save_picture(range_picture(found, rule, place), path))
 
 

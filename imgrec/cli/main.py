@@ -11,10 +11,10 @@ from pathlib import Path
 from imgrec.errors import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "fit": ("training", "train what a config says, evaluate the best checkpoint, leave a run folder"),
+    "fit": ("fit", "train what a config says, evaluate the best checkpoint, leave a run folder"),
     "resume": ("resume", "go on with a run that stopped, exactly where it stood"),
-    "validate": ("training", "evaluate a run or a checkpoint on the validation split"),
-    "test": ("training", "evaluate a run or a checkpoint on the test split"),
+    "validate": ("fit", "evaluate a run or a checkpoint on the validation split"),
+    "test": ("fit", "evaluate a run or a checkpoint on the test split"),
     "predict": ("predict", "name the classes of image files, folders and globs"),
     "augment": ("augment", "draw what training sees of its images"),
     "lr-find": ("lr_find", "look for a learning rate: the range test, with a picture; nothing else stays"),

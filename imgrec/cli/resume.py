@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from imgrec.cli.arguments import Arguments, parse
 from imgrec.cli.config import Config, merge, override, read_config
-from imgrec.cli.training import Arguments, parse, train
+from imgrec.cli.training import train
 from imgrec.errors import UserError
 from imgrec.runs.folder import CONFIG, RunFolder, find_runs
 

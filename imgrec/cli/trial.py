@@ -19,10 +19,10 @@ from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities.memory import is_oom_error
 
 from imgrec.callbacks import PositionalSeeding, make_lean
+from imgrec.cli.arguments import Arguments
 from imgrec.cli.classes import instantiate
 from imgrec.cli.config import Config, merge, override, read_config
 from imgrec.cli.engine import Engine, build_trainer
-from imgrec.cli.training import Arguments
 from imgrec.errors import UserError
 from imgrec.process import forget_peak, free_memory, process_memory
 

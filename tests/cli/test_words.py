@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from imgrec.cli.arguments import parse
+from imgrec.cli.config import experiment_name
 from imgrec.cli.main import COMMANDS, split_command
-from imgrec.cli.training import experiment_name, parse
 from imgrec.errors import UserError
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
