@@ -1,12 +1,15 @@
-"""What necks and squeeze-and-excitation bring and cost, on a network that needs them and on one that was made without.
+"""What necks and squeeze-and-excitation bring and cost, on three networks.
 
-10,000 training images of CIFAR-10, three seeds of each side, each network trained as its own recipe says but for the
-length: torchvision's ResNet-18, whose last maps are of one pixel here (article_resnet18.yaml, with a cosine schedule,
-because at a constant rate seeds differ by three points), and the small network of fast.yaml, whose recipe was tuned
-without any of them. That one divides its features by 8 before the head; behind a neck the head's rate is divided by 64
-instead, which is the same and which the validation split asks for (PAN with 64 channels: 72 to 73 %).
+First a pretrained EfficientNet-Lite0 that stays as it is (linear_probe.yaml, photographs of hand signs): the head sees
+its last map, or what a neck that is trained makes of the last three. Then torchvision's ResNet-18 on 10,000 images of
+CIFAR-10, where its last maps are of one pixel (article_resnet18.yaml, with a cosine schedule: at a constant rate seeds
+differ by three points). Then the small network of cifar10/fast.yaml on the same images, whose recipe was tuned without
+any of them; it divides its features by 8 before the head, and behind a neck the head's rate is divided by 64 instead,
+which comes to the same and which the validation split asks for (PAN with 64 channels: 72 to 73 %).
+
 The test images are looked at once, in the end; the interval of a gain is over other seeds and images. The cost is that
-of a training step beside the same step without it, in turn, as `imgrec cost` measures it. About 50 minutes of CPU time.
+of a training step beside the same step without it, in turn, as `imgrec cost` measures it. About 50 minutes of CPU time;
+``--only cifar10/fast`` runs one network.
 """
 
 from __future__ import annotations
@@ -25,29 +28,32 @@ from fit_common import EXPERIMENTS, gain, gains, side_by_side, summary
 from input_common import data
 
 from imgrec import yaml12
-from imgrec.studies.cost import compare_steps, training_step
+from imgrec.studies.cost import TrainingStep, compare_steps, training_step
 
 PLAIN = "as it is"
+
+
+def epochs(count: int) -> tuple[str, ...]:
+    """So many, and a validation after the last."""
+    return ("--trainer.max_epochs", str(count), "--trainer.check_val_every_n_epoch", str(count))
+
+
 PART = "{name: subset, source: {name: folder, root: cifar10}, images: 10000}"
-QUICK = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--trainer.limit_train_batches", "4"]
-QUICK += ["--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "20"]
+QUICK = (*epochs(1), "--trainer.limit_train_batches", "4")
 
 
 @dataclass(frozen=True)
 class Network:
-    """A recipe with each technique, and how long it is trained."""
+    """A recipe with each technique: on which data and how, over how many seeds, at which size its step is measured."""
 
     recipe: str
-    epochs: int
+    words: tuple[str, ...]
+    seeds: int
+    size: int
     batch: int
-    more: tuple[str, ...]
     sides: Mapping[str, Mapping[str, Any]]
-
-    @property
-    def words(self) -> list[str]:
-        """What every side is told."""
-        length = ["--trainer.max_epochs", str(self.epochs), "--trainer.check_val_every_n_epoch", str(self.epochs)]
-        return ["--data.source", PART, *length, *self.more]
+    frozen: bool = False
+    """Whether the backbone stays as it is; there the necks are claimed to help."""
 
 
 BEHIND_A_NECK = {
@@ -61,10 +67,24 @@ BEHIND_A_NECK = {
 }
 NETWORKS = (
     Network(
+        "sign_digits/linear_probe",
+        (),
+        5,
+        96,
+        32,
+        {
+            PLAIN: {},
+            "fpn": {"neck": {"name": "fpn", "channels": 64}},
+            "pan": {"neck": {"name": "pan", "channels": 64}},
+        },
+        frozen=True,
+    ),
+    Network(
         "cifar10/article_resnet18",
-        4,
+        ("--data.source", PART, *epochs(4), "--model.schedule", "cosine"),
+        3,
+        32,
         64,
-        ("--model.schedule", "cosine"),
         {
             PLAIN: {},
             "fpn": {"neck": {"name": "fpn", "channels": 64}},
@@ -74,9 +94,10 @@ NETWORKS = (
     ),
     Network(
         "cifar10/fast",
-        8,
+        ("--data.source", PART, *epochs(8)),
+        3,
+        32,
         256,
-        (),
         {
             PLAIN: {},
             "fpn": {"neck": {"name": "fpn", "channels": 128}, **BEHIND_A_NECK},
@@ -92,15 +113,22 @@ def words(more: Mapping[str, Any]) -> list[str]:
     return [word for key, value in more.items() for word in (f"--model.{key}", json.dumps(value))]
 
 
-def costs(recipe: str, sides: Mapping[str, Mapping[str, Any]], batch: int, rounds: int) -> dict[str, str]:
+def costs(network: Network, sides: Mapping[str, Mapping[str, Any]], batch: int, rounds: int) -> dict[str, str]:
     """One line a side: what its step takes beside that of the recipe's own network."""
-    model = yaml12.load((EXPERIMENTS / f"{recipe}.yaml").read_text(encoding="utf-8"))["model"]
-    base = training_step(model, 32, batch)
-    lines = {PLAIN: f"{base.macs / 1e6:.1f} M MACs, {base.parameters:,} parameters"}
+    model = yaml12.load((EXPERIMENTS / f"{network.recipe}.yaml").read_text(encoding="utf-8"))["model"]
+
+    def step(more: Mapping[str, Any]) -> TrainingStep:
+        made = training_step({**model, **more}, network.size, batch)
+        if network.frozen:
+            made.task.model.backbone.requires_grad_(requires_grad=False).eval()
+        return made
+
+    base = step({})
+    lines = {PLAIN: f"{base.macs / 1e6:.1f} M MACs, {base.parameters:,} parameters that are trained"}
     for name, more in sides.items():
         if name == PLAIN:
             continue
-        cost = compare_steps(training_step({**model, **more}, 32, batch), base, rounds)
+        cost = compare_steps(step(more), base, rounds)
         lines[name] = (
             f"time of a step {cost.ratio - 1:+.1%}, memory {cost.memory / 2**20:+.1f} MiB, "
             f"MACs {cost.macs / base.macs:+.1%}, parameters {cost.parameters:+,}"
@@ -109,24 +137,23 @@ def costs(recipe: str, sides: Mapping[str, Mapping[str, Any]], batch: int, round
 
 
 def measure(network: Network, quick: bool) -> list[Claim]:
-    """Three seeds of every side, and what each costs; the necks have to help the network that needs them."""
-    print(f"{network.recipe}.yaml, {network.epochs} epochs", flush=True)
+    """All seeds of every side, and what each costs."""
+    print(f"{network.recipe}.yaml {' '.join(network.words)}", flush=True)
     chosen = {name: network.sides[name] for name in (PLAIN, "pan")} if quick else network.sides
     sides = {name: words(more) for name, more in chosen.items()}
     with tempfile.TemporaryDirectory() as place:
-        seeds, said = (2, [*network.words, *QUICK]) if quick else (3, network.words)
+        seeds, said = (2, (*network.words, *QUICK)) if quick else (network.seeds, network.words)
         found = side_by_side(Path(place), network.recipe, sides, seeds, said)
     summary(found, {})
-    for name, cost in costs(network.recipe, chosen, *((16, 1) if quick else (network.batch, 7))).items():
+    for name, cost in costs(network, chosen, *((8, 1) if quick else (network.batch, 7))).items():
         brought = "" if name == PLAIN else f"{gain(found[name], found[PLAIN])[1]}; "
         print(f"{name}: {brought}{cost}", flush=True)
-    if network is not NETWORKS[0]:
-        return []
-    return gains({name: runs for name, runs in found.items() if name != "se"}, PLAIN, f"on {network.recipe}")
+    print()
+    return gains(found, PLAIN, f"on a frozen backbone, {network.recipe}") if network.frozen else []
 
 
 def main() -> None:
-    """Both networks, or the one that is named."""
+    """All networks, or the one that is named."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="under a minute, and rough")
     parser.add_argument("--only", choices=[network.recipe for network in NETWORKS], help="this network alone")
