@@ -9,6 +9,8 @@ quarter of an hour of CPU time.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 from pathlib import Path
 
@@ -45,7 +47,8 @@ def sides(place: Path, seed: int, quick: bool) -> dict[str, Predictions]:
     runs = [trained(place, f"from_{seed}_{i}", 100 * seed + i + 1, more, source, start) for i in range(count)]
     longer = trained(place, f"longer_{seed}", 100 * seed + 99, more * count, source, start)
     best = max(runs, key=lambda run: recalls(run.predictions("val")).mean())
-    soup = soup_runs(*runs, method="uniform")
+    with contextlib.redirect_stdout(io.StringIO()):
+        soup = soup_runs(*runs, method="uniform")
     found = {BEST: best, LONGER: longer, SOUP: soup}
     before = recalls(start.predictions("test")).mean()
     alone = ", ".join(f"{recalls(run.predictions('test')).mean():.2%}" for run in runs)
