@@ -95,7 +95,7 @@ def step_costs(
         UserError: a step cannot be built, or the config names no technique.
     """
     from imgrec.cli.config import override
-    from imgrec.studies.cost import compare_steps, spec_name, without_each
+    from imgrec.studies.cost import compare_steps, numbered, spec_name, without_each
 
     own = engine.config["model"]["init_args"]
     leaner = without_each(own)
@@ -107,7 +107,7 @@ def step_costs(
     for key, spec in toggles:
         changed = override(engine.config, key, spec)["model"]["init_args"]
         name = f"{key.removeprefix(_PLACE).rstrip('+')} {spec_name(spec)}"
-        found[name] = compare_steps(_step(engine, changed, batch), base, rounds)
+        found[numbered(name, found)] = compare_steps(_step(engine, changed, batch), base, rounds)
     for name, less in {} if toggles else leaner.items():
         try:
             found[name] = compare_steps(base, _step(engine, less, batch), rounds)

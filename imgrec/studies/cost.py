@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -204,11 +204,21 @@ def without_each(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         specs = model.get(key) or []
         specs = specs if isinstance(specs, list) else [specs]
         for i, spec in enumerate(specs):
-            found[f"{key} {spec_name(spec)}"] = {**model, key: [*specs[:i], *specs[i + 1 :]]}
+            found[numbered(f"{key} {spec_name(spec)}", found)] = {**model, key: [*specs[:i], *specs[i + 1 :]]}
     optimizer = model.get("optimizer")
     if isinstance(optimizer, Mapping) and "base" in optimizer:
         found[f"optimizer {spec_name(optimizer)}"] = {**model, "optimizer": optimizer["base"]}
     return found
+
+
+def numbered(name: str, taken: Collection[str]) -> str:
+    """A name that is not taken: itself, or with a number behind it.
+
+    >>> numbered("l2", ["l1"]), numbered("l2", ["l2"]), numbered("l2", ["l2", "l2 (2)"])
+    ('l2', 'l2 (2)', 'l2 (3)')
+    """
+    same = sum(each == name or each.startswith(f"{name} (") for each in taken)
+    return f"{name} ({same + 1})" if same else name
 
 
 def spec_name(spec: Any) -> str:

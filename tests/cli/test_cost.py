@@ -108,6 +108,14 @@ def test_a_table_and_a_file_and_nothing_else(cli: Cli, tiny: Path, tmp_path: Pat
     assert int(rows[0]["parameters"]) > 0 == int(rows[1]["parameters"])
 
 
+def test_one_technique_in_two_sizes_has_two_rows(cli: Cli, tiny: Path) -> None:
+    words = ["--toggle.model.edits", "{name: se, reduction: 2}", "--toggle.model.edits", "{name: se, reduction: 4}"]
+    done = cli("cost", tiny, *words, "--rounds", 1)
+    assert done.returncode == 0, done.stderr
+    assert "edits se      " in done.stdout
+    assert "edits se (2)  " in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
