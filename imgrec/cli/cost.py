@@ -86,6 +86,8 @@ def step_costs(
 ) -> tuple[TrainingStep, dict[str, StepCost | str]]:
     """The step of an engine's config, and by the name of a technique what it costs, or why that cannot be told.
 
+    The random generators of this process are afterwards as they were.
+
     Args:
         engine: see :func:`imgrec.cli.trial.settled_engine`.
         toggles: dotted keys and the specs to put there; with none, the techniques that the config names.
@@ -95,24 +97,26 @@ def step_costs(
         UserError: a step cannot be built, or the config names no technique.
     """
     from imgrec.cli.config import override
+    from imgrec.cli.trial import generators_kept
     from imgrec.studies.cost import compare_steps, numbered, spec_name, without_each
 
     own = engine.config["model"]["init_args"]
     leaner = without_each(own)
     if not toggles and not leaner:
         raise UserError("this config names no technique that could be left out: say one with --toggle.model.KEY SPEC")
-    batch = _batch(engine)
-    base = _step(engine, own, batch)
-    found: dict[str, StepCost | str] = {}
-    for key, spec in toggles:
-        changed = override(engine.config, key, spec)["model"]["init_args"]
-        name = f"{key.removeprefix(_PLACE).rstrip('+')} {spec_name(spec)}"
-        found[numbered(name, found)] = compare_steps(_step(engine, changed, batch), base, rounds)
-    for name, less in {} if toggles else leaner.items():
-        try:
-            found[name] = compare_steps(base, _step(engine, less, batch), rounds)
-        except UserError as error:  # a margin loss has to have its head
-            found[name] = str(error)
+    with generators_kept():
+        batch = _batch(engine)
+        base = _step(engine, own, batch)
+        found: dict[str, StepCost | str] = {}
+        for key, spec in toggles:
+            changed = override(engine.config, key, spec)["model"]["init_args"]
+            name = f"{key.removeprefix(_PLACE).rstrip('+')} {spec_name(spec)}"
+            found[numbered(name, found)] = compare_steps(_step(engine, changed, batch), base, rounds)
+        for name, less in {} if toggles else leaner.items():
+            try:
+                found[name] = compare_steps(base, _step(engine, less, batch), rounds)
+            except UserError as error:  # a margin loss has to have its head
+                found[name] = str(error)
     return base, found
 
 

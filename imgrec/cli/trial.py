@@ -123,7 +123,7 @@ def train_briefly(
     arguments["accumulate_grad_batches"] = engine.trainer.accumulate_grad_batches * engine.trainer.world_size
     part = engine.config["data"]
     spec = {**part, "init_args": {**part["init_args"], **(data or {})}}
-    with _generators():
+    with generators_kept():
         task = copy.deepcopy(engine.task, {id(engine.task._trainer): None})
         module = instantiate(spec, pl.LightningDataModule, "data")
         brief: Any = build_trainer({**arguments, **(trainer or {})}, bare=True)
@@ -193,7 +193,7 @@ class MemoryOf:
 
 
 @contextmanager
-def _generators() -> Iterator[None]:
+def generators_kept() -> Iterator[None]:
     """The default generators of Python, NumPy and torch are afterwards as they were."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (libraries draw from it)
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []

@@ -222,10 +222,16 @@ def numbered(name: str, taken: Collection[str]) -> str:
 
 
 def spec_name(spec: Any) -> str:
-    """What a spec, or a list of them, is called in a table."""
+    """What a spec, or a list of them, is called in a table; one without a name, by its arguments.
+
+    >>> spec_name({"name": "focal", "gamma": 2}), spec_name(["se", "blur"]), spec_name({"dropout": 0.1})
+    ('focal', 'se + blur', 'dropout 0.1')
+    """
     if isinstance(spec, list):
         return " + ".join(map(spec_name, spec)) or "none"
-    return str(spec.get("name")) if isinstance(spec, Mapping) else "none" if spec is None else str(spec)
+    if isinstance(spec, Mapping):
+        return str(spec["name"]) if "name" in spec else ", ".join(f"{key} {value}" for key, value in spec.items())
+    return "none" if spec is None else str(spec)
 
 
 def compare_steps(step: TrainingStep, base: TrainingStep, rounds: int = 7) -> StepCost:

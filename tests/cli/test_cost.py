@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import imgrec
 from imgrec import yaml12
 from imgrec.cli.config import merge, normal_form
+from imgrec.cli.cost import step_costs
+from imgrec.cli.trial import settled_engine
 from imgrec.errors import UserError
 from imgrec.studies.cost import StepCost
 from tests.conftest import TINY, Cli
@@ -77,6 +80,13 @@ def test_a_toggle_costs_what_it_costs_when_it_is_left_out() -> None:
     toggled = costs(toggles={"model.edits": {"name": "se", "reduction": 2}})["edits se"]
     named = costs("model: {edits: {name: se, reduction: 2}}")["edits se"]
     assert (toggled.memory, toggled.parameters, toggled.macs) == (named.memory, named.parameters, named.macs)
+
+
+def test_measuring_leaves_the_random_generators_as_they_were() -> None:
+    engine = settled_engine(config("model: {head: {name: linear, dropout: 0.5}, edits: se}"))
+    before = torch.get_rng_state()
+    step_costs(engine, [], rounds=1)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_what_another_part_needs_cannot_be_left_out_and_says_why() -> None:
