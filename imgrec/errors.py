@@ -27,6 +27,24 @@ class TrainingFailedError(UserError):
     status = 3
 
 
+class IncompleteError(UserError):
+    """A command finished, but some of its inputs could not be used; their results are missing."""
+
+    status = 4
+
+
+class BudgetExceededError(UserError):
+    """A command finished, but its result exceeds a requested budget, for example ``--max-drop``."""
+
+    status = 5
+
+
+class ResourceError(UserError):
+    """A resource of the machine failed: a full or read-only disk, a killed worker process or rank, a deleted folder."""
+
+    status = 6
+
+
 def nearest(word: str, words: Iterable[str], at_most: int = 3) -> list[str]:
     """The accepted words most like ``word``, best first; empty where none is alike.
 
