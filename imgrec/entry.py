@@ -8,7 +8,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -149,6 +149,13 @@ def check_type(value: Any, hint: Any, where: str) -> Any:
         return parser.parse_object({"value": value}).value
     except ArgumentError as error:
         raise SpecError(f"{place(where)}expected {type_name(hint)}, got {value!r} ({type(value).__name__}).") from error
+
+
+def check_text_keys(given: Mapping[Any, Any], where: str) -> None:
+    """Raise a :class:`SpecError` if an argument's name is not text, as in ``{name: sgd, 1: 0.9}``."""
+    for key in given:
+        if not isinstance(key, str):
+            raise SpecError(f"{place(where)}expected text as a key, got {key!r} ({type(key).__name__}).")
 
 
 def _takes_bool(hint: Any) -> bool:

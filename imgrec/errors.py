@@ -45,19 +45,19 @@ class ResourceError(UserError):
     status = 6
 
 
-def nearest(word: str, words: Iterable[str], at_most: int = 3) -> list[str]:
-    """The accepted words most like ``word``, best first; empty where none is alike.
+def nearest(word: object, words: Iterable[str], at_most: int = 3) -> list[str]:
+    """Return the accepted words most similar to ``word``, best first; empty if none is similar.
 
     >>> nearest("cros_entropy", ["focal", "cross_entropy"])
     ['cross_entropy']
     """
     by_lower = {w.lower(): w for w in words}
-    matches = difflib.get_close_matches(word.lower(), by_lower, n=at_most, cutoff=0.5)
+    matches = difflib.get_close_matches(str(word).lower(), by_lower, n=at_most, cutoff=0.5)
     return [by_lower[m] for m in matches]
 
 
-def suggestion(word: str, words: Iterable[str]) -> str:
-    """`` Did you mean "x"?`` for the nearest accepted words, or an empty string.
+def suggestion(word: object, words: Iterable[str]) -> str:
+    """Return `` Did you mean "x"?`` for the nearest accepted words, or an empty string.
 
     >>> suggestion("focl", ["focal"])
     ' Did you mean "focal"?'

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Generic, Protocol, TypeVar, get_args, get_origin
 
-from imgrec.entry import Entry, check_type, place
+from imgrec.entry import Entry, check_text_keys, check_type, place
 from imgrec.errors import SpecError, UserError, article, suggestion
 
 Spec = str | dict[str, Any]
@@ -134,6 +134,7 @@ class Registry(Generic[T]):
         if isinstance(spec, str) and spec:
             return spec, {}
         if isinstance(spec, Mapping) and isinstance(spec.get("name"), str):
+            check_text_keys(spec, where)
             return spec["name"], {k: v for k, v in spec.items() if k != "name"}
         raise SpecError(
             f"{place(where)}expected the name of {article(self.kind)}, or a mapping with the key `name`, got {spec!r}."

@@ -7,6 +7,7 @@ from typing import Any
 
 from imgrec.cli.config import parse_value
 from imgrec.errors import UserError
+from imgrec.yaml12 import YAMLKeyError
 
 
 @dataclass
@@ -50,14 +51,21 @@ def parse(words: list[str]) -> Arguments:
             elif key == "allow-changed":
                 found.allowed.append(value)
             elif key in ("tta", "tta_average"):
-                setattr(found, key, parse_value(value))
+                setattr(found, key, _value(key, value))
             else:
-                found.overrides.append((key, parse_value(value) if equals or takes_next else True))
+                found.overrides.append((key, _value(key, value) if equals or takes_next else True))
         elif word.startswith("-"):
             raise UserError(f'there is no option "{word}"')
         else:
             found.targets.append(word)
     return found
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        return parse_value(text)
+    except YAMLKeyError as error:
+        raise UserError(f"--{key}: {error}") from error
 
 
 def _is_number(word: str) -> bool:

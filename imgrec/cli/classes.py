@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from imgrec.entry import Entry, check_type
+from imgrec.entry import Entry, check_text_keys, check_type
 from imgrec.errors import UserError, suggestion
 
 # a class in one of these may be called by its name alone
@@ -86,6 +86,7 @@ def instantiate(value: Any, base: type, where: str) -> Any:
 
 def check_arguments(entry: Entry[Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The arguments with nested classes built and plain values checked against the annotations."""
+    check_text_keys(given, where)
     for key in given:
         if key not in entry.parameters and not entry.open:
             known = ", ".join(sorted(entry.parameters))

@@ -6,49 +6,69 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from imgrec import yaml12
 from imgrec.errors import UserError
 
 Config = dict[str, Any]
 
+FREE_MAPPINGS = frozenset(
+    ("alpha", "class_weights", "classes", "compile", "flips", "layers", "options", "rename", "settings", "splits")
+)
+"""Arguments whose value is a mapping with free keys, such as class names. A test compares them with the annotations."""
+
+_RULES_OR_CLASSES = frozenset(("alpha", "class_weights"))
+"""Free mappings of class weights, which may instead be a rule with arguments: ``{name: effective, beta: 0.999}``."""
+
 
 def parse_value(text: str) -> Any:
-    """A value as YAML reads it; text that is no YAML stays text.
+    """Return a value as YAML reads it; a text that is not YAML is returned as it is.
+
+    Raises:
+        YAMLKeyError: If a mapping has a key twice, or a key that comes from a decimal comma.
 
     >>> parse_value("1e-3"), parse_value("12"), parse_value("focal"), parse_value("{name: focal}")
     (0.001, 12, 'focal', {'name': 'focal'})
     """
-    try:
-        return yaml12.load(text)
-    except (yaml.YAMLError, ValueError):  # ValueError: an explicit tag that does not fit, `!!int x`
-        return text
+    return yaml12.parse(text)
 
 
 def read_config(path: str | Path) -> Config:
-    """One YAML file, as a mapping in normal form.
+    """Return one YAML file as a mapping in normal form.
 
     Raises:
-        UserError: there is no such file, it is no YAML, or no mapping; the message names the line.
+        UserError: If there is no such file, it is not YAML or not a mapping, or a key is duplicate or not text.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"config {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    try:
-        values = yaml12.load(text)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"config {path}{line}: not YAML ({error.problem})") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"config {path}: not YAML ({error})") from error
+    values = yaml12.read(path)
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"config {path}: expected a mapping such as `model: ...`, got {type(values).__name__}")
+    check_keys(values, f"config {path}: ")
     return normal_form(values)
+
+
+def check_keys(values: Any, place: str = "", at: str = "") -> None:
+    """Refuse a key that is not text, except in a free mapping: a class may be called ``1``.
+
+    Args:
+        values: a config, or a part of one.
+        place: the beginning of the message: the file or the option.
+        at: the dotted key of ``values``.
+
+    Raises:
+        UserError: If a key is a number, a boolean or null.
+    """
+    if isinstance(values, list):
+        for i, each in enumerate(values):
+            check_keys(each, place, f"{at}[{i}]")
+    if not isinstance(values, Mapping) or at.rpartition(".")[2] in FREE_MAPPINGS:
+        return
+    for key, value in values.items():
+        if not isinstance(key, str):
+            written = "null" if key is None else str(key).lower()
+            where = f"{at}: " if at else ""
+            raise UserError(f'{place}{where}expected text as a key, got {written}. Quote a text: "{written}".')
+        check_keys(value, place, f"{at}.{key}" if at else key)
 
 
 def normal_form(config: Mapping[str, Any]) -> Config:
@@ -72,12 +92,13 @@ def normal_form(config: Mapping[str, Any]) -> Config:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
-    """The config ``over`` laid over the config ``base``.
+    """Return the config ``over`` merged over the config ``base``.
 
     Mappings are merged key by key, everything else is replaced; ``key+`` appends to a list. Something of another class
     (``class_path``) or, under ``model`` and ``data``, another spec (``name``) replaces the old one whole, arguments and
     all; a mapping without a ``name`` changes arguments of the spec that stands. The arguments of ``model`` and ``data``
     stay where a class is named alone, or where none was named before: a subclass takes its base's.
+    In a free mapping (:data:`FREE_MAPPINGS`) every key is data: none is a name, and none appends.
 
     >>> merge({"model": {"loss": {"name": "focal", "gamma": 2}}}, {"model": {"loss": {"gamma": 3}}})
     {'model': {'loss': {'name': 'focal', 'gamma': 3}}}
@@ -85,6 +106,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
     {'model': {'init_args': {'loss': 'focal'}, 'class_path': 'my.Task'}}
     >>> merge({"trainer": {"callbacks": ["A"]}}, {"trainer": {"callbacks+": "B"}})
     {'trainer': {'callbacks': ['A', 'B']}}
+    >>> merge({}, {"data": {"init_args": {"classes": {"CD4+": "CD4"}}}})
+    {'data': {'init_args': {'classes': {'CD4+': 'CD4'}}}}
     """
     result = dict(base)
     for key, value in over.items():
@@ -103,14 +126,24 @@ def _merged(old: Any, new: Any, specs: bool) -> Any:
         old = {}
     result = dict(old)
     for key, value in new.items():
-        if isinstance(key, str) and key.endswith("+"):  # a key may be a number: the class "3"
+        if key.endswith("+"):
             key = key[:-1]
             here = result.get(key)
             here = here if isinstance(here, list) else [] if here is None or isinstance(here, bool) else [here]
             result[key] = [*here, *(value if isinstance(value, list) else [value])]
         else:
-            result[key] = _merged(result.get(key), value, specs)
+            result[key] = _merged_free(key, result.get(key), value) or _merged(result.get(key), value, specs)
     return result
+
+
+def _merged_free(key: str, old: Any, new: Any) -> Config | None:
+    """Return two free mappings merged key by key; ``None`` if ``key`` is not one."""
+    if key not in FREE_MAPPINGS or not isinstance(new, Mapping):
+        return None
+    rule = key in _RULES_OR_CLASSES
+    if rule and isinstance(old, str):
+        old = {"name": old}
+    return dict(new) if not isinstance(old, Mapping) or (rule and _another("name", old, new)) else {**old, **new}
 
 
 def _replaces(old: Mapping[str, Any], new: Mapping[str, Any], specs: bool) -> bool:
@@ -135,6 +168,7 @@ def override(config: Mapping[str, Any], key: str, value: Any) -> Config:
         parts.insert(1, "init_args")
     for part in reversed(parts):
         value = {part: value}
+    check_keys(value, f"--{key}: ")
     return merge(config, normal_form(value))
 
 

@@ -10,8 +10,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from imgrec import yaml12
 from imgrec.errors import UserError, suggestion
 from imgrec.runs.rows import COSTS, FIGURES, Row, less_is_better, read_row, run_folders
@@ -138,10 +136,7 @@ def run_table(root: str | os.PathLike[str]) -> RunTable:
 
 
 def _condition(operator: str, text: str) -> Callable[[Any], bool]:
-    try:
-        wanted = yaml12.load(text)
-    except (yaml.YAMLError, ValueError):
-        wanted = text
+    wanted = yaml12.parse(text)
     if operator in ("=", "==", "!="):
         same = operator != "!="
         return lambda value: _equal(value, wanted, text) is same
