@@ -21,7 +21,7 @@ from pytorch_lightning.utilities.memory import is_oom_error
 from imgrec.callbacks import PositionalSeeding, make_lean
 from imgrec.cli.arguments import Arguments
 from imgrec.cli.classes import instantiate
-from imgrec.cli.config import Config, merge, override, read_config
+from imgrec.cli.config import Config, check_keys, merge, override, read_config
 from imgrec.cli.engine import Engine, build_trainer
 from imgrec.errors import UserError
 from imgrec.process import forget_peak, free_memory, process_memory
@@ -54,6 +54,8 @@ def config_of(*given: str | Path | Mapping[str, Any]) -> Config:
         raise UserError("a config is missing: a file such as experiments/digits/quickstart.yaml, or a mapping")
     merged: Config = {}
     for each in given:
+        if isinstance(each, Mapping):
+            check_keys(each)
         merged = merge(merged, each if isinstance(each, Mapping) else read_config(each))
     return merged
 
