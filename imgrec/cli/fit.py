@@ -39,7 +39,8 @@ A config has the keys model, data, trainer and seed_everything:
 EVALUATE_HELP = """usage: imgrec {command} RUN|CHECKPOINT [--config FILE.yaml ...] [--key.subkey VALUE ...]
 
 Evaluate on the {split} split. A run folder or a checkpoint is enough: they know their config.
-Without overrides, the figures and predictions of a run folder are written into it.
+Without overrides, the figures and predictions of a run folder are written into it. A run whose figures are those of
+an export, such as an int8 variant, is evaluated by that export, in its runtime, and left as it is.
 
   RUN                  a run folder (its best checkpoint), or a .ckpt file
   -c, --config FILE    changes to the config, or the config where no run is given
@@ -106,8 +107,11 @@ def evaluate(command: str, arguments: Arguments) -> int:
         raise UserError(f"{command} takes one run folder or checkpoint, got {len(arguments.targets)}")
 
     from imgrec.cli.engine import Engine
+    from imgrec.cli.exported import evaluate_export, exported_run
     from imgrec.cli.targets import find_target
 
+    if (run := exported_run(arguments.targets)) is not None:
+        return evaluate_export(command, run, arguments)
     target = find_target(arguments.targets[0]) if arguments.targets else None
     config = target.config if target else {}
     for path in arguments.configs:

@@ -1,33 +1,44 @@
-"""``imgrec predict``: from a run and some images to class names."""
+"""``imgrec predict``: from a run or an export, and some images, to class names."""
 
 from __future__ import annotations
 
 import argparse
 import csv
-import glob
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from imgrec.cli.config import parse_value
-from imgrec.errors import UserError
+from imgrec.cli.predict_inputs import Inputs, find_images
+from imgrec.errors import IncompleteError, UserError
 from imgrec.files import written_aside
 
 if TYPE_CHECKING:
     from imgrec.export import Prediction
 
+    Write = Callable[[Prediction, Mapping[str, str]], None]
+
 _PLAIN_PROGRESS_SECONDS = 5.0
+_LISTED = 10
+_EPILOG = """A PATH that ends in .csv or .tsv is a table of images: its column path, file or image, otherwise its first
+one, holds their paths, relative to the folder of the table. Its other columns are copied to --out. A run whose figures
+are those of an export, such as an int8 variant, predicts with that export; RUN/model is its network in PyTorch.
+Exit status: 0; 2 if nothing could be done; 4 if some images could not be read, with the results of all others."""
 
 
 def run(command: str, words: list[str]) -> int:
     """Print the top-k of every image; write them as CSV or JSON lines on request."""
-    parser = argparse.ArgumentParser(prog="imgrec predict", description="Name the classes of images.")
-    parser.add_argument("run", metavar="RUN", help="a run folder, a checkpoint or a model folder")
-    parser.add_argument("paths", metavar="PATH", nargs="+", help="image files, folders, and globs in quotes")
+    parser = argparse.ArgumentParser(prog="imgrec predict", description="Name the classes of images.", epilog=_EPILOG)
+    parser.add_argument(
+        "run", metavar="RUN", help="a run folder, a checkpoint, a model folder, or an export: its folder or its file"
+    )
+    parser.add_argument(
+        "paths", metavar="PATH", nargs="+", help="image files, folders, globs in quotes, and tables of paths (.csv)"
+    )
     parser.add_argument("--top", type=int, default=3, metavar="K", help="how many classes an image (default: 3)")
     parser.add_argument("--out", metavar="FILE", help="write there instead of printing: FILE.csv or FILE.jsonl")
     parser.add_argument("--batch_size", type=int, default=64, metavar="N")
@@ -41,7 +52,7 @@ def run(command: str, words: list[str]) -> int:
         raise UserError("--top and --batch_size are at least 1")
     if arguments.out and Path(arguments.out).suffix not in (".csv", ".jsonl"):
         raise UserError(f"--out {arguments.out}: expected a name that ends in .csv or .jsonl")
-    paths = find_images(arguments.paths)
+    inputs = find_images(arguments.paths)
 
     import imgrec
 
@@ -52,47 +63,43 @@ def run(command: str, words: list[str]) -> int:
         tta=None if arguments.tta is None else parse_value(arguments.tta),
         tta_average=arguments.tta_average,
     )
-    stream = with_progress(predictor.stream(paths), len(paths))
-    failed = 0
+    print(f"model      {arguments.run}: {predictor.backend.title}", file=sys.stderr)
+    stream = with_progress(predictor.stream(row.path for row in inputs.rows), len(inputs.rows))
+    failed: list[Prediction] = []
     try:
-        with _writer(arguments.out, min(arguments.top, len(predictor.facts.class_names))) as write:
-            for prediction in stream:
-                write(prediction)
-                failed += prediction.error is not None
+        with _writer(arguments.out, min(arguments.top, len(predictor.facts.class_names)), inputs.columns) as write:
+            for row, prediction in zip(inputs.rows, stream, strict=True):
+                write(prediction, row.cells)
+                if prediction.error is not None:
+                    failed.append(prediction)
     except OSError as error:
         if arguments.out is None:  # `imgrec predict ... | head`
             raise
         raise UserError(f"--out {arguments.out}: cannot be written ({error.strerror or error})") from error
     if arguments.out:
-        print(f"{len(paths)} images -> {arguments.out}")
-    if failed:
-        print(f"{failed} of {len(paths)} could not be read", file=sys.stderr)
-    return 1 if failed == len(paths) else 0
+        print(f"{len(inputs.rows)} images -> {arguments.out}")
+    _report(inputs, failed, arguments.out)
+    return 0
 
 
-def find_images(given: Iterable[str]) -> list[Path]:
-    """The image files that files, folders (and everything below them) and globs name, each once, in order.
+def _report(inputs: Inputs, failed: Sequence[Prediction], out: str | None) -> None:
+    """Print the number of skipped files; raise if images could not be read.
 
     Raises:
-        UserError: one of them names nothing.
+        IncompleteError: If an image could not be read.
     """
-    from imgrec.data.decode import IMAGE_SUFFIXES
-
-    found: dict[Path, None] = {}
-    for word in given:
-        path = Path(word).expanduser()
-        if path.is_dir():
-            names = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            if not names:
-                raise UserError(f"{word}: no image in this folder")
-        elif path.exists():
-            names = [path]
-        else:
-            names = [Path(p) for p in sorted(glob.glob(word, recursive=True)) if Path(p).is_file()]  # noqa: PTH207
-            if not names:
-                raise UserError(f"{word}: no such file, folder or glob with a match")
-        found |= dict.fromkeys(names)
-    return list(found)
+    if inputs.skipped_text:
+        print(f"skipped    {inputs.skipped_text}", file=sys.stderr)
+    if not failed:
+        return
+    if out is not None:  # printed results name each of them already
+        for prediction in failed[:_LISTED]:
+            print(_line(prediction, 0), file=sys.stderr)
+        if len(failed) > _LISTED:
+            print(f"and {len(failed) - _LISTED} more, in the column error of {out}", file=sys.stderr)
+    raise IncompleteError(
+        f"{len(failed)} of {len(inputs.rows)} images could not be read; the results of the others are complete"
+    )
 
 
 def with_progress(predictions: Iterator[Prediction], total: int) -> Iterator[Prediction]:
@@ -112,12 +119,23 @@ def with_progress(predictions: Iterator[Prediction], total: int) -> Iterator[Pre
 
 
 @contextmanager
-def _writer(out: str | None, top: int) -> Iterator[Callable[[Prediction], None]]:
+def _writer(out: str | None, top: int, columns: Sequence[str]) -> Iterator[Write]:
     if out is None:
-        yield lambda prediction: print(_line(prediction, top))
+        yield lambda prediction, cells: print(_line(prediction, top))
         return
+    names = _names(columns, top)
     with written_aside(out) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        yield _csv_row(file, top) if out.endswith(".csv") else lambda p: print(json.dumps(_plain(p, top)), file=file)
+        yield _csv_row(file, top, names) if out.endswith(".csv") else _json_line(file, top, names)
+
+
+def _names(columns: Sequence[str], top: int) -> dict[str, str]:
+    """Return the names under which further columns are written; those of the results keep theirs."""
+    taken = {"top", *_header(top)}
+    return {column: f"input_{column}" if column in taken else column for column in columns}
+
+
+def _header(top: int) -> list[str]:
+    return ["path", *(f"{column}_{k}" for k in range(1, top + 1) for column in ("class", "probability")), "error"]
 
 
 def _line(prediction: Prediction, top: int) -> str:
@@ -127,24 +145,30 @@ def _line(prediction: Prediction, top: int) -> str:
     return f"{prediction.path}: {', '.join(f'{name} {p:.4f}' for name, p in pairs)}"
 
 
-def _plain(prediction: Prediction, top: int) -> dict[str, Any]:
-    if prediction.error is not None:
-        return {"path": str(prediction.path), "error": prediction.error}
-    pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))[:top]
-    return {"path": str(prediction.path), "top": [{"class": name, "probability": float(p)} for name, p in pairs]}
-
-
-def _csv_row(file: IO[str], top: int) -> Callable[[Prediction], None]:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        ["path", *(f"{column}_{k}" for k in range(1, top + 1) for column in ("class", "probability")), "error"]
-    )
-
-    def write(prediction: Prediction) -> None:
+def _json_line(file: IO[str], top: int, names: Mapping[str, str]) -> Write:
+    def write(prediction: Prediction, cells: Mapping[str, str]) -> None:
+        line: dict[str, Any] = {"path": str(prediction.path)}
         if prediction.error is not None:
-            writer.writerow([prediction.path, *[""] * (2 * top), prediction.error])
+            line["error"] = prediction.error
+        else:
+            pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))[:top]
+            line["top"] = [{"class": name, "probability": float(p)} for name, p in pairs]
+        print(json.dumps(line | {names[column]: cell for column, cell in cells.items()}), file=file)
+
+    return write
+
+
+def _csv_row(file: IO[str], top: int, names: Mapping[str, str]) -> Write:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*_header(top), *names.values()])
+
+    def write(prediction: Prediction, cells: Mapping[str, str]) -> None:
+        further = [cells.get(column, "") for column in names]
+        if prediction.error is not None:
+            writer.writerow([prediction.path, *[""] * (2 * top), prediction.error, *further])
             return
         pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))[:top]
-        writer.writerow([prediction.path, *(cell for name, p in pairs for cell in (name, repr(float(p)))), ""])
+        found = [cell for name, p in pairs for cell in (name, repr(float(p)))]
+        writer.writerow([prediction.path, *found, "", *further])
 
     return write

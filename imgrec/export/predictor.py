@@ -18,6 +18,8 @@ from torch import Tensor
 from imgrec.augment import TestTimeAugmentation, build_transforms
 from imgrec.data.decode import BadImage, decode_image, to_channels
 from imgrec.errors import UserError
+from imgrec.export.backends import ClassifierBackend, backend_of
+from imgrec.export.runtime import Runtime
 from imgrec.models import Classifier
 from imgrec.types import DataFacts
 
@@ -39,22 +41,25 @@ class Prediction:
 
 
 class Predictor:
-    """A trained classifier, ready for image files.
+    """A trained classifier or an export, ready for image files.
 
     Args:
-        classifier: is moved to ``device`` and put into evaluation mode.
-        facts: the data that it was built for; they hold its preprocessing.
-        batch_size: images in one pass.
-        device: ``auto`` takes a GPU where there is one.
-        tta: what is looked at beside each image itself; by default nothing.
+        classifier: a classifier, which is moved to ``device`` and put into evaluation mode; or an open runtime.
+        facts: the facts of the data that it was built for. They hold its preprocessing.
+        batch_size: number of images in one pass, 1 or more.
+        device: device of a classifier. ``auto`` selects a GPU if there is one. A runtime has its own device.
+        tta: further views of each image. By default there are none.
+
+    Attributes:
+        backend: the network: its runtime, its precision, and the call from images to logits.
 
     Raises:
-        UserError: a device that is not there, a batch size below 1.
+        UserError: If the device is not available, or if the batch size is below 1.
     """
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: Classifier | Runtime,
         facts: DataFacts,
         batch_size: int = 64,
         device: str | torch.device = "auto",
@@ -65,17 +70,32 @@ class Predictor:
         self.facts = facts
         self.batch_size = batch_size
         self.tta = tta
-        self.device = _device(device)
-        try:
-            self.classifier = classifier.to(self.device).eval()
-        except (RuntimeError, AssertionError) as error:  # torch's ways to say that it was built without this device
-            raise UserError(f'the device "{device}" cannot be used: {str(error).partition(chr(10))[0]}') from error
+        self.backend = backend_of(classifier, device)
         self._transforms = build_transforms(
             list(facts.eval_transforms),
             "eval_transforms",
             image_size=facts.image_size,
             in_channels=facts.channels,
         )
+
+    @property
+    def classifier(self) -> Classifier:
+        """The classifier.
+
+        Raises:
+            UserError: If the network is an export, which PyTorch does not run.
+        """
+        if not isinstance(self.backend, ClassifierBackend):
+            raise UserError(
+                f"the network runs in {self.backend.title}, and has no classifier in PyTorch. "
+                "Load the folder model/ of its run instead."
+            )
+        return self.backend.classifier
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the network receives its images on."""
+        return self.backend.device
 
     def predict(self, paths: Iterable[str | Path]) -> list[Prediction]:
         """One prediction a path, in the order of the paths; see :meth:`stream`."""
@@ -114,10 +134,10 @@ class Predictor:
             return str(error)
 
     def logits(self, images: Tensor) -> Tensor:
-        """The logits of images that :meth:`read` gave, on the CPU: float ``(batch, num_classes)``."""
+        """Return the logits of images that :meth:`read` returned, on the CPU: float ``(batch, num_classes)``."""
         with torch.inference_mode():
-            images = images.to(self.device)
-            logits: Tensor = self.tta(self.classifier, images) if self.tta else self.classifier(images)
+            images = images.to(self.backend.device)
+            logits: Tensor = self.tta(self.backend, images) if self.tta else self.backend(images)
             return logits.float().cpu()
 
     def _predict_batch(self, batch: list[tuple[Path, Tensor | str]]) -> Iterator[Prediction]:
@@ -132,17 +152,6 @@ class Predictor:
             order = probabilities.argsort(descending=True, stable=True)
             names = tuple(self.facts.class_names[i] for i in order.tolist())
             yield Prediction(path, names, probabilities[order].numpy(), row.numpy().copy())
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device != "auto":
-        try:
-            return torch.device(device)
-        except RuntimeError as error:
-            raise UserError(f'"{device}" is no device; accepted: auto, cpu, cuda, cuda:1, mps') from error
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def _threads() -> int:

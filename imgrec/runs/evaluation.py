@@ -56,8 +56,13 @@ def unit_images(batch: Batch) -> NDArray[np.float32]:
 def keep_predictions(run: RunFolder, split: Literal["val", "test"], predictions: Predictions) -> dict[str, float]:
     """Write a split's predictions into a run folder, and their figures into its summary; give the latter."""
     write_predictions(run.predictions_file(split), predictions)
-    figures = classification_metrics(torch.from_numpy(predictions.logits), torch.from_numpy(predictions.targets))
-    plain = {name: float(value) for name, value in figures.items()}
+    plain = figures_of(predictions)
     others = dict.fromkeys(run.summary.get(split) or {})  # of what was evaluated before, the loss say
     update_summary(run, {split: {**others, **plain}})
     return plain
+
+
+def figures_of(predictions: Predictions) -> dict[str, float]:
+    """Return the metrics of some predictions by name."""
+    figures = classification_metrics(torch.from_numpy(predictions.logits), torch.from_numpy(predictions.targets))
+    return {name: float(value) for name, value in figures.items()}

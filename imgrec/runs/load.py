@@ -20,6 +20,7 @@ from imgrec.export import Predictor, load_model_folder
 from imgrec.models import Classifier
 from imgrec.registry import Specs
 from imgrec.runs.folder import CONFIG, RunFolder
+from imgrec.runs.product import find_export, open_export
 from imgrec.tasks import BaseTask
 from imgrec.types import DataFacts
 
@@ -34,21 +35,26 @@ def load(
     tta_average: Average = "probabilities",
     quantized: bool = False,
 ) -> Predictor:
-    """The trained model of a run folder, a checkpoint or a model folder.
+    """Load the trained model of a run folder, a checkpoint, a model folder or an export.
+
+    A run whose figures are those of an export, such as an int8 variant of ``imgrec compress``, is loaded as that
+    export, in its runtime. So is a run that was trained quantization-aware. To load the network of such a run in
+    PyTorch, give its folder ``model/``. ``Predictor.backend.title`` names runtime and precision.
 
     Args:
-        path: a run folder (its model folder, else its best or last checkpoint), a ``.ckpt`` file, or a model folder.
-        device: ``auto`` takes a GPU where there is one.
-        batch_size: images in one pass.
-        tta: views that are looked at beside each image itself, ``hflip`` say; see `imgrec list views`.
-        tta_average: whether the answer is the mean of their ``probabilities`` or of their ``logits``.
-        quantized: the network in int8: as :class:`imgrec.callbacks.QAT` trained it; or of a run folder without that,
-            quantized now, its bounds read from 256 of the run's training images. The numbers are those of int8, the
-            operations PyTorch's own, one by one: it is not faster. What is fast is an export for a runtime.
+        path: a run folder (its export or its model folder, otherwise its best or last checkpoint), a ``.ckpt`` file, a
+            model folder, the folder of an export, or the file ``.onnx`` or ``.xml`` in it.
+        device: ``auto`` selects a GPU if there is one; for an export it is the CPU.
+        batch_size: number of images in one pass.
+        tta: further views of each image, for example ``hflip``; see `imgrec list views`.
+        tta_average: mean of the ``probabilities`` or of the ``logits`` of the views.
+        quantized: load the network in int8 in PyTorch: as :class:`imgrec.callbacks.QAT` trained it. The network of
+            another run folder is quantized now, with bounds from 256 of its training images. The numbers are those of
+            int8, computed by ordinary operations of PyTorch, so it is not faster. An export is fast.
 
     Raises:
-        UserError: there is nothing of the kind; or a view that is unknown; or a network that cannot be quantized, or
-            no images to do it with.
+        UserError: If there is nothing of the kind, a view is unknown, a runtime is not installed, or a network cannot
+            be quantized.
 
     Example::
 
@@ -57,19 +63,31 @@ def load(
     """
     views = TestTimeAugmentation(tta, tta_average) if tta is not None else None
     path = Path(path)
-    if path.is_file():
-        classifier, facts = _from_checkpoint(path)
-    elif (path / "model.safetensors").is_file():
-        classifier, facts = load_model_folder(path)
-    else:
-        run = RunFolder(path)
-        if (run.model_folder / "config.json").is_file():
-            classifier, facts = load_model_folder(run.model_folder)
-        else:
-            classifier, facts = _from_checkpoint(run.trained_checkpoint())
+    export = None if quantized else find_export(path)
+    if export is not None:
+        network, found = open_export(export, device, torch.get_num_threads())
+        return Predictor(network, found.facts, batch_size=batch_size, tta=views)
+    classifier, facts = load_classifier(path)
     if quantized:
         classifier = _in_int8(classifier, facts, path)
     return Predictor(classifier, facts, batch_size=batch_size, device=device, tta=views)
+
+
+def load_classifier(path: str | os.PathLike[str]) -> tuple[Classifier, DataFacts]:
+    """Load the classifier of a run folder, a checkpoint or a model folder in PyTorch, on the CPU, and its facts.
+
+    Raises:
+        UserError: If there is nothing of the kind.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _from_checkpoint(path)
+    if (path / "model.safetensors").is_file():
+        return load_model_folder(path)
+    run = RunFolder(path)
+    if (run.model_folder / "config.json").is_file():
+        return load_model_folder(run.model_folder)
+    return _from_checkpoint(run.trained_checkpoint())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -123,8 +141,9 @@ def _in_int8(classifier: Classifier, facts: DataFacts, path: Path) -> Classifier
     return to_int8(model)
 
 
-def _from_checkpoint(path: Path) -> Any:
+def _from_checkpoint(path: Path) -> tuple[Classifier, DataFacts]:
     task = task_class(read_checkpoint(path), path).load_from_checkpoint(path, map_location="cpu", weights_only=True)
     if not isinstance(task.model, Classifier):
         raise UserError(f"{path} holds a {type(task.model).__name__}, not an imgrec Classifier")
+    assert task.facts is not None
     return task.model, task.facts

@@ -22,7 +22,6 @@ def read_network(path: str | Path) -> tuple[Classifier, DataFacts]:
         loaded = read_origin(path)
         return loaded.classifier, loaded.facts
     except UserError:
-        from imgrec.runs.load import load
+        from imgrec.runs.load import load_classifier
 
-        predictor = load(path, device="cpu")
-        return predictor.classifier, predictor.facts
+        return load_classifier(path)

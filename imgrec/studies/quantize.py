@@ -27,7 +27,7 @@ from imgrec.export.openvino import to_openvino
 from imgrec.export.runtimes import open_runtime, require_runtime
 from imgrec.runs.data import data_of
 from imgrec.runs.folder import RunFolder
-from imgrec.runs.load import load
+from imgrec.runs.load import load_classifier
 from imgrec.studies.judging import Budget, Judge, Judgement, check_data
 
 logger = logging.getLogger(__name__)
@@ -112,8 +112,7 @@ def quantize_run(
     budget = Budget(max_drop, level, sure, max_kept)
     _check_words(to, runtime, method)
     folder = RunFolder(run)
-    predictor = load(folder.path, device="cpu")
-    classifier, facts = predictor.classifier, predictor.facts
+    classifier, facts = load_classifier(folder.path)
     given = data_of(folder) if data is None else data
     check_data(given, facts)
     target = folder.exports / (name or f"{runtime}-{to}")

@@ -58,7 +58,6 @@ def test_it_says_of_files_what_the_test_said_of_the_same_images(
         (["images"], COUNT),
         (["images/*.png"], COUNT // 2),
         (["images/**/*.png"], COUNT),
-        (["images/*"], COUNT // 2 + 1),  # a glob takes what it matches, notes.txt too
         (["images", "images/0.png", "images/*.png"], COUNT),
         (["images/0.png", "images/below"], 1 + COUNT // 2),
     ],
@@ -69,6 +68,8 @@ def test_files_folders_and_globs(words: list[str], count: int, cli: Cli, trained
     lines = done.stdout.splitlines()
     assert len(lines) == count
     assert len({line.partition(": ")[0] for line in lines}) == count
+    one = "1 file is no image by its ending, and is skipped: .txt (1)"
+    assert (one in done.stderr) is ("images" in words)
 
 
 @pytest.mark.parametrize("target", ["run", "checkpoint", "checkpoint alone", "model folder"])
@@ -89,9 +90,10 @@ def test_csv_and_json_lines_say_the_same(cli: Cli, trained: Path, images: dict[s
     (tmp_path / "images" / "broken.png").write_bytes(b"")
     for name in ("out/found.csv", "out/found.jsonl"):
         done = cli("predict", trained, "images", "--out", name, "--top", "3", "--batch_size", "4")
-        assert done.returncode == 0
+        assert done.returncode == 4
         assert done.stdout == f"{COUNT + 1} images -> {name}\n"
-        assert done.stderr == f"1 of {COUNT + 1} could not be read\n"
+        assert "images/broken.png: cannot be read: the file is empty\n" in done.stderr
+        assert f"1 of {COUNT + 1} images could not be read; the results of the others" in done.stderr
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "found.csv").read_text())))
     lines = [json.loads(line) for line in (tmp_path / "out" / "found.jsonl").read_text().splitlines()]
     assert [row["path"] for row in rows] == [line["path"] for line in lines]
@@ -124,13 +126,71 @@ def test_images_that_cannot_be_read(cli: Cli, trained: Path, images: dict[str, s
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.jpg").write_text("no image")
     done = cli("predict", trained, "cut.png", "text.jpg", "images/0.png")
-    assert done.returncode == 0
+    assert done.returncode == 4
     assert "cut.png: cannot be read: " in done.stdout
     assert "text.jpg: cannot be read: it is not an image" in done.stdout
-    assert done.stderr == "2 of 3 could not be read\n"
+    assert done.stdout.splitlines()[2].startswith("images/0.png: ")
+    assert "imgrec: error: 2 of 3 images could not be read" in done.stderr
     nothing = cli("predict", trained, "cut.png", "text.jpg")
-    assert nothing.returncode == 1
-    assert nothing.stderr == "2 of 2 could not be read\n"
+    assert nothing.returncode == 4
+    assert "2 of 2 images could not be read" in nothing.stderr
+    a_glob = cli("predict", trained, "images/*")  # a glob selects whatever it matches, notes.txt too
+    assert a_glob.returncode == 4
+    assert len(a_glob.stdout.splitlines()) == COUNT // 2 + 1
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    none = cli("predict", trained, "empty")
+    assert none.returncode == 2
+    assert "empty: no image in this folder (1 file is no image by its ending, and is skipped: .txt (1))" in none.stderr
+
+
+def test_a_table_of_paths(cli: Cli, trained: Path, images: dict[str, str], tmp_path: Path) -> None:
+    names = sorted(images)
+    rows = [names[0], names[1].replace("/", "\\"), "images/gone.png", names[0], str(tmp_path / names[2])]
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "paths.csv").write_text(
+        "\ufeffnumber,File,error,note\n"
+        + "".join(f'{n},{f"../{p}" if n < 4 else p},e{n},"a, b"\n' for n, p in enumerate(rows))
+    )
+    done = cli("predict", trained, "lists/paths.csv", "images/2.png", "--out", "out.csv", "--top", "1")
+    assert done.returncode == 4
+    assert "lists/../images/gone.png: cannot be read: there is no such file" in done.stderr
+    found = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert list(found[0]) == ["path", "class_1", "probability_1", "error", "number", "input_error", "note"]
+    assert [row["number"] for row in found] == ["0", "1", "2", "3", "4", ""]
+    assert [row["input_error"] for row in found] == ["e0", "e1", "e2", "e3", "e4", ""]
+    assert {row["note"] for row in found[:-1]} == {"a, b"}
+    plain = {
+        line.partition(": ")[0]: line.partition(": ")[2]
+        for line in cli("predict", trained, "images").stdout.splitlines()
+    }
+    for row, name in zip(
+        (found[i] for i in (0, 1, 3, 4, 5)), (*names[:2], names[0], names[2], "images/2.png"), strict=True
+    ):
+        assert f"{row['class_1']} {float(row['probability_1']):.4f}" == plain[name].partition(",")[0]
+    cli("predict", trained, "lists/paths.csv", "--out", "out.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["number"] for line in lines] == ["0", "1", "2", "3", "4"]
+    assert lines[2]["error"] == "there is no such file"
+    (lists / "first.csv").write_text(f"a;b\n../{names[0]};1\n")  # without a known name: the first column
+    assert cli("predict", trained, "lists/first.csv").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path\n", "no image at all"),
+        ("path,x\na.png,1\n,2\n", 'row 3: nothing in the column "path"'),
+        ("path,x\nmy,a.png,1\n", "row 2: expected 2 cells, got 3"),
+        ("path,path\na.png,1\n", "a column name occurs twice"),
+    ],
+)
+def test_a_table_that_is_wrong_is_refused(text: str, said: str, cli: Cli, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    done = cli("predict", trained, "t.csv")
+    assert done.returncode == 2
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize("option", ["--top", "--batch_size"])
@@ -145,11 +205,11 @@ def test_a_long_list_says_where_it_is(
 ) -> None:
     monkeypatch.setattr("imgrec.cli.predict._PLAIN_PROGRESS_SECONDS", -1.0)
     done = cli("predict", trained, "images")
-    assert done.stderr.splitlines() == [f"{n}/{COUNT} images" for n in range(1, COUNT + 1)]
+    assert done.stderr.splitlines()[1:-1] == [f"{n}/{COUNT} images" for n in range(1, COUNT + 1)]
 
 
 def test_the_installed_command_predicts(installed: Cli, trained: Path, images: dict[str, str], tmp_path: Path) -> None:
     done = installed("predict", trained, "images", "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == COUNT
-    assert done.stderr == ""
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["model", "skipped"]

@@ -1,0 +1,132 @@
+"""The part of a predictor that turns a batch of images into logits: a classifier in PyTorch, or an export."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgrec.augment.transform import to_float
+from imgrec.compress.int8 import Int8Classifier
+from imgrec.compress.qat import QuantizedClassifier
+from imgrec.errors import UserError
+from imgrec.export.runtime import Runtime
+from imgrec.models import Classifier
+
+TITLES = {"torch": "PyTorch", "compile": "PyTorch, compiled", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+"""Names of the runtimes in messages."""
+_TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+class Backend(ABC):
+    """A network that maps a batch of images to logits.
+
+    Attributes:
+        runtime: one of :data:`imgrec.export.runtimes.RUNTIMES`.
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``; ``int8 (simulated)`` if PyTorch rounds as int8 does.
+        device: the device of the images that :meth:`__call__` receives.
+    """
+
+    runtime: str
+    precision: str
+    device: torch.device
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the logits of a batch.
+
+        Shapes: ``images`` uint8 or float in [0, 1], ``(batch, channels, height, width)`` on :attr:`device`; logits
+        ``(batch, num_classes)`` on the same device.
+        """
+
+    @property
+    def title(self) -> str:
+        """Runtime and precision in words.
+
+        >>> backend = RuntimeBackend.__new__(RuntimeBackend)
+        >>> backend.runtime, backend.precision = "onnxruntime", "int8"
+        >>> backend.title
+        'ONNX Runtime, int8'
+        """
+        return f"{TITLES[self.runtime]}, {self.precision}"
+
+
+class ClassifierBackend(Backend):
+    """A classifier in PyTorch.
+
+    Args:
+        classifier: moved to ``device`` and put into evaluation mode.
+        device: a device of torch. ``auto`` selects a GPU if there is one.
+
+    Raises:
+        UserError: If the device is unknown or not available.
+    """
+
+    runtime = "torch"
+
+    def __init__(self, classifier: Classifier, device: str | torch.device = "auto") -> None:
+        self.device = _device(device)
+        try:
+            self.classifier = classifier.to(self.device).eval()
+        except (RuntimeError, AssertionError) as error:  # torch's ways to say that it was built without this device
+            raise UserError(f'the device "{device}" cannot be used: {str(error).partition(chr(10))[0]}') from error
+        self.precision = _precision_of(classifier)
+
+    def __call__(self, images: Tensor) -> Tensor:  # noqa: D102
+        logits: Tensor = self.classifier(images)
+        return logits
+
+    @property
+    def title(self) -> str:
+        """Runtime, precision and device in words."""
+        return f"{super().title} on {self.device}"
+
+
+def _precision_of(classifier: Classifier) -> str:
+    if isinstance(classifier, Int8Classifier | QuantizedClassifier):
+        return "int8 (simulated)"
+    return _TYPES.get(classifier.mean.dtype, "fp32")
+
+
+class RuntimeBackend(Backend):
+    """A network that is open in another runtime than PyTorch.
+
+    A runtime with a fixed batch size receives batches of that size; the last one is filled up with black images.
+
+    Args:
+        network: see :func:`imgrec.export.runtimes.open_runtime`.
+    """
+
+    def __init__(self, network: Runtime) -> None:
+        self.network = network
+        self.runtime, self.precision = network.kind, network.precision
+        self.device = torch.device("cpu")
+
+    def __call__(self, images: Tensor) -> Tensor:  # noqa: D102
+        pixels = to_float(images).numpy()
+        size = self.network.batch_size or len(pixels)
+        found = []
+        for start in range(0, len(pixels), size):
+            batch = pixels[start : start + size]
+            missing = size - len(batch) if self.network.batch_size else 0
+            filled = np.concatenate([batch, np.zeros_like(batch[:1]).repeat(missing, axis=0)]) if missing else batch
+            found.append(self.network(filled)[: len(batch)])
+        return torch.from_numpy(np.concatenate(found))
+
+
+def backend_of(network: Classifier | Runtime, device: str | torch.device = "auto") -> Backend:
+    """Return the backend of a classifier or of an open runtime; ``device`` is for a classifier only."""
+    return RuntimeBackend(network) if isinstance(network, Runtime) else ClassifierBackend(network, device)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device != "auto":
+        try:
+            return torch.device(device)
+        except RuntimeError as error:
+            raise UserError(f'"{device}" is no device; accepted: auto, cpu, cuda, cuda:1, mps') from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
