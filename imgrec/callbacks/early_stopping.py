@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import EarlyStopping as LightningEarlyStopping
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
 from imgrec.callbacks.run_of import run_folder
+from imgrec.callbacks.shortest import meets_minimum
 from imgrec.errors import UserError, suggestion
 from imgrec.runs.summary import update_summary
 
@@ -23,9 +24,12 @@ _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 class EarlyStopping(LightningEarlyStopping):
     """Stops training when a metric no longer improves, reaches a target or diverges, or when the time is used up.
 
-    Lightning's callback with its arguments, and a time limit. It says in one line why it stopped, and the run's
-    summary.json says so under ``stopped``. A resumed run counts on from where it was, time included; one that had
-    stopped ends at once, unless ``patience``, a threshold or ``time_limit`` was raised.
+    Lightning's callback with its arguments, and a time limit. It prints in one line why it stopped, and writes the
+    reason to the run's summary.json under ``stopped``. A resumed run counts on from where it was, time included; one
+    that had stopped ends at once, unless ``patience``, a threshold or ``time_limit`` was raised.
+
+    It does not stop before ``trainer.min_epochs`` and ``trainer.min_steps`` are reached. Until then it follows the
+    metric, and afterwards it decides by the state of that moment: an improvement in between starts the patience again.
 
     Args:
         monitor: the metric.
@@ -122,7 +126,7 @@ class EarlyStopping(LightningEarlyStopping):
         """Start the clock; a resumed run that had stopped ends at once where it would stop again."""
         self._began = time.perf_counter()
         if self.stopped is not None:
-            if self._would_stop_again():
+            if self._would_stop_again() and meets_minimum(trainer):
                 trainer.should_stop = True
             else:
                 self.stopped = None
@@ -149,7 +153,9 @@ class EarlyStopping(LightningEarlyStopping):
         current = trainer.callback_metrics[self.monitor].squeeze()
         self._last = float(current)
         stop, _ = self._evaluate_stopping_criteria(current)
-        if trainer.strategy.reduce_boolean_decision(stop, all=False):
+        if not meets_minimum(trainer):  # Lightning would keep `should_stop` until the minimum, whatever comes between
+            self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
+        elif trainer.strategy.reduce_boolean_decision(stop, all=False):
             self._stop(trainer, self._why())
 
     def _validate_condition_metric(self, logs: dict[str, torch.Tensor]) -> bool:
@@ -183,6 +189,8 @@ class EarlyStopping(LightningEarlyStopping):
         step = trainer.global_step
         apart = 1 if trainer.world_size == 1 else _ASKED_EVERY
         if self.time_limit is None or self.stopped is not None or step < self._asked_at + apart:
+            return
+        if not meets_minimum(trainer):
             return
         self._asked_at = step
         if trainer.strategy.reduce_boolean_decision(self._out_of_time(), all=False):

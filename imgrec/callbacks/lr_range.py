@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from imgrec.callbacks.shortest import remove_limits
 from imgrec.errors import UserError
 from imgrec.optim.range_test import Diverged, RangeTest
 
@@ -51,8 +52,7 @@ class LearningRateRange(pl.Callback):
             raise UserError("a range test multiplies the optimizer's learning rate, and that is 0")
         self._ratios = [rate / base for rate in given]
         trainer.strategy.lr_scheduler_configs = []
-        trainer.fit_loop.max_epochs = -1
-        trainer.fit_loop.epoch_loop.max_steps = -1
+        remove_limits(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -8,6 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from imgrec.callbacks.shortest import remove_limits
+
 
 class StepMeter(pl.Callback):
     """Times some optimizer steps, ends the training after them, and counts the memory that a GPU gave at most.
@@ -33,8 +35,7 @@ class StepMeter(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count anew; how long training was to be is no end."""
-        trainer.fit_loop.max_epochs = -1
-        trainer.fit_loop.epoch_loop.max_steps = -1
+        remove_limits(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

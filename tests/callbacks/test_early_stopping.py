@@ -16,9 +16,18 @@ from torch.utils.data import DataLoader
 from imgrec import EarlyStopping, UserError
 from imgrec.callbacks import early_stopping
 from imgrec.callbacks.early_stopping import seconds_of
+from imgrec.callbacks.lr_range import LearningRateRange
+from imgrec.callbacks.step_meter import StepMeter
 
 BATCHES = 4
 FALLING = [1.0, 0.9, 0.95, 0.96, 0.7, 0.6]
+QUIET: dict[str, Any] = {
+    "num_sanity_val_steps": 0,
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "accelerator": "cpu",
+}
 
 
 class Clock:
@@ -61,9 +70,8 @@ class Scripted(pl.LightningModule):
 def fit(place: Path, stopping: EarlyStopping, module: Scripted, start: str | None = None, **options: Any) -> pl.Trainer:
     keep = ModelCheckpoint(place, "{step}", every_n_train_steps=1, save_top_k=-1, auto_insert_metric_name=False)
     ends = ModelCheckpoint(place, "end-{epoch}", save_top_k=-1, auto_insert_metric_name=False)
-    usual: dict[str, Any] = {"max_epochs": len(module.values), "num_sanity_val_steps": 0, "logger": False}
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    trainer = pl.Trainer(**usual | quiet | options, callbacks=[stopping, keep, ends], default_root_dir=place)
+    usual: dict[str, Any] = {"max_epochs": len(module.values)}
+    trainer = pl.Trainer(**usual | QUIET | options, callbacks=[stopping, keep, ends], default_root_dir=place)
     trainer.fit(module, ckpt_path=None if start is None else place / f"{start}.ckpt", weights_only=True)
     return trainer
 
@@ -95,6 +103,50 @@ def test_it_stops_when_it_should_and_says_why(
     assert stopping.stopped == why
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stopped")]
     assert said == ([] if why is None else [f"stopped early: {why}"])
+
+
+AGAIN = [1.0, 0.9, 0.95, 0.96, 0.7, 0.8, 0.9, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("limits", "arguments", "epochs", "why"),
+    [
+        # exhausted in epoch 4, but 0.7 follows before epoch 5 ends: the patience starts again
+        ({"min_epochs": 5}, {"patience": 2}, 7, "val/loss has not improved on 0.7 in 2 validation(s)"),
+        ({"min_epochs": 4}, {"patience": 2}, 4, "val/loss has not improved on 0.9 in 2 validation(s)"),
+        ({"min_steps": 4 * BATCHES + 1}, {"patience": 1}, 6, "val/loss has not improved on 0.7 in 1 validation(s)"),
+        ({"min_epochs": 7}, {"patience": 1}, 7, "val/loss has not improved on 0.7 in 2 validation(s)"),
+        ({"min_epochs": 4}, {"stopping_threshold": 0.92}, 5, "val/loss is 0.7, which reaches the target 0.92"),
+        ({"min_epochs": 8}, {"divergence_threshold": 0.94}, 8, None),
+        ({"min_epochs": 4, "check_val_every_n_epoch": 2}, {"patience": 1}, 4, "val/loss has not improved on 0.9"),
+    ],
+)
+def test_the_shortest_training_is_judged_by_its_end(
+    limits: dict[str, Any], arguments: dict[str, Any], epochs: int, why: str | None, tmp_path: Path
+) -> None:
+    """Lightning keeps `should_stop` until the minimum is reached, and stops then for a reason that is past."""
+    stopping = EarlyStopping("val/loss", **arguments)
+    assert fit(tmp_path, stopping, Scripted(AGAIN), **limits).current_epoch == epochs
+    assert stopping.stopped == why or str(stopping.stopped).startswith(str(why))
+
+
+def test_a_time_limit_stops_at_the_end_of_the_shortest_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(early_stopping, "time", clock)
+    stopping = EarlyStopping("val/loss", time_limit="6s")
+    assert fit(tmp_path, stopping, Scripted(AGAIN, clock=clock), min_epochs=3).global_step == 3 * BATCHES
+    assert stopping.stopped == "the time limit is used up, after 12.0 s"
+
+
+def test_callbacks_that_set_the_length_themselves_heed_no_minimum(tmp_path: Path) -> None:
+    for callback in (StepMeter(2), LearningRateRange([0.01, 0.02])):
+        made = pl.Trainer(
+            **QUIET, default_root_dir=tmp_path, callbacks=[callback], min_epochs=3, max_epochs=9, min_steps=9
+        )
+        made.fit(Scripted(AGAIN))
+        assert made.global_step == 2
 
 
 @pytest.mark.parametrize(("monitor", "epochs"), [("val/acc", 5), ("val/loss", 3), ("val/ece", 3)])
