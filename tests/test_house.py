@@ -18,6 +18,7 @@ ROOMS = [
     "errors",
     "extras",
     "process",
+    "signals",
     "files",
     "yaml12",
     "randomness",

@@ -24,14 +24,14 @@ class LastCheckpoint(pl.Callback):
 
     It is written between two optimizer steps, when the figures of the last one are logged and, at the end of an epoch,
     validation has been done: at the start of each epoch but the first and when training ends, every so many steps or
-    minutes on request, and when SIGTERM or Ctrl-C asks the training to end::
+    minutes on request, and when SIGTERM, SIGHUP or Ctrl-C requests the training to end::
 
         trainer:
           callbacks:
             - {class_path: LastCheckpoint, every_minutes: 10, keep: 3}
 
-    A second SIGTERM or Ctrl-C ends the process at once. After SIGTERM the exit status is 75, so that a script can tell
-    "start me again" from a failure.
+    A second signal ends the process at once. After SIGTERM and SIGHUP the exit status is 75, so that a script can
+    distinguish "start again" from a failure.
 
     Args:
         every_steps: write after so many optimizer steps, too.
@@ -104,13 +104,13 @@ class LastCheckpoint(pl.Callback):
         self._signals.leave()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let SIGTERM end an evaluation after training at once."""
+        """Let SIGTERM and SIGHUP end an evaluation after training at once."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self._signals.end_at_once()
+            self._signals.end_at_once(trainer)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let SIGTERM end an evaluation after training at once."""
-        self._signals.end_at_once()
+        """Let SIGTERM and SIGHUP end an evaluation after training at once."""
+        self._signals.end_at_once(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Give the signals back."""

@@ -18,7 +18,6 @@ from imgrec.callbacks.metrics_logger import MetricsLogger
 from imgrec.callbacks.mirror import begin_mirrors, mirror_evaluation, mute_mirrors, resume_mirrors
 from imgrec.callbacks.resuming import logged_soon, open_log_step
 from imgrec.callbacks.run_outputs import best_epoch, config_of, moved, said_of_weights, write_evaluation, write_model
-from imgrec.callbacks.stopping import Preempted
 from imgrec.files import write_text
 from imgrec.randomness import run_seed
 from imgrec.runs.checkpoints import LAST, remove_unfinished
@@ -29,6 +28,7 @@ from imgrec.runs.metrics_log import read_metrics
 from imgrec.runs.resumption import Resumption, check_data, differences, note_resumption
 from imgrec.runs.summary import SUMMARY, read_json, update_summary, write_json
 from imgrec.runs.system import system_totals
+from imgrec.signals import Preempted
 from imgrec.tasks import BaseTask
 
 logger = logging.getLogger(__name__)

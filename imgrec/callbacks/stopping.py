@@ -14,29 +14,24 @@ import pytorch_lightning as pl
 import torch
 
 from imgrec.errors import UserError
-
-PREEMPTED = 75
-"""The exit status of a training that SIGTERM ended after a checkpoint: sysexits' EX_TEMPFAIL, "try again later"."""
+from imgrec.signals import Preempted, end_by_default, ending_signals, open_terminals, signal_name, silence
 
 _TERM, _INTERRUPT, _FAILED = 1, 2, 3
 _ONE_SIGNAL = 1.0
-"""Seconds in which a second SIGTERM is the first one, come by another way: from srun and from the first process."""
-
-
-class Preempted(SystemExit):
-    """SIGTERM ended the training, after a checkpoint; the exit status is 75, of processes but the first 0."""
+"""Seconds in which a second signal is the first one on another way: from srun and from the first process."""
 
 
 class StopRequest:
-    """What asks a training to end after the step that it is at: SIGTERM, or the first Ctrl-C.
+    """A request to end a training after the current step: SIGTERM, SIGHUP, or the first Ctrl-C.
 
-    A second signal of either kind ends the process at once. Lightning's own way with SIGTERM, to which this one gives
-    place while a training runs, broadcasts inside the signal handler, and ends without a checkpoint and with status 0.
-    Signals can only be taken by the main thread; in another thread nothing is changed.
+    A second signal of either kind ends the process at once. It replaces Lightning's handler of SIGTERM while a training
+    runs: that one broadcasts inside the handler, and ends without a checkpoint and with status 0. SIGHUP is left alone
+    if it is ignored, as under nohup. Only the main thread receives signals; in another thread nothing is changed.
     """
 
     def __init__(self) -> None:
         self._asked = 0
+        self._number = int(signal.SIGTERM)
         self._before: dict[int, Any] = {}
         self.said: Callable[[str], None] = lambda message: None
 
@@ -47,21 +42,20 @@ class StopRequest:
         self.said = said
         self._asked = 0
 
-        own, since = os.getpid(), 0.0
+        own, since, terminals = os.getpid(), 0.0, open_terminals()
 
         def on_term(number: int, frame: FrameType | None) -> None:
             nonlocal since
             again = self._asked == _TERM and time.monotonic() - since > _ONE_SIGNAL
             if again or os.getpid() != own:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
+                end_by_default(number)
             if self._asked == _TERM:
                 return
-            self._asked, since = _TERM, time.monotonic()
-            launcher = trainer.strategy.launcher
-            if launcher is not None:
-                launcher.kill(number)  # the processes that this one started
-            self.said("SIGTERM: a checkpoint is written after this step")
+            self._asked, self._number, since = _TERM, number, time.monotonic()
+            _hand_on(trainer, number)
+            if number != signal.SIGTERM:
+                silence(terminals)
+            self.said(f"{signal_name(number)}: a checkpoint is written after this step")
 
         def on_interrupt(number: int, frame: FrameType | None) -> None:
             if os.getpid() != own:
@@ -71,8 +65,9 @@ class StopRequest:
             self._asked = _INTERRUPT
             self.said("Ctrl-C: a checkpoint is written after this step; once more ends the run at once")
 
-        for number, handler in ((signal.SIGTERM, on_term), (signal.SIGINT, on_interrupt)):
-            self._before[number] = signal.signal(number, handler)
+        for number in ending_signals():
+            self._before[number] = signal.signal(number, on_term)
+        self._before[signal.SIGINT] = signal.signal(signal.SIGINT, on_interrupt)
         # it would be a further collective at every batch, whose answer nobody needs any more
         loop: Any = trainer.fit_loop.epoch_loop
         loop._broadcast_sigterm_tensor = lambda: None
@@ -83,10 +78,21 @@ class StopRequest:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._before = {}
 
-    def end_at_once(self) -> None:
-        """Let SIGTERM end an evaluation: there is nothing to be saved. Lightning would pass over it."""
+    def end_at_once(self, trainer: pl.Trainer) -> None:
+        """Let SIGTERM and SIGHUP end an evaluation: there is nothing to be saved. Lightning would ignore them."""
+        own, terminals = os.getpid(), open_terminals()
+
+        def preempt(number: int, frame: FrameType | None) -> None:
+            if os.getpid() != own:
+                end_by_default(number)
+            _hand_on(trainer, number)
+            if number != signal.SIGTERM:
+                silence(terminals)
+            raise Preempted(number, trainer.is_global_zero)
+
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _preempt)
+            for number in ending_signals():
+                signal.signal(number, preempt)
 
     def wants_checkpoint(self, reason: int) -> bool:
         """Whether a training that ends for ``reason`` writes a checkpoint first."""
@@ -112,18 +118,21 @@ class StopRequest:
         """End this process for ``reason``, which is not 0.
 
         Raises:
-            Preempted: SIGTERM asked for it.
-            KeyboardInterrupt: Ctrl-C did.
-            UserError: a process cannot go on; on the others, SystemExit.
+            Preempted: If SIGTERM or SIGHUP requested it.
+            KeyboardInterrupt: If Ctrl-C requested it.
+            UserError: If a process cannot continue; in the others, SystemExit.
         """
         if reason == _INTERRUPT:
             raise KeyboardInterrupt
         if reason == _TERM:
-            raise Preempted(PREEMPTED if trainer.is_global_zero else 0)
+            raise Preempted(self._number, trainer.is_global_zero, announced=True)
         if error is not None:
             raise error
         raise SystemExit(0)
 
 
-def _preempt(number: int, frame: FrameType | None) -> None:
-    raise Preempted(PREEMPTED)
+def _hand_on(trainer: pl.Trainer, number: int) -> None:
+    """Send a signal to the processes that this one launched."""
+    launcher = trainer.strategy.launcher
+    if launcher is not None:
+        launcher.kill(number)

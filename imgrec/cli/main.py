@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
 from imgrec.errors import UserError
+from imgrec.signals import preemptible
+
+TRAINING = ("fit", "resume", "compress")
+"""The commands that end with a documented status after SIGTERM and SIGHUP."""
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("fit", "train what a config says, evaluate the best checkpoint, leave a run folder"),
@@ -46,7 +51,7 @@ commands:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; gives the exit status: 0, 2 for a mistake in what was given, 3 for a training that failed."""
+    """Run one command and return its exit status; docs/exit-status.md lists them."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         command, rest = split_command(arguments)
@@ -55,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))  # a class of one's own, in a file of one's own
         module = import_module(f"imgrec.cli.{COMMANDS[command][0]}")
-        status: int = module.run(command, rest)
+        with preemptible() if command in TRAINING else nullcontext():
+            status: int = module.run(command, rest)
         return status
     except UserError as error:
         print(f"imgrec: error: {error}", file=sys.stderr)
@@ -63,6 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `imgrec list backbones | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except BaseException as error:
+        from imgrec.cli.failures import exit_status
+
+        if (ended := exit_status(error)) is None:
+            raise
+        return ended
 
 
 def split_command(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,11 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
     from imgrec.cli.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+_INTERVAL = re.compile(r"`val_check_interval` \((\d+)\) must be less .* training batches \((\d+)\)")
+"""Lightning's message of an interval that is longer than an epoch."""
 
 
 def train(engine: Engine, checkpoint: str | Path | None, run: Path | None = None, resumption: Any = None) -> int:
@@ -22,8 +29,6 @@ def train(engine: Engine, checkpoint: str | Path | None, run: Path | None = None
         run: the run folder to go on in; by default a new one is made.
         resumption: how it goes on there.
     """
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
-
     from imgrec.callbacks import RunRecorder, make_lean
     from imgrec.callbacks.mirror import close_mirrors
     from imgrec.runs.load import read_checkpoint
@@ -38,13 +43,32 @@ def train(engine: Engine, checkpoint: str | Path | None, run: Path | None = None
     trainer.callbacks.insert(0, recorder)
     make_lean(trainer, engine.task)
     try:
-        trainer.fit(engine.task, datamodule=engine.data, ckpt_path=checkpoint, weights_only=True)
+        _fit(engine, checkpoint)
+        if config["evaluate_after_fit"] and not trainer.interrupted:
+            _evaluate_after_fit(engine, recorder, rehearsal)
+        close_mirrors(trainer)
+    except (KeyboardInterrupt, SystemExit):
+        if trainer.is_global_zero and recorder.folder is not None and not trainer.interrupted:
+            logger.warning("trained, but not evaluated; to continue: imgrec resume %s", recorder.folder)
+        raise
+    return 0
+
+
+def _fit(engine: Engine, checkpoint: str | Path | None) -> None:
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        engine.trainer.fit(engine.task, datamodule=engine.data, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
-    if config["evaluate_after_fit"] and not trainer.interrupted:
-        _evaluate_after_fit(engine, recorder, rehearsal)
-    close_mirrors(trainer)
-    return 0
+    except ValueError as error:
+        found = _INTERVAL.search(str(error))
+        if found is None:
+            raise
+        raise UserError(
+            f"trainer.val_check_interval: expected at most {found[2]}, the batches of an epoch, got {found[1]}. "
+            "To validate after a number of batches over several epochs, set trainer.check_val_every_n_epoch: null."
+        ) from error
 
 
 def _evaluate_after_fit(engine: Engine, recorder: Any, rehearsal: bool) -> None:
