@@ -1,19 +1,119 @@
-"""Where given paths are looked up, and files that are whole or not there."""
+"""Look up given paths, and write files that are complete or not there.
+
+Every file that imgrec writes is written by :func:`written_aside` or :func:`folder_aside`; a test lists the exceptions.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from imgrec.errors import UserError
+from imgrec.errors import ResourceError, UserError
+
+
+class WriteError(ResourceError, OSError):
+    """A file or a folder cannot be written: a full or read-only disk, no permission, a folder that is gone."""
+
+    errno: int | None
+    strerror: str
+
+    def __init__(self, path: str | Path, reason: str, number: int | None = None, hint: str = "") -> None:
+        super().__init__(f"{path}: cannot be written ({reason}).{hint}")
+        self.errno, self.strerror = number, reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # an OSError with a number would print that and no path
+
+
+_SYSTEM = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
+"""The number of a system error in the message of a library in Rust or C++."""
+
+_UNWRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENXIO),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTEMPTY, errno.ESTALE),
+)
+_FULL = {errno.ENOSPC: " Free some space, and repeat the command.", errno.EDQUOT: " Free some space of your quota."}
+
+
+def write_error(path: str | Path, error: BaseException) -> WriteError | None:
+    """Return the error to raise if ``error`` is a failure to write ``path``, otherwise ``None``.
+
+    Args:
+        path: what was to be written.
+        error: what was raised while it was written. An ``OSError`` about a file elsewhere is no failure to write.
+    """
+    if isinstance(error, UserError):
+        return error if isinstance(error, WriteError) else None
+    number = _number(error)
+    named = getattr(error, "filename", None)
+    if number not in _UNWRITABLE or (isinstance(named, str) and not _concerns(Path(path), Path(named))):
+        return None
+    return WriteError(path, os.strerror(number), number, _FULL.get(number, ""))
+
+
+def _number(error: BaseException) -> int | None:
+    """Return the number of the system error that ``error`` reports."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    if found := _SYSTEM.search(str(error)):
+        return int(found[1])
+    return next((each for each in _FULL if os.strerror(each) in str(error)), None)
+
+
+def _concerns(path: Path, named: Path) -> bool:
+    """Return True if ``named`` is ``path``, inside it, a folder around it, or the temporary one beside it."""
+    path, named = path.absolute(), named.absolute()
+    below = named.relative_to(path.parent).parts[:1] if named.is_relative_to(path.parent) else ()
+    return named in path.parents or bool(below and (below[0] == path.name or below[0].startswith(f".{path.name}.")))
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn a failure to write ``path`` into a :class:`WriteError`."""
+    try:
+        yield
+    except Exception as error:
+        found = write_error(path, error)
+        if found is None or found is error:
+            raise
+        raise found from error
+
+
+class Postponed:
+    """Failures to write that are raised after the results were printed.
+
+    >>> postponed = Postponed()
+    >>> with postponed:
+    ...     raise WriteError("a.csv", "No space left on device")
+    >>> postponed.error is None
+    False
+    """
+
+    def __init__(self) -> None:
+        self.error: ResourceError | None = None
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, ResourceError):
+            return False
+        self.error = self.error or error
+        return True
+
+    def raise_first(self) -> None:
+        """Raise the first failure, if there was one."""
+        if self.error is not None:
+            raise self.error
 
 
 def data_root() -> Path | None:
-    """The folder that ``IMGREC_DATA`` names, or ``None`` where it is not set."""
+    """Return the folder that ``IMGREC_DATA`` names, or ``None`` if it is not set."""
     value = os.environ.get("IMGREC_DATA")
     return Path(value) if value else None
 
@@ -43,8 +143,17 @@ def locate(path: str | Path, what: str = "path") -> Path:
 
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
-    """A temporary path in the same folder, renamed to ``path`` at the end; on an error ``path`` stays as it was."""
-    path = Path(path)
+    """Give a temporary path in the same folder, renamed to ``path`` at the end; on an error ``path`` stays as it was.
+
+    Raises:
+        WriteError: If ``path`` cannot be written.
+    """
+    with writing(path), _aside(Path(path)) as aside:
+        yield aside
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
@@ -61,8 +170,17 @@ def written_aside(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_aside(folder: str | Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder`` that takes its place at the end; on an error ``folder`` stays as it was."""
-    folder = Path(folder)
+    """Give a temporary folder that replaces ``folder`` at the end; on an error ``folder`` stays as it was.
+
+    Raises:
+        WriteError: If ``folder`` cannot be written.
+    """
+    with writing(folder), _new_folder(Path(folder)) as new:
+        yield new
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
     missing = [parent for parent in folder.parents if not parent.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -87,6 +205,10 @@ def folder_aside(folder: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    """Write ``text`` as UTF-8, complete or not at all.
+
+    Raises:
+        WriteError: If the file cannot be written.
+    """
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from imgrec.csv_files import rows_written
 from imgrec.data import Source, Splits
 from imgrec.data.amend import EXCLUDE
-from imgrec.files import written_aside
 
 COLUMNS = ("id", "split", "class", "finding", "detail", "related", "action")
 """The columns of a list of findings; :mod:`imgrec.data.amend` reads it back."""
@@ -115,13 +114,12 @@ def in_order(findings: Iterable[Finding], inventory: Inventory) -> list[Finding]
 
 def write_findings(path: str | Path, findings: Iterable[Finding], inventory: Inventory) -> None:
     """Write a CSV with one row a finding, whole or not at all."""
-    with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+    with rows_written(path) as write:
+        write(COLUMNS)
         for found in findings:
             related = "" if found.related is None else inventory.id(found.related)
             place = inventory.splits[found.position], inventory.class_name(found.position)
-            writer.writerow([inventory.id(found.position), *place, found.kind, found.detail, related, found.action])
+            write([inventory.id(found.position), *place, found.kind, found.detail, related, found.action])
 
 
 def proposals(findings: Iterable[Finding]) -> list[Finding]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_fabric.plugins.io import TorchCheckpointIO
 
-from imgrec.errors import UserError
+from imgrec.errors import ResourceError
 from imgrec.runs.checkpoints import FULL, write_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -31,13 +31,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def __init__(self, failures: int = 3) -> None:
         self.failures = failures
         self.failed = 0
-        self.gave_up: UserError | None = None
+        self.gave_up: ResourceError | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write the checkpoint; a full disk is logged and counted.
 
         Raises:
-            OSError: it cannot be written for another reason.
+            WriteError: If it cannot be written for another reason.
         """
         if storage_options is not None:
             raise TypeError(f"{type(self).__name__} takes no storage_options")
@@ -52,7 +52,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 kept = "the old one stays" if Path(path).exists() else "there was none before"
                 logger.warning("%s; %s, and training goes on", why, kept)
             else:
-                self.gave_up = UserError(f"{why}, {self.failed} times in a row. The run ends here; it can be resumed.")
+                self.gave_up = ResourceError(
+                    f"{why}, {self.failed} times in a row. The run ends here; it can be resumed."
+                )
         else:
             self.failed = 0
 

@@ -15,6 +15,7 @@ from imgrec.callbacks.run_of import run_folder
 from imgrec.callbacks.shortest import meets_minimum
 from imgrec.errors import UserError, suggestion
 from imgrec.runs.summary import update_summary
+from imgrec.terminal import print
 
 _SMALL_IS_GOOD = ("loss", "nll", "ece", "error", "loss_step")
 _ASKED_EVERY = 10  # steps, where several processes have to agree on the time

@@ -12,7 +12,7 @@ import numpy as np
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers.logger import Logger
 
-from imgrec.errors import UserError
+from imgrec.files import WriteError
 from imgrec.runs.metrics_log import MetricsLog, read_metrics
 from imgrec.runs.system import SECONDS
 
@@ -103,7 +103,7 @@ class MetricsLogger(Logger):
         """Write the row that is being gathered.
 
         Raises:
-            UserError: the disk is full, or the file cannot be written any more.
+            WriteError: If the disk is full, or if the file cannot be written any more.
         """
         if not self._row:
             return
@@ -111,7 +111,7 @@ class MetricsLogger(Logger):
             self._open().append(self._step, self._epoch, self._row)
         except OSError as error:
             self._row = {}
-            raise UserError(f"{self.folder / 'metrics.csv'} cannot be written: {error.strerror or error}") from error
+            raise WriteError(self.folder / "metrics.csv", error.strerror or str(error), error.errno) from error
         self._row = {}
 
     def _open(self) -> MetricsLog:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from imgrec.console import PlainConsole
 
 REFRESH_SECONDS = 0.2
 
@@ -23,7 +24,7 @@ class EpochProgress(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
-        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._console = PlainConsole(file=sys.stdout, soft_wrap=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._shown_at = 0.0

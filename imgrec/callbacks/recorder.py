@@ -18,7 +18,7 @@ from imgrec.callbacks.metrics_logger import MetricsLogger
 from imgrec.callbacks.mirror import begin_mirrors, mirror_evaluation, mute_mirrors, resume_mirrors
 from imgrec.callbacks.resuming import logged_soon, open_log_step
 from imgrec.callbacks.run_outputs import best_epoch, config_of, moved, said_of_weights, write_evaluation, write_model
-from imgrec.files import write_text
+from imgrec.files import Postponed, write_text
 from imgrec.randomness import run_seed
 from imgrec.runs.checkpoints import LAST, remove_unfinished
 from imgrec.runs.environment import describe_environment
@@ -30,6 +30,7 @@ from imgrec.runs.summary import SUMMARY, read_json, update_summary, write_json
 from imgrec.runs.system import system_totals
 from imgrec.signals import Preempted
 from imgrec.tasks import BaseTask
+from imgrec.terminal import print
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ class RunRecorder(pl.Callback):
         self._open = False
         self._lock: RunLock | None = None
         self._loaded: dict[str, Any] | None = None
+        self.unwritten = Postponed()
+        """A failure to write an evaluation, which is raised once its results were printed."""
 
     # ---------------------------------------------------------------- begin
 
@@ -308,7 +311,8 @@ class RunRecorder(pl.Callback):
     def _keep_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str) -> None:
         if self._writes(trainer) and isinstance(pl_module, BaseTask) and pl_module.predictions is not None:
             assert self.folder is not None
-            mirror_evaluation(trainer, split, write_evaluation(self.folder, trainer, pl_module, split))
+            with self.unwritten:
+                mirror_evaluation(trainer, split, write_evaluation(self.folder, trainer, pl_module, split))
 
 
 def _idle(trainer: pl.Trainer) -> bool:

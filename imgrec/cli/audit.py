@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from imgrec.cli.arguments import parse
 from imgrec.cli.config import Config, experiment_name, merge, override, read_config
 from imgrec.errors import UserError, suggestion
+from imgrec.files import Postponed
+from imgrec.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.audit import Audit
@@ -157,18 +159,11 @@ def _write(found: Audit, out: Path, fix: Path | None, name: str) -> None:
     from imgrec.audit.page import title_of
 
     proposed = proposals(found.findings)
-    try:
-        write_findings(out / "findings.csv", found.findings, found.inventory)
-        if fix is not None:
-            write_findings(fix, proposed, found.inventory)
-        page = write_page(out / "audit.html", found, name)
-    except OSError as error:
-        raise UserError(f"{error.filename or out}: cannot be written ({error.strerror or error})") from error
-
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+    from imgrec.console import PlainConsole
+
+    console = PlainConsole(soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     table = Table(box=None, pad_edge=False)
     table.add_column("finding")
     table.add_column("images", justify="right")
@@ -184,8 +179,15 @@ def _write(found: Audit, out: Path, fix: Path | None, name: str) -> None:
     )
     console.print(f"images      {sizes}; {len(facts.class_names)} classes")
     console.print(f"short side  {facts.short_side[0]} to {facts.short_side[2]} pixels, median {facts.short_side[1]}")
-    console.print(f"model       {facts.normalize}", markup=False)
-    console.print(f"page        {page}")
-    console.print(f"list        {out / 'findings.csv'}")
+    console.print(f"model       {facts.normalize}")
+    postponed = Postponed()
+    with postponed:
+        console.print(f"page        {write_page(out / 'audit.html', found, name)}")
+    with postponed:
+        write_findings(out / "findings.csv", found.findings, found.inventory)
+        console.print(f"list        {out / 'findings.csv'}")
     if fix is not None:
-        console.print(f"fix         {fix}: {len(proposed):,} images; for data.exclude and data.relabel")
+        with postponed:
+            write_findings(fix, proposed, found.inventory)
+            console.print(f"fix         {fix}: {len(proposed):,} images; for data.exclude and data.relabel")
+    postponed.raise_first()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from imgrec.cli.arguments import parse
 from imgrec.cli.config import Config, merge, override, read_config
 from imgrec.errors import UserError
+from imgrec.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.types import Batch
@@ -87,10 +88,7 @@ def draw(data: Any, out: Path, columns: int, rows: int, progress: float) -> None
 
     originals = row("as it is", data.load_images(loaded[0].ids[:columns]), loaded[0])
     seen = [row(f"epoch {epoch}", batch.images, batch) for epoch, batch in enumerate(epochs)]
-    try:
-        save_picture(image_grid([originals, *seen]), out)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror or error})") from error
+    save_picture(image_grid([originals, *seen]), out)
 
 
 def _check(given: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgrec.cli.arguments import parse
 from imgrec.errors import UserError
+from imgrec.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.cli.engine import Engine
@@ -218,12 +219,11 @@ def _say(found: BatchSizes, csv_file: str | None) -> None:
     print()
     print_table(console_for(10_000), columns, rows, left=())
     print()
-
-    figures = [[each.size, each.memory, f"{each.images_per_second:.6g}"] for each in found.tried]
-    write_table(csv_file, ["batch_size", "bytes", "images_per_second"], figures)
     largest, as_fast = found.largest, found.as_fast
     of = f"{file_size(largest.memory)} of {file_size(found.budget)}"
     print(f"largest    --data.batch_size {largest.size}   ({of}; {found.end})")
     if as_fast.size < largest.size:
         print(f"as fast    --data.batch_size {as_fast.size}   (within 5 % of the most images a second)")
     print("A learning rate goes with its batch size: imgrec lr-find looks for one, and `lr_reference_batch` scales it.")
+    figures = [[each.size, each.memory, f"{each.images_per_second:.6g}"] for each in found.tried]
+    write_table(csv_file, ["batch_size", "bytes", "images_per_second"], figures)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgrec.cli.written import write_given
+from imgrec.cli.parser import Parser
+from imgrec.cli.written import write_each
 from imgrec.errors import UserError
+from imgrec.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.models import Classifier
@@ -26,7 +27,7 @@ counted; they are no speed-up."""
 
 def run(command: str, words: list[str]) -> int:
     """Print the table; write the files that are asked for, and bench.csv into the first given run."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="imgrec bench",
         description="Measure runs and exports by one yardstick: parameters, MACs, bytes, memory, latency, accuracy.",
         epilog=_EPILOG,
@@ -87,12 +88,16 @@ def run(command: str, words: list[str]) -> int:
         bench = run_bench(candidates, options, Path(work), say)
     _print(bench)
     home = candidates[0].run
-    if home is not None and not arguments.no_record:
-        write_given(str(home.path / BENCH), lambda path: write_bench(path, bench))
-    write_given(arguments.csv, lambda path: write_bench(path, bench))
-    write_given(arguments.json, lambda path: _write_json(bench, path))
-    write_given(arguments.out, lambda path: _write_page(bench, path))
-    write_given(arguments.picture, lambda path: _write_picture(bench, path))
+    record = None if home is None or arguments.no_record else str(home.path / BENCH)
+    write_each(
+        [
+            (record, lambda path: write_bench(path, bench)),
+            (arguments.csv, lambda path: write_bench(path, bench)),
+            (arguments.json, lambda path: _write_json(bench, path)),
+            (arguments.out, lambda path: _write_page(bench, path)),
+            (arguments.picture, lambda path: _write_picture(bench, path)),
+        ]
+    )
     return 0
 
 
@@ -144,9 +149,9 @@ class _Progress:
     """Says what happens now: in one line that changes on a terminal, elsewhere once for each thing."""
 
     def __enter__(self) -> Callable[[str], None]:
-        from rich.console import Console
+        from imgrec.console import PlainConsole
 
-        console = Console(stderr=True)
+        console = PlainConsole(stderr=True)
         self._status = console.status("") if console.is_terminal else None
         self._said = ""
         if self._status is not None:
@@ -159,7 +164,9 @@ class _Progress:
 
     def _say(self, text: str) -> None:
         if self._status is not None:
-            self._status.update(text)
+            from rich.text import Text
+
+            self._status.update(Text(text))
             return
         what = text.partition(",")[0]
         if what != self._said:

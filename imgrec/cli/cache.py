@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING, Any
 
+from imgrec.cli.parser import Parser
 from imgrec.errors import UserError, suggestion
+from imgrec.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.data.cache_store import StoredCache
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 def run(command: str, words: list[str]) -> int:
     """List caches, compare their contents with their checksums, or delete them."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="imgrec cache",
         description="The caches of decoded images, below IMGREC_CACHE, else ~/.cache/imgrec.",
     )

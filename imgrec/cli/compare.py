@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgrec.cli.written import write_given
+from imgrec.cli.parser import Parser
+from imgrec.cli.written import write_each
 from imgrec.errors import UserError
+from imgrec.terminal import print
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,7 @@ _SENTENCES = 6
 
 def run(command: str, words: list[str]) -> int:
     """Print the comparison; write the files that are asked for."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="imgrec compare",
         description="Lay runs side by side: what differs in their configs, their curves, and, from what each said of "
         "the same images, whether their accuracies differ by more than chance.",
@@ -56,9 +57,13 @@ def run(command: str, words: list[str]) -> int:
         arguments.runs, group_by=arguments.group_by, split=arguments.split, shared=arguments.shared
     )
     _print(comparison)
-    write_given(arguments.out, lambda path: _write_page(comparison, path, not arguments.no_images))
-    write_given(arguments.json, lambda path: _write_json(comparison, path))
-    write_given(arguments.markdown, lambda path: _write_markdown(comparison, path))
+    write_each(
+        [
+            (arguments.out, lambda path: _write_page(comparison, path, not arguments.no_images)),
+            (arguments.json, lambda path: _write_json(comparison, path)),
+            (arguments.markdown, lambda path: _write_markdown(comparison, path)),
+        ]
+    )
     return 0
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgrec.cli.config import Config, read_config
+from imgrec.cli.parser import Parser
 from imgrec.errors import UserError
+from imgrec.files import Postponed
+from imgrec.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.compress.plan import Plan
@@ -91,9 +94,13 @@ def _compress(run: RunFolder | str | Path, plans: Sequence[Plan], dry: bool = Fa
         compression.refuse(plans)
         print("\n".join(line for plan in plans for line in compression.preview(plan)))
         return []
-    variants = compression.run(plans)
-    _print(variants)
-    return variants
+    postponed = Postponed()
+    with postponed:
+        compression.run(plans)
+    if compression.done or postponed.error is None:
+        _print(compression.done)
+    postponed.raise_first()
+    return compression.done
 
 
 def train_in(folder: Path, config: Config) -> bool:
@@ -122,7 +129,7 @@ def check(config: Config) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="imgrec compress",
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgrec.cli.arguments import parse
 from imgrec.errors import UserError
+from imgrec.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.cli.engine import Engine

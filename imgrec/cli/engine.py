@@ -32,6 +32,7 @@ from imgrec.cli.devices import check_devices, prepare_devices
 from imgrec.cli.precision import settle, until_settled
 from imgrec.entry import Entry, check_type
 from imgrec.errors import UserError, suggestion
+from imgrec.terminal import EscapingFormatter, escape_warnings
 
 TOP_LEVEL: dict[str, tuple[Any, Any]] = {
     "experiment": (str, "experiment"),
@@ -226,7 +227,10 @@ def quiet_libraries() -> None:
     ours = logging.getLogger("imgrec")
     ours.setLevel(logging.INFO)
     if not ours.handlers:
-        ours.addHandler(_Stderr())
+        handler = _Stderr()
+        handler.setFormatter(EscapingFormatter())
+        ours.addHandler(handler)
+    escape_warnings()
     for text in _NOISE:
         warnings.filterwarnings("ignore", f".*{text}")
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.seed"):

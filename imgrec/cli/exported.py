@@ -7,6 +7,7 @@ from pathlib import Path
 from imgrec.cli.arguments import Arguments
 from imgrec.errors import UserError
 from imgrec.runs.folder import RunFolder, is_run_folder
+from imgrec.terminal import print
 
 
 def exported_run(targets: list[str]) -> RunFolder | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from imgrec.errors import ResourceError, UserError
 from imgrec.signals import Preempted, is_first_process, signal_name
+from imgrec.terminal import print
 
 INTERRUPTED = 1
 """The exit status after Ctrl-C."""

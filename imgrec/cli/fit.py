@@ -9,6 +9,7 @@ from imgrec.cli.config import Config, experiment_name, merge, override, read_con
 from imgrec.cli.resume import find_run, go_on
 from imgrec.cli.training import evaluate_splits, train
 from imgrec.errors import UserError
+from imgrec.terminal import print
 
 FIT_HELP = """usage: imgrec fit --config FILE.yaml [--config FILE.yaml ...] [--key.subkey VALUE ...]
 
@@ -136,11 +137,14 @@ def evaluate(command: str, arguments: Arguments) -> int:
         trainer.callbacks.append(TestTimeViews(arguments.tta, arguments.tta_average))
     untouched = not (arguments.configs or arguments.overrides or arguments.ckpt_path or arguments.tta)
     folder = target.run if target and untouched else None
-    if folder is not None:
-        trainer.callbacks.insert(0, RunRecorder(folder=folder.path))
+    recorder = RunRecorder(folder=folder.path) if folder is not None else None
+    if recorder is not None:
+        trainer.callbacks.insert(0, recorder)
     results = evaluate_splits(trainer, engine.task, engine.data, checkpoint, [command])
     if trainer.is_global_zero:
         print_results(results, folder, None)
+    if recorder is not None:
+        recorder.unwritten.raise_first()
     return 0
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from imgrec.cli.drawing import TERMINAL, drawn, read_spec
+from imgrec.cli.parser import Parser
 from imgrec.errors import UserError, article, suggestion
+from imgrec.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.registry import Registry
@@ -66,15 +67,13 @@ def registry(plural: str) -> Registry[Any]:
 def run(command: str, words: list[str]) -> int:
     """List the registries or one's entries; or show one entry."""
     if command == "list":
-        parser = argparse.ArgumentParser(prog="imgrec list", description="List the registries, or the entries of one.")
+        parser = Parser(prog="imgrec list", description="List the registries, or the entries of one.")
         parser.add_argument("registry", nargs="?", help=", ".join([*REGISTRIES, *CLASSES]))
         parser.add_argument("pattern", nargs="?", help="only names that match: 'resnet*'")
         arguments = parser.parse_args(words)
         lines = _registries() if arguments.registry is None else _entries(arguments.registry, arguments.pattern)
     else:
-        parser = argparse.ArgumentParser(
-            prog="imgrec show", description="Show the arguments and the documentation of a registry entry."
-        )
+        parser = Parser(prog="imgrec show", description="Show the arguments and the documentation of a registry entry.")
         parser.add_argument("registry", help=", ".join([*REGISTRIES, *CLASSES]))
         parser.add_argument("name", help="focal, or a dotted path to a class of your own; or '{name: focal, gamma: 1}'")
         parser.add_argument(

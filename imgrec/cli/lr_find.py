@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgrec.cli.arguments import parse
 from imgrec.errors import UserError, suggestion
+from imgrec.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.cli.engine import Engine
@@ -59,8 +60,9 @@ def run(command: str, words: list[str]) -> int:
     picture = Path(given["out"])
     place, _ = configured_rate(engine)
     found = range_test(engine, given["steps"], given["low"], given["high"], given["stop-at"])
+    status = _say(found, given["rule"], picture, place)
     _write(found, given["rule"], picture, place)
-    return _say(found, given["rule"], picture, place)
+    return status
 
 
 def find_learning_rate(

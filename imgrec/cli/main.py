@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 
 from imgrec.errors import UserError
 from imgrec.signals import preemptible
+from imgrec.terminal import print
 
 TRAINING = ("fit", "resume", "compress")
 """The commands that end with a documented status after SIGTERM and SIGHUP."""
@@ -62,19 +63,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = import_module(f"imgrec.cli.{COMMANDS[command][0]}")
         with preemptible() if command in TRAINING else nullcontext():
             status: int = module.run(command, rest)
+        sys.stdout.flush()  # a full disk behind a redirected output is found here, not when Python ends
         return status
     except UserError as error:
         print(f"imgrec: error: {error}", file=sys.stderr)
         return error.status
     except BrokenPipeError:  # `imgrec list backbones | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
     except BaseException as error:
         from imgrec.cli.failures import exit_status
 
         if (ended := exit_status(error)) is None:
             raise
+        if isinstance(error, OSError) and error.filename is None:  # the output of the command, on a full disk
+            _discard_output()
         return ended
+
+
+def _discard_output() -> None:
+    """Send what Python would still flush at its end nowhere."""
+    with suppress(OSError, ValueError):  # stdout may be an object without a descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def split_command(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

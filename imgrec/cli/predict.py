@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
-import csv
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from imgrec.cli.config import parse_value
+from imgrec.cli.parser import Parser
 from imgrec.cli.predict_inputs import Inputs, find_images
+from imgrec.csv_files import rows_written
 from imgrec.errors import IncompleteError, UserError
-from imgrec.files import written_aside
+from imgrec.files import WriteError, written_aside
+from imgrec.terminal import print, printable
 
 if TYPE_CHECKING:
     from imgrec.export import Prediction
@@ -32,7 +33,7 @@ Exit status: 0; 2 if nothing could be done; 4 if some images could not be read, 
 
 def run(command: str, words: list[str]) -> int:
     """Print the top-k of every image; write them as CSV or JSON lines on request."""
-    parser = argparse.ArgumentParser(prog="imgrec predict", description="Name the classes of images.", epilog=_EPILOG)
+    parser = Parser(prog="imgrec predict", description="Name the classes of images.", epilog=_EPILOG)
     parser.add_argument(
         "run", metavar="RUN", help="a run folder, a checkpoint, a model folder, or an export: its folder or its file"
     )
@@ -72,10 +73,8 @@ def run(command: str, words: list[str]) -> int:
                 write(prediction, row.cells)
                 if prediction.error is not None:
                     failed.append(prediction)
-    except OSError as error:
-        if arguments.out is None:  # `imgrec predict ... | head`
-            raise
-        raise UserError(f"--out {arguments.out}: cannot be written ({error.strerror or error})") from error
+    except WriteError as error:
+        raise WriteError(f"--out {arguments.out}", error.strerror, error.errno) from error
     if arguments.out:
         print(f"{len(inputs.rows)} images -> {arguments.out}")
     _report(inputs, failed, arguments.out)
@@ -105,10 +104,11 @@ def _report(inputs: Inputs, failed: Sequence[Prediction], out: str | None) -> No
 def with_progress(predictions: Iterator[Prediction], total: int) -> Iterator[Prediction]:
     """The same, while a bar moves on a terminal; elsewhere a line every five seconds."""
     if sys.stderr.isatty():
-        from rich.console import Console
         from rich.progress import track
 
-        yield from track(predictions, "predicting", total=total, console=Console(stderr=True), transient=True)
+        from imgrec.console import PlainConsole
+
+        yield from track(predictions, "predicting", total=total, console=PlainConsole(stderr=True), transient=True)
         return
     said = time.monotonic()
     for done, prediction in enumerate(predictions, 1):
@@ -124,8 +124,12 @@ def _writer(out: str | None, top: int, columns: Sequence[str]) -> Iterator[Write
         yield lambda prediction, cells: print(_line(prediction, top))
         return
     names = _names(columns, top)
-    with written_aside(out) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        yield _csv_row(file, top, names) if out.endswith(".csv") else _json_line(file, top, names)
+    if out.endswith(".csv"):
+        with rows_written(out) as row:
+            yield _csv_row(row, top, names)
+        return
+    with written_aside(out) as aside, aside.open("w", encoding="utf-8") as file:
+        yield _json_line(file, top, names)
 
 
 def _names(columns: Sequence[str], top: int) -> dict[str, str]:
@@ -139,10 +143,11 @@ def _header(top: int) -> list[str]:
 
 
 def _line(prediction: Prediction, top: int) -> str:
+    path = printable(str(prediction.path), newlines=False)
     if prediction.error is not None:
-        return f"{prediction.path}: cannot be read: {prediction.error}"
+        return f"{path}: cannot be read: {prediction.error}"
     pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))[:top]
-    return f"{prediction.path}: {', '.join(f'{name} {p:.4f}' for name, p in pairs)}"
+    return f"{path}: {', '.join(f'{name} {p:.4f}' for name, p in pairs)}"
 
 
 def _json_line(file: IO[str], top: int, names: Mapping[str, str]) -> Write:
@@ -158,17 +163,16 @@ def _json_line(file: IO[str], top: int, names: Mapping[str, str]) -> Write:
     return write
 
 
-def _csv_row(file: IO[str], top: int, names: Mapping[str, str]) -> Write:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*_header(top), *names.values()])
+def _csv_row(row: Callable[[Iterable[Any]], None], top: int, names: Mapping[str, str]) -> Write:
+    row([*_header(top), *names.values()])
 
     def write(prediction: Prediction, cells: Mapping[str, str]) -> None:
         further = [cells.get(column, "") for column in names]
         if prediction.error is not None:
-            writer.writerow([prediction.path, *[""] * (2 * top), prediction.error, *further])
+            row([prediction.path, *[""] * (2 * top), prediction.error, *further])
             return
         pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))[:top]
         found = [cell for name, p in pairs for cell in (name, repr(float(p)))]
-        writer.writerow([prediction.path, *found, "", *further])
+        row([prediction.path, *found, "", *further])
 
     return write

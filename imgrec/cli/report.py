@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgrec.cli.parser import Parser
 from imgrec.errors import UserError
+from imgrec.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.runs.folder import RunFolder
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def run(command: str, words: list[str]) -> int:
     """Write report.html into a run folder, and print its path."""
-    parser = argparse.ArgumentParser(prog="imgrec report", description="Write a run's report.html anew.")
+    parser = Parser(prog="imgrec report", description="Write a run's report.html anew.")
     parser.add_argument("run", help="a run folder")
     arguments = parser.parse_args(words)
 

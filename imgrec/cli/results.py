@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from imgrec.console import PlainConsole
 from imgrec.runs.folder import RunFolder
 
 _SHOWN = {
@@ -25,7 +25,7 @@ _SHOWN = {
 
 def print_results(results: Mapping[str, Mapping[str, float]], run: RunFolder | None, report: Path | None) -> None:
     """A row a figure, a column a split; then where everything is."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole(soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for split in results:

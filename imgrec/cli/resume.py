@@ -9,6 +9,7 @@ from imgrec.cli.config import Config, merge, override, read_config
 from imgrec.cli.training import train
 from imgrec.errors import UserError
 from imgrec.runs.folder import CONFIG, RunFolder, find_runs
+from imgrec.terminal import print
 
 HELP = """usage: imgrec resume RUN [--allow-changed KEY ...] [--config FILE.yaml ...] [--key.subkey VALUE ...]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgrec.cli.parser import Parser
 from imgrec.errors import UserError
+from imgrec.files import Postponed
+from imgrec.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.runs.table import RunTable
@@ -17,7 +18,7 @@ _LONGEST = 44  # characters of a cell; the files hold all of it
 
 def run(command: str, words: list[str]) -> int:
     """Print the table; write the files that are asked for."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="imgrec runs",
         description="A table of run folders: what differs in their configs, their figures, their cost. "
         "It reads files and needs no server.",
@@ -57,13 +58,14 @@ def run(command: str, words: list[str]) -> int:
     found = len(table.rows)
     if arguments.limit is not None:
         table = table.limited(arguments.limit)
+    _print(table, chosen, found, len(everything.rows))
+    postponed = Postponed()
     for given, write in ((arguments.csv, _write_csv), (arguments.json, _write_json)):
         if given is not None:
-            _write(write, Path(given), table, chosen or table.columns)
-    _print(table, chosen, found, len(everything.rows))
-    for given in (arguments.csv, arguments.json):
-        if given is not None:
-            print(f"written    {given}: {len(table.rows)} rows")
+            with postponed:
+                write(Path(given), table, chosen or table.columns)
+                print(f"written    {given}: {len(table.rows)} rows")
+    postponed.raise_first()
     return 0
 
 
@@ -116,32 +118,22 @@ def _text(column: str, value: Any) -> str:
     return text if len(text) <= _LONGEST or column == "run" else f"{text[: _LONGEST - 1]}…"
 
 
-def _write(write: Any, path: Path, table: RunTable, columns: list[str]) -> None:
-    from imgrec.files import written_aside
-
-    try:
-        with written_aside(path) as aside:
-            write(aside, table, columns)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
 def _write_csv(path: Path, table: RunTable, columns: list[str]) -> None:
     import json
+
+    from imgrec.csv_files import write_rows
 
     def cell(value: Any) -> Any:
         return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict | bool) else value
 
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([cell(row.get(column)) for column in columns] for row in table.rows)
+    write_rows(path, columns, ([cell(row.get(column)) for column in columns] for row in table.rows))
 
 
 def _write_json(path: Path, table: RunTable, columns: list[str]) -> None:
     import json
 
+    from imgrec.files import write_text
     from imgrec.runs.summary import plain
 
     rows = [{column: plain(row[column]) for column in columns if column in row} for row in table.rows]
-    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")

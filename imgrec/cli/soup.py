@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from imgrec.cli.parser import Parser
+from imgrec.terminal import print
+
 if TYPE_CHECKING:
     from imgrec.runs.folder import RunFolder
 
@@ -79,7 +82,7 @@ def _print(made: RunFolder) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="imgrec soup",
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from imgrec.cli.parser import Parser
 from imgrec.errors import UserError
+from imgrec.terminal import print
 
 DESCRIPTION = """Upload the W&B runs that were kept offline in run folders, by W&B's own sync.
 A run that was resumed has a file for each time; they are uploaded in the order in which they were written."""
@@ -26,7 +27,7 @@ class Pending:
 
 def run(command: str, words: list[str]) -> int:
     """Find the offline runs, say which they are, and upload them."""
-    parser = argparse.ArgumentParser(prog="imgrec sync", description=DESCRIPTION)
+    parser = Parser(prog="imgrec sync", description=DESCRIPTION)
     parser.add_argument("runs", nargs="+", metavar="RUN|FOLDER", help="run folders, or folders with runs below them")
     parser.add_argument("--dry-run", action="store_true", help="list what would be uploaded, and upload nothing")
     parser.add_argument("--again", action="store_true", help="what has been uploaded already, too")

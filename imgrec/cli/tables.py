@@ -9,6 +9,9 @@ from collections.abc import Collection, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from imgrec.console import PlainConsole
+from imgrec.terminal import printable
+
 _GAP = 2
 
 
@@ -16,7 +19,7 @@ def console_for(piped_width: int) -> Console:
     """A console as wide as the terminal; as wide as given where the output goes into a file or a pipe."""
     free = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     width = piped_width if free else None
-    return Console(highlight=False, markup=False, width=width, soft_wrap=free, force_jupyter=False)
+    return PlainConsole(width=width, soft_wrap=free, force_jupyter=False)
 
 
 def print_table(
@@ -38,6 +41,9 @@ def print_table(
         order: what matters, first things first; the columns that it does not name come after it.
         whole: leave nothing out; what is too wide is folded.
     """
+    columns = [printable(name, newlines=False) for name in columns]
+    rows = [[printable(cell, newlines=False) for cell in row] for row in rows]
+    left = {printable(name, newlines=False) for name in left}
     needs = [max(len(name), *(len(row[i]) for row in rows)) + _GAP for i, name in enumerate(columns)]
     ranked = sorted(range(1, len(columns)), key=lambda i: _place(columns[i], order))
     kept, room = {0}, console.width - needs[0] + _GAP

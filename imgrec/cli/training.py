@@ -87,7 +87,11 @@ def _evaluate_after_fit(engine: Engine, recorder: Any, rehearsal: bool) -> None:
         return
     if trainer.is_global_zero:
         run = RunFolder(recorder.folder)
-        print_results(results, run, write(run, data))
+        report = None
+        with recorder.unwritten:
+            report = write(run, data)
+        print_results(results, run, report)
+        recorder.unwritten.raise_first()
 
 
 def evaluate_splits(

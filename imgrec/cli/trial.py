@@ -25,6 +25,7 @@ from imgrec.cli.config import Config, check_keys, merge, override, read_config
 from imgrec.cli.engine import Engine, build_trainer
 from imgrec.errors import UserError
 from imgrec.process import forget_peak, free_memory, process_memory
+from imgrec.terminal import print
 
 BRIEF: Config = {
     "callbacks": None,

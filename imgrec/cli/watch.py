@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgrec.cli.parser import Parser
 from imgrec.errors import UserError
+from imgrec.terminal import print
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -28,7 +29,7 @@ be another machine's, on a shared disk. Ctrl-C ends the watching, not the traini
 
 def run(command: str, words: list[str]) -> int:
     """Show one frame, or one after the other until the run ends."""
-    parser = argparse.ArgumentParser(prog="imgrec watch", description=DESCRIPTION)
+    parser = Parser(prog="imgrec watch", description=DESCRIPTION)
     parser.add_argument("run", nargs="?", default="runs", help="a run folder; or a folder: the newest run below it")
     parser.add_argument("--once", action="store_true", help="print how it stands now, and end")
     parser.add_argument("--interval", type=float, default=2.0, metavar="SECONDS", help="between two looks (default: 2)")
@@ -75,12 +76,12 @@ def _once(place: Path) -> int:
 
 
 def _follow(place: Path, interval: float) -> int:
-    from rich.console import Console
     from rich.live import Live
 
+    from imgrec.console import PlainConsole
     from imgrec.runs.live import LiveRun
 
-    console = Console(highlight=False, markup=False)
+    console = PlainConsole()
     waited = False
     while (folder := newest_run(place)) is None:
         if not waited:

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgrec.errors import UserError
-from imgrec.files import written_aside
+from imgrec.csv_files import write_rows
+from imgrec.files import Postponed, writing
+from imgrec.terminal import print
 
 
 def write_given(given: str | None, write: Callable[[Path], Any]) -> None:
-    """Have a file written where one was asked for, and say so.
+    """Write a file if one was asked for, and print its path.
 
     Raises:
-        UserError: it cannot be written, and why.
+        WriteError: If it cannot be written.
     """
     if given is None:
         return
-    try:
+    with writing(given):
         write(Path(given))
-    except OSError as error:
-        raise UserError(f"{given}: cannot be written ({error.strerror or error})") from error
     print(f"written    {given}")
 
 
-def write_table(given: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Have a CSV file written where one was asked for, whole or not at all, and say so.
+def write_each(wanted: Iterable[tuple[str | None, Callable[[Path], Any]]]) -> None:
+    """Write every file that was asked for; a failure does not keep the others from being written.
+
+    Args:
+        wanted: paths, ``None`` for a file that was not asked for, and the functions that write them.
 
     Raises:
-        UserError: it cannot be written, and why.
+        WriteError: If one of them cannot be written: the first one.
     """
+    postponed = Postponed()
+    for given, write in wanted:
+        with postponed:
+            write_given(given, write)
+    postponed.raise_first()
 
-    def write(path: Path) -> None:
-        with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
-    write_given(given, write)
+def write_table(given: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file if one was asked for, complete or not at all, and print its path.
+
+    Raises:
+        WriteError: If it cannot be written.
+    """
+    write_given(given, lambda path: write_rows(path, columns, rows))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from imgrec.csv_files import restored
 from imgrec.data.source import Source
 from imgrec.data.splits import Splits, check_splits
 from imgrec.data.view import View
@@ -139,4 +140,6 @@ def _read(file: str | Path, where: str) -> tuple[list[str], list[dict[str, str]]
         raise UserError(
             f'{where}: {path} has no column "id".{suggestion("id", header)} It has: {", ".join(header) or "nothing"}.'
         )
+    if "action" in header:  # written by the audit, which neutralises what a spreadsheet would run
+        rows = [row | {"id": restored(row["id"])} for row in rows]
     return header, [row for row in rows if row["id"]]

@@ -27,7 +27,8 @@ def shown(items: Iterator[T], total: int, what: str) -> Iterator[T]:
     if not sys.stderr.isatty():
         logger.info("%s: %d", what, total)
         return items
-    from rich.console import Console
     from rich.progress import track
 
-    return iter(track(items, what, total=total, console=Console(stderr=True), transient=True))
+    from imgrec.console import PlainConsole
+
+    return iter(track(items, what, total=total, console=PlainConsole(stderr=True), transient=True))

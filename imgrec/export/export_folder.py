@@ -99,19 +99,16 @@ def read_export(folder: str | Path) -> Export:
 
 @contextmanager
 def export_aside(folder: str | Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``folder`` at the end; on an error ``folder`` stays as it was.
+    """Give a temporary folder that replaces ``folder`` at the end; on an error ``folder`` stays as it was.
 
     Raises:
-        UserError: ``folder`` exists and is neither empty nor an export, or cannot be written.
+        UserError: If ``folder`` exists and is neither empty nor an export, or if it cannot be written.
     """
     folder = Path(folder)
     if folder.exists() and not _is_replaceable(folder):
         raise UserError(f"{folder} exists and is no export; an export is written to a new or an empty folder")
-    try:
-        with folder_aside(folder) as aside:
-            yield aside
-    except OSError as error:
-        raise UserError(f"the export {folder} cannot be written: {error.strerror or error}") from error
+    with folder_aside(folder) as aside:
+        yield aside
 
 
 def write_description(folder: Path, export: Export) -> None:

@@ -64,14 +64,11 @@ def save_model_folder(
     classifier, specs = _folded(classifier, ClassifierSpecs.of(specs), facts)
     layout = layout_of(classifier, specs, facts)
     config = _config(classifier, layout, specs, facts)
-    try:
-        with folder_aside(folder) as aside:
-            save_file(layout.state, aside / WEIGHTS, metadata={"format": "pt"})
-            (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            text = model_card(layout.architecture, facts, layout.is_timm, card, specs, surgery_of(classifier))
-            (aside / CARD).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"the model folder {folder} cannot be written: {error.strerror or error}") from error
+    with folder_aside(folder) as aside:
+        save_file(layout.state, aside / WEIGHTS, metadata={"format": "pt"})
+        (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        text = model_card(layout.architecture, facts, layout.is_timm, card, specs, surgery_of(classifier))
+        (aside / CARD).write_text(text, encoding="utf-8")
     return folder
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from imgrec.csv_files import restored, rows_written
 from imgrec.errors import UserError
-from imgrec.files import written_aside
 
 BENCH = "bench.csv"
 """The file of a run folder that holds what was measured of the run."""
@@ -144,15 +144,14 @@ def write_bench(path: str | Path, bench: Bench) -> None:
     The columns of a batch size end in its number: ``seconds_b1``, ``p95_b1``, ``calls_b1``, ``speedup_b1``.
     """
     times = [f"{_column(name)}_b{batch}" for batch in bench.batches for name in _TIMES]
-    with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*_OWN, *times, *_SHARED, "notes"])
+    with rows_written(path) as write:
+        write([*_OWN, *times, *_SHARED, "notes"])
         for row in bench.rows:
             found = [row.latency(batch) for batch in bench.batches]
             cells = [getattr(row, name) for name in _OWN]
             cells += [None if each is None else getattr(each, name) for each in found for name in _TIMES]
             cells += [getattr(bench, name) for name in _SHARED]
-            writer.writerow(["" if cell is None else cell for cell in [*cells, "\n".join(bench.notes)]])
+            write(["" if cell is None else cell for cell in [*cells, "\n".join(bench.notes)]])
 
 
 def read_bench(path: str | Path) -> Bench:
@@ -167,14 +166,14 @@ def read_bench(path: str | Path) -> Bench:
         shared = found[0]
         batches = sorted(int(name.removeprefix("seconds_b")) for name in shared if name.startswith("seconds_b"))
         rows = tuple(_row(each, batches) for each in found)
-        notes = tuple(line for line in shared["notes"].split("\n") if line)
+        notes = tuple(line for line in restored(shared["notes"]).split("\n") if line)
         return Bench(
             rows=rows,
-            reference=shared["reference"],
-            measured=shared["measured"],
-            processor=shared["processor"],
+            reference=restored(shared["reference"]),
+            measured=restored(shared["measured"]),
+            processor=restored(shared["processor"]),
             threads=int(shared["threads"]),
-            versions=shared["versions"],
+            versions=restored(shared["versions"]),
             notes=notes,
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -188,7 +187,7 @@ def _row(cells: dict[str, str], batches: Sequence[int]) -> BenchRow:
         kind = types[name]
         text = cells[name]
         if kind is str:
-            values[name] = text
+            values[name] = restored(text)
         elif text:
             values[name] = int(text) if kind == int | None else float(text)
     latencies = []

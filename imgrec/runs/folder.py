@@ -12,6 +12,7 @@ from typing import Any
 
 from imgrec import yaml12
 from imgrec.errors import UserError, suggestion
+from imgrec.files import WriteError
 from imgrec.runs.metrics_log import MetricSeries, read_metrics
 from imgrec.runs.predictions import Predictions, read_predictions
 from imgrec.runs.summary import SUMMARY, read_json
@@ -217,7 +218,7 @@ def create_run_folder(root: str | os.PathLike[str], experiment: str, run_id: str
                 continue
             return folder
     except OSError as error:
-        raise UserError(f"cannot make a run folder in {parent}: {error.strerror or error}") from error
+        raise WriteError(f"run folder in {parent}", error.strerror or str(error), error.errno) from error
     raise UserError(f"cannot make a run folder in {parent}: {wanted} and 9998 names after it are taken")
 
 
@@ -235,7 +236,8 @@ def check_writable(root: str | os.PathLike[str], experiment: str = "experiment")
         with tempfile.TemporaryDirectory(dir=existing, prefix=".imgrec-"):
             pass
     except OSError as error:
-        raise UserError(f"cannot write run folders to {root}: {existing}: {error.strerror or error}") from error
+        reason = f"{existing}: {error.strerror or error}"
+        raise WriteError(f"run folders in {root}", reason, error.errno) from error
 
 
 def _inside(name: str, what: str) -> PurePosixPath:

@@ -78,10 +78,10 @@ def matrix_picture(matrix: NDArray[np.int64], class_names: Sequence[str], title:
 
 
 def save_picture(figure: Figure, path: str | Path) -> None:
-    """Write a figure, whole or not at all; the suffix says which format.
+    """Write a figure in the format of the suffix, complete or not at all.
 
     Raises:
-        OSError: the file cannot be written.
+        WriteError: If the file cannot be written.
     """
     with written_aside(path) as aside:
         figure.savefig(aside, dpi=_DPI)

@@ -73,18 +73,15 @@ def check_picture_file(path: str | Path) -> Path:
 
 
 def write_schedule_picture(path: str | Path, curves: Sequence[tuple[str, Curve]]) -> None:
-    """Draw the curves into a file; its ending says as what.
+    """Draw the curves into a file, in the format of its suffix.
 
     Raises:
-        UserError: another ending than that of a picture, or the file cannot be written.
+        UserError: If the suffix is not that of a picture, or if the file cannot be written.
     """
     path = check_picture_file(path)
     figure = schedule_picture(curves)
-    try:
-        with written_aside(path) as aside:
-            figure.savefig(aside, dpi=150)
-    except OSError as error:
-        raise UserError(f"the picture cannot be written: {error}") from error
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=150)
 
 
 def _curve(factor: Curve) -> tuple[list[float], list[float]]:

@@ -31,6 +31,7 @@ from imgrec.studies.quantize import quantize_run
 from imgrec.studies.recipe import Config, training_config
 from imgrec.studies.stages import OWN, Stage, stages_of
 from imgrec.studies.variant import Parent, discard_untouched, find_variant, is_done, make_variant
+from imgrec.terminal import print
 
 Train = Callable[[Path, Config], bool]
 """Trains what a config says in a folder, or goes on there; false where it was stopped before its end."""
@@ -71,6 +72,7 @@ class Compression:
         self.parent = Parent(run if isinstance(run, RunFolder) else RunFolder(run))
         self.train, self.check, self.say = train, check, say
         self.data = data_of(self.parent.run)
+        self.done: list[RunFolder] = []
 
     @cached_property
     def dense(self) -> Loaded:
@@ -83,13 +85,16 @@ class Compression:
         return Operations(self.data, self.dense.classifier)
 
     def run(self, plans: Sequence[Plan]) -> list[RunFolder]:
-        """Carry out plans; gives their run folders.
+        """Carry out plans, and return their run folders; those that are complete are in :attr:`done` at any time.
 
         Raises:
-            UserError: two plans have one name, or one cannot be carried out on this run; nothing was done then.
+            UserError: If two plans have one name, or if one cannot be carried out on this run. Nothing was done then.
+            WriteError: If a file cannot be written.
         """
         self.refuse(plans)
-        return [self._carry_out(plan) for plan in plans]
+        for plan in plans:
+            self.done.append(self._carry_out(plan))
+        return self.done
 
     def refuse(self, plans: Sequence[Plan]) -> None:
         """Raise what can be told of the plans before anything is done.
@@ -218,6 +223,7 @@ class Compression:
             for split in ("val", "test"):
                 found = predict_split(self.data, split, network)
                 if found is not None:
+                    self.say(f"  {split}: accuracy {found.accuracy:.4f} on {len(found):,} images")
                     keep_predictions(variant, split, found)
 
     # ---------------------------------------------------------------- what it stands on

@@ -20,7 +20,7 @@ from imgrec.entry import check_type
 from imgrec.errors import UserError
 from imgrec.evaluate.paired import discordant, paired_bootstrap
 from imgrec.export import open_runtime, save_model_folder
-from imgrec.files import write_text
+from imgrec.files import write_error, write_text
 from imgrec.models import Classifier
 from imgrec.optim.averaging import mean_state
 from imgrec.randomness import position_seed, run_seed
@@ -35,6 +35,7 @@ from imgrec.runs.soup import KEY
 from imgrec.runs.summary import update_summary, write_json
 from imgrec.studies.ingredients import find_ingredients, refuse_different, shared_data
 from imgrec.studies.variant import place_beside, reference
+from imgrec.terminal import print
 
 Method = Literal["greedy", "uniform"]
 Split = Literal["val", "test"]
@@ -187,6 +188,9 @@ class Soup:
         root, experiment = place_beside(parent.run, SOUPS, self.method)
         said = {split: [self._predict([i], split) for i in range(len(self.ingredients))] for split in SPLITS}
         ours = {split: self._predict(kept, split) for split in SPLITS}
+        for split, found in ours.items():
+            if found is not None:
+                self.say(f"{split}: accuracy {found.accuracy:.4f} on {len(found):,} images")
         classifier = self.fill(kept).cpu()
         config = {**parent.run.config, "experiment": experiment, "runs": root}
         folder = create_run_folder(root, experiment)
@@ -216,10 +220,8 @@ class Soup:
             update_summary(run, {KEY: self._figures(best, kept, said, ours)})
             write_report(run, images=images_of(self.data) if hasattr(self.data, "load_images") else None)
         except BaseException as error:
-            shutil.rmtree(folder)
-            if isinstance(error, OSError):
-                raise UserError(f"the run folder {folder} cannot be written: {error.strerror or error}") from error
-            raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise write_error(folder, error) or error from error.__cause__
         finally:
             lock.release()
         return run

@@ -10,10 +10,10 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytorch_lightning as pl
-from rich.console import Console
 
 from imgrec import ClassificationTask, ImageDataModule
 from imgrec.callbacks import EpochProgress
+from imgrec.console import PlainConsole
 
 Cli = Callable[..., "CompletedProcess[str]"]
 LINE = re.compile(
@@ -69,7 +69,7 @@ def test_the_line_shows_the_figures_of_its_epoch(cli: Cli, tiny: Path, tmp_path:
 def test_on_a_terminal_a_bar_moves_and_goes(tmp_path: Path) -> None:
     progress = EpochProgress()
     screen = io.StringIO()
-    progress._console = Console(file=screen, force_terminal=True, width=100, highlight=False)
+    progress._console = PlainConsole(file=screen, force_terminal=True, width=100)
     run(progress, tmp_path)
     said = screen.getvalue()
     assert "epoch 1/2" in said
@@ -83,7 +83,7 @@ def test_on_a_terminal_a_bar_moves_and_goes(tmp_path: Path) -> None:
 
 def test_it_looks_at_the_loss_only_when_the_bar_is_due(tmp_path: Path) -> None:
     progress = EpochProgress()
-    progress._console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    progress._console = PlainConsole(file=io.StringIO(), force_terminal=True, width=100)
     moves: list[int] = []
     progress._move = lambda completed, note="": moves.append(completed)  # type: ignore[method-assign]
     run(progress, tmp_path, max_epochs=1, limit_train_batches=22)
@@ -93,7 +93,7 @@ def test_it_looks_at_the_loss_only_when_the_bar_is_due(tmp_path: Path) -> None:
 def test_disabled_it_says_nothing(tmp_path: Path) -> None:
     progress = EpochProgress()
     screen = io.StringIO()
-    progress._console = Console(file=screen, force_terminal=True)
+    progress._console = PlainConsole(file=screen, force_terminal=True)
     progress.disable()
     progress.print("hello")
     assert screen.getvalue() == ""

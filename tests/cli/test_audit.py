@@ -116,5 +116,5 @@ def test_mistakes_end_with_one_message(cli: Cli, tiny: Path, words: list[str], m
 
 def test_a_place_that_cannot_be_written_is_said(cli: Cli, tiny: Path) -> None:
     done = cli("audit", tiny, "--out", tiny / "inside")
-    assert done.returncode == 2
+    assert done.returncode == 6
     assert "cannot be written" in done.stderr

@@ -195,7 +195,7 @@ def test_on_an_error_the_old_folder_stays(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("imgrec.export.save.save_file", full)
-    with pytest.raises(UserError, match="cannot be written: No space left on device"):
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
         saved(tmp_path / "model", TINY, "cosine", facts())
     assert {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]

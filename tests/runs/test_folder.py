@@ -135,7 +135,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, experiment: str, 
 def test_an_output_folder_that_cannot_be_written_is_said_before_anything_is_done(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("untouched")
     for attempt in (lambda root: check_writable(root), lambda root: create_run_folder(root, "a")):
-        with pytest.raises(UserError, match=r"cannot (write run folders to|make a run folder in)"):
+        with pytest.raises(UserError, match=r"run folders? in .*: cannot be written .*Not a directory"):
             attempt(tmp_path / "file" / "runs")
     assert (tmp_path / "file").read_text() == "untouched"
 
