@@ -14,6 +14,7 @@ from imgrec.audit.duplicates import Pair
 from imgrec.audit.findings import Inventory
 from imgrec.augment import build_transforms
 from imgrec.data import BadImage, to_channels
+from imgrec.data.pixel_budget import decoding
 from imgrec.data.progress import shown
 from imgrec.errors import UserError
 from imgrec.models import BACKBONES, Backbone
@@ -131,10 +132,11 @@ class _Squares(Dataset[tuple[int, Tensor | None]]):
 
     def __getitem__(self, position: int) -> tuple[int, Tensor | None]:
         try:
-            image = self.inventory.source.load(int(self.inventory.rows[position]))
+            with decoding():
+                image = self.inventory.source.load(int(self.inventory.rows[position]))
+                return position, self.pipeline(to_channels(image, 3), position_generator(0))
         except BadImage:
             return position, None
-        return position, self.pipeline(to_channels(image, 3), position_generator(0))
 
 
 _Batch = tuple[Tensor | None, Tensor]

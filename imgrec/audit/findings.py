@@ -27,6 +27,7 @@ KINDS: dict[str, str] = {
     "empty": "a file without a byte",
     "truncated": "the end of the file is missing",
     "unreadable": "it cannot be decoded",
+    "damaged": "it can be decoded, but its decoder reports a fault in the file",
     "misnamed": "the content is of another format than the ending says",
     "too_small": "far fewer pixels than the others have",
     "odd_aspect": "far longer or wider than the others",

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from imgrec.audit.hashing import HASH_SIDE, perceptual_hash
+from imgrec.data.convert import strips
 
 SMALL_SIDE = 16
 """The side, in pixels, of the grey image that is kept for comparing."""
@@ -53,36 +54,64 @@ def measure(image: Tensor) -> NDArray[Any]:
     in brightfield microscopy: a comparative study", ICPR, 10.1109/ICPR.2000.903548.
     """
     channels, height, width = image.shape
-    planes = image.contiguous().numpy()
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy() if channels == 3 else planes[0])
-    grey = picture.convert("L") if channels == 3 else picture
-    shares = np.asarray(picture.histogram(), np.float64).reshape(channels, 256) / (height * width)
+    pixels = image.numpy()
+    equal = channels == 1 or (np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[1], pixels[2]))
+    factor = max(1, min(height, width) // _WORK_SIDE)
+    grey, counts, colour = _planes(pixels, factor, not equal)
+    shares = counts / (height * width)
     below = np.cumsum(grey.histogram())
     low, high = np.searchsorted(below, [0.01 * below[-1], 0.99 * below[-1]])
-    factor = max(1, min(height, width) // _WORK_SIDE)
     work = np.asarray(grey if factor == 1 else grey.reduce(factor)).astype(np.float32)
-    coloured = channels == 3 and not (np.array_equal(planes[0], planes[1]) and np.array_equal(planes[1], planes[2]))
     hashed = np.asarray(grey.resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BILINEAR))
     sums = hashed.astype(np.uint16)
     sums = sums[0::2] + sums[1::2]
     record = np.zeros((), RECORD)
     record["readable"] = True
     record["height"], record["width"], record["channels"] = height, width, channels
-    record["digest"] = np.void(_digest(planes if coloured else planes[:1]))
+    record["digest"] = np.void(_digest(pixels[:1] if equal else pixels))
     record["hash"] = perceptual_hash(hashed)
     record["small"] = (sums[:, 0::2] + sums[:, 1::2] + 2) >> 2
     record["low"], record["high"] = low, high
     record["contrast"], record["laplacian"] = _variance(work), _laplacian(work)
-    record["colour"] = _colour(picture if factor == 1 else picture.reduce(factor)) if coloured else 0
+    record["colour"] = colour
     record["mean"] = shares @ _LEVELS
     record["square"] = shares @ _LEVELS**2
     return record
 
 
+def _planes(image: NDArray[np.uint8], factor: int, coloured: bool) -> tuple[Image.Image, NDArray[np.int64], float]:
+    """Return the grey image, the histogram of each channel, and the mean distance of the channels.
+
+    A large image is converted in strips, so that no second copy of its colours is in memory.
+    """
+    channels, height, width = image.shape
+    parts = list(strips(height, width, factor))
+    grey = Image.new("L", (width, height)) if len(parts) > 1 else None
+    counts = np.zeros((channels, 256), np.int64)
+    distance, measured = 0, 0
+    for top, bottom in parts:
+        pixels = image[0, top:bottom] if channels == 1 else image[:, top:bottom].transpose(1, 2, 0)
+        strip = Image.fromarray(np.ascontiguousarray(pixels))
+        counts += np.asarray(strip.histogram(), np.int64).reshape(channels, 256)
+        if coloured:
+            found = _distance(strip if factor == 1 else strip.reduce(factor))
+            distance += int(found.sum(dtype=np.int64))
+            measured += found.size
+        light = strip.convert("L") if channels == 3 else strip
+        if grey is None:
+            grey = light
+        else:
+            grey.paste(light, (0, top))
+    assert grey is not None
+    return grey, counts, distance / measured if measured else 0.0
+
+
 def _digest(pixels: NDArray[np.uint8]) -> bytes:
-    """A hash of shape and pixels: a grey image has that of the coloured one that looks the same."""
-    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(pixels.tobytes())
+    """Return a hash of shape and pixels; a grey image has that of the coloured one that looks the same."""
+    digest = hashlib.blake2b(repr(tuple(pixels.shape)).encode(), digest_size=16)
+    for plane in pixels:
+        for top, bottom in strips(*plane.shape):
+            digest.update(np.ascontiguousarray(plane[top:bottom]).data)
     return digest.digest()
 
 
@@ -100,7 +129,9 @@ def _variance(values: NDArray[np.float32]) -> float:
     return float(flat @ flat) / len(flat)
 
 
-def _colour(picture: Image.Image) -> float:
+def _distance(picture: Image.Image) -> NDArray[np.uint8]:
+    """Return the distance between the strongest and the weakest channel of each pixel."""
     red, green, blue = (np.asarray(channel) for channel in picture.split())
     strongest = np.maximum(np.maximum(red, green), blue)
-    return float((strongest - np.minimum(np.minimum(red, green), blue)).mean())
+    distance: NDArray[np.uint8] = strongest - np.minimum(np.minimum(red, green), blue)
+    return distance

@@ -11,6 +11,7 @@ from typing import Any
 from imgrec.audit.audit import Audit
 from imgrec.audit.findings import KINDS, UNREADABLE, Finding, Inventory
 from imgrec.data import BadImage
+from imgrec.data.pixel_budget import decoding
 from imgrec.files import write_text
 from imgrec.runs.page import is_tiny, render_page, thumbnail
 
@@ -66,8 +67,9 @@ class _Pictures:
         """What the template asks of an image."""
         if position not in self.known:
             try:
-                image = self.inventory.source.load(int(self.inventory.rows[position])).permute(1, 2, 0).numpy()
-                self.known[position] = thumbnail(image, _THUMBNAIL), is_tiny(image)
+                with decoding():
+                    image = self.inventory.source.load(int(self.inventory.rows[position])).permute(1, 2, 0).numpy()
+                    self.known[position] = thumbnail(image, _THUMBNAIL), is_tiny(image)
             except BadImage:
                 self.known[position] = "", False
         uri, tiny = self.known[position]

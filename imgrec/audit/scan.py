@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,8 @@ from imgrec.audit.formats import format_of_content, format_of_name, is_cut_off
 from imgrec.audit.measure import RECORD, measure
 from imgrec.data import BadImage, Source
 from imgrec.data.amend import EXCLUDE
+from imgrec.data.decoder_messages import decoder_messages
+from imgrec.data.pixel_budget import decoding
 from imgrec.data.progress import shown
 
 _BLOCK = 128
@@ -76,16 +77,15 @@ class _Blocks(Dataset[_Block]):
         rows = self.rows[number * _BLOCK : (number + 1) * _BLOCK]
         records = np.zeros(len(rows), RECORD)
         faults: list[_Faults] = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow has to say of damaged metadata
-            for at, row in enumerate(rows.tolist()):
-                path = self.source.path(row)
-                try:
+        for at, row in enumerate(rows.tolist()):
+            path = self.source.path(row)
+            try:
+                with decoding(), decoder_messages() as messages:
                     records[at] = measure(self.source.load(row))
-                    misnamed = None if path is None else _misnamed(path)
-                    faults.append([] if misnamed is None else [("misnamed", misnamed, "")])
-                except BadImage as error:
-                    faults.append([(_kind(path, error.reason), error.reason, EXCLUDE)])
+                found = [] if path is None or (misnamed := _misnamed(path)) is None else [("misnamed", misnamed, "")]
+                faults.append(found + ([("damaged", "; ".join(messages[:3]), "")] if messages else []))
+            except BadImage as error:
+                faults.append([(_kind(path, error.reason), error.reason, EXCLUDE)])
         return records, faults
 
 

@@ -17,7 +17,7 @@ Interpolation = Literal["bilinear", "bicubic", "nearest"]
 def resize_to(
     image: Tensor, height: int, width: int, interpolation: Interpolation = "bilinear", antialias: bool = True
 ) -> Tensor:
-    """``image`` with exactly this height and width.
+    """Return ``image`` with exactly this height and width.
 
     Args:
         image: uint8 ``(channels, height, width)``.
@@ -28,6 +28,8 @@ def resize_to(
     """
     if image.shape[-2:] == (height, width):
         return image
+    if image.shape[0] > 1 and image.stride(0) == 0:  # equal channels, which share their memory, are resized once
+        return resize_to(image[:1], height, width, interpolation, antialias).expand(image.shape[0], -1, -1)
     if interpolation == "nearest":
         return F.interpolate(image[None], size=(height, width), mode="nearest")[0]
     return F.interpolate(image[None], size=(height, width), mode=interpolation, antialias=antialias)[0]

@@ -13,6 +13,7 @@ from torch import Tensor
 from imgrec.callbacks.arguments import at_least_one, known
 from imgrec.callbacks.media import show_picture
 from imgrec.callbacks.run_of import run_folder
+from imgrec.data.reduced import load_reduced
 from imgrec.evaluate.confusion import confusion_matrix
 from imgrec.runs.pictures import (
     GridRow,
@@ -112,7 +113,7 @@ class EpochPictures(pl.Callback):
             f"{names[int(found.targets[i])]}\nsaid {names[int(predicted[i])]} {float(log_p[i].max().exp()):.2f}"
             for i in worst
         ]
-        images = data.load_images([found.ids[i] for i in worst])
+        images = load_reduced(data, [found.ids[i] for i in worst])
         self._draw(trainer, "mistakes", f"the worst of {len(wrong)} mistakes in validation", images, captions)
 
     def _draw(

@@ -10,6 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 from numpy.typing import NDArray
 
+from imgrec.data.reduced import load_reduced
 from imgrec.runs.metrics_log import read_metrics
 from imgrec.runs.predictions import Predictions
 from imgrec.runs.system import SECONDS
@@ -86,8 +87,7 @@ def mirror_evaluation(trainer: pl.Trainer, split: str, predictions: Predictions)
     data = trainer.datamodule  # type: ignore[attr-defined]
 
     def images(ids: Iterable[str]) -> list[NDArray[np.uint8] | None]:
-        found: list[Any] = data.load_images(list(ids))
-        return [None if image is None else image.permute(1, 2, 0).numpy() for image in found]
+        return [None if image is None else image.permute(1, 2, 0).numpy() for image in load_reduced(data, ids)]
 
     for mirror in mirrors(trainer):
         mirror.log_evaluation(split, predictions, images if hasattr(data, "load_images") else None)

@@ -73,6 +73,7 @@ def draw(data: Any, out: Path, columns: int, rows: int, progress: float) -> None
     Raises:
         UserError: the file cannot be written.
     """
+    from imgrec.data.reduced import load_reduced
     from imgrec.runs.pictures import GridRow, image_grid, save_picture, target_caption
 
     loader = data.train_dataloader()
@@ -86,7 +87,7 @@ def draw(data: Any, out: Path, columns: int, rows: int, progress: float) -> None
     def row(label: str, images: Any, batch: Batch) -> GridRow:
         return GridRow(label, images[:columns], [target_caption(target, names) for target in batch.targets[:columns]])
 
-    originals = row("as it is", data.load_images(loaded[0].ids[:columns]), loaded[0])
+    originals = row("as it is", load_reduced(data, loaded[0].ids[:columns]), loaded[0])
     seen = [row(f"epoch {epoch}", batch.images, batch) for epoch, batch in enumerate(epochs)]
     save_picture(image_grid([originals, *seen]), out)
 

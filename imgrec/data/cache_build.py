@@ -31,7 +31,10 @@ Read = Callable[[int], Tensor]
 Write = Callable[[bytes], object]
 
 _CHUNK = 32
-"""Images that one thread decodes before it hands them over."""
+"""Largest number of images that one thread decodes before it hands them over."""
+
+_CHUNK_BYTES = 32 << 20
+"""Bytes of decoded images in a chunk, and in an eighth of the chunks that wait to be written."""
 
 
 def build_in_memory(read: Read, rows: NDArray[np.int64], planar: bool) -> DecodedImages:
@@ -144,7 +147,10 @@ Image = tuple[bytes, tuple[int, int, int], int]
 
 
 def _decoded(read: Read, rows: NDArray[np.int64], planar: bool) -> Iterator[Image | str]:
-    """The bytes, shape and checksum of each row, or why it cannot be read; in order, a few chunks ahead."""
+    """Yield the bytes, shape and checksum of each row, or why it cannot be read; in order, a few chunks ahead.
+
+    The larger the images are, the fewer of them are decoded ahead.
+    """
 
     def one(row: int) -> Image | str:
         try:
@@ -155,19 +161,25 @@ def _decoded(read: Read, rows: NDArray[np.int64], planar: bool) -> Iterator[Imag
         content = (image if planar else image.permute(1, 2, 0)).contiguous().numpy().tobytes()
         return content, (channels, height, width), zlib.crc32(content)
 
-    def chunk(begin: int) -> list[Image | str]:
-        return [one(row) for row in rows[begin : begin + _CHUNK].tolist()]
+    def chunk(begin: int, end: int) -> list[Image | str]:
+        return [one(row) for row in rows[begin:end].tolist()]
 
     threads = min(8, usable_cores())
+    largest = 1
+    begin = 0
     waiting: deque[Future[list[Image | str]]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
-        for begin in range(0, len(rows), _CHUNK):
-            waiting.append(pool.submit(chunk, begin))
-            if len(waiting) > 2 * threads:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+        while begin < len(rows) or waiting:
+            size = max(1, min(_CHUNK, _CHUNK_BYTES // largest))
+            ahead = max(1, min(2 * threads, 8 * _CHUNK_BYTES // (size * largest)))
+            while begin < len(rows) and len(waiting) < (ahead if begin else 1):  # the first chunk shows their size
+                end = min(len(rows), begin + (size if begin else 1))
+                waiting.append(pool.submit(chunk, begin, end))
+                begin = end
+            found = waiting.popleft().result()
+            largest = max([largest, *(len(image[0]) for image in found if not isinstance(image, str))])
+            yield from found
     finally:
         pool.shutdown(wait=True, cancel_futures=True)  # an interrupt, or a full disk, ends it soon
 

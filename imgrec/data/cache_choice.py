@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
@@ -22,6 +23,7 @@ from imgrec.data.cache_build import build_in_memory, build_on_disk, building
 from imgrec.data.cache_plan import CachePlan
 from imgrec.data.cache_store import cache_root, clear, stored_caches
 from imgrec.data.decode import BadImage
+from imgrec.data.pixel_budget import decoding
 from imgrec.data.source import Source
 from imgrec.data.view import View
 from imgrec.files import data_root
@@ -72,11 +74,11 @@ class Table:
         return cls(source, rows, np.asarray(needed, dtype=np.int64), wanted is not None)
 
     def probe(self) -> list[Tensor]:
-        """Some of the images."""
+        """Return some of the images as tensors on the device ``meta``, which have a shape and no pixels."""
         found = []
         for row in self.needed[:: max(1, len(self.needed) // _PROBES)][:_PROBES].tolist():
             try:
-                found.append(self.base.load(row))
+                found.append(torch.empty_like(self.base.load(row), device="meta"))
             except BadImage:
                 continue
         return found
@@ -94,7 +96,7 @@ def cached_images(
         table: the images.
         plan: what is kept of each.
         mode: ``data.cache``.
-        probes: some of the images, from which the size is estimated.
+        probes: some of the images, from which the size is estimated; their pixels are not read.
         spec: the source's spec, to tell a cache whose data changed from one of other data.
     """
     if mode == "off" or not probes or not len(table.needed):
@@ -110,7 +112,8 @@ def cached_images(
         return None
 
     def read(row: int) -> Tensor:
-        return plan.apply(table.base.load(row))
+        with decoding():
+            return plan.apply(table.base.load(row))
 
     if where == "memory":
         _say(f"data.cache: memory for {what}: {why}")

@@ -102,7 +102,7 @@ class CsvTable(Source):
         )
 
     def load(self, index: int) -> Tensor:  # noqa: D102
-        return decode_image(self.path(index))
+        return decode_image(self.path(index), self.ids[index])
 
     def path(self, index: int) -> Path:  # noqa: D102
         return self.root / self.ids[index]

@@ -5,17 +5,22 @@ from __future__ import annotations
 import errno
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from imgrec.data.convert import BadImage, from_pil, to_channels
+from imgrec.data.decoder_messages import collect_libtiff, damaged_images, decoder_messages, is_collected
 from imgrec.data.jpeg import ORIENTATION, decode_jpeg
+from imgrec.data.pixel_budget import VARIABLE, decoding, max_pixels, reserve
+from imgrec.errors import UserError
+
+__all__ = ["IMAGE_SUFFIXES", "BadImage", "decode_image", "file_size", "file_state", "from_pil", "readable"]
+__all__ += ["to_channels", "upright"]
 
 _SUFFIXES = """
     .jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .avif .heic .heif
@@ -23,50 +28,62 @@ _SUFFIXES = """
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 """Endings of files that count as images, in lower case; those of HEIC too, so that these are refused by name."""
 
-_PALETTE_OR_COLOUR = {"P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"}
 _WITH_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+_DOUBLE = {"WEBP", "AVIF"}  # their decoders take twice the memory of the others
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-_SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
 
 
-class BadImage(Exception):  # noqa: N818 - it is a finding about data, which loading deals with, not a programme's error
-    """An image that cannot be read.
+def decode_image(source: str | Path | bytes, name: str | None = None) -> Tensor:
+    """Return the pixels of an image file, or of its bytes, upright as its EXIF orientation states.
+
+    Colour images, palettes included, have three channels, and transparency is dropped. Grey images have one. 16-bit
+    grey is scaled to 8 bits. An animation gives its first frame.
+
+    An image of many pixels first waits until other threads and processes have finished theirs; see
+    :mod:`imgrec.data.pixel_budget`. If a decoder reports a damaged file but returns pixels, a line is logged.
 
     Args:
-        reason: why, in a few plain words: ``"the file is empty"``.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-def decode_image(source: str | Path | bytes) -> Tensor:
-    """The pixels of an image file, or of its bytes, upright: as its EXIF orientation says.
-
-    Colour images, palettes included, give three channels, transparency dropped; grey ones give one. 16-bit grey is
-    scaled to 8 bits. Of an animation, the first frame.
+        source: the path of the file, or its content.
+        name: the id of the image for the log, default the path.
 
     Shapes: uint8 ``(channels, height, width)`` with 1 or 3 channels.
 
     Raises:
-        BadImage: it cannot be read; the reason is in plain words.
+        BadImage: If it cannot be read; the reason is in plain words.
+        UserError: If the environment variable ``IMGREC_MAX_IMAGE_PIXELS`` is not a number.
     """
-    with readable():
+    with readable(name or ("an image" if isinstance(source, bytes) else str(source))):
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         if not data:
             raise BadImage("the file is empty")
-        found = decode_jpeg(data)
-        if found is not None:
-            return upright(torch.from_numpy(found[0]).permute(2, 0, 1), found[1])
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                return upright(from_pil(image), _orientation(image))
-        except UnidentifiedImageError:
-            if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
-                raise BadImage("it is HEIC, which is not read: convert it to JPEG or PNG") from None
-            raise
+        return upright(*_decode(data))
+
+
+def _decode(data: bytes) -> tuple[Tensor, int]:
+    """Return the pixels as they are stored, and the EXIF orientation."""
+    found = decode_jpeg(data)
+    if found is not None:
+        return torch.from_numpy(found[0]).permute(2, 0, 1), found[1]
+    limit = max_pixels()
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > limit:
+                raise BadImage(_too_large(limit))
+            if image.format == "TIFF":
+                collect_libtiff()
+            reserve(image.width * image.height * (2 if image.format in _DOUBLE else 1))
+            image.load()
+            return from_pil(image), _orientation(image)
+    except Image.DecompressionBombError:
+        raise BadImage(_too_large(limit)) from None
+    except UnidentifiedImageError:
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+            raise BadImage("it is HEIC, which is not read: convert it to JPEG or PNG") from None
+        raise
+
+
+def _too_large(limit: int) -> str:
+    return f"it has more pixels than are decoded safely: at most {limit:,}; {VARIABLE} sets another number"
 
 
 def upright(image: Tensor, orientation: int) -> Tensor:
@@ -92,42 +109,6 @@ def _orientation(image: Image.Image) -> int:
     return found if 1 <= found <= 8 else 1
 
 
-def from_pil(image: Image.Image) -> Tensor:
-    """The pixels of a Pillow image of any mode: uint8 ``(channels, height, width)`` with 1 or 3 channels.
-
-    Raises:
-        BadImage: its pixels are floating-point numbers or 32-bit integers beyond 16 bits, whose range is unknown.
-    """
-    if image.mode in _SIXTEEN_BITS or image.mode == "I":
-        wide = np.array(image).astype(np.int64)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise BadImage("its pixels are 32-bit integers, of which no scale to 8 bits is known")
-        return torch.from_numpy(((wide * 255 + 32767) // 65535).astype(np.uint8))[None]
-    if image.mode.startswith("F"):
-        raise BadImage("its pixels are floating-point numbers, of which no scale to 8 bits is known")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # straight to RGB, Pillow warns about the transparency that is dropped
-    if image.mode in _PALETTE_OR_COLOUR:
-        return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB"))).permute(2, 0, 1)
-    return torch.from_numpy(np.array(image.convert("L")))[None]
-
-
-def to_channels(image: Tensor, channels: Literal[1, 3]) -> Tensor:
-    """A grey or colour image with ``channels`` channels: grey is repeated, colour weighted as Pillow does (ITU-R 601).
-
-    Shapes: uint8 ``(1 or 3, height, width)`` to uint8 ``(channels, height, width)``.
-
-    >>> to_channels(torch.tensor([[[255]], [[0]], [[0]]], dtype=torch.uint8), 1)
-    tensor([[[76]]], dtype=torch.uint8)
-    """
-    if image.shape[0] == channels:
-        return image
-    if channels == 3:
-        return image.expand(3, -1, -1)
-    red, green, blue = image.to(torch.int32).unbind(0)
-    return ((red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16).to(torch.uint8)[None]
-
-
 def file_size(path: str | Path) -> int:
     """The size of a file in bytes; 0 where there is no such file, which is found out when it is read."""
     try:
@@ -146,17 +127,28 @@ def file_state(path: str | Path) -> bytes:
 
 
 @contextmanager
-def readable() -> Iterator[None]:
-    """Turns whatever reading and decoding an image can raise into :class:`BadImage`."""
-    try:
-        yield
-    except (BadImage, MemoryError):
-        raise
-    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly any exception there is
-        raise BadImage(_reason(error)) from error
+def readable(name: str = "an image") -> Iterator[None]:
+    """Turn everything that reading and decoding an image can raise into :class:`BadImage`.
+
+    What decoders report about an image that they do decode is logged once. An outer block of this kind, or of
+    :func:`imgrec.data.decoder_messages.decoder_messages`, receives it instead.
+
+    Args:
+        name: the id of the image, for the log.
+    """
+    logged = not is_collected()
+    with decoding(), decoder_messages() as messages:
+        try:
+            yield
+        except (BadImage, MemoryError, UserError):
+            raise
+        except Exception as error:  # on damaged bytes Pillow's decoders raise nearly any exception there is
+            raise BadImage(_reason(error, messages)) from error
+    if logged:
+        damaged_images.add(name, messages)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, messages: Sequence[str]) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, IsADirectoryError):
@@ -167,8 +159,7 @@ def _reason(error: Exception) -> str:
         return "it is a symbolic link that leads back to itself"
     if isinstance(error, UnidentifiedImageError):
         return "it is not an image in a format that can be read"
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return "it has more pixels than are decoded safely"
     if "truncated" in str(error).lower():
         return "it is truncated: its end is missing"
-    return f"it cannot be decoded ({str(error) or type(error).__name__})"
+    detail = messages[-1] if messages and isinstance(error, OSError) else str(error) or type(error).__name__
+    return f"it cannot be decoded ({detail})"

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from imgrec.data.pixel_budget import max_pixels, reserve
+
 ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held."""
 
@@ -29,15 +31,16 @@ class Header(NamedTuple):
 
 
 def decode_jpeg(data: bytes) -> tuple[NDArray[np.uint8], int] | None:
-    """Pixels, uint8 ``(height, width, 1 or 3)``, and the EXIF orientation, from 1 to 8.
+    """Return the pixels, uint8 ``(height, width, 1 or 3)``, and the EXIF orientation, from 1 to 8.
 
-    ``None`` where that is left to Pillow: simplejpeg is not installed; the file is no JPEG, damaged, CMYK, not of
-    8 bits, so large that it may be a decompression bomb, or says its orientation in another way.
+    Return ``None`` if Pillow must decode the file: simplejpeg is not installed; the file is no JPEG, damaged, CMYK,
+    not of 8 bits, above the limit of pixels, or stores its orientation in another way.
     """
     turbo = _simplejpeg()
     header = read_header(data) if turbo is not None and data[:2] == b"\xff\xd8" else None
-    if header is None or header.height * header.width > (Image.MAX_IMAGE_PIXELS or 0):
+    if header is None or header.height * header.width > max_pixels():
         return None
+    reserve(header.height * header.width)
     try:
         return turbo.decode_jpeg(data, "GRAY" if header.components == 1 else "RGB"), header.orientation
     except ValueError:  # Pillow is more patient with small faults, and says what is wrong with great ones

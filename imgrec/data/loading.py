@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from imgrec.augment import Pipeline
 from imgrec.data.cache_plan import leaves_alone
 from imgrec.data.decode import BadImage, to_channels
+from imgrec.data.pixel_budget import decoding
 from imgrec.data.sampling import BLANK
 from imgrec.data.source import Source
 from imgrec.errors import UserError
@@ -98,11 +99,12 @@ class _Rows(Dataset[Batch]):
 
     def read(self, row: int, *draw: int | str, copy: int = 0) -> Tensor:
         """The transformed image of a row. Raises :class:`BadImage`."""
-        image = to_channels(self.images.load(row), self.channels)
         name = self.source.ids[row]
         further = (copy,) if copy else ()
         try:
-            return self.pipeline(image, position_generator(self.seed, *draw, name, *further))
+            with decoding():
+                image = to_channels(self.images.load(row), self.channels)
+                return self.pipeline(image, position_generator(self.seed, *draw, name, *further))
         except UserError as error:
             raise UserError(f"{error} The image: {name}.") from error
 

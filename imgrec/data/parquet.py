@@ -87,7 +87,7 @@ class Parquet(Source):
         )
 
     def load(self, index: int) -> Tensor:  # noqa: D102
-        with readable():
+        with readable(self.ids[index]):
             return decode_cell(*self._reader.cell(int(self._rows[index])))
 
     def content(self) -> Iterator[bytes]:  # noqa: D102

@@ -104,7 +104,7 @@ class TarShards(Source):
 
     def load(self, index: int) -> Tensor:  # noqa: D102
         number, offset, size = self._places[index]
-        with readable():
+        with readable(self.ids[index]):
             with self._paths[number].open("rb") as file:
                 file.seek(offset)
                 data = file.read(size)

@@ -116,7 +116,7 @@ class TorchvisionSet(Source):
     def load(self, index: int) -> Tensor:  # noqa: D102
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         part = list(self._parts.values())[number]
-        with readable():
+        with readable(self.ids[index]):
             image = part[index - int(self._starts[number])][0]
             return from_pil(image) if isinstance(image, Image.Image) else torch.as_tensor(image)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from imgrec.augment import TestTimeAugmentation, build_transforms
 from imgrec.data.decode import BadImage, decode_image, to_channels
+from imgrec.data.pixel_budget import decoding
 from imgrec.errors import UserError
 from imgrec.export.backends import ClassifierBackend, backend_of
 from imgrec.export.runtime import Runtime
@@ -126,8 +127,9 @@ class Predictor:
     def read(self, path: str | Path) -> Tensor | str:
         """The image as the model takes it, uint8 ``(channels, image_size, image_size)``, or why it cannot be used."""
         try:
-            image = decode_image(Path(path))
-            return self._transforms(to_channels(image, cast(Literal[1, 3], self.facts.channels)))
+            with decoding():
+                image = decode_image(Path(path))
+                return self._transforms(to_channels(image, cast(Literal[1, 3], self.facts.channels)))
         except BadImage as error:
             return error.reason
         except UserError as error:  # transforms that do not end in the model's square for this image

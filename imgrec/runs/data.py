@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imgrec.data.reduced import load_reduced
 from imgrec.errors import UserError
 from imgrec.runs.folder import RunFolder
 
@@ -52,10 +53,9 @@ def data_of(run: RunFolder) -> Any:
 
 
 def images_of(data: Any) -> Callable[[Sequence[str]], list[NDArray[np.uint8] | None]]:
-    """A function that gives the images of sample ids, from a data module that can load them."""
+    """Return a function from sample ids to images for a page, of a data module that can load them."""
 
     def images(ids: Sequence[str]) -> list[NDArray[np.uint8] | None]:
-        found = data.load_images(list(ids))
-        return [None if image is None else image.permute(1, 2, 0).numpy() for image in found]
+        return [None if image is None else image.permute(1, 2, 0).numpy() for image in load_reduced(data, ids)]
 
     return images

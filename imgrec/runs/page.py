@@ -57,10 +57,10 @@ def thumbnail(image: NDArray[np.uint8], side: int = _THUMBNAIL) -> str:
         image = image[..., 0]
     if is_tiny(image):
         return png_uri(image)
-    picture = Image.fromarray(image).convert("RGB")
+    picture = Image.fromarray(image)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=82)
+    picture.convert("RGB").save(buffer, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -55,6 +55,15 @@ def clean_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def damaged_tiff(image: Image.Image) -> bytes:
+    """A TIFF file whose orientation has two values instead of one, about which Pillow warns."""
+    buffer = io.BytesIO()
+    image.save(buffer, "TIFF", tiffinfo={274: 1})
+    entry = (274).to_bytes(2, "little") + (3).to_bytes(2, "little")
+    assert buffer.getvalue().count(entry + (1).to_bytes(4, "little")) == 1
+    return buffer.getvalue().replace(entry + (1).to_bytes(4, "little"), entry + (2).to_bytes(4, "little"))
+
+
 MIX = "train/dog"
 
 
@@ -92,6 +101,7 @@ def plant(root: Path, open_image: Opener) -> dict[str, set[str]]:
         put(f"{MIX}/really a png.jpg", png(scene(501))),
         put(f"{MIX}/really a jpeg.png", jpeg(scene(502))),
     }
+    found["damaged"] = {put(f"{MIX}/tag.tif", damaged_tiff(scene(509)))}
     found["too_small"] = {put(f"{MIX}/small.jpg", scene(503, 16))}
     found["odd_aspect"] = {put(f"{MIX}/long.jpg", scene(504, 400).crop((0, 0, 400, 50)))}
     found["blank"] = {put(f"{MIX}/blank.png", Image.new("RGB", (96, 96), (120, 130, 125)))}
