@@ -127,13 +127,11 @@ def _write_picture(bench: Bench, path: Path) -> None:
 
 def _print(bench: Bench) -> None:
     from imgrec.cli.tables import console_for, print_table
-    from imgrec.runs.bench_text import LEFT, MATTERS, bench_cells, bench_columns, caption
+    from imgrec.runs.bench_text import LEFT, bench_cells, bench_columns, by_importance, caption
 
     print(f"{caption(bench)}\n")
     columns = bench_columns(bench)
-    left_out = print_table(
-        console_for(10_000), columns, bench_cells(bench), left=LEFT, order=[c for c in MATTERS if c in columns]
-    )
+    left_out = print_table(console_for(10_000), columns, bench_cells(bench), left=LEFT, order=by_importance(bench))
     if left_out:
         print(f"\nleft out for want of width: {', '.join(left_out)}; --csv and --out hold them")
     if bench.rows:

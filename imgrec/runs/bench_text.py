@@ -12,11 +12,9 @@ ABSENT = "—"
 LEFT = ("Network", "Runtime", "Precision")
 """The columns of text."""
 
-MATTERS = (
-    *("Runtime", "Precision", "1: ms", "Accuracy", "Size", "±", "1: x", "Params", "Zeros", "Difference", "Agree"),
-    *("32: ms", "1: p95", "Images/s", "ECE", "MACs", "Memory", "32: p95", "32: x"),
-)
-"""What is kept first where there is no room for all columns."""
+_FIRST = ("Runtime", "Precision", "ms", "Accuracy", "Size", "±", "speed-up", "Params", "Zeros", "Difference", "Agree")
+_TIMES = ("ms", "p95 ms", "speed-up")
+_THEN = ("ms", "p95 ms", "Images/s", "ECE", "MACs", "Memory", "p95 ms", "speed-up")
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,16 @@ def bench_columns(bench: Bench) -> list[str]:
     return [column.name for column in columns_of(bench)]
 
 
+def by_importance(bench: Bench) -> list[str]:
+    """Return the heads of the table, the most important first, for a terminal without room for all of them."""
+    columns = bench_columns(bench)
+    wanted = []
+    for batches, words in ((bench.batches[:1], _FIRST), (bench.batches[1:], _THEN), (bench.batches, _THEN)):
+        for word in words:
+            wanted += [time_title(batch, word) for batch in batches] if word in _TIMES else [word]
+    return [column for column in dict.fromkeys(wanted) if column in columns]
+
+
 def bench_cells(bench: Bench) -> list[list[str]]:
     """The texts of the table."""
     columns = columns_of(bench)
@@ -93,6 +101,15 @@ def baseline(bench: Bench) -> str:
     return next((row.title for row in bench.rows if row.latencies), "")
 
 
+def time_title(batch: int, figure: str) -> str:
+    """Return the head of a column of times.
+
+    >>> time_title(1, "ms"), time_title(32, "speed-up")
+    ('Batch 1 ms', 'Batch 32 speed-up')
+    """
+    return f"Batch {batch} {figure}"
+
+
 def _times(batch: int) -> list[Column]:
     def of(name: str, scale: float = 1.0) -> Callable[[BenchRow], float | None]:
         def value(row: BenchRow) -> float | None:
@@ -103,10 +120,12 @@ def _times(batch: int) -> list[Column]:
         return value
 
     median, p95, ratio = of("median", 1e3), of("p95", 1e3), of("speedup")
+    title = {figure: time_title(batch, figure) for figure in _TIMES}
+    call = f"time of a call with {batch} image{'s' if batch != 1 else ''}"
     return [
-        Column(f"{batch}: ms", f"a call with batch {batch}: median", median, lambda row: _milliseconds(median(row))),
-        Column(f"{batch}: p95", "its 95th percentile, in ms", p95, lambda row: _milliseconds(p95(row))),
-        Column(f"{batch}: x", "times faster than the first row", ratio, lambda row: _ratio(ratio(row))),
+        Column(title["ms"], f"{call}: median, in milliseconds", median, lambda row: _milliseconds(median(row))),
+        Column(title["p95 ms"], f"{call}: 95th percentile, in milliseconds", p95, lambda row: _milliseconds(p95(row))),
+        Column(title["speed-up"], f"{call}: times faster than the first row", ratio, lambda row: _ratio(ratio(row))),
     ]
 
 
@@ -117,7 +136,7 @@ def _milliseconds(value: float | None) -> str:
 
 
 def _ratio(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.0f}" if value >= 100 else f"{value:.2f}"
+    return ABSENT if value is None else f"{value:.0f}x" if value >= 100 else f"{value:.2f}x"
 
 
 def _count(name: str) -> Callable[[BenchRow], str]:

@@ -14,7 +14,7 @@ from imgrec.evaluate.intervals import wilson_interval
 from imgrec.runs.bench_figures import pareto_drawings, write_picture
 from imgrec.runs.bench_page import write_bench_page
 from imgrec.runs.bench_rows import Bench, BenchRow, Latency, write_bench
-from imgrec.runs.bench_text import bench_cells, bench_columns, caption
+from imgrec.runs.bench_text import bench_cells, bench_columns, by_importance, caption
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.report import write_report
 
@@ -75,7 +75,16 @@ def test_zeros_stand_beside_and_are_no_gain(bench: Bench) -> None:
     columns = bench_columns(bench)
     sparse = dict(zip(columns, bench_cells(bench)[3], strict=True))
     assert sparse["Zeros"] == "90 %"
-    assert (sparse["Params"], sparse["1: ms"], sparse["1: x"]) == ("1 k", "4.10", "0.98")
+    assert (sparse["Params"], sparse["Batch 1 ms"], sparse["Batch 1 speed-up"]) == ("1 k", "4.10", "0.98x")
+    assert {name for name in columns if name.startswith("Batch 32")} == {
+        "Batch 32 ms",
+        "Batch 32 p95 ms",
+        "Batch 32 speed-up",
+    }
+    order = by_importance(bench)
+    assert sorted(order) == sorted(set(columns) - {"Network"})
+    assert order[:3] == ["Runtime", "Precision", "Batch 1 ms"]
+    assert order.index("Batch 1 speed-up") < order.index("Batch 32 ms") < order.index("Batch 32 p95 ms")
     assert sparse["Difference"] == "-1.00 (-2.00 to +0.00)"
     dense = replace(bench, rows=bench.rows[:2])
     assert "Zeros" not in bench_columns(dense)
