@@ -27,6 +27,8 @@ of specs (`imgrec list steps`, `imgrec show steps prune`), or `variants`, a mapp
   imgrec compress RUN --prune 0.5 --structured --finetune 3 --quantize int8 --max-drop 0.5
   imgrec compress RUN --plan experiments/_plans/half_and_int8.yaml --plan mine.yaml
   imgrec compress RUN --finetune 3                       the control: as much training, and nothing else
+Exit status: 0; 2 if a plan is refused; 5 if the accuracy budget --max-drop is exceeded. A variant that lost too much is
+kept and marked. Only a step --quantize that exceeds the budget by itself leaves no export.
 """
 
 
@@ -38,15 +40,18 @@ def run(command: str, words: list[str]) -> int:
         raise UserError("compress: nothing to do; name a step (--prune 0.5) or a plan (--plan FILE)")
 
     from imgrec import yaml12
-    from imgrec.compress.plan import Plan, read_plans
+    from imgrec.compress.plan import Plan, check_budget, read_plans
 
+    max_drop = arguments.max_drop
+    check_budget(max_drop, "compress")
     plans = [plan for path in arguments.plan for plan in read_plans(read_config(path), path, Path(path).stem)]
+    plans = [plan.within(max_drop) for plan in plans]
     if flags:
-        plans.append(Plan.of(flags, arguments.name, "compress"))
+        plans.append(Plan.of(flags, arguments.name, "compress", max_drop))
     elif arguments.name is not None:
         raise UserError("--name is for the variant of the flags; a plan's stands in it under `name`")
     if arguments.print_plan:
-        print(yaml12.dump({"variants": {plan.name: plan.to_specs() for plan in plans}}), end="")
+        print(yaml12.dump({"variants": {plan.name: plan.to_plain() for plan in plans}}), end="")
         return 0
     _compress(arguments.run, plans, arguments.dry_run)
     return 0
@@ -64,7 +69,10 @@ def compress_run(run: RunFolder | str | Path, *plans: Any) -> list[RunFolder]:
         The run folders, in the order of the plans.
 
     Raises:
-        UserError: a plan is refused, or cannot be carried out on this run.
+        UserError: If a plan is refused, or cannot be carried out on this run.
+        BudgetExceededError: If a variant lost more accuracy than the ``max_drop`` of its plan allows. All variants are
+            made, and marked, before it is raised. Also if a step that quantizes loses more than its own ``max_drop``;
+            then there is no export.
 
     Example::
 
@@ -87,6 +95,7 @@ def compress_run(run: RunFolder | str | Path, *plans: Any) -> list[RunFolder]:
 def _compress(run: RunFolder | str | Path, plans: Sequence[Plan], dry: bool = False) -> list[RunFolder]:
     from imgrec.cli.engine import quiet_libraries
     from imgrec.studies.compress import Compression
+    from imgrec.studies.plan_budget import raise_if_exceeded
 
     quiet_libraries()
     compression = Compression(run, train_in, check)
@@ -100,6 +109,7 @@ def _compress(run: RunFolder | str | Path, plans: Sequence[Plan], dry: bool = Fa
     if compression.done or postponed.error is None:
         _print(compression.done)
     postponed.raise_first()
+    raise_if_exceeded([run for run, plan in zip(compression.done, plans, strict=True) if plan.max_drop is not None])
     return compression.done
 
 
@@ -157,7 +167,14 @@ def _parser() -> argparse.ArgumentParser:
     more.add_argument("--distill", action="store_true", help="learn from the dense run, too, where it trains")
     more.add_argument("--ema", type=float, metavar="DECAY", help="average the weights, where it trains")
     more.add_argument("--runtime", metavar="NAME", help="what --quantize is for: onnxruntime (default), openvino")
-    more.add_argument("--max-drop", type=float, metavar="POINTS", help="the accuracy that --quantize may cost")
+    more.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="points of accuracy that the variant may lose against "
+        "the run on validation images, after all steps; a plan of --plan may state its own. With --quantize, "
+        "layers also stay in float until that step alone costs no more",
+    )
     more.add_argument("--calibration", type=int, metavar="N", help="training images to calibrate on (default: 256)")
     more.add_argument("--name", help="what the variant is called; by default what its steps are called")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
@@ -183,9 +200,10 @@ def _flags(arguments: argparse.Namespace) -> list[Any]:
     beside = _said({"lr": arguments.lr, "distill": arguments.distill or None, "ema": arguments.ema})
     trained = {name: getattr(arguments, name) for name in ("finetune", "qat")}
     steps += [{"name": name, "epochs": epochs, **beside} for name, epochs in _said(trained).items()]
-    exported = {name: getattr(arguments, name) for name in ("runtime", "max_drop", "calibration")}
+    exported = {name: getattr(arguments, name) for name in ("runtime", "calibration")}
     if arguments.quantize is not None:
-        steps.append({"name": "quantize", "to": arguments.quantize, **_said(exported)})
+        own = {"max_drop": arguments.max_drop, **exported}
+        steps.append({"name": "quantize", "to": arguments.quantize, **_said(own)})
     asked = {step["name"] for step in steps}
     for needs, given in (
         ({"prune"}, {"structured": arguments.structured or None}),
@@ -217,7 +235,9 @@ def _print(variants: Sequence[RunFolder]) -> None:
     from imgrec.runs.compression import COLUMNS, MATTERS, parent_cells, variant_cells
 
     rows = [parent_cells(variants[0]), *map(variant_cells, variants)]
+    used = [i for i, name in enumerate(COLUMNS) if name != "budget" or any(row[i] for row in rows)]
+    cells = [[row[i] for i in used] for row in rows]
     print()
-    print_table(console_for(10_000), COLUMNS, rows, left={COLUMNS[0]}, order=MATTERS)
+    print_table(console_for(10_000), [COLUMNS[i] for i in used], cells, left={COLUMNS[0]}, order=MATTERS)
     for variant in variants:
         print(f"\nrun        {variant.path}\nreport     {variant.report}")

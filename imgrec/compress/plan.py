@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from imgrec.compress.steps import STEPS, DropBlocks, Finetune, Mask, Prune, Qat, Quantize, Step
@@ -14,12 +14,18 @@ from imgrec.errors import UserError, suggestion
 from imgrec.registry import Spec
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_KEYS = ("name", "steps", "variants")
+_KEYS = ("name", "steps", "variants", "max_drop")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps that make one variant of a trained network.
+    """The steps that make one variant of a trained network, and the accuracy that all of them together may cost.
+
+    Args:
+        name: name of the variant.
+        steps: the steps, in order.
+        max_drop: points of accuracy that the variant may lose against the run that it is made from, after all steps, 0
+            to 100. ``None``: the loss is measured, and nothing follows from it.
 
     >>> plan = Plan.of([{"name": "prune", "target": {"macs": 0.5}}, {"name": "finetune", "epochs": 2}, "quantize"])
     >>> plan.name
@@ -28,19 +34,25 @@ class Plan:
 
     name: str
     steps: tuple[Step, ...]
+    max_drop: float | None = None
 
     @classmethod
-    def of(cls, specs: Sequence[Spec], name: str | None = None, where: str = "plan") -> Plan:
+    def of(
+        cls, specs: Sequence[Spec], name: str | None = None, where: str = "plan", max_drop: float | None = None
+    ) -> Plan:
         """The plan of some specs of :data:`imgrec.compress.steps.STEPS`.
 
         Args:
             specs: in the order in which the steps are taken.
             name: what the variant is called; by default what its steps are called.
             where: the place, for messages.
+            max_drop: points of accuracy that the whole plan may cost, 0 to 100.
 
         Raises:
-            UserError: a step or an argument is unknown or refused, or the order makes no sense.
+            UserError: a step or an argument is unknown or refused, the order makes no sense, or the budget is out of
+                its range.
         """
+        check_budget(max_drop, where)
         if isinstance(specs, str | Mapping) or not isinstance(specs, Sequence):
             raise UserError(f"{where}: expected a list of steps, got {specs!r}")
         steps = tuple(STEPS.build(spec, f"{where}[{i}]") for i, spec in enumerate(specs))
@@ -50,7 +62,15 @@ class Plan:
             name = f"control-{name}" if all(isinstance(step, Finetune) for step in steps) else name
         if not _NAME.fullmatch(name):
             raise UserError(f"{where}: a variant is named by letters, digits, dots and dashes, got {name!r}")
-        return cls(name, steps)
+        return cls(name, steps, max_drop)
+
+    def within(self, max_drop: float | None) -> Plan:
+        """Return the plan with a budget, if it states none itself."""
+        return self if max_drop is None or self.max_drop is not None else replace(self, max_drop=max_drop)
+
+    def to_plain(self) -> Any:
+        """Return the plan as a variant in YAML: the list of its steps; with a budget a mapping that holds the list."""
+        return self.to_specs() if self.max_drop is None else {"max_drop": self.max_drop, "steps": self.to_specs()}
 
     def to_specs(self) -> list[dict[str, Any]]:
         """The steps as plain data, from which :meth:`of` makes the same plan."""
@@ -62,7 +82,8 @@ def read_plans(values: Any, where: str = "plan", name: str | None = None) -> lis
 
     Args:
         values: a list of steps; or a mapping with ``steps``, and ``name`` on request; or one with ``variants``, a
-            mapping of names to lists of steps.
+            mapping of names to lists of steps, or to mappings with ``steps``. Each mapping may state ``max_drop``, the
+            points of accuracy that a whole plan may cost.
         where: the place, for messages.
         name: what the variant is called where the YAML names none.
 
@@ -74,20 +95,38 @@ def read_plans(values: Any, where: str = "plan", name: str | None = None) -> lis
     """
     if not isinstance(values, Mapping):
         return [Plan.of(values, name, where)]
-    for key in values:
-        if key not in _KEYS:
-            raise UserError(
-                f'{where}: there is no key "{key}".{suggestion(str(key), _KEYS)} Accepted: steps, variants.'
-            )
+    _check_keys(values, _KEYS, where)
+    max_drop = values.get("max_drop")
     if "steps" in values and "variants" not in values:
         given = values.get("name", name)
         if given is not None and not isinstance(given, str):
             raise UserError(f"{where}.name: expected a name, got {given!r}")
-        return [Plan.of(values["steps"], given, f"{where}.steps")]
+        return [Plan.of(values["steps"], given, f"{where}.steps", max_drop)]
     variants = values.get("variants")
     if "steps" in values or "name" in values or not isinstance(variants, Mapping) or not variants:
         raise UserError(f"{where}: expected `steps`, a list, or `variants`, a mapping of names to lists of steps")
-    return [Plan.of(steps, str(key), f"{where}.variants.{key}") for key, steps in variants.items()]
+    return [_variant(str(key), steps, f"{where}.variants.{key}", max_drop) for key, steps in variants.items()]
+
+
+def _variant(name: str, values: Any, where: str, max_drop: Any) -> Plan:
+    if not isinstance(values, Mapping):
+        return Plan.of(values, name, where, max_drop)
+    _check_keys(values, ("steps", "max_drop"), where)
+    return Plan.of(values.get("steps", []), name, f"{where}.steps", values.get("max_drop", max_drop))
+
+
+def _check_keys(values: Mapping[str, Any], accepted: Sequence[str], where: str) -> None:
+    for key in values:
+        if key not in accepted:
+            words = ", ".join(each for each in accepted if each != "name")
+            raise UserError(f'{where}: there is no key "{key}".{suggestion(str(key), accepted)} Accepted: {words}.')
+
+
+def check_budget(max_drop: Any, where: str) -> None:
+    """Raise :class:`UserError` if ``max_drop`` is neither ``None`` nor points of accuracy from 0 to 100."""
+    number = isinstance(max_drop, int | float) and not isinstance(max_drop, bool)
+    if max_drop is not None and not (number and 0 <= max_drop <= 100):
+        raise UserError(f"{where}: max_drop: expected points of accuracy, 0 to 100, got {max_drop!r}")
 
 
 def check_order(steps: Sequence[Step], where: str = "plan") -> None:

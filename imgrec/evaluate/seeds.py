@@ -33,7 +33,8 @@ def difference_over_seeds(first: ArrayLike, second: ArrayLike, level: float = 0.
     what its seed adds, plus what the images add, plus what this seed adds on these images. The variance of the
     difference is put together from the spread of the runs' accuracies and the spread of the images' differences, less
     what both hold, and is never smaller than either alone; the interval is Student's t with Satterthwaite's degrees of
-    freedom. Of a recipe with a single run the spread is taken to be the other's.
+    freedom. Of a recipe with a single run the spread is taken to be the other's: if it is larger, the test calls equal
+    recipes different too often. :func:`rate_of_single_run` computes how often.
 
     A bootstrap over seeds and images is the usual way and needs more seeds than one has: three values resampled
     spread too little, and where the seeds matter it calls equal recipes different in 9 to 28 of 100 comparisons
@@ -81,6 +82,64 @@ def difference_over_seeds(first: ArrayLike, second: ArrayLike, level: float = 0.
     p = 2 * float(student.sf(abs(difference) / error, degrees)) if error > 0 else float(difference == 0)
     low, high = max(-1.0, difference - half), min(1.0, difference + half)
     return SeedsDifference(difference, low, high, p, math.sqrt(seeds), math.sqrt(images), degrees)
+
+
+def rate_of_single_run(
+    runs: int,
+    spread: float,
+    single_spread: float,
+    images_error: float,
+    noise: float = 0.0,
+    images: int = 10_000,
+    level: float = 0.05,
+) -> float:
+    """Return how often a group and a single run of equal recipes are called different, if their spreads differ.
+
+    :func:`difference_over_seeds` takes the spread of a single run to be that of the group. The rate is above ``level``
+    if the recipe of the single run spreads more.
+
+    Args:
+        runs: number of runs of the group, 2 or more.
+        spread: standard deviation of the accuracies of the group's runs, as it is observed.
+        single_spread: standard deviation over seeds that the recipe of the single run has in truth.
+        images_error: standard error of the difference that the choice of the images gives.
+        noise: the part of the variance of an accuracy that comes from the images being finitely many.
+        images: number of images.
+        level: the p-value below which two recipes are called different.
+
+    >>> rates = [rate_of_single_run(3, 0.003, each, 0.003, 7e-6) for each in (0.003, 0.01)]
+    >>> rates[0] < 0.05 < 0.2 < rates[1]
+    True
+    """
+    from scipy.stats import chi2, norm
+    from scipy.stats import t as student
+
+    shares = (np.arange(2000) + 0.5) / 2000
+    found = spread**2 * chi2.ppf(shares, runs - 1) / (runs - 1)  # what the variance is estimated to be, evenly likely
+    seeds, pictures = found * (1 + 1 / runs), images_error**2
+    variance = np.maximum(np.maximum(seeds + pictures - noise * (1 + 1 / runs), seeds), pictures)
+    degrees = variance**2 / (seeds**2 / (runs - 1) + pictures**2 / (images - 1))
+    true = single_spread**2 + max(spread**2 - noise, 0.0) / runs + pictures
+    limit = student.ppf(1 - level / 2, degrees) * np.sqrt(variance / true)
+    return float(2 * norm.sf(limit).mean())
+
+
+def rate_for(several: ArrayLike, single: ArrayLike, single_spread: float) -> float:
+    """Return :func:`rate_of_single_run` of a group and a single run, with the figures of both.
+
+    Shapes: ``several`` booleans ``(R, N)`` with R of 2 or more, if each of R runs named each of N images correctly;
+    ``single`` ``(1, N)``, the same images.
+
+    Args:
+        several: the runs of the group.
+        single: the single run.
+        single_spread: standard deviation over seeds that the recipe of the single run has in truth.
+    """
+    group, one = np.asarray(several), np.asarray(single)
+    variance, noise = _variances(group)
+    by_image = group.mean(axis=0) - one.mean(axis=0)
+    images_error = math.sqrt(float(by_image.var(ddof=1)) / len(by_image))
+    return rate_of_single_run(len(group), math.sqrt(variance), single_spread, images_error, noise, len(by_image))
 
 
 def _variances(runs: NDArray[np.bool_]) -> tuple[float, float]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imgrec import yaml12
+from imgrec.export.description import ModelDescription
 from imgrec.models import ClassifierSpecs
-from imgrec.types import DataFacts
 
 _SHOWN_CLASSES = 100
+_NOTE = "> **Note:** "
 _CHANGES = {
     "channels": "channels were taken out",
     "blocks": "residual blocks were taken out",
@@ -19,7 +20,7 @@ _CHANGES = {
 
 def model_card(
     architecture: str,
-    facts: DataFacts,
+    described: ModelDescription,
     is_timm: bool,
     text: str | None,
     specs: ClassifierSpecs,
@@ -29,15 +30,15 @@ def model_card(
 
     Args:
         architecture: the backbone's name.
-        facts: the data that the model was trained on.
+        described: input, output and included operations of the network; it holds the facts of the training data.
         is_timm: whether timm can load the folder.
         text: what the maker has to say, in Markdown.
         specs: what the network was built from.
         surgery: what was done to it since; see :func:`imgrec.compress.surgery_of`.
     """
+    facts = described.facts
     shown = [f"{i}. {_plain(name)}" for i, name in enumerate(facts.class_names[:_SHOWN_CLASSES])]
     left = facts.num_classes - len(shown)
-    colour = "grey" if facts.channels == 1 else "colour"
     parts = [
         "---\n"
         f"library_name: {'timm' if is_timm else 'imgrec'}\n"
@@ -49,9 +50,10 @@ def model_card(
         "## Network",
         f"```yaml\n{yaml12.dump(specs.without_source().to_dict()).strip()}\n```",
         _changed(surgery),
-        "## Input",
-        f"One {colour} image of {facts.image_size} x {facts.image_size} pixels. Mean, standard deviation, crop and "
-        "interpolation stand in `config.json`; imgrec applies them by itself.",
+        "## Input and output",
+        "`imgrec.load` prepares image files itself. For an export of this network (`exports/` in its run folder: ONNX, "
+        "OpenVINO, int8), prepare images as follows. The file of the export and its `export.json` state the same.",
+        described.to_text(),
         "## Use",
         '```python\nimport imgrec\n\nimgrec.load("path/to/this/folder").predict(["image.jpg"])\n```',
         _TIMM if is_timm else "",
@@ -61,13 +63,26 @@ def model_card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-_TIMM = """With timm, on images that are normalized already:
+_TIMM = """timm's network does not include the normalization. Only there, apply mean and std of `pretrained_cfg` in
+`config.json` to the images:
 
 ```python
 import timm
 
 model = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval()
 ```"""
+
+
+def mark_card(text: str, note: str) -> str:
+    r"""Return the text of a model card with a note below its title; it replaces an earlier note.
+
+    >>> mark_card(mark_card("# net\\n\\nText.\\n", "Old."), "New.")
+    '# net\\n\\n> **Note:** New.\\n\\nText.\\n'
+    """
+    lines = [line for line in text.split("\n") if not line.startswith(_NOTE)]
+    title = next((at for at, line in enumerate(lines) if line.startswith("# ")), -1)
+    rest = "\n".join(lines[title + 1 :]).lstrip("\n")
+    return "\n".join([*lines[: title + 1], "", f"{_NOTE}{note}", "", rest]).lstrip("\n")
 
 
 def _changed(surgery: Sequence[Mapping[str, Any]]) -> str:

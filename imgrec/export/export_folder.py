@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imgrec.errors import UserError, suggestion
-from imgrec.files import folder_aside
+from imgrec.files import folder_aside, write_text
 from imgrec.types import DataFacts
 
 VERSION = 1
@@ -35,6 +35,8 @@ class Export:
         facts: the data that the network was built for; they hold its preprocessing.
         logits_max_difference: how far its logits were from PyTorch's in float32, at most.
         quantization: how it was quantized and what that cost, or ``None``.
+        description: input, output and included operations for readers without imgrec, the plain form of a
+            :class:`imgrec.export.description.ModelDescription`; ``None`` in exports of earlier versions.
     """
 
     folder: Path
@@ -43,6 +45,7 @@ class Export:
     facts: DataFacts
     logits_max_difference: float
     quantization: dict[str, Any] | None = None
+    description: dict[str, Any] | None = None
 
     @property
     def file(self) -> Path:
@@ -59,6 +62,7 @@ class Export:
             "facts": self.facts.to_dict(),
             "logits_max_difference": self.logits_max_difference,
             "quantization": self.quantization,
+            "description": self.description,
         }
 
 
@@ -84,6 +88,7 @@ def read_export(folder: str | Path) -> Export:
             DataFacts.from_dict(found["facts"]),
             float(found["logits_max_difference"]),
             found["quantization"],
+            found.get("description"),
         )
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
@@ -115,6 +120,18 @@ def write_description(folder: Path, export: Export) -> None:
     """Write export.json into ``folder``, which need not be ``export.folder`` yet."""
     text = json.dumps(export.to_dict(), indent=2, allow_nan=False)
     (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+
+def mark_budget(folder: Path, budget: Mapping[str, Any]) -> None:
+    """Write into export.json what all steps that led to the export cost together, and what they were allowed to cost.
+
+    Args:
+        folder: the folder of an export.
+        budget: see :func:`imgrec.studies.plan_budget.judge_budget`.
+    """
+    found = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    text = json.dumps({**found, "budget": dict(budget)}, indent=2, allow_nan=False)
+    write_text(folder / DESCRIPTION, text + "\n")
 
 
 def files_of(kind: str) -> tuple[str, ...]:

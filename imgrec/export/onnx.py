@@ -16,6 +16,8 @@ from imgrec.compress.onnx_graph import name_nodes
 from imgrec.compress.onnx_weights import half_weights
 from imgrec.errors import UserError
 from imgrec.export.agreement import check_agreement
+from imgrec.export.description import describe
+from imgrec.export.embedding import embed
 from imgrec.export.export_folder import FORMATS, Export, check_choice, export_aside, write_description
 from imgrec.extras import require
 from imgrec.models import Classifier
@@ -51,7 +53,9 @@ def export_onnx(
         if precision == "fp16":
             half_weights(file)
         difference = check_agreement(file, "onnxruntime", classifier, facts, images, precision)
-        export = Export(Path(folder), "onnx", precision, facts, difference)
+        description = describe(facts, classifier.mean, classifier.std)
+        embed(file, description)
+        export = Export(Path(folder), "onnx", precision, facts, difference, description=description.to_dict())
         write_description(aside, export)
     return export
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from imgrec.errors import UserError
 from imgrec.export.agreement import check_agreement
+from imgrec.export.description import describe
+from imgrec.export.embedding import embed
 from imgrec.export.export_folder import FORMATS, Export, check_choice, export_aside, write_description
 from imgrec.export.onnx import write_onnx
 from imgrec.extras import require
@@ -48,7 +50,9 @@ def export_openvino(
             source = write_onnx(classifier, facts, Path(place) / FORMATS["onnx"])
             file = to_openvino(source, aside / FORMATS["openvino"], half=precision != "fp32")
         difference = check_agreement(file, "openvino", classifier, facts, images, precision)
-        export = Export(Path(folder), "openvino", precision, facts, difference)
+        description = describe(facts, classifier.mean, classifier.std)
+        embed(file, description)
+        export = Export(Path(folder), "openvino", precision, facts, difference, description=description.to_dict())
         write_description(aside, export)
     return export
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from imgrec.compress.int8 import to_int8
 from imgrec.compress.qat import QuantizedClassifier
 from imgrec.export.agreement import check_agreement, logits_of
+from imgrec.export.description import describe
+from imgrec.export.embedding import embed
 from imgrec.export.export_folder import FORMATS, Export, export_aside, write_description
 from imgrec.export.onnx import write_onnx
 from imgrec.export.runtimes import open_runtime
@@ -57,7 +59,9 @@ def export_qat(
             with open_runtime(file, "onnxruntime") as network:
                 same = network(images).argmax(1) == logits_of(quantized, images).argmax(1)
             about |= {"agreement": float(same.mean()), "images": len(images)}
-        export = Export(Path(folder), "onnx", "int8", facts, difference, about)
+        description = describe(facts, quantized.mean, quantized.std)
+        embed(file, description)
+        export = Export(Path(folder), "onnx", "int8", facts, difference, about, description.to_dict())
         write_description(aside, export)
     return export
 

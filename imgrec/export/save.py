@@ -15,6 +15,7 @@ from torch import Tensor
 from imgrec.compress.surgery import surgery_of
 from imgrec.errors import UserError
 from imgrec.export.card import model_card
+from imgrec.export.description import describe
 from imgrec.export.layout import Layout, layout_of
 from imgrec.export.preprocessing import to_timm_config
 from imgrec.files import folder_aside
@@ -64,10 +65,11 @@ def save_model_folder(
     classifier, specs = _folded(classifier, ClassifierSpecs.of(specs), facts)
     layout = layout_of(classifier, specs, facts)
     config = _config(classifier, layout, specs, facts)
+    described = describe(facts, classifier.mean, classifier.std)
     with folder_aside(folder) as aside:
         save_file(layout.state, aside / WEIGHTS, metadata={"format": "pt"})
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        text = model_card(layout.architecture, facts, layout.is_timm, card, specs, surgery_of(classifier))
+        text = model_card(layout.architecture, described, layout.is_timm, card, specs, surgery_of(classifier))
         (aside / CARD).write_text(text, encoding="utf-8")
     return folder
 
@@ -99,6 +101,8 @@ def _config(classifier: Classifier, layout: Layout, specs: ClassifierSpecs, fact
         "layout": "timm" if layout.is_timm else "classifier",
         "specs": specs.without_source().to_dict(),
         "facts": facts.to_dict(),
+        "note": "mean and std of pretrained_cfg are for timm. Exports in exports/ include the normalization: give them "
+        "images in [0, 1], and do not apply mean and std again.",
         **({"surgery": surgery} if surgery else {}),
     }
     config: dict[str, Any] = {

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from imgrec.errors import UserError
 from imgrec.evaluate.paired import discordant, holm, mcnemar_exact, paired_bootstrap
-from imgrec.evaluate.seeds import difference_over_seeds
+from imgrec.evaluate.seeds import difference_over_seeds, rate_for
 from imgrec.runs.compared import ComparedRun, Images, align, find_compared
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.groups import NOT_ABOUT, Group, grouped
 from imgrec.runs.text import config_value
 
+_LARGER = 3
+"""How many times as much a single run's recipe may vary over seeds as a group, in the warning on its error rate."""
 LEVEL = 0.05
 """The adjusted p-value below which two groups are called different."""
 
@@ -59,8 +61,20 @@ class Pair:
         return f"{'p' if self.adjusted == self.p else 'adjusted p'} {p_text(self.adjusted)}"
 
     @property
+    def single(self) -> Group | None:
+        """The group that is a single run, if the other one is not; its spread over seeds is unknown."""
+        one = [group for group in (self.first, self.second) if len(group.runs) == 1]
+        return one[0] if len(one) == 1 else None
+
+    @property
     def sentence(self) -> str:
-        """The same in one sentence, with the figures that it stands on."""
+        """The same in one sentence with its figures, and a second one if its rate of errors is in doubt."""
+        if self.single is None:
+            return self._sentence
+        return f"{self._sentence} {self.single.name} is one run: see the warning on its spread over seeds."
+
+    @property
+    def _sentence(self) -> str:
         low, high = f"{100 * self.low:+.2f}", f"{100 * self.high:+.2f}"
         if self.better is None:
             return (
@@ -201,6 +215,19 @@ def _surroundings(run: ComparedRun) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
 
+def _about_single_runs(single: Sequence[Group], several: Sequence[Group]) -> str:
+    """Warn that a group against a single run is tested with the spread of the group, with the rate for these runs."""
+    pairs = [(one, group, _LARGER * (group.spread or 0.0)) for one in single for group in several]
+    rates = [rate_for(group.correct, one.correct, spread) for one, group, spread in pairs]
+    rate, (one, group, spread) = max(zip(rates, pairs, strict=True), key=lambda found: found[0])
+    return (
+        f"Warning: one run only: {', '.join(each.name for each in single)}. Against a group, its unknown spread over "
+        f"seeds is taken to be that of the group. If the recipe of {one.name} varied over seeds by {100 * spread:.2f} "
+        f"points, {_LARGER} times as much as {group.name}, a test that may be wrong in 5 of 100 comparisons of equal "
+        f"recipes would be wrong in {100 * rate:.0f}. Train more seeds of it before a decision."
+    )
+
+
 def _notes(groups: Sequence[Group], images: Images, unfinished: Sequence[Path], split: str) -> Iterable[str]:
     if unfinished:
         names = ", ".join(path.name for path in unfinished[:5]) + ("…" if len(unfinished) > 5 else "")
@@ -220,12 +247,9 @@ def _notes(groups: Sequence[Group], images: Images, unfinished: Sequence[Path], 
                 yield f"{run.name}: the logits of {run.diverged:,} images are not finite; these count as wrong."
             if (status := run.summary.get("status", "unfinished")) != "finished":
                 yield f"{run.name} is not finished: {status}."
-    single = [group.name for group in groups if len(group.runs) == 1]
+    single = [group for group in groups if len(group.runs) == 1]
     if single and len(single) < len(groups):
-        yield (
-            f"One run only: {', '.join(single)}. Against a group of several its spread over seeds is taken to be "
-            "the group's."
-        )
+        yield _about_single_runs(single, [group for group in groups if len(group.runs) > 1])
     elif single:
         yield "Each is one run: what is tested is these trained models, not whether the recipes would differ again."
     if split == "val":

@@ -11,12 +11,16 @@ from imgrec.runs.text import file_size, short_count
 KEY = "compression"
 """Where summary.json holds it, once a plan is carried out."""
 
+BUDGET = "budget"
+"""Key below :data:`KEY` that holds what the whole plan may cost, what it cost, and if that holds."""
+
 COLUMNS = (
     "variant",
     "accuracy",
     "difference",
     "95 % interval",
     "agrees",
+    "budget",
     "parameters",
     "MACs",
     "bytes",
@@ -27,6 +31,7 @@ COLUMNS = (
 MATTERS = (
     "variant",
     "accuracy",
+    "budget",
     "difference",
     "ms",
     "faster",
@@ -48,7 +53,7 @@ def parent_cells(variant: RunFolder) -> list[str]:
     found = variant.summary[KEY]
     split = _first(found)
     accuracy = f"{100 * split['before']:.2f} %" if split else ""
-    return [found["parent"], accuracy, "", "", "", *_size_cells(found, "before"), "", ""]
+    return [found["parent"], accuracy, "", "", "", "", *_size_cells(found, "before"), "", ""]
 
 
 def variant_cells(variant: RunFolder) -> list[str]:
@@ -60,7 +65,30 @@ def variant_cells(variant: RunFolder) -> list[str]:
         interval = f"{100 * split['low']:+.2f} to {100 * split['high']:+.2f}"
         difference = f"{100 * split['difference']:+.2f}"
         scores = [f"{100 * split['after']:.2f} %", difference, interval, f"{100 * split['agreement']:.1f} %"]
-    return [found["variant"], *scores, *_size_cells(found, "after"), *_time_cells(found)]
+    return [found["variant"], *scores, _budget_cell(found), *_size_cells(found, "after"), *_time_cells(found)]
+
+
+def budget_sentence(budget: Mapping[str, Any]) -> str:
+    """Return the loss of a whole plan and its budget in a sentence.
+
+    >>> found = {"max_drop": 1.0, "split": "val", "images": 400, "drop": 21.5, "low": 17.2, "high": 25.8}
+    >>> budget_sentence({**found, "holds": False})[:70]
+    'the accuracy budget is exceeded: 21.50 points are lost, 1 is allowed ('
+    """
+    allowed = f"{budget['max_drop']:g} {'is' if budget['max_drop'] == 1 else 'are'} allowed"
+    verdict = "holds" if budget["holds"] else "is exceeded"
+    return (
+        f"the accuracy budget {verdict}: {budget['drop']:.2f} points are lost, {allowed} (95 % interval "
+        f"{budget['low']:+.2f} to {budget['high']:+.2f}, {budget['images']:,} "
+        f"{_SPLITS[budget['split']].lower()} images)."
+    )
+
+
+def _budget_cell(found: Mapping[str, Any]) -> str:
+    budget = found.get(BUDGET)
+    if budget is None:
+        return ""
+    return f"{'holds' if budget['holds'] else 'EXCEEDED'}: {budget['drop']:.2f} of {budget['max_drop']:g}"
 
 
 def compression_section(run: RunFolder) -> dict[str, Any] | None:
@@ -98,6 +126,9 @@ def compression_section(run: RunFolder) -> dict[str, Any] | None:
 
 def _notes(run: RunFolder, found: Mapping[str, Any]) -> list[str]:
     notes = []
+    if (budget := found.get(BUDGET)) is not None:
+        sentence = budget_sentence(budget)
+        notes.append(sentence[0].upper() + sentence[1:])
     if (product := run.summary.get("export")) is not None:
         notes.append(f"Accuracies, predictions and bytes are those of {product}, parameters and MACs of its network.")
     for name, split in found["splits"].items():

@@ -27,6 +27,7 @@ from imgrec.runs.summary import update_summary
 from imgrec.studies.difference import difference_to_parent
 from imgrec.studies.latency import latency_beside
 from imgrec.studies.operations import Operations
+from imgrec.studies.plan_budget import check_parent, judge_budget
 from imgrec.studies.quantize import quantize_run
 from imgrec.studies.recipe import Config, training_config
 from imgrec.studies.stages import OWN, Stage, stages_of
@@ -87,8 +88,13 @@ class Compression:
     def run(self, plans: Sequence[Plan]) -> list[RunFolder]:
         """Carry out plans, and return their run folders; those that are complete are in :attr:`done` at any time.
 
+        A plan with ``max_drop`` is judged after its last step. A variant that lost more is kept and marked; see
+        :func:`imgrec.studies.plan_budget.raise_if_exceeded`. A step that quantizes with a budget of its own writes
+        nothing if that does not hold.
+
         Raises:
             UserError: If two plans have one name, or if one cannot be carried out on this run. Nothing was done then.
+            BudgetExceededError: If a step loses more than its own budget. Its export is not written.
             WriteError: If a file cannot be written.
         """
         self.refuse(plans)
@@ -107,6 +113,8 @@ class Compression:
             if names.count(name) > 1:
                 raise UserError(f'two variants are called "{name}"; name them in the plan')
         trained = any(step["step"] == "qat" for step in surgery_of(self.dense.classifier))
+        if any(plan.max_drop is not None for plan in plans):
+            check_parent(self.parent.run)
         for plan in plans:
             for step in plan.steps:
                 if trained and (reason := clash(Qat(), step)) is not None:
@@ -138,6 +146,11 @@ class Compression:
         found = find_variant(self.parent, plan)
         if found is not None and is_done(found):
             self.say(f"{plan.name}: is finished: {found.path}")
+            before = found.summary[KEY]
+            if plan.max_drop is not None:
+                judge_budget(found, plan.max_drop)
+            if found.summary[KEY] != before:
+                self._report(found)
             return found
         stages = stages_of(plan)
         if found is None:
@@ -214,8 +227,12 @@ class Compression:
             runtime, precision = _runtime(exports[-1] if exports else None)
             latency = latency_beside(product or loaded, self.dense, self.operations.images, runtime, precision)
             update_summary(variant, {KEY: {**done, **difference, "latency": latency}})
-            images = images_of(self.data) if hasattr(self.data, "load_images") else None
-            write_report(variant, images=images)
+            if plan.max_drop is not None:
+                judge_budget(variant, plan.max_drop)
+            self._report(variant)
+
+    def _report(self, variant: RunFolder) -> None:
+        write_report(variant, images=images_of(self.data) if hasattr(self.data, "load_images") else None)
 
     def _evaluate(self, variant: RunFolder, source: Path, step: Quantize | None) -> None:
         runtime, precision = _runtime(step)

@@ -19,8 +19,10 @@ from imgrec.compress.openvino_int8 import Biases, OpenVinoInt8
 from imgrec.compress.sensitivity import Layers, divergence, neighbours, rank_layers, search_budget
 from imgrec.data import ImageDataModule
 from imgrec.data.calibration import CalibrationSplit, calibration_images
-from imgrec.errors import UserError
+from imgrec.errors import BudgetExceededError, UserError
 from imgrec.export.agreement import check_agreement
+from imgrec.export.description import describe
+from imgrec.export.embedding import embed
 from imgrec.export.export_folder import FORMATS, Export, check_choice, export_aside, write_description
 from imgrec.export.onnx import write_onnx
 from imgrec.export.openvino import to_openvino
@@ -106,8 +108,10 @@ def quantize_run(
         trial of the search.
 
     Raises:
-        UserError: the budget does not hold, with what came nearest; an unknown word; too few images; images that the
-            network does not take; a network that cannot be exported. What stood in the folder stays as it was then.
+        BudgetExceededError: If the budget does not hold; the message states what came nearest. No export is written
+            then, and an earlier one in the folder stays as it was.
+        UserError: If a word is unknown, there are too few images, the network does not take the images, or it cannot
+            be exported.
     """
     budget = Budget(max_drop, level, sure, max_kept)
     _check_words(to, runtime, method)
@@ -135,7 +139,10 @@ def quantize_run(
             work.begin(write_onnx(classifier, facts, work.source), given, set())
             record = work.cast()
         difference = check_agreement(work.file, runtime, classifier, facts, None, to)
-        write_description(aside, Export(target, _FORMATS[runtime], to, facts, difference, record))
+        description = describe(facts, classifier.mean, classifier.std)
+        embed(work.file, description)
+        export = Export(target, _FORMATS[runtime], to, facts, difference, record, description.to_dict())
+        write_description(aside, export)
     return target
 
 
@@ -166,7 +173,7 @@ class _Work:
         found = self._judge(self.file, "bf16" if self._to == "bf16" else None)
         logger.info("%s for %s: %s", self._to, self._runtime, found.drop)
         if found.cost(self._budget) > self._budget.points:
-            raise UserError(f"{self._beyond()}: {found.drop}")
+            raise BudgetExceededError(f"{self._beyond()}: {found.drop}")
         return {"method": "cast", **self._said(found, True)}
 
     def int8(self, writer: Writer, images: Images, excluded: Sequence[str]) -> dict[str, Any]:
@@ -191,7 +198,7 @@ class _Work:
         if not search.holds:
             first, best = search.trials[0], search.best
             kept = f" With {len(best.kept)} of {len(free)} layers in float: {best.result.drop}." if best.kept else ""
-            raise UserError(
+            raise BudgetExceededError(
                 f"{self._beyond()}: {first.result.drop}.{kept} Train for int8 (qat), allow more layers (max_kept) "
                 "or a larger drop."
             )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,8 +20,9 @@ from imgrec.cli.compress import train_in
 from imgrec.compress.measure import count_macs
 from imgrec.compress.plan import Plan
 from imgrec.compress.surgery import surgery_of
-from imgrec.errors import UserError
+from imgrec.errors import BudgetExceededError, UserError
 from imgrec.export import load_model_folder
+from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.summary import read_json, update_summary, write_json
 from imgrec.studies.compress import Compression
 from imgrec.tasks import BaseTask
@@ -60,12 +62,8 @@ def below(folder: Path) -> dict[str, bytes]:
     [
         ("--prune 0.7 --structured --finetune 3", [{"name": "prune", "target": {"macs": 0.3}}, "finetune"]),
         (
-            "--quantize int8 --max-drop 0.5 --prune 0.9 --qat 2 --distill",
-            [
-                {"name": "mask", "sparsity": 0.9},
-                {"name": "qat", "epochs": 2, "distill": True},
-                {"name": "quantize", "max_drop": 0.5},
-            ],
+            "--quantize int8 --prune 0.9 --qat 2 --distill",
+            [{"name": "mask", "sparsity": 0.9}, {"name": "qat", "epochs": 2, "distill": True}, "quantize"],
         ),
         (
             "--drop-blocks 0.25 --target latency --quantize bf16 --runtime openvino --calibration 64",
@@ -82,11 +80,26 @@ def test_flags_are_a_plan(cli: Cli, flags: str, steps: list[Any]) -> None:
     assert yaml12.load(done.stdout) == {"variants": {"v": Plan.of(steps).to_specs()}}
 
 
+def test_max_drop_is_a_budget_of_the_plan_and_of_the_step_that_quantizes(cli: Cli, tmp_path: Path) -> None:
+    done = cli(
+        "compress", "RUN", "--prune", "0.9", "--quantize", "int8", "--max-drop", "0.5", "--name", "v", "--print_plan"
+    )
+    steps = Plan.of([{"name": "mask", "sparsity": 0.9}, {"name": "quantize", "max_drop": 0.5}]).to_specs()
+    assert yaml12.load(done.stdout) == {"variants": {"v": {"max_drop": 0.5, "steps": steps}}}
+    (tmp_path / "again.yaml").write_text(done.stdout)
+    (tmp_path / "other.yaml").write_text("max_drop: 2\nvariants: {a: [mask], b: {steps: [finetune], max_drop: 3}}\n")
+    (tmp_path / "none.yaml").write_text("name: c\nsteps: [mask]\n")
+    words = [word for name in ("again", "other", "none") for word in ("--plan", f"{name}.yaml")]
+    found = yaml12.load(cli("compress", "RUN", *words, "--max-drop", "1", "--print_plan").stdout)["variants"]
+    assert {name: plan["max_drop"] for name, plan in found.items()} == {"v": 0.5, "a": 2, "b": 3, "c": 1}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ((), "nothing to do; name a step"),
-        (("--max-drop", "1", "--finetune", "1"), "--max-drop says something of --quantize, which is not given"),
+        (("--max-drop", "101", "--finetune", "1"), "max_drop: expected points of accuracy, 0 to 100, got 101"),
+        (("--plan", "p.yaml", "--max-drop", "-1"), "max_drop: expected points of accuracy, 0 to 100, got -1"),
         (("--distill", "--quantize", "int8"), "--distill says something of --finetune or --qat"),
         (("--structured", "--finetune", "1"), "--structured says something of --prune"),
         (("--prune", "1.5", "--structured"), "--prune: expected the share that goes, above 0 and below 1; got 1.5"),
@@ -168,19 +181,71 @@ def test_a_target_that_cannot_be_reached_says_which_can(cli: Cli, parent: Path) 
     assert not (parent.parent / "compressed").exists()
 
 
-def test_an_export_that_is_refused_leaves_no_variant(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_is_refused_leaves_no_variant(cli: Cli, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refusing(folder: Path, **given: Any) -> Path:
         (folder / "exports").mkdir()
-        raise UserError("max_drop: int8 costs more")
+        raise BudgetExceededError("max_drop: int8 costs more")
 
     monkeypatch.setattr("imgrec.studies.compress.quantize_run", refusing)
-    with pytest.raises(UserError, match="max_drop"):
-        imgrec.compress_run(parent, ["quantize"])
+    assert cli("compress", parent, "--quantize", "int8").returncode == 5
     assert not (parent.parent / "compressed").exists()
-    with pytest.raises(UserError, match="max_drop"):
+    with pytest.raises(BudgetExceededError, match="max_drop"):
         imgrec.compress_run(parent, [HALF, "quantize"])
     (kept,) = (parent.parent / "compressed").glob("*/*/model")  # pruned already, for when the plan goes on
     assert (kept / "model.safetensors").is_file()
+
+
+def test_a_plan_that_loses_more_than_its_budget_is_kept_and_marked(cli: Cli, parent: Path) -> None:
+    said = imgrec.RunFolder(parent).predictions("val")
+    perfect = 5 * np.eye(10, dtype=np.float32)[said.targets]  # a run that was trained for longer
+    write_predictions(
+        parent / "predictions" / "val.parquet", Predictions(said.ids, said.targets, perfect, said.class_names)
+    )
+    words = ("compress", parent, "--prune", "0.97", "--quantize", "fp16")
+    done = cli(*words, "--max-drop", "0.5")
+    assert done.returncode == 5
+    (folder,) = (parent.parent / "compressed" / "sparse0.97-fp16").iterdir()
+    run = imgrec.RunFolder(folder)
+    ours, theirs = (imgrec.RunFolder(each).predictions("val") for each in (folder, parent))
+    lost = 100 * (theirs.accuracy - ours.accuracy)
+    budget = run.summary["compression"]["budget"]
+    assert lost > 0.5
+    assert budget["drop"] == pytest.approx(lost, abs=1e-3)
+    assert budget["low"] <= lost <= budget["high"]
+    assert (budget["max_drop"], budget["split"], budget["images"], budget["holds"]) == (
+        0.5,
+        "val",
+        len(ours.ids),
+        False,
+    )
+    sentence = f"the accuracy budget is exceeded: {lost:.2f} points are lost, 0.5 are allowed ("
+    assert f"EXCEEDED: {lost:.2f} of 0.5" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith(f"imgrec: error: sparse0.97-fp16: {sentence}")
+    assert str(folder) in done.stderr.splitlines()[-1]
+    card = (folder / "model" / "README.md").read_text()
+    assert f"> **Note:** {sentence}" in card
+    assert sentence[1:] in run.report.read_text()
+    export = folder / "exports" / "onnxruntime-fp16"
+    assert json.loads((export / "export.json").read_text())["budget"] == budget
+    assert json.loads((export / "export.json").read_text())["quantization"]["budget"]["holds"]  # the step's own
+
+    network = (export / "model.onnx").read_bytes()
+    again = cli("compress", parent, "--prune", "0.97", "--quantize", "fp16")  # without a budget nothing is judged
+    assert again.returncode == 0, again.stderr
+    allowed = cli("compress", parent, "--plan", "wide.yaml") if _wide(run) else None
+    assert allowed is not None
+    assert allowed.returncode == 0, allowed.stderr
+    assert "is finished" in allowed.stdout
+    assert f"holds: {lost:.2f} of 100" in allowed.stdout
+    assert json.loads((export / "export.json").read_text())["budget"]["holds"]
+    assert (folder / "model" / "README.md").read_text().count("> **Note:**") == 1
+    assert (export / "model.onnx").read_bytes() == network
+
+
+def _wide(run: imgrec.RunFolder) -> bool:
+    """Write the plan of a variant again, with a budget of 100 points."""
+    plan = {"name": run.environment["variant"], "steps": run.environment["plan"], "max_drop": 100}
+    return Path("wide.yaml").write_text(yaml12.dump(plan)) > 0
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(cli: Cli, parent: Path) -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
-from imgrec.evaluate.seeds import difference_over_seeds
+from imgrec.evaluate.seeds import _variances, difference_over_seeds, rate_for, rate_of_single_run
+
+PAGE = Path(__file__).parents[2] / "docs" / "comparing.md"
 
 
 def recipes(
@@ -22,6 +26,19 @@ def recipes(
     for count, more in zip(seeds, (gain, 0.0), strict=True):
         logit = ease + more + generator.normal(0, own, images) + generator.normal(0, spread, (count, 1))
         made.append(logit + generator.logistic(size=(count, images)) > 0)
+    return made[0], made[1]
+
+
+def one_against_a_group(
+    generator: np.random.Generator, runs: int, images: int, group: float, single: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Runs of two equal recipes with other spreads over seeds, in points of accuracy; the first has one run."""
+    ease = 3.2 + generator.normal(0, 2.5, images)
+    made = []
+    for count, points in ((1, single), (runs, group)):
+        seeds = generator.normal(0, points / 7.51, (count, 1))  # a logit is worth 7.51 points at 84 %
+        logit = ease + generator.normal(0, 0.8, images) + seeds
+        made.append(generator.random((count, images)) < 1 / (1 + np.exp(-logit)))
     return made[0], made[1]
 
 
@@ -110,6 +127,47 @@ def test_a_single_run_borrows_the_spread_of_the_other_recipe() -> None:
     assert said.degrees >= 3
     spread = second.mean(axis=1).var(ddof=1)
     assert said.seeds_error == pytest.approx(np.sqrt(spread * (1 + 1 / 4)))
+
+
+@pytest.mark.parametrize(
+    ("runs", "images", "group", "single", "stated", "simulations"),
+    [
+        pytest.param(3, 10_000, 0.3, 1.0, 22.3, 150),
+        pytest.param(3, 10_000, 0.3, 0.3, 3.6, 600, marks=pytest.mark.slow),
+        pytest.param(3, 10_000, 0.3, 0.6, 10.9, 600, marks=pytest.mark.slow),
+        pytest.param(3, 1000, 0.3, 1.0, 6.2, 600, marks=pytest.mark.slow),
+        pytest.param(5, 1000, 1.0, 1.0, 3.3, 600, marks=pytest.mark.slow),
+        pytest.param(5, 10_000, 0.3, 1.0, 32.9, 600, marks=pytest.mark.slow),
+    ],
+)
+def test_a_single_run_that_spreads_more_is_wrong_as_often_as_the_page_states(
+    runs: int, images: int, group: float, single: float, stated: float, simulations: int
+) -> None:
+    """The rate of docs/comparing.md, and the computed one, are those of a simulation with another seed."""
+    generator = np.random.default_rng(11)
+    alarms, computed = 0, []
+    for _ in range(simulations):
+        one, several = one_against_a_group(generator, runs, images, group, single)
+        alarms += difference_over_seeds(one, several).p < 0.05
+        noise = _variances(several)[1]
+        by_image = one.mean(axis=0) - several.mean(axis=0)
+        error = float(np.sqrt(by_image.var(ddof=1) / images))
+        spread = float(np.sqrt((group / 100) ** 2 + noise))
+        computed.append(rate_of_single_run(runs, spread, single / 100, error, noise, images))
+        if len(computed) > 20:
+            computed.pop(0)
+    give = 3 * np.sqrt(stated * (100 - stated) / simulations) + 1
+    assert 100 * alarms / simulations == pytest.approx(stated, abs=give)
+    assert 100 * np.mean(computed) == pytest.approx(stated, abs=4)
+    row = [line for line in PAGE.read_text().splitlines() if line.startswith(f"| {images:,} | {runs} | ")][-1]
+    assert f" {stated} " in row.replace("*", "")
+
+
+def test_the_rate_for_two_recipes_takes_their_own_figures() -> None:
+    one, several = one_against_a_group(np.random.default_rng(4), 3, 10_000, 0.3, 1.0)
+    spread = float(several.mean(axis=1).std(ddof=1))
+    rates = [rate_for(several, one, factor * spread) for factor in (1, 3, 10)]
+    assert rates[0] < 0.08 < rates[1] < rates[2]
 
 
 def test_equal_runs_do_not_differ() -> None:

@@ -18,6 +18,7 @@ from imgrec import yaml12
 from imgrec.errors import UserError
 from imgrec.export import load_model_folder, save_model_folder
 from imgrec.export.card import model_card
+from imgrec.export.description import describe
 from imgrec.export.save import VERSION
 from imgrec.models import Classifier, ClassifierSpecs, build_classifier
 from imgrec.registry import Spec
@@ -151,11 +152,11 @@ def test_the_card_names_classes_and_shows_no_path(tmp_path: Path) -> None:
 def test_the_card_says_of_what_a_network_is_made_and_what_was_done_to_it() -> None:
     specs = ClassifierSpecs(TINY, pooling="gem", edits={"name": "se", "scope": "layer1"})
     cut = [{"step": "channels"}, {"step": "blocks"}, {"step": "channels"}, {"step": "qat"}]
-    card = model_card("tiny", facts(), False, None, specs, cut)
+    card = model_card("tiny", describe(facts(), (0.5,), (0.5,)), False, None, specs, cut)
     shown = card.partition("```yaml\n")[2].partition("```")[0]
     assert yaml12.load(shown) == specs.to_dict()
     assert "channels were taken out, then residual blocks were taken out, then it was trained" in card
-    assert "Since it was built" not in model_card("tiny", facts(), False, None, specs)
+    assert "Since it was built" not in model_card("tiny", describe(facts(), (0.5,), (0.5,)), False, None, specs)
 
 
 def test_saving_disturbs_neither_the_model_nor_the_random_state(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from sklearn import metrics
 
 from imgrec.errors import UserError
 from imgrec.evaluate.paired import mcnemar_exact, paired_bootstrap
-from imgrec.evaluate.seeds import difference_over_seeds
+from imgrec.evaluate.seeds import difference_over_seeds, rate_for
 from imgrec.runs.comparison import compare_runs
 from imgrec.runs.comparison_text import as_markdown, as_plain
 from imgrec.runs.folder import RunFolder
@@ -101,6 +101,24 @@ def test_runs_that_differ_in_the_seed_only_are_a_group(groups: Path) -> None:
     assert found.groups[0].accuracy == pytest.approx(first.mean())
     assert found.groups[0].spread == pytest.approx(first.mean(axis=1).std(ddof=1))
     assert pair.first_only == int((first.all(axis=0) & ~second.any(axis=0)).sum())
+
+
+def test_a_group_against_a_single_run_is_a_warning_with_its_rate(tmp_path: Path, stored_run: StoredRun) -> None:
+    runs = [right(0.9, seed) for seed in range(3)]
+    for seed, each in enumerate(runs):
+        stored_run(tmp_path, "pets", seed, each, config=PLAIN)
+    stored_run(tmp_path, "alone", 0, right(0.8, 7), config=FOCAL)
+    found = compare_runs([tmp_path])
+    spread = 3 * float(np.std([each.mean() for each in runs], ddof=1))
+    rate = 100 * rate_for(np.stack(runs), right(0.8, 7)[None], spread)
+    (note,) = [note for note in found.notes if note.startswith("Warning: one run only: alone.")]
+    assert f"{100 * spread:.2f} points, 3 times as much as pets" in note
+    assert f"would be wrong in {rate:.0f}. Train more seeds" in note
+    (pair,) = found.pairs
+    assert pair.sentence.endswith("alone is one run: see the warning on its spread over seeds.")
+    assert note in as_markdown(found)
+    (equal,) = compare_runs([tmp_path / "pets"], group_by="none").pairs[:1]
+    assert "warning" not in equal.sentence
 
 
 def test_groups_on_request(groups: Path) -> None:

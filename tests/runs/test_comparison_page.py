@@ -64,7 +64,7 @@ def test_every_sentence_figure_and_note_is_there(page: Page, comparison: Compari
     for run in comparison.runs:
         assert run.name in page.text
     assert all(note in page.text for note in comparison.notes)
-    assert "One run only: one." in page.text
+    assert "Warning: one run only: one." in page.text
     assert page.source.count('class="cell"') == len(comparison.groups) + len(comparison.pairs)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from imgrec.compress.onnx_int8 import OnnxInt8
 from imgrec.data import ImageDataModule
-from imgrec.errors import UserError
+from imgrec.errors import BudgetExceededError, UserError
 from imgrec.export.export_folder import read_export
 from imgrec.export.runtimes import open_runtime
 from imgrec.runs.data import data_of
@@ -107,7 +107,9 @@ def test_a_budget_that_does_not_hold_leaves_what_was_there(run: Path, monkeypatc
     old = run / "exports" / "onnxruntime-int8"
     old.mkdir(parents=True)
     (old / "export.json").write_text("{}")
-    with pytest.raises(UserError, match=r"costs more than 2 points of accuracy: .* With 1 of \d+ layers in float: "):
+    with pytest.raises(
+        BudgetExceededError, match=r"costs more than 2 points of accuracy: .* With 1 of \d+ layers in float: "
+    ):
         quantize_run(run, max_drop=2, calibration=64, max_kept=0.1, data=as_it_says(run))
     assert [p.name for p in (run / "exports").rglob("*")] == ["onnxruntime-int8", "export.json"]
     assert (old / "export.json").read_text() == "{}"
