@@ -230,6 +230,14 @@ def quiet_libraries() -> None:
         handler = _Stderr()
         handler.setFormatter(EscapingFormatter())
         ours.addHandler(handler)
+    if not logging.getLogger().handlers:
+        # Without a handler at the root, a library that calls logging.warning() gives it one that prints every message
+        # of imgrec a second time. This one prints what Python prints by default: warnings of others.
+        others = _Stderr()
+        others.setLevel(logging.WARNING)
+        others.addFilter(lambda record: record.name.partition(".")[0] != "imgrec")
+        others.setFormatter(EscapingFormatter())
+        logging.getLogger().addHandler(others)
     escape_warnings()
     for text in _NOISE:
         warnings.filterwarnings("ignore", f".*{text}")

@@ -171,7 +171,7 @@ class _Work:
             if self._to == "fp16":
                 half_weights(self.file)
         found = self._judge(self.file, "bf16" if self._to == "bf16" else None)
-        logger.info("%s for %s: %s", self._to, self._runtime, found.drop)
+        self._log("%s for %s: %s", self._to, self._runtime, found.drop)
         if found.cost(self._budget) > self._budget.points:
             raise BudgetExceededError(f"{self._beyond()}: {found.drop}")
         return {"method": "cast", **self._said(found, True)}
@@ -188,7 +188,7 @@ class _Work:
 
         def evaluate(kept: Layers) -> Judgement:
             found = self._judge(writer.write(self._place / f"trial{self.file.suffix}", (*excluded, *kept)))
-            logger.info(
+            self._log(
                 "int8 with %d of %d layers in float: %s", len(kept) + len(excluded), len(writer.layers), found.drop
             )
             return found
@@ -230,6 +230,10 @@ class _Work:
                 return divergence(reference, network(batches[0]))
 
         return rank_layers(neighbours(layers), measure)
+
+    def _log(self, text: str, *values: Any) -> None:
+        """Log what a trial cost. Without a budget there is one trial, and its result is what the command prints."""
+        logger.log(logging.DEBUG if self._budget.max_drop is None else logging.INFO, text, *values)
 
     def _beyond(self) -> str:
         return f"max_drop: {self._to} for {self._runtime} costs more than {self._budget.max_drop:g} points of accuracy"

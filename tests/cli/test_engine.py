@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from pytorch_lightning.loggers import CSVLogger
 from imgrec import ClassificationTask, ImageDataModule
 from imgrec.callbacks import EpochProgress, MonitorCheck, PositionalSeeding, SystemFigures
 from imgrec.cli.config import normal_form
-from imgrec.cli.engine import Engine, build_loggers, default_callbacks, resolve
+from imgrec.cli.engine import Engine, build_loggers, default_callbacks, quiet_libraries, resolve
 from imgrec.errors import UserError
 
 
@@ -100,3 +101,15 @@ def test_loggers_are_switched_on_by_name() -> None:
 def test_a_seed_that_is_none(seed: object) -> None:
     with pytest.raises(UserError, match="seed_everything"):
         resolve({"seed_everything": seed})
+
+
+def test_a_library_that_logs_makes_no_message_of_imgrec_appear_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("imgrec"), "handlers", [])
+    quiet_libraries()
+    logging.warning("advice of a library")
+    logging.getLogger("imgrec.studies.quantize").info("a result")
+    logging.getLogger("other").info("chatter")
+    assert capsys.readouterr().err.splitlines() == ["advice of a library", "a result"]
