@@ -172,7 +172,7 @@ class Registry(Generic[T]):
 
     def _argument(self, entry: Entry[T], key: str, value: Any, where: str, facts: Collection[str], build: bool) -> Any:
         hint = entry.hints[key]
-        nested = _nested_registry(hint)
+        nested = nested_registry(hint)
         if nested is not None:
             return nested.nested(value, where, facts, build)
         if value is None and entry.parameters[key].default is None:  # whatever the annotation forgot to say
@@ -219,10 +219,11 @@ def as_list(specs: Specs | Sequence[Spec] | None) -> list[Spec]:
     return [specs] if isinstance(specs, str | Mapping) else list(specs)
 
 
-def _nested_registry(hint: Any) -> Registry[Any] | None:
+def nested_registry(hint: Any) -> Registry[Any] | None:
+    """Return the registry whose specs an annotation accepts, ``None`` if it accepts none."""
     if get_origin(hint) is Annotated:
         return next((extra for extra in get_args(hint)[1:] if isinstance(extra, Registry)), None)
-    return next((found for part in get_args(hint) if (found := _nested_registry(part)) is not None), None)
+    return next((found for part in get_args(hint) if (found := nested_registry(part)) is not None), None)
 
 
 @cache

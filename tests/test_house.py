@@ -27,6 +27,7 @@ ROOMS = [
     "randomness",
     "entry",
     "registry",
+    "spec_defaults",
     "types",
     "augment",
     "data",

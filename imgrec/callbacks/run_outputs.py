@@ -22,6 +22,7 @@ from imgrec.export import save_model_folder
 from imgrec.export.qat_onnx import NAME, export_qat
 from imgrec.randomness import run_seed
 from imgrec.runs.predictions import Predictions, write_predictions
+from imgrec.runs.specs import complete_config
 from imgrec.runs.summary import update_summary
 from imgrec.tasks import BaseTask, ClassificationTask
 from imgrec.types import DataFacts
@@ -118,7 +119,7 @@ def config_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
             arguments = {k: v for k, v in dict(part.hparams).items() if k not in ("facts", "load_weights")}
             config[key] = {"class_path": f"{type(part).__module__}.{type(part).__qualname__}", "init_args": arguments}
     config["trainer"] = {"max_epochs": trainer.max_epochs}
-    return yaml12.dump(config)
+    return yaml12.dump(complete_config(config))
 
 
 def said_of_weights(experiment: str, best: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ def run(command: str, words: list[str]) -> int:
         default="auto",
         metavar="HOW",
         help="auto (default): runs of one experiment that differ in the seed only are a group; none; experiment; "
-        "or a column of the config: loss/name",
+        "a column of the config: loss/name; or the beginning of columns: data/sampler",
     )
     parser.add_argument("--split", default="test", help="whose predictions: test (default) or val")
     parser.add_argument("--shared", action="store_true", help="compare on the images that all runs have predictions on")

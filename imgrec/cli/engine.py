@@ -32,6 +32,7 @@ from imgrec.cli.devices import check_devices, prepare_devices
 from imgrec.cli.precision import settle, until_settled
 from imgrec.entry import Entry, check_type
 from imgrec.errors import UserError, suggestion
+from imgrec.runs.specs import complete_config
 from imgrec.terminal import EscapingFormatter, escape_warnings
 
 TOP_LEVEL: dict[str, tuple[Any, Any]] = {
@@ -97,8 +98,8 @@ class Engine:
 
     @property
     def resolved(self) -> str:
-        """The whole config as YAML, defaults and all; ``imgrec fit --config`` on it repeats the run."""
-        return yaml12.dump(self.config)
+        """The whole config as YAML, with every default of every spec; ``imgrec fit --config`` on it repeats the run."""
+        return yaml12.dump(complete_config(self.config))
 
 
 def resolve(config: Config) -> Config:

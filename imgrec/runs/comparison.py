@@ -16,6 +16,7 @@ from imgrec.evaluate.seeds import difference_over_seeds, rate_for
 from imgrec.runs.compared import ComparedRun, Images, align, find_compared
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.groups import NOT_ABOUT, Group, grouped
+from imgrec.runs.specs import fill_defaults
 from imgrec.runs.text import config_value
 
 _LARGER = 3
@@ -141,6 +142,7 @@ def compare_runs(
     folders, unfinished = find_compared(runs)
     if len(folders) < 2:
         raise UserError(f"compare takes two runs or more, got {len(folders)}: imgrec compare RUN RUN")
+    fill_defaults(folders)
     images, compared = align(folders, split, shared)
     groups = grouped(compared, group_by)
     notes = list(_notes(groups, images, unfinished, split))

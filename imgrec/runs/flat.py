@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-_SPECS = frozenset(("backbone", "neck", "head", "loss", "optimizer", "schedule", "source", "sampler", "teacher"))
+_SPECS = frozenset(
+    ("backbone", "neck", "head", "loss", "optimizer", "schedule", "source", "sampler", "teacher", "pooling")
+)
 """Arguments that are specs: a bare name there means ``{name: ...}``."""
 
 
@@ -46,6 +48,21 @@ def differing(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, A
     return {
         c: v for c, v in found.items() if len(v) < len(rows) or any(x != next(iter(v.values())) for x in v.values())
     }
+
+
+def as_column(key: str) -> str:
+    """Return the column that a dotted key of the config means.
+
+    >>> as_column("model.optimizer.lr"), as_column("trainer.max_epochs"), as_column("optimizer/lr")
+    ('optimizer/lr', 'trainer/max_epochs', 'optimizer/lr')
+    """
+    parts = [part for part in key.replace(".", "/").split("/") if part != "init_args"]
+    return "/".join(parts[1:] if parts[0] == "model" and len(parts) > 1 else parts)
+
+
+def covers(key: str, columns: Iterable[str]) -> bool:
+    """Return True if ``key`` is one of the columns or the beginning of one: ``optimizer`` of ``optimizer/lr``."""
+    return any(column == key or column.startswith(f"{key}/") for column in columns)
 
 
 def _flatten(value: Any, column: str, into: dict[str, Any]) -> None:

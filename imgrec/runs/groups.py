@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from imgrec.errors import UserError, suggestion
 from imgrec.evaluate.intervals import wilson_interval
 from imgrec.runs.compared import ComparedRun
-from imgrec.runs.flat import differing
+from imgrec.runs.flat import as_column, covers, differing
 from imgrec.runs.text import config_value
 
 SEED = "seed_everything"
@@ -77,19 +77,23 @@ def grouped(runs: Sequence[ComparedRun], by: str = "auto") -> list[Group]:
     Args:
         runs: the runs.
         by: ``auto``: runs of one experiment whose configs differ in the seed only; ``none``: every run by itself;
-            ``experiment``; or a column of the config, ``loss/name``.
+            ``experiment``; a column of the config, ``loss/name``; or the beginning of columns, ``data/sampler``, which
+            stands for all columns below it. A dotted key, ``data.sampler``, means the same.
 
     Raises:
-        UserError: no run has the column.
+        UserError: If no run has such a column.
     """
     flat = [run.config for run in runs]
     columns = dict.fromkeys(column for row in flat for column in row)
-    if by not in (*_WAYS, *columns):
+    by = by if by in _WAYS else as_column(by)
+    chosen = [column for column in columns if covers(by, [column])]
+    if by not in _WAYS and not chosen:
+        prefixes = {"/".join(parts[:n]) for c in columns for parts in [c.split("/")] for n in range(1, len(parts) + 1)}
         raise UserError(
-            f'--group-by: no run has a column "{by}".{suggestion(by, [*columns, *_WAYS])} '
-            f"Accepted: {', '.join(_WAYS)}, or a column of the config such as loss/name."
+            f'--group-by: no run has a column "{by}".{suggestion(by, [*sorted(prefixes), *_WAYS])} '
+            f"Accepted: {', '.join(_WAYS)}, or a column of the config such as loss/name or loss."
         )
-    keys = [_key(run, row, by, place) for place, (run, row) in enumerate(zip(runs, flat, strict=True))]
+    keys = [_key(run, row, by, chosen, place) for place, (run, row) in enumerate(zip(runs, flat, strict=True))]
     found: dict[str, list[ComparedRun]] = {}
     for key, run in zip(keys, runs, strict=True):
         found.setdefault(key, []).append(run)
@@ -99,11 +103,11 @@ def grouped(runs: Sequence[ComparedRun], by: str = "auto") -> list[Group]:
     elif by in _WAYS:
         names = _recipe_names(members)
     else:
-        names = [config_value(group[0].config.get(by)) for group in members]
+        names = _column_names([group[0].config for group in members], by, chosen)
     return [Group(name, tuple(group)) for name, group in zip(_unlike(names), members, strict=True)]
 
 
-def _key(run: ComparedRun, row: dict[str, Any], by: str, place: int) -> str:
+def _key(run: ComparedRun, row: dict[str, Any], by: str, chosen: Sequence[str], place: int) -> str:
     if by == "none":
         return str(place)
     if by == "experiment":
@@ -111,7 +115,7 @@ def _key(run: ComparedRun, row: dict[str, Any], by: str, place: int) -> str:
     if by == "auto":
         recipe = {column: value for column, value in row.items() if column not in NOT_ABOUT}
         return json.dumps([run.run.experiment, recipe], sort_keys=True, default=str)
-    return json.dumps(row.get(by), sort_keys=True, default=str)
+    return json.dumps({column: row.get(column) for column in chosen}, sort_keys=True, default=str)
 
 
 def _run_names(runs: Sequence[ComparedRun]) -> list[str]:
@@ -130,10 +134,33 @@ def _recipe_names(groups: Sequence[Sequence[ComparedRun]]) -> list[str]:
     for own, group in zip(experiments, groups, strict=True):
         alike = {str(i): g[0].run.recipe for i, g in enumerate(groups) if experiments[i] == own}
         columns = [column for column in differing(alike) if column not in NOT_ABOUT] if len(alike) > 1 else []
-        flat = group[0].config
-        about = [f"{column} {config_value(flat.get(column))}" for column in columns[:_IN_A_NAME]]
-        about += ["…"] * (len(columns) > _IN_A_NAME)
+        about = _in_short(columns, group[0].config)
         names.append(f"{own} ({', '.join(about)})" if about else own)
+    return names
+
+
+def _in_short(columns: Sequence[str], row: dict[str, Any]) -> list[str]:
+    """Return the values of a few columns in words; of specs with different names, the names alone."""
+    named = [column.removesuffix("/name") for column in columns if column.endswith("/name")]
+    shown = [c for c in columns if c.endswith("/name") or not any(covers(spec, [c]) for spec in named)]
+    words = [f"{c.removesuffix('/name')} {config_value(row.get(c))}" for c in shown[:_IN_A_NAME]]
+    return words + ["…"] * (len(shown) > _IN_A_NAME)
+
+
+def _column_names(rows: Sequence[dict[str, Any]], by: str, chosen: Sequence[str]) -> list[str]:
+    """Return names of groups by a column or a spec: ``focal, gamma 2``, ``no sampler``, ``batch_size 64``."""
+    last = by.removesuffix("/name").rpartition("/")[2]
+    spec = f"{by}/name" in chosen
+    if not spec and list(chosen) == [by]:
+        bare = by.endswith("/name")
+        return [config_value(row.get(by)) if bare else f"{last} {config_value(row.get(by))}" for row in rows]
+    heads = [str(row.get(f"{by}/name") or row.get(by) or f"no {last}") if spec else last for row in rows]
+    names = []
+    for head, row in zip(heads, rows, strict=True):
+        alike = [each for own, each in zip(heads, rows, strict=True) if own == head]
+        differ = [c for c in chosen if any(each.get(c) != alike[0].get(c) for each in alike)]
+        about = [f"{c.removeprefix(f'{by}/')} {config_value(row.get(c))}" for c in differ[:_IN_A_NAME]]
+        names.append(", ".join([head, *about, *["…"] * (len(differ) > _IN_A_NAME)]))
     return names
 
 

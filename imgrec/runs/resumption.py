@@ -11,7 +11,7 @@ from typing import Any
 from imgrec.errors import UserError, suggestion
 from imgrec.runs.checkpoints import Usable
 from imgrec.runs.data import DATA
-from imgrec.runs.flat import differing, flat_config
+from imgrec.runs.flat import as_column, covers, differing, flat_config
 from imgrec.runs.folder import ENVIRONMENT
 from imgrec.runs.summary import read_json, write_json
 
@@ -58,10 +58,10 @@ def check_changes(
     columns = {*flat_config(before), *flat_config(now), DATA}
     keys = frozenset(as_column(key) for key in allowed)
     for key in keys:
-        if not _covers(key, columns):
+        if not covers(key, columns):
             raise UserError(f'--allow-changed: there is no key "{key}".{suggestion(key, columns)}')
     changed = differing({"run": before, "now": now})
-    refused = {column: values for column, values in changed.items() if not any(_covers(k, [column]) for k in keys)}
+    refused = {column: values for column, values in changed.items() if not any(covers(k, [column]) for k in keys)}
     if refused:
         lines = "".join(f"\n  {column}: {_said(values)}" for column, values in refused.items())
         names = " ".join(f"--allow-changed {column}" for column in refused)
@@ -70,20 +70,6 @@ def check_changes(
             f"What shall change nevertheless is named by {names}"
         )
     return changed, keys
-
-
-def as_column(key: str) -> str:
-    """The column that a dotted key of the config means.
-
-    >>> as_column("model.optimizer.lr"), as_column("trainer.max_epochs"), as_column("optimizer/lr")
-    ('optimizer/lr', 'trainer/max_epochs', 'optimizer/lr')
-    """
-    parts = [part for part in key.replace(".", "/").split("/") if part != "init_args"]
-    return "/".join(parts[1:] if parts[0] == "model" and len(parts) > 1 else parts)
-
-
-def _covers(key: str, columns: Iterable[str]) -> bool:
-    return any(column == key or column.startswith(f"{key}/") for column in columns)
 
 
 def _said(values: Mapping[str, Any]) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from imgrec.errors import UserError
 from imgrec.runs.flat import flat_config
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, RunFolder
+from imgrec.runs.specs import fill_defaults
 from imgrec.runs.summary import SUMMARY
 
 Row = dict[str, Any]
@@ -42,13 +43,28 @@ def run_folders(folder: Path, depth: int = 8) -> Iterator[Path]:
                 yield from run_folders(Path(entry.path), depth - 1)
 
 
-def read_row(folder: Path, root: Path) -> tuple[Row, frozenset[str]]:
-    """One run, named by its path below ``root``, and which of the columns are the config's."""
+def open_runs(folders: Sequence[Path]) -> dict[Path, RunFolder | UserError | OSError]:
+    """Return the run in each folder with its config read, defaults filled in; or why it cannot be read."""
+    found: dict[Path, RunFolder | UserError | OSError] = {}
+    for folder in folders:
+        try:
+            run = RunFolder(folder)
+            assert isinstance(run.config, dict)
+            found[folder] = run
+        except (UserError, OSError) as error:
+            found[folder] = error
+    fill_defaults([run for run in found.values() if isinstance(run, RunFolder)])
+    return found
+
+
+def read_row(folder: Path, root: Path, run: RunFolder | UserError | OSError) -> tuple[Row, frozenset[str]]:
+    """Return one run, named by its path below ``root``, and the names of the columns of its config."""
     row: Row = {"run": folder.relative_to(root).as_posix() if folder != root else folder.absolute().name}
     row["status"] = "broken"
     config: dict[str, Any] = {}
     try:
-        run = RunFolder(folder)
+        if not isinstance(run, RunFolder):
+            raise run
         config = flat_config(run.recipe)
         row["started"] = run.environment.get("started")
         row |= config

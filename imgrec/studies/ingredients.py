@@ -20,7 +20,9 @@ from imgrec.registry import Registry, Spec
 from imgrec.runs.compared import find_compared
 from imgrec.runs.data import data_of
 from imgrec.runs.folder import RunFolder, is_run_folder
+from imgrec.runs.specs import registry_of
 from imgrec.runs.text import config_value
+from imgrec.spec_defaults import complete_spec
 from imgrec.studies.variant import Parent
 
 _TRAINING = (
@@ -172,7 +174,8 @@ def _said(ingredient: Ingredient) -> Iterator[tuple[str, Any]]:
         if part in _PARTS:
             yield from _arguments(part, spec)
         elif part not in ("normalize", "init"):
-            yield f"the part `{part}`", spec
+            registry = registry_of("model", part)
+            yield f"the part `{part}`", spec if registry is None else complete_spec(registry, spec)
     surgery = surgery_of(loaded.classifier)
     if any(step["step"] == "qat" for step in surgery):
         raise UserError(f"soup: {ingredient.path} was trained for int8: its ranges are no weights to be averaged")

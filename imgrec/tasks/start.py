@@ -7,11 +7,20 @@ from typing import Any
 from imgrec.compress.surgery import rebuild, surgery_of
 from imgrec.errors import UserError
 from imgrec.export import read_origin, read_specs
-from imgrec.models import Classifier, ClassifierSpecs
+from imgrec.models import BACKBONES, EDITS, HEADS, NECKS, POOLINGS, Classifier, ClassifierSpecs
 from imgrec.models.weights import load_exactly
+from imgrec.registry import Registry
+from imgrec.spec_defaults import complete_spec
 from imgrec.tasks.compatibility import refuse_other_classes
 from imgrec.types import DataFacts
 
+_REGISTRIES: dict[str, Registry[Any]] = {
+    "backbone": BACKBONES,
+    "head": HEADS,
+    "neck": NECKS,
+    "pooling": POOLINGS,
+    "edits": EDITS,
+}
 _SOURCES = ("pretrained", "weights")
 
 
@@ -51,11 +60,13 @@ def start_from(model: Classifier, path: str, facts: DataFacts, where: str = "mod
 
 
 def _plain(key: str, specs: Any) -> Any:
-    """Specs in a form in which those of the same part are equal."""
+    """Return specs in a form in which those of the same part are equal, with defaults given or not."""
     if isinstance(specs, list):
         return [_plain(key, each) for each in specs]
     if specs is None:
         return []
+    if key in _REGISTRIES:
+        specs = complete_spec(_REGISTRIES[key], specs, imports=False)
     name, given = (specs, {}) if isinstance(specs, str) else (specs["name"], {**specs})
     if key == "backbone" and "/" not in name:
         name = name.partition(".")[0]  # timm's tags name weights
