@@ -73,32 +73,40 @@ def as_probabilities(targets: Tensor, like: Tensor) -> Tensor:
 
 
 def smoothed(shares: Tensor, label_smoothing: float) -> Tensor:
-    """Shares of the classes of which the part ``label_smoothing`` is spread evenly over all classes."""
+    """Return the class shares with the part ``label_smoothing`` spread evenly over all classes."""
     return shares * (1 - label_smoothing) + label_smoothing / shares.shape[1] if label_smoothing else shares
 
 
 def expected_loss(
     class_losses: Tensor, targets: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """The weighted mean over a batch of what each image loses on its class; a mixed image loses by its shares.
+    """Return the weighted mean over a batch of the class losses; a mixed image has the loss of its shares.
 
-    With class weights ``w`` and shares ``p`` it is ``sum(w * p * loss) / sum(w * p)``, as in
-    :func:`imgrec.losses.cross_entropy`: label smoothing spreads what is lost, and not what an image weighs.
+    With class weights ``w``, shares ``p``, class losses ``l``, smoothing ``e`` and ``K`` classes it is
+    ``sum_y p_y w_y ((1 - e) l_y + e / K sum_j l_j)``, summed over the images and divided by the sum of ``p_y w_y``. The
+    weight of the label thus multiplies the whole smoothed target. ``torch.nn.functional.cross_entropy`` multiplies the
+    smoothed part by the weight of each other class, which moves the minimum to the classes of large weights
+    (pytorch#104776). Here the minimizer of cross-entropy is ``(1 - e) r + e / K`` with ``r_y ~ w_y p(y | x)``, so that
+    its largest class is that of ``w_y p(y | x)`` for any smoothing.
 
     Args:
-        class_losses: float ``(batch, num_classes)``, what each image would lose if it were of each class.
+        class_losses: float ``(batch, num_classes)``, the loss of each image for each class as its label.
         targets: int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
         class_weights: float ``(num_classes,)``.
-        label_smoothing: the part of each target, in [0, 1), that is spread evenly over all classes.
+        label_smoothing: part of each target that is spread evenly over all classes; in [0, 1).
 
     Returns:
         A scalar.
     """
     shares = as_probabilities(targets, class_losses)
-    weights = None if class_weights is None else class_weights.to(class_losses)
-    losses = class_losses if weights is None else class_losses * weights
-    total = (smoothed(shares, label_smoothing) * losses).sum()
-    return total / len(shares) if weights is None else total / (shares * weights).sum()
+    if class_weights is None:
+        return (smoothed(shares, label_smoothing) * class_losses).sum() / len(shares)
+    shares = shares * class_weights.to(class_losses)
+    spread = shares
+    if label_smoothing:
+        even = shares.sum(dim=1, keepdim=True) / shares.shape[1]
+        spread = (1 - label_smoothing) * shares + label_smoothing * even
+    return (spread * class_losses).sum() / shares.sum()
 
 
 def image_mean(image_losses: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:

@@ -8,24 +8,28 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgrec.losses.base import LOSSES, full_precision, in_range
+from imgrec.losses.base import LOSSES, expected_loss, full_precision, in_range
 from imgrec.losses.class_weights import ClassWeights, check_class_weights, resolve_class_weights
 
 
 def cross_entropy(
     logits: Tensor, targets: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """The weighted mean of ``-log q[target]``, where ``q`` is the softmax of the logits.
+    """Return the weighted mean of ``-log q[target]``, with ``q`` the softmax of the logits.
 
     With class weights ``w`` it is the sum of ``w[target] * -log q[target]`` over the sum of ``w[target]``, as in
-    ``torch.nn.functional.cross_entropy`` on indices. For probabilities ``p`` a sample weighs ``sum(p * w)``, so that
-    one-hot probabilities and indices agree with any weights; torch divides by the batch size there.
+    ``torch.nn.functional.cross_entropy`` on indices. For probabilities ``p`` the weight of a sample is ``sum(p * w)``,
+    so that one-hot probabilities and indices agree with any weights. torch divides by the batch size there.
+
+    With both weights and smoothing ``e``, the sample loss is ``w[target] * (-(1 - e) log q[target] - e mean(log q))``.
+    torch weights the classes of the smoothed part one by one, which moves the optimum (pytorch#104776); see
+    :func:`imgrec.losses.base.expected_loss`.
 
     Args:
         logits: float ``(batch, num_classes)``.
         targets: int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
         class_weights: float ``(num_classes,)``.
-        label_smoothing: the part of each target, in [0, 1), that is spread evenly over all classes.
+        label_smoothing: part of each target that is spread evenly over all classes; in [0, 1).
 
     Returns:
         A scalar; float32 or wider.
@@ -36,13 +40,14 @@ def cross_entropy(
     """
     logits = full_precision(logits)
     weights = None if class_weights is None else class_weights.to(logits)
+    if weights is not None and label_smoothing:
+        return expected_loss(-logits.log_softmax(dim=1), targets, weights, label_smoothing)
     if not targets.is_floating_point():
         return F.cross_entropy(logits, targets, weights, label_smoothing=label_smoothing)
     probabilities = targets.to(logits.dtype)
     if weights is None:
         return F.cross_entropy(logits, probabilities, label_smoothing=label_smoothing)
-    total = F.cross_entropy(logits, probabilities, weights, reduction="sum", label_smoothing=label_smoothing)
-    return total / (probabilities * weights).sum()
+    return F.cross_entropy(logits, probabilities, weights, reduction="sum") / (probabilities * weights).sum()
 
 
 @LOSSES.register("cross_entropy")
@@ -51,11 +56,14 @@ class CrossEntropy(nn.Module):
 
     Shapes: logits float ``(batch, num_classes)``; targets int64 ``(batch,)`` or float ``(batch, num_classes)``.
 
-    The weights are a buffer that is not saved: they follow from the arguments and from what the data says, both of
-    which a checkpoint holds, so a checkpoint loads whichever loss comes next.
+    The weight of a label multiplies its whole smoothed target. With both options the largest class of the optimum is
+    that of ``w_y p(y | x)``, as without smoothing. torch's own combination lacks this property (pytorch#104776).
+
+    The weights are a buffer that is not saved. They follow from the arguments and from the facts of the data, both of
+    which a checkpoint holds.
 
     Args:
-        label_smoothing: the part of each target, in [0, 1), that is spread evenly over all classes.
+        label_smoothing: part of each target that is spread evenly over all classes; in [0, 1), 0 by default.
         class_weights: one weight a class; a mapping by class name, where classes that are not named weigh 1;
             ``balanced``: every class counts as much as any other; or ``effective``, on request with its ``beta`` as
             ``{name: effective, beta: 0.999}``: the class-balanced loss, by the effective number of images.

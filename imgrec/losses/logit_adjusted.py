@@ -32,20 +32,31 @@ def log_prior(class_counts: Sequence[int]) -> Tensor:
 def logit_adjusted_loss(
     logits: Tensor, targets: Tensor, log_prior: Tensor, tau: float = 1.0, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Cross-entropy of the logits to which ``tau`` times the logarithm of the classes' prior was added.
+    """Return the cross-entropy of the logits plus ``tau`` times the logarithm of the class prior.
+
+    Label smoothing ``e`` mixes the target with ``u ~ prior^tau``, the distribution that the adjusted softmax gives for
+    equal logits: ``(1 - e) p + e u``. The minimizer is ``logit_y = log((1 - e) p(y | x) / prior_y^tau + e c)`` with a
+    constant ``c``. It increases with ``p(y | x) / prior_y^tau``, so the predicted class is the one without smoothing.
+    A uniform ``u`` would favor rare classes: it raises the logit of each other class by ``-tau log(prior)``.
 
     Args:
         logits: float ``(batch, num_classes)``.
         targets: int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
         log_prior: float ``(num_classes,)``, see :func:`log_prior`.
-        tau: how much of the prior is added; 0 is cross-entropy.
-        label_smoothing: the part of each target, in [0, 1), that is spread evenly over all classes.
+        tau: factor of the log prior; 0 is cross-entropy.
+        label_smoothing: part of each target that is spread over the classes in the ratio of ``prior^tau``; in [0, 1).
 
     Returns:
         A scalar; float32 or wider.
     """
     logits = full_precision(logits)
-    return cross_entropy(logits + tau * log_prior.to(logits), targets, label_smoothing=label_smoothing)
+    adjustment = tau * log_prior.to(logits)
+    adjusted = logits + adjustment
+    loss = cross_entropy(adjusted, targets)
+    if not label_smoothing:
+        return loss
+    unsure = cross_entropy(adjusted, adjustment.softmax(dim=0).expand_as(adjusted))
+    return (1 - label_smoothing) * loss + label_smoothing * unsure
 
 
 @LOSSES.register("logit_adjusted")
@@ -55,18 +66,23 @@ class LogitAdjusted(nn.Module):
     With tau 1, the network's own logits, to which nothing is added in evaluation, aim at the least error averaged over
     the classes, whatever their sizes. It needs every class in the training images.
 
+    Label smoothing is applied after the adjustment: it draws the network's own logits to equal ones, which are the
+    prior after the adjustment. It thus leaves the predicted class of the optimum as it is.
+
     Shapes: logits float ``(batch, num_classes)``; targets int64 ``(batch,)`` or float ``(batch, num_classes)``.
 
     Args:
         tau: how much of the prior is added, at least 0; 0 is cross-entropy, 1 the paper's choice and balanced softmax.
-        label_smoothing: the part of each target, in [0, 1), that is spread evenly over all classes.
+        label_smoothing: part of each target that is spread over the classes in the ratio of ``prior^tau``; in [0, 1),
+            0 by default.
         class_counts: a fact of the data.
 
     Raises:
         UserError: a negative tau, label smoothing outside [0, 1), or a class without training images.
 
     Source: Menon et al., Long-Tail Learning via Logit Adjustment, 2021, arXiv:2007.07314; balanced softmax: Ren et al.,
-    2020, arXiv:2007.10740.
+    2020, arXiv:2007.10740; smoothing to a distribution other than the uniform: Szegedy et al., 2016, arXiv:1512.00567,
+    section 7.
 
     Example::
 
