@@ -23,15 +23,16 @@ def by_hand(logits: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor, s
     total = norm = 0.0
     for row, share in zip(logits.tolist(), shares.tolist(), strict=True):
         log_sum = math.log(sum(math.exp(x) for x in row))
-        for c in range(classes):
-            target = (1 - smoothing) * share[c] + smoothing / classes
-            total += weights[c].item() * target * (log_sum - row[c])
-            norm += weights[c].item() * share[c]
+        for label in range(classes):
+            weight = weights[label].item() * share[label]
+            for c in range(classes):
+                target = (1 - smoothing) * (c == label) + smoothing / classes
+                total += weight * target * (log_sum - row[c])
+            norm += weight
     return total / norm
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize(("smoothing", "weights"), [(0.0, None), (0.0, WEIGHTS), (0.1, None)])
 def test_indices_give_what_torch_gives(smoothing: float, weights: torch.Tensor | None) -> None:
     logits, targets = batch()
     theirs = F.cross_entropy(logits, targets, None if weights is None else weights.double(), label_smoothing=smoothing)
@@ -47,6 +48,14 @@ def test_probabilities_give_what_the_definition_gives(smoothing: float, weights:
     shares = torch.rand(8, 3, dtype=torch.float64).softmax(dim=1)
     expected = by_hand(logits, shares, torch.ones(3) if weights is None else weights, smoothing)
     assert cross_entropy(logits, shares, weights, smoothing).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_weighted_smoothing_gives_indices_and_one_hot_probabilities_the_definition() -> None:
+    """torch's own combination moves the optimum, pytorch#104776; see test_smoothed_optimum.py."""
+    logits, targets = batch()
+    expected = by_hand(logits, F.one_hot(targets, 3).double(), WEIGHTS, 0.1)
+    for labels in (targets, F.one_hot(targets, 3).double()):
+        assert cross_entropy(logits, labels, WEIGHTS, 0.1).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_mixed_batch_is_linear_in_its_targets() -> None:

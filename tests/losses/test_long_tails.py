@@ -73,6 +73,23 @@ def test_logit_adjustment_is_a_softmax_weighted_by_the_prior(tau: float) -> None
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_smoothed_logit_adjustment_draws_the_logits_to_equal_ones() -> None:
+    """The smoothed part is the cross-entropy of the adjusted softmax with the prior."""
+    logits, targets = batch()
+    prior = np.array(COUNTS) / sum(COUNTS)
+    adjusted = prior * np.exp(logits.numpy())
+    log_q = np.log(adjusted / adjusted.sum(1, keepdims=True))
+    expected = -0.9 * log_q[np.arange(12), targets.numpy()].mean() - 0.1 * (prior * log_q).sum(1).mean()
+    for labels in (targets, F.one_hot(targets, 3).double()):
+        found = logit_adjusted_loss(logits, labels, log_prior(COUNTS).double(), label_smoothing=0.1)
+        assert found.item() == pytest.approx(expected, rel=1e-6)
+    equal = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(
+        logit_adjusted_loss(equal, torch.tensor(prior)[None], torch.tensor(prior).log(), label_smoothing=0.1), equal
+    )
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-12, rtol=0)
+
+
 def test_logit_adjustment_of_equal_classes_is_cross_entropy() -> None:
     logits, targets = batch()
     shares = 0.6 * F.one_hot(targets, 3).double() + 0.4 / 3

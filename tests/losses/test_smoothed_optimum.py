@@ -10,7 +10,7 @@ import torch
 from imgrec.losses import LOSSES, ClassWeights, resolve_class_weights
 
 CLASSES = 10
-COUNTS = tuple(round(1000 * 100 ** (-i / (CLASSES - 1))) for i in range(CLASSES))  # 1000, 599, ..., 17, 10
+COUNTS = tuple(round(300 * 100 ** (-i / (CLASSES - 1))) for i in range(CLASSES))  # 300, 180, ..., 5, 3
 NAMES = tuple(f"class {i}" for i in range(CLASSES))
 FACTS: dict[str, Any] = {"num_classes": CLASSES, "class_names": NAMES, "class_counts": COUNTS}
 WEIGHTINGS: list[Any] = [
@@ -36,7 +36,7 @@ def smoothing_specs() -> list[dict[str, Any]]:
         if weights is not None or any(p.kind == p.VAR_KEYWORD for p in entry.parameters.values()):
             specs += [{**spec, **({} if way is None else {weights or "class_weights": way})} for way in WEIGHTINGS]
         elif name == "logit_adjusted":
-            specs += [{**spec, "tau": tau} for tau in (0.0, 0.5, 1.0, 1.5)]
+            specs += [{**spec, "tau": tau} for tau in (0.0, 0.5, 1.0)]
         else:
             specs.append(spec)
     return specs
@@ -54,7 +54,7 @@ def minimizer(loss: torch.nn.Module, kinds: torch.Tensor, labels: torch.Tensor) 
     """Return the logits of each kind of image that minimize the loss of a training set of (kind, label) pairs."""
     free = torch.zeros(int(kinds.max()) + 1, CLASSES, dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS(
-        [free], max_iter=2000, tolerance_grad=1e-11, tolerance_change=0, line_search_fn="strong_wolfe"
+        [free], max_iter=100, tolerance_grad=1e-7, tolerance_change=0, line_search_fn="strong_wolfe"
     )
 
     def closure() -> torch.Tensor:
@@ -72,16 +72,14 @@ def test_smoothing_leaves_the_predicted_class_of_the_optimum(spec: dict[str, Any
     """Of ten certain kinds, each gets its class; of ten uncertain ones, the class of the largest weighted posterior."""
     loss = LOSSES.build(spec, **FACTS).double()
     counts = torch.tensor(COUNTS)
-    certain = torch.arange(CLASSES).repeat_interleave(counts)
-    found = minimizer(loss, certain, certain)
-    assert found.argmax(1).tolist() == list(range(CLASSES))
-
     likelihood = torch.randn(CLASSES, CLASSES, generator=torch.Generator().manual_seed(3)).mul(2).softmax(0)
-    table = (likelihood * counts).round().long()  # images of each kind (row) and class (column)
-    kinds = torch.arange(CLASSES)[:, None].expand(-1, CLASSES).reshape(-1).repeat_interleave(table.reshape(-1))
-    labels = torch.arange(CLASSES).repeat(CLASSES).repeat_interleave(table.reshape(-1))
-    found = minimizer(loss, kinds, labels)
-    assert found.argmax(1).tolist() == (table * preference(spec)).argmax(1).tolist()
+    table = torch.cat([counts.diag(), (likelihood * counts).round().long()])  # images of each kind (row) and class
+    number = table.reshape(-1)
+    kinds = torch.arange(2 * CLASSES).repeat_interleave(CLASSES).repeat_interleave(number)
+    labels = torch.arange(CLASSES).repeat(2 * CLASSES).repeat_interleave(number)
+    found = minimizer(loss, kinds, labels).argmax(1)
+    assert found[:CLASSES].tolist() == list(range(CLASSES))
+    assert found.tolist() == (table * preference(spec)).argmax(1).tolist()
 
 
 def test_the_optimum_of_weighted_smoothed_cross_entropy_is_the_smoothed_weighted_posterior() -> None:
