@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from imgrec.callbacks.shortest import remove_limits
 from imgrec.errors import UserError
 from imgrec.optim.range_test import Diverged, RangeTest
+from imgrec.types import Batch
 
 
 class LearningRateRange(pl.Callback):
@@ -33,7 +34,7 @@ class LearningRateRange(pl.Callback):
         self._diverged = Diverged(factor)
         self._ended = False
         self._losses: list[float] = []
-        self._parts: list[float] = []
+        self._parts: list[tuple[float, int]] = []
         self._ratios: list[float] = []
 
     @property
@@ -65,12 +66,13 @@ class LearningRateRange(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the loss before the optimizer step that just ended, the mean of the batches that it accumulated."""
+        """Record the loss before the optimizer step that just ended, the mean over the samples that it accumulated."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        self._parts.append(float(loss) * trainer.accumulate_grad_batches)  # Lightning has divided it
+        samples = len(batch) if isinstance(batch, Batch) else 1
+        self._parts.append((float(loss) * trainer.accumulate_grad_batches, samples))  # Lightning has divided it
         if trainer.global_step <= len(self._losses):
             return
-        mean = sum(self._parts) / len(self._parts)
+        mean = sum(loss * samples for loss, samples in self._parts) / sum(samples for _, samples in self._parts)
         self._parts = []
         self._ended = self._diverged.update(mean)
         if mean == mean and abs(mean) != float("inf"):

@@ -9,6 +9,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch import Tensor
 
+from imgrec.tasks import BaseTask
+
 logger = logging.getLogger(__name__)
 
 _KEY = "imgrec_resume"
@@ -39,6 +41,7 @@ class ExactResume(pl.Callback):
             "log_step": next_log_step(trainer),
             "figures": figures,
             "gradients": _gradients(trainer, pl_module),
+            "accumulated": _accumulated(pl_module),
             "processes": trainer.world_size,
             "images_at_once": _images_at_once(trainer),
             "skipped_images": dict(getattr(trainer.datamodule, "skipped", {})),  # type: ignore[attr-defined]
@@ -71,6 +74,8 @@ class ExactResume(pl.Callback):
             parameters = dict(pl_module.named_parameters())
             for name, gradient in self._loaded["gradients"].items():
                 parameters[name].grad = gradient.to(parameters[name].device)
+            if isinstance(pl_module, BaseTask) and self._loaded["gradients"]:
+                pl_module.accumulated.total, pl_module.accumulated.first = self._loaded["accumulated"]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -121,6 +126,11 @@ def _gradients(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, 
     if trainer.accumulate_grad_batches == 1 or progress.processed == 0 or not trainer.fit_loop._should_accumulate():
         return {}
     return {name: p.grad.detach().cpu() for name, p in pl_module.named_parameters() if p.grad is not None}
+
+
+def _accumulated(pl_module: pl.LightningModule) -> list[int]:
+    """Samples behind those gradients, in all and of the first batch."""
+    return [pl_module.accumulated.total, pl_module.accumulated.first] if isinstance(pl_module, BaseTask) else [0, 0]
 
 
 def _images_at_once(trainer: pl.Trainer) -> int | None:

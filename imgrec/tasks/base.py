@@ -18,6 +18,7 @@ from imgrec.optim.scheduler import FollowedSchedule
 from imgrec.optim.sharpness import SharpnessAware, sharpness_aware
 from imgrec.optim.wrapper import OptimizerWrapper
 from imgrec.registry import Spec, Specs
+from imgrec.tasks.accumulation import AccumulatedSamples, scale_gradients
 from imgrec.tasks.ascent import loss_at_worst_point, loss_scale
 from imgrec.tasks.building import BuiltTask
 from imgrec.tasks.elsewhere import agree_on_weights, keep_evaluated, put_evaluated, put_trained
@@ -67,6 +68,7 @@ class BaseTask(BuiltTask):
         self.predictions: EpochPredictions | None = None
         self.total_steps: int | None = None
         self.lr_scaling: LearningRateScaling | None = None
+        self.accumulated = AccumulatedSamples()
         self._epoch = EpochBuffer()
         self._running = RunningMeans()
         check_optimizer(optimizer, "model.optimizer")
@@ -133,6 +135,8 @@ class BaseTask(BuiltTask):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss and weighted penalties; each part is logged. A sharpness-aware optimizer gets that of a second pass."""
+        begins = batch_idx % self.trainer.accumulate_grad_batches == 0  # Lightning clears the gradients here
+        self.accumulated.add(len(batch), begins)
         optimizer = self._sharpness_aware()
         if optimizer is None:
             return self._objective(batch)
@@ -153,8 +157,15 @@ class BaseTask(BuiltTask):
             return self._objective(batch, logged=False)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """The gradients; then a sharpness-aware optimizer puts the weights back to where they were."""
-        super().backward(loss, *args, **kwargs)
+        """Compute the gradients, weighted by samples over the batches of an optimizer step.
+
+        A sharpness-aware optimizer then restores the weights.
+        """
+        trainer, weight = self.trainer, self.accumulated.weight
+        super().backward(loss if weight == 1 else loss * weight, *args, **kwargs)
+        last = not trainer.strategy.handles_gradient_accumulation and not trainer.fit_loop._should_accumulate()
+        if last and (factor := self.accumulated.correction(trainer.accumulate_grad_batches)) != 1:
+            scale_gradients(self.parameters(), factor)
         if (optimizer := self._sharpness_aware()) is not None:
             optimizer.descend()
 
