@@ -18,6 +18,7 @@ from imgrec.compress.surgery import Step, note_step, refuse_parametrized, refuse
 from imgrec.compress.targets import Target, cost_of, parse_target, share_of
 from imgrec.errors import UserError, suggestion
 from imgrec.models.modes import evaluating
+from imgrec.models.unit_length import unit_length
 
 BlockCriterion = Literal["influence", "divergence", "loss"]
 
@@ -249,7 +250,7 @@ def _influences(model: nn.Module, names: list[str], images: Tensor) -> dict[str,
 
     def watch(name: str) -> Callable[..., None]:
         def look(_: nn.Module, given: tuple[Any, ...], gives: Tensor) -> None:
-            cosine = F.cosine_similarity(given[0].flatten(1).float(), gives.flatten(1).float())
+            cosine = (unit_length(given[0].flatten(1).float()) * unit_length(gives.flatten(1).float())).sum(1)
             found[name] = 1 - float(cosine.mean())
 
         return look

@@ -36,7 +36,7 @@ class _Criterion:
 
 
 def _square(weight: Tensor, _: Tensor | None) -> Tensor:
-    return weight.square()
+    return weight.double().square()
 
 
 def _size(weight: Tensor, _: Tensor | None) -> Tensor:
@@ -45,7 +45,7 @@ def _size(weight: Tensor, _: Tensor | None) -> Tensor:
 
 def _taylor(weight: Tensor, gradient: Tensor | None) -> Tensor:
     assert gradient is not None
-    return (weight * gradient).square()
+    return (weight.double() * gradient).square()
 
 
 def _writes(member: Member) -> bool:
@@ -107,19 +107,19 @@ def channel_importance(
         return torch.rand(len(group.units), generator=generator)
     how = _CRITERIA[criterion]
     count = sum(map(len, group.units))
-    total, members = torch.zeros(count), 0
+    total, members = torch.zeros(count, dtype=torch.float64), 0  # squares of small numbers
     for member in group.members:
         if -1 in member.roots or not how.counts(member):
             continue
         found = _of_member(member, how.of, weights, gradients)
         if found is not None:
-            total.index_add_(0, torch.tensor(member.roots), found[list(member.indices)])
+            total.index_add_(0, torch.tensor(member.roots), found[list(member.indices)].double())
             members += 1
     if not members:
         return None
     channels = how.then(total / members)
     units = torch.stack([channels[unit].mean() for unit in group.units])
-    return units / units.mean().clamp(min=1e-12) if how.relative else units
+    return units / units.mean().clamp(min=torch.finfo(units.dtype).tiny) if how.relative else units
 
 
 def _of_member(

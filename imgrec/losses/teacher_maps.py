@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from imgrec.errors import UserError
 from imgrec.losses.base import full_precision
 from imgrec.losses.distillation import DISTILLATIONS, Distillation, Signals
+from imgrec.models.unit_length import of_size_one, unit_length
 
 
 def as_map(output: Tensor) -> Tensor:
@@ -56,7 +57,8 @@ def attention_map(output: Tensor) -> Tensor:
 
     Shapes: ``(batch, channels, height, width)`` to ``(batch, height * width)``.
     """
-    return F.normalize(full_precision(output).square().mean(1).flatten(1), dim=1)
+    scaled, _ = of_size_one(full_precision(output), (1, 2, 3))
+    return unit_length(scaled.square().mean(1).flatten(1))
 
 
 def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:

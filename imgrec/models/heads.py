@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
+from imgrec.models.unit_length import unit_length
 from imgrec.registry import Registry
 
 HEADS: Registry[nn.Module] = Registry("head", "heads")
@@ -86,5 +87,5 @@ class CosineHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """The logits."""
-        cosine = F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
+        cosine = F.linear(unit_length(features), unit_length(self.weight))
         return self.log_scale.exp() * cosine

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from imgrec.models.unit_length import of_size_one
+
 
 def unit_norms(tensor: Tensor) -> Tensor:
-    """The Euclidean norm of each unit, in a shape that multiplies the tensor.
+    """Return the Euclidean norm of each unit, in a shape that multiplies the tensor.
 
     A unit is what makes one output: a filter, a row of a matrix; all of a bias or of a scale together.
 
@@ -18,8 +20,9 @@ def unit_norms(tensor: Tensor) -> Tensor:
             [0.]])
     """
     inner = tuple(range(1, tensor.ndim))
-    norms: Tensor = torch.linalg.vector_norm(tensor, dim=inner or None, keepdim=bool(inner))
-    return norms
+    scaled, largest = of_size_one(tensor, inner or tuple(range(tensor.ndim)))
+    norms: Tensor = torch.linalg.vector_norm(scaled, dim=inner or None, keepdim=bool(inner))
+    return norms * largest.reshape(norms.shape)
 
 
 @torch.no_grad()
@@ -44,4 +47,4 @@ def clip_adaptively_(
     """
     for gradient, weight in zip(gradients, weights, strict=True):
         highest = unit_norms(weight).clamp(min=eps) * factor
-        gradient.mul_((highest / unit_norms(gradient).clamp(min=1e-6)).clamp(max=1.0))
+        gradient.mul_((highest / unit_norms(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)).clamp(max=1.0))

@@ -29,4 +29,6 @@ def project_max_norm_(weights: Iterable[Tensor], limit: float) -> None:
     """
     for weight in weights:
         norms = unit_norms(weight)
-        weight.mul_(torch.where(norms > limit, limit / norms.clamp_min(1e-30), torch.ones_like(norms)))
+        weight.mul_(
+            torch.where(norms > limit, limit / norms.clamp_min(torch.finfo(norms.dtype).tiny), torch.ones_like(norms))
+        )

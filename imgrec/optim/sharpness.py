@@ -36,14 +36,24 @@ def worst_nearby(
     >>> worst_nearby([torch.zeros(2)], [torch.tensor([3.0, 4.0])], rho=0.5)[0]
     tensor([0.3000, 0.4000])
     """
-    given = list(gradients)
+    given = _of_size_one(gradients)
     if eta is None:
-        norm = torch.nn.utils.get_total_norm(given)
-        return list(torch._foreach_mul(given, rho / (norm + 1e-12)))
+        return _of_length(given, given, rho)
     sizes = torch._foreach_add(torch._foreach_abs(list(weights)), eta)
-    stretched = torch._foreach_mul(sizes, given)
-    norm = torch.nn.utils.get_total_norm(stretched)
-    return list(torch._foreach_mul(torch._foreach_mul(stretched, sizes), rho / (norm + 1e-12)))
+    stretched = _of_size_one(torch._foreach_mul(sizes, given))
+    return _of_length(torch._foreach_mul(stretched, sizes), stretched, rho)
+
+
+def _of_size_one(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tensors divided by the largest absolute value in all of them, so that squares stay in range."""
+    largest = torch.nn.utils.get_total_norm(list(tensors), norm_type=float("inf"))
+    return list(torch._foreach_div(list(tensors), torch.where(largest > 0, largest, torch.ones_like(largest))))
+
+
+def _of_length(tensors: Sequence[Tensor], measured: Sequence[Tensor], length: float) -> list[Tensor]:
+    """Return the tensors times ``length`` over the norm of the measured ones; zeros stay."""
+    norm = torch.nn.utils.get_total_norm(list(measured))
+    return list(torch._foreach_mul(list(tensors), length / torch.where(norm > 0, norm, torch.ones_like(norm))))
 
 
 class SharpnessAware(OptimizerWrapper):

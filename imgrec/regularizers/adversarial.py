@@ -12,6 +12,7 @@ from imgrec.augment import to_float
 from imgrec.errors import UserError
 from imgrec.losses import LOSSES
 from imgrec.losses.base import in_range
+from imgrec.models.loss_scale import scaled_loss
 from imgrec.models.passes import another_pass
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
@@ -54,8 +55,10 @@ def climb(
     for _ in range(steps):
         with torch.enable_grad():
             moved = moved.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(objective(another_pass(model, moved)), moved)
-        moved = torch.clamp(moved.detach() + step_size * gradient.sign(), low, high)
+            total = objective(another_pass(model, moved))
+            (gradient,) = torch.autograd.grad(scaled_loss(total, len(images)), moved)
+        signs = gradient.sign().nan_to_num(0.0)  # a pixel whose gradient overflowed in fp16 stays
+        moved = torch.clamp(moved.detach() + step_size * signs, low, high)
     return moved
 
 

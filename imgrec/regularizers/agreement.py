@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from imgrec.models.unit_length import unit_length
 
 
 def agreement(targets: Tensor) -> Tensor:
@@ -27,5 +28,5 @@ def agreement(targets: Tensor) -> Tensor:
 
 def cosine_similarities(features: Tensor) -> Tensor:
     """The cosine of the angle between each two vectors, ``(batch, batch)``, of float ``(batch, feature_dim)``."""
-    directions = F.normalize(features, dim=1)
+    directions = unit_length(features)
     return directions @ directions.T

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgrec.losses.base import full_precision
+from imgrec.models.unit_length import unit_length
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
 
@@ -42,7 +42,7 @@ def koleo_penalty(features: Tensor) -> Tensor:
     features = full_precision(features)
     if len(features) < 2:
         return features.sum() * 0
-    directions = F.normalize(features, dim=1, eps=1e-8)
+    directions = unit_length(features)
     with torch.no_grad():
         cosines = directions @ directions.T
         nearest = cosines.fill_diagonal_(-2).argmax(1)

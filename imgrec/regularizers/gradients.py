@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgrec.augment import to_float
 from imgrec.errors import UserError
 from imgrec.losses import cross_entropy
 from imgrec.models.passes import another_pass
+from imgrec.models.unit_length import unit_length
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
 
@@ -53,7 +53,7 @@ def jacobian_penalty(model: nn.Module, images: Tensor, projections: Tensor) -> T
     Returns:
         A scalar.
     """
-    directions = F.normalize(projections, dim=2)
+    directions = unit_length(projections, dim=2)
     total = torch.zeros((), device=images.device)
     for direction in directions:
         gradient = pixel_gradient(model, images, lambda logits, along=direction: (logits.float() * along).sum())  # type: ignore[misc]

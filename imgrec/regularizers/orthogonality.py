@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.models.scope import Scope, in_scope
+from imgrec.models.unit_length import of_size_one, unit_length
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.regularizers.weights import scoped
 from imgrec.types import StepOutput
@@ -81,13 +81,13 @@ def largest_singular_values(matrices: Tensor, steps: int = 10) -> Tensor:
     tensor([4.])
     """
     with torch.no_grad():
-        known = matrices.detach()
+        known, _ = of_size_one(matrices.detach(), (1, 2))
         longest = known.square().sum(2).argmax(1)
-        right = F.normalize(known[torch.arange(len(known), device=known.device), longest], dim=1).unsqueeze(2)
-        left = F.normalize(known @ right, dim=1)
+        right = unit_length(known[torch.arange(len(known), device=known.device), longest]).unsqueeze(2)
+        left = unit_length(known @ right)
         for _ in range(steps):
-            right = F.normalize(known.transpose(1, 2) @ left, dim=1)
-            left = F.normalize(known @ right, dim=1)
+            right = unit_length(known.transpose(1, 2) @ left)
+            left = unit_length(known @ right)
     return (left * (matrices @ right)).sum((1, 2))
 
 

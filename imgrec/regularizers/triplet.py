@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgrec.losses.base import full_precision, in_range
+from imgrec.models.unit_length import unit_length
 from imgrec.regularizers.agreement import agreement
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
@@ -105,5 +106,5 @@ class Triplet(nn.Module):
         """The penalty, a scalar; zero, with a gradient of zero, where the batch holds no triplet."""
         with torch.autocast(output.features.device.type, enabled=False):
             features = full_precision(output.features)
-            features = F.normalize(features, dim=1) if self.normalize else features
+            features = unit_length(features) if self.normalize else features
             return triplet_loss(features, output.targets, self.margin, self.mining)

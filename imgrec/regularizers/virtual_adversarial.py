@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from imgrec.augment import to_float
 from imgrec.errors import UserError
 from imgrec.losses.base import full_precision, in_range
+from imgrec.models.loss_scale import scaled_loss
 from imgrec.models.passes import another_pass, drops, same_draws
+from imgrec.models.unit_length import of_size_one
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
 
@@ -26,13 +28,17 @@ def divergence(logits: Tensor, others: Tensor) -> Tensor:
 
 
 def of_length(directions: Tensor, length: float) -> Tensor:
-    """Images with a root mean square over their pixels of ``length``; zeros stay.
+    """Return directions with a root mean square over the pixels of each image of ``length``; zeros stay.
+
+    Each image is divided by its largest absolute value first, as in the authors' code: squares of smaller gradients
+    than 1e-23 are 0 in float32.
 
     >>> of_length(torch.full((1, 1, 2, 2), -3.0), 0.5).flatten()
     tensor([-0.5000, -0.5000, -0.5000, -0.5000])
     """
-    mean = directions.float().square().mean((1, 2, 3), keepdim=True).sqrt()
-    return length * directions / mean.clamp_min(1e-30)
+    scaled, _ = of_size_one(directions.float(), (1, 2, 3))
+    mean = scaled.square().mean((1, 2, 3), keepdim=True).sqrt()
+    return length * scaled / torch.where(mean > 0, mean, torch.ones_like(mean))
 
 
 @REGULARIZERS.register("virtual_adversarial")
@@ -91,6 +97,8 @@ class VirtualAdversarial(nn.Module):
         with torch.enable_grad(), same_draws(images.device):
             trial = of_length(direction, self.trial / 255).requires_grad_()
             apart = divergence(known, another_pass(model, images + trial)) * len(images)
-            (gradient,) = torch.autograd.grad(apart, trial)
-        # an image that no direction changes keeps its own
-        return torch.where((gradient != 0).any(dim=(1, 2, 3), keepdim=True), gradient, direction)
+            (gradient,) = torch.autograd.grad(scaled_loss(apart, len(images)), trial)
+        # an image keeps its direction if no direction changes it, or if its gradient overflows in fp16
+        changes, finite = gradient != 0, gradient.isfinite()
+        usable = changes.any(dim=(1, 2, 3), keepdim=True) & finite.all(dim=(1, 2, 3), keepdim=True)  # type: ignore[call-overload]
+        return torch.where(usable, gradient, direction)

@@ -18,7 +18,7 @@ def loss_at_worst_point(
     model: nn.Module,
     first: Callable[[], Tensor],
     second: Callable[[], Tensor],
-    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+    scale: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The loss at the worst point near the weights, where they stand until ``optimizer.descend()``.
 
@@ -38,7 +38,7 @@ def loss_at_worst_point(
     with same_draws(parameters[0].device):
         loss = first()
     with torch.autocast(loss.device.type, enabled=False):
-        gradients = torch.autograd.grad(scale(loss), parameters, allow_unused=True)
+        gradients = torch.autograd.grad(loss if scale is None else scale(loss), parameters, allow_unused=True)
     optimizer.ascend(gradients)
     try:
         with statistics_kept(model):
@@ -48,7 +48,7 @@ def loss_at_worst_point(
         raise
 
 
-def loss_scale(trainer: Any) -> Callable[[Tensor], Tensor]:
-    """What the trainer's precision does to a loss before its backward."""
+def loss_scale(trainer: Any) -> Callable[[Tensor], Tensor] | None:
+    """Return the function by which the trainer's precision scales a loss before its backward; ``None`` if it does not."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
-    return (lambda loss: loss) if scaler is None else scaler.scale
+    return None if scaler is None else scaler.scale

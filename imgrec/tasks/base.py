@@ -12,6 +12,7 @@ from torch import Tensor
 
 from imgrec.errors import UserError
 from imgrec.losses import WeightedSum
+from imgrec.models.loss_scale import scaled_losses
 from imgrec.optim import LearningRateScaling, build_optimizer, build_schedule, check_optimizer, check_schedule
 from imgrec.optim.elsewhere import EvaluatedElsewhere
 from imgrec.optim.scheduler import FollowedSchedule
@@ -176,7 +177,8 @@ class BaseTask(BuiltTask):
         """Loss and weighted penalties of one pass."""
         output = self.model_step(batch)
         loss = self.compute_loss(output)
-        penalty, parts = self.regularizers(output, self.model, self.progress)
+        with scaled_losses(loss_scale(self.trainer)):
+            penalty, parts = self.regularizers(output, self.model, self.progress)
         total: Tensor = loss + penalty
         count = len(batch)
         self._running.enter(self.current_epoch)
