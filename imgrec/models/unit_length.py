@@ -28,8 +28,8 @@ def of_size_one(values: Tensor, dim: int | tuple[int, ...]) -> tuple[Tensor, Ten
 def unit_length(vectors: Tensor, dim: int = 1) -> Tensor:
     """Return the vectors with a Euclidean length of 1 over ``dim``, whatever their length; zeros stay.
 
-    ``torch.nn.functional.normalize`` gives vectors shorter than 1e-12 a smaller length, and vectors longer than 1e19 the
-    length 0.
+    ``torch.nn.functional.normalize`` gives vectors shorter than 1e-12 a smaller length, and vectors longer than 1e19
+    the length 0.
 
     Args:
         vectors: float, of any shape.

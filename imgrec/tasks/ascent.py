@@ -49,6 +49,6 @@ def loss_at_worst_point(
 
 
 def loss_scale(trainer: Any) -> Callable[[Tensor], Tensor] | None:
-    """Return the function by which the trainer's precision scales a loss before its backward; ``None`` if it does not."""
+    """Return the function that scales a loss before its backward in the trainer's precision; ``None`` without one."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return None if scaler is None else scaler.scale

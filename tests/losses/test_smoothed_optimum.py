@@ -45,7 +45,7 @@ def smoothing_specs() -> list[dict[str, Any]]:
 def preference(spec: dict[str, Any]) -> torch.Tensor:
     """Return the factor of each class's posterior in the decision that the loss defines."""
     if "tau" in spec:
-        return torch.tensor(COUNTS, dtype=torch.float64) ** -spec["tau"]
+        return torch.tensor(COUNTS, dtype=torch.float64).pow(-float(spec["tau"]))
     weights = resolve_class_weights(spec.get("class_weights"), CLASSES, NAMES, COUNTS)
     return torch.ones(CLASSES, dtype=torch.float64) if weights is None else weights.double()
 
@@ -63,7 +63,7 @@ def minimizer(loss: torch.nn.Module, kinds: torch.Tensor, labels: torch.Tensor) 
         torch.autograd.backward(value)
         return value.detach()
 
-    solver.step(closure)
+    solver.step(closure)  # type: ignore[no-untyped-call]
     return free.detach()
 
 

@@ -36,8 +36,9 @@ class Steps(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        self.networks.append(copy.deepcopy(pl_module.model))
-        gradients = [p.grad for p in pl_module.model.parameters() if p.grad is not None]
+        network: Any = pl_module.model
+        self.networks.append(copy.deepcopy(network))
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
         self.gradients.append(torch.cat([g.reshape(-1) for g in gradients]).clone())
         self.batches.append([])
 
