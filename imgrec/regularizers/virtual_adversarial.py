@@ -100,5 +100,5 @@ class VirtualAdversarial(nn.Module):
             (gradient,) = torch.autograd.grad(scaled_loss(apart, len(images)), trial)
         # an image keeps its direction if no direction changes it, or if its gradient overflows in fp16
         changes, finite = gradient != 0, gradient.isfinite()
-        usable = changes.any(dim=(1, 2, 3), keepdim=True) & finite.all(dim=(1, 2, 3), keepdim=True)  # type: ignore[call-overload]
+        usable = changes.any(dim=(1, 2, 3), keepdim=True) & finite.all(dim=(1, 2, 3), keepdim=True)
         return torch.where(usable, gradient, direction)

@@ -59,7 +59,7 @@ def minimizer(loss: torch.nn.Module, kinds: torch.Tensor, labels: torch.Tensor) 
 
     def closure() -> torch.Tensor:
         solver.zero_grad()
-        value = loss(free[kinds], labels)
+        value: torch.Tensor = loss(free[kinds], labels)
         torch.autograd.backward(value)
         return value.detach()
 

@@ -59,10 +59,9 @@ def clipped(gradient: Tensor) -> Tensor:
 
 
 def influence(values: Tensor) -> Tensor:
-    model = nn.Sequential(nn.Linear(8, 8))
+    model = nn.Sequential(layer := nn.Linear(8, 8, bias=False))
     with torch.no_grad():
-        model[0].weight.copy_(torch.arange(64.0).view(8, 8))
-        model[0].bias.zero_()
+        layer.weight.copy_(torch.arange(64.0).view(8, 8))
         return torch.tensor(_influences(model, ["0"], values)["0"])
 
 
