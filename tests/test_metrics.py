@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 from torch import Tensor
 
-from imgrec import metrics
+from imgrec.evaluate import per_image, scores
 from imgrec.evaluate.scores import classification_scores
 from imgrec.metrics import CALIBRATION_BINS, classification_metrics, confusion_matrix
 
@@ -30,7 +30,8 @@ def draw(samples: int, classes: int, seed: int = 0, spread: float = 1.5) -> tupl
 def softmax(logits: Tensor) -> NDArray[np.float64]:
     values = logits.double().numpy()
     powers = np.exp(values - values.max(axis=1, keepdims=True))
-    found: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    total = np.sort(powers, axis=1).sum(axis=1, keepdims=True)  # the same logits in another order: the same sum
+    found: NDArray[np.float64] = powers / total
     return found
 
 
@@ -63,6 +64,55 @@ def test_the_figures_are_scikit_learns(samples: int, classes: int) -> None:
     assert found["nll"] == pytest.approx(sk.log_loss(labels, probabilities), abs=1e-9)
     assert found["ece"] == pytest.approx(calibration_error(probabilities, labels), abs=1e-6)
     assert all(type(value) is float for value in found.values())
+
+
+def test_top5_of_equal_logits_takes_the_lower_class_index_in_both_forms() -> None:
+    logits, targets = torch.zeros(12, 12), torch.arange(12)
+    logits[6:, 7] = 1.0  # for these, class 7 leads, and the classes 0 to 3 follow
+    expected = (5 + 1) / 12  # of the first six: classes 0 to 4; of the others: class 7
+    assert classification_metrics(logits, targets)["acc_top5"] == pytest.approx(expected, abs=1e-12)
+    assert classification_scores(logits.numpy(), targets.numpy())["acc_top5"] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 6, 9])
+@pytest.mark.parametrize("kind", ["ties", "absent", "one image", "diverged"])
+def test_both_forms_are_equal_and_are_those_of_a_plain_loop(classes: int, kind: str) -> None:
+    generator = np.random.default_rng(classes)
+    values = generator.integers(0, 3, (60, classes)).astype(np.float32)  # three values: many ties
+    labels = generator.integers(0, classes, 60)
+    if kind == "absent":
+        values, labels = values[labels != 1], labels[labels != 1]
+    if kind == "one image":
+        values, labels = values[:1], labels[:1]
+    if kind == "diverged":
+        values[3, 1] = np.nan
+    found = classification_metrics(torch.from_numpy(values), torch.from_numpy(labels))
+    again = classification_scores(values, labels)
+    assert found.keys() == again.keys()
+    assert all(found[name] == again[name] or math.isnan(found[name]) for name in found)
+    whole = np.isfinite(values).all(axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")  # of equal logits the lower index first
+    ranks = np.array([row.tolist().index(label) for row, label in zip(order, labels, strict=True)])
+    assert found["acc"] == pytest.approx(((ranks == 0) & whole).mean(), abs=1e-12)
+    if classes > 5:
+        assert found["acc_top5"] == pytest.approx(((ranks < 5) & whole).mean(), abs=1e-12)
+    predicted = np.where(whole, order[:, 0], -1)
+    shown = sorted({*labels.tolist(), *predicted[whole].tolist()})
+    macro = {"average": "macro", "labels": shown, "zero_division": 0.0}
+    assert found["f1_macro"] == pytest.approx(sk.f1_score(labels, predicted, **macro), abs=1e-12)
+    assert found["recall_macro"] == pytest.approx(sk.recall_score(labels, predicted, **macro), abs=1e-12)
+    if kind == "diverged":
+        assert math.isnan(found["nll"])
+        assert math.isnan(found["ece"])
+        assert math.isnan(found["auroc"])
+        return
+    probabilities = softmax(torch.from_numpy(values))
+    there = [c for c in range(classes) if 0 < (labels == c).sum() < len(labels)]
+    areas = [sk.roc_auc_score(labels == c, probabilities[:, c]) for c in there]
+    assert ("auroc" in found) == bool(areas)
+    if areas:
+        assert found["auroc"] == pytest.approx(np.mean(areas), abs=1e-12)
+    assert found["ece"] == pytest.approx(calibration_error(probabilities, labels), abs=1e-9)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
@@ -167,6 +217,6 @@ def test_figures_do_not_depend_on_how_many_rows_are_looked_at_at_a_time(monkeypa
     generator = torch.Generator().manual_seed(1)
     logits, targets = torch.randn(50, 7, generator=generator), torch.randint(0, 7, (50,), generator=generator)
     whole = classification_metrics(logits, targets)
-    monkeypatch.setattr(metrics, "_ROWS", 8)
-    monkeypatch.setattr(metrics, "_COLUMNS", 2)
+    monkeypatch.setattr(per_image, "_ROWS", 8)
+    monkeypatch.setattr(scores, "_COLUMNS", 2)
     assert classification_metrics(logits, targets) == pytest.approx(whole, rel=1e-12)

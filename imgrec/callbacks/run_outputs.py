@@ -24,6 +24,7 @@ from imgrec.randomness import run_seed
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.specs import complete_config
 from imgrec.runs.summary import update_summary
+from imgrec.runs.text import epoch_text
 from imgrec.tasks import BaseTask, ClassificationTask
 from imgrec.types import DataFacts
 
@@ -124,7 +125,9 @@ def config_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
 
 def said_of_weights(experiment: str, best: dict[str, Any]) -> str:
     """The sentence of the model's README that says which weights these are."""
-    which = f"epoch {best['best_epoch'] + 1}, {best['monitor']} {best['best_score']:.4f}" if best else "the last epoch"
+    which = (
+        f"{epoch_text(best['best_epoch'])}, {best['monitor']} {best['best_score']:.4f}" if best else "the last epoch"
+    )
     return f"Trained by the experiment `{experiment}`; the weights are those of {which}.\n"
 
 

@@ -22,7 +22,7 @@ _THUMBNAIL = 264  # pixels
 
 def evaluation_media(predictions: Predictions, images: Images | None, rows: int) -> dict[str, Any]:
     """What is shown of one split, by name: ``predictions``, ``confusion_matrix``, ``roc``, ``reliability``."""
-    kept = np.asarray(np.isfinite(predictions.probabilities).all(axis=1))
+    kept = predictions.finite
     if not kept.any():  # a run that diverged says nothing that could be drawn
         return {}
     names, targets, said = predictions.class_names, predictions.targets[kept], predictions.predicted[kept]
@@ -43,7 +43,7 @@ def chosen_rows(predictions: Predictions, rows: int) -> NDArray[np.int64]:
     Wrong ones take at most three quarters of the table, and what there is no right one for.
     """
     confidence = np.nan_to_num(predictions.probabilities.max(axis=1), nan=1.0)
-    correct = predictions.predicted == predictions.targets
+    correct = predictions.correct
     wrong, right = np.flatnonzero(~correct), np.flatnonzero(correct)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
     right = right[np.argsort(confidence[right], kind="stable")]

@@ -69,14 +69,15 @@ def run(command: str, words: list[str]) -> int:
 
 def _print(comparison: Comparison) -> None:
     from imgrec.cli.tables import console_for, print_table
-    from imgrec.runs.comparison_text import GROUP_COLUMNS, group_cells
+    from imgrec.runs.comparison_text import group_cells, group_columns, shared_custom
 
     console = console_for(160)
     split = {"val": "validation"}.get(comparison.split, comparison.split)
     print(f"{len(comparison.runs)} runs on {len(comparison.images):,} {split} images\n")
-    rows = [[*group_cells(group), _spark(group)] for group in comparison.groups]
-    order = ["Accuracy", "± / interval", "Runs", "Training", "NLL", "ECE", "val/acc"]
-    print_table(console, [*GROUP_COLUMNS, "val/acc"], rows, left=("Group", "val/acc"), order=order)
+    custom, columns = shared_custom(comparison.groups), group_columns(comparison.groups)
+    rows = [[*group_cells(group, custom), _spark(group)] for group in comparison.groups]
+    order = ["Accuracy", "± / interval", *custom, "Runs", "Training", "NLL", "ECE", "val/acc"]
+    print_table(console, [*columns, "val/acc"], rows, left=("Group", "val/acc"), order=order)
     if comparison.differences:
         print()
         names = ["differs", *(group.name for group in comparison.groups)]

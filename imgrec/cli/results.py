@@ -8,32 +8,20 @@ from pathlib import Path
 from rich.table import Table
 
 from imgrec.console import PlainConsole
+from imgrec.evaluate.names import ordered, title_of
 from imgrec.runs.folder import RunFolder
-
-_SHOWN = {
-    "acc": "accuracy",
-    "acc_top5": "top-5 accuracy",
-    "precision_macro": "precision (macro)",
-    "recall_macro": "recall (macro)",
-    "f1_macro": "F1 (macro)",
-    "auroc": "AUROC",
-    "ece": "calibration error",
-    "nll": "negative log-likelihood",
-    "loss": "loss",
-}
 
 
 def print_results(results: Mapping[str, Mapping[str, float]], run: RunFolder | None, report: Path | None) -> None:
-    """A row a figure, a column a split; then where everything is."""
+    """Print one row per metric and one column per split, then the paths of what was written."""
     console = PlainConsole(soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for split in results:
         table.add_column(split, justify="right")
-    for name, said in _SHOWN.items():
+    for name in ordered(name for figures in results.values() for name in figures):
         cells = [f"{figures[name]:.4f}" if name in figures else "" for figures in results.values()]
-        if any(cells):
-            table.add_row(said, *cells)
+        table.add_row(title_of(name), *cells)
     console.print()
     console.print(table)
     if run is not None:

@@ -81,7 +81,13 @@ def _print(table: RunTable, chosen: list[str] | None, found: int, total: int) ->
     text = [c for c in columns if not all(isinstance(row.get(c), int | float | None) for row in table.rows)]
     best = [column for column in columns if column.startswith("best/")]
     late = [c for c in columns if c.startswith("last/") or c in ("epochs", "train_seconds", "parameters", "size")]
-    order = ["status", *best, "test/acc", *(c for c in columns if c not in late), *late]
+    order = [
+        "status",
+        *best,
+        *(c for c in columns if c.startswith("test/")),
+        *(c for c in columns if c not in late),
+        *late,
+    ]
     left_out = print_table(
         console_for(10_000),
         [_title(column) for column in columns],

@@ -159,7 +159,7 @@ def frame(live: LiveRun, width: int) -> Text:
 def _progress(live: LiveRun, width: int) -> list[Text]:
     from rich.text import Text
 
-    from imgrec.runs.text import duration
+    from imgrec.runs.text import duration, epoch_text
 
     now = live.progress()
     first, second = [], []
@@ -181,7 +181,9 @@ def _progress(live: LiveRun, width: int) -> list[Text]:
     if now.peak_memory_gib is not None:
         second.append(f"{now.peak_memory_gib:.1f} GiB")
     best = {metric: live.best(metric) for metric in ("val/acc", "val/loss")}
-    third = [f"{metric} {found[0]:.4f} in epoch {found[1] + 1}" for metric, found in best.items() if found is not None]
+    third = [
+        f"{metric} {found[0]:.4f} in {epoch_text(found[1])}" for metric, found in best.items() if found is not None
+    ]
     lines = []
     if now.share is not None:
         done = round(now.share * _BAR)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+CALIBRATION_BINS = 15
+"""Bins of equal width of the expected calibration error."""
+
 
 @dataclass(frozen=True, eq=False)
 class ReliabilityBins:
@@ -32,7 +35,7 @@ class ReliabilityBins:
         return float((distance * self.count[filled]).sum() / total)
 
 
-def reliability(probabilities: ArrayLike, targets: ArrayLike, bins: int = 15) -> ReliabilityBins:
+def reliability(probabilities: ArrayLike, targets: ArrayLike, bins: int = CALIBRATION_BINS) -> ReliabilityBins:
     """Sort predictions into bins by confidence; what a reliability diagram draws.
 
     Shapes: ``probabilities`` ``(N, C)``, ``targets`` ``(N,)``. A bin holds its upper edge and not its lower one, but
@@ -44,10 +47,21 @@ def reliability(probabilities: ArrayLike, targets: ArrayLike, bins: int = 15) ->
     Source: DeGroot and Fienberg, 1983, doi:10.2307/2987588 (reliability diagrams); Guo et al., 2017, arXiv:1706.04599.
     """
     values, labels = checked(probabilities, targets)
+    return bin_by_confidence(values.max(axis=1), values.argmax(axis=1) == labels, bins)
+
+
+def bin_by_confidence(
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = CALIBRATION_BINS
+) -> ReliabilityBins:
+    """Sort predictions into bins by the probability of the predicted class.
+
+    Shapes: ``confidence`` and ``correct`` ``(N,)``. A bin includes its upper edge, the first also includes 0.
+
+    Raises:
+        ValueError: If ``bins`` is below 1.
+    """
     if bins < 1:
         raise ValueError(f"bins: expected 1 or more, got {bins}")
-    confidence = values.max(axis=1)
-    correct = values.argmax(axis=1) == labels
     edges = np.linspace(0.0, 1.0, bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)
@@ -57,7 +71,7 @@ def reliability(probabilities: ArrayLike, targets: ArrayLike, bins: int = 15) ->
     return ReliabilityBins(edges, mean_confidence, accuracy, count.astype(np.int64))
 
 
-def expected_calibration_error(probabilities: ArrayLike, targets: ArrayLike, bins: int = 15) -> float:
+def expected_calibration_error(probabilities: ArrayLike, targets: ArrayLike, bins: int = CALIBRATION_BINS) -> float:
     """The expected calibration error (ECE) of the predicted class, between 0 and 1; NaN without samples.
 
     Shapes and errors as in :func:`reliability`.

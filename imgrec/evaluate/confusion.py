@@ -60,8 +60,18 @@ def per_class_table(matrix: ArrayLike) -> PerClass:
     counts = np.asarray(matrix, dtype=np.int64)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         raise ValueError(f"expected a square matrix, got shape {counts.shape}")
-    hits, support, said = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that PerClass speaks of
+    return per_class_of_counts(counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0))
+
+
+def per_class_of_counts(hits: NDArray[np.int64], support: NDArray[np.int64], said: NDArray[np.int64]) -> PerClass:
+    """Compute precision, recall and F1 from counts of each class, all int64 ``(C,)``.
+
+    Args:
+        hits: images that are of the class and were named so.
+        support: images that are of the class.
+        said: images that were named so.
+    """
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that PerClass documents
         return PerClass(support, hits / said, hits / support, 2 * hits / (support + said))
 
 

@@ -20,8 +20,21 @@ def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
         raise ValueError("logits need at least one class")
     with np.errstate(invalid="ignore"):  # inf - inf is the NaN that the docstring promises
         shifted = values - values.max(axis=-1, keepdims=True)
-        normalized: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+        normalized: NDArray[np.float64] = shifted - log_sum_exp(shifted)[..., None]
     return normalized
+
+
+def log_sum_exp(shifted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the logarithm of the sum of exponentials over the last axis.
+
+    The terms are added in the order of their size. Rows with the same logits in another order therefore have exactly
+    the same sum, and images of equal probability stay ties.
+
+    Args:
+        shifted: logits minus the largest of each row.
+    """
+    found: NDArray[np.float64] = np.log(np.sort(np.exp(shifted), axis=-1).sum(axis=-1))
+    return found
 
 
 def softmax(logits: ArrayLike) -> NDArray[np.float64]:

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.errors import UserError
-from imgrec.evaluate.calibration import expected_calibration_error
+from imgrec.evaluate.calibration import bin_by_confidence
 from imgrec.evaluate.intervals import wilson_interval
 from imgrec.evaluate.paired import paired_bootstrap
+from imgrec.evaluate.per_image import per_image
 from imgrec.randomness import position_seed
 from imgrec.runs.bench_candidates import Candidate
 from imgrec.runs.bench_process import MeasurementError
@@ -207,12 +208,12 @@ def scored(row: BenchRow, evaluated: Evaluated, reference: Predictions | None, s
     row, said = _noted(row, evaluated.note), evaluated.predictions
     if said is None:
         return row
-    finite = np.isfinite(said.logits).all(axis=1)
-    correct = np.asarray((said.predicted == said.targets) & finite)
+    finite, correct = said.finite, said.correct
     low, high = wilson_interval(int(correct.sum()), len(correct))
     row = replace(row, split=split, images=len(said), accuracy=float(correct.mean()), low=low, high=high)
     if finite.all():
-        row = replace(row, ece=expected_calibration_error(said.probabilities, said.targets))
+        each = per_image(said.logits, said.targets)
+        row = replace(row, ece=bin_by_confidence(each.confidence, each.correct).expected_calibration_error)
     else:
         row = _noted(row, f"{int((~finite).sum())} images have logits that are NaN or infinite: they count as wrong")
     if reference is None:
@@ -224,7 +225,7 @@ def scored(row: BenchRow, evaluated: Evaluated, reference: Predictions | None, s
     if not mine:
         return _noted(row, "not compared: it was evaluated on other images than the reference")
     theirs = [place[said.ids[i]] for i in mine]
-    right = np.asarray(reference.predicted == reference.targets) & np.isfinite(reference.logits).all(axis=1)
+    right = reference.correct
     below, above = paired_bootstrap(correct[mine], right[theirs])
     row = replace(
         row,

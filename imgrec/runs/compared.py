@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.errors import UserError
-from imgrec.evaluate.calibration import expected_calibration_error
+from imgrec.evaluate.calibration import bin_by_confidence
 from imgrec.evaluate.intervals import wilson_interval
+from imgrec.evaluate.names import custom_metrics
+from imgrec.evaluate.per_image import per_image
 from imgrec.runs.flat import flat_config
 from imgrec.runs.folder import RunFolder, find_runs, is_run_folder
 from imgrec.runs.metrics_log import MetricSeries
@@ -28,7 +30,8 @@ class ComparedRun:
 
     Shapes: ``correct`` bool ``(N,)``; ``predicted`` int64 ``(N,)``; ``truth`` float32 ``(N,)``, the probability of the
     true class. An image whose logits are not finite counts as wrong, with probability 0; ``diverged`` says how many
-    there are. ``nll`` and ``ece`` are NaN then.
+    there are. ``nll`` and ``ece`` are NaN then. ``custom`` holds the metrics of a user's ``build_metrics``, as the run
+    recorded them; it is empty if the run has predictions on further images.
     """
 
     run: RunFolder
@@ -38,6 +41,7 @@ class ComparedRun:
     nll: float
     ece: float
     diverged: int
+    custom: dict[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -147,7 +151,7 @@ def align(runs: Sequence[RunFolder], split: str, shared: bool = False) -> tuple[
         raise UserError(f"the runs share {len(ids)} of the {len(everything):,} {_SPLITS[split]} images: too few")
     first = _predictions(runs[0], split)
     images = Images(ids, first.targets[_places(first, ids)], first.class_names, len(everything) - len(ids))
-    return images, [_laid(run, _predictions(run, split), images, runs[0]) for run in runs]
+    return images, [_laid(run, split, _predictions(run, split), images, runs[0]) for run in runs]
 
 
 def _predictions(run: RunFolder, split: str) -> Predictions:
@@ -172,7 +176,7 @@ def _places(said: Predictions, ids: list[str]) -> NDArray[np.int64]:
     return np.array([place[name] for name in ids], dtype=np.int64)
 
 
-def _laid(run: RunFolder, said: Predictions, images: Images, reference: RunFolder) -> ComparedRun:
+def _laid(run: RunFolder, split: str, said: Predictions, images: Images, reference: RunFolder) -> ComparedRun:
     places = _places(said, images.ids)
     to_ours = np.array([images.class_names.index(name) for name in said.class_names], dtype=np.int64)
     targets, predicted = to_ours[said.targets[places]], to_ours[said.predicted[places]]
@@ -182,16 +186,17 @@ def _laid(run: RunFolder, said: Predictions, images: Images, reference: RunFolde
             f"{images.ids[other[0]]} is {images.class_names[targets[other[0]]]} here and "
             f"{images.class_names[images.targets[other[0]]]} there"
         )
-    probabilities = said.probabilities if said.ids == images.ids else said.probabilities[places]
-    finite = np.asarray(np.isfinite(probabilities).all(axis=1))
-    truth = np.where(finite, probabilities[np.arange(len(places)), said.targets[places]], 0.0)
+    each = per_image(said.logits[places], said.targets[places])
     nll = ece = float("nan")
-    if finite.all():
-        with np.errstate(divide="ignore"):
-            nll = float(-np.log(truth).mean())
-        ece = expected_calibration_error(probabilities, said.targets[places])
-    correct = (predicted == targets) & finite
-    return ComparedRun(run, correct, predicted, truth.astype(np.float32), nll, ece, int((~finite).sum()))
+    if each.has_softmax.all():
+        nll = float(each.nll.mean())
+        ece = bin_by_confidence(each.confidence, each.correct).expected_calibration_error
+    truth = np.nan_to_num(np.exp(-each.nll), nan=0.0).astype(np.float32)
+    own = {name: value for name, value in (run.summary.get(split) or {}).items() if isinstance(value, int | float)}
+    same = len(places) == len(said)  # a custom metric cannot be computed again for some of the images
+    custom = {name: float(own[name]) for name in custom_metrics(own)} if same else {}
+    diverged = int((~each.has_softmax).sum())
+    return ComparedRun(run, each.correct, predicted, truth, nll, ece, diverged, custom)
 
 
 def _other_classes(first: RunFolder, ours: tuple[str, ...], run: RunFolder, theirs: tuple[str, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from imgrec.files import write_text
 from imgrec.runs.comparison import LEVEL, Comparison, Pair
 from imgrec.runs.comparison_figures import accuracy_cells, curve_drawings, difference_cells
-from imgrec.runs.comparison_text import GROUP_COLUMNS, PAIR_COLUMNS, group_cells, pair_cells
+from imgrec.runs.comparison_text import PAIR_COLUMNS, group_cells, group_columns, pair_cells, shared_custom
 from imgrec.runs.groups import Group
 from imgrec.runs.page import is_tiny, render_page, thumbnail
 from imgrec.runs.svg import SERIES
+from imgrec.runs.text import epoch_text
 
 GetImages = Callable[[list[str]], Sequence[NDArray[np.uint8] | None]]
 
@@ -50,8 +51,11 @@ def _content(comparison: Comparison, images: GetImages | None) -> dict[str, Any]
         "notes": comparison.notes,
         "sentences": [pair.sentence for pair in _shown_first(pairs)],
         "more_pairs": max(0, len(pairs) - len(_shown_first(pairs))),
-        "group_columns": GROUP_COLUMNS,
-        "groups": [_group_row(i, group, cell) for i, (group, cell) in enumerate(zip(groups, accuracies, strict=True))],
+        "group_columns": group_columns(groups),
+        "groups": [
+            _group_row(i, group, cell, shared_custom(groups))
+            for i, (group, cell) in enumerate(zip(groups, accuracies, strict=True))
+        ],
         "scale": scale,
         "several": any(len(group.runs) > 1 for group in groups),
         "pair_columns": PAIR_COLUMNS,
@@ -85,10 +89,10 @@ def _with_images(pairs: Sequence[Pair]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: pair.p)[:_PAIRS_WITH_IMAGES] if len(pairs) > _PAIRS_WITH_IMAGES else [*pairs]
 
 
-def _group_row(number: int, group: Group, cell: str) -> dict[str, Any]:
+def _group_row(number: int, group: Group, cell: str, custom: Sequence[str]) -> dict[str, Any]:
     values = [group.name, len(group.runs), group.accuracy, group.spread or 0, group.mean("nll"), group.mean("ece")]
-    values += [group.mean("train_seconds"), group.mean("parameters")]
-    texts = group_cells(group)
+    values += [*(group.mean(name) for name in custom), group.mean("train_seconds"), group.mean("parameters")]
+    texts = group_cells(group, custom)
     cells = [{"text": t, "raw": "" if v is None else v} for t, v in zip(texts, values, strict=True)]
     return {"number": number, "cells": cells, "drawing": cell}
 
@@ -117,9 +121,14 @@ def _run_row(run: Any, series: int) -> dict[str, Any]:
         "interval": f"{100 * low:.2f} to {100 * high:.2f}",
         "nll": _four(run.nll),
         "ece": _four(run.ece),
-        "best_epoch": run.summary["best_epoch"] + 1 if run.summary.get("best_epoch") is not None else "—",
+        "best_epoch": _best_epoch(run.summary),
         "started": str(run.run.environment.get("started") or "—")[:16].replace("T", " "),
     }
+
+
+def _best_epoch(summary: Mapping[str, Any]) -> str:
+    best = summary.get("best_epoch")
+    return "—" if best is None else epoch_text(best, summary.get("epochs")).removeprefix("epoch ")
 
 
 def _four(value: float) -> str:

@@ -14,8 +14,25 @@ GROUP_COLUMNS = ("Group", "Runs", "Accuracy", "± / interval", "NLL", "ECE", "Tr
 PAIR_COLUMNS = ("First", "Second", "Difference", "95 % interval", "Only first", "Only second", "p", "Holm", "Verdict")
 
 
-def group_cells(group: Group) -> list[str]:
-    """What a table says of a group, under ``GROUP_COLUMNS``; figures are means over its runs."""
+def group_columns(groups: Sequence[Group]) -> list[str]:
+    """Return ``GROUP_COLUMNS`` with a column after the ECE for each metric of a user's own that every group has."""
+    place = GROUP_COLUMNS.index("ECE") + 1
+    return [*GROUP_COLUMNS[:place], *shared_custom(groups), *GROUP_COLUMNS[place:]]
+
+
+def shared_custom(groups: Sequence[Group]) -> list[str]:
+    """Return the names of the metrics of a user's own that every run of every group has, in their order."""
+    runs = [run for group in groups for run in group.runs]
+    return [name for name in runs[0].custom if all(name in run.custom for run in runs)] if runs else []
+
+
+def group_cells(group: Group, custom: Sequence[str] = ()) -> list[str]:
+    """Return the cells of a group, under :func:`group_columns`; figures are means over its runs.
+
+    Args:
+        group: the group.
+        custom: names of metrics of a user's own, as :func:`shared_custom` returns them.
+    """
     seconds, parameters = group.mean("train_seconds"), group.mean("parameters")
     return [
         group.name,
@@ -24,6 +41,7 @@ def group_cells(group: Group) -> list[str]:
         spread_text(group),
         _four(group.mean("nll")),
         _four(group.mean("ece")),
+        *(_four(group.mean(name)) for name in custom),
         "—" if seconds is None else duration(seconds),
         "—" if parameters is None else short_count(round(parameters)),
     ]
@@ -54,9 +72,10 @@ def pair_cells(pair: Pair) -> list[str]:
 
 def as_markdown(comparison: Comparison) -> str:
     """The groups, the pairs and what differs in the configs, as Markdown's tables."""
+    columns, custom = group_columns(comparison.groups), shared_custom(comparison.groups)
     parts = [
         f"Accuracy on {len(comparison.images):,} {comparison.split} images.\n",
-        _table(GROUP_COLUMNS, map(group_cells, comparison.groups), "lr" + "r" * (len(GROUP_COLUMNS) - 2)),
+        _table(columns, (group_cells(group, custom) for group in comparison.groups), "l" + "r" * (len(columns) - 1)),
     ]
     if comparison.pairs:
         parts.append(_table(PAIR_COLUMNS, map(pair_cells, comparison.pairs), "llrrrrrrl"))
@@ -109,6 +128,7 @@ def _plain_group(group: Group) -> dict[str, Any]:
         "accuracy_sd": group.spread,
         "nll": group.mean("nll"),
         "ece": group.mean("ece"),
+        **{name: group.mean(name) for name in shared_custom([group])},
         "train_seconds": group.mean("train_seconds"),
         "parameters": group.mean("parameters"),
         "runs": [
@@ -119,6 +139,7 @@ def _plain_group(group: Group) -> dict[str, Any]:
                 "interval": list(run.interval),
                 "nll": run.nll,
                 "ece": run.ece,
+                **run.custom,
                 "train_seconds": run.summary.get("train_seconds"),
                 "parameters": run.summary.get("parameters"),
             }

@@ -56,8 +56,18 @@ class Group:
         return wilson_interval(int(self.correct.sum()), self.correct.size) if len(self.runs) == 1 else None
 
     def mean(self, figure: str) -> float | None:
-        """The mean over the runs of ``nll``, ``ece``, or a number of the summary; ``None`` where a run lacks it."""
-        found = [getattr(run, figure) if hasattr(run, figure) else run.summary.get(figure) for run in self.runs]
+        """Return the mean over the runs of ``nll``, ``ece``, a custom metric or a number of the summary.
+
+        ``None`` if a run lacks it.
+        """
+        found = [
+            run.custom[figure]
+            if figure in run.custom
+            else getattr(run, figure)
+            if hasattr(run, figure)
+            else run.summary.get(figure)
+            for run in self.runs
+        ]
         known = [float(value) for value in found if isinstance(value, int | float) and np.isfinite(value)]
         return float(np.mean(known)) if len(known) == len(self.runs) else None
 

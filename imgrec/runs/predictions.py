@@ -62,7 +62,7 @@ class Predictions:
 
     @cached_property
     def predicted(self) -> NDArray[np.int64]:
-        """The class with the largest logit, int64 ``(N,)``; the first one where several are equal."""
+        """The class with the largest logit, int64 ``(N,)``; of equal logits, the lower class index."""
         return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
 
     @cached_property
@@ -70,10 +70,20 @@ class Predictions:
         """The softmax of the logits, float64 ``(N, C)``."""
         return softmax(self.logits)
 
+    @cached_property
+    def finite(self) -> NDArray[np.bool_]:
+        """True for each image whose logits have a softmax: no NaN, and a finite largest logit; bool ``(N,)``."""
+        return np.asarray(np.isfinite(self.logits.max(axis=1)))
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        """True for each image whose predicted class is the target; False if its logits are not finite; ``(N,)``."""
+        return np.asarray((self.predicted == self.targets) & self.finite)
+
     @property
     def accuracy(self) -> float:
-        """The fraction of images whose predicted class is the target; NaN where there is no image."""
-        return float((self.predicted == self.targets).mean()) if len(self) else float("nan")
+        """The fraction of images that are ``correct``; NaN if there is no image."""
+        return float(self.correct.mean()) if len(self) else float("nan")
 
 
 def write_predictions(path: str | Path, predictions: Predictions) -> None:

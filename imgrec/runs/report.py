@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from imgrec import yaml12
 from imgrec.evaluate.intervals import wilson_interval
+from imgrec.evaluate.names import HINTS, custom_metrics, metric_text, ordered, title_of
 from imgrec.evaluate.scores import classification_scores
 from imgrec.files import write_text
 from imgrec.runs.bench_page import report_section
@@ -24,22 +25,12 @@ from imgrec.runs.predictions import Predictions
 from imgrec.runs.report_sections import prediction_sections
 from imgrec.runs.soup import soup_section
 from imgrec.runs.system import system_rows
-from imgrec.runs.text import duration, short_count
+from imgrec.runs.text import duration, epoch_text, short_count
 
 Images = Callable[[list[str]], Sequence[NDArray[np.uint8] | None]]
 """Gives the images of sample ids: uint8 ``(height, width, 3)`` or ``(height, width)``, ``None`` where there is none."""
 
 _SPLITS = {"test": "test", "val": "validation"}
-_NAMES = {
-    "acc": "Accuracy",
-    "acc_top5": "Top-5",
-    "precision_macro": "Macro precision",
-    "recall_macro": "Macro recall",
-    "f1_macro": "Macro F1",
-    "auroc": "AUROC",
-    "ece": "ECE",
-    "nll": "NLL",
-}
 
 
 def write_report(run: RunFolder, images: Images | None = None) -> Path:
@@ -62,11 +53,12 @@ def write_report(run: RunFolder, images: Images | None = None) -> Path:
 def _content(run: RunFolder, images: Images | None) -> dict[str, Any]:
     summary, environment = run.summary, run.environment
     warnings: list[str] = []
-    predictions = {split: _usable(run, split, warnings) for split in _SPLITS}
-    scored = {split: classification_scores(p.logits, p.targets) for split, p in predictions.items() if p is not None}
-    main = next((split for split, p in predictions.items() if p is not None), None)
+    predictions = {split: run.predictions(split) if run.has_predictions(split) else None for split in _SPLITS}
+    scored = {split: _scored(run, split, found) for split, found in predictions.items()}
+    drawn = {split: _drawn(found, _SPLITS[split], warnings) for split, found in predictions.items() if found}
+    main = next((split for split, found in drawn.items() if found is not None), None)
     metrics = run.metrics() if run.metrics_file.is_file() else {}
-    shown = predictions[main] if main else None
+    shown = drawn[main] if main else None
     sections = prediction_sections(shown, images) if shown is not None else {}
     skipped = summary.get("skipped_images") or {}
     return {
@@ -77,7 +69,7 @@ def _content(run: RunFolder, images: Images | None) -> dict[str, Any]:
         "warnings": warnings,
         "tiles": _tiles(summary, predictions, scored),
         "curves": training_curves(metrics, summary.get("best_epoch")),
-        "scores": _scores(summary, predictions, scored),
+        "scores": _scores(predictions, scored),
         "compression": compression_section(run),
         "soup": soup_section(run),
         "split": _SPLITS[main] if main else None,
@@ -92,19 +84,25 @@ def _content(run: RunFolder, images: Images | None) -> dict[str, Any]:
     }
 
 
-def _usable(run: RunFolder, split: str, warnings: list[str]) -> Predictions | None:
-    """The predictions whose probabilities are numbers; says how many others there are."""
-    if not run.has_predictions(split):
-        return None
-    found = run.predictions(split)
-    kept = np.asarray(np.isfinite(found.probabilities).all(axis=1))
-    if not kept.all():
-        warnings.append(
-            f"The logits of {int((~kept).sum())} of {len(found)} {_SPLITS[split]} images are NaN or infinite, as when "
-            "training diverges. These images are left out of every figure below."
-        )
-        ids = [name for name, keep in zip(found.ids, kept, strict=True) if keep]
-        found = Predictions(ids, found.targets[kept], found.logits[kept], found.class_names)
+def _scored(run: RunFolder, split: str, predictions: Predictions | None) -> dict[str, float]:
+    """The metrics of a split: computed from its predictions; of the summary what they do not give, and custom ones."""
+    recorded = {name: value for name, value in (run.summary.get(split) or {}).items() if value is not None}
+    recorded.pop("loss", None)  # a page shows the losses as curves
+    computed = {} if predictions is None else classification_scores(predictions.logits, predictions.targets)
+    return {**recorded, **computed}
+
+
+def _drawn(predictions: Predictions, split: str, warnings: list[str]) -> Predictions | None:
+    """The predictions that a figure can be drawn of: those with finite logits; adds a warning if others exist."""
+    finite = predictions.finite
+    if finite.all():
+        return predictions if len(predictions) else None
+    warnings.append(
+        f"The logits of {int((~finite).sum())} of {len(predictions)} {split} images are NaN or infinite, as when "
+        "training diverges. These images count as wrong in the scores, and are left out of matrix, diagrams and lists."
+    )
+    ids = [name for name, keep in zip(predictions.ids, finite, strict=True) if keep]
+    found = Predictions(ids, predictions.targets[finite], predictions.logits[finite], predictions.class_names)
     return found if len(found) else None
 
 
@@ -114,34 +112,27 @@ def _tiles(
     scored: Mapping[str, Mapping[str, float]],
 ) -> list[dict[str, Any]]:
     tiles: list[dict[str, Any]] = []
-    split = next((s for s in _SPLITS if s in scored or (summary.get(s) or {}).get("acc") is not None), None)
+    split = next((s for s in _SPLITS if scored[s].get("acc") is not None), None)
     if split is not None:
-        scores = scored.get(split) or summary[split]
+        scores = scored[split]
         said = predictions.get(split)
         more = "no predictions: no interval"
         if said is not None:
-            correct = int((said.predicted == said.targets).sum())
+            correct = int(said.correct.sum())
             low, high = wilson_interval(correct, len(said))
             more = f"95 % interval {100 * low:.2f} to {100 * high:.2f} %; {correct:,} of {len(said):,} images"
         tiles.append(
             _cell("acc", scores["acc"])
             | {"name": f"{_SPLITS[split].capitalize()} accuracy", "more": more, "main": True}
         )
-        hints = {
-            "acc_top5": "among the five likeliest",
-            "f1_macro": "mean over classes",
-            "auroc": "one against the rest",
-            "ece": "calibration error, 15 bins",
-            "nll": "mean, in nats",
-        }
         tiles += [
-            _cell(key, scores[key]) | {"name": _NAMES[key], "more": hint, "main": False}
-            for key, hint in hints.items()
+            _cell(key, scores[key]) | {"name": title_of(key), "more": HINTS.get(key, ""), "main": False}
+            for key in [*HINTS, *custom_metrics(scores)]
             if scores.get(key) is not None
         ]
     if (epochs := summary.get("epochs")) is not None:
         best = summary.get("best_epoch")
-        more = "" if best is None else f"best: epoch {best + 1}"
+        more = "" if best is None else f"best: {epoch_text(best, epochs)} (best_epoch: {best})"
         tiles.append(_plain_tile("epochs", "Epochs", epochs, f"{epochs:,}", more))
     if (seconds := summary.get("train_seconds")) is not None:
         tiles.append(_plain_tile("train_seconds", "Training time", seconds, duration(seconds), ""))
@@ -153,14 +144,12 @@ def _tiles(
 
 
 def _scores(
-    summary: Mapping[str, Any],
     predictions: Mapping[str, Predictions | None],
     scored: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
-    by_split = {s: scored.get(s) or summary.get(s) or {} for s in _SPLITS}
-    keys = [key for key in _NAMES if any(scores.get(key) is not None for scores in by_split.values())]
+    keys = ordered(key for scores in scored.values() for key in scores)
     rows: list[dict[str, Any]] = []
-    for split, scores in by_split.items():
+    for split, scores in scored.items():
         if not any(scores.get(key) is not None for key in keys):
             continue
         said = predictions[split]
@@ -171,7 +160,7 @@ def _scores(
     note = "Macro figures are plain means over classes; AUROC is one class against the rest."
     if unpredicted:
         note += f" Taken from the summary, for want of predictions: {' and '.join(unpredicted)}."
-    return {"names": [_NAMES[key] for key in keys], "rows": rows, "note": note}
+    return {"names": [title_of(key) for key in keys], "rows": rows, "note": note}
 
 
 def _origin(summary: Mapping[str, Any], environment: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -193,10 +182,8 @@ def _origin(summary: Mapping[str, Any], environment: Mapping[str, Any]) -> list[
 
 
 def _cell(key: str, value: float | None) -> dict[str, Any]:
-    if value is None or value != value:
-        return {"key": key, "raw": "", "text": "—"}
-    text = f"{100 * value:.2f} %" if key.startswith("acc") else f"{value:.4f}"
-    return {"key": key, "raw": repr(float(value)), "text": text}
+    raw = "" if value is None or value != value else repr(float(value))
+    return {"key": key, "raw": raw, "text": metric_text(key, value)}
 
 
 def _plain_tile(key: str, name: str, raw: float, text: str, more: str) -> dict[str, Any]:

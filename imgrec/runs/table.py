@@ -12,6 +12,7 @@ from typing import Any
 
 from imgrec import yaml12
 from imgrec.errors import UserError, suggestion
+from imgrec.evaluate.names import custom_metrics
 from imgrec.runs.rows import COSTS, FIGURES, Row, less_is_better, open_runs, read_row, run_folders
 
 _ABOUT = ("run", "status", "started")
@@ -47,8 +48,10 @@ class RunTable:
         differs = [c for c in self.columns if c in self.config_columns and c not in _IN_THE_NAME and self._differs(c)]
         best = [c for c in self.columns if c.startswith("best/")]
         last = [c for name in best if (c := name.replace("best/", "last/")) in self.columns]
-        rest = [c for c in ("test/acc", "epochs", "train_seconds", "parameters", "size", "problem") if self._has(c)]
-        return ["run", "status", *differs, *best, *last, *rest]
+        rest = [c for c in ("epochs", "train_seconds", "parameters", "size", "problem") if self._has(c)]
+        tested = [c.removeprefix("test/") for c in self.columns if c.startswith("test/")]
+        shown = [f"test/{name}" for name in ("acc", *custom_metrics(tested)) if self._has(f"test/{name}")]
+        return ["run", "status", *differs, *best, *last, *shown, *rest]
 
     def chosen(self, patterns: str) -> list[str]:
         """The columns that a list of names and globs means, in its order: ``"run,loss/*,val/acc"``.

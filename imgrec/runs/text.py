@@ -75,3 +75,15 @@ def config_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def epoch_text(epoch: int, epochs: int | None = None) -> str:
+    """Return an epoch as text, counted from 1, of how many if that is known.
+
+    ``best_epoch`` of summary.json, the column ``epoch`` of metrics.csv, W&B and Python count epochs from 0, as
+    Lightning does. Text and titles say "epoch 1" for that epoch: the first one.
+
+    >>> epoch_text(0), epoch_text(4, 20)
+    ('epoch 1', 'epoch 5 of 20')
+    """
+    return f"epoch {epoch + 1}" + ("" if epochs is None else f" of {epochs}")

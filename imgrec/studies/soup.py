@@ -281,7 +281,7 @@ def moving_statistics(classifier: nn.Module, states: Sequence[Mapping[str, Tenso
 
 def _paired(ours: Predictions, theirs: Predictions) -> dict[str, Any]:
     """The accuracies of the soup and of an ingredient on the same images, with the interval of their difference."""
-    right, before = (said.predicted == said.targets for said in (ours, theirs))
+    right, before = ours.correct, theirs.correct
     low, high = paired_bootstrap(right, before, level=_LEVEL)
     won, lost = discordant(right, before)
     difference = ours.accuracy - theirs.accuracy

@@ -28,7 +28,11 @@ def test_top_k_of_equal_logits_follows_the_class_order() -> None:
     assert top_k_accuracy(logits, [0, 1, 2], 2) == pytest.approx(2 / 3)
 
 
-def test_five_classes_have_no_top5_and_diverged_logits_no_scores() -> None:
+def test_five_classes_have_no_top5_and_diverged_logits_count_as_wrong() -> None:
     assert "acc_top5" not in classification_scores(np.eye(5), range(5))
-    with pytest.raises(ValueError, match="NaN"):
-        classification_scores([[float("nan"), 0.0]], [0])
+    found = classification_scores([[float("nan"), 0.0], [1.0, 0.0]], [0, 0])
+    assert (found["acc"], found["recall_macro"]) == (0.5, 0.5)
+    assert np.isnan(found["nll"])
+    assert classification_scores(np.zeros((0, 3)), np.zeros(0, dtype=int)) == {}
+    with pytest.raises(ValueError, match="3 classes"):
+        classification_scores(np.zeros((1, 3)), [3])

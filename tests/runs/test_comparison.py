@@ -13,7 +13,7 @@ from imgrec.errors import UserError
 from imgrec.evaluate.paired import mcnemar_exact, paired_bootstrap
 from imgrec.evaluate.seeds import difference_over_seeds, rate_for
 from imgrec.runs.comparison import compare_runs
-from imgrec.runs.comparison_text import as_markdown, as_plain
+from imgrec.runs.comparison_text import as_markdown, as_plain, group_columns
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.summary import update_summary
@@ -224,3 +224,15 @@ def test_json_and_markdown_say_the_same(groups: Path) -> None:
     assert found.pairs[0].sentence in text
     assert found._repr_markdown_() == text
     assert repr(found).startswith("<Comparison on 300 test images: pets (loss focal")
+
+
+def test_a_metric_of_ones_own_has_a_column_and_is_a_mean_over_the_runs(tmp_path: Path, stored_run: StoredRun) -> None:
+    for seed in range(2):
+        for name in ("a", "b"):
+            own = {"test": {"acc": 0.5, "loss": 1.0, "mine": 0.25 + seed / 2}}
+            stored_run(tmp_path, name, seed, right(0.8, seed), summary=own)
+    found = compare_runs([tmp_path])
+    assert "mine" in group_columns(found.groups)
+    assert [group.mean("mine") for group in found.groups] == [0.5, 0.5]
+    assert "| mine |" in as_markdown(found)
+    assert as_plain(found)["groups"][0]["mine"] == 0.5

@@ -145,12 +145,12 @@ def test_what_comes_from_data_is_escaped(run: RunFolder) -> None:
     assert "The images themselves were not at hand" in page.text
 
 
-def test_diverged_logits_are_left_out_with_a_warning(run: RunFolder) -> None:
+def test_diverged_logits_count_as_wrong_with_a_warning(run: RunFolder) -> None:
     logits = np.array([[2.0, 0.0], [np.nan, 0.0], [2.0, 0.0]])
     write_predictions(run.predictions_file("test"), Predictions(["a", "b", "c"], [0, 0, 1], logits, ["x", "y"]))
     page = Page(write_report(run))
     assert "The logits of 1 of 3 test images are NaN or infinite" in page.text
-    assert page.values("acc", "div") == [0.5]
+    assert page.values("acc", "div") == [pytest.approx(1 / 3)]
     write_predictions(run.predictions_file("test"), Predictions(["a"], [0], [[np.nan, 0]], ["x", "y"]))
     page = Page(write_report(run))
     assert "The logits of 1 of 1 test images" in page.text
@@ -217,3 +217,14 @@ def test_what_was_asked_of_the_machine_has_a_section_of_its_own(run: RunFolder) 
     text = Page(write_report(RunFolder(run.path))).text
     assert "1,201 J in all epochs" in text
     assert "(no counter)" not in text.partition("Energy")[2].partition("Environment")[0]
+
+
+def test_a_metric_of_ones_own_and_the_best_epoch_are_shown(run: RunFolder) -> None:
+    said = Predictions(["a", "b"], [0, 1], [[2.0, 0.0], [2.0, 0.0]], ["x", "y"])
+    write_predictions(run.predictions_file("test"), said)
+    update_summary(run, {"test": {"acc": 0.9, "mine": 0.125}, "epochs": 20, "best_epoch": 4})
+    page = Page(write_report(run))
+    assert page.values("mine", "td") == [0.125]
+    assert page.values("mine", "div") == [0.125]
+    assert page.values("acc", "div") == [0.5]  # what the predictions give, not what the summary says
+    assert "best: epoch 5 of 20 (best_epoch: 4)" in page.text
