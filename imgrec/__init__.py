@@ -60,6 +60,7 @@ _WHERE = {
     "WandbLogger": "imgrec.callbacks.wandb_logger",
     "compare_runs": "imgrec.runs.comparison",
     "compress_run": "imgrec.cli.compress",
+    "evaluate_run": "imgrec.studies.evaluate",
     "find_batch_size": "imgrec.cli.batch_find",
     "find_learning_rate": "imgrec.cli.lr_find",
     "load": "imgrec.runs.load",
@@ -111,6 +112,7 @@ __all__ = [
     "WandbLogger",
     "compare_runs",
     "compress_run",
+    "evaluate_run",
     "find_batch_size",
     "find_learning_rate",
     "load",
@@ -158,6 +160,7 @@ if TYPE_CHECKING:
     from imgrec.runs.folder import RunFolder
     from imgrec.runs.load import load
     from imgrec.runs.table import run_table
+    from imgrec.studies.evaluate import evaluate_run
     from imgrec.tasks import BaseTask, ClassificationTask, DistillationTask
     from imgrec.types import Batch, DataFacts, StepOutput
 

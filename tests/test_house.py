@@ -114,8 +114,8 @@ def test_the_help_of_every_command_imports_no_torch() -> None:
     code = f"""
 import sys
 from imgrec.cli.main import COMMANDS, main
-assert set(COMMANDS) == {{"fit", "validate", "test", "predict", "augment", "report", "audit", "cache", "list", "show",
-    "runs", "compare", "compress", "resume", "sync", "watch", "bench", "lr-find", "batch-find", "cost",
+assert set(COMMANDS) == {{"fit", "validate", "test", "evaluate", "predict", "augment", "report", "audit", "cache",
+    "list", "show", "runs", "compare", "compress", "resume", "sync", "watch", "bench", "lr-find", "batch-find", "cost",
     "soup"}}
 for words in {HELPS!r} + [[command, "--help"] for command in COMMANDS]:
     try:

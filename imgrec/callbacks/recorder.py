@@ -21,8 +21,9 @@ from imgrec.callbacks.run_outputs import best_epoch, config_of, moved, said_of_w
 from imgrec.files import Postponed, write_text
 from imgrec.randomness import run_seed
 from imgrec.runs.checkpoints import LAST, remove_unfinished
+from imgrec.runs.data import store_splits
 from imgrec.runs.environment import describe_environment
-from imgrec.runs.folder import CONFIG, ENVIRONMENT, create_run_folder
+from imgrec.runs.folder import CONFIG, ENVIRONMENT, SPLITS_FILE, create_run_folder
 from imgrec.runs.lock import RunLock
 from imgrec.runs.metrics_log import read_metrics
 from imgrec.runs.resumption import Resumption, check_data, differences, note_resumption
@@ -133,12 +134,14 @@ class RunRecorder(pl.Callback):
         if trainer.is_global_zero:
             self._lock = RunLock(self.folder)
             self._write_origin(trainer, pl_module)
+            store_splits(self.folder, trainer.datamodule)  # type: ignore[attr-defined]
             print(f"run {self.folder}", flush=True)
 
     def _go_on(self, trainer: pl.Trainer, resumption: Resumption) -> None:
         assert self.folder is not None
         fingerprint = getattr(trainer.datamodule, "fingerprint", None)  # type: ignore[attr-defined]
-        check_data(self.folder, fingerprint, resumption.allowed)
+        if not (self.folder / SPLITS_FILE).is_file():
+            check_data(self.folder, fingerprint, resumption.allowed)
         if not trainer.is_global_zero:
             return
         self._lock = RunLock(self.folder)
@@ -150,6 +153,7 @@ class RunRecorder(pl.Callback):
         if resumption.changed and self.config is not None:
             write_text(self.folder / CONFIG, self.config)
         note_resumption(self.folder, now, resumption, trainer.world_size)
+        store_splits(self.folder, trainer.datamodule, again=resumption.changes_data)  # type: ignore[attr-defined]
         summary = read_json(self.folder / SUMMARY) if (self.folder / SUMMARY).is_file() else {}
         forgotten = {"error": None} if "error" in summary else {}
         update_summary(self.folder, {"resumed": [*summary.get("resumed", []), resumption.step], **forgotten})

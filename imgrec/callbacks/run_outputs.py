@@ -21,6 +21,8 @@ from imgrec.errors import UserError
 from imgrec.export import save_model_folder
 from imgrec.export.qat_onnx import NAME, export_qat
 from imgrec.randomness import run_seed
+from imgrec.runs.data import refuse_other_images
+from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.specs import complete_config
 from imgrec.runs.summary import update_summary
@@ -43,6 +45,7 @@ def write_evaluation(folder: Path, trainer: pl.Trainer, task: BaseTask, split: s
         logits=found.logits.numpy(),
         class_names=task.facts.class_names,
     )
+    refuse_other_images(RunFolder(folder), split, predictions)
     write_predictions(folder / "predictions" / f"{split}.parquet", predictions)
     prefix = f"{split}/"
     figures = {

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgrec.cli.arguments import parse
+from imgrec.cli.arguments import Arguments, parse
 from imgrec.cli.config import Config, experiment_name, merge, override, read_config
 from imgrec.errors import UserError, suggestion
 from imgrec.files import Postponed
@@ -17,6 +17,7 @@ from imgrec.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.audit import Audit
+    from imgrec.runs.folder import RunFolder
     from imgrec.runs.predictions import Predictions
 
 HELP = """usage: imgrec audit TARGET [options] [--data.KEY VALUE ...]
@@ -82,7 +83,7 @@ def run(command: str, words: list[str]) -> int:
 
         BACKBONES.check(backbone, "--embeddings", ("in_channels", "image_size", "load_weights"))
     predictions = [said for given in options["predictions"] for said in _predictions(str(given))]
-    data = _data_module(config["data"])
+    data = _data_module(config["data"], _run_of(arguments))
     began = time.monotonic()
     found = audit(data.source, data.splits, predictions, backbone, image_size, similarity)
     _write(found, out, Path(fix) if fix else None, _name(arguments.targets + arguments.configs))
@@ -130,7 +131,16 @@ def _predictions(given: str) -> list[Predictions]:
     return found
 
 
-def _data_module(config: Config) -> Any:
+def _run_of(arguments: Arguments) -> RunFolder | None:
+    """Return the run whose own images are audited; ``None`` if the data is another one, or changed by options."""
+    from imgrec.runs.folder import RunFolder, is_run_folder
+
+    changed = arguments.configs or any(key.partition(".")[0] == "data" for key, _ in arguments.overrides)
+    target = Path(arguments.targets[0]).expanduser() if arguments.targets and not changed else None
+    return RunFolder(target) if target is not None and is_run_folder(target) else None
+
+
+def _data_module(config: Config, run: RunFolder | None = None) -> Any:
     """The data module, set up to read the images as they are and to go on at broken ones."""
     import pytorch_lightning as pl
 
@@ -149,6 +159,11 @@ def _data_module(config: Config) -> Any:
     module: Any = instantiate(data, pl.LightningDataModule, "data")
     if not (hasattr(type(module), "source") and hasattr(type(module), "splits")):
         raise UserError(f"data: a {type(module).__name__} does not say its `source` and its `splits`")
+    if run is not None:
+        from imgrec.runs.data import hold_to_run
+
+        hold_to_run(module, run)
+        return module
     module.prepare_data()
     module.setup("fit")
     return module

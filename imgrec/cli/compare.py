@@ -126,10 +126,10 @@ def _write_page(comparison: Comparison, path: Path, with_images: bool) -> None:
 
     images = None
     if with_images:
-        from imgrec.runs.data import data_module, images_of
+        from imgrec.runs.data import data_of, images_of
 
         try:
-            data: Any = data_module(comparison.runs[0].run.config.get("data") or {})
+            data: Any = data_of(comparison.runs[0].run)
             images = images_of(data) if hasattr(data, "load_images") else None
         except UserError as error:
             print(f"no thumbnails: {error}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgrec.cli.arguments import Arguments, parse
 from imgrec.cli.config import Config, experiment_name, merge, override, read_config
@@ -10,6 +12,10 @@ from imgrec.cli.resume import find_run, go_on
 from imgrec.cli.training import evaluate_splits, train
 from imgrec.errors import UserError
 from imgrec.terminal import print
+
+if TYPE_CHECKING:
+    from imgrec.cli.engine import Engine
+    from imgrec.runs.folder import RunFolder
 
 FIT_HELP = """usage: imgrec fit --config FILE.yaml [--config FILE.yaml ...] [--key.subkey VALUE ...]
 
@@ -135,6 +141,8 @@ def evaluate(command: str, arguments: Arguments) -> int:
     read_checkpoint(Path(str(checkpoint)))
     if arguments.tta is not None:
         trainer.callbacks.append(TestTimeViews(arguments.tta, arguments.tta_average))
+    if target and target.trained:
+        _choose_images(target.trained, target.config, engine, {"validate": "val"}.get(command, command))
     untouched = not (arguments.configs or arguments.overrides or arguments.ckpt_path or arguments.tta)
     folder = target.run if target and untouched else None
     recorder = RunRecorder(folder=folder.path) if folder is not None else None
@@ -146,6 +154,28 @@ def evaluate(command: str, arguments: Arguments) -> int:
     if recorder is not None:
         recorder.unwritten.raise_first()
     return 0
+
+
+def _choose_images(run: RunFolder, config: Config, engine: Engine, split: str) -> None:
+    """Evaluate the images of the run's own split; with options that select others, warn of training images in them."""
+    from imgrec.cli.engine import resolve
+    from imgrec.runs.data import hold_to_run, selects_otherwise
+
+    if not selects_otherwise(engine.config["data"], resolve(config)["data"]):
+        hold_to_run(engine.data, run)
+        return
+    stored = run.splits() if hasattr(engine.data, "split_table") else None
+    if stored is None:
+        return
+    engine.data.prepare_data()
+    engine.data.setup("test")
+    rows = getattr(engine.data.splits, split)
+    if found := stored.trained_on(engine.data.source, rows):
+        print(
+            f"warning: the run was trained on {len(found):,} of these {len(rows):,} images ({found[0]}): "
+            "the figures are too good",
+            file=sys.stderr,
+        )
 
 
 def _overridden(config: Config, arguments: Arguments) -> Config:

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resume": ("resume", "go on with a run that stopped, exactly where it stood"),
     "validate": ("fit", "evaluate a run or a checkpoint on the validation split"),
     "test": ("fit", "evaluate a run or a checkpoint on the test split"),
+    "evaluate": ("evaluate", "evaluate a run on any labelled set, as a whole: metrics with intervals, a report"),
     "predict": ("predict", "name the classes of image files, folders and globs"),
     "augment": ("augment", "draw what training sees of its images"),
     "lr-find": ("lr_find", "look for a learning rate: the range test, with a picture; nothing else stays"),

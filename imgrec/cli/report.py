@@ -19,12 +19,12 @@ def run(command: str, words: list[str]) -> int:
     parser.add_argument("run", help="a run folder")
     arguments = parser.parse_args(words)
 
-    from imgrec.runs.data import data_module
+    from imgrec.runs.data import data_of
     from imgrec.runs.folder import RunFolder
 
     folder = RunFolder(arguments.run)
     try:
-        data = data_module(folder.config.get("data") or {})
+        data = data_of(folder)
     except UserError as error:
         print(f"no thumbnails: {error}")
         data = None

@@ -12,11 +12,17 @@ from imgrec.runs.folder import CONFIG, RunFolder, is_run_folder
 
 @dataclass(frozen=True)
 class Target:
-    """The config and the checkpoint of a trained model; its run folder where it stands in one."""
+    """The config and the checkpoint of a trained model.
+
+    Attributes:
+        run: the run folder, if the figures in it are those of this checkpoint.
+        trained: the run folder that the checkpoint is in, if it is in one.
+    """
 
     config: Config
     checkpoint: str
     run: RunFolder | None
+    trained: RunFolder | None = None
 
 
 def find_target(path: str | Path) -> Target:
@@ -29,14 +35,14 @@ def find_target(path: str | Path) -> Target:
     if not path.is_file():
         run = RunFolder(path)
         own = run.summary.get("export") is None  # the figures of one that was quantized are those of its export
-        return Target(read_config(run.path / CONFIG), str(run.trained_checkpoint()), run if own else None)
+        return Target(read_config(run.path / CONFIG), str(run.trained_checkpoint()), run if own else None, run)
     around = path.absolute().parent.parent
     if is_run_folder(around):
         run = RunFolder(around)
         named = run.path / (run.summary.get("checkpoint") or "checkpoints/best.ckpt")
         same = named.is_file() and path.samefile(named)  # another checkpoint's figures are not the run's
         own = same and run.summary.get("export") is None
-        return Target(read_config(around / CONFIG), str(path), run if own else None)
+        return Target(read_config(around / CONFIG), str(path), run if own else None, run)
     from imgrec.runs.load import read_checkpoint
 
     checkpoint = read_checkpoint(path)

@@ -36,6 +36,8 @@ def train(engine: Engine, checkpoint: str | Path | None, run: Path | None = None
 
     if checkpoint is not None and isinstance(engine.task, BaseTask):
         engine.task.expect(read_checkpoint(Path(checkpoint)))
+    if run is not None:
+        _use_splits_of(run, engine, resumption)
     trainer = engine.settle()
     rehearsal = bool(trainer.fast_dev_run)
     config = engine.config
@@ -69,6 +71,21 @@ def _fit(engine: Engine, checkpoint: str | Path | None) -> None:
             f"trainer.val_check_interval: expected at most {found[2]}, the batches of an epoch, got {found[1]}. "
             "To validate after a number of batches over several epochs, set trainer.check_val_every_n_epoch: null."
         ) from error
+
+
+def _use_splits_of(run: Path, engine: Engine, resumption: Any) -> None:
+    """Train with the split that a run folder stores: of the run itself, or of the run that it is made from."""
+    from imgrec.data.split_table import SplitTable
+    from imgrec.runs.data import hold_to_run
+    from imgrec.runs.folder import SPLITS_FILE, RunFolder
+
+    stored = run / SPLITS_FILE
+    if not stored.is_file() or not hasattr(engine.data, "use_splits"):
+        return  # the fingerprint is compared when training begins
+    if resumption is not None:
+        hold_to_run(engine.data, RunFolder(run), resumption.changes_data)
+    else:
+        engine.data.use_splits(SplitTable.read(stored))
 
 
 def _evaluate_after_fit(engine: Engine, recorder: Any, rehearsal: bool) -> None:

@@ -86,7 +86,7 @@ def amend(
             class has no image left for training or for validation.
     """
     if labels:
-        source = _relabelled(source, labels, "data.relabel")
+        source = relabelled(source, labels, "data.relabel")
     if excluded:
         left_out = _rows(source, excluded, "data.exclude")
         splits = Splits(*(rows[~np.isin(rows, left_out)] for rows in (splits.train, splits.val, splits.test)))
@@ -98,7 +98,17 @@ def amend(
     return source, splits
 
 
-def _relabelled(source: Source, labels: Mapping[str, str], where: str) -> Source:
+def relabelled(source: Source, labels: Mapping[str, str], where: str = "data.relabel") -> Source:
+    """Return the source with new classes of some images.
+
+    Args:
+        source: the table of images.
+        labels: new classes by id, as :func:`read_labels` returns them.
+        where: the place in the config, for messages.
+
+    Raises:
+        UserError: If the source has none of these ids, has no such class, or has several labels per image.
+    """
     if source.multi_label:
         raise UserError(f"{where}: one new class an image is for single-label data; these images have several labels.")
     numbers = {name: number for number, name in enumerate(source.class_names)}

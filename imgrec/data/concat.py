@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,6 +115,11 @@ class Concat(Source):
     def state(self) -> Iterator[bytes]:  # noqa: D102
         for source in self.sources:
             yield from source.state()
+
+    @cached_property
+    def row_digests(self) -> list[str]:
+        """The digests of the rows of all sources, one source after another."""
+        return [digest for source in self.sources for digest in source.row_digests]
 
     def _at(self, index: int) -> tuple[Source, int]:
         number = int(np.searchsorted(self._starts, index, side="right")) - 1

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from imgrec.data.decode import IMAGE_SUFFIXES, decode_image, file_size, file_state
+from imgrec.data.purpose import is_evaluation
 from imgrec.data.source import SOURCES, SPLITS, Source
 from imgrec.errors import UserError
 from imgrec.files import locate
@@ -96,6 +97,8 @@ class _Scan:
         self.other: Counter[str] = Counter()
         folders = _split_folders(root) or {None: root}
         self.class_names = _class_folders(folders.get("train", root))
+        if is_evaluation():
+            self.class_names = sorted({name for folder in folders.values() for name in _class_folders(folder)})
         place = folders.get("train", root)
         if not self.class_names:
             raise UserError(
@@ -108,7 +111,7 @@ class _Scan:
             raise UserError(f"no image at all in {root}, in none of its {len(self.class_names)} class folders.")
         counts = Counter(t for t, s in zip(self.targets, self.splits, strict=True) if s in (None, "train"))
         empty = [name for target, name in enumerate(self.class_names) if not counts[target]]
-        if empty:
+        if empty and not is_evaluation():
             named = ", ".join(f'"{name}"' for name in empty[:5])
             raise UserError(f"no image in {place} of the class {named}{_more(empty)}.")
 
@@ -173,6 +176,8 @@ def _split_folders(root: Path) -> dict[str | None, Path]:
             raise UserError(f"{root} has two folders for the split {split}: {found[split].name} and {name}.")
         if split is not None:
             found[split] = root / name
+    if is_evaluation() and found and len(found) == len(names):
+        return {split: found[split] for split in SPLITS if split in found and _class_folders(found[split])}
     if "train" in found and _class_folders(found["train"]):
         return {split: found[split] for split in SPLITS if split in found}
     if found and len(found) == len(names):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.data.source import SOURCES
-from imgrec.data.training_part import check_class_names, decide_splits, ranks_in_class, rows_of
+from imgrec.data.training_part import check_class_names, decide_splits, ranks_in_class, rows_of, stored_splits
 from imgrec.data.view import View
 from imgrec.errors import UserError
 
@@ -78,6 +78,10 @@ class LongTail(View):
             if missing := [name for name in names if name not in order]:
                 raise UserError(f"order: every class stands in it once; missing: {', '.join(missing[:5])}.")
         decided = decide_splits(source, val_fraction, test_fraction, split_seed)
+        if stored_splits(source) is not None:  # the images that were kept for the run
+            found = rows_of(decided, "train", "val", "test")
+            super().__init__(source, found, splits=[decided[row] for row in found.tolist()])
+            return
         rows = rows_of(decided, "train")
         left = np.empty(len(names), dtype=np.int64)
         left[[names.index(name) for name in order or names]] = tail_counts(

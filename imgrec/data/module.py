@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import SequentialSampler
@@ -24,7 +25,7 @@ from imgrec.augment import (
     check_training_transforms,
     check_transforms,
 )
-from imgrec.data.amend import amend, read_exclusions, read_labels
+from imgrec.data.amend import amend, read_exclusions, read_labels, relabelled
 from imgrec.data.arguments import check_arguments, fetches
 from imgrec.data.audit import find_bad_images, refuse_bad_images, usable_cores
 from imgrec.data.balance import SAMPLERS, strata
@@ -36,7 +37,9 @@ from imgrec.data.kept_images import KeptImages, evaluated_splits
 from imgrec.data.loading import BatchLoader, EvaluationSet, TrainingSet
 from imgrec.data.sampling import EvaluationOrder, TrainingOrder, process_rank
 from imgrec.data.source import SOURCES, Source
-from imgrec.data.splits import Rows, Splits, split_source
+from imgrec.data.split_table import SplitTable, with_classes
+from imgrec.data.splits import Rows, Splits, check_splits, split_source
+from imgrec.data.training_part import with_stored_splits
 from imgrec.errors import UserError
 from imgrec.randomness import position_generator, run_seed
 from imgrec.registry import Spec, Specs, as_list
@@ -145,6 +148,7 @@ class ImageDataModule(pl.LightningDataModule):
         self._classes = classes
         self._sampler_spec = sampler
         self._cache = cache
+        self._table: tuple[SplitTable, bool] | None = None
         self._ready: tuple[Source, Splits, DataFacts] | None = None
 
     def prepare_data(self) -> None:
@@ -160,14 +164,7 @@ class ImageDataModule(pl.LightningDataModule):
         """
         if self._ready is not None:
             return
-        source = map_classes(self._build_source(), self._classes)
-        val_fraction, test_fraction = self._fractions
-        try:
-            splits = split_source(source, val_fraction, test_fraction, self._split_seed)
-        except UserError as error:
-            raise UserError(f"data.source: {error}") from error
-        if self._excluded or self._relabelled:
-            source, splits = amend(source, splits, self._excluded, self._relabelled)
+        source, splits = self._split()
         rows = np.concatenate([splits.train, splits.val, splits.test])
         if self._on_bad_image == "error" and not source.in_memory:
             refuse_bad_images(find_bad_images(source, rows.tolist()), len(rows))
@@ -312,6 +309,58 @@ class ImageDataModule(pl.LightningDataModule):
         draws = Draws(batch.keys, seed, batch.epoch)
         images, targets = self.training.apply(batch.images, batch.targets, draws, progress)
         return replace(batch, images=images, targets=targets)
+
+    def use_splits(self, table: SplitTable, changed: bool = False) -> None:
+        """Use the split of a run, instead of the split that the source gives or the fractions draw.
+
+        Images that the run does not have are left out, with one line in the log.
+
+        Args:
+            table: the split of the run.
+            changed: accept that the data has changed. Images of the run keep their split, missing ones are left out,
+                and new ones are in the split that they have without the table.
+
+        Raises:
+            UserError: By :meth:`setup`, unless ``changed``: if images of the run are missing, or have another label or
+                other content.
+        """
+        self._table = (table, changed)
+        self._ready = None
+        self.__dict__.pop("fingerprint", None)
+        self.__dict__.pop("_row_of", None)
+
+    def split_table(self) -> SplitTable:
+        """Return the samples of each split as a table, after :meth:`setup`."""
+        return SplitTable.of(self.source, self.splits)
+
+    def _split(self) -> tuple[Source, Splits]:
+        """The source with its final labels, and the rows of each split."""
+        table, changed = self._table or (None, False)
+        if table is None or changed:
+            source, splits = self._computed_split()
+            if table is not None:
+                splits = table.merged(source, splits)
+                check_splits(source, splits)
+            return source, splits
+        with with_stored_splits(table.split_of):
+            source = with_classes(map_classes(self._build_source(), self._classes), table.class_names)
+        if self._relabelled:
+            source = relabelled(source, self._relabelled)
+        if new := table.check(source, self._excluded):
+            first = ", ".join(new[:3]) + (", ..." if len(new) > 3 else "")
+            rank_zero_only(logger.info)("data: ignoring %d images that the run does not have: %s", len(new), first)
+        return source, table.splits_in(source)
+
+    def _computed_split(self) -> tuple[Source, Splits]:
+        source = map_classes(self._build_source(), self._classes)
+        val_fraction, test_fraction = self._fractions
+        try:
+            splits = split_source(source, val_fraction, test_fraction, self._split_seed)
+        except UserError as error:
+            raise UserError(f"data.source: {error}") from error
+        if self._excluded or self._relabelled:
+            source, splits = amend(source, splits, self._excluded, self._relabelled)
+        return source, splits
 
     def _build_source(self) -> Source:
         """The source; one that alters the training images alone is told how the splits are carved."""

@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from imgrec.data.purpose import is_evaluation
 from imgrec.errors import UserError
 from imgrec.registry import Registry
 
@@ -124,6 +126,18 @@ class Source(ABC):
             digest.update(piece)
         return digest.hexdigest()
 
+    @cached_property
+    def row_digests(self) -> list[str]:
+        """A digest of the :meth:`content` of each row, 16 hexadecimal digits.
+
+        A source whose content is one piece per row, such as the sizes of files, has a digest of each piece. Other
+        sources have the digest of all pieces in every row: it changes if anything in the source does.
+        """
+        pieces = [hashlib.blake2b(piece, digest_size=8).hexdigest() for piece in self.content()]
+        if len(pieces) == len(self):
+            return pieces
+        return [hashlib.blake2b("".join(pieces).encode(), digest_size=8).hexdigest()] * len(self)
+
     def _check(self) -> None:
         if not self.ids:
             raise UserError("no image at all.")
@@ -131,7 +145,7 @@ class Source(ABC):
             raise UserError(
                 f"{len(self.ids)} ids, {len(self.targets)} targets and {len(self.splits)} splits: one of each a row."
             )
-        if len(self.class_names) < 2:
+        if len(self.class_names) < (1 if is_evaluation() else 2):
             found = ", ".join(self.class_names) or "none"
             raise UserError(f"a classification needs two classes or more; found one only: {found}.")
         for what, words in (("id", self.ids), ("class name", self.class_names)):

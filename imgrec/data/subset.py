@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from imgrec.data.source import SOURCES, SPLITS, Source
 from imgrec.data.splits import Rows
 from imgrec.data.stratify import stratify
-from imgrec.data.training_part import decide_splits, ranks_in_class, rows_of
+from imgrec.data.training_part import decide_splits, ranks_in_class, rows_of, stored_splits
 from imgrec.data.view import View
 from imgrec.errors import UserError, suggestion
 from imgrec.randomness import position_seed
@@ -68,6 +68,10 @@ class Subset(View):
     ) -> None:
         self.check_arguments(source, images, per_class, fraction, splits)
         decided = decide_splits(source, val_fraction, test_fraction, split_seed)
+        if stored_splits(source) is not None:  # the images that were drawn for the run
+            rows = rows_of(decided, *SPLITS)
+            super().__init__(source, rows, splits=[decided[row] for row in rows.tolist()])
+            return
         smaller = splits or ["train"]
         kept = [rows_of(decided, *(word for word in SPLITS if word not in smaller))]
         for word in smaller:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,9 @@ class View(Source):
 
     def state(self) -> Iterator[bytes]:  # noqa: D102
         yield from self.base.state()
+
+    @cached_property
+    def row_digests(self) -> list[str]:
+        """The digests of these rows in the source below."""
+        below = self.base.row_digests
+        return [below[row] for row in self.rows.tolist()]

@@ -27,6 +27,18 @@ HINTS = {
 """A few words on some of them, for a reader of a page."""
 
 
+_LONG = {
+    "acc": "accuracy",
+    "acc_top5": "top-5 accuracy",
+    "precision_macro": "precision (macro)",
+    "recall_macro": "recall (macro)",
+    "f1_macro": "F1 (macro)",
+    "ece": "calibration error",
+    "nll": "negative log-likelihood",
+    "loss": "loss",
+}
+
+
 def title_of(name: str) -> str:
     """Return the title of a metric; that of a user's own metric is its name.
 
@@ -34,6 +46,15 @@ def title_of(name: str) -> str:
     ('Macro F1', 'recall_of_cats')
     """
     return TITLES.get(name, name)
+
+
+def long_title_of(name: str) -> str:
+    """Return the title of a metric in a table that has room for it.
+
+    >>> long_title_of("f1_macro"), long_title_of("auroc"), long_title_of("recall_of_cats")
+    ('F1 (macro)', 'AUROC', 'recall_of_cats')
+    """
+    return _LONG.get(name, title_of(name))
 
 
 def custom_metrics(names: Iterable[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from imgrec.randomness import position_seed
 from imgrec.runs.bench_candidates import Candidate
 from imgrec.runs.bench_process import MeasurementError
 from imgrec.runs.bench_rows import BenchRow
-from imgrec.runs.data import data_of
+from imgrec.runs.data import data_key, data_of
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions
 from imgrec.types import Batch, DataFacts
@@ -75,8 +74,7 @@ def evaluate(
         if run is None:
             found[place] = Evaluated(note=_why_no_images(each))
         else:
-            key = json.dumps(run.config.get("data"), sort_keys=True, default=str)
-            groups.setdefault(key, (run, []))[1].append(place)
+            groups.setdefault(data_key(run), (run, []))[1].append(place)
     for run, places in groups.values():
         try:
             _evaluate_group(run, places, asks, split, images, work, say, found)

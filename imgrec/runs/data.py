@@ -1,55 +1,141 @@
-"""The data that a run was trained on, from what its config says of it."""
+"""The data that a run was trained on: its config, its stored split, and the check that nothing has changed."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.data.reduced import load_reduced
+from imgrec.data.split_table import SplitError
 from imgrec.errors import UserError
-from imgrec.runs.folder import RunFolder
+from imgrec.runs.folder import SPLITS_FILE, RunFolder
+from imgrec.runs.predictions import Predictions
 
 DATA = "data_fingerprint"
 """Where environment.json holds the fingerprint of the data."""
 
+SELECTING = ("source", "classes", "exclude", "relabel", "val_fraction", "test_fraction", "split_seed")
+"""Arguments of the data module that decide which images there are, their labels and their splits."""
 
-def data_module(config: Mapping[str, Any]) -> Any:
-    """The data module that a run's config names under ``data``, set up for the test split.
+
+def build_data(config: Mapping[str, Any]) -> Any:
+    """Build the data module that a run's config names under ``data``; no data is read.
 
     Raises:
-        UserError: it cannot be built: its class or its images are not at hand.
+        UserError: If it cannot be built.
     """
     module, _, name = str(config.get("class_path", "")).rpartition(".")
     try:
-        data = getattr(import_module(module), name)(**config.get("init_args", {}))
+        return getattr(import_module(module), name)(**config.get("init_args", {}))
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"the run's data module cannot be built: {error}") from error
-    data.setup("test")
-    return data
 
 
 def data_of(run: RunFolder) -> Any:
-    """The data module of a run, set up, where the images are those that the run has seen.
+    """Return the data module of a run, set up, with exactly the images and the split that the run was trained with.
 
     Raises:
-        UserError: they are not at hand, or others than they were.
+        UserError: If the data is not available, or differs from the data of the run.
     """
     try:
-        data = data_module(run.config.get("data") or {})
+        data = build_data(run.config.get("data") or {})
     except UserError as error:
-        raise UserError(f"the data of the run {run.path} is not at hand: {error}") from error
+        raise UserError(f"the data of the run {run.path} is not available: {error}") from error
+    hold_to_run(data, run)
+    return data
+
+
+def selects_otherwise(config: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return True if two resolved sections ``data`` may mean other images, labels or splits."""
+    if config.get("class_path") != other.get("class_path"):
+        return True
+    ours, theirs = config.get("init_args") or {}, other.get("init_args") or {}
+    keys = {*SELECTING} if any(key in SELECTING for key in (*ours, *theirs)) else {*ours, *theirs}
+    return any(ours.get(key) != theirs.get(key) for key in keys)
+
+
+def hold_to_run(data: Any, run: RunFolder, changed: bool = False) -> None:
+    """Set up a data module with the split that a run stores; refuse data that is not the run's.
+
+    A run folder without splits.parquet was written by an older version, or by a data module that has no
+    ``use_splits``. Its fingerprint is compared then, and the data module draws the split again.
+
+    Args:
+        data: a data module that is not set up.
+        run: the run folder.
+        changed: accept that the data has changed; see :meth:`imgrec.data.ImageDataModule.use_splits`.
+
+    Raises:
+        UserError: If the data is not available, or differs from the data of the run.
+    """
+    stored = run.splits() if hasattr(data, "use_splits") else None
+    if stored is not None:
+        data.use_splits(stored, changed)
+    try:
+        data.prepare_data()
+        data.setup("test")
+    except SplitError as error:
+        raise UserError(
+            f"the data of the run {run.path} has changed since it was trained: {error}. Restore it, or evaluate other "
+            "data with `imgrec evaluate RUN DATA`"
+        ) from error
+    except UserError as error:
+        raise UserError(f"the data of the run {run.path} is not available: {error}") from error
     last = (run.environment.get("resumed") or [run.environment])[-1]
     before, now = last.get(DATA), getattr(data, "fingerprint", None)
-    if before is not None and now != before:
+    if stored is None and not changed and before is not None and now != before:
         raise UserError(
             f"the data of the run {run.path} has changed since it was trained: its fingerprint was {before} and is "
-            f"{now} now"
+            f"{now} now. The run folder has no {SPLITS_FILE}, so that its split cannot be found again"
         )
-    return data
+
+
+def store_splits(run: Path, data: Any, again: bool = False) -> None:
+    """Write the split of a data module into a run folder, unless one is stored there already.
+
+    A data module without ``split_table`` stores none.
+
+    Args:
+        run: the run folder.
+        data: a data module that is set up.
+        again: replace a stored split: for a run that is resumed with data that was allowed to change.
+    """
+    path = run / SPLITS_FILE
+    if hasattr(data, "split_table") and (again or not path.exists()):
+        data.split_table().write(path)
+
+
+def data_key(run: RunFolder) -> str:
+    """Return a text that is equal for runs that were trained and evaluated on the same images with the same splits."""
+    stored = run.splits()
+    last = (run.environment.get("resumed") or [run.environment])[-1]
+    known = last.get(DATA) if stored is None else stored.digest
+    return json.dumps([run.config.get("data"), known], sort_keys=True, default=str)
+
+
+def refuse_other_images(run: RunFolder, split: str, predictions: Predictions) -> None:
+    """Refuse to write predictions into a run that are not of its own images.
+
+    Raises:
+        UserError: If an image is not in that split of the run, or has another class.
+    """
+    stored = run.splits()
+    if stored is None:
+        return
+    try:
+        labels = [predictions.class_names[target] for target in predictions.targets.tolist()]
+        stored.check_predictions(split, predictions.ids, labels)
+    except UserError as error:
+        raise UserError(
+            f"the results of the run {run.path} stay as they are: {error}. `imgrec evaluate RUN DATA` evaluates other "
+            "data"
+        ) from error
 
 
 def images_of(data: Any) -> Callable[[Sequence[str]], list[NDArray[np.uint8] | None]]:

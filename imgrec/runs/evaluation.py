@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from imgrec.metrics import classification_metrics
+from imgrec.runs.data import refuse_other_images
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.summary import update_summary
@@ -55,6 +56,7 @@ def unit_images(batch: Batch) -> NDArray[np.float32]:
 
 def keep_predictions(run: RunFolder, split: Literal["val", "test"], predictions: Predictions) -> dict[str, float]:
     """Write a split's predictions into a run folder, and their figures into its summary; give the latter."""
+    refuse_other_images(run, split, predictions)
     write_predictions(run.predictions_file(split), predictions)
     plain = figures_of(predictions)
     others = dict.fromkeys(run.summary.get(split) or {})  # of what was evaluated before, the loss say

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgrec import yaml12
 from imgrec.errors import UserError, suggestion
@@ -17,8 +17,12 @@ from imgrec.runs.metrics_log import MetricSeries, read_metrics
 from imgrec.runs.predictions import Predictions, read_predictions
 from imgrec.runs.summary import SUMMARY, read_json
 
+if TYPE_CHECKING:
+    from imgrec.data.split_table import SplitTable
+
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
+SPLITS_FILE = "splits.parquet"
 _LISTED = 10
 
 
@@ -107,6 +111,17 @@ class RunFolder:
     def metrics(self) -> dict[str, MetricSeries]:
         """Every metric by name, with the steps and epochs of its values."""
         return read_metrics(self.metrics_file)
+
+    def splits(self) -> SplitTable | None:
+        """Return the samples of training, validation and test; ``None`` if the run folder does not store them.
+
+        Raises:
+            UserError: If splits.parquet is damaged.
+        """
+        from imgrec.data.split_table import SplitTable  # it imports torch, which most readers of a run do not need
+
+        path = self.path / SPLITS_FILE
+        return SplitTable.read(path) if path.is_file() else None
 
     def predictions_file(self, split: str) -> Path:
         """Where the predictions on ``split`` stand, or will."""

@@ -18,6 +18,7 @@ from imgrec.evaluate.scores import classification_scores
 from imgrec.files import write_text
 from imgrec.runs.bench_page import report_section
 from imgrec.runs.compression import compression_section
+from imgrec.runs.evaluation_page import evaluations_section
 from imgrec.runs.figures import training_curves
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.page import render_page
@@ -70,6 +71,7 @@ def _content(run: RunFolder, images: Images | None) -> dict[str, Any]:
         "tiles": _tiles(summary, predictions, scored),
         "curves": training_curves(metrics, summary.get("best_epoch")),
         "scores": _scores(predictions, scored),
+        "evaluations": evaluations_section(run),
         "compression": compression_section(run),
         "soup": soup_section(run),
         "split": _SPLITS[main] if main else None,

@@ -10,7 +10,7 @@ from typing import Any
 
 from imgrec.errors import UserError, suggestion
 from imgrec.runs.checkpoints import Usable
-from imgrec.runs.data import DATA
+from imgrec.runs.data import DATA, SELECTING
 from imgrec.runs.flat import as_column, covers, differing, flat_config
 from imgrec.runs.folder import ENVIRONMENT
 from imgrec.runs.summary import read_json, write_json
@@ -31,6 +31,11 @@ class Resumption:
     start: Usable | None
     changed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     allowed: frozenset[str] = frozenset()
+
+    @property
+    def changes_data(self) -> bool:
+        """True if the images or their split may differ from what the run was trained on so far."""
+        return DATA in self.allowed or any(covers(f"data/{key}", self.changed) for key in SELECTING)
 
     @property
     def step(self) -> int:

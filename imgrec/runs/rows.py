@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imgrec.errors import UserError
+from imgrec.runs.evaluations import read_evaluations
 from imgrec.runs.flat import flat_config
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, RunFolder
 from imgrec.runs.specs import fill_defaults
@@ -17,7 +18,7 @@ from imgrec.runs.summary import SUMMARY
 Row = dict[str, Any]
 """What a table says of one run, by column; a column that the run lacks is absent."""
 
-FIGURES = ("best/", "val/", "test/", "last/")
+FIGURES = ("best/", "val/", "test/", "evaluations/", "last/")
 COSTS = ("epochs", "steps", "train_seconds", "parameters", "size")
 
 _SPLITS = ("val", "test")
@@ -89,6 +90,8 @@ def _figures(run: RunFolder, summary: dict[str, Any]) -> Row:
         row[f"best/{metric}"] = best
     for split in _SPLITS:
         row |= {f"{split}/{name}": value for name, value in (summary.get(split) or {}).items()}
+    for evaluation, found in read_evaluations(run).items():
+        row |= {f"evaluations/{evaluation}/{name}": value for name, value in (found.get("metrics") or {}).items()}
     row |= {f"last/{name}": value for name, value in _last_values(run.metrics_file).items()}
     return row | {name: summary[name] for name in COSTS if summary.get(name) is not None}
 

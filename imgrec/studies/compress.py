@@ -18,7 +18,7 @@ from imgrec.export import Loaded, read_model_folder, read_origin, save_model_fol
 from imgrec.export.runtimes import open_runtime
 from imgrec.extras import require
 from imgrec.runs.compression import KEY
-from imgrec.runs.data import data_of, images_of
+from imgrec.runs.data import data_of, images_of, store_splits
 from imgrec.runs.evaluation import keep_predictions, predict_split
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.lock import RunLock
@@ -155,6 +155,7 @@ class Compression:
         stages = stages_of(plan)
         if found is None:
             found = make_variant(self.parent, plan)
+            store_splits(found.path, self.data)
         pl.seed_everything(int(self.parent.run.config.get("seed_everything", 0)), verbose=False)
         for number, stage in enumerate(stages, 1):
             self.say(f"{plan.name}, {number} of {len(stages)}: {stage.said}")
@@ -166,6 +167,7 @@ class Compression:
         folder = stage.folder(variant.path)
         if isinstance(stage.step, Training):
             folder.mkdir(parents=True, exist_ok=True)
+            store_splits(folder, self.data)
             config = self._config(plan, stage, self._start(stages, stage, variant))
             if not self.train(folder, config):
                 raise UserError(f"stopped; the same command goes on with {variant.path}")

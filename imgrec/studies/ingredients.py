@@ -18,7 +18,7 @@ from imgrec.export import Loaded, read_origin
 from imgrec.models import BACKBONES, HEADS
 from imgrec.registry import Registry, Spec
 from imgrec.runs.compared import find_compared
-from imgrec.runs.data import data_of
+from imgrec.runs.data import data_key, data_of
 from imgrec.runs.folder import RunFolder, is_run_folder
 from imgrec.runs.specs import registry_of
 from imgrec.runs.text import config_value
@@ -144,7 +144,7 @@ def shared_data(ingredients: Sequence[Ingredient]) -> Any:
     """
     modules: list[tuple[Any, Any]] = []
     for each in {ingredient.run.path.resolve(): ingredient for ingredient in ingredients}.values():
-        said = (each.run.config.get("data"), each.run.environment.get("data_fingerprint"))
+        said = data_key(each.run)
         known = next((data for key, data in modules if key == said), None)
         data = data_of(each.run) if known is None else known
         if known is None:

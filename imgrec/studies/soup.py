@@ -24,7 +24,7 @@ from imgrec.files import write_error, write_text
 from imgrec.models import Classifier
 from imgrec.optim.averaging import mean_state
 from imgrec.randomness import position_seed, run_seed
-from imgrec.runs.data import DATA, images_of
+from imgrec.runs.data import DATA, images_of, store_splits
 from imgrec.runs.environment import describe_environment
 from imgrec.runs.evaluation import keep_predictions, predict_split
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, RunFolder, check_writable, create_run_folder, find_runs
@@ -207,6 +207,7 @@ class Soup:
             }
             write_text(folder / CONFIG, yaml12.dump(config))
             write_json(folder / ENVIRONMENT, environment | own)
+            store_splits(folder, self.data)
             run = RunFolder(folder)
             self.say(f"run {folder}")
             names = ", ".join(self.ingredients[i].name for i in kept)

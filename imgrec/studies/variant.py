@@ -20,7 +20,7 @@ from imgrec.files import write_text
 from imgrec.runs.compression import KEY
 from imgrec.runs.data import DATA
 from imgrec.runs.environment import describe_environment
-from imgrec.runs.folder import CONFIG, ENVIRONMENT, RunFolder, create_run_folder, find_runs
+from imgrec.runs.folder import CONFIG, ENVIRONMENT, SPLITS_FILE, RunFolder, create_run_folder, find_runs
 from imgrec.runs.lock import LOCK, RunLock
 from imgrec.runs.summary import write_json
 
@@ -126,7 +126,7 @@ def discard_untouched(variant: RunFolder, *copied: str) -> None:
         variant: where a step has just failed.
         copied: names of what in it is the parent's own.
     """
-    own = {CONFIG, ENVIRONMENT, PLAN, LOCK, *copied}
+    own = {CONFIG, ENVIRONMENT, SPLITS_FILE, PLAN, LOCK, *copied}
     if any(path.name not in own and not _is_empty(path) for path in variant.path.iterdir()):
         return
     shutil.rmtree(variant.path)

@@ -162,12 +162,15 @@ def test_runs_that_cannot_be_compressed_are_refused(cli: Cli, parent: Path, monk
 
     config = (parent / "config.yaml").read_text()
     (parent / "config.yaml").write_text(config.replace("source: digits", "source: {name: folder, root: gone}"))
-    refused("is not at hand: data.source")
+    refused("is not available: data.source")
     (parent / "config.yaml").write_text(config)
     environment = read_json(parent / "environment.json")
+    splits = (parent / "splits.parquet").read_bytes()
+    (parent / "splits.parquet").unlink()
     write_json(parent / "environment.json", environment | {"data_fingerprint": "another"})
     refused("has changed since it was trained: its fingerprint was another")
     write_json(parent / "environment.json", environment)
+    (parent / "splits.parquet").write_bytes(splits)
 
     shutil.rmtree(parent / "model")
     shutil.rmtree(parent / "checkpoints")
