@@ -343,12 +343,14 @@ class ImageDataModule(pl.LightningDataModule):
                 check_splits(source, splits)
             return source, splits
         with with_stored_splits(table.split_of):
-            source = with_classes(map_classes(self._build_source(), self._classes), table.class_names)
+            everything = map_classes(self._build_source(), self._classes)
+        source = with_classes(everything, table.class_names)
         if self._relabelled:
             source = relabelled(source, self._relabelled)
         if new := table.check(source, self._excluded):
-            first = ", ".join(new[:3]) + (", ..." if len(new) > 3 else "")
-            rank_zero_only(logger.info)("data: ignoring %d images that the run does not have: %s", len(new), first)
+            first, count = ", ".join(new[:3]) + (", ..." if len(new) > 3 else ""), len(new)
+            count += len(everything) - len(source)  # of classes that the run does not have
+            rank_zero_only(logger.info)("data: ignoring %d images that the run does not have: %s", count, first)
         return source, table.splits_in(source)
 
     def _computed_split(self) -> tuple[Source, Splits]:

@@ -43,6 +43,7 @@ def test_the_folder_is_complete(trained: Path) -> None:
         "checkpoints/last.ckpt",
         "predictions/val.parquet",
         "predictions/test.parquet",
+        "splits.parquet",
         "model/README.md",
         "model/config.json",
         "model/model.safetensors",
@@ -69,8 +70,10 @@ def test_the_summary_says_how_it_went(trained: Path) -> None:
     assert summary["monitor"] == "val/acc"
     task = ClassificationTask.load_from_checkpoint(trained / "checkpoints/best.ckpt", weights_only=True)
     assert summary["parameters"] == sum(p.numel() for p in task.parameters())
-    accuracies = {int(row["epoch"]): float(row["val/acc"]) for row in rows(trained) if row["val/acc"]}
-    best = max(accuracies, key=accuracies.__getitem__)
+    epochs = [row for row in rows(trained) if row["val/acc"]]
+    accuracies = {int(row["epoch"]): float(row["val/acc"]) for row in epochs}
+    losses = {int(row["epoch"]): float(row["val/loss"]) for row in epochs}
+    best = max(accuracies, key=lambda epoch: (accuracies[epoch], -losses[epoch]))  # the loss breaks ties
     assert summary["best_epoch"] == best
     assert summary["best_score"] == pytest.approx(accuracies[best])
     assert summary["val"]["acc"] == accuracies[best]
