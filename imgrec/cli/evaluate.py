@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from imgrec.cli.config import parse_value
+from imgrec.cli.parser import Parser
 from imgrec.errors import IncompleteError
 from imgrec.terminal import print
 
@@ -50,8 +51,10 @@ def run(command: str, words: list[str]) -> int:
         overwrite=arguments.overwrite,
         out=arguments.out,
         say=print_progress,
+        show=lambda evaluation: _print(evaluation, arguments.per_class),
     )
-    _print(found, arguments.per_class)
+    if found.folder is not None:
+        print(f"\nwritten    {found.folder}\nreport     {found.folder / 'report.html'}")
     if found.skipped:
         first, reason = next(iter(found.skipped.items()))
         total = len(found.predictions) + len(found.skipped)
@@ -62,7 +65,7 @@ def run(command: str, words: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="imgrec evaluate",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -118,8 +121,6 @@ def _print(found: Evaluation, per_class: bool) -> None:
     if per_class:
         console.print()
         console.print(_class_table(found))
-    if found.folder is not None:
-        print(f"\nwritten    {found.folder}\nreport     {found.folder / 'report.html'}")
 
 
 def _class_table(found: Evaluation) -> object:

@@ -57,6 +57,7 @@ def evaluate_run(
     overwrite: bool = False,
     out: str | Path | None = None,
     say: Callable[[str], None] = lambda text: None,
+    show: Callable[[Evaluation], None] = lambda evaluation: None,
 ) -> Evaluation:
     """Evaluate a trained model on a labelled set: on all of it, whatever splits it has.
 
@@ -78,9 +79,11 @@ def evaluate_run(
         overwrite: replace an evaluation of that name although its images, weights or views differ.
         out: folder to write to instead.
         say: receives a line of progress every five seconds.
+        show: receives the evaluation before anything is written.
 
     Raises:
         UserError: If the model or the data cannot be used, or if an evaluation of that name differs.
+        WriteError: If the results cannot be written.
 
     Example::
 
@@ -121,6 +124,7 @@ def evaluate_run(
         identity=identity,
         folder=folder,
     )
+    show(found)
     if folder is not None:
         write_evaluation_folder(folder, found, evaluation_page(found, _images_of(matched.source)))
     return found

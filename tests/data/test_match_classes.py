@@ -43,7 +43,7 @@ def test_classes_are_matched_by_name_in_any_order_and_form() -> None:
 
 
 def test_the_mapping_of_the_run_is_followed_and_new_names_are_accepted() -> None:
-    mapping = {"0": "round", "8": "round", "1": "straight", "*": None}
+    mapping: dict[str | int, str | int | None] = {"0": "round", "8": "round", "1": "straight", "*": None}
     source = Names("0", "straight", "5")
     matched = match_classes(source, ("round", "straight"), mapping)
     assert matched.left_out == {"5": 2}
