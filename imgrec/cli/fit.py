@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgrec.cli.arguments import Arguments, parse
 from imgrec.cli.config import Config, experiment_name, merge, override, read_config
@@ -15,6 +16,7 @@ from imgrec.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.cli.engine import Engine
+    from imgrec.cli.targets import Target
     from imgrec.runs.folder import RunFolder
 
 FIT_HELP = """usage: imgrec fit --config FILE.yaml [--config FILE.yaml ...] [--key.subkey VALUE ...]
@@ -138,11 +140,13 @@ def evaluate(command: str, arguments: Arguments) -> int:
     from imgrec.cli.results import print_results
     from imgrec.runs.load import read_checkpoint
 
-    read_checkpoint(Path(str(checkpoint)))
+    content = read_checkpoint(Path(str(checkpoint)))
     if arguments.tta is not None:
         trainer.callbacks.append(TestTimeViews(arguments.tta, arguments.tta_average))
     if target and target.trained:
         _choose_images(target.trained, target.config, engine, {"validate": "val"}.get(command, command))
+    elif target:
+        _refuse_changed(target, engine, content)
     untouched = not (arguments.configs or arguments.overrides or arguments.ckpt_path or arguments.tta)
     folder = target.run if target and untouched else None
     recorder = RunRecorder(folder=folder.path) if folder is not None else None
@@ -175,6 +179,25 @@ def _choose_images(run: RunFolder, config: Config, engine: Engine, split: str) -
             f"warning: the run was trained on {len(found):,} of these {len(rows):,} images ({found[0]}): "
             "the figures are too good",
             file=sys.stderr,
+        )
+
+
+def _refuse_changed(target: Target, engine: Engine, content: Mapping[str, Any]) -> None:
+    """Refuse to draw the split of a checkpoint without a run folder again, if its data has changed."""
+    from imgrec.cli.engine import resolve
+    from imgrec.runs.data import DATA, selects_otherwise
+
+    before = content.get("imgrec", {}).get(DATA)
+    if before is None or selects_otherwise(engine.config["data"], resolve(target.config)["data"]):
+        return
+    engine.data.prepare_data()
+    engine.data.setup("test")
+    now = getattr(engine.data, "fingerprint", None)
+    if now != before:
+        raise UserError(
+            f"the data of {target.checkpoint} has changed since it was trained: its fingerprint was {before} and is "
+            f"{now} now. Its split cannot be found again without its run folder. imgrec evaluate {target.checkpoint} "
+            "DATA evaluates any labelled set"
         )
 
 

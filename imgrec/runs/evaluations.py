@@ -15,7 +15,7 @@ from imgrec import yaml12
 from imgrec.errors import UserError
 from imgrec.files import folder_aside, write_text
 from imgrec.runs.environment import describe_environment
-from imgrec.runs.folder import ENVIRONMENT, RunFolder
+from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions, read_predictions, write_predictions
 from imgrec.runs.summary import read_json, write_json
 
@@ -140,12 +140,11 @@ def refuse_other(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> 
 
 
 def write_evaluation_folder(folder: Path, evaluation: Evaluation, page: str) -> None:
-    """Write predictions.parquet, metrics.json, source.yaml, environment.json and report.html, all or nothing."""
+    """Write predictions.parquet, metrics.json, source.yaml and report.html, all or nothing."""
     with folder_aside(folder) as aside:
         write_predictions(aside / "predictions.parquet", evaluation.predictions)
-        write_json(aside / METRICS, evaluation.to_dict())
+        write_json(aside / METRICS, evaluation.to_dict() | {"environment": describe_environment()})
         write_text(aside / "source.yaml", yaml12.dump(dict(evaluation.source)))
-        write_json(aside / ENVIRONMENT, describe_environment())
         write_text(aside / "report.html", page)
 
 

@@ -63,7 +63,7 @@ def evaluate_run(
 
     Classes are matched by name, through ``data.classes`` of the run if it has that. The set may lack classes. The
     result of a run folder is written to ``evaluations/<name>/`` in it: predictions.parquet, metrics.json with 95 %
-    intervals, source.yaml, environment.json and report.html. The results of the run itself are not changed.
+    intervals, source.yaml and report.html. The results of the run itself are not changed.
 
     Args:
         run: a run folder, a checkpoint, a model folder or an export. Only a run folder is written to.

@@ -190,6 +190,7 @@ class BuiltTask(pl.LightningModule, ABC):
         checkpoint["imgrec"] = {
             "task": _path(self),
             "data": _path(data) if data is not None else None,
+            "data_fingerprint": getattr(data, "fingerprint", None),
             "surgery": surgery_of(self.model),
         }
 

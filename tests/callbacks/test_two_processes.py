@@ -155,6 +155,9 @@ def test_everything_at_once_is_right_in_two_processes(cli: Cli, installed: Cli, 
     assert done.returncode == 0, done.stderr[-3000:]
     (folder,) = (tmp_path / "runs/tiny").iterdir()
     found = RunFolder(folder)
+    stored = found.splits()
+    assert stored is not None
+    assert len(stored) == sum(found.summary["split_sizes"].values())
     said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
 

@@ -144,6 +144,17 @@ def test_an_older_run_folder_is_evaluated_as_before_while_nothing_has_changed(ru
     assert contents(run) == before
 
 
+def test_a_checkpoint_without_its_run_folder_refuses_changed_data(run: Path, cli: Cli, tmp_path: Path) -> None:
+    shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
+    assert cli("test", "alone.ckpt").returncode == 0
+    add(tmp_path / "images", "b", 10)
+    done = cli("test", "alone.ckpt")
+    assert done.returncode == 2
+    assert "the data of alone.ckpt has changed since it was trained" in done.stderr
+    (run / "checkpoints" / "other.ckpt").write_bytes((tmp_path / "alone.ckpt").read_bytes())
+    assert cli("test", run / "checkpoints" / "other.ckpt").returncode == 0  # in its run folder the split is stored
+
+
 def test_another_split_of_the_same_images_is_printed_with_a_warning(run: Path, cli: Cli) -> None:
     before = contents(run)
     done = cli("test", run, "--data.split_seed", "1")

@@ -61,7 +61,7 @@ def test_everything_is_evaluated_and_the_run_itself_stays_as_it_is(run: Path, cl
     assert contents(run) == before
     folder = run / "evaluations" / "digits"
     assert {p.name for p in folder.iterdir()} == {
-        "predictions.parquet", "metrics.json", "source.yaml", "environment.json", "report.html"
+        "predictions.parquet", "metrics.json", "source.yaml", "report.html"
     }  # fmt: skip
     said, own = evaluation_predictions(RunFolder(run), "digits"), RunFolder(run).predictions("test")
     place = {name: i for i, name in enumerate(said.ids)}
@@ -69,7 +69,8 @@ def test_everything_is_evaluated_and_the_run_itself_stays_as_it_is(run: Path, cl
     np.testing.assert_allclose(said.logits[shared], own.logits, atol=0.05)  # the run may have been tested in bf16
     written = json.loads((folder / "metrics.json").read_text())
     assert written["metrics"]["acc"] == said.accuracy
-    assert list(written["intervals"]) == [*list(written["metrics"])[:6], "nll"] or "auroc" in written["intervals"]
+    assert set(written["metrics"]) - set(written["intervals"]) == {"ece"}
+    assert written["environment"]["versions"]["torch"]
     low, high = written["intervals"]["f1_macro"]
     assert low < written["metrics"]["f1_macro"] < high
     assert f"{100 * said.accuracy:.2f} %" in done.stdout
