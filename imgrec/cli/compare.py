@@ -39,7 +39,9 @@ def run(command: str, words: list[str]) -> int:
         help="auto (default): runs of one experiment that differ in the seed only are a group; none; experiment; "
         "a column of the config: loss/name; or the beginning of columns: data/sampler",
     )
-    parser.add_argument("--split", default="test", help="whose predictions: test (default) or val")
+    parser.add_argument(
+        "--split", default="test", help="whose predictions: test (default), val, or evaluations/NAME (imgrec evaluate)"
+    )
     parser.add_argument("--shared", action="store_true", help="compare on the images that all runs have predictions on")
     parser.add_argument(
         "--out", metavar="FILE.html", help="write a page: figures, tables, the images that tell them apart"
@@ -69,10 +71,11 @@ def run(command: str, words: list[str]) -> int:
 
 def _print(comparison: Comparison) -> None:
     from imgrec.cli.tables import console_for, print_table
+    from imgrec.runs.compared import split_words
     from imgrec.runs.comparison_text import group_cells, group_columns, shared_custom
 
     console = console_for(160)
-    split = {"val": "validation"}.get(comparison.split, comparison.split)
+    split = split_words(comparison.split)
     print(f"{len(comparison.runs)} runs on {len(comparison.images):,} {split} images\n")
     custom, columns = shared_custom(comparison.groups), group_columns(comparison.groups)
     rows = [[*group_cells(group, custom), _spark(group)] for group in comparison.groups]
@@ -125,7 +128,9 @@ def _write_page(comparison: Comparison, path: Path, with_images: bool) -> None:
     from imgrec.runs.comparison_page import write_comparison
 
     images = None
-    if with_images:
+    if with_images and comparison.split not in ("val", "test"):
+        print("no thumbnails: the images of an evaluation are not those of the run")
+    elif with_images:
         from imgrec.runs.data import data_of, images_of
 
         try:

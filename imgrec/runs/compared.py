@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.errors import UserError
+from imgrec.errors import UserError, suggestion
 from imgrec.evaluate.calibration import bin_by_confidence
 from imgrec.evaluate.intervals import wilson_interval
 from imgrec.evaluate.names import custom_metrics
 from imgrec.evaluate.per_image import per_image
+from imgrec.runs.evaluations import read_evaluations, recorded_metrics
 from imgrec.runs.flat import flat_config
-from imgrec.runs.folder import RunFolder, find_runs, is_run_folder
+from imgrec.runs.folder import EVALUATIONS, RunFolder, find_runs, is_run_folder
 from imgrec.runs.metrics_log import MetricSeries
 from imgrec.runs.predictions import Predictions
 
@@ -148,15 +149,29 @@ def align(runs: Sequence[RunFolder], split: str, shared: bool = False) -> tuple[
             ids = [name for name in ids if name in kept]
     assert ids is not None
     if len(ids) < 2:
-        raise UserError(f"the runs share {len(ids)} of the {len(everything):,} {_SPLITS[split]} images: too few")
+        raise UserError(f"the runs share {len(ids)} of the {len(everything):,} {split_words(split)} images: too few")
     first = _predictions(runs[0], split)
     images = Images(ids, first.targets[_places(first, ids)], first.class_names, len(everything) - len(ids))
     return images, [_laid(run, split, _predictions(run, split), images, runs[0]) for run in runs]
 
 
+def split_words(split: str) -> str:
+    """Return a split in words: ``validation``, ``test``, or the name of an evaluation.
+
+    >>> split_words("val"), split_words("evaluations/field")
+    ('validation', 'field')
+    """
+    return _SPLITS.get(split, split.removeprefix(f"{EVALUATIONS}/"))
+
+
 def _predictions(run: RunFolder, split: str) -> Predictions:
-    if split not in _SPLITS:
-        raise UserError(f'--split: expected {" or ".join(_SPLITS)}, got "{split}"')
+    evaluation = split.startswith(f"{EVALUATIONS}/")
+    if split not in _SPLITS and not evaluation:
+        raise UserError(f'--split: expected {", ".join(_SPLITS)} or {EVALUATIONS}/NAME, got "{split}"')
+    if evaluation and not run.has_predictions(split):
+        there = [f"{EVALUATIONS}/{name}" for name in read_evaluations(run)]
+        has = f" It has: {', '.join(there)}.{suggestion(split, there)}" if there else ""
+        raise UserError(f"the run {run.path} has no {split}.{has} `imgrec evaluate RUN DATA --name NAME` makes one.")
     if not run.has_predictions(split):
         command = {"val": "validate"}.get(split, split)
         other = "val" if split == "test" else "test"
@@ -192,9 +207,9 @@ def _laid(run: RunFolder, split: str, said: Predictions, images: Images, referen
         nll = float(each.nll.mean())
         ece = bin_by_confidence(each.confidence, each.correct).expected_calibration_error
     truth = np.nan_to_num(np.exp(-each.nll), nan=0.0).astype(np.float32)
-    own = {name: value for name, value in (run.summary.get(split) or {}).items() if isinstance(value, int | float)}
+    own = recorded_metrics(run, split)
     same = len(places) == len(said)  # a custom metric cannot be computed again for some of the images
-    custom = {name: float(own[name]) for name in custom_metrics(own)} if same else {}
+    custom = {name: own[name] for name in custom_metrics(own)} if same else {}
     diverged = int((~each.has_softmax).sum())
     return ComparedRun(run, each.correct, predicted, truth, nll, ece, diverged, custom)
 
@@ -218,6 +233,6 @@ def _other_images(
     where = first.path if example in set(ours) else run.path
     way = "--shared compares on those." if common >= 2 else "There is nothing to compare them on."
     return (
-        f"{run.path} and {first.path} have predictions on different {_SPLITS[split]} images: {len(theirs):,} and "
+        f"{run.path} and {first.path} have predictions on different {split_words(split)} images: {len(theirs):,} and "
         f"{len(ours):,}, of which they share {common:,} ({example} is only in {where}). {way}"
     )

@@ -133,7 +133,7 @@ def compare_runs(
     Args:
         runs: run folders, and folders of runs, which stand for the finished runs below them.
         group_by: ``auto``, ``none``, ``experiment`` or a config column, as in :func:`~imgrec.runs.groups.grouped`.
-        split: ``test`` or ``val``.
+        split: ``test``, ``val``, or ``evaluations/<name>`` of `imgrec evaluate`.
         shared: compare on the images that all runs share, where they were not tested on the same ones.
 
     Raises:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.files import write_text
+from imgrec.runs.compared import split_words
 from imgrec.runs.comparison import LEVEL, Comparison, Pair
 from imgrec.runs.comparison_figures import accuracy_cells, curve_drawings, difference_cells
 from imgrec.runs.comparison_text import PAIR_COLUMNS, group_cells, group_columns, pair_cells, shared_custom
@@ -20,7 +21,6 @@ from imgrec.runs.text import epoch_text
 
 GetImages = Callable[[list[str]], Sequence[NDArray[np.uint8] | None]]
 
-_SPLITS = {"test": "test", "val": "validation"}
 _PAIRS_WITH_IMAGES = 3
 _IMAGES_SHOWN = 7  # a row of a wide page
 _CLASSES_SHOWN = 40
@@ -44,7 +44,7 @@ def _content(comparison: Comparison, images: GetImages | None) -> dict[str, Any]
     differences, reach = difference_cells(pairs)
     return {
         "title": _title(groups),
-        "split": _SPLITS[comparison.split],
+        "split": split_words(comparison.split),
         "images": f"{len(comparison.images):,}",
         "run_count": len(comparison.runs),
         "colours": len(SERIES),

@@ -15,11 +15,10 @@ from imgrec import yaml12
 from imgrec.errors import UserError
 from imgrec.files import folder_aside, write_text
 from imgrec.runs.environment import describe_environment
-from imgrec.runs.folder import RunFolder
+from imgrec.runs.folder import EVALUATIONS, RunFolder
 from imgrec.runs.predictions import Predictions, read_predictions, write_predictions
 from imgrec.runs.summary import read_json, write_json
 
-FOLDER = "evaluations"
 METRICS = "metrics.json"
 LEVEL = 0.95
 """Confidence of the intervals."""
@@ -93,7 +92,7 @@ class Evaluation:
 
 def evaluation_folder(run: RunFolder, name: str) -> Path:
     """Return the folder of an evaluation inside a run folder."""
-    return run.path / FOLDER / check_name(name)
+    return run.path / EVALUATIONS / check_name(name)
 
 
 def check_name(name: str) -> str:
@@ -154,8 +153,15 @@ def read_evaluations(run: RunFolder) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: If one is damaged.
     """
-    found = sorted((run.path / FOLDER).glob(f"*/{METRICS}"))
+    found = sorted((run.path / EVALUATIONS).glob(f"*/{METRICS}"))
     return {path.parent.name: read_json(path) for path in found if not path.parent.name.startswith(".")}
+
+
+def recorded_metrics(run: RunFolder, split: str) -> dict[str, float]:
+    """Return the metrics that a run recorded on ``val`` or ``test``, or in an evaluation: ``evaluations/<name>``."""
+    prefix, _, name = split.rpartition("/")
+    found = read_evaluations(run).get(name, {}).get("metrics") if prefix == EVALUATIONS else run.summary.get(split)
+    return {key: float(value) for key, value in (found or {}).items() if isinstance(value, int | float)}
 
 
 def evaluation_predictions(run: RunFolder, name: str) -> Predictions:
@@ -164,7 +170,7 @@ def evaluation_predictions(run: RunFolder, name: str) -> Predictions:
     Raises:
         UserError: If the run has no such evaluation.
     """
-    return read_predictions(run.path / FOLDER / check_name(name) / "predictions.parquet")
+    return read_predictions(run.predictions_file(f"{EVALUATIONS}/{check_name(name)}"))
 
 
 def interval_text(name: str, interval: tuple[float, float] | list[float] | None) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 SPLITS_FILE = "splits.parquet"
+EVALUATIONS = "evaluations"
 _LISTED = 10
 
 
@@ -124,7 +125,9 @@ class RunFolder:
         return SplitTable.read(path) if path.is_file() else None
 
     def predictions_file(self, split: str) -> Path:
-        """Where the predictions on ``split`` stand, or will."""
+        """Return the file of the predictions on ``val`` or ``test``, or of an evaluation: ``evaluations/<name>``."""
+        if split.startswith(f"{EVALUATIONS}/"):
+            return self.path / split / "predictions.parquet"
         return self.path / "predictions" / f"{split}.parquet"
 
     def predictions(self, split: str = "test") -> Predictions:

@@ -86,6 +86,11 @@ def test_everything_is_evaluated_and_the_run_itself_stays_as_it_is(run: Path, cl
     assert cli("report", run).returncode == 0
     assert "Other data" in (run / "report.html").read_text()
     assert "1,797" in (run / "report.html").read_text()
+    shutil.copytree(run, run.parent / "twin")
+    compared = cli("compare", run, run.parent / "twin", "--split", "evaluations/digits")
+    assert compared.returncode == 0, compared.stderr
+    assert "2 runs on 1,797 digits images" in compared.stdout
+    assert "It has: evaluations/digits" in cli("compare", run, run.parent / "twin", "--split", "evaluations/d").stderr
     assert "evaluations/digits/acc" in cli("runs", run.parent, "--columns", "run,evaluations/*").stdout
 
 
