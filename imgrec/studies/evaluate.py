@@ -30,6 +30,7 @@ from imgrec.runs.evaluation_page import Images, evaluation_page
 from imgrec.runs.evaluations import (
     LEVEL,
     Evaluation,
+    check_name,
     evaluation_folder,
     name_from,
     refuse_other,
@@ -92,6 +93,8 @@ def evaluate_run(
     """
     if batch_size < 1:
         raise UserError(f"batch_size: expected 1 or more, got {batch_size}.")
+    if name is not None:
+        check_name(name)
     model = open_model(run, device, tta, tta_average)
     given = {"source": _described(data)} if isinstance(data, Source) else source_spec(data)
     source = data if isinstance(data, Source) else build_whole_source(given["source"], given.get("classes"))
