@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 from imgrec.augment import build_transforms
@@ -26,7 +27,8 @@ from imgrec.errors import UserError
 from imgrec.evaluate.metric_intervals import metric_intervals
 from imgrec.registry import Specs
 from imgrec.runs.evaluated_model import EvaluatedModel, open_model
-from imgrec.runs.evaluation_page import Images, evaluation_page
+from imgrec.runs.data import images_of
+from imgrec.runs.evaluation_page import evaluation_page
 from imgrec.runs.evaluations import (
     LEVEL,
     Evaluation,
@@ -129,7 +131,7 @@ def evaluate_run(
     )
     show(found)
     if folder is not None:
-        write_evaluation_folder(folder, found, evaluation_page(found, _images_of(matched.source)))
+        write_evaluation_folder(folder, found, evaluation_page(found, images_of(_Shown(matched.source))))
     return found
 
 
@@ -212,19 +214,22 @@ def _described(source: Source) -> str:
     return f"{type(source).__module__}.{type(source).__qualname__}"
 
 
-def _images_of(source: Source) -> Images:
-    row_of = {name: row for row, name in enumerate(source.ids)}
+class _Shown:
+    """The images of a source by id, for the page."""
 
-    def images(ids: list[str]) -> list[Any]:
-        found: list[Any] = []
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._row_of = {name: row for row, name in enumerate(source.ids)}
+
+    def load_images(self, ids: Iterable[str]) -> list[Tensor | None]:
+        """Return the images of these ids; ``None`` for one that cannot be read."""
+        found: list[Tensor | None] = []
         for name in ids:
             try:
-                found.append(source.load(row_of[name]).permute(1, 2, 0).numpy())
+                found.append(self._source.load(self._row_of[name]))
             except BadImage:
                 found.append(None)
         return found
-
-    return images
 
 
 def print_progress(text: str) -> None:
