@@ -26,8 +26,8 @@ from imgrec.data.splits import Splits
 from imgrec.errors import UserError
 from imgrec.evaluate.metric_intervals import metric_intervals
 from imgrec.registry import Specs
-from imgrec.runs.evaluated_model import EvaluatedModel, open_model
 from imgrec.runs.data import images_of
+from imgrec.runs.evaluated_model import EvaluatedModel, open_model
 from imgrec.runs.evaluation_page import evaluation_page
 from imgrec.runs.evaluations import (
     LEVEL,
