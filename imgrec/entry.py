@@ -14,7 +14,9 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
+from imgrec import trust
 from imgrec.errors import SpecError
+from imgrec.plain_types import MismatchError, check_plain, is_plain, names_code
 
 T = TypeVar("T")
 
@@ -131,24 +133,44 @@ def _given_to_base(constructor: Callable[..., Any], base: inspect.Signature) -> 
 
 
 def check_type(value: Any, hint: Any, where: str) -> Any:
-    """``value`` where it fits the annotation ``hint`` (an int fits a float, and is made one); else a SpecError."""
+    """Return ``value`` in the type of the annotation ``hint``; an int for a float becomes a float.
+
+    jsonargparse checks annotations that accept more than plain data, for example classes. It imports what a text
+    names, and is therefore not used on received data.
+
+    Raises:
+        SpecError: If the value does not fit.
+    """
     if hint is inspect.Parameter.empty or hint is Any:
         return value
+    opened = trust.current()
+    if is_plain(hint) or (opened is not None and not opened.everything and names_code(value)):
+        try:
+            return check_plain(value, hint)
+        except MismatchError as error:
+            raise _unfit(value, hint, where) from error
+    return _check_with_imports(value, hint, where)
+
+
+def _unfit(value: Any, hint: Any, where: str) -> SpecError:
+    kind = "" if value is None else f" ({type(value).__name__})"
+    return SpecError(f"{place(where)}expected {type_name(hint)}, got {value!r}{kind}.")
+
+
+def _check_with_imports(value: Any, hint: Any, where: str) -> Any:
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False, add_help=False)
     try:
         parser.add_argument("--value", type=hint)
-    except ValueError:  # an annotation that no plain data can have, a tensor say: the constructor judges
+    except ValueError:  # the annotation has no plain data, for example a tensor: the constructor checks the value
         return value
-    if value is None and not _takes_none(hint):  # jsonargparse takes null for "not given"
-        raise SpecError(f"{place(where)}expected {type_name(hint)}, got None.")
-    if isinstance(value, bool) and not _takes_bool(hint):
-        raise SpecError(f"{place(where)}expected {type_name(hint)}, got {value!r} (bool).")
+    if (value is None and not _takes_none(hint)) or (isinstance(value, bool) and not _takes_bool(hint)):
+        raise _unfit(value, hint, where)  # jsonargparse takes null for "not given", and true for 1
     try:
         return parser.parse_object({"value": value}).value
     except ArgumentError as error:
-        raise SpecError(f"{place(where)}expected {type_name(hint)}, got {value!r} ({type(value).__name__}).") from error
+        raise _unfit(value, hint, where) from error
 
 
 def check_text_keys(given: Mapping[Any, Any], where: str) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from imgrec import trust
 from imgrec.errors import ResourceError, UserError
 
 
@@ -141,6 +142,61 @@ def locate(path: str | Path, what: str = "path") -> Path:
     raise UserError(f"{what} not found: neither {Path.cwd() / given} nor {root / given} (IMGREC_DATA) exists")
 
 
+def inside(folder: str | Path, name: str, where: str) -> Path:
+    """Return the path ``name`` in ``folder``, which received data names.
+
+    Args:
+        folder: the folder that the path must not leave.
+        name: a relative path.
+        where: the place of the name, for the message.
+
+    Raises:
+        UserError: If the path leads out of the folder, also by a link.
+
+    >>> inside("runs/a", "checkpoints/best.ckpt", "summary.json").as_posix()
+    'runs/a/checkpoints/best.ckpt'
+    """
+    folder = Path(folder)
+    found = folder / name
+    try:
+        within = found.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # a name with a null character, or links in a circle
+        within = False
+    if not within:
+        raise UserError(f"{folder}: {where}: expected a path inside the folder, got {name!r}.")
+    return found
+
+
+def refuse_links(folder: str | Path) -> None:
+    """Raise if a link in a received folder leads out of it; a command is about to write into the folder.
+
+    Links below ``wandb/`` are W&B's own: it replaces them and does not write through them.
+
+    Raises:
+        UntrustedError: If received data is open, it does not trust everything, and there is such a link.
+    """
+    if trust.current() is None:
+        return
+    home = Path(folder).resolve()
+    for place, folders, files in os.walk(home):
+        for path in (Path(place) / name for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                trust.refuse_unless_trusted(f"{path}: got a link to {path.readlink()}", "it leads out of the folder")
+        folders[:] = [name for name in folders if name != "wandb" or (Path(place) / name).is_symlink()]
+
+
+def _refuse_redirected(path: Path) -> None:
+    """Raise if a link leads a file of a received run folder out of that folder."""
+    if trust.current() is None:
+        return
+    given = Path(os.path.abspath(path))  # noqa: PTH100 - links must stay links
+    for folder in given.parents:
+        if (folder / "config.yaml").is_file() and (folder / "environment.json").is_file():
+            if not given.parent.resolve().is_relative_to(folder.resolve()):
+                trust.refuse_unless_trusted(f"{given.parent}: got a link", "it leads out of the run folder")
+            return
+
+
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
     """Give a temporary path in the same folder, renamed to ``path`` at the end; on an error ``path`` stays as it was.
@@ -148,6 +204,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     Raises:
         WriteError: If ``path`` cannot be written.
     """
+    _refuse_redirected(Path(path))
     with writing(path), _aside(Path(path)) as aside:
         yield aside
 
@@ -175,6 +232,7 @@ def folder_aside(folder: str | Path) -> Iterator[Path]:
     Raises:
         WriteError: If ``folder`` cannot be written.
     """
+    _refuse_redirected(Path(folder))
     with writing(folder), _new_folder(Path(folder)) as new:
         yield new
 

@@ -7,13 +7,13 @@ path to any importable class. YAML, hyper-parameters in a checkpoint and Python 
 
 from __future__ import annotations
 
-import importlib
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Generic, Protocol, TypeVar, get_args, get_origin
 
+from imgrec import trust
 from imgrec.entry import Entry, check_text_keys, check_type, place
 from imgrec.errors import SpecError, UserError, article, suggestion
 
@@ -199,10 +199,14 @@ class Registry(Generic[T]):
         return found
 
     def _import(self, path: str, where: str) -> Callable[..., T]:
-        module, _, attribute = path.rpartition(".")
+        for entry in self._entries.values():  # received data may use the full name of a registered class
+            if _path(entry.factory) == path:
+                return entry.factory
         try:
-            found = getattr(importlib.import_module(module), attribute)
+            found = trust.import_named(path, where, self.kind)
         except (ImportError, AttributeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
             known = [*self.names(), *(self.catalogue.names() if self.catalogue else ())]
             raise SpecError(
                 f'{place(where)}the {self.kind} "{path}" cannot be imported: {error}.{suggestion(path, known)}'
@@ -233,7 +237,7 @@ def _points(find: Callable[..., Any], group: str) -> tuple[Any, ...]:
 
 
 def _path(factory: Callable[..., Any]) -> str:
-    return f"{factory.__module__}.{getattr(factory, '__qualname__', factory)}"
+    return f"{getattr(factory, '__module__', None)}.{getattr(factory, '__qualname__', factory)}"
 
 
 class _placed:  # noqa: N801 - used as a context manager, like contextlib's own

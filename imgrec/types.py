@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import torch
 from torch import Tensor
 
+from imgrec.entry import check_type
+from imgrec.errors import UserError
 from imgrec.randomness import position_seed
 
 
@@ -140,9 +142,24 @@ class DataFacts:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`."""
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**plain)
+        """Return the facts that :meth:`to_dict` gave.
+
+        Raises:
+            UserError: If a value has another type.
+            KeyError: If a required key is missing.
+            TypeError: If a key is unknown.
+        """
+        if not isinstance(values, Mapping):
+            raise UserError(f"facts: expected a mapping, got {values!r}.")
+        hints = get_type_hints(cls)
+        for key in values.keys() - hints.keys():
+            raise TypeError(f"the key {key!r} is unknown")
+        for key in ("class_names", "class_counts", "image_size"):
+            values[key]
+        found = cls(**{key: check_type(value, hints[key], f"facts.{key}") for key, value in values.items()})
+        if found.image_size < 1 or found.channels not in (1, 3):
+            raise UserError(f"facts: expected an image_size of 1 or more and 1 or 3 channels, got {values!r}.")
+        return found
 
     def for_registry(self) -> dict[str, Any]:
         """The facts that a spec's constructor may name."""

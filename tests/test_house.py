@@ -16,6 +16,7 @@ ROOT = Path(imgrec.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
     "errors",
+    "trust",
     "extras",
     "process",
     "signals",
@@ -25,6 +26,7 @@ ROOMS = [
     "csv_files",
     "yaml12",
     "randomness",
+    "plain_types",
     "entry",
     "registry",
     "spec_defaults",

@@ -11,6 +11,7 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 
 from imgrec.errors import ResourceError
 from imgrec.runs.checkpoints import FULL, write_checkpoint
+from imgrec.trust import current
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         self.failures = failures
         self.failed = 0
         self.gave_up: ResourceError | None = None
+        self._written: set[Path] = set()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write the checkpoint; a full disk is logged and counted.
@@ -57,8 +59,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 )
         else:
             self.failed = 0
+            self._written.add(Path(path).resolve().parent)
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint that another one replaces, unless that one could not be written."""
-        if not self.failed:
-            super().remove_checkpoint(path)
+        """Remove a checkpoint that another one replaces, unless that one could not be written.
+
+        The path can come from a received checkpoint. Then only folders that this training writes to are touched.
+        """
+        if self.failed or (current() is not None and Path(path).resolve().parent not in self._written):
+            return
+        super().remove_checkpoint(path)

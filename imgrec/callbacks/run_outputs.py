@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -19,6 +18,7 @@ from imgrec.data import ImageDataModule
 from imgrec.data.calibration import calibration_images
 from imgrec.errors import UserError
 from imgrec.export import save_model_folder
+from imgrec.export.origin import read_any
 from imgrec.export.qat_onnx import NAME, export_qat
 from imgrec.randomness import run_seed
 from imgrec.runs.data import refuse_other_images
@@ -107,7 +107,7 @@ def best_epoch(trainer: pl.Trainer) -> dict[str, Any]:
         return {}
     if not Path(callback.best_model_path).is_file():
         return {}
-    epoch = torch.load(callback.best_model_path, map_location="cpu", weights_only=True)["epoch"]
+    epoch = read_any(Path(callback.best_model_path)).get("epoch", 0)
     return {
         "monitor": callback.monitor,
         "best_score": shortest(float(callback.best_model_score)),

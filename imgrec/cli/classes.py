@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import LightningDataModule, LightningModule
 
+from imgrec import trust
 from imgrec.entry import Entry, check_text_keys, check_type
 from imgrec.errors import UserError, suggestion
 
@@ -23,22 +26,48 @@ SHORT_NAMES = (
 )
 
 
+OPENED = {
+    "pytorch_lightning.callbacks": (
+        *("DeviceStatsMonitor", "EarlyStopping", "GradientAccumulationScheduler", "LearningRateMonitor"),
+        *("ModelCheckpoint", "ModelSummary", "RichModelSummary", "RichProgressBar", "StochasticWeightAveraging"),
+        *("Timer", "TQDMProgressBar"),
+    ),
+    "pytorch_lightning.loggers": ("CSVLogger", "TensorBoardLogger"),
+    "pytorch_lightning.strategies": ("DDPStrategy", "FSDPStrategy", "ModelParallelStrategy", "SingleDeviceStrategy"),
+}
+"""Classes of Lightning that received data may name, in addition to imgrec's own."""
+
+_REDIRECTING = frozenset({"dirpath", "save_dir", "root_dir", "log_dir", "dir", "sub_dir", "settings"})
+"""Arguments of callbacks and loggers that name a place to write to, or a server."""
+_READ = frozenset({"ticket"})
+"""Arguments of callbacks that name a path to read."""
+
+
 def find_class(class_path: str, base: type, where: str) -> type:
-    """The class that a dotted path or a short name means.
+    """Return the class that a dotted path or a short name stands for.
+
+    Received data resolves imgrec's public classes and those of :data:`OPENED`.
 
     Raises:
-        UserError: there is none, or it is no ``base``.
+        UserError: If there is no such class, it is no ``base``, or received data must not name it.
     """
     module, _, name = class_path.rpartition(".")
+    if trust.current() is not None:
+        found = _opened_class(class_path, base, where)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise UserError(f"{where}: expected a {base.__name__}, got {class_path}.")
+        return found
     for place in [module] if module else SHORT_NAMES:
         try:
-            found = getattr(import_module(place), name, None)
+            found = getattr(trust.module_named(place), name, None)
         except ImportError as error:
             raise UserError(f"{where}: the class {class_path} cannot be imported: {error}") from error
         if isinstance(found, type) and (issubclass(found, base) or module):
             break
     else:
         found = None
+    if found is not None:
+        trust.declare(found)
     if found is None:
         names = _known([module] if module else SHORT_NAMES, base)
         raise UserError(f'{where}: there is no class "{class_path}".{suggestion(name, names)}')
@@ -47,10 +76,28 @@ def find_class(class_path: str, base: type, where: str) -> type:
     return found
 
 
+def _opened_class(class_path: str, base: type, where: str) -> Any:
+    import imgrec
+
+    name = class_path.rpartition(".")[2]
+    accepted = [getattr(imgrec, name)] if name in imgrec.__all__ else []
+    accepted += [getattr(import_module(place), name) for place, names in OPENED.items() if name in names]
+    for place, names in OPENED.items():
+        if name in names and class_path == f"{place}.{name}":
+            return accepted[-1]
+    classes = [each for each in accepted if isinstance(each, type)]
+    try:
+        return trust.import_named(class_path, where, base.__name__, classes)
+    except (ImportError, AttributeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{where}: the class {class_path} cannot be imported: {error}") from error
+
+
 def _known(modules: Iterable[str], base: type) -> list[str]:
     return [
         name
-        for module in map(import_module, modules)
+        for module in map(trust.module_named, modules)
         for name, each in inspect.getmembers(module, inspect.isclass)
         if issubclass(each, base) and not name.startswith("_")
     ]
@@ -75,13 +122,32 @@ def instantiate(value: Any, base: type, where: str) -> Any:
     given = {k: v for k, v in value.items() if k not in ("class_path", "init_args")} | dict(
         value.get("init_args") or {}
     )
-    arguments = check_arguments(Entry(value["class_path"], cls), given, where)
+    entry = Entry(value["class_path"], cls)
+    if not issubclass(cls, LightningModule | LightningDataModule):
+        refuse_redirections(entry, given, where)
+    arguments = check_arguments(entry, given, where)
     try:
         return cls(**arguments)
     except (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException) as error:
         if isinstance(error, UserError) or not cls.__module__.startswith("pytorch_lightning"):
             raise  # in a class of one's own the traceback is what helps
         raise UserError(f"{where}: {value['class_path']} refuses its arguments: {error}") from error
+
+
+def refuse_redirections(entry: Entry[Any], given: Mapping[str, Any], where: str) -> None:
+    """Raise if received data gives a callback or a logger a place outside the run folder, or a server.
+
+    Raises:
+        UntrustedError: If it does, and the opening does not trust everything.
+    """
+    scope = trust.current()
+    if scope is None or scope.everything or scope.allows(entry.name):
+        return
+    for key, value in given.items():
+        outside = isinstance(value, str) and key not in _READ and (Path(value).is_absolute() or ".." in value)
+        unknown = entry.open and key not in entry.parameters
+        if value is not None and (outside or unknown or key in _REDIRECTING):
+            trust.refuse_unless_trusted(f"{where}.{key}: got {value!r}", "it may write outside the run folder")
 
 
 def check_arguments(entry: Entry[Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from imgrec.cli.parser import Parser
 from imgrec.errors import UserError
 from imgrec.files import Postponed
 from imgrec.terminal import print
+from imgrec.trust import Trust, allow, opening
 
 if TYPE_CHECKING:
     from imgrec.compress.plan import Plan
@@ -44,7 +45,7 @@ def run(command: str, words: list[str]) -> int:
 
     max_drop = arguments.max_drop
     check_budget(max_drop, "compress")
-    plans = [plan for path in arguments.plan for plan in read_plans(read_config(path), path, Path(path).stem)]
+    plans = [plan for path in arguments.plan for plan in read_plans(allow(read_config(path)), path, Path(path).stem)]
     plans = [plan.within(max_drop) for plan in plans]
     if flags:
         plans.append(Plan.of(flags, arguments.name, "compress", max_drop))
@@ -57,13 +58,15 @@ def run(command: str, words: list[str]) -> int:
     return 0
 
 
-def compress_run(run: RunFolder | str | Path, *plans: Any) -> list[RunFolder]:
+def compress_run(run: RunFolder | str | Path, *plans: Any, trust: Trust = None) -> list[RunFolder]:
     """Make compressed variants of a trained run, each a run folder of its own beside it; what is finished is kept.
 
     Args:
         run: a run folder.
         plans: each a list of steps, specs of :data:`imgrec.compress.steps.STEPS`; a mapping as a plan's YAML holds it;
             or the path of such a file.
+        trust: names of classes and modules that the run's config may name in addition to the registries; ``True``
+            allows every name. Default: none.
 
     Returns:
         The run folders, in the order of the plans.
@@ -89,7 +92,9 @@ def compress_run(run: RunFolder | str | Path, *plans: Any) -> list[RunFolder]:
         file = isinstance(plan, str | Path)
         values = read_config(plan) if file else plan
         found += read_plans(values, str(plan) if file else f"plans[{place}]", Path(plan).stem if file else None)
-    return _compress(run, found)
+    with opening(Path(run), trust):
+        allow(list(plans))
+        return _compress(run, found)
 
 
 def _compress(run: RunFolder | str | Path, plans: Sequence[Plan], dry: bool = False) -> list[RunFolder]:

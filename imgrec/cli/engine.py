@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import CheckpointIO
 
-from imgrec import yaml12
+from imgrec import trust, yaml12
 from imgrec.callbacks import (
     BestCheckpoint,
     EpochProgress,
@@ -149,6 +149,11 @@ def with_defaults(cls: type, given: Mapping[str, Any]) -> Config:
 def build_trainer(config: Config, bare: bool) -> pl.Trainer:
     """Lightning's Trainer with imgrec's callbacks beside the given ones."""
     given = dict(config)
+    if bare:  # an evaluation has no profile and writes no file of Lightning's
+        given |= {"profiler": None, "plugins": None, "default_root_dir": None}
+    elif given.get("default_root_dir") is not None:
+        place = f"trainer.default_root_dir: got {given['default_root_dir']!r}"
+        trust.refuse_unless_trusted(place, "it may write outside the run folder")
     callbacks = given.pop("callbacks", None) or []
     logger = given.pop("logger", None)
     given["precision"] = until_settled(given.get("precision"))

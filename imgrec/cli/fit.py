@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgrec import trust
 from imgrec.cli.arguments import Arguments, parse
 from imgrec.cli.config import Config, experiment_name, merge, override, read_config
 from imgrec.cli.resume import find_run, go_on
@@ -68,6 +69,7 @@ def run(command: str, words: list[str]) -> int:
         split = {"validate": "validation"}.get(command, command)
         print(FIT_HELP if command == "fit" else EVALUATE_HELP.format(command=command, split=split), end="")
         return 0
+    trust.allow(arguments.tta)
     if arguments.tta is not None and command != "test":
         raise UserError(f"--tta is for test and predict, not for {command}")
     if command == "fit":
@@ -124,7 +126,7 @@ def evaluate(command: str, arguments: Arguments) -> int:
     target = find_target(arguments.targets[0]) if arguments.targets else None
     config = target.config if target else {}
     for path in arguments.configs:
-        config = merge(config, read_config(path))
+        config = merge(config, trust.allow(read_config(path)))
     config = _overridden(config, arguments)
     checkpoint = existing_checkpoint(arguments.ckpt_path) or (target.checkpoint if target else None)
     if checkpoint is None and not arguments.print_config:
@@ -203,7 +205,7 @@ def _refuse_changed(target: Target, engine: Engine, content: Mapping[str, Any]) 
 
 def _overridden(config: Config, arguments: Arguments) -> Config:
     for key, value in arguments.overrides:
-        config = override(config, key, value)
+        config = override(config, key, trust.allow(value))
     return config
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 
+from imgrec import trust
 from imgrec.errors import UserError
 from imgrec.signals import preemptible
 from imgrec.terminal import print
@@ -41,6 +42,19 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("listing", "show the arguments and the documentation of a registry entry"),
 }
 
+USER_CONFIG = frozenset({"fit", "augment", "lr-find", "batch-find", "cost", "show"})
+"""Commands that take the user's own config or words: they may import from the current folder."""
+
+NEITHER = frozenset({"list"})
+"""Commands that read no data. Every command that is in neither set opens what another process wrote."""
+
+TRUST_HELP = """
+opening received files (SECURITY.md):
+  --trust              allow every class that the opened files name, also outside the registries
+  --trust=NAME         allow one class or module; may be given several times. Permanently: one name per line in
+                       ~/.config/imgrec/trust
+"""
+
 HELP = """usage: imgrec COMMAND [--config FILE.yaml ...] [--key.subkey VALUE ...]
 
 Image recognition on PyTorch Lightning: one YAML trains, evaluates and leaves a run folder.
@@ -48,7 +62,8 @@ Image recognition on PyTorch Lightning: one YAML trains, evaluates and leaves a 
 commands:
 {commands}
 
-`imgrec COMMAND --help` says more. Try: imgrec fit --config experiments/digits/quickstart.yaml
+`imgrec COMMAND --help` says more. Every command that opens runs, models or checkpoints takes --trust.
+Try: imgrec fit --config experiments/digits/quickstart.yaml
 """
 
 
@@ -56,14 +71,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; docs/exit-status.md lists them."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        arguments, trusted = take_trust(arguments)
         command, rest = split_command(arguments)
         if command is None:
             return _no_command(rest)
-        if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))  # a class of one's own, in a file of one's own
-        module = import_module(f"imgrec.cli.{COMMANDS[command][0]}")
-        with preemptible() if command in TRAINING else nullcontext():
-            status: int = module.run(command, rest)
+        signals = preemptible() if command in TRAINING else nullcontext()
+        with _scope(command, trusted), signals:
+            module = import_module(f"imgrec.cli.{COMMANDS[command][0]}")
+            try:
+                status: int = module.run(command, rest)
+            finally:
+                if {"-h", "--help"} & set(rest) and command not in USER_CONFIG | NEITHER:
+                    print(TRUST_HELP, end="")
         sys.stdout.flush()  # a full disk behind a redirected output is found here, not when Python ends
         return status
     except UserError as error:
@@ -86,6 +105,40 @@ def _discard_output() -> None:
     """Send what Python would still flush at its end nowhere."""
     with suppress(OSError, ValueError):  # stdout may be an object without a descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def take_trust(arguments: Sequence[str]) -> tuple[list[str], trust.Trust]:
+    """Return the arguments without ``--trust``, and what it allows.
+
+    >>> take_trust(["predict", "model", "--trust=my_lab.heads", "a.png"])
+    (['predict', 'model', 'a.png'], ['my_lab.heads'])
+
+    Raises:
+        UserError: If ``--trust=`` has no name.
+    """
+    given = [word for word in arguments if word.partition("=")[0] == trust.OPTION]
+    rest = [word for word in arguments if word.partition("=")[0] != trust.OPTION]
+    names = [word.partition("=")[2] for word in given if "=" in word]
+    if "" in names:
+        raise UserError(f"{trust.OPTION}=: expected the name of a class or module, got nothing.")
+    return rest, True if len(names) < len(given) else names
+
+
+@contextmanager
+def _scope(command: str, trusted: trust.Trust) -> Iterator[None]:
+    """Let a command resolve what it may: any dotted path in a training, registered names in an opening."""
+    if command in USER_CONFIG:
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))  # the user's own modules
+        with trust.granted(trusted):
+            yield
+        return
+    if command in NEITHER:
+        with trust.without_current_folder():
+            yield
+        return
+    with trust.without_current_folder(), trust.opening(f"imgrec {command}", trusted):
+        yield
 
 
 def split_command(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from imgrec import trust
 from imgrec.cli.arguments import Arguments, parse
 from imgrec.cli.config import Config, merge, override, read_config
 from imgrec.cli.training import train
 from imgrec.errors import UserError
+from imgrec.files import refuse_links
 from imgrec.runs.folder import CONFIG, RunFolder, find_runs
 from imgrec.terminal import print
 
@@ -42,9 +44,9 @@ def run(command: str, words: list[str]) -> int:
     found = RunFolder(arguments.targets[0])
     config = read_config(found.path / CONFIG)
     for path in arguments.configs:
-        config = merge(config, read_config(path))
+        config = merge(config, trust.allow(read_config(path)))
     for key, value in arguments.overrides:
-        config = override(config, key, value)
+        config = override(config, key, trust.allow(value))
     return go_on(found, config, arguments)
 
 
@@ -90,8 +92,10 @@ def go_on(run: RunFolder, config: Config, arguments: Arguments) -> int:
     quiet_libraries()
     if config.get("seed_everything") is True:
         config = {**config, "seed_everything": run.config["seed_everything"]}
-    before = resolve(read_config(run.path / CONFIG))
     now = resolve(config)
+    refuse_links(run.path)
+    with trust.opening(run.path):
+        before = resolve(read_config(run.path / CONFIG))
     _settle(now, before)
     complete = complete_config(before), complete_config(now)
     changed, allowed = check_changes(run.path, *complete, arguments.allowed)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from imgrec.cli.parser import Parser
 from imgrec.terminal import print
+from imgrec.trust import Trust, opening
 
 if TYPE_CHECKING:
     from imgrec.runs.folder import RunFolder
@@ -38,6 +39,7 @@ def soup_runs(
     method: Literal["greedy", "uniform"] = "greedy",
     batch_norm: int = 1024,
     device: str = "auto",
+    trust: Trust = None,
 ) -> RunFolder:
     """The mean of the weights of trained networks, as a run folder of its own; see :class:`imgrec.studies.soup.Soup`.
 
@@ -46,6 +48,8 @@ def soup_runs(
         method: ``greedy`` adds networks as long as validation accuracy does not fall; ``uniform`` takes all.
         batch_norm: training images that the statistics of batch norms are estimated on anew; 0 averages them, too.
         device: ``auto`` takes a GPU where there is one.
+        trust: names of classes and modules that the runs may name in addition to the registries; ``True`` allows every
+            name. Default: none.
 
     Raises:
         UserError: networks that cannot be averaged; nothing was written then.
@@ -55,7 +59,8 @@ def soup_runs(
         soup = imgrec.soup_runs("runs/a/20261121-143005", "runs/a/20261121-150000")
         print(soup.summary["soup"]["accuracy"])
     """
-    return _make(runs, method, batch_norm, device)
+    with opening("soup", trust):
+        return _make(runs, method, batch_norm, device)
 
 
 def _make(

@@ -10,6 +10,7 @@ from pathlib import Path
 from imgrec.cli.parser import Parser
 from imgrec.errors import UserError
 from imgrec.terminal import print
+from imgrec.trust import refuse_unless_trusted
 
 DESCRIPTION = """Upload the W&B runs that were kept offline in run folders, by W&B's own sync.
 A run that was resumed has a file for each time; they are uploaded in the order in which they were written."""
@@ -83,6 +84,25 @@ def _pending(file: Path) -> Pending | None:
     return Pending(file, name, rows, missing) if name else None
 
 
+def _refuse_foreign(file: Path) -> None:
+    """Raise if the log of an offline run uploads a file that is neither in its run folder nor staged by W&B.
+
+    Raises:
+        UserError: If it does, and the opening does not trust everything.
+    """
+    import wandb.env
+
+    from imgrec.runs.wandb_files import wandb_records
+
+    homes = [Path(each).resolve() for each in (file.parents[2], wandb.env.get_data_dir(), wandb.env.get_cache_dir())]
+    for record in wandb_records(file):
+        if record.WhichOneof("record_type") == "artifact":
+            named = [Path(each.local_path) for each in record.artifact.manifest.contents if each.local_path]
+            for path in (each.resolve() for each in named if each.exists()):
+                if not any(path.is_relative_to(home) for home in homes):
+                    refuse_unless_trusted(f"{file}: an artifact contains {path}", "it is no file of the run")
+
+
 def upload(folders: list[Path], project: str | None, entity: str | None, again: bool) -> None:
     """Call W&B's own sync on the folders of offline runs.
 
@@ -94,7 +114,9 @@ def upload(folders: list[Path], project: str | None, entity: str | None, again: 
     if not wandb.login(prompt=False, verify=False):
         raise UserError("W&B: no API key is configured: run `wandb login`, or set WANDB_API_KEY")
     check_server(str(wandb.setup().settings.base_url))
-    command = [sys.executable, "-m", "wandb", "sync", *map(str, folders)]
+    for file in (file for folder in folders for file in folder.glob("*.wandb")):
+        _refuse_foreign(file)
+    command = [sys.executable, "-P", "-m", "wandb", "sync", *map(str, folders)]
     command += [f"--project={project}"] if project else []
     command += [f"--entity={entity}"] if entity else []
     command += ["--include-synced"] if again else []

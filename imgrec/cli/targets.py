@@ -7,6 +7,7 @@ from pathlib import Path
 
 from imgrec.cli.config import Config, read_config
 from imgrec.errors import UserError
+from imgrec.files import inside
 from imgrec.runs.folder import CONFIG, RunFolder, is_run_folder
 
 
@@ -39,7 +40,8 @@ def find_target(path: str | Path) -> Target:
     around = path.absolute().parent.parent
     if is_run_folder(around):
         run = RunFolder(around)
-        named = run.path / (run.summary.get("checkpoint") or "checkpoints/best.ckpt")
+        named = run.summary.get("checkpoint") or "checkpoints/best.ckpt"
+        named = inside(run.path, str(named), "summary.json: checkpoint")
         same = named.is_file() and path.samefile(named)  # another checkpoint's figures are not the run's
         own = same and run.summary.get("export") is None
         return Target(read_config(around / CONFIG), str(path), run if own else None, run)

@@ -36,6 +36,7 @@ class CsvTable(Source):
             (multi-label).
         split_column: the column with ``train``, ``val`` or ``test``; by default the column ``split``, if there is one.
         classes: the accepted labels, in their order; another label is an error.
+        outside_root: True if paths may lead out of ``root``: absolute ones, or with ``..``. Default: false.
         delimiter: what stands between two columns; by default a tab in a ``.tsv`` file, else a comma.
 
     Raises:
@@ -57,6 +58,7 @@ class CsvTable(Source):
         classes: list[str] | None = None,
         delimiter: str | None = None,
         label_separator: str | None = None,
+        outside_root: bool = False,
     ) -> None:
         path = locate(file, "CSV file")
         self.root = locate(root, "data folder") if root is not None else path.parent
@@ -69,6 +71,7 @@ class CsvTable(Source):
         if split_column is not None:
             columns[split_column] = _column(header, split_column, path)
         paths: list[str] = []
+        self._outside_root = outside_root
         labels: list[list[str]] = []
         splits: list[str | None] = []
         for number, row in rows:
@@ -76,7 +79,7 @@ class CsvTable(Source):
             for name in (path_column, *([] if several else label_columns)):
                 if not cells[name]:
                     raise UserError(f'{path}, row {number}: nothing in the column "{name}".')
-            paths.append(self._relative(cells[path_column]))
+            paths.append(self._relative(cells[path_column], f'{path}, row {number}, column "{path_column}"'))
             labels.append([cells[name] for name in label_columns])
             splits.append(_split(cells[split_column], path, number) if split_column else None)
         if not rows:
@@ -115,10 +118,17 @@ class CsvTable(Source):
         for name in self.ids:
             yield file_state(self.root / name)
 
-    def _relative(self, given: str) -> str:
-        """One spelling for a file: relative to the root where it lies below it, with forward slashes."""
+    def _relative(self, given: str, where: str) -> str:
+        """Return one spelling for a file: relative to the root if it is below it, with forward slashes."""
         path = PurePath(os.path.normpath(given))
-        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+        for root in (self.root, self.root.absolute()):
+            path = path.relative_to(root) if path.is_relative_to(root) else path
+        if not self._outside_root and (path.is_absolute() or ".." in path.parts):
+            raise UserError(
+                f"{where}: expected a path below the root {self.root}, got {given!r}. Another `root` makes it one; "
+                "`outside_root: true` in the source allows any path."
+            )
+        return path.as_posix()
 
 
 def _read(path: Path, delimiter: str) -> tuple[list[str], list[tuple[int, list[str]]]]:

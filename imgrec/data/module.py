@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pytorch_lightning as pl
@@ -43,6 +44,7 @@ from imgrec.data.training_part import with_stored_splits
 from imgrec.errors import UserError
 from imgrec.randomness import position_generator, run_seed
 from imgrec.registry import Spec, Specs, as_list
+from imgrec.trust import Trust, allow, current, declare, in_own_scope, opening
 from imgrec.types import Batch, DataFacts
 
 logger = logging.getLogger(__name__)
@@ -111,6 +113,7 @@ class ImageDataModule(pl.LightningDataModule):
         relabel: str | None = None,
     ) -> None:
         super().__init__()
+        self.opened = current()
         SOURCES.check(source, "data.source")
         check_classes(classes)
         if sampler is not None:
@@ -151,11 +154,32 @@ class ImageDataModule(pl.LightningDataModule):
         self._table: tuple[SplitTable, bool] | None = None
         self._ready: tuple[Source, Splits, DataFacts] | None = None
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *given: Any, trust: Trust = None, **named: Any) -> Self:
+        """Return the data module of a checkpoint, as Lightning does; it names registered entries only.
+
+        Args:
+            checkpoint_path: a ``.ckpt`` file.
+            trust: names of classes and modules that may be imported in addition; ``True`` allows every name.
+            *given: the positional arguments of Lightning's method.
+            **named: its other arguments, and arguments that replace those of the checkpoint.
+
+        Raises:
+            UserError: If the checkpoint names a class that is neither registered nor trusted.
+        """
+        declare(cls)
+        with opening(checkpoint_path if isinstance(checkpoint_path, str | os.PathLike) else "the checkpoint", trust):
+            allow(named)
+            found: Self = super().load_from_checkpoint(checkpoint_path, *given, **{"weights_only": True, **named})
+        return found
+
+    @in_own_scope
     def prepare_data(self) -> None:
         """Fetch what is to be downloaded; Lightning calls it in one process of each machine."""
         if fetches(self._source_spec):
             self._build_source()
 
+    @in_own_scope
     def setup(self, stage: str | None = None) -> None:
         """Read the table of images, split it, and find out what a model must know. A second call does nothing.
 

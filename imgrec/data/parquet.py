@@ -21,6 +21,7 @@ from imgrec.data.labels import warn_of_unlabelled
 from imgrec.data.shards import Paths, Shard, find_shards
 from imgrec.data.source import SOURCES, Source
 from imgrec.errors import UserError
+from imgrec.files import inside
 
 _OPEN_FILES = 100
 
@@ -109,7 +110,10 @@ def decode_cell(cell: Any, folder: Path | None) -> Tensor:
     if data is not None:
         return decode_image(bytes(data))
     if name:
-        return decode_image((folder or Path()) / name)
+        try:
+            return decode_image(inside(folder or Path(), str(name), "path"))
+        except UserError as error:
+            raise BadImage(str(error)) from error
     raise BadImage("there is no image in this row")
 
 

@@ -19,6 +19,7 @@ from imgrec.data.decode import from_pil, readable
 from imgrec.data.source import SOURCES, Source
 from imgrec.errors import UserError, suggestion
 from imgrec.files import data_root, locate
+from imgrec.trust import current
 
 _NAMES = """
     CIFAR10 CIFAR100 CLEVRClassification Caltech101 Caltech256 Country211 DTD EMNIST EuroSAT FER2013 FGVCAircraft
@@ -60,6 +61,7 @@ class TorchvisionSet(Source):
         self, dataset: str, root: str | None = None, download: bool = False, options: dict[str, Any] | None = None
     ) -> None:
         self.check_arguments(dataset, root, download, options)
+        download = download and current() is None  # an opening fetches nothing
         self.dataset = dataset
         self.options = dict(options or {})
         accepted = _accepted(dataset)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imgrec.errors import UserError, suggestion
+from imgrec.export.preprocessing import check_preprocessing
 from imgrec.files import folder_aside, write_text
 from imgrec.types import DataFacts
 
@@ -96,6 +97,7 @@ def read_export(folder: str | Path) -> Export:
         raise UserError(f"{path} cannot be read: {error}") from error
     if export.format not in FORMATS or export.precision not in PRECISIONS:
         raise UserError(f'{path}: unknown format "{export.format}" or precision "{export.precision}"')
+    check_preprocessing(export.facts, str(path))
     missing = [name for name in files_of(export.format) if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} is no complete export: it holds no {missing[0]}")

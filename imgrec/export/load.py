@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import timm
 import torch
 from torch import Tensor, nn
 
-from imgrec.augment import AUGMENTATIONS, Transform
 from imgrec.compress.surgery import rebuild
 from imgrec.errors import UserError
 from imgrec.export.layout import agree, from_timm, linear_name
-from imgrec.export.preprocessing import from_timm_config
+from imgrec.export.preprocessing import check_preprocessing, from_timm_config
 from imgrec.export.save import VERSION, WEIGHTS
-from imgrec.models import (
-    BACKBONES,
-    EDITS,
-    HEADS,
-    NECKS,
-    POOLINGS,
-    Backbone,
-    Classifier,
-    ClassifierSpecs,
-    Edit,
-    Neck,
-    Pooling,
-)
+from imgrec.models import Classifier, ClassifierSpecs
+from imgrec.models.timm_models import create_from_folder
 from imgrec.models.weights import load_exactly, read_config, read_state
-from imgrec.registry import Registry, Spec, as_list
+from imgrec.trust import opening
 from imgrec.types import DataFacts
 
 
@@ -70,8 +56,10 @@ def read_model_folder(folder: str | Path) -> Loaded:
     config = read_config(folder)
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder} is no complete model folder: it holds no {WEIGHTS}")
-    with torch.random.fork_rng(devices=[]):  # parameters are drawn before they are filled
-        return _ours(folder, config) if "imgrec" in config else _timms(folder, config)
+    with opening(folder), torch.random.fork_rng(devices=[]):  # parameters are drawn before they are filled
+        found = _ours(folder, config) if "imgrec" in config else _timms(folder, config)
+        check_preprocessing(found.facts, str(folder))
+        return found
 
 
 def _ours(folder: Path, config: dict[str, Any]) -> Loaded:
@@ -89,16 +77,6 @@ def _ours(folder: Path, config: dict[str, Any]) -> Loaded:
         layout = own["layout"]
     except (KeyError, TypeError) as error:
         raise UserError(f'{folder}: the section "imgrec" of its config.json is incomplete: {error}') from error
-    _refuse_other_code(BACKBONES, specs.backbone, Backbone, folder)
-    _refuse_other_code(HEADS, specs.head, nn.Module, folder)
-    if specs.neck is not None:
-        _refuse_other_code(NECKS, specs.neck, Neck, folder)
-    if specs.pooling is not None:
-        _refuse_other_code(POOLINGS, specs.pooling, Pooling, folder)
-    for spec in as_list(specs.edits):
-        _refuse_other_code(EDITS, spec, Edit, folder)
-    for spec in facts.eval_transforms:
-        _refuse_other_code(AUGMENTATIONS, spec, Transform, folder)
     state = read_state(folder / WEIGHTS)
     if layout == "timm":
         state = from_timm(state, config["pretrained_cfg"]["classifier"])
@@ -111,7 +89,10 @@ def _timms(folder: Path, config: dict[str, Any]) -> Loaded:
     cfg = config["pretrained_cfg"]
     architecture = config["architecture"]
     try:
-        network: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        state = read_state(folder / WEIGHTS)
+        network: Any = create_from_folder(architecture, cfg, config.get("model_args") or {}, state)
+    except UserError as error:
+        raise UserError(f"{folder}/config.json: {error}") from error
     except Exception as error:  # whatever timm raises on a folder that is not what it says
         raise UserError(f"{folder} cannot be loaded by timm: {str(error).strip()[:500]}") from error
     classifier = linear_name(network)
@@ -153,13 +134,3 @@ def _class_names(names: Any, num_classes: int, folder: Path) -> tuple[str, ...]:
     if len(names) != num_classes:
         raise UserError(f"{folder}: its config.json names {len(names)} classes, its network has {num_classes}")
     return tuple(map(str, names))
-
-
-def _refuse_other_code(registry: Registry[Any], spec: Spec, base: type, folder: Path) -> None:
-    """A folder comes from anywhere: of what is not registered, it may name classes of the right kind only."""
-    name, _ = registry.parse(spec, str(folder))
-    if name in registry:
-        return
-    factory = registry.entry(name, str(folder)).factory
-    if not (inspect.isclass(factory) and issubclass(factory, base)):
-        raise UserError(f'{folder} names "{name}" as its {registry.kind}, which is no subclass of {base.__name__}')

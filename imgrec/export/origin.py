@@ -13,10 +13,12 @@ import torch
 from imgrec.compress.surgery import rebuild
 from imgrec.errors import UserError
 from imgrec.export.load import Loaded, read_model_folder
+from imgrec.export.preprocessing import check_preprocessing
 from imgrec.export.save import CONFIG
 from imgrec.files import locate
 from imgrec.models import ClassifierSpecs
 from imgrec.models.weights import load_exactly, read_config
+from imgrec.trust import opening, refuse_unless_trusted
 from imgrec.types import DataFacts
 
 _PREFIX = "model."
@@ -79,10 +81,11 @@ def read_specs(path: str | os.PathLike[str], where: str = "init_from") -> Classi
 def _from_checkpoint(path: Path) -> Loaded:
     checkpoint = _read(path)
     specs, facts = _known(checkpoint, path)
-    with torch.random.fork_rng(devices=[]):
+    check_preprocessing(facts, str(path))
+    with opening(path), torch.random.fork_rng(devices=[]):
         built = specs.build(facts, False, str(path))
-    surgery = checkpoint.get("imgrec", {}).get("surgery", [])
-    classifier: Any = rebuild(built, surgery, f"{path}: the surgery in it")
+        surgery = checkpoint.get("imgrec", {}).get("surgery", [])
+        classifier: Any = rebuild(built, surgery, f"{path}: the surgery in it")
     state = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
     load_exactly(classifier, state, f"the weights in {path}")
     return Loaded(classifier.eval(), facts, specs)
@@ -101,6 +104,27 @@ def read_any(path: Path) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         raise UserError(f"{path} is no checkpoint: it holds a {type(found).__name__}")
     return found
+
+
+def origin_of(path: Any) -> str:
+    """Return the name of what is opened, for messages: a path, or a file that is open already."""
+    return os.fspath(path) if isinstance(path, str | os.PathLike) else "the checkpoint"
+
+
+def refuse_instantiator(path: Any) -> None:
+    """Raise if a checkpoint names a function that Lightning would import and call to build the object.
+
+    Raises:
+        UserError: If it does, or the file cannot be read.
+    """
+    if not isinstance(path, str | os.PathLike):
+        return
+    checkpoint = read_any(Path(path))
+    for key in ("hyper_parameters", "datamodule_hyper_parameters", "hparams", "module_arguments"):
+        given = checkpoint.get(key)
+        if isinstance(given, Mapping) and "_instantiator" in given:
+            place = f"{key}._instantiator: got {given['_instantiator']!r}"
+            refuse_unless_trusted(place, "Lightning would import and call it")
 
 
 def _read(path: Path) -> Mapping[str, Any]:

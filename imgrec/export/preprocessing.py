@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from imgrec.augment import check_transforms
 from imgrec.registry import Spec
+from imgrec.trust import opening
+from imgrec.types import DataFacts
 
 
 def to_timm_config(transforms: Sequence[Spec]) -> dict[str, Any]:
@@ -24,6 +27,25 @@ def to_timm_config(transforms: Sequence[Spec]) -> dict[str, Any]:
                 "crop_mode": "center" if name == "resize" else "squash",
             }
     return {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
+
+
+def check_preprocessing(facts: DataFacts, where: str) -> None:
+    """Raise if the preprocessing in ``facts`` cannot be built; received data names registered transforms only.
+
+    Args:
+        facts: those of a model folder, a checkpoint or an export.
+        where: its path.
+
+    Raises:
+        UserError: If a transform is unknown, not trusted, or has wrong arguments.
+    """
+    with opening(where):
+        check_transforms(
+            list(facts.eval_transforms),
+            f"{where}: facts.eval_transforms",
+            image_size=facts.image_size,
+            in_channels=facts.channels,
+        )
 
 
 def from_timm_config(config: Mapping[str, Any]) -> tuple[Spec, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, cast
 
@@ -145,15 +145,13 @@ def _load_pretrained(network: nn.Module, name: str, adapted: dict[str, Any]) -> 
 
 def _load_local(network: nn.Module, name: str, weights: Weights, adapted: dict[str, Any]) -> dict[str, Any]:
     refuse_other_architecture(weights, name)
-    fields = {f.name for f in dataclasses.fields(PretrainedCfg)} - {"url", "hf_hub_id", "hf_hub_filename", "tag"}
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in weights.config.items() if k in fields}
+    config = _plain_config(weights.config)
     classifier = config.get("classifier") or _cfg(network).get("classifier")
     first = classifier if isinstance(classifier, str) else next(iter(classifier or ()), "")
     rows = weights.state.get(f"{first}.weight")
     num_classes = 0 if rows is None else rows.shape[0]
     title = f"the weights at {weights.path}"
-    source = {"source": None, "file": None, "state_dict": weights.state, "custom_load": False, "label_offset": None}
-    overlay = config | source | {"num_classes": num_classes, "architecture": name.partition(".")[0]}
+    overlay = _overlay(config, weights.state, num_classes, name)
     try:
         loaded = _create(
             name, pretrained=True, pretrained_cfg_overlay=overlay, **{**adapted, "num_classes": num_classes}
@@ -163,6 +161,44 @@ def _load_local(network: nn.Module, name: str, weights: Weights, adapted: dict[s
         raise UserError(f'{title} do not fit the backbone "{name}": {_keys(str(error))}.{built_with}') from error
     _hand_over(loaded, network, title)
     return {k: v for k, v in config.items() if k in ("mean", "std")}
+
+
+def create_from_folder(name: str, config: Mapping[str, Any], arguments: Mapping[str, Any], state: Any) -> nn.Module:
+    """Return timm's network ``name`` with its classifier, filled with the tensors of a model folder.
+
+    Only these tensors are read. Entries of ``config`` that name a file, a server or a loader of timm's are ignored.
+
+    Args:
+        name: the architecture, without a tag.
+        config: the ``pretrained_cfg`` of the folder.
+        arguments: the ``model_args`` of the folder.
+        state: the tensors by name.
+
+    Raises:
+        UserError: If timm has no such network, an argument is reserved, or the tensors do not fit.
+    """
+    if not isinstance(arguments, Mapping):
+        raise UserError(f"model_args: expected a mapping, got {arguments!r}.")
+    if find(name) is None or "." in name:
+        raise UserError(f'architecture: expected the name of a network of timm, got "{name}".')
+    refuse_reserved(name, {k: v for k, v in arguments.items() if k not in ("in_chans", "img_size")}, _RESERVED)
+    known = _plain_config(config)
+    if "in_chans" in arguments and isinstance(known.get("input_size"), tuple):
+        known["input_size"] = (arguments["in_chans"], *known["input_size"][1:])
+    num_classes = known.get("num_classes", 1000)
+    overlay = _overlay(known, state, num_classes, name)
+    return _create(name, pretrained=True, pretrained_cfg_overlay=overlay, **{"num_classes": num_classes, **arguments})
+
+
+def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a ``pretrained_cfg`` that describe the network, without those that name its weights."""
+    fields = {f.name for f in dataclasses.fields(PretrainedCfg)} - {"url", "hf_hub_id", "hf_hub_filename", "tag"}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in fields}
+
+
+def _overlay(config: Mapping[str, Any], state: Any, num_classes: int, name: str) -> dict[str, Any]:
+    source = {"source": None, "file": None, "state_dict": state, "custom_load": False, "label_offset": None}
+    return {**config, **source, "num_classes": num_classes, "architecture": name.partition(".")[0]}
 
 
 def _hand_over(loaded: nn.Module, network: nn.Module, title: str) -> None:

@@ -30,7 +30,7 @@ class BenchProcess:
         own = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTHONPATH": _path()}
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "imgrec.runs.bench_worker"],
+            [sys.executable, "-P", "-m", "imgrec.runs.bench_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,

@@ -167,8 +167,6 @@ def main() -> None:
     """Keep standard output for the answers, whatever the libraries print."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # a class of one's own, in a file of one's own
     serve(sys.stdin, answers)
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imgrec.data import ImageDataModule
 from imgrec.data.reduced import load_reduced
 from imgrec.data.split_table import SplitError
 from imgrec.errors import UserError
 from imgrec.runs.folder import SPLITS_FILE, RunFolder
 from imgrec.runs.predictions import Predictions
+from imgrec.trust import UntrustedError, import_named, opening
 
 DATA = "data_fingerprint"
 """Where environment.json holds the fingerprint of the data."""
@@ -30,11 +31,14 @@ def build_data(config: Mapping[str, Any]) -> Any:
     Raises:
         UserError: If it cannot be built.
     """
-    module, _, name = str(config.get("class_path", "")).rpartition(".")
-    try:
-        return getattr(import_module(module), name)(**config.get("init_args", {}))
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"the run's data module cannot be built: {error}") from error
+    with opening("the run's config"):
+        try:
+            cls = import_named(str(config.get("class_path", "")), "data.class_path", "data module", (ImageDataModule,))
+            return cls(**config.get("init_args", {}))
+        except UntrustedError:
+            raise
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise UserError(f"the run's data module cannot be built: {error}") from error
 
 
 def data_of(run: RunFolder) -> Any:

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from imgrec import trust
 from imgrec.runs.meters import energy_meters
 
 _PACKAGES = (
@@ -75,10 +76,15 @@ def package_versions() -> dict[str, str | None]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """The commit that ``folder`` stands at and whether tracked files differ from it; ``None`` outside a repository."""
+    """Return the commit of ``folder`` and whether tracked files differ from it; ``None`` outside a repository.
+
+    While received data is open, ``dirty`` is ``None``: `git status` can run commands that the repository configures.
+    """
     commit = _output("git", "-C", str(folder), "rev-parse", "--verify", "HEAD")
     if not commit:
         return None
+    if trust.current() is not None:
+        return {"commit": commit, "dirty": None}
     changes = _output("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgrec import yaml12
 from imgrec.errors import UserError, suggestion
-from imgrec.files import WriteError
+from imgrec.files import WriteError, inside
 from imgrec.runs.metrics_log import MetricSeries, read_metrics
 from imgrec.runs.predictions import Predictions, read_predictions
 from imgrec.runs.summary import SUMMARY, read_json
@@ -165,8 +165,8 @@ class RunFolder:
             UserError: the run has neither.
         """
         named = self.summary.get("checkpoint")
-        if isinstance(named, str) and (self.path / named).is_file():
-            return self.path / named
+        if isinstance(named, str) and (found := inside(self.path, named, f"{SUMMARY}: checkpoint")).is_file():
+            return found
         last = self.path / "checkpoints" / "last.ckpt"
         return last if last.is_file() and not last.with_name("best.ckpt").exists() else self.checkpoint("best")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,13 @@ from imgrec.compress.qat import QuantizedClassifier
 from imgrec.data.calibration import calibration_images
 from imgrec.errors import UserError
 from imgrec.export import Predictor, load_model_folder
+from imgrec.export.preprocessing import check_preprocessing
 from imgrec.models import Classifier
 from imgrec.registry import Specs
 from imgrec.runs.folder import CONFIG, RunFolder
 from imgrec.runs.product import find_export, open_export
-from imgrec.tasks import BaseTask
+from imgrec.tasks import BaseTask, ClassificationTask, DistillationTask
+from imgrec.trust import Trust, import_named, opening
 from imgrec.types import DataFacts
 
 _CALIBRATION, _BATCH = 256, 32
@@ -34,6 +35,7 @@ def load(
     tta: Specs | None = None,
     tta_average: Average = "probabilities",
     quantized: bool = False,
+    trust: Trust = None,
 ) -> Predictor:
     """Load the trained model of a run folder, a checkpoint, a model folder or an export.
 
@@ -51,10 +53,12 @@ def load(
         quantized: load the network in int8 in PyTorch: as :class:`imgrec.callbacks.QAT` trained it. The network of
             another run folder is quantized now, with bounds from 256 of its training images. The numbers are those of
             int8, computed by ordinary operations of PyTorch, so it is not faster. An export is fast.
+        trust: names of classes and modules that may be imported in addition to the registries; ``True`` allows every
+            name that the files contain. Default: none.
 
     Raises:
         UserError: If there is nothing of the kind, a view is unknown, a runtime is not installed, or a network cannot
-            be quantized.
+            be quantized. If what is loaded names a class outside the registries that is not trusted.
 
     Example::
 
@@ -62,7 +66,11 @@ def load(
             print(found.path, found.classes[0], found.probabilities[0])
     """
     views = TestTimeAugmentation(tta, tta_average) if tta is not None else None
-    path = Path(path)
+    with opening(path, trust):
+        return _load(Path(path), device, batch_size, views, quantized)
+
+
+def _load(path: Path, device: str, batch_size: int, views: TestTimeAugmentation | None, quantized: bool) -> Predictor:
     export = None if quantized else find_export(path)
     if export is not None:
         network, found = open_export(export, device, torch.get_num_threads())
@@ -80,6 +88,11 @@ def load_classifier(path: str | os.PathLike[str]) -> tuple[Classifier, DataFacts
         UserError: If there is nothing of the kind.
     """
     path = Path(path)
+    with opening(path):
+        return _load_classifier(path)
+
+
+def _load_classifier(path: Path) -> tuple[Classifier, DataFacts]:
     if path.is_file():
         return _from_checkpoint(path)
     if (path / "model.safetensors").is_file():
@@ -113,10 +126,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def task_class(checkpoint: dict[str, Any], path: Path) -> type[BaseTask]:
     """The class that a checkpoint names as its own."""
     name = checkpoint.get("imgrec", {}).get("task", "")
-    module, _, attribute = name.rpartition(".")
     try:
-        found = getattr(import_module(module), attribute)
+        found = import_named(str(name), f"{path}: imgrec.task", "task", (ClassificationTask, DistillationTask))
     except (ImportError, AttributeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f'the task "{name}" of the checkpoint {path} cannot be imported: {error}') from error
     if not (isinstance(found, type) and issubclass(found, BaseTask)):
         raise UserError(f'the checkpoint {path} names "{name}", which is no imgrec task')
@@ -143,6 +157,9 @@ def _in_int8(classifier: Classifier, facts: DataFacts, path: Path) -> Classifier
 
 def _from_checkpoint(path: Path) -> tuple[Classifier, DataFacts]:
     task = task_class(read_checkpoint(path), path).load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    if task.facts is None:
+        raise UserError(f"{path}: expected the facts of its data in hyper_parameters, got none.")
+    check_preprocessing(task.facts, str(path))
     if not isinstance(task.model, Classifier):
         raise UserError(f"{path} holds a {type(task.model).__name__}, not an imgrec Classifier")
     assert task.facts is not None

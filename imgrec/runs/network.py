@@ -7,6 +7,7 @@ from pathlib import Path
 from imgrec.errors import UserError
 from imgrec.export.origin import read_origin
 from imgrec.models import Classifier
+from imgrec.trust import UntrustedError
 from imgrec.types import DataFacts
 
 
@@ -21,6 +22,8 @@ def read_network(path: str | Path) -> tuple[Classifier, DataFacts]:
     try:
         loaded = read_origin(path)
         return loaded.classifier, loaded.facts
+    except UntrustedError:
+        raise
     except UserError:
         from imgrec.runs.load import load_classifier
 

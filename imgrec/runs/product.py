@@ -9,6 +9,7 @@ from imgrec.export.export_folder import Export, read_export
 from imgrec.export.qat_onnx import NAME
 from imgrec.export.runtime import Runtime
 from imgrec.export.runtimes import is_export, open_runtime
+from imgrec.files import inside
 from imgrec.runs.folder import RunFolder, is_run_folder
 
 KEY = "export"
@@ -26,9 +27,7 @@ def measured_export(run: RunFolder) -> Path | None:
     named = run.summary.get(KEY)
     if named is None:
         return None
-    folder = run.path / str(named)
-    if not folder.resolve().is_relative_to(run.path.resolve()):
-        raise UserError(f"{run.path}: {KEY} in summary.json: expected a folder inside the run, got {named!r}")
+    folder = inside(run.path, str(named), f"summary.json: {KEY}")
     if not is_export(folder):
         raise UserError(
             f"the run {run.path} stands for its export {named}, which is missing. "

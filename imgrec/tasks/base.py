@@ -25,6 +25,7 @@ from imgrec.tasks.building import BuiltTask
 from imgrec.tasks.elsewhere import agree_on_weights, keep_evaluated, put_evaluated, put_trained
 from imgrec.tasks.epoch import EpochBuffer, EpochPredictions, RunningMeans
 from imgrec.tasks.processes import first_buffers, on_first, process_count
+from imgrec.trust import in_own_scope
 from imgrec.types import Batch, StepOutput, blank_batch
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class BaseTask(BuiltTask):
         loss: Tensor = self.loss(output.logits, output.targets)
         return loss
 
+    @in_own_scope
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule, stepped once an optimizer step."""
         steps = self.trainer.estimated_stepping_batches

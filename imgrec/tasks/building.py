@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pytorch_lightning as pl
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from imgrec.compress.surgery import rebuild, surgery_of
 from imgrec.errors import UserError
+from imgrec.export.origin import origin_of, refuse_instantiator
 from imgrec.models import check_compile, compile_network, set_channels_last
 from imgrec.randomness import run_seed, seed_defaults
 from imgrec.registry import Specs
 from imgrec.regularizers import RegularizerSum, build_regularizers, check_regularizers
 from imgrec.tasks.compatibility import refuse_other_architecture, refuse_other_classes
 from imgrec.tasks.sharding import shard
+from imgrec.trust import Trust, allow, current, declare, in_own_scope, opening
 from imgrec.types import PART_FACTS, DataFacts
 
 Metrics = Callable[[Tensor, Tensor], dict[str, float]]
@@ -53,6 +55,7 @@ class BuiltTask(pl.LightningModule, ABC):
         compile: bool | dict[str, Any],
     ) -> None:
         super().__init__()
+        self.opened = current()
         self.regularizer_specs = regularizers
         self.load_weights = load_weights
         self.channels_last = channels_last
@@ -105,6 +108,7 @@ class BuiltTask(pl.LightningModule, ABC):
         if self.facts is None or stage == "fit":
             self._adopt(facts)
 
+    @in_own_scope
     def configure_model(self) -> None:
         """Build the network, the loss, the regularizers and the metrics, once; seeded by position."""
         if hasattr(self, "model"):
@@ -182,6 +186,27 @@ class BuiltTask(pl.LightningModule, ABC):
         self.hparams["facts"] = facts.to_dict()
 
     # ---------------------------------------------------------------- checkpoints
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *given: Any, trust: Trust = None, **named: Any) -> Self:
+        """Return the task of a checkpoint, as Lightning does; its hyper-parameters name registered entries only.
+
+        Args:
+            checkpoint_path: a ``.ckpt`` file.
+            trust: names of classes and modules that may be imported in addition; ``True`` allows every name.
+            *given: the positional arguments of Lightning's method.
+            **named: its other arguments, and arguments of the task that replace those of the
+                checkpoint.
+
+        Raises:
+            UserError: If the file cannot be read, or names a class that is neither registered nor trusted.
+        """
+        declare(cls)
+        with opening(origin_of(checkpoint_path), trust):
+            allow(named)
+            refuse_instantiator(checkpoint_path)
+            found: Self = super().load_from_checkpoint(checkpoint_path, *given, **{"weights_only": True, **named})
+        return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which class this is, and that its weights are here already."""

@@ -15,6 +15,7 @@ import wandb
 from imgrec.cli import sync
 from imgrec.errors import UserError
 from imgrec.runs.wandb_files import wandb_records
+from imgrec.trust import opening
 
 Cli = Callable[..., "CompletedProcess[str]"]
 
@@ -111,3 +112,12 @@ def test_a_server_that_nobody_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(UserError, match=r"cannot be reached.*nothing is lost"):
         sync.check_server(url, timeout=5)
+
+
+def test_a_file_outside_the_run_is_not_uploaded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb, "login", lambda **_: True)
+    monkeypatch.setattr(sync, "check_server", lambda url: None)
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("it was uploaded"))
+    (folder,) = run.glob("wandb/offline-run-*")
+    with opening("sync"), pytest.raises(UserError, match=r"weights\.bin: it is no file of the run.*--trust"):
+        sync.upload([folder], None, None, False)
