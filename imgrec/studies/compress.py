@@ -138,6 +138,8 @@ class Compression:
                 config = self._config(plan, stage, "")
                 lr = config["model"]["init_args"]["optimizer"]["lr"]
                 lines[-1] += f"; learning rate {lr:g}"
+        if plan.max_drop is not None:
+            lines.append(f"  budget: the variant may lose {plan.max_drop:g} points against the run, after all steps")
         return lines
 
     # ---------------------------------------------------------------- one variant

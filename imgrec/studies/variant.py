@@ -22,6 +22,7 @@ from imgrec.runs.data import DATA
 from imgrec.runs.environment import describe_environment
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, SPLITS_FILE, RunFolder, create_run_folder, find_runs
 from imgrec.runs.lock import LOCK, RunLock
+from imgrec.runs.product import KEY as EXPORT
 from imgrec.runs.summary import write_json
 
 COMPRESSED = "compressed"
@@ -33,7 +34,7 @@ class Parent:
     """A trained run that is to be compressed.
 
     Raises:
-        UserError: it is no run folder, trains still, or holds no trained network.
+        UserError: If it is no run folder, is not trained to its end, holds no trained network, or stands for an export.
     """
 
     run: RunFolder
@@ -46,6 +47,11 @@ class Parent:
             raise UserError(
                 f"the run {self.run.path} is not trained to its end (status: {status or 'unfinished'}): "
                 f"imgrec resume {self.run.path}"
+            )
+        if (named := self.run.summary.get(EXPORT)) is not None:
+            raise UserError(
+                f"the run {self.run.path} stands for its export {named}, which can be neither pruned nor trained. "
+                "Compress the run that it was made from, with a plan of all steps."
             )
         find_origin(self.run.path, "compress")
 

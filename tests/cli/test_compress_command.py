@@ -253,11 +253,13 @@ def _wide(run: imgrec.RunFolder) -> bool:
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(cli: Cli, parent: Path) -> None:
     before = below(Path("runs"))
-    done = cli("compress", parent, "--prune", "0.5", "--structured", "--finetune", "2", "--dry-run")
+    words = ("--prune", "0.5", "--structured", "--finetune", "2", "--dry-run", "--max-drop", "1.5")
+    done = cli("compress", parent, *words)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "macs0.5-finetune2: is new: runs/tiny/compressed/macs0.5-finetune2/<time>"
     assert lines[2] == "  2. fine-tune for 2 epochs; learning rate 0.001"
+    assert lines[3] == "  budget: the variant may lose 1.5 points against the run, after all steps"
     assert below(Path("runs")) == before
 
 

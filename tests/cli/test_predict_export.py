@@ -75,6 +75,11 @@ def test_the_variant_predicts_in_its_own_runtime_and_precision(variant: Path, im
     assert read_network(variant)[0].state_dict().keys() == classifier.state_dict().keys()
 
 
+def test_an_export_is_not_compressed_further(variant: Path) -> None:
+    with pytest.raises(UserError, match="stands for its export exports/onnxruntime-int8, which can be neither pruned"):
+        imgrec.compress_run(variant, [{"name": "mask", "sparsity": 0.5}])
+
+
 @pytest.mark.parametrize("where", ["", "exports/onnxruntime-int8", "exports/onnxruntime-int8/model.onnx"])
 def test_the_command_prints_runtime_and_precision(where: str, cli: Cli, variant: Path, images: dict[Path, str]) -> None:
     done = cli("predict", variant / where, *images)

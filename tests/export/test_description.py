@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms.functional import to_pil_image
 
 import imgrec
-from imgrec.export import Predictor, load_model_folder, save_model_folder
+from imgrec.export import Predictor, load_model_folder
 from imgrec.export.description import describe
 from imgrec.export.onnx import export_onnx
 from imgrec.export.openvino import export_openvino
@@ -161,7 +161,6 @@ def test_the_described_way_gives_the_accuracy_on_photographs(tmp_path: Path) -> 
     if not os.environ.get("IMGREC_DATA") or not weights.is_dir():
         pytest.skip("IMGREC_DATA holds no photographs and weights")
     classifier, facts = load_model_folder(weights)
-    save_model_folder(tmp_path / "model", classifier, {"backbone": "tf_efficientnet_lite0", "head": "linear"}, facts)
     export = export_onnx(classifier, facts, tmp_path / "x")
     paths = sorted((root / "photos").glob("*.JPEG"))[:400]
     targets = np.array([int(path.name.partition("_")[0]) for path in paths])
