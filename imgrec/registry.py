@@ -43,16 +43,21 @@ class Registry(Generic[T]):
         kind: what an entry is, in the singular, for messages: ``"loss"``.
         plural: the name of the registry on the command line and in entry points: ``"losses"``.
         catalogue: names that a library brings.
+        specific: names of arguments whose meaning depends on the entry, such as ``alpha`` of losses. If an override
+            changes the name of a spec, these are not kept for the new entry.
 
     >>> from imgrec.losses import LOSSES
     >>> LOSSES.build({"name": "focal", "gamma": 1.5}).gamma
     1.5
     """
 
-    def __init__(self, kind: str, plural: str, catalogue: Catalogue | None = None) -> None:
+    def __init__(
+        self, kind: str, plural: str, catalogue: Catalogue | None = None, specific: Collection[str] = ()
+    ) -> None:
         self.kind = kind
         self.plural = plural
         self.catalogue = catalogue
+        self.specific = frozenset(specific)
         self._entries: dict[str, Entry[T]] = {}
 
     def register(self, name: str) -> Callable[[Callable[..., Any]], Any]:

@@ -89,7 +89,9 @@ class Mix(ABC):
 
 Augmentation = Transform | BatchTransform | Mix
 
-AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation", "augmentations")
+AUGMENTATIONS: Registry[Augmentation] = Registry(
+    "augmentation", "augmentations", specific=("alpha", "scale", "ratio", "sigma", "std")
+)
 """Per-sample transforms, whole-batch transforms and mixing by name, as they stand in ``data.train_transforms``."""
 
 

@@ -94,10 +94,11 @@ def normal_form(config: Mapping[str, Any]) -> Config:
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
     """Return the config ``over`` merged over the config ``base``.
 
-    Mappings are merged key by key, everything else is replaced; ``key+`` appends to a list. Something of another class
-    (``class_path``) or, under ``model`` and ``data``, another spec (``name``) replaces the old one whole, arguments and
-    all; a mapping without a ``name`` changes arguments of the spec that stands. The arguments of ``model`` and ``data``
-    stay where a class is named alone, or where none was named before: a subclass takes its base's.
+    Mappings are merged key by key, everything else is replaced; ``key+`` appends to a list. Another class
+    (``class_path``) replaces the old one with its arguments. Under ``model`` and ``data``, a spec with another name
+    keeps the arguments that mean the same there (:func:`imgrec.cli.carry.carried`), and a line names each that is
+    dropped; a mapping without a ``name`` changes arguments of the spec that is there. The arguments of ``model`` and
+    ``data`` are kept if a class is named alone, or if none was named before: a subclass takes its base's.
     In a free mapping (:data:`FREE_MAPPINGS`) every key is data: none is a name, and none appends.
 
     >>> merge({"model": {"loss": {"name": "focal", "gamma": 2}}}, {"model": {"loss": {"gamma": 3}}})
@@ -111,18 +112,26 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
     """
     result = dict(base)
     for key, value in over.items():
-        result[key] = _merged(result.get(key), value, specs=key in ("model", "data"))
+        result[key] = _merged(result.get(key), value, (key,), base)
     return result
 
 
-def _merged(old: Any, new: Any, specs: bool) -> Any:
+def _merged(old: Any, new: Any, path: tuple[str, ...], base: Mapping[str, Any]) -> Any:
+    specs = path[0] in ("model", "data")
+    if specs and isinstance(new, str) and isinstance(old, Mapping) and "name" in old and new != old["name"]:
+        kept = _carried(path, base, old, {"name": new})
+        return {"name": new, **kept} if kept else new
     if not isinstance(new, Mapping):
         return new
     if specs and isinstance(old, str) and not {"name", "class_path", "init_args"} & new.keys():
         old = {"name": old}
     elif isinstance(old, str) and "init_args" in new:
         old = {"class_path": old}
-    if not isinstance(old, Mapping) or _replaces(old, new, specs):
+    if not isinstance(old, Mapping):
+        old = {}
+    elif specs and path[1:] != ("init_args",) and _another("name", old, new):
+        old = _carried(path, base, old, new)
+    elif _replaces(old, new, specs):
         old = {}
     result = dict(old)
     for key, value in new.items():
@@ -132,8 +141,17 @@ def _merged(old: Any, new: Any, specs: bool) -> Any:
             here = here if isinstance(here, list) else [] if here is None or isinstance(here, bool) else [here]
             result[key] = [*here, *(value if isinstance(value, list) else [value])]
         else:
-            result[key] = _merged_free(key, result.get(key), value) or _merged(result.get(key), value, specs)
-    return result
+            free = _merged_free(key, result.get(key), value)
+            result[key] = _merged(result.get(key), value, (*path, key), base) if free is None else free
+    return {"name": result["name"], **result} if "name" in result and "name" in new else result
+
+
+def _carried(path: tuple[str, ...], base: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]) -> Config:
+    if not old.keys() - {"name"}:
+        return {}
+    from imgrec.cli.carry import carried  # it imports the registries, which take seconds
+
+    return carried(path, base, old, new)
 
 
 def _merged_free(key: str, old: Any, new: Any) -> Config | None:
@@ -147,8 +165,6 @@ def _merged_free(key: str, old: Any, new: Any) -> Config | None:
 
 
 def _replaces(old: Mapping[str, Any], new: Mapping[str, Any], specs: bool) -> bool:
-    if specs and _another("name", old, new):
-        return True
     keeps = specs and ("class_path" not in old or "init_args" not in new)
     return _another("class_path", old, new) and not keeps
 

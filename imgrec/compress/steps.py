@@ -42,7 +42,7 @@ class Step:
         return {"name": self.name, **asdict(self)}
 
 
-STEPS: Registry[Step] = Registry("step", "steps")
+STEPS: Registry[Step] = Registry("step", "steps", specific=("importance", "scope"))
 
 
 @STEPS.register("prune")

@@ -183,5 +183,5 @@ class Source(ABC):
             )
 
 
-SOURCES: Registry[Source] = Registry("source", "sources")
+SOURCES: Registry[Source] = Registry("source", "sources", specific=("root", "path", "dataset", "splits"))
 """Where images come from, by name; the key of each is its name in ``data.source``."""

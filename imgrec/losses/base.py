@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from imgrec.errors import UserError, suggestion
 from imgrec.registry import Registry
 
-LOSSES: Registry[nn.Module] = Registry("loss", "losses")
+LOSSES: Registry[nn.Module] = Registry("loss", "losses", specific=("alpha", "beta", "gamma", "kind", "margin"))
 """Losses by name: modules whose ``forward(logits, targets)`` gives a scalar.
 
 Shapes: logits ``(batch, num_classes)``; targets int64 class indices ``(batch,)`` or float class probabilities

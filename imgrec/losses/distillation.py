@@ -49,7 +49,7 @@ class Distillation(nn.Module):
         """Make what has to fit the two networks, from what they give for one image; nothing by default."""
 
 
-DISTILLATIONS: Registry[Distillation] = Registry("distillation", "distillations")
+DISTILLATIONS: Registry[Distillation] = Registry("distillation", "distillations", specific=("layers",))
 """Distillations by name: modules whose ``forward(student, teacher, targets)`` gives a scalar with a gradient."""
 
 

@@ -45,7 +45,7 @@ class Edit(ABC):
         return False
 
 
-EDITS: Registry[Edit] = Registry("edit", "edits")
+EDITS: Registry[Edit] = Registry("edit", "edits", specific=("size", "to"))
 """Edits by name: modules in, modules out, described by plain data."""
 
 

@@ -41,7 +41,7 @@ class Initializer(ABC):
         """
 
 
-INITIALIZERS: Registry[Initializer] = Registry("initializer", "initializers")
+INITIALIZERS: Registry[Initializer] = Registry("initializer", "initializers", specific=("std", "mean"))
 """Initializers by name."""
 
 

@@ -72,7 +72,7 @@ class OptimizerRegistry(Registry[Optimizer]):
         return Entry(name, OptimizerFactory(found.factory))
 
 
-OPTIMIZERS = OptimizerRegistry("optimizer", "optimizers", catalogue=TimmOptimizers())
+OPTIMIZERS = OptimizerRegistry("optimizer", "optimizers", catalogue=TimmOptimizers(), specific=("alpha", "beta", "rho"))
 """Optimizers by name, for a model: ``OPTIMIZERS.build(spec, where, model=model)``."""
 
 

@@ -15,7 +15,7 @@ from imgrec.errors import UserError
 from imgrec.losses.base import in_range
 from imgrec.registry import Registry
 
-SCHEDULES: Registry[Callable[[float], float]] = Registry("schedule", "schedules")
+SCHEDULES: Registry[Callable[[float], float]] = Registry("schedule", "schedules", specific=("gamma", "shape"))
 """Schedules by name: callables that take training's progress, in [0, 1], and give the factor of the base rate."""
 
 

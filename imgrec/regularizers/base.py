@@ -6,7 +6,7 @@ from torch import nn
 
 from imgrec.registry import Registry
 
-REGULARIZERS: Registry[nn.Module] = Registry("regularizer", "regularizers")
+REGULARIZERS: Registry[nn.Module] = Registry("regularizer", "regularizers", specific=("alpha", "steps", "weight"))
 """Regularizers by name: modules whose ``forward(output, model)`` gives a scalar that has a gradient.
 
 ``output`` is the :class:`imgrec.types.StepOutput` of the training step, ``model`` the network that made it.
