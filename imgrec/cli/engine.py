@@ -99,11 +99,11 @@ class Engine:
     @property
     def resolved(self) -> str:
         """The whole config as YAML, with every default of every spec; ``imgrec fit --config`` on it repeats the run."""
-        return yaml12.dump(complete_config(self.config))
+        return yaml12.dump(self.config)
 
 
 def resolve(config: Config) -> Config:
-    """The config with every default in its place, and every key known."""
+    """Return the config with every default of every class and every spec, and every key known."""
     accepted = [*TOP_LEVEL, *PARTS, "trainer"]
     for key in config:
         if key not in accepted:
@@ -126,7 +126,7 @@ def resolve(config: Config) -> Config:
     if not isinstance(trainer, Mapping):
         raise UserError(f"trainer: expected a mapping, got {trainer!r}")
     done["trainer"] = {**with_defaults(pl.Trainer, {}), **TRAINER_DEFAULTS, **trainer}
-    return done
+    return complete_config(done)
 
 
 def with_defaults(cls: type, given: Mapping[str, Any]) -> Config:

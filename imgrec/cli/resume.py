@@ -87,7 +87,6 @@ def go_on(run: RunFolder, config: Config, arguments: Arguments) -> int:
     from imgrec.runs.checkpoints import find_usable
     from imgrec.runs.lock import RunLock
     from imgrec.runs.resumption import Resumption, check_changes
-    from imgrec.runs.specs import complete_config
 
     quiet_libraries()
     if config.get("seed_everything") is True:
@@ -97,8 +96,7 @@ def go_on(run: RunFolder, config: Config, arguments: Arguments) -> int:
     with trust.opening(run.path):
         before = resolve(read_config(run.path / CONFIG))
     _settle(now, before)
-    complete = complete_config(before), complete_config(now)
-    changed, allowed = check_changes(run.path, *complete, arguments.allowed)
+    changed, allowed = check_changes(run.path, before, now, arguments.allowed)
     if arguments.print_config:
         print(Engine(now).resolved, end="")
         return 0

@@ -28,7 +28,11 @@ def kinds(callbacks: list[Any]) -> list[str]:
 def test_every_default_is_written_out() -> None:
     config = resolve(normal_form({"data": {"source": "digits"}}))
     assert config["model"]["class_path"] == "imgrec.ClassificationTask"
-    assert config["model"]["init_args"]["loss"] == "cross_entropy"
+    assert config["model"]["init_args"]["loss"] == {
+        "name": "cross_entropy",
+        "label_smoothing": 0.0,
+        "class_weights": None,
+    }
     assert config["data"]["init_args"]["batch_size"] == 64
     assert config["trainer"]["max_epochs"] == 20
     assert config["seed_everything"] == 0
