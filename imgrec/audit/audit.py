@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imgrec.audit.duplicates import Pair, duplicate_findings, exact_groups, exact_pairs, near_pairs
+from imgrec.audit.duplicates import Pair, duplicate_findings, exact_groups, exact_pairs, near_pairs, turned_pairs
 from imgrec.audit.findings import KINDS, Finding, Inventory, in_order
-from imgrec.audit.labels import label_findings
+from imgrec.audit.labels import judges_of, label_findings
 from imgrec.audit.quality import Limits, quality_findings
 from imgrec.audit.scan import scan
 from imgrec.audit.statistics import Statistics, statistics
+from imgrec.audit.wording import judged_text
 from imgrec.data import Source, Splits
 from imgrec.data.audit import usable_cores
 from imgrec.registry import Spec
@@ -20,12 +21,23 @@ from imgrec.runs.predictions import Predictions
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found: ``findings`` in the order of their weight, the ``pairs`` of duplicates, the ``statistics``."""
+    """The result of an audit.
+
+    Args:
+        inventory: the images.
+        findings: all findings, the worst kind first.
+        pairs: the pairs of duplicates.
+        statistics: classes, sizes, mean and standard deviation.
+        judged: sentences that state which labels were judged by which network.
+        modes: the searches for duplicates that were made; see :data:`imgrec.audit.wording.MODES`.
+    """
 
     inventory: Inventory
     findings: list[Finding]
     pairs: list[Pair]
     statistics: Statistics
+    judged: Sequence[str] = ()
+    modes: Sequence[str] = ("pixels",)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -43,6 +55,8 @@ def audit(
     similarity: float | None = None,
     limits: Limits | None = None,
     workers: int | None = None,
+    turned: bool = False,
+    judges: Sequence[str] = (),
 ) -> Audit:
     """Look at every image of a data set; no fault of an image ends it.
 
@@ -55,6 +69,8 @@ def audit(
         similarity: the smallest cosine of features that is reported; by default an image's own neighbours judge.
         limits: from where on an image is unlike the others.
         workers: processes that decode; by default one a core.
+        turned: also search for rotated and mirrored copies.
+        judges: the name of the network of each of ``predictions``, default their numbers.
 
     Raises:
         UserError: the backbone or the predictions cannot be used.
@@ -70,6 +86,9 @@ def audit(
     workers = usable_cores() if workers is None else workers
     seen = scan(inventory, workers if workers > 1 else 0)
     pairs = list(exact_pairs(exact_groups(seen.records))) + near_pairs(seen.records)
+    if turned:
+        known = {(pair.left, pair.right) for pair in pairs}
+        pairs += [pair for pair in turned_pairs(seen.records) if (pair.left, pair.right) not in known]
     if backbone is not None:
         from imgrec.audit.embeddings import embed, similar_features
 
@@ -83,4 +102,10 @@ def audit(
         *duplicate_findings(pairs, inventory),
         *labels,
     ]
-    return Audit(inventory, in_order(findings, inventory), pairs, statistics(inventory, seen.records))
+    names = judges or [f"network {number}" for number in range(1, len(predictions) + 1)]
+    totals = dict(Counter(inventory.splits))
+    networks, any_of_them = judges_of(inventory, predictions, names)
+    judged = judged_text(networks, totals, any_of_them)
+    modes = ["pixels", *["turned"] * turned, *["embeddings"] * (backbone is not None)]
+    facts = statistics(inventory, seen.records)
+    return Audit(inventory, in_order(findings, inventory), pairs, facts, judged, modes)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.audit.findings import Finding, Inventory
-from imgrec.audit.hashing import similar_pairs
+from imgrec.audit.hashing import ORIENTATIONS, cross_pairs, similar_pairs, turn
+from imgrec.audit.wording import DECIDE
 from imgrec.data.amend import EXCLUDE
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ _PLAIN = 4.0  # of images with a smaller standard deviation of brightness, a has
 _MANY = 1000  # pairs in a group of equal images
 _MANY_ALIKE = 50_000  # pairs in a group of images with equal hashes, and of two such groups
 _AT_ONCE = 1 << 14
+_ROTATION = ORIENTATIONS.index("rotated by 90 degrees")  # the one relation that is not its own inverse
+_MORE_ALIKE = 0.02  # correlation by which a turned copy is more alike than the image as it is
 
 
 @dataclass(frozen=True)
@@ -86,20 +89,65 @@ def near_pairs(records: NDArray[Any], radius: int = RADIUS) -> list[Pair]:
     ]
 
 
+def turned_pairs(records: NDArray[Any], radius: int = RADIUS) -> list[Pair]:
+    """Return pairs of images of which one is the other rotated by a multiple of 90 degrees, mirrored, or both.
+
+    The hash of each image is compared with the hashes of the others in six orientations. A pair counts if the small
+    versions correlate in that orientation as :func:`near_pairs` requires, and more than without turning.
+
+    Args:
+        records: one ``RECORD`` for each image.
+        radius: the largest number of bits in which the hashes may differ.
+    """
+    at = np.flatnonzero(records["readable"] & (records["contrast"] > _PLAIN**2))
+    side = np.minimum(records["height"], records["width"])
+    best: dict[tuple[int, int], tuple[float, int]] = {}
+    for orientation in range(len(ORIENTATIONS)):
+        left, right = cross_pairs(records["hash"][at], records["turned"][at, orientation], radius)
+        kept = left != right if orientation == _ROTATION else left < right
+        left, right = at[left[kept]], at[right[kept]]
+        small = records["small"]
+        alike = _correlations(small, left, right, orientation)
+        needed = np.interp(np.minimum(side[left], side[right]), [32, 96], [0.9, 0.98])
+        kept = (alike >= needed) & (alike > _correlations(small, left, right) + _MORE_ALIKE)
+        for i, j, score in zip(left[kept].tolist(), right[kept].tolist(), alike[kept].tolist(), strict=True):
+            key = min(i, j), max(i, j)
+            if score > best.get(key, (0.0, 0))[0]:
+                best[key] = score, orientation
+    pairs = sorted(best)
+    left, right = np.asarray(pairs, np.int64).reshape(-1, 2).T
+    scores = np.asarray([best[pair][0] for pair in pairs], np.float32)
+    usual = _usual(left, right, scores, len(at))
+    if usual:
+        logger.warning("the images are much alike when turned: turned copies have a correlation of %.3f", usual)
+    return [
+        Pair(i, j, f"{ORIENTATIONS[best[i, j][1]]}, correlation {best[i, j][0]:.3f}", best[i, j][0], sure=not usual)
+        for i, j in pairs
+        if best[i, j][0] >= usual
+    ]
+
+
 def duplicate_findings(pairs: Iterable[Pair], inventory: Inventory) -> Iterator[Finding]:
     """What pairs of equal images mean: across splits, across classes, or again in the same split and class.
 
-    A finding names the most alike of the other images. What is proposed leaves test images alone. Of equal pixels one
-    image stays, in the test split rather than in validation and there rather than in training; none of the others
-    stays where they do not agree on the class. Of nearly equal images in two splits the one in the lower split is to
-    go.
+    A finding names the most alike of the other images. What is proposed follows
+    :data:`imgrec.audit.wording.RULES`. Of equal pixels with one label one image stays, in the test split rather than in
+    validation and there rather than in training. Of nearly equal images with one label in two splits the one in the
+    lower split is to be excluded. Copies with different labels are for a person to decide.
     """
     others: dict[tuple[bool, int], list[Pair]] = defaultdict(list)
     for pair in pairs:
         others[pair.exact, pair.left].append(pair)
         others[pair.exact, pair.right].append(replace(pair, left=pair.right, right=pair.left))
+    labels = inventory.labels
+    contested = {
+        position
+        for (_, position), found in others.items()
+        if any((pair.exact or pair.sure) and labels[pair.right] != labels[position] for pair in found)
+    }
     for (exact, position), found in others.items():
         action = EXCLUDE if _is_to_go(position, found, inventory) else ""
+        action = DECIDE if position in contested else action
         kind = "duplicate" if exact else "near_duplicate"
         for relation, those in _relations(position, found, inventory).items():
             first = max(those, key=lambda pair: pair.score)
@@ -150,11 +198,14 @@ def _candidates(
     return np.minimum(left, right), np.maximum(left, right), bits_of
 
 
-def _correlations(small: NDArray[np.uint8], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float32]:
+def _correlations(
+    small: NDArray[np.uint8], left: NDArray[np.int64], right: NDArray[np.int64], orientation: int | None = None
+) -> NDArray[np.float32]:
     found = [np.empty(0, np.float32)]
     for start in range(0, len(left), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        found.append((_centred(small[left[part]]) * _centred(small[right[part]])).sum(1))
+        others = small[right[part]] if orientation is None else turn(small[right[part]], orientation)
+        found.append((_centred(small[left[part]]) * _centred(others)).sum(1))
     return np.concatenate(found)
 
 
@@ -194,8 +245,7 @@ def _is_to_go(position: int, found: Sequence[Pair], inventory: Inventory) -> boo
     if ranks[position] == 0:
         return False
     if not found[0].exact:
-        return any(pair.sure and ranks[pair.right] < ranks[position] for pair in found)
-    if any(labels[pair.right] != labels[position] for pair in found):
-        return True
+        same = [pair for pair in found if labels[pair.right] == labels[position]]
+        return any(pair.sure and ranks[pair.right] < ranks[position] for pair in same)
     own = (ranks[position], inventory.id(position))
     return any((ranks[pair.right], inventory.id(pair.right)) < own for pair in found)

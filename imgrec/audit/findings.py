@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from imgrec.audit.wording import rule_of
 from imgrec.csv_files import rows_written
 from imgrec.data import Source, Splits
-from imgrec.data.amend import EXCLUDE
+from imgrec.data.amend import EXCLUDE, RELABEL
 
-COLUMNS = ("id", "split", "class", "finding", "detail", "related", "action")
+COLUMNS = ("id", "split", "class", "finding", "detail", "related", "action", "reason")
 """The columns of a list of findings; :mod:`imgrec.data.amend` reads it back."""
 
 KINDS: dict[str, str] = {
@@ -52,7 +53,7 @@ class Finding:
     """One thing found of one image.
 
     ``position`` counts the audited images; ``related`` is the position of the other image of a duplicate;
-    ``action`` is what is proposed: ``exclude``, ``relabel: <class>``, or nothing. Of one kind, findings with more
+    ``action`` is proposed: ``exclude``, ``decide``, ``relabel: <class>``, or nothing. Of one kind, findings with more
     ``weight`` come first.
     """
 
@@ -120,13 +121,23 @@ def write_findings(path: str | Path, findings: Iterable[Finding], inventory: Inv
         for found in findings:
             related = "" if found.related is None else inventory.id(found.related)
             place = inventory.splits[found.position], inventory.class_name(found.position)
-            write([inventory.id(found.position), *place, found.kind, found.detail, related, found.action])
+            last = found.detail, related, found.action, rule_of(found.action)
+            write([inventory.id(found.position), *place, found.kind, *last])
 
 
-def proposals(findings: Iterable[Finding]) -> list[Finding]:
-    """The findings that come with an action, one an image: what is to be left out is not relabelled as well."""
+def proposals(findings: Iterable[Finding], relabel: bool = False) -> list[Finding]:
+    """Return the findings that ``--fix`` applies, at most one for each image.
+
+    The rules are those of :data:`imgrec.audit.wording.RULES`.
+
+    An image that is excluded is not relabelled.
+
+    Args:
+        findings: all findings.
+        relabel: include new labels of training images.
+    """
     chosen: dict[int, Finding] = {}
     for found in sorted(findings, key=lambda f: (f.action != EXCLUDE, _ORDER[f.kind])):
-        if found.action:
+        if found.action == EXCLUDE or (relabel and found.action.startswith(RELABEL)):
             chosen.setdefault(found.position, found)
     return sorted(chosen.values(), key=lambda f: (_ORDER[f.kind], f.position))

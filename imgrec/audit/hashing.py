@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +36,51 @@ def _lowest() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 _BASIS = _basis()
 _ROWS, _COLUMNS = _lowest()
+_ODD = np.where(np.arange(11) % 2, -1, 1).astype(np.float32)
+
+
+ORIENTATIONS = (
+    "mirrored left to right",
+    "mirrored top to bottom",
+    "rotated by 180 degrees",
+    "mirrored along the diagonal",
+    "mirrored along the other diagonal",
+    "rotated by 90 degrees",
+)
+"""The relations of two orientations of an image; a rotation by 270 degrees is one by 90 of the other image."""
+
+
+def turn(images: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Return images ``(..., side, side)`` in one of :data:`ORIENTATIONS`, by its number."""
+    if orientation >= 3:
+        images = images.swapaxes(-1, -2)
+    if orientation in (1, 2, 4, 5):
+        images = images[..., ::-1, :]
+    if orientation in (0, 2, 4):
+        images = images[..., ::-1]
+    return images
+
+
+def turned_hashes(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return the hash of an image in each of :data:`ORIENTATIONS`: uint64 ``(6,)``.
+
+    Mirroring an image changes the signs of its odd frequencies. Transposing it transposes its spectrum.
+
+    Args:
+        grey: as for :func:`perceptual_hash`.
+    """
+    spectrum = _BASIS @ grey.astype(np.float32) @ _BASIS.T
+    found = []
+    for orientation in range(len(ORIENTATIONS)):
+        turned = spectrum.T if orientation >= 3 else spectrum
+        down, across = orientation in (1, 2, 4, 5), orientation in (0, 2, 4)
+        signs = (_ODD[:, None] if down else 1) * (_ODD[None, :] if across else 1)
+        found.append(_bits(turned * signs))
+    return np.asarray(found, np.uint64)
 
 
 def perceptual_hash(grey: NDArray[np.uint8]) -> int:
-    """64 bits that an image keeps when it is resized or compressed again: the signs of its lowest frequencies.
+    """Return 64 bits that an image keeps when it is resized or compressed again: the signs of its lowest frequencies.
 
     Args:
         grey: the whole image as ``(HASH_SIDE, HASH_SIDE)`` grey values, averaged over areas.
@@ -46,7 +88,10 @@ def perceptual_hash(grey: NDArray[np.uint8]) -> int:
     Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions"; here the coefficients
     of the discrete cosine transform are compared with zero instead of their median.
     """
-    spectrum = _BASIS @ grey.astype(np.float32) @ _BASIS.T
+    return _bits(_BASIS @ grey.astype(np.float32) @ _BASIS.T)
+
+
+def _bits(spectrum: NDArray[np.float32]) -> int:
     return int.from_bytes(np.packbits(spectrum[_ROWS, _COLUMNS] > 0).tobytes(), "little")
 
 
@@ -96,6 +141,43 @@ def similar_pairs(
                 )
                 return _decoded(found, hashes)
     return _decoded(found, hashes)
+
+
+def cross_pairs(
+    hashes: NDArray[np.uint64], others: NDArray[np.uint64], radius: int, at_most: int = 20_000_000
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return all pairs of one of ``hashes`` and one of ``others`` that differ in at most ``radius`` bits.
+
+    Args:
+        hashes: N hashes, equal ones included.
+        others: M hashes.
+        radius: the largest number of bits; see :func:`similar_pairs`.
+        at_most: number of pairs at which the search ends with a warning.
+
+    Returns:
+        Positions in ``hashes`` and in ``others``.
+    """
+    codes = [np.empty(0, np.int64)]
+    count, total = 0, max(len(others), 1)
+    for chunk in range(_CHUNKS):
+        keys, queries = _chunk(hashes, chunk), _chunk(others, chunk)
+        order = np.argsort(keys, kind="stable")
+        ordered = keys[order]
+        for mask in _masks(radius // _CHUNKS):
+            probes = queries ^ np.uint16(mask)
+            first, last = np.searchsorted(ordered, probes, "left"), np.searchsorted(ordered, probes, "right")
+            for right, place in _expanded(first, last):
+                left = order[place]
+                near = np.bitwise_count(hashes[left] ^ others[right]) <= radius
+                codes.append(left[near] * total + right[near])
+                count += len(codes[-1])
+            if count > at_most:
+                logger.warning("the images are too much alike: only %d pairs of turned copies are looked at", count)
+                break
+        if count > at_most:
+            break
+    left, right = np.divmod(np.unique(np.concatenate(codes)), total)
+    return left, right
 
 
 def _decoded(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 
 import numpy as np
 
 from imgrec.audit.findings import Finding, Inventory
+from imgrec.audit.wording import DECIDE, Judge
 from imgrec.data.amend import RELABEL
 from imgrec.errors import UserError
 from imgrec.runs.predictions import Predictions
@@ -17,7 +19,8 @@ def label_findings(inventory: Inventory, predictions: Sequence[Predictions]) -> 
     """Suspected label errors, with the class that the model names instead, by confident learning.
 
     The predictions must be of models that were not trained on the images: those of a run on its validation and test
-    images, or those of all folds of a cross-validation. An image with several predictions gets their mean.
+    images, or those of all folds of a cross-validation. An image with several predictions gets their mean. Only
+    training images are proposed for a new label. The label of a validation or test image is for a person to decide.
 
     Args:
         inventory: the images with the labels they have now.
@@ -62,5 +65,29 @@ def label_findings(inventory: Inventory, predictions: Sequence[Predictions]) -> 
         detail = (
             f"looks like {names[other]} ({probabilities[i, other]:.1%}; {probabilities[i, labels[i]]:.1%} its label)"
         )
-        action = f"{RELABEL} {names[other]}"
+        training = inventory.splits[int(at[i])] == "train"  # evaluation data is not changed to what a model predicts
+        action = f"{RELABEL} {names[other]}" if training else DECIDE
         yield Finding(int(at[i]), "label_error", detail, None, action, float(probabilities[i, other]))
+
+
+def judges_of(
+    inventory: Inventory, predictions: Sequence[Predictions], names: Sequence[str]
+) -> tuple[list[Judge], dict[str, int]]:
+    """Return the networks with the number of images by split that each judged, and that any of them judged.
+
+    Args:
+        inventory: the images.
+        predictions: the predictions of networks.
+        names: the name of the network of each.
+    """
+    split_of = {inventory.id(position): split for position, split in enumerate(inventory.splits)}
+    seen: dict[str, set[str]] = {}
+    for name, given in zip(names, predictions, strict=True):
+        seen.setdefault(name, set()).update(each for each in given.ids if each in split_of)
+    judges = [Judge(name, _by_split(ids, split_of)) for name, ids in seen.items()]
+    return judges, _by_split(set().union(*seen.values()), split_of)
+
+
+def _by_split(ids: set[str], split_of: Mapping[str, str]) -> dict[str, int]:
+    counts = Counter(split_of[each] for each in ids)
+    return {split: counts[split] for split in ("train", "val", "test") if counts[split]}

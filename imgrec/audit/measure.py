@@ -1,4 +1,4 @@
-"""What is measured of one image: everything an audit needs, in 400 bytes, so that no pixel has to be kept."""
+"""What is measured of one image: everything an audit needs, in 450 bytes, so that no pixel has to be kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from imgrec.audit.hashing import HASH_SIDE, perceptual_hash
+from imgrec.audit.hashing import HASH_SIDE, ORIENTATIONS, perceptual_hash, turned_hashes
 from imgrec.data.convert import strips
 
 SMALL_SIDE = 16
@@ -29,6 +29,7 @@ RECORD = np.dtype(
         ("channels", np.uint8),
         ("digest", "V16"),  # of the decoded pixels
         ("hash", np.uint64),
+        ("turned", np.uint64, (len(ORIENTATIONS),)),  # the hashes of its other orientations
         ("small", np.uint8, (SMALL_SIDE, SMALL_SIDE)),
         ("low", np.uint8),  # the brightness below which 1 % of the pixels are
         ("high", np.uint8),  # the brightness above which 1 % of the pixels are
@@ -70,6 +71,7 @@ def measure(image: Tensor) -> NDArray[Any]:
     record["height"], record["width"], record["channels"] = height, width, channels
     record["digest"] = np.void(_digest(pixels[:1] if equal else pixels))
     record["hash"] = perceptual_hash(hashed)
+    record["turned"] = turned_hashes(hashed)
     record["small"] = (sums[:, 0::2] + sums[:, 1::2] + 2) >> 2
     record["low"], record["high"] = low, high
     record["contrast"], record["laplacian"] = _variance(work), _laplacian(work)

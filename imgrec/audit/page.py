@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from imgrec.audit.audit import Audit
 from imgrec.audit.findings import KINDS, UNREADABLE, Finding, Inventory
+from imgrec.audit.wording import DECIDE, MODES, OPTIONS, RULES
 from imgrec.data import BadImage
 from imgrec.data.pixel_budget import decoding
 from imgrec.files import write_text
@@ -24,13 +25,14 @@ _ACROSS = ("duplicate_across_classes", "near_duplicate_across_classes")
 _COPIES = ("duplicate", "near_duplicate")
 
 
-def write_page(path: str | Path, audit: Audit, title: str) -> Path:
+def write_page(path: str | Path, audit: Audit, title: str, normalization: str | None = None) -> Path:
     """Write the page, whole or not at all; it needs no network and no other file.
 
     Args:
         path: the file.
         audit: what was found.
-        title: what was looked at: the name of the experiment or of the folder.
+        title: the name of the experiment or of the folder.
+        normalization: why no constants are recommended; ``None`` shows those of the training images.
     """
     pictures = _Pictures(audit.inventory)
     content = {
@@ -41,6 +43,10 @@ def write_page(path: str | Path, audit: Audit, title: str) -> Path:
         "sizes": [(f"{w} x {h}", f"{count:,}") for (w, h), count in audit.statistics.sizes],
         "sections": list(_sections(audit, pictures)),
         "version": _version(),
+        "normalization": normalization,
+        "judged": audit.judged,
+        "rules": RULES,
+        "modes": [(OPTIONS[name], *MODES[name], name in audit.modes) for name in MODES],
     }
     write_text(path, render_page("imgrec.audit", "audit_template.html", content))
     return Path(path)
@@ -87,6 +93,7 @@ def _sections(audit: Audit, pictures: _Pictures) -> Iterator[dict[str, Any]]:
     for finding in audit.findings:
         by_kind[finding.kind].append(finding)
     for kind, found in by_kind.items():
+        actions = {finding.position: finding.action for finding in found}
         chosen = _one_a_pair(found, audit.inventory) if found[0].related is not None else found
         chosen = chosen[:SHOWN]
         names_only = kind in UNREADABLE
@@ -106,11 +113,21 @@ def _sections(audit: Audit, pictures: _Pictures) -> Iterator[dict[str, Any]]:
                     "id": audit.inventory.id(finding.position),
                     "split": audit.inventory.splits[finding.position],
                     "detail": finding.detail,
-                    "action": finding.action,
+                    "action": _action(finding, actions, audit.inventory),
                 }
                 for finding in chosen
             ],
         }
+
+
+def _action(finding: Finding, actions: Mapping[int, str], inventory: Inventory) -> str:
+    """Return the actions of a finding as its list contains them; of a pair, with the id of each image."""
+    if finding.related is None:
+        return finding.action
+    shown = [(position, actions.get(position, "")) for position in (finding.position, finding.related)]
+    if {action for _, action in shown} == {DECIDE}:
+        return "decide between the labels; --fix changes neither image"
+    return ", ".join(f"{action}: {inventory.id(position)}" for position, action in shown if action)
 
 
 def _one_a_pair(found: list[Finding], inventory: Inventory) -> list[Finding]:

@@ -34,7 +34,7 @@ class Scan:
 def scan(inventory: Inventory, workers: int = 0) -> Scan:
     """Decode and measure every image.
 
-    Only measurements are kept, some 400 bytes an image; of the pixels no more than a few images at once.
+    Only measurements are kept, some 450 bytes an image; of the pixels no more than a few images at once.
 
     Args:
         inventory: the images.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from imgrec.files import Postponed
 from imgrec.terminal import print
 
 if TYPE_CHECKING:
-    from imgrec.audit import Audit
+    from imgrec.audit import Audit, Finding
     from imgrec.runs.folder import RunFolder
     from imgrec.runs.predictions import Predictions
 
@@ -31,24 +32,28 @@ TARGET is the YAML of an experiment, a run folder, or a folder of images.
 options:
   --config FILE         a YAML laid over the others
   --out FOLDER          where to write (default: audit/<name of the target>)
-  --fix LIST.csv        write what is proposed there, one row an image: to look through, then for `data.exclude` and
+  --fix LIST.csv        write the proposed changes, one row for each image: to check, then for `data.exclude` and
                         `data.relabel`
+{rules}
+  --relabel             let --fix contain new labels of training images, too
   --predictions RUN     look for label errors too, by the predictions of this run folder, or this parquet file, on
                         images that it was not trained on; may be given several times (extra: clean)
-  --embeddings SPEC     look for near duplicates by the features of a backbone too: "{name: resnet18, pretrained: true}"
+  --turned              look for copies rotated by 90, 180 or 270 degrees and for mirrored copies, too
+  --embeddings SPEC     look for cropped and other near duplicates by the features of a backbone, too:
+                        "{name: resnet18, pretrained: true}"
   --image_size N        the side, in pixels, of the images that this backbone sees (default: 224)
   --similarity X        the cosine of two feature vectors from which on they are near duplicates (default: a pair that
                         is at most half as far apart as other neighbours are)
 """
 
-_OPTIONS = ("out", "fix", "predictions", "embeddings", "image_size", "similarity")
+_OPTIONS = ("out", "fix", "relabel", "predictions", "turned", "embeddings", "image_size", "similarity")
 
 
 def run(command: str, words: list[str]) -> int:
     """Audit, print the table, write the page and the lists."""
     arguments = parse(words)
     if arguments.help:
-        print(HELP, end="")
+        print(HELP.replace("{rules}", _rules(" " * 24)), end="")
         return 0
     if len(arguments.targets) > 1:
         raise UserError(f"audit takes one config, run folder or folder of images, got {len(arguments.targets)}")
@@ -73,20 +78,33 @@ def run(command: str, words: list[str]) -> int:
     image_size = _last(options, "image_size", int, 224)
     similarity = _last(options, "similarity", float | int, None)
     fix = _last(options, "fix", str, None)
+    turned, relabel = _flag(options, "turned"), _flag(options, "relabel")
     if image_size < 1 or (similarity is not None and not 0 < similarity <= 1):
         raise UserError("--image_size is 1 or more, --similarity above 0 and at most 1")
 
-    from imgrec.audit import audit
+    from imgrec.audit import audit, proposals
+    from imgrec.audit.wording import own_normalization
 
     if backbone is not None:
         from imgrec.models import BACKBONES
 
         BACKBONES.check(backbone, "--embeddings", ("in_channels", "image_size", "load_weights"))
-    predictions = [said for given in options["predictions"] for said in _predictions(str(given))]
+    predictions = [(str(given), read) for given in options["predictions"] for read in _predictions(str(given))]
     data = _data_module(config["data"], _run_of(arguments))
     began = time.monotonic()
-    found = audit(data.source, data.splits, predictions, backbone, image_size, similarity)
-    _write(found, out, Path(fix) if fix else None, _name(arguments.targets + arguments.configs))
+    found = audit(
+        data.source,
+        data.splits,
+        [read for _, read in predictions],
+        backbone,
+        image_size,
+        similarity,
+        turned=turned,
+        judges=[name for name, _ in predictions],
+    )
+    proposed = proposals(found.findings, relabel)
+    name = _name(arguments.targets + arguments.configs)
+    _write(found, proposed, out, Path(fix) if fix else None, name, own_normalization(config))
     print(f"looked at   {len(found.inventory):,} images in {time.monotonic() - began:.1f} s")
     return 0
 
@@ -115,6 +133,20 @@ def _last(options: Mapping[str, Sequence[Any]], name: str, kind: Any, default: A
     if isinstance(values[-1], bool) or not isinstance(values[-1], kind):
         raise UserError(f"--{name}: got {values[-1]!r}")
     return values[-1]
+
+
+def _flag(options: Mapping[str, Sequence[Any]], name: str) -> bool:
+    value = options[name][-1] if options[name] else False
+    if not isinstance(value, bool):
+        raise UserError(f"--{name}: expected no value, true or false, got {value!r}.")
+    return value
+
+
+def _rules(indent: str) -> str:
+    from imgrec.audit.wording import RULES
+
+    lines = (line for action, meaning in RULES.items() for line in textwrap.wrap(f"{action}: {meaning}", 96))
+    return "\n".join(f"{indent}{line}" for line in lines)
 
 
 def _predictions(given: str) -> list[Predictions]:
@@ -169,13 +201,14 @@ def _data_module(config: Config, run: RunFolder | None = None) -> Any:
     return module
 
 
-def _write(found: Audit, out: Path, fix: Path | None, name: str) -> None:
-    from imgrec.audit import KINDS, proposals, write_findings, write_page
-    from imgrec.audit.page import title_of
-
-    proposed = proposals(found.findings)
+def _write(
+    found: Audit, proposed: Sequence[Finding], out: Path, fix: Path | None, name: str, normalization: str | None
+) -> None:
     from rich.table import Table
 
+    from imgrec.audit import KINDS, write_findings, write_page
+    from imgrec.audit.page import title_of
+    from imgrec.audit.wording import DECIDE, RULES
     from imgrec.console import PlainConsole
 
     console = PlainConsole(soft_wrap=True, width=None if sys.stdout.isatty() else 120)
@@ -194,10 +227,18 @@ def _write(found: Audit, out: Path, fix: Path | None, name: str) -> None:
     )
     console.print(f"images      {sizes}; {len(facts.class_names)} classes")
     console.print(f"short side  {facts.short_side[0]} to {facts.short_side[2]} pixels, median {facts.short_side[1]}")
-    console.print(f"model       {facts.normalize}")
+    if normalization is None:
+        console.print(f"model       {facts.normalize}  (for a network trained from scratch)")
+    else:
+        console.print(f"model       no normalization constants are recommended: {normalization}")
+    for number, line in enumerate(found.judged):
+        console.print(f"{'' if number else 'labels':<12}{line}")
+    contested = len({each.position for each in found.findings if each.action == DECIDE})
+    if contested:
+        console.print(f"decide      {contested:,} images: {RULES[DECIDE]}")
     postponed = Postponed()
     with postponed:
-        console.print(f"page        {write_page(out / 'audit.html', found, name)}")
+        console.print(f"page        {write_page(out / 'audit.html', found, name, normalization)}")
     with postponed:
         write_findings(out / "findings.csv", found.findings, found.inventory)
         console.print(f"list        {out / 'findings.csv'}")
@@ -205,4 +246,6 @@ def _write(found: Audit, out: Path, fix: Path | None, name: str) -> None:
         with postponed:
             write_findings(fix, proposed, found.inventory)
             console.print(f"fix         {fix}: {len(proposed):,} images; for data.exclude and data.relabel")
+            for action, meaning in RULES.items():
+                console.print(f"            {action}: {meaning}")
     postponed.raise_first()

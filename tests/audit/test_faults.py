@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from imgrec.audit import KINDS, Audit, audit
+from imgrec.audit import KINDS, Audit, audit, proposals
 from imgrec.data import Folder, split_source
 
 Opener = Callable[[str], Image.Image]
@@ -183,9 +183,12 @@ def test_what_is_proposed(clean_set: Path, tmp_path: Path) -> None:
     result, _ = look(root)
     proposed = {result.inventory.id(f.position) for f in result.findings if f.action == "exclude"}
     broken = {id for kind in ("empty", "truncated", "unreadable", "missing") for id in planted[kind]}
-    copies = {"train/cat/again.png", "train/cat/01.jpg", "train/owl/cat.png", "train/cat/02.jpg", "train/cat/06.jpg"}
+    copies = {"train/cat/again.png", "train/cat/01.jpg", "train/cat/06.jpg"}
     assert proposed == broken | copies
-    assert {f.action for f in result.findings} == {"exclude", ""}
+    assert {f.action for f in result.findings} == {"exclude", "decide", ""}
+    contested = {result.inventory.id(f.position) for f in result.findings if f.action == "decide"}
+    assert contested == planted["duplicate_across_classes"] | planted["near_duplicate_across_classes"]
+    assert {result.inventory.id(f.position) for f in proposals(result.findings, relabel=True)} == proposed
 
 
 def test_a_set_that_is_dark_grey_and_small_as_a_whole_has_no_finding(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from imgrec.audit.wording import RULES
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -57,7 +60,7 @@ def test_a_folder_is_audited_and_its_list_is_read_back(cli: Cli, images: Path, t
     out = tmp_path / "audit" / "my images"
     with (out / "findings.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["id", "split", "class", "finding", "detail", "related", "action"]
+    assert list(rows[0]) == ["id", "split", "class", "finding", "detail", "related", "action", "reason"]
     assert {row["id"] for row in rows if row["finding"] == "empty"} == {"a/broken.png"}
     copies = [row for row in rows if row["finding"].startswith("duplicate")]
     assert {(row["id"], row["related"]) for row in copies} == {
@@ -80,6 +83,57 @@ def test_a_folder_is_audited_and_its_list_is_read_back(cli: Cli, images: Path, t
         assert {row["id"] for row in csv.DictReader(file)} == proposed
 
 
+def test_copies_with_different_labels_are_for_a_person_on_the_page_and_in_the_lists(
+    cli: Cli, images: Path, tmp_path: Path
+) -> None:
+    (images / "a" / "00 copy.png").write_bytes((images / "a" / "00.png").read_bytes())
+    (images / "a" / "contested.png").write_bytes((images / "b" / "03.png").read_bytes())
+    done = cli("audit", images, "--fix", "fix.csv", "--relabel", "--turned")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "audit" / "my images"
+    with (out / "findings.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["finding"].startswith("duplicate")]
+    actions = {row["id"]: row["action"] for row in rows}
+    assert actions["a/contested.png"] == actions["b/03.png"] == "decide"
+    excluded = {name for name, action in actions.items() if action == "exclude"}
+    assert len(excluded) == 2  # one of the two copies of a/00.png, and one of the two in class b
+    with (tmp_path / "fix.csv").open(newline="") as file:
+        fixed = {row["id"]: row["action"] for row in csv.DictReader(file)}
+    assert fixed == dict.fromkeys([*excluded, "a/broken.png"], "exclude")
+    page = html.unescape((out / "audit.html").read_text(encoding="utf-8"))
+    assert "exclude the first" not in page
+    assert "decide between the labels; --fix changes neither image" in page
+    assert all(f"exclude: {name}" in page for name in excluded)
+    for action, meaning in RULES.items():
+        assert meaning in page
+        assert f"{action}: {meaning}" in done.stdout
+    assert {row["reason"] for row in rows if row["action"] == "decide"} == {RULES["decide"]}
+    assert "No label was judged" in done.stdout
+    assert "No label was judged" in page
+    assert "rotated, mirrored and cropped copies" in page
+
+
+@pytest.mark.parametrize(
+    ("model", "recommended"),
+    [
+        ("backbone: {name: resnet18, pretrained: true}", False),
+        ("backbone: {name: resnet18, weights: folder}", False),
+        ("normalize: half", False),
+        ("backbone: resnet18", True),
+    ],
+)
+def test_constants_are_recommended_for_training_from_scratch_alone(
+    cli: Cli, tmp_path: Path, model: str, recommended: bool
+) -> None:
+    (tmp_path / "my.yaml").write_text(f"model: {{{model}}}\ndata: {{source: digits, image_size: 16, channels: 1}}\n")
+    done = cli("audit", "my.yaml")
+    assert done.returncode == 0, done.stderr
+    assert ("normalize: {mean: [0." in done.stdout) == recommended
+    assert ("no normalization constants are recommended: the " in done.stdout) != recommended
+    page = (tmp_path / "audit" / "my" / "audit.html").read_text()
+    assert ("mean: [" in page) == recommended
+
+
 def test_a_run_folder_is_audited(cli: Cli, trained: Path) -> None:
     done = cli("audit", trained, "--out", "found")
     assert done.returncode == 0, done.stderr
@@ -91,6 +145,8 @@ def test_label_errors_by_the_predictions_of_a_run(cli: Cli, trained: Path) -> No
     done = cli("audit", trained, "--predictions", trained, "--out", "found")
     assert done.returncode == 0, done.stderr
     assert "label errors" in done.stdout
+    assert f"{trained} judged " in done.stdout
+    assert "training images were not judged by a network that did not train on them" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -101,6 +157,7 @@ def test_label_errors_by_the_predictions_of_a_run(cli: Cli, trained: Path) -> No
         (["tiny.yaml", "--embedings", "resnet18"], 'no option "--embedings". Did you mean "embeddings"'),
         (["tiny.yaml", "--embeddings", "resnet18x"], "--embeddings"),
         (["tiny.yaml", "--embeddings", "3"], "--embeddings: got 3"),
+        (["tiny.yaml", "--turned", "3"], "--turned: expected no value, true or false, got 3"),
         (["tiny.yaml", "--similarity", "2"], "at most 1"),
         (["tiny.yaml", "--predictions", "nowhere"], "nowhere"),
         (["tiny.yaml", "--data.batchsize", "3"], 'Did you mean "batch_size"'),
