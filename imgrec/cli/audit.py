@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,8 +32,7 @@ options:
   --config FILE         a YAML laid over the others
   --out FOLDER          where to write (default: audit/<name of the target>)
   --fix LIST.csv        write the proposed changes, one row for each image: to check, then for `data.exclude` and
-                        `data.relabel`
-{rules}
+                        `data.relabel`; docs/audit.md and the page define what is excluded
   --relabel             let --fix contain new labels of training images, too
   --predictions RUN     look for label errors too, by the predictions of this run folder, or this parquet file, on
                         images that it was not trained on; may be given several times (extra: clean)
@@ -53,7 +51,7 @@ def run(command: str, words: list[str]) -> int:
     """Audit, print the table, write the page and the lists."""
     arguments = parse(words)
     if arguments.help:
-        print(HELP.replace("{rules}", _rules(" " * 24)), end="")
+        print(HELP, end="")
         return 0
     if len(arguments.targets) > 1:
         raise UserError(f"audit takes one config, run folder or folder of images, got {len(arguments.targets)}")
@@ -140,13 +138,6 @@ def _flag(options: Mapping[str, Sequence[Any]], name: str) -> bool:
     if not isinstance(value, bool):
         raise UserError(f"--{name}: expected no value, true or false, got {value!r}.")
     return value
-
-
-def _rules(indent: str) -> str:
-    from imgrec.audit.wording import RULES
-
-    lines = (line for action, meaning in RULES.items() for line in textwrap.wrap(f"{action}: {meaning}", 96))
-    return "\n".join(f"{indent}{line}" for line in lines)
 
 
 def _predictions(given: str) -> list[Predictions]:
