@@ -12,8 +12,8 @@ DECIDE = "decide"
 """Action of a finding that a person must decide: ``--fix`` does not change the image."""
 
 RULES: dict[str, str] = {
-    EXCLUDE: "an image that cannot be read; an image with the pixels and the label of one that stays, in the same split "
-    "or in a higher one (test before validation before training); and a near duplicate with the label of an image of "
+    EXCLUDE: "an image that cannot be read; an image with the pixels and the label of one that stays, in the same "
+    "split or in a higher one (test before validation before training); and a near duplicate with the label of an image of "
     "a higher split, unless only features show it or the images of the set are much alike. A readable test image "
     "always stays.",
     DECIDE: "copies with different labels, of which none can be trusted; and suspected label errors of validation and "
