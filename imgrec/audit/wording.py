@@ -13,9 +13,9 @@ DECIDE = "decide"
 
 RULES: dict[str, str] = {
     EXCLUDE: "an image that cannot be read; an image with the pixels and the label of one that stays, in the same "
-    "split or in a higher one (test before validation before training); and a near duplicate with the label of an image of "
-    "a higher split, unless only features show it or the images of the set are much alike. A readable test image "
-    "always stays.",
+    "split or in a higher one (test before validation before training); and a near duplicate with the "
+    "label of an image of a higher split, unless only features show it or the images of the set are much alike. A "
+    "readable test image always stays.",
     DECIDE: "copies with different labels, of which none can be trusted; and suspected label errors of validation and "
     "test images. --fix neither excludes nor relabels them.",
     RELABEL.rstrip(":"): "a training image with a suspected label error. --fix contains it only with --relabel. "
