@@ -121,7 +121,7 @@ class RepeatFactor(Sampler):
     """Each image once, and those of rare classes several times: repeat-factor sampling.
 
     A class that the fraction f of the images has is shown ``max(1, sqrt(threshold / f))`` times an epoch; nothing is
-    left out, so that the epoch grows. Where that is no whole number, chance decides anew in each epoch.
+    left out, so that the epoch grows. An image expected 1.57 times comes once or twice, drawn for each epoch.
 
     Args:
         threshold: classes are rare that have less than this fraction of the images.

@@ -44,10 +44,12 @@ class TrainingOrder(_Sampler):
     left over when the samples do not divide, fewer than there are processes, is passed over in that epoch.
 
     With ``repeats`` a sample may come several times in an epoch, or not at all. A sample that is expected r times
-    comes floor(r) times, and once more with the probability of what is left; of each stratum, and of all samples,
-    there are as many as expected, to within one. The k-th further copy of the sample at ``position`` has the place
-    ``position + k * count``, so that it can be told from the first and be augmented in another way. The length is the
-    sum of ``repeats``, rounded up, and the same in every epoch.
+    comes floor(r) times, and once more with the probability of the fraction. Each stratum, and the whole, has as many
+    samples as expected, to within one. The k-th further copy of the sample at ``position`` has the place
+    ``position + k * count``, so that it can be told from the first and be augmented in another way.
+
+    The length is the sum of ``repeats``, rounded up, and the same in every epoch, so that schedules and resumed runs
+    count the same steps. The rounding adds the same amount to each expectation, below one over the number of samples.
 
     Args:
         count: the number of training samples.
@@ -107,9 +109,13 @@ class TrainingOrder(_Sampler):
         if self.strata is not None:
             mixed = mixed[np.argsort(self.strata[mixed], kind="stable")]
         whole = np.floor(repeats + _ROUNDING / 1000)
-        # along the samples, one further copy wherever the sum of what is left passes another whole number
-        left = np.cumsum(np.maximum(repeats - whole, 0)[mixed])
+        fractions = np.maximum(repeats - whole, 0)
         further = self.total - int(whole.sum())
+        # the length is rounded up: each sample gets an equal part of the difference, at most one over their number
+        drawn = repeats > 0
+        fractions[drawn] += (further - fractions.sum()) / drawn.sum()
+        # along the samples, one further copy wherever the sum of the fractions passes another whole number
+        left = np.cumsum(np.maximum(fractions, 0)[mixed])
         steps = np.floor(left / max(left[-1], _ROUNDING) * further + start)
         copies = whole.astype(np.int64)
         copies[mixed] += np.diff(steps, prepend=0).astype(np.int64)

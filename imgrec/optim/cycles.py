@@ -80,6 +80,8 @@ class CosineRestarts(Schedule):
 class OneCycle(Schedule):
     """One cycle: up from a small part of the learning rate, and down to next to nothing, along cosines.
 
+    The last step has the factor ``final``, as in torch. Other schedules reach their ``final`` after the last step.
+
     The learning rate of the optimizer is the highest one. With `momentum: [0.85, 0.95]`, the momentum (of Adam and its
     like the first of `betas`) goes the other way round, as in the paper: down from the second to the first, and up
     again; without, it stays what the optimizer says.
@@ -87,7 +89,7 @@ class OneCycle(Schedule):
     Args:
         warmup: the part of training, in (0, 1), over which the factor grows to 1.
         warmup_start: the factor of the very first step.
-        final: the factor at the end, in [0, 1].
+        final: the factor of the last step, in [0, 1]; 4e-6 by default.
         shape: of the way up and of the way down.
         momentum: the lowest and the highest momentum.
 
@@ -98,6 +100,8 @@ class OneCycle(Schedule):
 
         schedule: {name: one_cycle, warmup: 0.3, momentum: [0.85, 0.95]}
     """
+
+    ends_at_last_step = True
 
     def __init__(
         self,

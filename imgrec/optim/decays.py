@@ -77,7 +77,7 @@ class Polynomial(Schedule):
 
     Args:
         power: above 0.
-        final: the factor at the end, in [0, 1].
+        final: the factor after the last step, in [0, 1].
         warmup: the part of training, in [0, 1), over which the factor grows linearly to 1.
         warmup_start: the factor of the very first step.
 
@@ -107,7 +107,7 @@ class Wsd(Schedule):
 
     Args:
         decay: the part of what follows the warm-up over which it goes down, above 0 and at most 1.
-        final: the factor at the end, in [0, 1].
+        final: the factor after the last step, in [0, 1].
         shape: of the way down: ``linear``, ``cosine``, or one minus a square root, ``sqrt``.
         warmup: the part of training, in [0, 1), over which the factor grows linearly to 1.
         warmup_start: the factor of the very first step.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from typing import Any, TypeVar, cast
 
 from torch import nn
@@ -27,8 +28,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The trainable parameters of a model, grouped as an optimizer takes them.
 
-    Weight decay leaves out biases, normalization layers and other parameters of fewer than two dimensions, and what
-    the network's own ``no_weight_decay()`` names (position embeddings, say). The rule is that of timm's
+    Weight decay leaves out biases, normalization layers and other parameters of fewer than two dimensions, and what the
+    network's own ``no_weight_decay()`` names or matches (``pos_embed.*``, for example). The rule is that of timm's
     ``param_groups_weight_decay`` and ``param_groups_layer_decay``, wherever in the model the timm network stands.
 
     Args:
@@ -130,7 +131,18 @@ class _Named:
 
 
 def _network_exemptions(model: nn.Module) -> Iterator[str]:
-    for prefix, module in model.named_modules():
+    """Yield the parameters that match a pattern of ``no_weight_decay()`` of the outermost modules that have it.
+
+    timm asks the network alone and matches with wildcards: ``pos_embed.*`` of XCiT. A block inside a network may have
+    the method, too, as the cross-covariance attention of XCiT does for its temperature; timm does not ask it.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    found: list[str] = []
+    for path, module in model.named_modules():
         exempt = getattr(module, "no_weight_decay", None)
-        if callable(exempt):
-            yield from (f"{prefix}.{name}" if prefix else name for name in exempt())
+        if callable(exempt) and not any(path.startswith(outer) for outer in found):
+            prefix = f"{path}." if path else ""
+            found.append(prefix)
+            patterns = list(exempt())
+            inside = (name for name in names if name.startswith(prefix))
+            yield from (n for n in inside if any(fnmatch(n.removeprefix(prefix), pattern) for pattern in patterns))

@@ -43,7 +43,8 @@ class FollowedSchedule(LambdaLR):
 
     def _progress(self, step: int) -> float:
         endless = not math.isfinite(self._total) or self._total <= 0
-        return 0.0 if endless else min(step / self._total, 1.0)
+        intervals = self._total - 1 if getattr(self._schedule, "ends_at_last_step", False) else self._total
+        return 0.0 if endless else min(step / max(intervals, 1), 1.0)
 
     def _factor(self, step: int) -> float:
         return self._schedule(self._progress(step)) * self._standstill.scale
@@ -100,7 +101,8 @@ def build_schedule(
     """The scheduler that multiplies every group's learning rate by the schedule's factor.
 
     Optimizer step ``i`` of ``total_steps``, counted from 0, runs with ``factor(i / total_steps)``; after the last step
-    the factor stays what it is at 1. Step it once after every optimizer step (Lightning: ``interval: step``).
+    the factor stays what it is at 1. A schedule with ``ends_at_last_step`` has ``factor(i / (total_steps - 1))``.
+    Step it once after every optimizer step (Lightning: ``interval: step``).
 
     Args:
         spec: a schedule's name, or a mapping with its arguments.

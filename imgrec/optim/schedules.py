@@ -65,6 +65,9 @@ class Schedule(ABC):
         warmup_start: the factor of the very first step; above 0 by default, so that no step is lost.
     """
 
+    ends_at_last_step = False
+    """Whether the last optimizer step has the factor of the end. If not, the factor of the end follows that step."""
+
     def __init__(self, warmup: float = 0.0, warmup_start: float = 0.01) -> None:
         self.warmup = in_range("warmup", warmup, high=1.0, open_high=True)
         self.warmup_start = in_range("warmup_start", warmup_start, high=1.0)
@@ -112,7 +115,7 @@ class Cosine(Schedule):
     """Half a cosine from the base learning rate down to nothing, or to a part of it.
 
     Args:
-        final: the factor at the end, in [0, 1].
+        final: the factor after the last step, in [0, 1].
         warmup: the part of training, in [0, 1), over which the factor grows linearly to 1.
         warmup_start: the factor of the very first step.
 
@@ -138,7 +141,7 @@ class Linear(Schedule):
     """A straight line from the base learning rate down to nothing, or to a part of it; a triangle with a warm-up.
 
     Args:
-        final: the factor at the end, in [0, 1].
+        final: the factor after the last step, in [0, 1].
         warmup: the part of training, in [0, 1), over which the factor grows linearly to 1.
         warmup_start: the factor of the very first step.
 
@@ -207,7 +210,7 @@ class Exponential(Schedule):
     """A geometric decline from the base learning rate to a part of it.
 
     Args:
-        final: the factor at the end; above 0.
+        final: the factor after the last step; above 0.
         warmup: the part of training, in [0, 1), over which the factor grows linearly to 1.
         warmup_start: the factor of the very first step.
 

@@ -61,7 +61,18 @@ def soup_notes(run: RunFolder) -> list[str]:
             "The soup is worse than each of its networks: a mean works of networks that were fine-tuned from the same "
             "weights, and not too far from them."
         )
+    if found.get("zeros"):
+        notes.append(zeros_note(found["zeros"]))
     return notes
+
+
+def zeros_note(zeros: Mapping[str, float]) -> str:
+    """Return the sentence on zeros that a soup of masked networks lost."""
+    return (
+        f"Zeros are lost: {100 * zeros['networks']:.1f} % of a network's weights are zero, and "
+        f"{100 * zeros['soup']:.1f} % of the soup's. A weight stays zero only if it is zero in all networks: average "
+        "networks of one mask, or prune the soup again."
+    )
 
 
 def soup_section(run: RunFolder) -> dict[str, Any] | None:

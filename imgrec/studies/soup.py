@@ -31,10 +31,11 @@ from imgrec.runs.folder import CONFIG, ENVIRONMENT, RunFolder, check_writable, c
 from imgrec.runs.lock import RunLock
 from imgrec.runs.predictions import Predictions
 from imgrec.runs.report import write_report
-from imgrec.runs.soup import KEY
+from imgrec.runs.soup import KEY, zeros_note
 from imgrec.runs.summary import update_summary, write_json
 from imgrec.studies.ingredients import find_ingredients, refuse_different, shared_data
 from imgrec.studies.variant import place_beside, reference
+from imgrec.studies.zeros import lost_zeros
 from imgrec.terminal import print
 
 Method = Literal["greedy", "uniform"]
@@ -68,6 +69,9 @@ class Soup:
     """Averages the weights of trained networks; the soup is a run folder beside the best of them.
 
     Every network is judged anew, all in the same way. What is chosen is chosen by the validation images.
+
+    A weight of the soup is zero if it is zero in all of its networks. Pruned networks with different masks lose zeros;
+    the shares before and after are then printed, and are in the summary and the report.
 
     Args:
         given: run folders, checkpoints in run folders, or folders of runs.
@@ -192,6 +196,9 @@ class Soup:
             if found is not None:
                 self.say(f"{split}: accuracy {found.accuracy:.4f} on {len(found):,} images")
         classifier = self.fill(kept).cpu()
+        zeros = lost_zeros([self.ingredients[i].state for i in kept], classifier.state_dict())
+        if zeros is not None:
+            self.say(zeros_note(zeros))
         config = {**parent.run.config, "experiment": experiment, "runs": root}
         folder = create_run_folder(root, experiment)
         lock = RunLock(folder)
@@ -218,7 +225,7 @@ class Soup:
                 if (found := ours[split]) is not None:
                     keep_predictions(run, split, found)
             update_summary(run, {"status": "finished", "parameters": count_parameters(classifier)})
-            update_summary(run, {KEY: self._figures(best, kept, said, ours)})
+            update_summary(run, {KEY: self._figures(best, kept, said, ours) | ({"zeros": zeros} if zeros else {})})
             write_report(run, images=images_of(self.data) if hasattr(self.data, "load_images") else None)
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -72,3 +75,23 @@ def test_what_was_done_is_passed_over_once_the_epoch_begins() -> None:
 def test_fewer_images_than_processes() -> None:
     with pytest.raises(UserError, match="3 training images for 4 processes"):
         TrainingOrder(3, 0, 0, 4)
+
+
+@pytest.mark.parametrize("extra", [0.57, 0.05, 3.9])
+def test_a_sample_that_is_expected_a_fraction_of_times_is_drawn_so_often(extra: float) -> None:
+    """One sample alone has a fraction: it comes floor(r) times, or once more, with the right frequency."""
+    count, epochs, repeats = 100, 1500, np.ones(100)
+    repeats[7] += extra
+    order = TrainingOrder(count, seed=3, repeats=repeats)
+    found = []
+    for epoch in range(epochs):
+        order.set_epoch(epoch)
+        positions = np.asarray([place % count for place, _ in order])
+        assert len(positions) == len(order) == math.ceil(repeats.sum())
+        counts = np.bincount(positions, minlength=count)
+        assert counts.min() >= 1  # nothing is left out
+        found.append(int(counts[7]))
+    low = math.floor(1 + extra)
+    assert set(found) == {low, low + 1}
+    error = math.sqrt(0.25 / epochs)
+    assert np.mean(found) == pytest.approx(1 + extra, abs=4 * error + 1 / count)

@@ -39,7 +39,15 @@ def told(groups: list[dict[str, Any]], model: nn.Module, rename: Mapping[str, st
 
 @pytest.mark.parametrize("layer_decay", [None, 0.75])
 @pytest.mark.parametrize(
-    "name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "efficientnet_lite0", "mobilenetv3_small_100"]
+    "name",
+    [
+        "resnet18",
+        "vit_tiny_patch16_224",
+        "convnext_atto",
+        "efficientnet_lite0",
+        "mobilenetv3_small_100",
+        "xcit_nano_12_p16_224",  # `pos_embed.*` with a wildcard, and a temperature that its attention alone names
+    ],
 )
 def test_the_groups_are_timms_own(name: str, layer_decay: float | None) -> None:
     whole: Any = timm.create_model(name, num_classes=10)

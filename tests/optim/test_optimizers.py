@@ -109,7 +109,7 @@ def test_the_steps_are_torchs_own(name: str) -> None:
         "nadam": torch.optim.NAdam(parameters, **values),
         "lamb": Lamb(parameters, **values),
         "lion": Lion(parameters, **values),
-        "muon": Muon(parameters, nesterov=True, **values),
+        "muon": Muon(parameters, nesterov=True, ns_coefficients="original", **values),
     }[name]
     train(theirs, built, steps=4)
     train(ours, build_optimizer({"name": name, "decay_norm_and_bias": True, **values}, ours), steps=4)
@@ -261,3 +261,20 @@ def test_a_reference_batch_that_cannot_be_is_refused_before_anything_is_built(gi
 def test_a_reference_batch_needs_to_know_the_batch() -> None:
     with pytest.raises(SpecError, match="needs a loader that says its batch_size"):
         build_optimizer({"name": "adamw", "lr_reference_batch": 256}, network())
+
+
+@pytest.mark.parametrize("shape", [(64, 32), (32, 128), (64, 64)])
+def test_muon_moves_matrices_as_torchs_own(shape: tuple[int, int]) -> None:
+    """Both have the coefficients, the momentum and the weight decay of the authors; the arithmetic is bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    one, two = (nn.Linear(shape[1], shape[0], bias=False) for _ in range(2))
+    two.load_state_dict(one.state_dict())
+    begun = one.weight.detach().clone()
+    ours = build_optimizer({"name": "muon", "lr": 0.01, "weight_decay": 0.1}, one)
+    theirs = torch.optim.Muon(two.parameters(), lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(10):
+        gradient = torch.randn(shape, generator=generator)
+        for layer, optimizer in ((one, ours), (two, theirs)):
+            layer.weight.grad = gradient.clone()
+            optimizer.step()
+    assert (one.weight - two.weight).norm() < 0.01 * (two.weight - begun).norm()

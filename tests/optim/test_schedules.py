@@ -134,16 +134,29 @@ def test_one_cycle_is_torchs_own(name: str) -> None:
 
     one, two = (build_optimizer({"name": name, "lr": 0.3}, nn.Linear(2, 2)) for _ in range(2))
     spec = {"name": "one_cycle", "warmup": 0.25, "momentum": [0.85, 0.95]}
-    schedule = build_schedule(spec, one, 40)
-    # torch's last step is at the end of the curve, ours is one before it: 41 of theirs are 40 of ours and the end
-    theirs = OneCycleLR(two, max_lr=0.3, total_steps=41, pct_start=11 / 41)
-    for _ in range(40):
+    schedule = build_schedule(spec, one, 41)
+    theirs = OneCycleLR(two, max_lr=0.3, total_steps=41, pct_start=11 / 41)  # the peak is at step 10 of 0 to 40
+    for step in range(41):
         assert one.param_groups[0]["lr"] == pytest.approx(two.param_groups[0]["lr"], rel=1e-6)
         assert momentum(one) == pytest.approx(momentum(two))
-        for each, scheduler in ((one, schedule), (two, theirs)):
+        for each, scheduler in ((one, schedule), (two, theirs)) if step < 40 else ():
             each.step()
             scheduler.step()
-    assert one.param_groups[0]["lr"] == pytest.approx(two.param_groups[0]["lr"])
+    assert one.param_groups[0]["lr"] == pytest.approx(0.3 * 4e-6)
+
+
+@pytest.mark.parametrize("name", SCHEDULES.names())
+def test_the_last_step_and_what_follows_it_are_on_the_curve(name: str) -> None:
+    """A schedule that ends at its last step has the factor of the end there; others have it after that step."""
+    steps, schedule = 50, SCHEDULES.build(name)
+    scheduler = build_schedule(name, optimizer(1.0), steps)
+    *_, last, after = curve(scheduler, steps + 1)
+    ends = isinstance(schedule, Schedule) and schedule.ends_at_last_step
+    assert ends == (name == "one_cycle")
+    assert last == pytest.approx(schedule(1.0 if ends else 1 - 1 / steps), rel=1e-9)
+    assert after == pytest.approx(schedule(1.0), rel=1e-9)
+    if "final" in SCHEDULES.entry(name).parameters and name != "plateau":
+        assert after == pytest.approx(SCHEDULES.entry(name).parameters["final"].default, abs=1e-12)
 
 
 def test_a_momentum_is_moved_only_where_there_is_one() -> None:

@@ -24,13 +24,16 @@ from imgrec.cli.main import main
 from imgrec.errors import UserError
 from imgrec.evaluate.paired import paired_bootstrap
 from imgrec.export import read_model_folder
+from imgrec.optim.averaging import mean_state
 from imgrec.runs.data import data_of
 from imgrec.runs.evaluation import predict_split, unit_images
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions
+from imgrec.runs.soup import soup_notes
 from imgrec.runs.summary import update_summary
 from imgrec.studies.ingredients import find_ingredients, refuse_different, shared_data
 from imgrec.studies.soup import Soup, greedy, moving_statistics, settle
+from imgrec.studies.zeros import lost_zeros, share_of_zeros
 from tests.conftest import TINY, Cli
 
 
@@ -68,6 +71,32 @@ def three(runs: Path) -> list[Path]:
 
 def below(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+# ---------------------------------------------------------------- masks
+
+
+def test_zeros_that_a_soup_of_other_masks_loses_are_reported(runs: Path) -> None:
+    said: list[str] = []
+    soup = Soup(three(runs), "uniform", batch_norm=0, say=said.append)
+    for i, each in enumerate(soup.ingredients):
+        for value in each.state.values():
+            if value.ndim > 1:
+                value.view(-1)[i % 2 :: 2] = 0
+    run = soup.run()
+    zeros = run.summary["soup"]["zeros"]
+    assert zeros["networks"] == pytest.approx(0.5, abs=0.01)
+    assert zeros["soup"] < 0.01
+    note = next(line for line in said if line.startswith("Zeros are lost: 50.0 % of a network's weights are zero"))
+    assert note in soup_notes(run)
+
+
+def test_zeros_on_which_all_masks_agree_stay() -> None:
+    states = [{"weight": torch.tensor([[0.0, 0.0, value]]), "bias": torch.zeros(1)} for value in (1.0, 2.0)]
+    assert share_of_zeros(mean_state(states)) == pytest.approx(2 / 3)
+    assert lost_zeros(states, mean_state(states)) is None
+    other = [states[0], {"weight": torch.tensor([[1.0, 0.0, 0.0]]), "bias": torch.zeros(1)}]
+    assert lost_zeros(other, mean_state(other)) == pytest.approx({"networks": 2 / 3, "soup": 1 / 3})
 
 
 # ---------------------------------------------------------------- the choice
