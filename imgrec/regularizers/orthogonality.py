@@ -68,14 +68,17 @@ def gram_difference(matrices: Tensor) -> Tensor:
 
 
 def largest_singular_values(matrices: Tensor, steps: int = 10) -> Tensor:
-    """The largest singular value of each matrix, by power iteration: float ``(groups,)``.
+    """Return the largest singular value of each matrix, by power iteration: float ``(groups,)``.
 
-    It starts with the longest row, so that it is a function of the weights alone and needs no state. It comes from
-    below: after ten steps it is usually right to a percent. Its gradient is that of the value found.
+    The iteration starts with the longest row, so that it is a function of the weights alone and needs no state. The
+    value is never too large. The next singular values decide how much is missing. On Gaussian random matrices of 64 to
+    1,000 rows, as layers have at the start of training, 10 steps are 1 to 5 % low (7 % at most), 20 steps 1 to 3 %, 40
+    steps at most 1.5 % and 80 steps at most 0.4 %. A matrix with one large singular value is exact after a few steps.
+    The gradient is that of the value found.
 
     Args:
         matrices: float ``(groups, rows, columns)``.
-        steps: of power iteration.
+        steps: number of power iterations, 10 by default.
 
     >>> largest_singular_values(torch.diag(torch.tensor([3.0, -4.0]))[None])
     tensor([4.])
@@ -160,10 +163,11 @@ class SpectralNorm(_OnMatrices):
 
     A convolution counts as the matrix whose rows are its filters, flattened; each group of a grouped one by itself. The
     singular value is found by power iteration that starts anew from the weights at each step, and so needs no state.
-    A weight of 0.01 is usual.
+    With 10 steps it is 1 to 5 % low on large matrices without a dominant direction, and with 40 at most 1.5 %; see
+    :func:`imgrec.regularizers.orthogonality.largest_singular_values`. A weight of 0.01 is usual.
 
     Args:
-        steps: of power iteration, 1 or more.
+        steps: number of power iterations, 1 or more; 10 by default.
         scope: names or patterns of the weights, or of modules that hold them; by default all convolutions and linear
             layers.
 

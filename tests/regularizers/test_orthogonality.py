@@ -113,3 +113,12 @@ def test_no_steps_are_refused() -> None:
         REGULARIZERS.check({"name": "spectral_norm", "steps": 0}, "r")
     with pytest.raises(SpecError, match=r"^r\.kind: expected"):
         REGULARIZERS.check({"name": "orthogonality", "kind": "hard"}, "r")
+
+
+@pytest.mark.parametrize(("steps", "low"), [(10, 0.07), (40, 0.02)])
+def test_the_largest_singular_value_of_random_matrices_is_low_by_what_is_documented(steps: int, low: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for rows, columns in ((64, 576), (256, 576), (192, 768), (512, 512)):
+        matrix = torch.randn(rows, columns, generator=generator)
+        found = largest_singular_values(matrix[None], steps) / torch.linalg.matrix_norm(matrix, 2)
+        assert 1 - low < found.item() <= 1 + 1e-5
