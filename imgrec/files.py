@@ -9,10 +9,12 @@ import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from imgrec import trust
 from imgrec.errors import ResourceError, UserError
@@ -195,6 +197,63 @@ def _refuse_redirected(path: Path) -> None:
             if not given.parent.resolve().is_relative_to(folder.resolve()):
                 trust.refuse_unless_trusted(f"{given.parent}: got a link", "it leads out of the run folder")
             return
+
+
+class NotRegularFileError(OSError):
+    """A path that is a named pipe, a device or a socket. Reading it could block forever or never end.
+
+    Args:
+        path: the path.
+        kind: the kind of the entry: ``"a device"``.
+    """
+
+    def __init__(self, path: str | Path, kind: str) -> None:
+        super().__init__(f"{path} is {kind}, not a file")
+        self.kind = kind
+
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe (FIFO)",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise if a path exists and is not a regular file. The file is not opened, and symbolic links are followed.
+
+    Raises:
+        NotRegularFileError: If it is a named pipe, a device or a socket.
+        IsADirectoryError: If it is a folder.
+        OSError: If there is no such file, or if its folder cannot be read.
+    """
+    mode = os.stat(path).st_mode  # noqa: PTH116 - a Path for each of many files takes twice as long
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder, not a file")
+    raise NotRegularFileError(path, _KINDS.get(stat.S_IFMT(mode), "a special entry"))
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading bytes. A named pipe, a device or a socket is never opened.
+
+    Raises:
+        OSError: As :func:`check_regular`, and if the file cannot be opened.
+    """
+    check_regular(path)
+    return open(path, "rb")  # noqa: PTH123 - as above
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Return the bytes of a regular file. A named pipe, a device or a socket is never opened.
+
+    Raises:
+        OSError: As :func:`check_regular`, and if the file cannot be read.
+    """
+    with open_regular(path) as file:
+        return file.read()
 
 
 @contextmanager

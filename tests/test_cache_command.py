@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from imgrec.cli.main import main
+from imgrec.data import stored_caches
 from imgrec.data.cache_build import build_on_disk
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -44,6 +47,21 @@ def test_list_verify_clear(cli: Cli, place: Path) -> None:
     assert not (place / "xyz").exists()
     assert cli("cache", "clear").returncode == 0
     assert not [path for path in place.iterdir() if path.is_dir()]
+
+
+def test_the_limit_is_set_and_kept(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("abc", "xyz"):
+        build(place / name)
+    os.utime(place / "xyz" / "meta.json", (1000, 1000))
+    assert main(["cache", "limit"]) == 0
+    assert "(the default, 50%)" in capsys.readouterr().out
+    size = stored_caches()[0].size
+    assert main(["cache", "limit", f"{size + 100}B"]) == 0
+    assert [cache.name for cache in stored_caches()] == ["abc"]
+    assert main(["cache", "list"]) == 0
+    assert f"(imgrec cache limit {size + 100}B)" in capsys.readouterr().out
+    assert main(["cache", "limit", "much"]) == 2
+    assert "expected a size such as 20GB" in capsys.readouterr().err
 
 
 def test_a_cache_that_is_not_there(cli: Cli, place: Path) -> None:

@@ -55,6 +55,8 @@ class _Erasing(BatchTransform):
     p: float
     fill: Fill
 
+    keeps_dtype = True
+
     def boxes(self, height: int, width: int, draws: Draws) -> Tensor:
         """int64 ``(batch, 4)``: one box a sample."""
         raise NotImplementedError

@@ -46,6 +46,8 @@ class HorizontalFlip(BatchTransform):
         train_transforms: hflip
     """
 
+    keeps_dtype = True
+
     def __init__(self, p: float = 0.5) -> None:
         self.p = check_probability(p)
 
@@ -64,6 +66,8 @@ class VerticalFlip(BatchTransform):
 
         train_transforms: [hflip, vflip]
     """
+
+    keeps_dtype = True
 
     def __init__(self, p: float = 0.5) -> None:
         self.p = check_probability(p)

@@ -41,12 +41,18 @@ class Pipeline:
             generator: what random transforms draw from; without one they draw the same each time.
 
         Raises:
-            UserError: the transforms end in another size.
+            UserError: If the transforms end in another size, or return anything except uint8.
         """
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         before = image.shape
         for transform in self.transforms:
             image = transform(image, generator)
+        if image.dtype != torch.uint8:  # a batch of uint8 would truncate floats in [0, 1] to 0
+            names = ", ".join(type(transform).__name__ for transform in self.transforms)
+            raise UserError(
+                f"{self.where}: expected uint8 from transforms of single images ({names}), got {image.dtype}. Return "
+                "uint8 in 0 to 255: the network scales and normalizes. A BatchTransform may return float in [0, 1]."
+            )
         if image.shape[-2:] != (self.image_size, self.image_size):
             size = f"{image.shape[-2]} x {image.shape[-1]}"
             was = f"{before[-2]} x {before[-1]}"

@@ -51,6 +51,8 @@ class RandomCrop(BatchTransform):
         train_transforms: [{name: random_crop, padding: 4, padding_mode: reflect}, hflip]
     """
 
+    keeps_dtype = True
+
     def __init__(self, padding: int = 4, padding_mode: PaddingMode = "constant") -> None:
         if padding < 0:
             raise UserError(f"`padding` must be 0 or more pixels, got {padding}.")

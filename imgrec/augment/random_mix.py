@@ -85,6 +85,8 @@ class CutMix(_BetaMix):
         train_transforms: [hflip, {name: cutmix, p: 0.5, until: 0.9}]
     """
 
+    keeps_dtype = True
+
     def __init__(
         self, num_classes: int, alpha: float = 1.0, p: float = 1.0, per_sample: bool = False, until: float = 1.0
     ) -> None:

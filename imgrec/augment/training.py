@@ -41,6 +41,12 @@ class TrainingPipeline:
         """Whether nothing is left to do with a batch on the device."""
         return not self.batch and self.mix is None and self.output_size is None
 
+    @property
+    def returns_float(self) -> bool:
+        """True if :meth:`apply` can return float images, in this batch or in another one."""
+        mixed = self.mix is not None and not self.mix.keeps_dtype
+        return mixed or self.output_size is not None or not all(each.keeps_dtype for each in self.batch)
+
     def set_strength(self, strength: float) -> None:
         """Set how strong the batch transforms and the mixing are, from 0 to 1."""
         for part in (*self.batch, self.mix):

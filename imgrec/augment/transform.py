@@ -52,6 +52,8 @@ class BatchTransform(ABC):
     """
 
     kind: ClassVar[str] = "batch"
+    keeps_dtype: ClassVar[bool] = False
+    """True if uint8 images always remain uint8. False if they can become float in [0, 1]."""
     strength: float = 1.0
 
     @abstractmethod
@@ -71,6 +73,8 @@ class Mix(ABC):
     """
 
     kind: ClassVar[str] = "mix"
+    keeps_dtype: ClassVar[bool] = False
+    """True if uint8 images always remain uint8. False if they can become float in [0, 1]."""
     strength: float = 1.0
 
     def __init__(self, until: float = 1.0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from imgrec.cli.parser import Parser
@@ -13,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def run(command: str, words: list[str]) -> int:
-    """List caches, compare their contents with their checksums, or delete them."""
+    """List caches, compare their contents with their checksums, delete them, or limit their total size."""
     parser = Parser(
         prog="imgrec cache",
-        description="The caches of decoded images, below IMGREC_CACHE, else ~/.cache/imgrec.",
+        description="The caches of decoded images, in IMGREC_CACHE or ~/.cache/imgrec.",
     )
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="what each one holds, and its size")
@@ -24,7 +25,17 @@ def run(command: str, words: list[str]) -> int:
     clear = actions.add_parser("clear", help="delete caches; they are built again when they are needed")
     for each in (verify, clear):
         each.add_argument("name", nargs="*", help="a cache's name, or how it begins; by default all")
+    limit = actions.add_parser(
+        "limit",
+        help="print or set the limit on the total size of all caches",
+        description="Print the limit on the total size of all caches, or set it and remove the least recently used "
+        "caches until it is kept. A cache that a process has open is never removed. IMGREC_CACHE_LIMIT takes "
+        "precedence. The default is 50%.",
+    )
+    limit.add_argument("size", nargs="?", help="20GB, 500MiB, or 30%% of the space that is free or taken by caches")
     arguments = parser.parse_args(words)
+    if arguments.action == "limit":
+        return _limit(arguments.size)
 
     from imgrec.data.cache_store import cache_root, stored_caches
 
@@ -45,12 +56,26 @@ def _chosen(found: list[StoredCache], names: list[str]) -> list[StoredCache]:
 
 
 def _list(found: list[StoredCache]) -> int:
-    from imgrec.data.cache_store import cache_root
+    from imgrec.data.cache_limit import describe_total
 
     for cache in found:
         about = cache.problem or _about(cache.meta)
-        print(f"{cache.name}  {_size(cache):>10}  {about}")
-    print(f"{len(found)} in {cache_root()}")
+        used = datetime.fromtimestamp(cache.last_used, tz=UTC).date().isoformat()
+        print(f"{cache.name}  {_size(cache):>10}  used {used}  {about}")
+    print(describe_total(found))
+    return 0
+
+
+def _limit(size: str | None) -> int:
+    from imgrec.data.cache_limit import describe_total, make_room, store_limit
+    from imgrec.data.cache_store import stored_caches
+
+    if size is not None:
+        store_limit(size)
+        kept = make_room(0)
+        if not kept:
+            print("the remaining caches are in use; the limit is kept when a process writes its next cache")
+    print(describe_total(stored_caches()))
     return 0
 
 

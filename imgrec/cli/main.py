@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "watch": ("watch", "show a training in the terminal while it runs: curves, rates, what is left"),
     "sync": ("sync", "upload what W&B kept offline in run folders"),
     "audit": ("audit", "look for broken images, duplicates, leaks between splits and doubtful labels"),
-    "cache": ("cache", "list, verify or clear the caches of decoded images"),
+    "cache": ("cache", "list, verify, clear or limit the caches of decoded images"),
     "list": ("listing", "list the registries, or the entries of one"),
     "show": ("listing", "show the arguments and the documentation of a registry entry"),
 }

@@ -89,10 +89,11 @@ def find_images(given: Iterable[str]) -> Inputs:
 
 def _in_folder(folder: Path, skipped: Counter[str]) -> list[Path]:
     from imgrec.data.decode import IMAGE_SUFFIXES
+    from imgrec.data.file_names import is_system_entry
 
     names, others = [], Counter[str]()
     for path in _files(folder):
-        if path.name.startswith("."):
+        if is_system_entry(path.name):
             others["hidden"] += 1
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             names.append(path)
@@ -106,9 +107,11 @@ def _in_folder(folder: Path, skipped: Counter[str]) -> list[Path]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield all ordinary files below a folder; hidden folders are not entered."""
+    """Yield all ordinary files below a folder; hidden folders and those of the system are not entered."""
+    from imgrec.data.file_names import is_system_entry
+
     for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_system_entry(name)]
         yield from (path for name in names if (path := Path(place, name)).is_file())
 
 

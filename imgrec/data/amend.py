@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.csv_files import restored
+from imgrec.data.csv_rows import CsvRow, CsvRows, read_csv
+from imgrec.data.file_names import class_name
 from imgrec.data.source import Source
 from imgrec.data.splits import Splits, check_splits
 from imgrec.data.view import View
@@ -37,12 +38,15 @@ def read_exclusions(file: str | Path, where: str = "data.exclude") -> list[str]:
         where: the place in the config, for messages.
 
     Raises:
-        UserError: there is no such file, or it has no column ``id``.
+        UserError: If the file is missing, is no CSV file or has no column ``id``, or if a row has no id or an unknown
+            action. The message names the line.
     """
-    header, rows = _read(file, where)
-    if "action" in header:
-        rows = [row for row in rows if row["action"] == EXCLUDE]
-    return list(dict.fromkeys(row["id"] for row in rows))
+    table = _read(file, where)
+    at = table.column("id")
+    rows = table.rows
+    if "action" in table.header:
+        rows = [row for row in rows if _action(table, row, where) == EXCLUDE]
+    return list(dict.fromkeys(_id(table, row, at, where) for row in rows))
 
 
 def read_labels(file: str | Path, where: str = "data.relabel") -> dict[str, str]:
@@ -52,20 +56,54 @@ def read_labels(file: str | Path, where: str = "data.relabel") -> dict[str, str]
     column ``action``, of which the rows count that say ``relabel: <class>``.
 
     Raises:
-        UserError: there is no such file, a column is missing, or one id has two new classes.
+        UserError: If the file is missing or is no CSV file, if a column is missing, if a row has no id, no new class
+            or an unknown action, or if one id has two new classes. The message names the line.
     """
-    header, rows = _read(file, where)
-    if "label" not in header and "action" not in header:
-        raise UserError(f'{where}: {file} needs a column "label" or a column "action"; it has: {", ".join(header)}.')
+    table = _read(file, where)
+    if "label" not in table.header and "action" not in table.header:
+        given = ", ".join(table.header)
+        raise UserError(f'{where}: {file} needs a column "label" or a column "action"; it has: {given}.')
+    at = table.column("id")
     labels: dict[str, str] = {}
-    for row in rows:
-        action = row.get("action", "")
-        label = row["label"] if "label" in row else action.removeprefix(RELABEL).strip()
-        if not label or ("label" not in row and not action.startswith(RELABEL)):
+    for row in table.rows:
+        label = _new_label(table, row, where)
+        if label is None:
             continue
-        if labels.setdefault(row["id"], label) != label:
-            raise UserError(f'{where}: {file} gives "{row["id"]}" two classes: {labels[row["id"]]} and {label}.')
+        name = _id(table, row, at, where)
+        if labels.setdefault(name, label) != label:
+            raise UserError(f'{where}: {table.place(row)} gives "{name}" a second class: {labels[name]} and {label}.')
     return labels
+
+
+def _new_label(table: CsvRows, row: CsvRow, where: str) -> str | None:
+    """Return the new class of a row, or None for a row whose action is not to relabel."""
+    if "label" in table.header:
+        label = row.cells[table.column("label")].strip()
+    else:
+        action = _action(table, row, where)
+        if not action.startswith(RELABEL):
+            return None
+        label = action.removeprefix(RELABEL).strip()
+    if not label:
+        raise UserError(f"{where}: {table.place(row)}: the new class is empty. Remove the row, or name a class.")
+    return class_name(label)
+
+
+def _action(table: CsvRows, row: CsvRow, where: str) -> str:
+    action = row.cells[table.column("action")].strip()
+    if action and action != EXCLUDE and not action.startswith(RELABEL):
+        raise UserError(
+            f'{where}: {table.place(row)}: there is no action "{action}".{suggestion(action, [EXCLUDE, RELABEL])} '
+            f'Accepted: "{EXCLUDE}", "{RELABEL} <class>", or an empty cell.'
+        )
+    return action
+
+
+def _id(table: CsvRows, row: CsvRow, at: int, where: str) -> str:
+    if not row.cells[at]:
+        raise UserError(f'{where}: {table.place(row)}: nothing in the column "id".')
+    name = row.cells[at]
+    return restored(name) if "action" in table.header else name  # the audit neutralizes what a spreadsheet would run
 
 
 def amend(
@@ -136,20 +174,11 @@ def _rows(source: Source, ids: Sequence[str], where: str) -> list[int]:
     return [row_of[name] for name in ids if name in row_of]
 
 
-def _read(file: str | Path, where: str) -> tuple[list[str], list[dict[str, str]]]:
+def _read(file: str | Path, where: str) -> CsvRows:
     path = locate(file, f"{where}: CSV file")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
-            header = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = header
-            rows = [{n: (row[n] or "") if n == "id" else (row[n] or "").strip() for n in header} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{where}: {path} cannot be read as CSV: {error}.") from error
-    if "id" not in header:
-        raise UserError(
-            f'{where}: {path} has no column "id".{suggestion("id", header)} It has: {", ".join(header) or "nothing"}.'
-        )
-    if "action" in header:  # written by the audit, which neutralises what a spreadsheet would run
-        rows = [row | {"id": restored(row["id"])} for row in rows]
-    return header, [row for row in rows if row["id"]]
+        table = read_csv(path, ["id"], strip=False)
+        table.column("id")
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from imgrec.data.cache_choice import CacheMode
+from imgrec.data.image_dtype import ImageDtype
 from imgrec.errors import UserError
 
 
@@ -19,6 +20,7 @@ def check_arguments(
     num_workers: int | None,
     on_bad_image: str,
     cache: str,
+    image_dtype: str,
 ) -> None:
     """Raise :class:`UserError`, with the place in the config, for a value of a data module that cannot be."""
     if isinstance(batch_size, str) and batch_size != "all":
@@ -43,6 +45,8 @@ def check_arguments(
         raise UserError(f'data.on_bad_image: accepted are "skip" and "error", got {on_bad_image!r}.')
     if cache not in get_args(CacheMode):
         raise UserError(f"data.cache: accepted are {', '.join(get_args(CacheMode))}, got {cache!r}.")
+    if image_dtype not in get_args(ImageDtype):
+        raise UserError(f"data.image_dtype: expected one of {', '.join(get_args(ImageDtype))}, got {image_dtype!r}.")
 
 
 def fetches(spec: Any) -> bool:

@@ -8,13 +8,14 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imgrec.data.cache_lock import hold
 from imgrec.data.decode import BadImage
 from imgrec.errors import UserError
 
@@ -50,6 +51,7 @@ class DecodedImages:
         self.bad = bad
         self.planar = planar
         self.folder = folder
+        self._lock: BinaryIO | None = None
         shapes = np.unique(index[index["channels"] > 0][["channels", "height", "width"]])
         self._all: Tensor | None = None
         if planar and len(shapes) == 1:
@@ -85,11 +87,16 @@ class DecodedImages:
     def open(cls, folder: Path) -> Self:
         """The images of a cache folder, mapped into memory.
 
-        Sizes and the index's checksum are compared; the images' own checksums are not: see :meth:`damaged`.
+        Sizes and the index's checksum are compared; the images' own checksums are not: see :meth:`damaged`. As long as
+        the returned object exists, the cache counts as in use and is not removed to make room for another one.
 
         Raises:
-            BrokenCacheError: the folder is no whole cache; the message says what is wrong.
+            BrokenCacheError: If the folder is not a complete cache. The message contains the reason.
         """
+        try:
+            lock = hold(folder / META)
+        except OSError as error:
+            raise BrokenCacheError(f"{folder / META} cannot be read: {error.strerror}") from error
         meta = read_meta(folder)
         index_bytes = _read(folder / INDEX)
         if hashlib.blake2b(index_bytes, digest_size=16).hexdigest() != meta["index_checksum"]:
@@ -97,10 +104,12 @@ class DecodedImages:
         index = np.load(folder / INDEX, allow_pickle=False)
         data = _mapped(folder / IMAGES, meta["bytes"])
         bad = {int(slot): str(reason) for slot, reason in meta["bad"].items()}
-        return cls(data, index, bad, bool(meta["planar"]), folder)
+        found = cls(data, index, bad, bool(meta["planar"]), folder)
+        found._lock = lock
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
+        state = dict(self.__dict__) | {"_lock": None}
         if self.folder is not None:  # a worker process maps the file itself
             state["data"] = state["_all"] = None
         return state

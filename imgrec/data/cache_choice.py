@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,25 +17,31 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imgrec.data.cache import FORMAT, BrokenCacheError, CachedImages, DecodedImages
+from imgrec.data.cache import ENTRY, FORMAT, META, BrokenCacheError, CachedImages, DecodedImages
 from imgrec.data.cache_build import build_in_memory, build_on_disk, building
+from imgrec.data.cache_limit import cache_limit, free_space, make_room, readable_size
+from imgrec.data.cache_lock import mark_used
 from imgrec.data.cache_plan import CachePlan
 from imgrec.data.cache_store import cache_root, clear, stored_caches
 from imgrec.data.decode import BadImage
 from imgrec.data.pixel_budget import decoding
+from imgrec.data.sampling import process_rank
 from imgrec.data.source import Source
 from imgrec.data.view import View
 from imgrec.files import data_root
+from imgrec.process import free_memory
 from imgrec.registry import Spec
 
 logger = logging.getLogger(__name__)
 
 CacheMode = Literal["auto", "off", "memory", "disk"]
 
-SMALL = 64 << 20
-"""Decoded images of up to this many bytes are kept in memory: decoding them takes about a second."""
+MOST_MEMORY = 4 << 30
+"""The largest cache that ``auto`` keeps in memory, in bytes."""
 
-_FREE_SHARE = 0.5
+_MEMORY_SHARE = 0.25
+_LITTLE = 64 << 20
+_DESCRIPTION = 2048  # bytes of a cache besides images and index
 _PROBES = 16
 
 
@@ -89,8 +94,10 @@ def cached_images(
 ) -> CachedImages | None:
     """The images of a source, decoded once; ``None`` where they are to be decoded each time.
 
-    ``auto`` takes a cache on disk that is there already; else memory for up to :data:`SMALL` bytes; else the disk,
-    where the cache takes no more than half of what is free; else none. One line in the log says which and why.
+    ``auto`` takes a cache on disk that exists. Otherwise it takes memory if the images fit into a quarter of the free
+    memory and into :data:`MOST_MEMORY`; in a training with several processes, up to 64 MiB. Otherwise it takes the
+    disk if the images are within the limit on all caches (:func:`imgrec.data.cache_limit.cache_limit`), and otherwise
+    none. A line in the log contains the choice, the size, the location and the reason, before anything is written.
 
     Args:
         table: the images.
@@ -105,10 +112,10 @@ def cached_images(
     kept = [plan.apply(image) for image in probes]
     size = int(sum(image.numel() for image in kept) / len(kept) * len(table.needed))
     there = folder.is_dir() and mode in ("auto", "disk")
-    where, why = ("disk", "it is there") if there else _choose(mode, size, folder)
-    what = f"{len(table.needed):,} images ({plan}), about {_readable(size)}"
+    where, why = ("disk", "it exists") if there else _choose(mode, size, folder)
+    what = f"{len(table.needed):,} images ({plan}), about {readable_size(size)}"
     if where == "off":
-        _say(f"data.cache: off for {what}: {why}")
+        _report(logging.WARNING if mode == "disk" else logging.INFO, f"data.cache: off for {what}: {why}")
         return None
 
     def read(row: int) -> Tensor:
@@ -116,11 +123,12 @@ def cached_images(
             return plan.apply(table.base.load(row))
 
     if where == "memory":
-        _say(f"data.cache: memory for {what}: {why}")
+        _report(logging.INFO, f"data.cache: memory for {what}: {why}")
         images = build_in_memory(read, table.needed, plan.side is not None)
     else:
-        _say(f"data.cache: {folder} on disk for {what}: {why}")
-        found = _on_disk(folder, read, table, plan, spec)
+        level = logging.INFO if there else logging.WARNING
+        _report(level, f"data.cache: {'reads' if there else 'writes'} {folder} on disk for {what}: {why}")
+        found = _on_disk(folder, read, table, plan, spec, size)
         if found is None:
             return None
         images = found
@@ -130,34 +138,56 @@ def cached_images(
 
 
 @rank_zero_only
-def _say(message: str) -> None:
-    logger.info(message)
+def _report(level: int, message: str) -> None:
+    logger.log(level, "%s", message)
 
 
 def _choose(mode: CacheMode, size: int, folder: Path) -> tuple[str, str]:
-    if mode != "auto":
-        return mode, "as asked for"
-    if size <= SMALL:
-        return "memory", f"up to {_readable(SMALL)}"
-    free = _free(folder)
-    if size <= _FREE_SHARE * free:
-        return "disk", f"more than {_readable(SMALL)}, and {_readable(free)} are free"
-    return "off", f"only {_readable(free)} are free in {folder.parent}; IMGREC_CACHE names another place"
+    if mode == "memory":
+        return mode, "as requested"
+    memory = _memory_share()
+    if mode == "auto" and size <= memory:
+        return "memory", f"up to {readable_size(memory)} fit"
+    limit = cache_limit(folder.parent)
+    if size <= min(limit.size, free_space(folder)):
+        given = "as requested" if mode == "disk" else f"more than {readable_size(memory)} of memory"
+        return "disk", f"{given}. All caches together take at most {readable_size(limit.size)} ({limit.origin})"
+    return "off", (
+        f"it exceeds the limit of all caches, {readable_size(limit.size)} ({limit.origin}), or the free space in "
+        f"{folder.parent}. `imgrec cache limit SIZE` sets another limit, and IMGREC_CACHE another place"
+    )
+
+
+def _memory_share() -> int:
+    """Return how many bytes this process may keep in memory.
+
+    With several processes, each would decode and hold all images; a cache on disk is decoded once and shared.
+    """
+    free = free_memory()
+    if free is None or process_rank()[1] > 1:
+        return _LITTLE
+    return int(min(MOST_MEMORY, _MEMORY_SHARE * free))
 
 
 def _on_disk(
-    folder: Path, read: Callable[[int], Tensor], table: Table, plan: CachePlan, spec: Spec
+    folder: Path, read: Callable[[int], Tensor], table: Table, plan: CachePlan, spec: Spec, size: int
 ) -> DecodedImages | None:
-    """Open the cache, or build it; ``None`` where it cannot be written."""
+    """Open the cache, or build it after removing the least recently used ones; None if it cannot be written."""
     origin = _origin(spec, table, plan)
     try:
         with building(folder, lambda: logger.warning("data.cache: another process is building %s; waiting", folder)):
             if folder.is_dir():
                 try:
-                    return DecodedImages.open(folder)
+                    images = DecodedImages.open(folder)
+                    mark_used(folder / META)
+                    return images
                 except BrokenCacheError as error:
                     logger.warning("data.cache: building it again, it is refused: %s", error)
             about = {"origin": origin, "plan": str(plan), "source": spec}
+            about_index = len(table.needed) * ENTRY.itemsize + _DESCRIPTION
+            if not make_room(size + about_index, folder.parent, {folder}):
+                logger.warning("data.cache: off, because the other caches are in use and leave no room below the limit")
+                return None
             build_on_disk(read, table.needed, plan.side is not None, folder, about)
             images = DecodedImages.open(folder)
     except (OSError, BrokenCacheError) as error:
@@ -168,6 +198,7 @@ def _on_disk(
         if other.meta.get("origin") == origin and other.folder != folder:
             logger.warning("data.cache: the data changed; its old cache %s is deleted", other.name)
             clear(other)
+    make_room(0, folder.parent, {folder})  # the size was an estimate
     return images
 
 
@@ -188,14 +219,3 @@ def _origin(spec: Spec, table: Table, plan: CachePlan) -> str:
     if table.narrow:  # other rows are no change of the data
         place += table.needed.tolist()
     return hashlib.blake2b(json.dumps(place, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
-
-
-def _free(folder: Path) -> int:
-    place = folder
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
-
-
-def _readable(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

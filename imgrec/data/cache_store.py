@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgrec.data.cache import BrokenCacheError, DecodedImages, read_meta
+from imgrec.data.cache import META, BrokenCacheError, DecodedImages, read_meta
 from imgrec.data.cache_build import building
+from imgrec.data.cache_lock import is_held
+from imgrec.data.decode import file_size
 from imgrec.errors import UserError
 
 
@@ -30,7 +32,21 @@ class StoredCache:
     @property
     def size(self) -> int:
         """What its files take, in bytes."""
-        return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
+        return sum(file_size(path) for path in self._files())
+
+    @property
+    def last_used(self) -> float:
+        """Time of the last use, in seconds since 1970; 0 for a cache that was removed meanwhile."""
+        try:
+            return (self.folder / META if self.meta else self.folder).stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def _files(self) -> list[Path]:
+        try:
+            return [path for path in self.folder.iterdir() if path.is_file()]
+        except OSError:  # another process removed it
+            return []
 
 
 def cache_root() -> Path:
@@ -69,6 +85,23 @@ def clear(cache: StoredCache) -> None:
 
     with building(cache.folder.with_name(name), refuse):  # it takes leftovers of killed builds away
         shutil.rmtree(cache.folder, ignore_errors=cache.name.startswith("."))
+
+
+def remove_unused(cache: StoredCache) -> bool:
+    """Delete a cache unless a process has it open or builds it; return True if it was deleted."""
+
+    def refuse() -> None:
+        raise BlockingIOError
+
+    name = cache.name.removeprefix(".").partition(".building-")[0]
+    try:
+        with building(cache.folder.with_name(name), refuse):
+            if not is_held(cache.folder / META):
+                shutil.rmtree(cache.folder, ignore_errors=cache.name.startswith("."))
+                return True
+    except OSError:
+        return False
+    return False
 
 
 def _stored(folder: Path) -> StoredCache:

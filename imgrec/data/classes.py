@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from imgrec.data.file_names import class_name
 from imgrec.data.source import Source
 from imgrec.data.view import View
 from imgrec.errors import UserError, suggestion
@@ -45,7 +46,7 @@ def map_classes(source: Source, classes: ClassMapping | None, where: str = "data
     new_names = _new_names(source.class_names, classes, where)
     kept = list(dict.fromkeys(name for name in new_names if name is not None))
     if not isinstance(classes, Mapping):
-        kept = [str(name) for name in classes]
+        kept = [class_name(str(name)) for name in classes]
     if len(kept) < 2:
         raise UserError(
             f"{where}: a classification needs two classes or more; what is left of {len(new_names)}: "
@@ -73,7 +74,7 @@ def check_classes(classes: ClassMapping | None, where: str = "data.classes") -> 
         accepted = isinstance(value, str | int) and not isinstance(value, bool)
         if not accepted and not (value is None and isinstance(classes, Mapping)):
             raise UserError(f"{where}: the names of classes are words, got {value!r}; quote it where it is one.")
-    names = [str(value) for value in values]
+    names = [class_name(str(value)) for value in values]
     if not isinstance(classes, Mapping) and len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f'{where}: the class "{twice}" stands there twice.')
@@ -84,9 +85,9 @@ def _new_names(names: Sequence[str], classes: ClassMapping, where: str) -> list[
     check_classes(classes, where)
     mapping: dict[str, str | None]
     if isinstance(classes, Mapping):
-        mapping = {str(old): None if new is None else str(new) for old, new in classes.items()}
+        mapping = {class_name(str(old)): None if new is None else class_name(str(new)) for old, new in classes.items()}
     else:
-        mapping = {str(name): str(name) for name in classes} | {OTHERS: None}
+        mapping = {class_name(str(name)): class_name(str(name)) for name in classes} | {OTHERS: None}
     for old in mapping:
         if old not in names and old != OTHERS:
             raise UserError(

@@ -13,11 +13,13 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from imgrec.data.bit_depth import count_sixteen_bit, is_sixteen_bit
 from imgrec.data.convert import BadImage, from_pil, to_channels
 from imgrec.data.decoder_messages import collect_libtiff, damaged_images, decoder_messages, is_collected
 from imgrec.data.jpeg import ORIENTATION, decode_jpeg
 from imgrec.data.pixel_budget import VARIABLE, decoding, max_pixels, reserve
 from imgrec.errors import UserError
+from imgrec.files import NotRegularFileError, read_regular
 
 __all__ = ["IMAGE_SUFFIXES", "BadImage", "decode_image", "file_size", "file_state", "from_pil", "readable"]
 __all__ += ["to_channels", "upright"]
@@ -53,7 +55,7 @@ def decode_image(source: str | Path | bytes, name: str | None = None) -> Tensor:
         UserError: If the environment variable ``IMGREC_MAX_IMAGE_PIXELS`` is not a number.
     """
     with readable(name or ("an image" if isinstance(source, bytes) else str(source))):
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        data = source if isinstance(source, bytes) else read_regular(source)
         if not data:
             raise BadImage("the file is empty")
         return upright(*_decode(data))
@@ -72,7 +74,10 @@ def _decode(data: bytes) -> tuple[Tensor, int]:
             if image.format == "TIFF":
                 collect_libtiff()
             reserve(image.width * image.height * (2 if image.format in _DOUBLE else 1))
+            sixteen_bit = is_sixteen_bit(image)
             image.load()
+            if sixteen_bit:
+                count_sixteen_bit(image)
             return from_pil(image), _orientation(image)
     except Image.DecompressionBombError:
         raise BadImage(_too_large(limit)) from None
@@ -153,6 +158,8 @@ def _reason(error: Exception, messages: Sequence[str]) -> str:
         return "there is no such file"
     if isinstance(error, IsADirectoryError):
         return "it is a folder, not a file"
+    if isinstance(error, NotRegularFileError):
+        return f"it is {error.kind}, not a file"
     if isinstance(error, PermissionError):
         return "permission to read it is denied"
     if isinstance(error, OSError) and error.errno == errno.ELOOP:

@@ -1,6 +1,8 @@
-"""The first training image: what size it has, where the config does not say."""
+"""The first training images: the default image size, and a sample for statistics of decoding."""
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 from torch import Tensor
 
@@ -22,6 +24,13 @@ def first_image(source: Source, rows: Rows) -> tuple[str, Tensor]:
         except BadImage as error:
             reason = error.reason
     raise UserError(f"data.source: none of the {len(rows)} training images can be read; the last one: {reason}.")
+
+
+def decode_some(source: Source, rows: Rows, count: int = 16) -> None:
+    """Decode up to ``count`` of these rows, evenly spaced, for what decoding counts. Unreadable images are ignored."""
+    for row in rows[:: max(1, len(rows) // count)][:count].tolist():
+        with suppress(BadImage):
+            source.load(row)
 
 
 def square_side(name: str, image: Tensor) -> int:

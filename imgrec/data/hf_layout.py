@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from imgrec.data.labels import Labels, read_labels, read_table
+from imgrec.data.labels import ClassNames, Labels, read_labels, read_table
 from imgrec.errors import UserError, suggestion
 
 _LABELS = ("label", "labels", "fine_label", "class", "target", "cls")
@@ -60,7 +60,7 @@ def find_layout(
 
 
 def labels_of(
-    columns: Sequence[Sequence[Any]], layout: Layout, ids: Sequence[str], classes: list[str] | None
+    columns: Sequence[Sequence[Any]], layout: Layout, ids: Sequence[str], classes: ClassNames | None
 ) -> Labels:
     """The labels that the columns of ``layout.labels`` hold, as plain values.
 

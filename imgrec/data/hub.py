@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 from torch import Tensor
 
 from imgrec.data.decode import readable
-from imgrec.data.folder import SPLIT_FOLDERS
 from imgrec.data.hf_layout import find_layout, kept_columns, labels_of, plain
-from imgrec.data.labels import warn_of_unlabelled
+from imgrec.data.labels import ClassNames, warn_of_unlabelled
 from imgrec.data.parquet import decode_cell, number_rows
 from imgrec.data.source import SOURCES, Source
+from imgrec.data.split_names import find_split, unknown_split
 from imgrec.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @SOURCES.register("hub")
@@ -26,8 +29,8 @@ class Hub(Source):
 
     It is fetched once, into the cache of Hugging Face's own library ``datasets``, and memory-mapped from there; what
     was fetched works without a network, with ``HF_DATASETS_OFFLINE=1``. A folder that ``datasets`` saved
-    (``save_to_disk``) works likewise. Parquet files need neither: see the source `parquet`. Splits that are called
-    neither train, validation nor test are left out, unless ``splits`` names them.
+    (``save_to_disk``) works likewise. Parquet files need neither: see the source `parquet`. Splits whose names are not
+    in :data:`imgrec.data.split_names.SPLIT_NAMES` are left out with a warning, unless ``splits`` names them.
 
     Args:
         dataset: its name, ``uoft-cs/cifar10``, or a folder that ``datasets`` knows how to read.
@@ -58,7 +61,7 @@ class Hub(Source):
         splits: dict[str, str] | None = None,
         image_column: str | None = None,
         label_column: str | list[str] | None = None,
-        classes: list[str] | None = None,
+        classes: ClassNames | None = None,
     ) -> None:
         self.check_arguments(dataset, splits=splits)
         self._parts = _parts(_load(dataset, config, revision), splits, dataset)
@@ -89,8 +92,8 @@ class Hub(Source):
     def check_arguments(dataset: str, splits: dict[str, str] | None = None, **_: Any) -> None:
         """Raise :class:`UserError` where the library is missing, or ``splits`` cannot be."""
         for word in (splits or {}).values():
-            if word.lower() not in SPLIT_FOLDERS:
-                raise UserError(f'splits: "{word}" is none of train, val and test.')
+            if find_split(word) is None:
+                raise UserError(f"splits: {unknown_split(word)}")
         try:
             importlib.import_module("datasets")
         except ImportError as error:
@@ -127,9 +130,9 @@ def _parts(found: Any, given: dict[str, str] | None, dataset: str) -> dict[str |
     if not hasattr(found, "keys"):
         return {None: found}
     if given is None:
-        words = {name: SPLIT_FOLDERS[name.lower()] for name in found if name.lower() in SPLIT_FOLDERS}
+        words = {name: split for name in found if (split := find_split(name)) is not None}
     else:
-        words = {name: SPLIT_FOLDERS[word.lower()] for name, word in given.items()}
+        words = {name: split for name, word in given.items() if (split := find_split(word)) is not None}
     missing = [name for name in words if name not in found]
     if missing or not words:
         raise UserError(
@@ -137,5 +140,10 @@ def _parts(found: Any, given: dict[str, str] | None, dataset: str) -> dict[str |
             "The argument `splits` says what they are for."
         )
     if len(set(words.values())) < len(words):
-        raise UserError(f"splits: two of {dataset} are for the same: {words}.")
+        raise UserError(
+            f"splits: two splits of {dataset} have one meaning: {words}. The argument `splits` selects one for each."
+        )
+    if given is None and len(words) < len(found):
+        unknown = ", ".join(name for name in found if name not in words)
+        logger.warning("%s: left out, because they are not named like a split: %s", dataset, unknown)
     return {word: found[name] for name, word in words.items()}

@@ -9,9 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from imgrec.data.file_names import class_name
 from imgrec.errors import UserError, suggestion
 
 logger = logging.getLogger(__name__)
+
+ClassNames = list[str | int]
+"""Names of classes, in their order. A number is the class whose name is its digits."""
 
 _YES_NO = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
 
@@ -25,14 +29,14 @@ class Labels(NamedTuple):
 
 
 def read_labels(
-    values: Sequence[Any], ids: Sequence[str], class_names: Sequence[str] | None = None, counted: bool = True
+    values: Sequence[Any], ids: Sequence[str], class_names: Sequence[str | int] | None = None, counted: bool = True
 ) -> Labels:
     """One label a row, or a list of labels a row: words or whole numbers.
 
     With ``class_names``, a label is one of them, or, if ``counted``, a number that counts them from 0. Without, the
-    classes are the labels that occur; see :func:`sort_classes`. A row whose label is missing is left out of ``rows``;
-    so is, where a row has one label, one that is -1, as data sets mark labels that are kept secret. A list may be
-    empty.
+    classes are the labels that occur; see :func:`sort_classes`. A row whose label is missing or blank is left out of
+    ``rows``. If rows have one label each, so is a row whose label is -1, the mark of labels that are kept secret. A
+    list may be empty. Labels in NFC and NFD spelling are equal.
 
     Args:
         values: the label of each row, or the list of its labels.
@@ -47,11 +51,13 @@ def read_labels(
     (array([1, 0]), ['cat', 'dog'])
     """
     several = any(isinstance(value, list) for value in values)
-    lists = [value if isinstance(value, list) or value is None else [value] for value in values]
+    lists = [value if isinstance(value, list) else None if _is_missing(value) else [value] for value in values]
     there = {row: part for row, part in enumerate(lists) if part is not None and (several or part != [-1])}
     rows = list(there)
     words = [[_word(label, ids[row]) for label in part] for row, part in there.items()]
-    names = sort_classes({word for labels in words for word in labels}) if class_names is None else list(class_names)
+    names = (
+        sort_classes({word for labels in words for word in labels}) if class_names is None else given_names(class_names)
+    )
     numbers = {name: number for number, name in enumerate(names)}
     if class_names is not None and counted:
         numbers = {str(number): number for number in range(len(names))} | numbers
@@ -68,6 +74,22 @@ def read_labels(
             if several:
                 targets[place, numbers[word]] = 1
     return Labels(targets if several else first, names, np.asarray(rows, dtype=np.int64))
+
+
+def given_names(class_names: Sequence[str | int]) -> list[str]:
+    """Return given class names as text.
+
+    Raises:
+        UserError: If one of them occurs twice.
+
+    >>> given_names([0, 1, "other"])
+    ['0', '1', 'other']
+    """
+    names = [class_name(str(name)) for name in class_names]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f'classes: the class "{twice}" occurs twice.')
+    return names
 
 
 def read_table(columns: Mapping[str, Sequence[Any]], ids: Sequence[str]) -> Labels:
@@ -111,7 +133,11 @@ def sort_classes(found: set[str]) -> list[str]:
     return sorted(found)
 
 
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _word(value: Any, name: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise UserError(f"{name}: a label is a whole number or a word, got {value!r}.")
-    return str(value)
+    return class_name(str(value))

@@ -21,6 +21,7 @@ from torch.utils.data import SequentialSampler
 from imgrec.augment import (
     DEFAULT_TRANSFORMS,
     Draws,
+    Pipeline,
     build_training_pipeline,
     build_transforms,
     check_training_transforms,
@@ -30,10 +31,13 @@ from imgrec.data.amend import amend, read_exclusions, read_labels, relabelled
 from imgrec.data.arguments import check_arguments, fetches
 from imgrec.data.audit import find_bad_images, refuse_bad_images, usable_cores
 from imgrec.data.balance import SAMPLERS, strata
+from imgrec.data.bit_depth import sixteen_bit, warn_of_few_levels
+from imgrec.data.cache import CachedImages
 from imgrec.data.cache_choice import CacheMode
 from imgrec.data.classes import check_classes, map_classes
 from imgrec.data.decode import BadImage, to_channels
-from imgrec.data.first_look import first_image, square_side
+from imgrec.data.first_look import decode_some, first_image, square_side
+from imgrec.data.image_dtype import ImageDtype, choose_dtype, convert_batch
 from imgrec.data.kept_images import KeptImages, evaluated_splits
 from imgrec.data.loading import BatchLoader, EvaluationSet, TrainingSet
 from imgrec.data.sampling import EvaluationOrder, TrainingOrder, process_rank
@@ -53,8 +57,13 @@ logger = logging.getLogger(__name__)
 class ImageDataModule(pl.LightningDataModule):
     """Labelled images from any source, split, transformed and batched.
 
-    A wrong argument is refused by the constructor, before any data is read; wrong data by :meth:`setup`. After it,
-    ``facts`` says what a model must know.
+    A wrong argument is refused by the constructor, before any data is read; wrong data by :meth:`setup`. Afterwards,
+    ``facts`` contains what a model requires.
+
+    Batches are :class:`imgrec.types.Batch`. The loaders and the transfer to the device use uint8. After the transfer,
+    the images of every split have one dtype and range. A LightningModule that is not an imgrec task receives float32 in
+    [0, 1], whatever the transforms are, unless it has the attribute ``image_dtype = "uint8"``. imgrec tasks accept
+    both: they receive uint8, or float32 in [0, 1] in every split if a training transform can return floats.
 
     Args:
         source: where the images come from; see `imgrec list sources`.
@@ -77,13 +86,17 @@ class ImageDataModule(pl.LightningDataModule):
         seed: the seed of order and augmentation; by default the seed of the run.
         classes: the classes to keep, or new names for them: a mapping of old names to new ones, where two old ones may
             have one new name, and ``null`` leaves a class out; see :func:`imgrec.data.map_classes`.
-        cache: whether images are decoded once and kept: in ``memory``; on ``disk``, below ``IMGREC_CACHE`` or
-            ``~/.cache/imgrec``, for later runs too; ``off``; or ``auto``, which takes memory for small sets, the disk
-            where there is room, and says so. See :func:`imgrec.data.plan_cache` for what is kept.
+        cache: place of decoded images, which are decoded once. ``memory``; ``disk``, for later runs too, in
+            ``IMGREC_CACHE`` or ``~/.cache/imgrec``; ``off``; or ``auto``: memory if they fit into a quarter of the free
+            memory and 4 GiB, otherwise the disk. All caches on disk together have a limit, by default half of the
+            free space; the least recently used ones are removed. ``IMGREC_CACHE_LIMIT`` or `imgrec cache limit` sets
+            another one. See :func:`imgrec.data.plan_cache` for the content.
         exclude: a CSV file with the images to leave out of every split, as `imgrec audit --fix` writes it, or with
             their ids in a column ``id``; all others stay in their splits.
         relabel: a CSV file with new classes of images: in a column ``action``, as the audit writes it, or in a column
             ``label``.
+        image_dtype: dtype of the images after the transfer to the device, in every split: ``uint8`` for 0 to 255,
+            ``float32`` for [0, 1], or ``auto`` for the one that the LightningModule requests.
         sampler: how often each training image is shown, against imbalance; see `imgrec list samplers`. By default each
             once in an epoch.
 
@@ -111,6 +124,7 @@ class ImageDataModule(pl.LightningDataModule):
         cache: CacheMode = "auto",
         exclude: str | None = None,
         relabel: str | None = None,
+        image_dtype: ImageDtype = "auto",
     ) -> None:
         super().__init__()
         self.opened = current()
@@ -128,6 +142,7 @@ class ImageDataModule(pl.LightningDataModule):
             num_workers=num_workers,
             on_bad_image=on_bad_image,
             cache=cache,
+            image_dtype=image_dtype,
         )
         known = {} if image_size is None else {"image_size": image_size}
         check_training_transforms(train_transforms, "data.train_transforms", in_channels=channels, **known)
@@ -152,6 +167,8 @@ class ImageDataModule(pl.LightningDataModule):
         self._sampler_spec = sampler
         self._cache = cache
         self._table: tuple[SplitTable, bool] | None = None
+        self._image_dtype: ImageDtype = image_dtype
+        self._warned_of_depth = False
         self._ready: tuple[Source, Splits, DataFacts] | None = None
 
     @classmethod
@@ -192,6 +209,7 @@ class ImageDataModule(pl.LightningDataModule):
         rows = np.concatenate([splits.train, splits.val, splits.test])
         if self._on_bad_image == "error" and not source.in_memory:
             refuse_bad_images(find_bad_images(source, rows.tolist()), len(rows))
+        sixteen_bit.reset()
         name, image = first_image(source, splits.train)
         size = square_side(name, image) if self._image_size is None else self._image_size
         self.training = build_training_pipeline(
@@ -276,7 +294,7 @@ class ImageDataModule(pl.LightningDataModule):
         else:
             repeats, groups = self._repeats(source, rows)
             sampler = TrainingOrder(len(rows), seed, rank, world_size, self._samples_done, repeats, groups)
-        images, pipeline = self._images.of(self.training.sample, {None, "train"})
+        images, pipeline = self._kept(self.training.sample, {None, "train"})
         dataset = TrainingSet(source, rows, pipeline, self._channels, seed, images)
         size = self._batch_size or len(sampler)
         return self._loader(dataset, sampler, size, drop_last=len(sampler) > size)
@@ -315,10 +333,13 @@ class ImageDataModule(pl.LightningDataModule):
         return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment and mix a training batch, on its device; other batches stay as they are."""
-        if not isinstance(batch, Batch) or self.trainer is None or not self.trainer.training:
+        """Augment and mix a training batch on its device, and give the images of every split one dtype and range."""
+        if not isinstance(batch, Batch) or self.trainer is None:
             return batch
-        return self.augment(batch, float(getattr(self.trainer.lightning_module, "progress", 0.0)))
+        module = self.trainer.lightning_module
+        if self.trainer.training:
+            batch = self.augment(batch, float(getattr(module, "progress", 0.0)))
+        return convert_batch(batch, choose_dtype(self._image_dtype, module, self.training.returns_float))
 
     def augment(self, batch: Batch, progress: float = 0.0) -> Batch:
         """What training sees of a batch of the training loader: its whole-batch transforms and mixing done.
@@ -403,12 +424,21 @@ class ImageDataModule(pl.LightningDataModule):
         source, _, _ = self._read()
         seed = run_seed() if self._seed is None else self._seed
         rank, world_size = process_rank()
-        images, pipeline = self._images.of(self.eval_pipeline, evaluated_splits(source))
+        images, pipeline = self._kept(self.eval_pipeline, evaluated_splits(source))
         dataset = EvaluationSet(source, rows, pipeline, self._channels, seed, images)
         size = self._eval_batch_size
         alone = world_size == 1
         sampler = SequentialSampler(dataset) if alone else EvaluationOrder(len(dataset), rank, world_size, size)
         return self._loader(dataset, sampler, size)
+
+    def _kept(self, pipeline: Pipeline, splits: set[str | None]) -> tuple[CachedImages | None, Pipeline]:
+        """Return the decoded images and what is left to do; warn once of 16-bit images that use 12 bits or fewer."""
+        images, rest = self._images.of(pipeline, splits)
+        if sixteen_bit.counts.total and not self._warned_of_depth:
+            if images is None:
+                decode_some(self.source, self.splits.train)
+            self._warned_of_depth = warn_of_few_levels(sixteen_bit.counts)
+        return images, rest
 
     def _loader(
         self,

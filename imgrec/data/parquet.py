@@ -17,9 +17,10 @@ from torch import Tensor
 
 from imgrec.data.decode import BadImage, decode_image, readable
 from imgrec.data.hf_layout import find_layout, kept_columns, labels_of, plain
-from imgrec.data.labels import warn_of_unlabelled
+from imgrec.data.labels import ClassNames, warn_of_unlabelled
 from imgrec.data.shards import Paths, Shard, find_shards
 from imgrec.data.source import SOURCES, Source
+from imgrec.data.table_paths import decode_listed, portable_path
 from imgrec.errors import UserError
 from imgrec.files import inside
 
@@ -62,7 +63,7 @@ class Parquet(Source):
         path: Paths,
         image_column: str | None = None,
         label_column: str | list[str] | None = None,
-        classes: list[str] | None = None,
+        classes: ClassNames | None = None,
         memory: int = 256,
     ) -> None:
         if memory < 0:
@@ -110,8 +111,10 @@ def decode_cell(cell: Any, folder: Path | None) -> Tensor:
     if data is not None:
         return decode_image(bytes(data))
     if name:
+        root = folder or Path()
         try:
-            return decode_image(inside(folder or Path(), str(name), "path"))
+            path = portable_path(str(name), root, "the path in this row")
+            return decode_listed(inside(root, path, "path"))
         except UserError as error:
             raise BadImage(str(error)) from error
     raise BadImage("there is no image in this row")

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from imgrec.data.folder import SPLIT_FOLDERS
-from imgrec.data.source import SPLITS
-from imgrec.errors import UserError, suggestion
-from imgrec.files import data_root, locate
+from imgrec.data.file_names import in_system_entry
+from imgrec.data.split_names import find_split, unknown_split
+from imgrec.errors import UserError
+from imgrec.files import check_regular, data_root, locate
 
 Paths = str | list[str] | dict[str, str | list[str]]
 """A file, a folder or a pattern; several of them; or these by split."""
@@ -50,15 +50,15 @@ def find_shards(paths: Paths, ending: str, what: str) -> list[Shard]:
     if isinstance(paths, Mapping):
         found = []
         for word, given in paths.items():
-            if word.lower() not in SPLIT_FOLDERS:
-                raise UserError(
-                    f'no split is called "{word}".{suggestion(word, SPLIT_FOLDERS)} Accepted: {", ".join(SPLITS)}.'
-                )
-            split = SPLIT_FOLDERS[word.lower()]
+            split = find_split(word)
+            if split is None:
+                raise UserError(unknown_split(word))
             found += [Shard(path, name, split) for path, name in _files(given, ending, what)]
     else:
         found = [Shard(path, name, _split(name)) for path, name in _files(paths, ending, what)]
     found = list({shard.path: shard for shard in found}.values())
+    for shard in found:
+        _check_file(shard.path, what)
     if not found:
         raise UserError(f"no {what} is given.")
     without = [shard.name for shard in found if shard.split is None]
@@ -106,7 +106,7 @@ def _files(paths: str | Sequence[str], ending: str, what: str) -> Iterator[tuple
             if not place.is_dir():
                 yield place, below if _MAGIC.search(given) else place.name
                 continue
-            inside = sorted(path for path in place.rglob(f"*{ending}") if not _hidden(path.relative_to(place)))
+            inside = sorted(path for path in place.rglob(f"*{ending}") if not in_system_entry(path.relative_to(place)))
             if not inside:
                 raise UserError(f"no {what} in the folder {place}: none ends in {ending}.")
             yield from ((path, path.relative_to(place).as_posix()) for path in inside)
@@ -131,16 +131,20 @@ def _fixed(pattern: str) -> Path:
     return Path(*parts[:varying])
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _check_file(path: Path, what: str) -> None:
+    """Raise :class:`UserError` for a path that must not be opened: a named pipe, a device or a socket."""
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise UserError(f"{what}: {error}.") from error
 
 
 def _split(name: str) -> str | None:
     path = Path(name)
     words = re.split(r"[^a-z]+", path.name.partition(".")[0].lower())
-    found = {SPLIT_FOLDERS[word] for word in words if word in SPLIT_FOLDERS}
+    found = {split for word in words if (split := find_split(word)) is not None}
     if len(found) > 1:
         raise UserError(f"the name {name} names two splits. Say which it is: `{{train: PATTERN, test: PATTERN}}`.")
     if found:
         return found.pop()
-    return next((SPLIT_FOLDERS[p.lower()] for p in reversed(path.parent.parts) if p.lower() in SPLIT_FOLDERS), None)
+    return next((split for part in reversed(path.parent.parts) if (split := find_split(part)) is not None), None)

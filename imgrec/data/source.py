@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from imgrec.data.file_names import class_name
 from imgrec.data.purpose import is_evaluation
 from imgrec.errors import UserError
 from imgrec.registry import Registry
@@ -38,7 +39,7 @@ class Source(ABC):
         ids: one stable name a row, unique in the table: a relative path with forward slashes, or a key.
         targets: the class of each row, from 0; or, where an image may have several labels or none, a table of
             ``(rows, classes)`` with 1 where a row has the class, 0 where it has not (multi-label).
-        class_names: the names of the classes, in the order that ``targets`` counts.
+        class_names: the names of the classes, in the order that ``targets`` counts; stored in Unicode form NFC.
         splits: ``"train"``, ``"val"`` or ``"test"`` for each row, or ``None`` where that is still to be decided.
         in_memory: whether reading an image touches no disk and decodes nothing, so that worker processes do not pay.
         columns: whatever else is known of the rows, one value a row each, by name: kept for those who ask.
@@ -63,7 +64,7 @@ class Source(ABC):
         self.ids = list(ids)
         table = np.asarray(targets)
         self.targets: NDArray[Any] = table.astype(np.float32 if table.ndim == 2 else np.int64)
-        self.class_names = tuple(class_names)
+        self.class_names = tuple(class_name(name) for name in class_names)
         self.columns = {name: np.asarray(values) for name, values in (columns or {}).items()}
         self.repeats = None if repeats is None else np.asarray(repeats, dtype=np.float64)
         self.splits: list[str | None] = [None] * len(self.ids) if splits is None else list(splits)

@@ -49,10 +49,10 @@ def split_source(source: Source, val_fraction: float = 0.1, test_fraction: float
         test_fraction: the part of each class that is for the test, where no split at all is given; 0 for no test.
         seed: another seed carves other images.
 
+    A class that given validation or test images lack is logged as a warning.
+
     Raises:
-        UserError: a class has too few images to be in every split, or none for training or for validation where
-            these are given. One that a given test lacks is a warning in the log, and so is, where images have several
-            labels, one that validation lacks.
+        UserError: If a class has too few images to be in every split that is carved, or no training image.
     """
     given = set(source.splits) - {None}
     pool = _rows(source, {None, "train"})
@@ -113,16 +113,21 @@ def _sorted(source: Source, parts: Iterable[Rows]) -> Rows:
 
 
 def check_splits(source: Source, splits: Splits) -> None:
-    """Raise :class:`UserError` where a class has no image for training, or none for validation.
+    """Check that every class has training images and that there are validation images.
 
-    One that the test lacks is a warning in the log, and so is, where images have several labels, one that validation
-    lacks.
+    A class without a validation or a test image is logged as a warning. Macro averages of this split include it only
+    if it is predicted.
+
+    Raises:
+        UserError: If a class has no training image, or if there is no validation image at all.
     """
     together = np.concatenate([splits.train, splits.val, splits.test])
     if len(np.unique(together)) != len(together):
         raise RuntimeError("an image is in two splits")
+    if not len(splits.val):
+        raise UserError("no validation image.")
     for split, rows in (("training", splits.train), ("validation", splits.val), ("test", splits.test)):
-        if not len(rows):  # no test split at all
+        if split == "test" and not len(rows):  # a test split is optional
             continue
         counts = source.class_counts(rows)
         missing = [f'"{source.class_names[i]}"' for i in np.flatnonzero(counts == 0)]
@@ -130,7 +135,6 @@ def check_splits(source: Source, splits: Splits) -> None:
             continue
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         message = f"no {split} image of the class {', '.join(missing[:5])}{more}."
-        if split == "test" or (split == "validation" and source.multi_label):
-            logger.warning("%s Its figures will say nothing of it.", message)
-        else:
+        if split == "training":
             raise UserError(message)
+        logger.warning("%s The %s metrics do not cover it.", message, split)

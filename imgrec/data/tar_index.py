@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from imgrec.data.file_names import in_system_entry
 from imgrec.errors import UserError
 from imgrec.files import written_aside
 from imgrec.trust import current
 
 logger = logging.getLogger(__name__)
 
-_VERSION = "1"
+_VERSION = "2"
 _TEXT = (".cls", ".json", ".txt")
 _LONGEST_TEXT = 2**20
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
@@ -80,7 +81,7 @@ def _scan(path: Path) -> TarIndex:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # else they would all stay in memory
-                if not member.isfile() or member.name.rpartition("/")[2].startswith("."):
+                if not member.isfile() or in_system_entry(member.name):
                     continue
                 names.append(member.name.removeprefix("./"))
                 places.append((member.offset_data, member.size))

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from imgrec.data.decode import IMAGE_SUFFIXES, BadImage, decode_image, readable
-from imgrec.data.labels import read_labels, warn_of_unlabelled
+from imgrec.data.labels import ClassNames, read_labels, warn_of_unlabelled
 from imgrec.data.shards import Paths, find_shards
 from imgrec.data.source import SOURCES, Source
 from imgrec.data.tar_index import TarIndex, tar_index
@@ -60,7 +60,7 @@ class TarShards(Source):
         image: str | None = None,
         label: Literal["cls", "json"] | None = None,
         label_key: str = "label",
-        classes: list[str] | None = None,
+        classes: ClassNames | None = None,
     ) -> None:
         shards = find_shards(path, ".tar", "tar file")
         with ThreadPoolExecutor(min(8, len(shards))) as pool:

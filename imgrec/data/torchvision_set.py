@@ -17,6 +17,7 @@ from torch import Tensor
 
 from imgrec.data.decode import from_pil, readable
 from imgrec.data.source import SOURCES, Source
+from imgrec.data.split_names import names_of
 from imgrec.errors import UserError, suggestion
 from imgrec.files import data_root, locate
 from imgrec.trust import current
@@ -29,7 +30,11 @@ _NAMES = """
 CLASSIFICATION = tuple(_NAMES.split())
 """The datasets that have one class an image."""
 
-_SPLIT_WORDS = {"train": ("train", "trainval", "train-standard"), "val": ("val", "valid"), "test": ("test",)}
+_SPLIT_WORDS = {
+    "train": ("train", "trainval", "train-standard"),  # torchvision's own words for it
+    "val": names_of("val"),
+    "test": names_of("test"),
+}
 _NOT_OURS = {"root", "train", "transform", "target_transform", "transforms", "download", "loader", "self", "args"}
 
 

@@ -43,6 +43,8 @@ class BuiltTask(pl.LightningModule, ABC):
     model: nn.Module
     loss: nn.Module
     regularizers: RegularizerSum
+    image_dtype: str = "any"
+    """Images that the steps accept, for :class:`imgrec.data.ImageDataModule`: ``any``, ``uint8`` or ``float32``."""
     reads_layers: bool = False
     """Whether the loss reads what single layers give, which a traced or compiled network does not show."""
 

@@ -13,6 +13,7 @@ import pytest
 from torchvision.transforms.functional import to_pil_image
 
 import imgrec
+from imgrec.cli.predict_inputs import find_images
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 COUNT = 6
@@ -213,3 +214,12 @@ def test_the_installed_command_predicts(installed: Cli, trained: Path, images: d
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == COUNT
     assert [line.split()[0] for line in done.stderr.splitlines()] == ["model", "skipped"]
+
+
+def test_system_entries_are_no_images(tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", "__MACOSX/a.png", "@eaDir/b.png/SYNOPHOTO_THUMB_M.jpg", "Thumbs.db"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_images([str(tmp_path)])
+    assert [row.path for row in found.rows] == [tmp_path / "a.png"]
+    assert found.skipped == {"hidden": 2}

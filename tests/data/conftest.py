@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +51,16 @@ def real_data() -> Path:
 
 def hash_of(name: str) -> int:
     return int.from_bytes(name.encode(), "little") % 100_003
+
+
+@pytest.fixture
+def within_seconds() -> Iterator[Callable[[int], object]]:
+    """Ends a test that blocks: ``within_seconds(20)`` raises TimeoutError after 20 seconds."""
+
+    def alarm(number: int, frame: object) -> None:
+        raise TimeoutError("blocked")
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    yield signal.alarm
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

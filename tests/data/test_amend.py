@@ -38,9 +38,15 @@ def test_a_list_written_by_hand_needs_ids_alone(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("name\nx\n", 'no column "id"'),
-        ("", 'no column "id"'),
+        ("", "is empty"),
         ("id\nx\n", 'needs a column "label" or a column "action"'),
-        ("id,label\nx,cat\nx,dog\n", 'gives "x" two classes: cat and dog'),
+        ("id,label\nx,cat\nx,dog\n", 'line 3 gives "x" a second class: cat and dog'),
+        ("id,label\nx,cat\ny,\n", "line 3: the new class is empty"),
+        ("id,label\nx,cat\n,dog\n", 'line 3: nothing in the column "id"'),
+        ("id,action\nx,relabel: cat\ny,relabel:\n", "line 3: the new class is empty"),
+        ("id,action\nx,exlude\n", 'line 2: there is no action "exlude". Did you mean "exclude"'),
+        ("id,label\nmy,x.png,cat\n", "line 2: expected 2 cells as in the header, got 3"),
+        ("id,label,label\nx,cat,dog\n", 'line 1: the column name "label" occurs twice'),
     ],
 )
 def test_a_list_that_cannot_be_read_is_refused(tmp_path: Path, text: str, message: str) -> None:

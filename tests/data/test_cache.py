@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import multiprocessing
 import os
@@ -20,6 +21,8 @@ from torch import Tensor
 from imgrec.data import BadImage, BrokenCacheError, DecodedImages, ImageDataModule, decode_image, stored_caches
 from imgrec.data import cache_build as building_module
 from imgrec.data.cache_build import build_in_memory, build_on_disk, building
+from imgrec.data.cache_limit import cache_limit, make_room, store_limit
+from imgrec.data.cache_lock import mark_used
 from imgrec.data.cache_store import clear, verify
 from imgrec.errors import UserError
 from imgrec.types import Batch
@@ -313,23 +316,92 @@ def test_classes_and_splits_that_change_find_the_same_cache(tmp_path: Path) -> N
     assert len(stored_caches()) == 1
 
 
-def test_auto_says_what_it_takes_and_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_prefers_memory_and_reports_size_and_place_before_it_writes(
+    tmp_path: Path, cache_place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     root = jpegs(tmp_path / "images")
-    with caplog.at_level(logging.INFO):
-        list(module(root).train_dataloader())
-    assert "data.cache: memory for 24 images (as they are), about 0.0 MiB: up to 64.0 MiB" in caplog.text
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("imgrec.data.cache_choice.free_memory", lambda: 8 << 30)
+    list(module(root).train_dataloader())
+    assert "data.cache: memory for 24 images (as they are), about 0.0 MiB: up to 2.0 GiB fit" in caplog.text
+    assert not cache_place.exists()
+    monkeypatch.setattr("imgrec.data.cache_choice.free_memory", lambda: 400)
     caplog.clear()
-    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO):
-        patch.setattr("imgrec.data.cache_choice.SMALL", 100)
-        list(module(root).train_dataloader())
-        assert "on disk for 24 images (as they are)" in caplog.text
+    monkeypatch.setattr(building_module, "_settle", lambda file: seen.append(caplog.text))
+    seen: list[str] = []
+    list(module(root).train_dataloader())
+    assert f"data.cache: writes {cache_place}" in seen[0]
+    assert "on disk for 24 images (as they are), about 0.0 MiB: more than 0.0 MiB of memory" in seen[0]
+    assert [record.levelname for record in caplog.records if "writes" in record.message] == ["WARNING"]
+    caplog.clear()
+    list(module(root).train_dataloader())
+    assert "it exists" in caplog.text
+    for mode in ("auto", "disk"):
         caplog.clear()
-        list(module(root).train_dataloader())
-        assert "it is there" in caplog.text
-        caplog.clear()
-        patch.setattr("imgrec.data.cache_choice._free", lambda folder: 1000)
-        list(module(root, image_size=6).train_dataloader())
+        monkeypatch.setenv("IMGREC_CACHE_LIMIT", "1kB")
+        list(module(root, image_size=6, cache=mode).train_dataloader())
         assert "data.cache: off for 24 images" in caplog.text
+        assert "it exceeds the limit of all caches, 0.0 MiB (IMGREC_CACHE_LIMIT=1kB)" in caplog.text
+
+
+def test_the_least_recently_used_caches_are_removed_and_those_in_use_remain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["first", "second", "third", "fourth"]
+    for age, name in enumerate(names):
+        build_on_disk(uniform, ROWS, True, tmp_path / name, ABOUT)
+        os.utime(tmp_path / name / "meta.json", (1000 + age, 1000 + age))
+    mark_used(tmp_path / "first" / "meta.json")
+    size = max(cache.size for cache in stored_caches(tmp_path))
+    monkeypatch.setenv("IMGREC_CACHE_LIMIT", f"{4 * size + 100}B")
+    opened = DecodedImages.open(tmp_path / "second")
+    worker = pickle.loads(pickle.dumps(opened))
+    del opened  # the copy of a worker process still holds the cache
+    assert make_room(size, tmp_path)
+    assert {cache.name for cache in stored_caches(tmp_path)} == {"first", "second", "fourth"}
+    assert "removed third" in caplog.text
+    assert not make_room(5 * size, tmp_path)  # more than the limit: nothing is removed in vain
+    assert len(stored_caches(tmp_path)) == 3
+    assert not make_room(4 * size, tmp_path)
+    assert {cache.name for cache in stored_caches(tmp_path)} == {"second"}
+    assert worker.load(0).equal(uniform(0))
+    del worker
+    assert make_room(4 * size, tmp_path)
+    assert stored_caches(tmp_path) == []
+
+
+def test_a_new_cache_makes_room_and_remains_within_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = jpegs(tmp_path / "images"), jpegs(tmp_path / "others", count=13)
+    list(module(first, cache="disk").train_dataloader())
+    gc.collect()  # the data module, and with it the lock, is in a cycle
+    (old,) = stored_caches()
+    os.utime(old.folder / "meta.json", (1000, 1000))
+    monkeypatch.setenv("IMGREC_CACHE_LIMIT", f"{2 * old.size - 100}B")
+    kept = module(second, cache="disk")
+    list(kept.train_dataloader())
+    (new,) = stored_caches()
+    assert new.name != old.name
+    list(module(first, cache="disk").train_dataloader())
+    assert [cache.name for cache in stored_caches()] == [new.name]
+    assert "the other caches are in use and leave no room below the limit" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["20", "20 GB", "1.5TiB", "30%", "0.5k"])
+def test_sizes(tmp_path: Path, text: str) -> None:
+    store_limit(text, tmp_path / "decoded")
+    limit = cache_limit(tmp_path / "decoded")
+    expected = {"20": 20, "20 GB": 20e9, "1.5TiB": 1.5 * 2**40, "0.5k": 500}.get(text)
+    assert limit.origin == f"imgrec cache limit {text}"
+    assert limit.size == expected or (text == "30%" and 0 < limit.size < 2**60)
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GB", "120%", "3 elephants"])
+def test_what_is_no_size_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="imgrec cache limit: expected a size such as 20GB"):
+        store_limit(text, tmp_path / "decoded")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_source_in_memory_needs_no_cache(cache_place: Path) -> None:

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import io
+import re
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from imgrec.data import BadImage, decode_image, to_channels
+from imgrec.data import BadImage, ImageDataModule, decode_image, to_channels
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -183,3 +188,53 @@ def test_what_asks_for_enormous_images_takes_no_memory() -> None:
     data[place : place + 4] = b"\xff\xff\xff\xff"  # 65,535 x 65,535 pixels
     with pytest.raises(BadImage, match="more pixels than are decoded safely"):
         decode_image(bytes(data))
+
+
+def png_of_16_bits(values: NDArray[np.int64]) -> bytes:
+    """A PNG with 16 bits per value, grey or colour, which Pillow itself cannot write in colour."""
+    height, width = values.shape[:2]
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2 if values.ndim == 3 else 0, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+@pytest.mark.parametrize("cache", ["off", "memory"])
+def test_images_of_16_bits_that_use_12_are_a_warning_with_their_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, channels: tuple[int, ...], cache: Any
+) -> None:
+    for i in range(20):
+        top = 4095 if i % 4 else 65535
+        values = np.random.default_rng(i).integers(0, top + 1, (8, 8, *channels))
+        values[0, 0] = top
+        path = tmp_path / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png_of_16_bits(values))
+    data = ImageDataModule(
+        {"name": "folder", "root": str(tmp_path)}, cache=cache, num_workers=0, test_fraction=0.0, val_fraction=0.1
+    )
+    data.setup()
+    list(data.train_dataloader())
+    list(data.val_dataloader())
+    (message,) = [record.getMessage() for record in caplog.records if "16-bit" in record.getMessage()]
+    narrow, total = map(int, re.findall(r"(\d+) of (\d+) decoded images", message)[0])
+    assert 0.6 < narrow / total < 0.9
+    assert total >= 16
+    assert "no value above 4095 (12 bits)" in message
+    assert "leaves them 17 gray levels" in message
+
+
+def test_images_of_8_bits_and_of_the_full_range_are_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(8):
+        path = tmp_path / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png_of_16_bits(np.arange(4096, 4096 + 64).reshape(8, 8) * (1 + i)))
+    data = ImageDataModule({"name": "folder", "root": str(tmp_path)}, num_workers=0, test_fraction=0.0)
+    data.setup()
+    list(data.train_dataloader())
+    assert "16-bit" not in caplog.text

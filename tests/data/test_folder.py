@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imgrec.data import BadImage, Folder, decode_image, split_source
+from imgrec.data import BadImage, CsvTable, Folder, TarShards, decode_image, map_classes, split_source
 from imgrec.data.source import SOURCES
 from imgrec.errors import SpecError, UserError
 
@@ -26,8 +26,8 @@ def test_one_folder_of_classes(classes: Writer) -> None:
     assert (source.load(1) == decode_image(root / "cat/far/away/000.png")).all()
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
-def test_folders_of_splits(classes: Writer, val: str) -> None:
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val", "dev", "eval"])
+def test_folders_of_splits(classes: Writer, val: str, caplog: pytest.LogCaptureFixture) -> None:
     root = classes({"train/b": 2, "train/a": 1, f"{val}/a": 1, f"{val}/b": 1, "test/b": 1, "unlabelled": 3})
     source = Folder(str(root))
     assert source.class_names == ("a", "b")
@@ -40,6 +40,73 @@ def test_folders_of_splits(classes: Writer, val: str) -> None:
         "test/b/000.png": "test",
     }
     assert source.targets.tolist() == [0, 1, 1, 0, 1, 1]
+    assert "not named like a split: unlabelled." in caplog.text
+
+
+@pytest.mark.parametrize("name", ["test", "testing"])
+def test_a_split_without_class_folders_is_named(classes: Writer, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    root = classes({"train/a": 2, "train/b": 2, "train": 1, name: 3, "val/inner": 0})
+    (root / "val" / "inner").rmdir()
+    assert set(Folder(str(root)).splits) == {"train"}
+    assert f"{root / name} has 3 images and no class folder: they have no labels" in caplog.text
+    assert f"{root / 'train'}: 1 images are in no class folder" in caplog.text
+    assert f"{root / 'val'} has no class folder and no image" in caplog.text
+
+
+def test_splits_that_are_not_recognized_are_not_taken_for_classes_silently(
+    classes: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts = {"trainset/a": 1, "trainset/b": 1, "held_out/a": 1, "held_out/b": 1}
+    assert Folder(str(classes(counts))).class_names == ("held_out", "trainset")
+    assert "the folders held_out, trainset look like splits" in caplog.text
+    with pytest.raises(UserError, match="the folders test, trainset look like splits"):
+        Folder(str(classes({"trainset/a": 1, "trainset/b": 1, "test/a": 1, "test/b": 1}, root="other")))
+
+
+def test_system_entries_are_neither_classes_nor_images(classes: Writer, caplog: pytest.LogCaptureFixture) -> None:
+    root = classes({"a": 1, "b": 1, "__MACOSX/a": 1, "lost+found": 0, "b/@eaDir/000.png": 1, "$RECYCLE.BIN": 0})
+    (root / "System Volume Information").mkdir()
+    for name in ("a/._000.png", "a/Thumbs.db", "b/desktop.ini", "b/.DS_Store"):
+        (root / name).touch()
+    source = Folder(str(root))
+    assert source.ids == ["a/000.png", "b/000.png"]
+    assert source.class_names == ("a", "b")
+    assert not caplog.text
+
+
+def test_nfc_and_nfd_folders_are_one_class(classes: Writer) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    root = classes({f"train/{decomposed}": 1, f"train/{composed}": 1, "train/tea": 1, f"val/{composed}": 1})
+    source = Folder(str(root))
+    assert source.class_names == (composed, "tea")
+    assert sorted(source.ids) == sorted(
+        [f"train/{decomposed}/000.png", f"train/{composed}/000.png", "train/tea/000.png", f"val/{composed}/000.png"]
+    )
+    assert all(source.load(row).shape == (3, 12, 12) for row in range(4))
+    assert map_classes(source, {decomposed: "coffee"}).class_names == ("coffee", "tea")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_named_pipes_and_devices_are_never_opened(
+    classes: Writer, write_image: Writer, caplog: pytest.LogCaptureFixture, within_seconds: Callable[[int], object]
+) -> None:
+    within_seconds(20)  # an open pipe blocks forever, and /dev/zero never ends
+    root = classes({"a": 1, "b": 1})
+    os.mkfifo(root / "a" / "pipe.png")
+    (root / "a" / "link.png").symlink_to(root / "a" / "pipe.png")
+    (root / "b" / "zero.png").symlink_to("/dev/zero")
+    source = Folder(str(root))
+    assert source.ids == ["a/000.png", "b/000.png"]
+    assert "3 entries are named like images, but are named pipes, devices or sockets" in caplog.text
+    for name, kind in {"a/pipe.png": "named pipe", "a/link.png": "named pipe", "b/zero.png": "device"}.items():
+        with pytest.raises(BadImage, match=kind):
+            decode_image(root / name)
+    (root / "list.csv").write_text("path,label\na/pipe.png,x\na/000.png,y\n")
+    with pytest.raises(BadImage, match="named pipe"):
+        CsvTable(str(root / "list.csv")).load(0)
+    os.mkfifo(root / "train.tar")
+    with pytest.raises(UserError, match="named pipe"):
+        TarShards(str(root / "train.tar"))
 
 
 def test_classes_may_be_called_like_splits(classes: Writer) -> None:

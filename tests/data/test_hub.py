@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from imgrec.data import SOURCES, Hub, decode_image
+from imgrec.data.hub import _parts
 from imgrec.errors import UserError
 
 NAMES = ["cat", "dog", "ship"]
@@ -63,13 +64,20 @@ def test_splits_classes_columns_and_images(library: Any, tmp_path: Path) -> None
 
 
 def test_splits_by_other_names(library: Any, tmp_path: Path) -> None:
-    saved = save(library, tmp_path / "s", train=part(library, [0, 1]), dev=part(library, [2, 0], 2))
+    saved = save(library, tmp_path / "s", train=part(library, [0, 1]), extra=part(library, [2, 0], 2))
     assert set(Hub(saved).splits) == {"train"}
-    source = Hub(saved, splits={"train": "train", "dev": "val"})
+    source = Hub(saved, splits={"train": "train", "extra": "val"})
     assert source.splits == ["train"] * 2 + ["val"] * 2
     assert torch.equal(source.load(2), decode_image(png(2)))
-    with pytest.raises(UserError, match="has no split devel; it has: train, dev"):
+    with pytest.raises(UserError, match="has no split devel; it has: train, extra"):
         Hub(saved, splits={"devel": "val"})
+
+
+def test_splits_are_recognized_by_the_shared_table_and_others_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    assert _parts({"Training": 1, "dev": 2, "testing": 3, "extra": 4}, None, "set") == {"train": 1, "val": 2, "test": 3}
+    assert "set: left out, because they are not named like a split: extra" in caplog.text
+    with pytest.raises(UserError, match="two splits of set have one meaning"):
+        _parts({"train": 1, "val": 2, "dev": 3}, None, "set")
 
 
 def test_lists_of_labels_are_multi_label(library: Any, tmp_path: Path) -> None:
@@ -103,5 +111,5 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_split_that_is_none_is_refused_first() -> None:
-    with pytest.raises(UserError, match='splits: "dev" is none of train, val and test'):
-        Hub.check_arguments("any", splits={"dev": "dev"})
+    with pytest.raises(UserError, match='splits: no split is called "holdout"'):
+        Hub.check_arguments("any", splits={"dev": "holdout"})

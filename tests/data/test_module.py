@@ -192,9 +192,9 @@ def test_the_trainer_augments_training_batches_and_no_others() -> None:
     assert train.targets.shape == (64, 10)
     assert train.images.is_floating_point()
     assert val.targets.dtype == torch.int64
-    assert val.images.dtype == torch.uint8
+    assert val.images.dtype == torch.float32
     assert all(
-        torch.equal(image, module.source.load(int(i)).expand(3, -1, -1))
+        torch.equal(image, module.source.load(int(i)).expand(3, -1, -1).float() / 255)
         for image, i in zip(val.images, val.ids, strict=True)
     )
 

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from imgrec import ClassificationTask, DataFacts
-from imgrec.data import BadImage, ImageDataModule, Parquet, decode_image, split_source
+from imgrec.data import SOURCES, BadImage, ImageDataModule, Parquet, decode_image, split_source
+from imgrec.data.split_names import SPLIT_NAMES
 from imgrec.errors import UserError
 
 CELL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -158,6 +159,34 @@ def test_splits_by_mapping_and_pattern(tmp_path: Path, monkeypatch: pytest.Monke
 def refused(path: Any, message: str, **arguments: Any) -> None:
     with pytest.raises(UserError, match=message):
         Parquet(path, **arguments)
+
+
+@pytest.mark.parametrize("word", SPLIT_NAMES)
+def test_every_name_of_a_split_is_recognized(tmp_path: Path, word: str) -> None:
+    write(tmp_path / f"{word}-00000.parquet", [0, 1])
+    assert set(Parquet(str(tmp_path)).splits) == {SPLIT_NAMES[word]}
+    assert set(Parquet({word: str(tmp_path)}).splits) == {SPLIT_NAMES[word]}
+
+
+def test_paths_labels_and_classes_are_read_as_in_csv_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "0.png").write_bytes(png(0))
+    cells = [{"bytes": None, "path": path} for path in ("cats\\0.png", "cats/1.png", "C:\\0.png")]
+    labels = ["caf\u00e9", "cafe\u0301", "tea"]
+    pq.write_table(pa.table({"image": pa.array(cells, CELL), "label": labels}), tmp_path / "all.parquet")
+    source = Parquet(str(tmp_path / "all.parquet"))
+    assert source.class_names == ("caf\u00e9", "tea")
+    assert torch.equal(source.load(0), decode_image(png(0)))
+    for row, message in {1: f"no such file: {tmp_path / 'cats' / '1.png'}", 2: "absolute Windows path"}.items():
+        with pytest.raises(BadImage, match=message):
+            source.load(row)
+    write(tmp_path / "blank.parquet", ["a", "b", "  "], feature={"_type": "Value"})
+    assert len(Parquet(str(tmp_path / "blank.parquet"))) == 2
+    assert "1 of 3 images have no label" in caplog.text
+    given: Any = {"name": "parquet", "path": str(write(tmp_path / "n.parquet", [1, 0, 1])), "classes": [0, 1]}
+    numbered = SOURCES.build(given, "data.source")
+    assert numbered.class_names == ("0", "1")
+    assert numbered.targets.tolist() == [1, 0, 1]
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:

@@ -102,15 +102,20 @@ def test_a_fraction_of_zero_makes_no_test() -> None:
     [
         ({None: [9, 2]}, r'training, validation and test: the class "class 1" \(2\)'),
         ({"train": [9, 1], "test": [1, 1]}, r'training and validation: the class "class 1" \(1\)'),
-        ({"train": [9, 9], "val": [2, 0]}, r'no validation image of the class "class 1"\.'),
         ({"train": [9, 0], "val": [2, 2]}, r'no training image of the class "class 1"\.'),
         ({"val": [2, 2], "test": [2, 2]}, "no training image: all images are in the splits test, val"),
-        ({"train": [2] * 8, "val": [2] + [0] * 7}, r'"class 5" and 2 more'),
+        ({"train": [2] + [0] * 7, "val": [2] * 8}, r'"class 5" and 2 more'),
     ],
 )
 def test_a_class_that_is_missing_somewhere_is_named(table: dict[str | None, list[int]], message: str) -> None:
     with pytest.raises(UserError, match=message):
         split_source(rows(table))
+
+
+def test_a_class_without_validation_images_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    splits = split_source(rows({"train": [9, 9], "val": [2, 0]}))
+    assert splits.sizes() == {"train": 18, "val": 2, "test": 0}
+    assert 'no validation image of the class "class 1".' in caplog.text
 
 
 def test_digits_have_every_class_in_every_split() -> None:

@@ -61,6 +61,18 @@ def test_web_datasets_layout(tmp_path: Path) -> None:
         TarShards(str(tmp_path / "train-{0000..0003}.tar"))
 
 
+def test_system_entries_are_left_out(tmp_path: Path) -> None:
+    odd: dict[str, bytes | str] = {
+        "__MACOSX/000001.jpg": jpeg(1),
+        "@eaDir/000001.jpg": jpeg(1),
+        "a/._000001.jpg": b"",
+        "Thumbs.db": b"",
+    }
+    source = TarShards(str(write(tmp_path / "dev.tar", samples(range(3)) | odd)), classes=[0, 1, 2])
+    assert source.ids == ["dev/000000", "dev/000001", "dev/000002"]
+    assert set(source.splits) == {"val"}
+
+
 def test_labels_in_json(tmp_path: Path) -> None:
     files: dict[str, bytes | str] = {}
     for i, kind in enumerate(["cat", "dog", "cat"]):
