@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imgrec.files import written_aside
+from imgrec.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -126,7 +127,9 @@ def _bare(axis: Any) -> None:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    """Return the beginning of a long text, as plain text: a dollar sign in a class name begins no formula."""
+    shown = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return printable(shown, newlines=False).replace("$", r"\$")
 
 
 def _show(axis: Any, image: Tensor) -> None:

@@ -68,3 +68,11 @@ def test_the_file_and_the_pixels_are_the_same_and_nobodys_figures_are_touched(tm
         assert np.array_equal(np.asarray(picture.convert("RGB")), picture_pixels(figure))
     assert [p.name for p in (tmp_path / "figures").iterdir()] == ["a.png"]
     assert plt.get_fignums() == before
+
+
+def test_a_class_name_is_plain_text() -> None:
+    names = ["$\\frac{$", "\x1b[31m$x$"]
+    plain = image_grid([GridRow("", [None, None], names)])
+    assert picture_pixels(plain).shape[2] == 3  # a formula would be a parse error
+    assert plain.axes[1].get_xlabel() == "\\x1b[31m\\$x\\$"
+    assert picture_pixels(matrix_picture(np.eye(2, dtype=np.int64), names)).shape[2] == 3
