@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import io
 import logging
@@ -85,24 +84,6 @@ def test_logs_and_warnings_are_escaped(capsys: pytest.CaptureFixture[str]) -> No
         assert_clean(warnings.formatwarning(f"odd {HOSTILE}", UserWarning, "a.py", 1, ""))
     finally:
         warnings.formatwarning = kept
-
-
-def test_no_module_prints_past_the_escaping() -> None:
-    exempt = {"terminal.py", "console.py", "runs/bench_process.py", "runs/bench_worker.py"}  # JSON lines in pipes
-    for path in sorted(ROOT.rglob("*.py")):
-        place = path.relative_to(ROOT).as_posix()
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        nodes = list(ast.walk(tree))
-        prints = any(isinstance(node, ast.Name) and node.id == "print" for node in nodes)
-        imports = {
-            (node.module, alias.name) for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
-        }
-        if place in exempt:
-            continue
-        assert not prints or ("imgrec.terminal", "print") in imports, f"{place} prints without imgrec.terminal.print"
-        calls = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-        assert "Console" not in calls, f"{place} makes a console that is no PlainConsole"
-        assert "sys.stdout.write" not in map(ast.unparse, (n.func for n in nodes if isinstance(n, ast.Call))), place
 
 
 # ---------------------------------------------------------------- commands

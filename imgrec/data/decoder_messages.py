@@ -14,6 +14,8 @@ from typing import Any
 
 from PIL import Image
 
+from imgrec.terminal import print
+
 logger = logging.getLogger(__name__)
 
 _LONGEST = 500  # characters of one message
