@@ -40,6 +40,7 @@ from imgrec.runs.evaluations import (
 )
 from imgrec.runs.predictions import Predictions
 from imgrec.terminal import print
+from imgrec.trust import Trust, allow, opening
 from imgrec.types import DataFacts
 
 _PROGRESS_SECONDS = 5.0
@@ -59,6 +60,7 @@ def evaluate_run(
     skip_unknown: bool = False,
     overwrite: bool = False,
     out: str | Path | None = None,
+    trust: Trust = None,
     say: Callable[[str], None] = lambda text: None,
     show: Callable[[Evaluation], None] = lambda evaluation: None,
 ) -> Evaluation:
@@ -81,11 +83,14 @@ def evaluate_run(
         skip_unknown: leave images of classes that the model lacks out, and count them, instead of refusing them.
         overwrite: replace an evaluation of that name although its images, weights or views differ.
         out: folder to write to instead.
+        trust: names of classes and modules that the model and a YAML file ``data`` may name in addition to the
+            registries; ``True`` allows every name. Default: none.
         say: receives a line of progress every five seconds.
         show: receives the evaluation before anything is written.
 
     Raises:
-        UserError: If the model or the data cannot be used, or if an evaluation of that name differs.
+        UserError: If the model or the data cannot be used, if an evaluation of that name differs, or if the model
+            names a class outside the registries that is not trusted.
         WriteError: If the results cannot be written.
 
     Example::
@@ -97,9 +102,12 @@ def evaluate_run(
         raise UserError(f"batch_size: expected 1 or more, got {batch_size}.")
     if name is not None:
         check_name(name)
-    model = open_model(run, device, tta, tta_average)
-    given = {"source": _described(data)} if isinstance(data, Source) else source_spec(data)
-    source = data if isinstance(data, Source) else build_whole_source(given["source"], given.get("classes"))
+    with opening(str(run), trust):
+        model = open_model(run, device, tta, tta_average)
+        given = {"source": _described(data)} if isinstance(data, Source) else source_spec(data)
+        if not _is_file(data):  # a spec that the caller wrote, and not a file that may come from elsewhere
+            allow(given)
+        source = data if isinstance(data, Source) else build_whole_source(given["source"], given.get("classes"))
     trained = {} if model.run is None else (model.run.config.get("data") or {}).get("init_args") or {}
     rows = rows_in_split(source, split)
     matched = match_classes(source, model.facts.class_names, trained.get("classes"), rows, skip_unknown)
@@ -212,6 +220,11 @@ def _views(tta: Specs | None, average: Average) -> list[Any] | None:
 
 def _described(source: Source) -> str:
     return f"{type(source).__module__}.{type(source).__qualname__}"
+
+
+def _is_file(data: Any) -> bool:
+    """Return True if ``data`` is a path, and not a spec or a source."""
+    return isinstance(data, Path) or (isinstance(data, str) and not data.lstrip().startswith("{"))
 
 
 class _Shown:

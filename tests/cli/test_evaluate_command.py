@@ -215,3 +215,14 @@ def test_a_task_of_ones_own_evaluates_with_its_step_and_its_metrics(
     assert "test/zeros" in table.overview()
     with pytest.raises(UserError, match="class"):
         imgrec.evaluate_run(run, {"name": "subset", "source": "digits", "per_class": 1, "nothing": 1})
+
+
+def test_a_received_run_or_file_names_no_code_and_a_spec_of_the_user_does(run: Path, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "evil_source.py").write_text("from pathlib import Path\nPath('imported').touch()\n")
+    (tmp_path / "set.yaml").write_text("{name: evil_source.Images}")
+    refused = cli("evaluate", run, "set.yaml")
+    assert refused.returncode == 2
+    assert '"evil_source.Images", which is code outside the registries' in refused.stderr
+    assert not (tmp_path / "imported").exists()
+    done = cli("evaluate", run, "{name: imgrec.data.digits.Digits}", "--name", "own")
+    assert done.returncode == 0, done.stderr
