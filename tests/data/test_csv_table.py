@@ -90,8 +90,11 @@ def test_tables_that_cannot_be_used(tmp_path: Path, text: str, arguments: dict[s
         ("path,label,note,note\nx,a,1,2\n", 'line 1: the column name "note" occurs twice'),
         ('path,label\nx,a\n"y,b\nz,c\n', "line 3: cannot be read as CSV"),
         ('path,label\nx,a\n"y"z,b\n', "line 3: cannot be read as CSV"),
-        ("path,label\nx,a\nC:\\images\\y.png,b\n", r"line 3: \"C:\\images\\y\.png\" is an absolute Windows path"),
-        ("path,label\nx,a\n\\\\server\\y.png,b\n", "line 3: .* is an absolute Windows path"),
+        (
+            "path,label\nx,a\nC:\\images\\y.png,b\n",
+            r"line 3, column \"path\": \"C:\\images\\y\.png\" is an absolute Windows path",
+        ),
+        ("path,label\nx,a\n\\\\server\\y.png,b\n", "line 3.* is an absolute Windows path"),
     ],
 )
 def test_malformed_rows_are_refused_with_their_line(tmp_path: Path, text: str, message: str) -> None:
