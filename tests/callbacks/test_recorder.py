@@ -107,7 +107,12 @@ def test_the_config_has_every_default(trained: Path) -> None:
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["seed_everything"] == 0
     assert config["model"]["class_path"] == "imgrec.ClassificationTask"
-    assert config["model"]["init_args"]["schedule"] == "cosine"
+    assert config["model"]["init_args"]["schedule"] == {
+        "name": "cosine",
+        "final": 0.0,
+        "warmup": 0.0,
+        "warmup_start": 0.01,
+    }
     assert config["data"]["init_args"]["val_fraction"] == 0.1
     assert config["trainer"]["limit_train_batches"] == 6
     assert not {"facts", "load_weights"} & config["model"]["init_args"].keys()
