@@ -20,6 +20,7 @@ from imgrec.callbacks.run_of import run_folder
 from imgrec.callbacks.structured_pruning import StructuredPruning
 from imgrec.errors import UserError
 from imgrec.models.freezing import NormPolicy, held_norms, norm_policy, refuse_all_frozen, set_frozen
+from imgrec.optim.sgd import unfuse
 from imgrec.runs.summary import update_summary
 
 
@@ -127,6 +128,8 @@ class Freezing(pl.Callback, ABC):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze; the optimizer has its groups already."""
+        for optimizer in trainer.optimizers:
+            unfuse(optimizer)
         holders = _holders(trainer)
         if holders[0] is self:
             model = network_of(pl_module)

@@ -20,6 +20,7 @@ from imgrec.losses.base import in_range
 from imgrec.optim.groups import parameter_groups
 from imgrec.optim.rules import GroupRule, read_rules
 from imgrec.optim.scaling import scale_learning_rate
+from imgrec.optim.sgd import SGD
 
 _SHARED = """For every optimizer: `weight_decay` leaves out normalization layers and biases unless
 `decay_norm_and_bias: true`; `layer_decay: 0.75`, say, multiplies the learning rate by that from each layer of a timm
@@ -36,6 +37,9 @@ _FUSED: dict[Callable[..., Optimizer], tuple[str, ...]] = {
     torch.optim.Adagrad: ("cpu",),
 }
 """Where torch has a fused kernel."""
+
+_REPLACED: dict[Callable[..., Optimizer], Callable[..., Optimizer]] = {torch.optim.SGD: SGD}
+"""Classes of torch that fail with a fused kernel when a parameter thaws later, and what is built instead."""
 
 _OF_ALL = frozenset(("lr", "weight_decay", "fused", "foreach", "capturable", "differentiable", "maximize"))
 """What a rule of ``groups`` says in another way, or what holds for all parameters."""
@@ -161,7 +165,7 @@ class OptimizerFactory:
 
     def _build(self, parameters: Iterable[Any], values: dict[str, Any]) -> Optimizer:
         try:
-            return self.cls(parameters, **values)
+            return _REPLACED.get(self.cls, self.cls)(parameters, **values)
         except (TypeError, RuntimeError, AssertionError, ImportError) as error:
             raise UserError(f"{_name(self.cls)} refuses its arguments: {error or type(error).__name__}") from error
 

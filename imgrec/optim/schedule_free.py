@@ -178,12 +178,15 @@ class ScheduleFreeAdamW(ScheduleFree):
     def direction(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         """The gradients, over the roots of their running mean squares."""
         for parameter in parameters:
-            if "mean_square" not in self.state[parameter]:
-                self.state[parameter]["mean_square"] = torch.zeros_like(parameter)
+            state = self.state[parameter]
+            if "mean_square" not in state:
+                state["mean_square"] = torch.zeros_like(parameter)
+                state["squares"] = 0  # a parameter that thaws later has had fewer of them than the group has had steps
+            state["squares"] = state.get("squares", group["steps"] - 1) + 1
         squares = [self.state[parameter]["mean_square"] for parameter in parameters]
         torch._foreach_mul_(squares, group["beta2"])
         torch._foreach_addcmul_(squares, gradients, gradients, value=1 - group["beta2"])
-        roots = torch._foreach_div(squares, 1 - group["beta2"] ** group["steps"])
+        roots = torch._foreach_div(squares, [1 - group["beta2"] ** self.state[p]["squares"] for p in parameters])
         torch._foreach_sqrt_(roots)
         torch._foreach_add_(roots, group["eps"])
         return list(torch._foreach_div(gradients, list(roots)))
