@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -20,6 +19,7 @@ from imgrec.data.decode import BadImage, to_channels
 from imgrec.data.pixel_budget import decoding
 from imgrec.data.sampling import BLANK
 from imgrec.data.source import Source
+from imgrec.data.workers import end_with_program, outlive_signals
 from imgrec.errors import UserError
 from imgrec.randomness import position_generator, position_seed
 from imgrec.types import Batch, sample_keys
@@ -199,20 +199,6 @@ class EvaluationSet(_Rows):
         return self.batch(images[: len(there)], there, skipped)
 
 
-_GRACE = 120
-"""Seconds that a worker process goes on after SIGTERM, for the training to end in its own way."""
-
-
-def outlive_signals(worker: int) -> None:
-    """Let a worker process go on when a job's processes are told to end: the training still needs it for a step.
-
-    A scheduler sends SIGTERM to all of them at once, a terminal Ctrl-C; the training then writes a checkpoint and ends
-    its workers itself. Workers whose training has died end, as ever, when they notice.
-    """
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 class BatchLoader(DataLoader[Batch]):
     """A DataLoader of sets that give whole batches, which begins an epoch when its first batch is asked for.
 
@@ -229,10 +215,12 @@ class BatchLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
             began = time.perf_counter()
-            for batch in super().__iter__():
-                self.waited += time.perf_counter() - began
-                yield batch
-                began = time.perf_counter()
+            iterator = super().__iter__()
+            with end_with_program(iterator):
+                for batch in iterator:
+                    self.waited += time.perf_counter() - began
+                    yield batch
+                    began = time.perf_counter()
         except UserError as error:
             raise UserError(_message(error)) from error
 
