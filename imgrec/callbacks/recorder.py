@@ -18,6 +18,7 @@ from imgrec.callbacks.metrics_logger import MetricsLogger
 from imgrec.callbacks.mirror import begin_mirrors, mirror_evaluation, mute_mirrors, resume_mirrors
 from imgrec.callbacks.resuming import logged_soon, open_log_step
 from imgrec.callbacks.run_outputs import best_epoch, config_of, moved, said_of_weights, write_evaluation, write_model
+from imgrec.errors import ResourceError
 from imgrec.files import Postponed, write_text
 from imgrec.randomness import run_seed
 from imgrec.runs.checkpoints import LAST, remove_unfinished
@@ -76,6 +77,8 @@ class RunRecorder(pl.Callback):
         self._homeless: list[ModelCheckpoint | LastCheckpoint] = []
         self._open = False
         self._lock: RunLock | None = None
+        self.held = False
+        """True to keep the folder after training until :meth:`close`, for an evaluation by the same process."""
         self._loaded: dict[str, Any] | None = None
         self.unwritten = Postponed()
         """A failure to write an evaluation, which is raised once its results were printed."""
@@ -201,8 +204,16 @@ class RunRecorder(pl.Callback):
                 each.go_on(before["row"])
             resume_mirrors(trainer, self.folder, before["row"])
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """End the training if its folder is gone; whether it is, a thread finds out."""
+        if self._lock is not None and self._lock.lost:
+            self._lock.check()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The figures of the epoch before are complete: put them on disk."""
+        self.check_folder()
         for each in _metrics_loggers(trainer):
             each.flush()
 
@@ -244,25 +255,37 @@ class RunRecorder(pl.Callback):
             error = {"error": f"{type(exception).__name__}: {exception}"} if status == "failed" else {}
             try:
                 self._summarise(trainer, status=status, **error)
+            except ResourceError:
+                logger.debug("there is no folder any more for the status")
             except OSError as full:
                 logger.warning("summary.json cannot be written: %s", full.strerror)
-            if status != "failed" and self._writes(trainer):
+            if status != "failed" and self._writes(trainer) and not (self._lock is not None and self._lock.lost):
                 logger.warning("stopped at step %d; to go on: imgrec resume %s", trainer.global_step, self.folder)
         self._release()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the folder back."""
+        """Give the folder back, unless it is held."""
+        if not self.held:
+            self._release()
+
+    def close(self) -> None:
+        """Give the folder back; a second time does nothing."""
         self._release()
+
+    def check_folder(self) -> None:
+        """Raise :class:`ResourceError` if the run folder was deleted or moved."""
+        if self._lock is not None:
+            self._lock.check()
 
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
-            self._lock = None
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add how far metrics.csv is, and how long training has taken."""
+        """Add how far metrics.csv is, and how long training has taken; write none if the folder is gone."""
+        self.check_folder()
         if self.folder is None or not self._began:
             return
         rows = [each.gathered(open_log_step(trainer), logged_soon(trainer)) for each in _metrics_loggers(trainer)]
@@ -310,6 +333,7 @@ class RunRecorder(pl.Callback):
     def _summarise(self, trainer: pl.Trainer, **values: Any) -> None:
         if self._writes(trainer):
             assert self.folder is not None
+            self.check_folder()
             update_summary(self.folder, values)
 
     def _keep_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str) -> None:

@@ -44,6 +44,7 @@ def train(engine: Engine, checkpoint: str | Path | None, run: Path | None = None
     recorder = RunRecorder(config["experiment"], config["runs"], engine.resolved, folder=run, resumption=resumption)
     trainer.callbacks.insert(0, recorder)
     make_lean(trainer, engine.task)
+    recorder.held = True
     try:
         _fit(engine, checkpoint)
         if config["evaluate_after_fit"] and not trainer.interrupted:
@@ -53,6 +54,11 @@ def train(engine: Engine, checkpoint: str | Path | None, run: Path | None = None
         if trainer.is_global_zero and recorder.folder is not None and not trainer.interrupted:
             logger.warning("trained, but not evaluated; to continue: imgrec resume %s", recorder.folder)
         raise
+    except (OSError, UserError):
+        recorder.check_folder()  # a file that could not be written is the second message then
+        raise
+    finally:
+        recorder.close()
     return 0
 
 

@@ -16,6 +16,7 @@ from imgrec.evaluate.seeds import difference_over_seeds, rate_for
 from imgrec.runs.compared import ComparedRun, Images, align, find_compared
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.groups import NOT_ABOUT, Group, grouped
+from imgrec.runs.liveness import status_of
 from imgrec.runs.specs import fill_defaults
 from imgrec.runs.text import config_value
 
@@ -247,7 +248,7 @@ def _notes(groups: Sequence[Group], images: Images, unfinished: Sequence[Path], 
         for run in group.runs:
             if run.diverged:
                 yield f"{run.name}: the logits of {run.diverged:,} images are not finite; these count as wrong."
-            if (status := run.summary.get("status", "unfinished")) != "finished":
+            if (status := status_of(run.run)) != "finished":
                 yield f"{run.name} is not finished: {status}."
     single = [group for group in groups if len(group.runs) == 1]
     if single and len(single) < len(groups):

@@ -13,6 +13,7 @@ import numpy as np
 
 from imgrec.errors import UserError
 from imgrec.runs.folder import CONFIG, RunFolder
+from imgrec.runs.liveness import is_alive, status_of
 from imgrec.runs.rows import less_is_better
 from imgrec.runs.system import SECONDS
 
@@ -121,20 +122,16 @@ class LiveRun:
 
     @property
     def status(self) -> str:
-        """What summary.json says, where it is there already."""
+        """The status, see :func:`imgrec.runs.liveness.status_of`."""
         try:
-            return str(self.run.summary.get("status", "starting"))
+            return status_of(self.run)
         except UserError:
             return "starting"
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will come any more: it is not being trained, and the last evaluation was written."""
-        status = self.status
-        if status == "finished" and self.run.config.get("evaluate_after_fit", True):
-            tested = "test/loss" in self.tail.curves
-            return tested or "val" in self.run.summary
-        return status not in ("starting", "running")
+        """True if nothing more will be written: no process trains or evaluates the run."""
+        return self.status not in ("starting", "running") and not is_alive(self.run)
 
     def silent_for(self) -> float:
         """The seconds since metrics.csv, or else the config, was written to, by this machine's clock."""

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from imgrec.errors import UserError
+from imgrec.runs.liveness import Heartbeat
 
 LOCK = ".lock"
 
@@ -15,7 +16,8 @@ class RunLock:
     """The right to train in a run folder; a process that ends in any way, killed too, gives it back.
 
     It is a POSIX record lock on a file in the folder: the kernel holds it, worker processes do not inherit it, and
-    machines that share the folder over NFS see one another's. Where a system has none (Windows), nothing is locked.
+    machines that share the folder over NFS see one another's. A system without such locks (Windows) locks nothing.
+    While it is held, :class:`~imgrec.runs.liveness.Heartbeat` shows to readers that the run is alive.
 
     Args:
         run: the run folder.
@@ -40,10 +42,25 @@ class RunLock:
                 who = f"process {holder}" if holder else "a process"
                 where = "on this machine, or on one that shares the folder"
                 raise UserError(f"the run {Path(run)} is in use: {who} trains in it ({where})")
+        self._heartbeat = Heartbeat(Path(run))
+
+    @property
+    def lost(self) -> bool:
+        """True once the folder was deleted, moved or replaced."""
+        return self._heartbeat.lost
+
+    def check(self) -> None:
+        """Look whether the folder is still there.
+
+        Raises:
+            ResourceError: If it was deleted, moved or replaced.
+        """
+        self._heartbeat.check()
 
     def release(self) -> None:
         """Give the folder back; a second time does nothing."""
         if self._file is not None:
+            self._heartbeat.stop()
             self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = None

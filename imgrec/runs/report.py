@@ -21,6 +21,7 @@ from imgrec.runs.compression import compression_section
 from imgrec.runs.evaluation_page import evaluations_section
 from imgrec.runs.figures import training_curves
 from imgrec.runs.folder import RunFolder
+from imgrec.runs.liveness import status_of
 from imgrec.runs.page import render_page
 from imgrec.runs.predictions import Predictions
 from imgrec.runs.report_sections import prediction_sections
@@ -66,7 +67,7 @@ def _content(run: RunFolder, images: Images | None) -> dict[str, Any]:
         "title": run.experiment,
         "run_id": run.run_id,
         "started": _moment(environment.get("started")),
-        "status": str(summary.get("status", "unfinished")),
+        "status": status_of(run),
         "warnings": warnings,
         "tiles": _tiles(summary, predictions, scored),
         "curves": training_curves(metrics, summary.get("best_epoch")),

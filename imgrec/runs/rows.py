@@ -12,6 +12,7 @@ from imgrec.errors import UserError
 from imgrec.runs.evaluations import read_evaluations
 from imgrec.runs.flat import flat_config
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, RunFolder
+from imgrec.runs.liveness import status_of
 from imgrec.runs.specs import fill_defaults
 from imgrec.runs.summary import SUMMARY
 
@@ -71,7 +72,7 @@ def read_row(folder: Path, root: Path, run: RunFolder | UserError | OSError) -> 
         row |= config
         summary = run.summary
         row |= _figures(run, summary)
-        row["status"] = str(summary.get("status", "unfinished"))
+        row["status"] = status_of(run)
     except (UserError, OSError) as error:
         row["problem"] = str(error).replace(f"{folder}{os.sep}", "").replace(f"{folder} ", "")
     row["size"] = _size(folder)

@@ -21,6 +21,7 @@ from imgrec.runs.compression import KEY
 from imgrec.runs.data import DATA
 from imgrec.runs.environment import describe_environment
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, SPLITS_FILE, RunFolder, create_run_folder, find_runs
+from imgrec.runs.liveness import PROCESS, status_of
 from imgrec.runs.lock import LOCK, RunLock
 from imgrec.runs.product import KEY as EXPORT
 from imgrec.runs.summary import write_json
@@ -42,10 +43,10 @@ class Parent:
     def __post_init__(self) -> None:
         if (self.run.path / LOCK).exists():
             RunLock(self.run.path).release()
-        status = self.run.summary.get("status")
+        status = status_of(self.run)
         if status != "finished":
             raise UserError(
-                f"the run {self.run.path} is not trained to its end (status: {status or 'unfinished'}): "
+                f"the run {self.run.path} is not trained to its end (status: {status}): "
                 f"imgrec resume {self.run.path}"
             )
         if (named := self.run.summary.get(EXPORT)) is not None:
@@ -132,7 +133,7 @@ def discard_untouched(variant: RunFolder, *copied: str) -> None:
         variant: where a step has just failed.
         copied: names of what in it is the parent's own.
     """
-    own = {CONFIG, ENVIRONMENT, SPLITS_FILE, PLAN, LOCK, *copied}
+    own = {CONFIG, ENVIRONMENT, SPLITS_FILE, PLAN, LOCK, PROCESS, *copied}
     if any(path.name not in own and not _is_empty(path) for path in variant.path.iterdir()):
         return
     shutil.rmtree(variant.path)

@@ -14,6 +14,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from imgrec import RunFolder
+from imgrec.runs.lock import RunLock
 from imgrec.runs.summary import update_summary
 
 Cli = Callable[..., "CompletedProcess[str]"]
@@ -47,7 +48,11 @@ def test_a_run_that_was_cut_off_in_a_line(cli: Cli, run: RunFolder) -> None:
     run.metrics_file.write_bytes(text[: text.rindex(b"\n", 0, -1) - 30])
     os.utime(run.metrics_file, (1, 1))
     os.utime(run.path / "config.yaml", (1, 1))
+    assert "tiny  copy  killed" in cli("watch", run.path, "--once").stdout
+    assert cli("watch", run.path).stdout.splitlines()[-1] == "killed"  # it waits for nothing
+    lock = RunLock(run.path)
     done = cli("watch", run.path, "--once")
+    lock.release()
     assert done.returncode == 0, done.stderr
     assert "tiny  copy  running" in done.stdout
     assert "nothing new for" in done.stdout
@@ -61,7 +66,7 @@ def test_before_the_first_figure(cli: Cli, run: RunFolder, text: str | None) -> 
     (run.path / "summary.json").unlink()
     done = cli("watch", run.path, "--once")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "tiny  copy  starting"
+    assert done.stdout.splitlines()[0] == "tiny  copy  unfinished"
     assert "no figures yet" in done.stdout
 
 
@@ -105,7 +110,9 @@ def test_it_follows_a_run_to_its_end(cli: Cli, run: RunFolder) -> None:
             with run.metrics_file.open("a") as file:
                 file.write(row)
         update_summary(run.path, {"status": "finished"})
+        lock.release()
 
+    lock = RunLock(run.path)
     training = threading.Thread(target=train)
     training.start()
     done = cli("watch", run.path, "--interval", "0.02")

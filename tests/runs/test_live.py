@@ -9,6 +9,7 @@ import pytest
 from imgrec.runs.braille import plot
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.live import LiveRun, MetricsTail
+from imgrec.runs.lock import RunLock
 from imgrec.runs.metrics_log import MetricsLog, read_metrics
 from imgrec.runs.summary import update_summary
 from imgrec.runs.system import SECONDS
@@ -128,13 +129,17 @@ def test_the_best_so_far(run: RunFolder) -> None:
     assert live(run).best("val/auroc") is None
 
 
-def test_a_run_has_ended_when_its_evaluation_is_written(run: RunFolder) -> None:
-    assert not live(run).ended
-    for status, ended in (("running", False), ("failed", True), ("preempted", True), ("finished", False)):
-        update_summary(run.path, {"status": status})
-        assert live(run).ended is ended, status
-    update_summary(run.path, {"val": {"acc": 0.5}})
+def test_a_run_has_ended_when_no_process_works_in_it(run: RunFolder) -> None:
     assert live(run).ended
+    lock = RunLock(run.path)
+    assert not live(run).ended
+    for status in ("running", "finished"):  # what is finished may be evaluated still
+        update_summary(run.path, {"status": status})
+        assert not live(run).ended, status
+    lock.release()
+    for status in ("running", "failed", "preempted", "finished"):
+        update_summary(run.path, {"status": status})
+        assert live(run).ended, status
     (run.path / "summary.json").write_text('{"status": "fini')
     assert not live(run).ended
 
@@ -142,7 +147,9 @@ def test_a_run_has_ended_when_its_evaluation_is_written(run: RunFolder) -> None:
 def test_before_the_first_row_nothing_is_known(run: RunFolder) -> None:
     now = live(run).progress()
     assert (now.step, now.seconds, now.seconds_left, now.steps_per_second) == (0, None, None, None)
+    lock = RunLock(run.path)
     assert live(run).status == "starting"
+    lock.release()
 
 
 # ---------------------------------------------------------------- curves

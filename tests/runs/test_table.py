@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from imgrec.errors import UserError
+from imgrec.runs.lock import RunLock
 from imgrec.runs.metrics_log import MetricsLog
 from imgrec.runs.summary import update_summary
 from imgrec.runs.table import RunTable, run_table
@@ -65,7 +66,9 @@ def test_the_overview_shows_what_differs_and_nothing_else(root: Path) -> None:
 def test_a_run_that_trains_still_has_the_best_and_the_last_of_its_log(root: Path) -> None:
     with MetricsLog(root / "new" / "seed-7" / "metrics.csv") as log:
         log.append(39, 3, {"val/acc": 0.25})
+    lock = RunLock(root / "new" / "seed-7")
     row = next(row for row in run_table(root).rows if row["run"] == "new/seed-7")
+    lock.release()
     assert (row["status"], row["best/val/acc"], row["last/val/acc"]) == ("running", 0.9, 0.25)
 
 
