@@ -105,6 +105,8 @@ class MetricsLogger(Logger):
         Raises:
             WriteError: If the disk is full, or if the file cannot be written any more.
         """
+        if self._log is not None and not self.folder.is_dir():  # deleted; the recorder ends the run
+            self.discard()
         if not self._row:
             return
         try:
@@ -112,6 +114,10 @@ class MetricsLogger(Logger):
         except OSError as error:
             self._row = {}
             raise WriteError(self.folder / "metrics.csv", error.strerror or str(error), error.errno) from error
+        self._row = {}
+
+    def discard(self) -> None:
+        """Drop the row that is being gathered, instead of creating a folder again that was deleted."""
         self._row = {}
 
     def _open(self) -> MetricsLog:

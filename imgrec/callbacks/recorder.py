@@ -255,8 +255,9 @@ class RunRecorder(pl.Callback):
             error = {"error": f"{type(exception).__name__}: {exception}"} if status == "failed" else {}
             try:
                 self._summarise(trainer, status=status, **error)
-            except ResourceError:
-                logger.debug("there is no folder any more for the status")
+            except ResourceError:  # there is no folder any more
+                for each in _metrics_loggers(trainer):
+                    each.discard()
             except OSError as full:
                 logger.warning("summary.json cannot be written: %s", full.strerror)
             if status != "failed" and self._writes(trainer) and not (self._lock is not None and self._lock.lost):

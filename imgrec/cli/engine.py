@@ -88,6 +88,8 @@ class Engine:
         pl.seed_everything(self.config["seed_everything"], verbose=False)
         self.data: Any = instantiate(self.config["data"], pl.LightningDataModule, "data")
         self.task: Any = instantiate(self.config["model"], pl.LightningModule, "model")
+        if not bare and (check := getattr(self.task, "check_data_module", None)) is not None:
+            check(self.data)
         self.trainer: Any = build_trainer(self.config["trainer"], bare)
 
     def settle(self) -> Any:

@@ -65,11 +65,15 @@ def train(engine: Engine, checkpoint: str | Path | None, run: Path | None = None
 def _fit(engine: Engine, checkpoint: str | Path | None) -> None:
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+    from imgrec.tasks.single_image import MESSAGE, single_image_error
+
     try:
         engine.trainer.fit(engine.task, datamodule=engine.data, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
     except ValueError as error:
+        if MESSAGE in str(error):  # of a task that is not imgrec's, or of a batch that came unexpected
+            raise single_image_error() from error
         found = _INTERVAL.search(str(error))
         if found is None:
             raise

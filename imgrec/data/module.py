@@ -21,6 +21,7 @@ from torch.utils.data import SequentialSampler
 from imgrec.augment import (
     DEFAULT_TRANSFORMS,
     Draws,
+    Mix,
     Pipeline,
     build_training_pipeline,
     build_transforms,
@@ -205,6 +206,9 @@ class ImageDataModule(pl.LightningDataModule):
         """
         if self._ready is not None:
             return
+        task = self.trainer.lightning_module if self.trainer is not None and stage == "fit" else None
+        if (check := getattr(task, "check_data_module", None)) is not None:
+            check(self)
         source, splits = self._split()
         rows = np.concatenate([splits.train, splits.val, splits.test])
         if self._on_bad_image == "error" and not source.in_memory:
@@ -260,6 +264,12 @@ class ImageDataModule(pl.LightningDataModule):
         if not self._excluded:
             return found
         return hashlib.blake2b("\0".join([found, *sorted(self._excluded)]).encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def mixing(self) -> Mix | None:
+        """The transform that mixes the images of a batch, if there is one; known before any data is read."""
+        known = {"image_size": self._image_size or 64, "in_channels": self._channels, "num_classes": 2}
+        return build_training_pipeline(self._train_specs, "data.train_transforms", **known).mix
 
     def split_sizes(self) -> dict[str, int]:
         """The number of images for ``train``, ``val`` and ``test``."""

@@ -46,8 +46,7 @@ class Parent:
         status = status_of(self.run)
         if status != "finished":
             raise UserError(
-                f"the run {self.run.path} is not trained to its end (status: {status}): "
-                f"imgrec resume {self.run.path}"
+                f"the run {self.run.path} is not trained to its end (status: {status}): imgrec resume {self.run.path}"
             )
         if (named := self.run.summary.get(EXPORT)) is not None:
             raise UserError(

@@ -24,6 +24,7 @@ from imgrec.tasks.ascent import loss_at_worst_point, loss_scale
 from imgrec.tasks.building import BuiltTask
 from imgrec.tasks.elsewhere import agree_on_weights, keep_evaluated, put_evaluated, put_trained
 from imgrec.tasks.epoch import EpochBuffer, EpochPredictions, RunningMeans
+from imgrec.tasks.single_image import refuse_single_image
 from imgrec.tasks.processes import first_buffers, on_first, process_count
 from imgrec.trust import in_own_scope
 from imgrec.types import Batch, StepOutput, blank_batch
@@ -94,6 +95,7 @@ class BaseTask(BuiltTask):
         if steps in (float("inf"), -1):
             raise UserError("a schedule needs an end of training: set trainer.max_epochs or trainer.max_steps")
         self.total_steps = int(steps)
+        refuse_single_image(self.model, self.facts, self.trainer.train_dataloader)
         optimizer = build_optimizer(self.optimizer_spec, self, "model.optimizer", self._effective_batch())
         if self._device_mesh is not None and isinstance(optimizer, OptimizerWrapper | EvaluatedElsewhere):
             raise UserError(

@@ -16,7 +16,7 @@ from imgrec.models.partial import Taken
 from imgrec.registry import Spec, Specs
 from imgrec.tasks.base import BaseTask
 from imgrec.tasks.building import Metrics
-from imgrec.tasks.loss_checks import check_head_of_loss, refuse_mixed_targets, refuse_other_scale
+from imgrec.tasks.loss_checks import check_head_of_loss, refuse_mixed_targets, refuse_mixing, refuse_other_scale
 from imgrec.tasks.partial_start import Start
 from imgrec.tasks.start import check_start, start_from
 from imgrec.types import PART_FACTS, Batch, DataFacts, StepOutput
@@ -136,6 +136,14 @@ class ClassificationTask(BaseTask):
         loss = build_loss(self.loss_spec, "model.loss", **self.part_facts(facts))
         refuse_other_scale(loss, self.model)
         return loss
+
+    def check_data_module(self, data: Any) -> None:
+        """Refuse a loss that cannot take the targets of a data module, before any data is read.
+
+        Args:
+            data: The data module; one without ``mixing`` is not looked at.
+        """
+        refuse_mixing(self.loss_spec, getattr(data, "mixing", None))
 
     def on_fit_start(self) -> None:
         """Refuse a loss that cannot take what the data makes of its targets."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from imgrec.augment import Mix
 from imgrec.errors import SpecError, UserError
-from imgrec.losses import LOSSES, WeightedSum
+from imgrec.losses import LOSSES, WeightedSum, build_loss
 from imgrec.models import BACKBONES, HEADS, CosineHead
 from imgrec.registry import Spec, Specs
 
@@ -104,6 +104,32 @@ def refuse_mixed_targets(
                 f"data.train_transforms mixes images ({type(mix).__name__}): leave the mixing away, or take a loss of "
                 "`imgrec list losses`, each of which takes them."
             ) from error
+
+
+def refuse_mixing(specs: Specs, mix: Mix | None, where: str = "model.loss") -> None:
+    """Refuse a loss that takes class indices only together with mixing, before the data is known.
+
+    The loss is built and tried out for two classes. One that needs more of the data than that is left to
+    :func:`refuse_mixed_targets`.
+
+    Args:
+        specs: The specs of one loss or several.
+        mix: What mixes the images of a batch, if anything does.
+        where: The place in the config, for the message.
+
+    Raises:
+        UserError: If the loss takes class indices and no class probabilities.
+    """
+    if mix is None:
+        return
+    facts = {"num_classes": 2, "class_counts": (1, 1), "class_names": ("0", "1"), "feature_dim": 2}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            loss = build_loss(specs, where, **facts)
+            copy.deepcopy(loss)(torch.zeros(2, 2), torch.tensor([0, 1]))
+    except Exception:  # whatever a loss raises for data of another kind
+        return
+    refuse_mixed_targets(loss, mix, 2, torch.device("cpu"), where)
 
 
 def parts_of(loss: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -38,11 +38,16 @@ def trial(task: BaseTask, facts: DataFacts, device: torch.device) -> Iterator[Ba
         starts = made.load_weights and start is not None and not start.partial
         made.facts, made.load_weights, made.channels_last = facts, starts, made.channels_last is True
         made.compiling = False  # it takes longer than all that is measured
+        made.log = _discard  # type: ignore[method-assign]  # there is no trainer yet, which Lightning would warn of
         made.configure_model()
         yield made.to(device).train()
     del made
     if cuda:
         torch.cuda.empty_cache()
+
+
+def _discard(*arguments: object, **options: object) -> None:
+    """Log nothing."""
 
 
 def noise(facts: DataFacts, size: int) -> Batch:

@@ -104,7 +104,7 @@ def content(folder: Path) -> dict[str, bytes]:
     ("how", "status", "said"),
     [
         ("SIGTERM 2", 75, "preempted"),
-        ("SIGTERM 4", 75, "preempted"),
+        ("SIGHUP 4", 75, "preempted"),
         ("SIGTERM 5", 75, "preempted"),
         ("SIGINT 5", 1, "interrupted"),
         ("fail 5", 1, "failed"),

@@ -39,9 +39,7 @@ def test_an_open_iterator_has_no_workers_when_the_program_has_ended(loader: Any)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_worker_outlives_one_signal_and_not_two(
-    loader: Any, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_outlives_one_signal_and_not_two(loader: Any, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_ONE_SIGNAL", 0.0)
     batches: Iterator[Any] = iter(loader)
     next(batches)
