@@ -24,8 +24,8 @@ from imgrec.tasks.ascent import loss_at_worst_point, loss_scale
 from imgrec.tasks.building import BuiltTask
 from imgrec.tasks.elsewhere import agree_on_weights, keep_evaluated, put_evaluated, put_trained
 from imgrec.tasks.epoch import EpochBuffer, EpochPredictions, RunningMeans
-from imgrec.tasks.single_image import refuse_single_image
 from imgrec.tasks.processes import first_buffers, on_first, process_count
+from imgrec.tasks.single_image import refuse_single_image
 from imgrec.trust import in_own_scope
 from imgrec.types import Batch, StepOutput, blank_batch
 

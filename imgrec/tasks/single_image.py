@@ -44,11 +44,13 @@ def refuse_single_image(model: nn.Module, facts: DataFacts | None, loader: Any) 
 
 
 def smallest_batch(loader: Any) -> int | None:
-    """Return the number of images in the smallest batch of a loader; ``None`` if it does not follow from its attributes.
+    """Return the number of images in the smallest batch of a loader; ``None`` if its attributes do not give it.
 
     >>> from torch.utils.data import DataLoader
-    >>> smallest_batch(DataLoader(range(5), batch_size=2)), smallest_batch(DataLoader(range(5), batch_size=2, drop_last=True))
-    (1, 2)
+    >>> smallest_batch(DataLoader(range(5), batch_size=2))
+    1
+    >>> smallest_batch(DataLoader(range(5), batch_size=2, drop_last=True))
+    2
     """
     size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
     if not isinstance(size, int) or not hasattr(sampler, "__len__"):
@@ -60,7 +62,7 @@ def smallest_batch(loader: Any) -> int | None:
 def single_image_error() -> UserError:
     """Return the message for a batch that batch normalization cannot take."""
     return UserError(
-        "data.batch_size: expected batches of 2 images or more, got one of 1: batch normalization has one value for each "
-        "channel there, at maps of 1 x 1. Set a larger data.batch_size or data.image_size, or replace the layers: "
+        "data.batch_size: expected batches of 2 images or more, got one of 1: batch normalization has one value for "
+        "each channel there, at maps of 1 x 1. Set a larger data.batch_size or data.image_size, or replace the layers: "
         "model.edits: {name: swap_norm, to: group}."
     )

@@ -1,4 +1,4 @@
-"""Every optimizer together with every callback that freezes, thaws, masks, cuts or rounds: none fails in mid-training."""
+"""Every optimizer with every callback that freezes, thaws, masks, cuts or rounds: none fails in mid-training."""
 
 from __future__ import annotations
 
