@@ -19,6 +19,7 @@ from imgrec.callbacks.monitors import MonitorCheck
 from imgrec.callbacks.progress import EpochProgress
 from imgrec.callbacks.pruning import Pruning
 from imgrec.callbacks.qat import QAT
+from imgrec.callbacks.rank_watch import RankWatch
 from imgrec.callbacks.recorder import RunRecorder
 from imgrec.callbacks.resuming import ExactResume
 from imgrec.callbacks.seeding import PositionalSeeding
@@ -47,6 +48,7 @@ __all__ = [
     "NaNGuard",
     "PositionalSeeding",
     "Pruning",
+    "RankWatch",
     "RunRecorder",
     "StructuredPruning",
     "SystemFigures",

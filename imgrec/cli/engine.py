@@ -23,6 +23,7 @@ from imgrec.callbacks import (
     LastCheckpoint,
     MonitorCheck,
     PositionalSeeding,
+    RankWatch,
     SystemFigures,
     WholeCheckpointIO,
 )
@@ -162,7 +163,7 @@ def build_trainer(config: Config, bare: bool) -> pl.Trainer:
     arguments = check_arguments(Entry("Trainer", pl.Trainer), given, "trainer")
     if bare:
         bar = [EpochProgress()] if arguments.get("enable_progress_bar") is not False else []
-        arguments |= {"callbacks": bar, "logger": False, "enable_checkpointing": False}
+        arguments |= {"callbacks": [*bar, RankWatch()], "logger": False, "enable_checkpointing": False}
     else:
         listed = callbacks if isinstance(callbacks, list) else [callbacks]
         own = [instantiate(c, pl.Callback, f"trainer.callbacks[{i}]") for i, c in enumerate(listed)]
@@ -190,7 +191,7 @@ def build_loggers(value: Any) -> Any:
 
 def default_callbacks(given: list[Any], trainer: Mapping[str, Any]) -> list[Any]:
     """The callbacks that every run has, but for kinds that the config brings itself."""
-    defaults: list[pl.Callback] = [PositionalSeeding(), MonitorCheck()]
+    defaults: list[pl.Callback] = [PositionalSeeding(), MonitorCheck(), RankWatch()]
     if trainer.get("enable_progress_bar") is not False:
         defaults.append(EpochProgress())
     if not trainer.get("fast_dev_run"):

@@ -60,9 +60,12 @@ def _translated(error: BaseException) -> UserError | None:
     if (worker := _WORKER.search(str(error))) is not None:
         return ResourceError(_lost_worker(worker[1], worker[2]))
     if type(error).__name__ in _DISTRIBUTED or _LOST_PEER.search(str(error)):
+        from imgrec.callbacks.rank_watch import lost_rank
+
+        lost = lost_rank(seconds=3.0) or "another process of the training has ended"
         return ResourceError(
-            "another process of the training has ended, and this one cannot continue without it. Its own message, or "
-            "the system log if it was killed, holds the reason. `imgrec resume RUN` continues from the last checkpoint."
+            f"{lost}, and this one cannot continue without it. Its own message, or the system log if it was killed, "
+            "holds the reason. `imgrec resume RUN` continues from the last checkpoint."
         )
     return None
 

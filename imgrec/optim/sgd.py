@@ -34,7 +34,7 @@ class SGD(torch.optim.SGD):
         grads: list[Tensor],
         momentum_buffer_list: list[Tensor | None],
     ) -> bool:
-        sparse: bool = super()._init_group(group, params, grads, momentum_buffer_list)
+        sparse: bool = super()._init_group(group, params, grads, momentum_buffer_list)  # type: ignore[no-untyped-call]
         if group["fused"] and group["momentum"] and any(buffer is not None for buffer in momentum_buffer_list):
             for i, buffer in enumerate(momentum_buffer_list):
                 if buffer is None:
@@ -68,4 +68,4 @@ def unfuse(optimizer: torch.optim.Optimizer) -> None:
         for group in optimizer.param_groups:
             if group["fused"] and group["momentum"]:
                 group["fused"] = False
-                optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+                optimizer._step_supports_amp_scaling = False

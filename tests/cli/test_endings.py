@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,3 +181,45 @@ def test_from_python_mixing_is_refused_before_the_data_is_read(tmp_path: Path) -
     made = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
     with pytest.raises(UserError, match="MultiMarginLoss does not take class probabilities"):
         made.fit(task, datamodule=data)
+
+
+DYING = """
+import os, signal
+import pytorch_lightning as pl
+
+class Dying(pl.Callback):
+    def __init__(self, rank):
+        self.rank = rank
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_rank == self.rank and batch_idx == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.forks
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_one_process_of_a_training_is_killed_the_others_end_too(rank: int, tmp_path: Path, tiny: Path) -> None:
+    (tmp_path / "dying.py").write_text(DYING)
+    callback = f"[{{class_path: dying.Dying, init_args: {{rank: {rank}}}}}]"
+    options = {"strategy": "ddp", "devices": "2", "accelerator": "cpu", "callbacks": callback}
+    words = [word for name, value in options.items() for word in (f"--trainer.{name}", value)]
+    command = [sys.executable, "-m", "imgrec.cli.main", "fit", "--config", str(tiny), *words]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PL_")}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(  # it returns when every process has let go of the pipes
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert "Traceback" not in done.stderr
+    said = messages(done)
+    if rank == 0:
+        assert done.returncode == -signal.SIGKILL
+        assert len(said) <= 1
+        return
+    assert done.returncode == 6, done.stderr
+    assert len(said) == 1
+    assert said[0].startswith("imgrec: error: the process of rank 1 (")
+    assert "was killed by the signal SIGKILL" in said[0]
+    (run,) = (tmp_path / "runs/tiny").iterdir()
+    assert RunFolder(run).summary["status"] == "failed"
