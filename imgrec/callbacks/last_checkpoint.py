@@ -60,6 +60,7 @@ class LastCheckpoint(pl.Callback):
         self._signals = StopRequest()
         self._saving = False
         self._ended = False
+        self._trained = False
         self._whole = True
         """Whether the last batch completed an optimizer step."""
         self._standing: int | None = None
@@ -77,6 +78,7 @@ class LastCheckpoint(pl.Callback):
         """Take the signals; what a resumed run begins with is saved already."""
         self._listen(trainer)
         self._whole = True
+        self._trained = False
         self._ended = False
         self._saved_step = trainer.global_step
         self._saved_at = time.monotonic()
@@ -88,6 +90,7 @@ class LastCheckpoint(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Between two steps: save where it is time to, and end where that was asked for."""
+        self._trained = True
         if self._whole:
             self._save_or_end(trainer, self._due(trainer, batch_idx))
 
@@ -98,9 +101,9 @@ class LastCheckpoint(pl.Callback):
         self._whole = not trainer.fit_loop._should_accumulate()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the end of training; give the signals back."""
+        """Save the end of training; give the signals back. What a run that ends at once began with stays as it is."""
         self._ended = True
-        self._save_or_end(trainer, due=True)
+        self._save_or_end(trainer, due=self._trained or self._standing is None)
         self._signals.leave()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

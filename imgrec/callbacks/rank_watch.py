@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from imgrec.callbacks.run_of import run_folder
 from imgrec.errors import ResourceError

@@ -52,10 +52,11 @@ def smallest_batch(loader: Any) -> int | None:
     >>> smallest_batch(DataLoader(range(5), batch_size=2, drop_last=True))
     2
     """
-    size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
+    size: Any = getattr(loader, "batch_size", None)
+    sampler: Any = getattr(loader, "sampler", None)
     if not isinstance(size, int) or not hasattr(sampler, "__len__"):
         return None
-    rest = len(sampler) % size
+    rest: int = len(sampler) % size
     return rest if rest and not getattr(loader, "drop_last", False) else size
 
 

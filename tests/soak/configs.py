@@ -154,6 +154,14 @@ THAWING: dict[str, Any] = {
     },
 }
 
+LATE_MOMENTUM: dict[str, Any] = {
+    "model": {"optimizer": {"name": "nesterov", "lr": 0.05, "weight_decay": 5e-4}},
+    "trainer": {
+        "min_epochs": 2,
+        "callbacks+": [{"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 1}}],
+    },
+}
+
 LEARNED: dict[str, Any] = {
     "model": {
         "head": "cosine",
@@ -269,6 +277,7 @@ SOAKS: dict[str, Soak] = {
     "distilled, channels taken out, EMA": Soak(made(NARROWER, TAUGHT), teacher=made()),
     "thawing by stages, EMA, mixup": Soak(made(THAWING), share=2),
     "thawing by stages, 2 processes": Soak(made(THAWING, DDP), processes=2),
+    "thawing by stages, momentum, shortest training": Soak(made(THAWING, LATE_MOMENTUM)),
     "learned weights of losses, margin, EMA": Soak(made(LEARNED)),
     "learned weights of losses, 2 processes": Soak(made(LEARNED, DDP), processes=2),
     "sharpness-aware, everything else": Soak(made(EVERYTHING, SHARP), share=2),
