@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
 from imgrec import ClassificationTask, ImageDataModule
-from imgrec.callbacks import EpochProgress, MonitorCheck, PositionalSeeding, SystemFigures
+from imgrec.callbacks import EpochProgress, MonitorCheck, PositionalSeeding, RankWatch, SystemFigures
 from imgrec.cli.config import normal_form
 from imgrec.cli.engine import Engine, build_loggers, default_callbacks, quiet_libraries, resolve
 from imgrec.errors import UserError
@@ -52,14 +52,14 @@ def test_what_a_config_builds() -> None:
     assert not hasattr(engine.task, "model")  # the network is built once the data is known
 
 
-def test_for_evaluation_there_is_progress_and_nothing_else() -> None:
+def test_for_evaluation_there_is_progress_and_the_watch_and_nothing_else() -> None:
     trainer = {"callbacks": [{"class_path": "EarlyStopping", "monitor": "val/acc"}], "logger": "CSVLogger"}
     engine = Engine(normal_form({"data": {"source": "digits"}, "trainer": trainer}), bare=True)
-    assert kinds(engine.trainer.callbacks) == ["EpochProgress"]
+    assert kinds(engine.trainer.callbacks) == ["EpochProgress", "RankWatch"]
     assert engine.trainer.loggers == []
     silent = {**trainer, "enable_progress_bar": False}
     engine = Engine(normal_form({"data": {"source": "digits"}, "trainer": silent}), bare=True)
-    assert kinds(engine.trainer.callbacks) == []
+    assert kinds(engine.trainer.callbacks) == ["RankWatch"]
 
 
 CHECKPOINTS = {"BestCheckpoint", "LastCheckpoint", "ExactResume"}
@@ -75,7 +75,7 @@ CHECKPOINTS = {"BestCheckpoint", "LastCheckpoint", "ExactResume"}
     ],
 )
 def test_the_callbacks_of_every_run(trainer: dict[str, Any], missing: set[str]) -> None:
-    own = (PositionalSeeding, MonitorCheck, EpochProgress, SystemFigures)
+    own = (PositionalSeeding, MonitorCheck, RankWatch, EpochProgress, SystemFigures)
     usual = {cls.__name__ for cls in (*own, LearningRateMonitor)} | CHECKPOINTS
     assert set(kinds(default_callbacks([], trainer))) == usual - missing
 

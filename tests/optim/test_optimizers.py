@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from imgrec.errors import SpecError
 from imgrec.optim import OPTIMIZERS, build_optimizer, check_optimizer
+from imgrec.optim.sgd import SGD
 
 ITS_OWN_RATE = {"adafactor", "cadafactor", "sgdp", "csgdp"}  # no default learning rate
 COMPILES = {"kron", "kronc", "kronw"}  # compiles for seconds before its first step
@@ -67,9 +68,9 @@ def test_every_optimizer_builds_from_its_defaults_and_moves_the_weights(name: st
 @pytest.mark.parametrize(
     ("name", "cls", "values"),
     [
-        ("sgd", torch.optim.SGD, {"lr": 1e-3, "momentum": 0, "nesterov": False, "weight_decay": 0}),
-        ("momentum", torch.optim.SGD, {"momentum": 0.9, "nesterov": False}),
-        ("nesterov", torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+        ("sgd", SGD, {"lr": 1e-3, "momentum": 0, "nesterov": False, "weight_decay": 0}),
+        ("momentum", SGD, {"momentum": 0.9, "nesterov": False}),
+        ("nesterov", SGD, {"momentum": 0.9, "nesterov": True}),
         ("adam", torch.optim.Adam, {"lr": 1e-3, "betas": (0.9, 0.999), "weight_decay": 0}),
         ("adamw", torch.optim.AdamW, {"lr": 1e-3, "betas": (0.9, 0.999), "weight_decay": 0.01}),
         ("adagrad", torch.optim.Adagrad, {"lr": 1e-2}),
