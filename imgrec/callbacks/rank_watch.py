@@ -17,6 +17,7 @@ from imgrec.callbacks.run_of import run_folder
 from imgrec.errors import ResourceError
 from imgrec.runs.summary import update_summary
 from imgrec.signals import signal_name
+from imgrec.terminal import print
 
 _EVERY = 0.5
 """Seconds between two looks."""
