@@ -144,7 +144,7 @@ import torch, numpy as np
 import pytorch_lightning
 from imgrec.augment import build_transforms
 from imgrec.data import Folder, Splits, find_bad_images
-from imgrec.data.loading import EvaluationSet
+from imgrec.data.loading import EvaluationSet, as_it_is
 from imgrec.data.cache_build import build_in_memory
 from imgrec.data.cache_plan import plan_cache
 from imgrec.data.cache_choice import Table
@@ -171,7 +171,7 @@ if kind.startswith("predict"):
     assert all(each.error is None for each in found), found
 elif kind == "workers":
     table = EvaluationSet(source, rows, pipeline, 3, 0)
-    for batch in torch.utils.data.DataLoader(table, batch_size=1, num_workers=4, collate_fn=list):
+    for batch in torch.utils.data.DataLoader(table, batch_size=1, num_workers=4, collate_fn=as_it_is):
         pass
 elif kind == "cache":
     plan = plan_cache(pipeline, 3, [tuple(image.shape[1:]) for image in Table.of(source, {None}).probe()])
