@@ -113,6 +113,28 @@ def opening(origin: str | os.PathLike[str], trust: Trust = None) -> Iterator[Sco
 
 
 @contextmanager
+def reading(origin: str | os.PathLike[str], trust: Trust = None) -> Iterator[Scope]:
+    """Open received data as :func:`opening` does, and turn every failure into one error that names the origin.
+
+    Received data can be wrong in any way, so that any exception can follow. If it is trusted, the user's own classes
+    take part, and their exceptions are raised as they are.
+
+    Raises:
+        UserError: If the data cannot be used.
+    """
+    with opening(origin, trust) as scope:
+        try:
+            yield scope
+        except UserError:
+            raise
+        except Exception as error:
+            if scope.everything or scope.modules:
+                raise
+            reason = str(error).strip().partition("\n")[0][:300]
+            raise UserError(f"{os.fspath(origin)}: cannot be opened: {type(error).__name__}: {reason}") from error
+
+
+@contextmanager
 def reopened(scope: Scope | None) -> Iterator[None]:
     """Continue in an opening that :func:`current` returned earlier; ``None`` changes nothing.
 
@@ -170,7 +192,7 @@ def _publish() -> None:
     os.environ[_VARIABLE] = json.dumps({"origin": newest.origin, "everything": newest.everything, "names": names})
 
 
-def allow(value: Any) -> Any:
+def allow(value: R) -> R:
     """Allow the dotted paths in ``value``, which the user gave for this invocation; return ``value``.
 
     Args:

@@ -14,6 +14,7 @@ from imgrec.cli.config import Config, experiment_name, merge, override, read_con
 from imgrec.errors import UserError, suggestion
 from imgrec.files import Postponed
 from imgrec.terminal import print
+from imgrec.trust import allow
 
 if TYPE_CHECKING:
     from imgrec.audit import Audit, Finding
@@ -58,8 +59,9 @@ def run(command: str, words: list[str]) -> int:
     options: dict[str, list[Any]] = {name: [] for name in _OPTIONS}
     config = _config(arguments.targets)
     for path in arguments.configs:
-        config = merge(config, read_config(path))
+        config = merge(config, allow(read_config(path)))
     for key, value in arguments.overrides:
+        allow(value)
         if key in options:
             options[key].append(value)
         elif key.partition(".")[0] in ("data", "model", "trainer"):
@@ -115,7 +117,7 @@ def _config(targets: Sequence[str]) -> Config:
         return read_config(path / "config.yaml")
     if path.is_dir():
         return {"data": {"init_args": {"source": {"name": "folder", "root": str(path)}}}}
-    return read_config(path)
+    return allow(read_config(path))
 
 
 def _name(given: Sequence[str]) -> str:

@@ -51,6 +51,8 @@ def find_class(class_path: str, base: type, where: str) -> type:
     Raises:
         UserError: If there is no such class, it is no ``base``, or received data must not name it.
     """
+    if not isinstance(class_path, str):
+        raise UserError(f"{where}: expected the name of a class, got {class_path!r}.")
     module, _, name = class_path.rpartition(".")
     if trust.current() is not None:
         found = _opened_class(class_path, base, where)

@@ -7,6 +7,7 @@ import random
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -85,6 +86,10 @@ class Engine:
 
     def __init__(self, config: Config, bare: bool = False) -> None:
         quiet_libraries()
+        with trust.reading("the config of the run") if trust.current() is not None else nullcontext():
+            self._build(config, bare)
+
+    def _build(self, config: Config, bare: bool) -> None:
         self.config = resolve(config)
         pl.seed_everything(self.config["seed_everything"], verbose=False)
         self.data: Any = instantiate(self.config["data"], pl.LightningDataModule, "data")

@@ -17,6 +17,7 @@ from imgrec.csv_files import rows_written
 from imgrec.errors import IncompleteError, UserError
 from imgrec.files import WriteError, written_aside
 from imgrec.terminal import print, printable
+from imgrec.trust import allow
 
 if TYPE_CHECKING:
     from imgrec.export import Prediction
@@ -61,7 +62,7 @@ def run(command: str, words: list[str]) -> int:
         arguments.run,
         device=arguments.device,
         batch_size=arguments.batch_size,
-        tta=None if arguments.tta is None else parse_value(arguments.tta),
+        tta=None if arguments.tta is None else allow(parse_value(arguments.tta)),
         tta_average=arguments.tta_average,
     )
     print(f"model      {arguments.run}: {predictor.backend.title}", file=sys.stderr)

@@ -61,6 +61,10 @@ def decode_image(source: str | Path | bytes, name: str | None = None) -> Tensor:
         return upright(*_decode(data))
 
 
+_PROGRAMS = ("EPS", "WMF")
+"""Formats that Pillow hands to another program, which runs the code in the file."""
+
+
 def _decode(data: bytes) -> tuple[Tensor, int]:
     """Return the pixels as they are stored, and the EXIF orientation."""
     found = decode_jpeg(data)
@@ -69,6 +73,8 @@ def _decode(data: bytes) -> tuple[Tensor, int]:
     limit = max_pixels()
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.format in _PROGRAMS:
+                raise BadImage(f"it is {image.format}, a program and no image: convert it to PNG")
             if image.width * image.height > limit:
                 raise BadImage(_too_large(limit))
             if image.format == "TIFF":

@@ -49,7 +49,7 @@ from imgrec.data.training_part import with_stored_splits
 from imgrec.errors import UserError
 from imgrec.randomness import position_generator, run_seed
 from imgrec.registry import Spec, Specs, as_list
-from imgrec.trust import Trust, allow, current, declare, in_own_scope, opening
+from imgrec.trust import Trust, allow, current, declare, in_own_scope, reading
 from imgrec.types import Batch, DataFacts
 
 logger = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ class ImageDataModule(pl.LightningDataModule):
             UserError: If the checkpoint names a class that is neither registered nor trusted.
         """
         declare(cls)
-        with opening(checkpoint_path if isinstance(checkpoint_path, str | os.PathLike) else "the checkpoint", trust):
+        with reading(checkpoint_path if isinstance(checkpoint_path, str | os.PathLike) else "the checkpoint", trust):
             allow(named)
             found: Self = super().load_from_checkpoint(checkpoint_path, *given, **{"weights_only": True, **named})
         return found

@@ -18,7 +18,7 @@ from imgrec.export.save import VERSION, WEIGHTS
 from imgrec.models import Classifier, ClassifierSpecs
 from imgrec.models.timm_models import create_from_folder
 from imgrec.models.weights import load_exactly, read_config, read_state
-from imgrec.trust import opening
+from imgrec.trust import reading
 from imgrec.types import DataFacts
 
 
@@ -53,10 +53,10 @@ def read_model_folder(folder: str | Path) -> Loaded:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"model folder not found: {folder}")
-    config = read_config(folder)
-    if not (folder / WEIGHTS).is_file():
-        raise UserError(f"{folder} is no complete model folder: it holds no {WEIGHTS}")
-    with opening(folder), torch.random.fork_rng(devices=[]):  # parameters are drawn before they are filled
+    with reading(folder), torch.random.fork_rng(devices=[]):  # parameters are drawn before they are filled
+        config = read_config(folder)
+        if not (folder / WEIGHTS).is_file():
+            raise UserError(f"{folder} is no complete model folder: it holds no {WEIGHTS}")
         found = _ours(folder, config) if "imgrec" in config else _timms(folder, config)
         check_preprocessing(found.facts, str(folder))
         return found

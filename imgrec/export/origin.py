@@ -18,7 +18,7 @@ from imgrec.export.save import CONFIG
 from imgrec.files import locate
 from imgrec.models import ClassifierSpecs
 from imgrec.models.weights import load_exactly, read_config
-from imgrec.trust import opening, refuse_unless_trusted
+from imgrec.trust import reading, refuse_unless_trusted
 from imgrec.types import DataFacts
 
 _PREFIX = "model."
@@ -71,23 +71,25 @@ def read_specs(path: str | os.PathLike[str], where: str = "init_from") -> Classi
         UserError: nothing is there, it cannot be read, or how its network is built is code and not a spec.
     """
     found = find_origin(path, where)
-    if found.is_dir():
-        own = read_config(found).get("imgrec")
-        specs = own.get("specs") if isinstance(own, Mapping) else None
-        return ClassifierSpecs.of(specs, f"{where}: {path}") if isinstance(specs, Mapping) else None
-    return _known(_read(found), found)[0]
+    with reading(found):
+        if found.is_dir():
+            own = read_config(found).get("imgrec")
+            specs = own.get("specs") if isinstance(own, Mapping) else None
+            return ClassifierSpecs.of(specs, f"{where}: {path}") if isinstance(specs, Mapping) else None
+        return _known(_read(found), found)[0]
 
 
 def _from_checkpoint(path: Path) -> Loaded:
     checkpoint = _read(path)
-    specs, facts = _known(checkpoint, path)
-    check_preprocessing(facts, str(path))
-    with opening(path), torch.random.fork_rng(devices=[]):
+    with reading(path), torch.random.fork_rng(devices=[]):
+        specs, facts = _known(checkpoint, path)
+        check_preprocessing(facts, str(path))
         built = specs.build(facts, False, str(path))
         surgery = checkpoint.get("imgrec", {}).get("surgery", [])
         classifier: Any = rebuild(built, surgery, f"{path}: the surgery in it")
-    state = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
-    load_exactly(classifier, state, f"the weights in {path}")
+        weights = checkpoint["state_dict"].items()
+        state = {k.removeprefix(_PREFIX): v for k, v in weights if k.startswith(_PREFIX)}
+        load_exactly(classifier, state, f"the weights in {path}")
     return Loaded(classifier.eval(), facts, specs)
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from imgrec.errors import UserError, suggestion
 from imgrec.models.classifier import Classifier
+from imgrec.trust import refuse_unless_trusted
 
 Compile = bool | dict[str, Any]
 """``true``, or the arguments of ``torch.compile``."""
@@ -24,6 +25,9 @@ def check_compile(value: Compile, where: str = "model.compile") -> None:
     """
     if isinstance(value, bool):
         return
+    for key in ("backend", "options"):
+        if value.get(key) is not None:
+            refuse_unless_trusted(f"{where}.{key}: got {value[key]!r}", "torch.compile may run the program in it")
     for key in value:
         if key not in _ACCEPTED:
             raise UserError(f'{where}: torch.compile has no argument "{key}".{suggestion(key, _ACCEPTED)}')

@@ -19,6 +19,7 @@ from imgrec.runs.groups import NOT_ABOUT, Group, grouped
 from imgrec.runs.liveness import status_of
 from imgrec.runs.specs import fill_defaults
 from imgrec.runs.text import config_value
+from imgrec.trust import opening
 
 _LARGER = 3
 """How many times as much a single run's recipe may vary over seeds as a group, in the warning on its error rate."""
@@ -140,6 +141,11 @@ def compare_runs(
     Raises:
         UserError: the runs cannot be compared; the message says why.
     """
+    with opening("compare"):
+        return _compare(runs, group_by, split, shared)
+
+
+def _compare(runs: Iterable[str | Path | RunFolder], group_by: str, split: str, shared: bool) -> Comparison:
     folders, unfinished = find_compared(runs)
     if len(folders) < 2:
         raise UserError(f"compare takes two runs or more, got {len(folders)}: imgrec compare RUN RUN")

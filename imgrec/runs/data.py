@@ -31,13 +31,16 @@ def build_data(config: Mapping[str, Any]) -> Any:
     Raises:
         UserError: If it cannot be built.
     """
+    class_path = config.get("class_path") if isinstance(config, Mapping) else None
+    if not isinstance(class_path, str) or not class_path:
+        raise UserError(f"the run's data module cannot be built: its config names no class, got {class_path!r}")
     with opening("the run's config"):
         try:
-            cls = import_named(str(config.get("class_path", "")), "data.class_path", "data module", (ImageDataModule,))
+            cls = import_named(class_path, "data.class_path", "data module", (ImageDataModule,))
             return cls(**config.get("init_args", {}))
         except UntrustedError:
             raise
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
+        except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"the run's data module cannot be built: {error}") from error
 
 

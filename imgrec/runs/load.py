@@ -22,7 +22,7 @@ from imgrec.registry import Specs
 from imgrec.runs.folder import CONFIG, RunFolder
 from imgrec.runs.product import find_export, open_export
 from imgrec.tasks import BaseTask, ClassificationTask, DistillationTask
-from imgrec.trust import Trust, import_named, opening
+from imgrec.trust import Trust, import_named, reading
 from imgrec.types import DataFacts
 
 _CALIBRATION, _BATCH = 256, 32
@@ -66,7 +66,7 @@ def load(
             print(found.path, found.classes[0], found.probabilities[0])
     """
     views = TestTimeAugmentation(tta, tta_average) if tta is not None else None
-    with opening(path, trust):
+    with reading(path, trust):
         return _load(Path(path), device, batch_size, views, quantized)
 
 
@@ -88,7 +88,7 @@ def load_classifier(path: str | os.PathLike[str]) -> tuple[Classifier, DataFacts
         UserError: If there is nothing of the kind.
     """
     path = Path(path)
-    with opening(path):
+    with reading(path):
         return _load_classifier(path)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from imgrec.errors import UserError
 from imgrec.files import written_aside
+from imgrec.trust import reading
 
 _POSITION = ("step", "epoch")
 
@@ -118,6 +119,11 @@ def read_metrics(path: str | Path) -> dict[str, MetricSeries]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"metrics not found: {path}")
+    with reading(path):
+        return _read_series(path)
+
+
+def _read_series(path: Path) -> dict[str, MetricSeries]:
     names = _read_header(path)
     series: list[tuple[list[int], list[int], list[float]]] = [([], [], []) for _ in names]
     for row in _rows(path):

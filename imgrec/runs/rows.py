@@ -15,6 +15,7 @@ from imgrec.runs.folder import CONFIG, ENVIRONMENT, RunFolder
 from imgrec.runs.liveness import status_of
 from imgrec.runs.specs import fill_defaults
 from imgrec.runs.summary import SUMMARY
+from imgrec.trust import reading
 
 Row = dict[str, Any]
 """What a table says of one run, by column; a column that the run lacks is absent."""
@@ -67,12 +68,13 @@ def read_row(folder: Path, root: Path, run: RunFolder | UserError | OSError) -> 
     try:
         if not isinstance(run, RunFolder):
             raise run
-        config = flat_config(run.recipe)
-        row["started"] = run.environment.get("started")
-        row |= config
-        summary = run.summary
-        row |= _figures(run, summary)
-        row["status"] = status_of(run)
+        with reading(folder):
+            config = flat_config(run.recipe)
+            row["started"] = run.environment.get("started")
+            row |= config
+            summary = run.summary
+            row |= _figures(run, summary)
+            row["status"] = status_of(run)
     except (UserError, OSError) as error:
         row["problem"] = str(error).replace(f"{folder}{os.sep}", "").replace(f"{folder} ", "")
     row["size"] = _size(folder)

@@ -14,6 +14,7 @@ from imgrec import yaml12
 from imgrec.errors import UserError, suggestion
 from imgrec.evaluate.names import custom_metrics
 from imgrec.runs.rows import COSTS, FIGURES, Row, less_is_better, open_runs, read_row, run_folders
+from imgrec.trust import opening
 
 _ABOUT = ("run", "status", "started")
 _IN_THE_NAME = ("experiment", "runs")
@@ -131,10 +132,11 @@ def run_table(root: str | os.PathLike[str]) -> RunTable:
         raise UserError(f"folder of runs not found: {root}")
     rows: list[Row] = []
     names: set[str] = set()
-    for folder, run in open_runs(list(run_folders(root))).items():
-        row, config = read_row(folder, root, run)
-        rows.append(row)
-        names |= config
+    with opening(root):
+        for folder, run in open_runs(list(run_folders(root))).items():
+            row, config = read_row(folder, root, run)
+            rows.append(row)
+            names |= config
     return RunTable(root, tuple(rows), frozenset(names))
 
 

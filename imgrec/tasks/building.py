@@ -20,7 +20,7 @@ from imgrec.registry import Specs
 from imgrec.regularizers import RegularizerSum, build_regularizers, check_regularizers
 from imgrec.tasks.compatibility import refuse_other_architecture, refuse_other_classes
 from imgrec.tasks.sharding import shard
-from imgrec.trust import Trust, allow, current, declare, in_own_scope, opening
+from imgrec.trust import Trust, allow, current, declare, in_own_scope, reading
 from imgrec.types import PART_FACTS, DataFacts
 
 Metrics = Callable[[Tensor, Tensor], dict[str, float]]
@@ -204,7 +204,7 @@ class BuiltTask(pl.LightningModule, ABC):
             UserError: If the file cannot be read, or names a class that is neither registered nor trusted.
         """
         declare(cls)
-        with opening(origin_of(checkpoint_path), trust):
+        with reading(origin_of(checkpoint_path), trust):
             allow(named)
             refuse_instantiator(checkpoint_path)
             found: Self = super().load_from_checkpoint(checkpoint_path, *given, **{"weights_only": True, **named})

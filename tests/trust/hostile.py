@@ -122,6 +122,12 @@ RUN_DATA = [
 RUN_MODEL = [
     Attack("task", "config.yaml", put("model", "class_path", value="evilmod.Task"), "evilmod.Task"),
     Attack("loss", "config.yaml", put(*MODEL, "loss", value=RUNS_CODE), "os.system"),
+    Attack(
+        "compiler",
+        "config.yaml",
+        put(*MODEL, "compile", value={"options": {"cpp.cxx": ["evil.sh"]}}),
+        "evil.sh",
+    ),
     Attack("optimizer", "config.yaml", put(*MODEL, "optimizer", value="evilmod.Adam"), "evilmod.Adam"),
     Attack(
         "strategy",

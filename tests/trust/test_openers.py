@@ -79,7 +79,7 @@ COMMAND_WORDS: dict[str, tuple[Words, list[Attack]]] = {
         lambda run: ["test", shutil.copy(run / "checkpoints" / "best.ckpt", run.parent / "alone.ckpt")],
         [*CHECKPOINT[:2], *CHECKPOINT_TASK[:4]],
     ),
-    "evaluate": (lambda run: ["evaluate", run, "digits"], [*MODEL_FOLDER[:1], *RUN_DATA[:1], RUN_MODEL[0]]),
+    "evaluate": (lambda run: ["evaluate", run, "digits"], [MODEL_FOLDER[0], CHECKPOINT[0], CHECKPOINT_TASK[3]]),
     "report": (lambda run: ["report", run], RUN_DATA),
     "compare": (lambda run: ["compare", run, second(run), "--out", "page.html"], RUN_DATA[:4]),
     "audit": (lambda run: ["audit", run], RUN_DATA),
@@ -137,6 +137,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Path], Any], list[Attack]]] = {
     "load": (imgrec.load, MODEL_FOLDER + CHECKPOINT + CHECKPOINT_TASK),
     "compress_run": (lambda run: imgrec.compress_run(run, ["finetune"]), RUN_DATA[:3] + RUN_TRAINING[:2]),
     "soup_runs": (lambda run: imgrec.soup_runs(run, second(run)), MODEL_FOLDER[:2] + RUN_DATA[:3]),
+    "evaluate_run": (lambda run: imgrec.evaluate_run(run, "digits"), MODEL_FOLDER[:2] + CHECKPOINT_TASK[:1]),
     "ClassificationTask": (
         lambda run: imgrec.ClassificationTask.load_from_checkpoint(run / "checkpoints" / "best.ckpt"),
         [*CHECKPOINT[:3], *CHECKPOINT_TASK[:3], CHECKPOINT_TASK[4]],

@@ -196,6 +196,7 @@ ALLOWED = {
     ("export/__init__.py", "import_module"): "a table of its own",
     ("cli/main.py", "import_module"): "the table of commands",
     ("cli/listing.py", "import_module"): "the table of registries",
+    ("runs/specs.py", "import_module"): "the table of registries",
     ("cli/class_lists.py", "import_module"): "the table of class lists",
     ("cli/classes.py", "import_module"): "the table of Lightning's classes",
     ("compress/trace.py", "exec"): "the code of a graph that this process traced",
