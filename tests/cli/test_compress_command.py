@@ -161,7 +161,9 @@ def test_runs_that_cannot_be_compressed_are_refused(cli: Cli, parent: Path, monk
     update_summary(parent, {"status": "finished"})
 
     config = (parent / "config.yaml").read_text()
-    (parent / "config.yaml").write_text(config.replace("source: digits", "source: {name: folder, root: gone}"))
+    other = yaml12.load(config)
+    other["data"]["init_args"]["source"] = {"name": "folder", "root": "gone"}
+    (parent / "config.yaml").write_text(yaml12.dump(other))
     refused("is not available: data.source")
     (parent / "config.yaml").write_text(config)
     environment = read_json(parent / "environment.json")

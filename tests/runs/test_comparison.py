@@ -192,7 +192,7 @@ def test_what_cannot_be_compared_is_refused(two: tuple[Path, Path], tmp_path: Pa
     ):
         with pytest.raises(UserError, match=said):
             compare_runs(given)
-    with pytest.raises(UserError, match='expected test or val, got "train"'):
+    with pytest.raises(UserError, match='expected test, val or evaluations/NAME, got "train"'):
         compare_runs(two, split="train")
     for path in two:
         update_summary(path, {"status": "failed"})
