@@ -41,7 +41,7 @@ class UntrustedError(SpecError):
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """What an opening allows.
+    """The permissions of an opening.
 
     Args:
         origin: the opened path, for messages.

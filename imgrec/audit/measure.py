@@ -1,4 +1,4 @@
-"""What is measured of one image: everything an audit needs, in 450 bytes, so that no pixel has to be kept."""
+"""Measurements of one image: all that an audit needs, in 450 bytes, so that no pixel is kept."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ MODES: dict[str, tuple[str, str]] = {
         "copies that are less alike to the backbone than unrelated images of the set; each pair needs a look",
     ),
 }
-"""For each search of duplicates, what it can and what it cannot find."""
+"""The kinds of duplicates that each search can find, and those that it cannot."""
 
 OPTIONS = {"pixels": "always", "turned": "--turned", "embeddings": "--embeddings"}
 """The option of each search."""

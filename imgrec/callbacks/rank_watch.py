@@ -74,7 +74,7 @@ def lost_rank(seconds: float = 0.0) -> str | None:
 
 
 def _watch_ranks(trainer: pl.Trainer, launched: list[subprocess.Popen[bytes]]) -> None:
-    """In the first process: end it if one of the others has died and nothing else ends it."""
+    """End the first process if one of the others has died and nothing else ends it."""
     while any(process.poll() is None for process in launched) and (found := lost_rank()) is None:
         time.sleep(_EVERY)
     found = lost_rank()
@@ -85,7 +85,7 @@ def _watch_ranks(trainer: pl.Trainer, launched: list[subprocess.Popen[bytes]]) -
 
 
 def _watch_first(parent: int) -> None:
-    """In another process: end it when the first one is gone."""
+    """End this process, which is not the first, when the first one is gone."""
     while os.getppid() == parent:
         time.sleep(_EVERY)
     time.sleep(_EVERY)  # its own error may come first

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import os
 from collections import Counter
@@ -12,8 +11,8 @@ from pathlib import Path
 
 from imgrec.errors import UserError
 
-TABLES = {".csv": ",", ".tsv": "\t"}
-"""Endings of tables of paths, with their delimiters."""
+TABLES = (".csv", ".tsv")
+"""Endings of tables of paths."""
 PATH_COLUMNS = ("path", "file", "image")
 """Names of the column with the paths, in any case, the first that is there. Without one it is the first column."""
 
@@ -115,49 +114,26 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (path for name in names if (path := Path(place, name)).is_file())
 
 
-def _read_table(table: Path, found: Inputs) -> None:
+def _read_table(path: Path, found: Inputs) -> None:
     """Add the rows of a table to ``found``. Relative paths are relative to the folder of the table."""
-    header, rows = _cells(table)
-    lower = [name.lower() for name in header]
+    from imgrec.data.csv_rows import read_csv
+
+    table = read_csv(path, (), strip=False)
+    if not table.rows:
+        raise UserError(f"{path}: no image at all; its first row names the columns, each other row an image.")
+    lower = [name.lower() for name in table.header]
     column = next((lower.index(name) for name in PATH_COLUMNS if name in lower), 0)
-    others = [name for at, name in enumerate(header) if at != column]
+    others = [name for at, name in enumerate(table.header) if at != column]
     found.columns += [name for name in others if name not in found.columns]
-    for number, row in rows:
-        if len(row) > len(header):
-            raise UserError(
-                f"{table}, row {number}: expected {len(header)} cells, got {len(row)}. "
-                "Put a cell that holds the delimiter in quotes."
-            )
-        row = row + [""] * (len(header) - len(row))
-        if not row[column].strip():
-            raise UserError(f'{table}, row {number}: nothing in the column "{header[column]}".')
-        cells = {name: cell for at, (name, cell) in enumerate(zip(header, row, strict=True)) if at != column}
-        found.rows.append(ImageRow(_path(table.parent, row[column].strip()), cells))
+    for row in table.rows:
+        if not row.cells[column].strip():
+            raise UserError(f'{table.place(row)}: nothing in the column "{table.header[column]}".')
+        cells = {
+            name: cell for at, (name, cell) in enumerate(zip(table.header, row.cells, strict=True)) if at != column
+        }
+        found.rows.append(ImageRow(_path(path.parent, row.cells[column].strip()), cells))
 
 
 def _path(folder: Path, text: str) -> Path:
     path = folder / Path(text).expanduser()
     return folder / text.replace("\\", "/") if "\\" in text and not path.exists() else path
-
-
-def _cells(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the names of the columns, and the other rows that are not empty with their numbers, counted from 1."""
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{table}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{table}: expected UTF-8 text ({error.reason} at byte {error.start})") from error
-    first = text.partition("\n")[0]
-    delimiter = ";" if ";" in first and "," not in first else TABLES[table.suffix.lower()]
-    try:
-        rows = list(enumerate(csv.reader(text.splitlines(keepends=True), delimiter=delimiter), start=1))
-    except csv.Error as error:
-        raise UserError(f"{table}: cannot be read as CSV ({error})") from error
-    rows = [(number, row) for number, row in rows if any(cell.strip() for cell in row)]
-    if len(rows) < 2:
-        raise UserError(f"{table}: no image at all; its first row names the columns, each other row an image.")
-    header = [name.strip() for name in rows[0][1]]
-    if len(set(header)) < len(header):
-        raise UserError(f"{table}: a column name occurs twice: {', '.join(header)}")
-    return header, rows[1:]

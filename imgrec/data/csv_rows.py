@@ -57,9 +57,10 @@ def read_csv(path: Path, required: Sequence[str], delimiter: str | None = None, 
 
     Args:
         path: the file.
-        required: names of columns. They decide on the delimiter if none is given.
+        required: names of columns, possibly none. They decide on the delimiter if none is given.
         delimiter: the character between two cells. By default a tab for a ``.tsv`` file, otherwise the first of
-            comma, semicolon, tab and vertical bar with which the header has the required columns.
+            comma, semicolon, tab and vertical bar with which the header has the required columns. If no column is
+            required, it is the first of them that occurs in the header.
         strip: if True, white space around a cell is removed.
 
     Raises:
@@ -100,7 +101,7 @@ def _delimiter(path: Path, text: str, required: Sequence[str]) -> str:
     header = next((line for line in io.StringIO(text) if line.strip()), "")
     for delimiter in (usual, *_DELIMITERS):
         names = [name.strip().strip('"') for name in header.split(delimiter)]
-        if set(required) <= set(names):
+        if set(required) <= set(names) and (required or len(names) > 1):
             return delimiter
     return usual
 

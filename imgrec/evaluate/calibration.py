@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from imgrec.evaluate.class_indices import class_indices
+
 CALIBRATION_BINS = 15
 """Bins of equal width of the expected calibration error."""
 
@@ -85,16 +87,13 @@ def expected_calibration_error(probabilities: ArrayLike, targets: ArrayLike, bin
 
 
 def checked(probabilities: ArrayLike, targets: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Both as arrays, ``(N, C)`` and ``(N,)``, or a ValueError that says what does not fit."""
+    """Return both as arrays, ``(N, C)`` and ``(N,)``.
+
+    Raises:
+        ValueError: If the shapes do not match, a target is not a class, or a value is not a probability.
+    """
     values = np.asarray(probabilities, dtype=np.float64)
-    labels = np.asarray(targets)
-    if values.ndim != 2 or values.shape[1] == 0 or labels.shape != values.shape[:1]:
-        raise ValueError(f"expected (N, C) and (N,), got {values.shape} and {labels.shape}")
-    if len(labels) and not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"targets: expected class indices, got {labels.dtype}")
-    labels = labels.astype(np.int64)
-    if len(labels) and (labels.min() < 0 or labels.max() >= values.shape[1]):
-        raise ValueError(f"targets between {labels.min()} and {labels.max()} for {values.shape[1]} classes")
+    labels = class_indices(targets, values)
     if not ((values >= 0) & (values <= 1 + 1e-6)).all():
         raise ValueError("probabilities: expected values between 0 and 1, got others or NaN (were these logits?)")
     return values, labels

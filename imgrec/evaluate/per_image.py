@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from imgrec.evaluate.class_indices import class_indices
 from imgrec.evaluate.probabilities import log_sum_exp
 
 NO_CLASS = -1
@@ -75,7 +76,8 @@ def per_image(logits: ArrayLike, targets: ArrayLike) -> PerImage:
     Raises:
         ValueError: If the shapes do not match, or a target is not a class.
     """
-    values, labels = _checked(logits, targets)
+    values = np.asarray(logits)
+    labels = class_indices(targets, values)
     count, classes = values.shape
     predicted, rank = np.empty(count, np.int64), np.empty(count, np.int64)
     largest, log_sum = np.empty(count), np.empty(count)
@@ -100,15 +102,3 @@ def per_image(logits: ArrayLike, targets: ArrayLike) -> PerImage:
 
 def _blocks(count: int) -> Iterator[slice]:
     return (slice(start, min(start + _ROWS, count)) for start in range(0, count, _ROWS))
-
-
-def _checked(logits: ArrayLike, targets: ArrayLike) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
-    values, labels = np.asarray(logits), np.asarray(targets)
-    if values.ndim != 2 or values.shape[1] == 0 or labels.shape != values.shape[:1]:
-        raise ValueError(f"expected (N, C) and (N,), got {values.shape} and {labels.shape}")
-    if len(labels) and not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"targets: expected class indices, got {labels.dtype}")
-    labels = labels.astype(np.int64)
-    if len(labels) and (labels.min() < 0 or labels.max() >= values.shape[1]):
-        raise ValueError(f"targets between {labels.min()} and {labels.max()} for {values.shape[1]} classes")
-    return values, labels

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from torch import Tensor
 
 Scale = Callable[[Tensor], Tensor]
-"""From a loss to its multiple, as ``torch.amp.GradScaler.scale`` computes it."""
+"""A function of a loss that returns its multiple, such as ``torch.amp.GradScaler.scale``."""
 
 _SCALE: ContextVar[Scale | None] = ContextVar("imgrec_loss_scale", default=None)
 

@@ -47,4 +47,5 @@ def clip_adaptively_(
     """
     for gradient, weight in zip(gradients, weights, strict=True):
         highest = unit_norms(weight).clamp(min=eps) * factor
-        gradient.mul_((highest / unit_norms(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)).clamp(max=1.0))
+        norms = unit_norms(gradient)
+        gradient.mul_(torch.where(norms > highest, highest / norms, 1.0))

@@ -66,7 +66,7 @@ class Schedule(ABC):
     """
 
     ends_at_last_step = False
-    """Whether the last optimizer step has the factor of the end. If not, the factor of the end follows that step."""
+    """True if the last optimizer step has the factor of the end; if False, that factor follows the last step."""
 
     def __init__(self, warmup: float = 0.0, warmup_start: float = 0.01) -> None:
         self.warmup = in_range("warmup", warmup, high=1.0, open_high=True)

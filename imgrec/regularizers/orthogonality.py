@@ -71,10 +71,10 @@ def largest_singular_values(matrices: Tensor, steps: int = 10) -> Tensor:
     """Return the largest singular value of each matrix, by power iteration: float ``(groups,)``.
 
     The iteration starts with the longest row, so that it is a function of the weights alone and needs no state. The
-    value is never too large. The next singular values decide how much is missing. On Gaussian random matrices of 64 to
-    1,000 rows, as layers have at the start of training, 10 steps are 1 to 5 % low (7 % at most), 20 steps 1 to 3 %, 40
-    steps at most 1.5 % and 80 steps at most 0.4 %. A matrix with one large singular value is exact after a few steps.
-    The gradient is that of the value found.
+    value is never too large. The next singular values decide how much is missing. On 96 Gaussian random matrices
+    (twelve shapes from 64 x 64 to 512 x 4,608, seeds 0 to 7), 10 steps are 2.8 % low in the median and 7.4 % at most,
+    20 steps 1.2 and 4.5 %, 40 steps 0.3 and 2.1 %, 80 steps 0.03 and 1.0 %. A matrix with one large singular value is
+    exact after a few steps. The gradient is that of the value found.
 
     Args:
         matrices: float ``(groups, rows, columns)``.
@@ -163,7 +163,7 @@ class SpectralNorm(_OnMatrices):
 
     A convolution counts as the matrix whose rows are its filters, flattened; each group of a grouped one by itself. The
     singular value is found by power iteration that starts anew from the weights at each step, and so needs no state.
-    With 10 steps it is 1 to 5 % low on large matrices without a dominant direction, and with 40 at most 1.5 %; see
+    With 10 steps it is about 3 % low on random matrices (7.4 % at most), and with 40 steps 0.3 % (2.1 % at most); see
     :func:`imgrec.regularizers.orthogonality.largest_singular_values`. A weight of 0.01 is usual.
 
     Args:

@@ -22,7 +22,7 @@ from imgrec.runs.text import config_value
 from imgrec.trust import opening
 
 _LARGER = 3
-"""How many times as much a single run's recipe may vary over seeds as a group, in the warning on its error rate."""
+"""The spread over seeds of a single run's recipe, in spreads of the group, for which the warning has a rate."""
 LEVEL = 0.05
 """The adjusted p-value below which two groups are called different."""
 

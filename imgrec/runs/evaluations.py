@@ -28,7 +28,7 @@ _NAME = re.compile(r"[^\w.+=-]+")
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a model predicts for a labelled set.
+    """The predictions of a model for a labelled set.
 
     Attributes:
         name: name of the evaluation.

@@ -1,4 +1,4 @@
-"""What ends a training early in its middle: one message, the documented status, and a run folder that is whole."""
+"""Early ends of a training: one message, the documented status, and a run folder that is whole."""
 
 from __future__ import annotations
 

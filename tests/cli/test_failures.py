@@ -23,7 +23,7 @@ GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection cl
 
 
 class DistBackendError(RuntimeError):
-    """As torch.distributed names it."""
+    """An error with the name that torch.distributed uses."""
 
 
 def raises(error: BaseException, cause: BaseException | None = None) -> Callable[[], int]:

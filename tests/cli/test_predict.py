@@ -182,9 +182,10 @@ def test_a_table_of_paths(cli: Cli, trained: Path, images: dict[str, str], tmp_p
     ("text", "said"),
     [
         ("path\n", "no image at all"),
-        ("path,x\na.png,1\n,2\n", 'row 3: nothing in the column "path"'),
-        ("path,x\nmy,a.png,1\n", "row 2: expected 2 cells, got 3"),
-        ("path,path\na.png,1\n", "a column name occurs twice"),
+        ("path,x\na.png,1\n,2\n", 'line 3: nothing in the column "path"'),
+        ("path,x\nmy,a.png,1\n", "line 2: expected 2 cells as in the header, got 3"),
+        ('path,x\n"a.png,1\nb.png,2\n', "line 2: cannot be read as CSV"),
+        ("path,path\na.png,1\n", 'the column name "path" occurs twice'),
     ],
 )
 def test_a_table_that_is_wrong_is_refused(text: str, said: str, cli: Cli, trained: Path, tmp_path: Path) -> None:

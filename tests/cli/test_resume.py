@@ -248,7 +248,7 @@ def test_a_run_that_was_trained_and_not_evaluated_is_evaluated(
 
 
 def test_other_data_is_refused_with_both_fingerprints(stop: Callable[..., Path], cli: Cli) -> None:
-    """In a run folder of an older version, which stores no split; see test_changed_data.py for the others."""
+    """A run folder of an older version stores no split; see test_changed_data.py for the others."""
     run = stop("SIGTERM 3", 75)
     (run / "splits.parquet").unlink()
     path = run / "environment.json"

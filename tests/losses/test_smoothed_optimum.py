@@ -69,7 +69,7 @@ def minimizer(loss: torch.nn.Module, kinds: torch.Tensor, labels: torch.Tensor) 
 
 @pytest.mark.parametrize("spec", smoothing_specs(), ids=str)
 def test_smoothing_leaves_the_predicted_class_of_the_optimum(spec: dict[str, Any]) -> None:
-    """Of ten certain kinds, each gets its class; of ten uncertain ones, the class of the largest weighted posterior."""
+    """Ten certain kinds get their classes; ten uncertain ones get the class of the largest weighted posterior."""
     loss = LOSSES.build(spec, **FACTS).double()
     counts = torch.tensor(COUNTS)
     likelihood = torch.randn(CLASSES, CLASSES, generator=torch.Generator().manual_seed(3)).mul(2).softmax(0)

@@ -114,3 +114,12 @@ def test_squares_of_small_weights_and_gradients_keep_their_ranks() -> None:
         found = _CRITERIA[name].of(weight, weight)
         assert found.argsort().tolist() == [0, 1, 2]
         assert (found > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_adaptive_clipping_leaves_short_gradients_of_every_precision(dtype: torch.dtype) -> None:
+    """A gradient of 3e-6 is below the limit of 1e-5 and below the smallest normal number of float16, 6e-5."""
+    gradients = torch.tensor([[3e-6, 0.0], [1.0, 0.0], [0.0, 0.0]]).to(dtype)
+    clip_adaptively_([found := gradients.clone()], [torch.zeros(3, 2, dtype=dtype)], factor=0.01, eps=1e-3)
+    expected = torch.tensor([[3e-6, 0.0], [1e-5, 0.0], [0.0, 0.0]]).to(dtype)
+    torch.testing.assert_close(found.float(), expected.float(), rtol=0.01, atol=6e-8)

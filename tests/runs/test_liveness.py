@@ -34,12 +34,12 @@ def run(tmp_path: Path) -> Path:
 
 
 def shown(run: Path) -> set[str]:
-    """What the commands show of it."""
+    """Return the statuses that the commands show of a run."""
     return {str(run_table(run.parents[1]).rows[0]["status"]), LiveRun(run).status, status_of(RunFolder(run))}
 
 
 def left_by(run: Path, age: float = 0.0, **other: Any) -> None:
-    """What a process with another identity has left, ``age`` seconds ago."""
+    """Write the file that a process with another identity has left, ``age`` seconds ago."""
     (run / PROCESS).write_text(json.dumps(identity() | other))
     then = time.time() - age
     os.utime(run / PROCESS, (then, then))
