@@ -172,8 +172,8 @@ _register(
     default, `quintic`, is a later set of coefficients that brings singular values closer to 1. Its steps were 5 to 27 %
     longer on random gradients of seven shapes from 64 x 64 to 512 x 4,608. Filters are flattened to matrices, a row
     each. Steps have the size of AdamW's (`adjust_lr_fn`), so that learning rates of AdamW serve for both kinds. A layer
-    for NAdamW, an output layer for example, is named in `groups: [{scope: head, use_fallback: true}]`. With `nesterov:
-    false` the fallback is AdamW.
+    for NAdamW, an output layer for example, is named in `groups: [{scope: head, use_fallback: true}]`. If
+    `nesterov` is false, the fallback is AdamW.
 
     Source: Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks, 2024,
     kellerjordan.github.io/posts/muon; Liu et al., Muon is Scalable for LLM Training, 2025, arXiv:2502.16982.
