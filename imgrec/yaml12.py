@@ -12,11 +12,14 @@ from imgrec.errors import UserError
 
 
 class YAMLKeyError(UserError):
-    """A mapping in YAML with a duplicate key, or with a key that comes from a decimal comma."""
+    """YAML that is not plain data: a duplicate key, a key from a decimal comma, or aliases without an end."""
 
 
 _TEXT_IN_12 = ("int", "float", "timestamp", "bool", "value")
 """Tags of YAML 1.1 whose patterns differ in YAML 1.2, or that YAML 1.2 does not have."""
+
+_LARGEST = 1_000_000
+"""Number of values that a document may have after its aliases are expanded."""
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _NULL = "tag:yaml.org,2002:null"
@@ -111,7 +114,7 @@ def load(text: str) -> Any:
     """Return the plain data in ``text``. No object is ever built.
 
     Raises:
-        YAMLKeyError: If a mapping has a key twice, or a key that comes from a decimal comma.
+        YAMLKeyError: If a mapping has a key twice, or a key that comes from a decimal comma, or an alias has no end.
         yaml.YAMLError: If it is not YAML.
         ValueError: If an explicit tag does not fit, as in ``!!int x``.
 
@@ -119,9 +122,35 @@ def load(text: str) -> Any:
     {'lr': 0.001, 'max_time': '00:10:00', 'cache': 'off'}
     """
     try:
-        return yaml.load(text, Loader=_FastLoader)
-    except yaml.YAMLError:
-        return yaml.load(text, Loader=_Loader)  # its messages show the line
+        try:
+            data = yaml.load(text, Loader=_FastLoader)
+        except yaml.YAMLError:
+            data = yaml.load(text, Loader=_Loader)  # its messages show the line
+        _refuse_unbounded(data)
+    except RecursionError:
+        raise YAMLKeyError("expected plain data, got mappings or lists that are nested too deeply.") from None
+    return data
+
+
+def _refuse_unbounded(data: Any) -> None:
+    """Refuse aliases that contain themselves, or that expand to more than a million values."""
+    sizes: dict[int, int] = {}
+    open_now: set[int] = set()
+
+    def size(value: Any) -> int:
+        if not isinstance(value, dict | list):
+            return 1
+        if id(value) in open_now:
+            raise YAMLKeyError("expected plain data, got an alias inside the value that it names.")
+        if id(value) not in sizes:
+            open_now.add(id(value))
+            sizes[id(value)] = 1 + sum(map(size, value.values() if isinstance(value, dict) else value))
+            open_now.remove(id(value))
+        if sizes[id(value)] > _LARGEST:
+            raise YAMLKeyError(f"expected at most {_LARGEST:,} values, got more after aliases are expanded.")
+        return sizes[id(value)]
+
+    size(data)
 
 
 def read(path: str | Path, what: str = "config") -> Any:

@@ -191,3 +191,24 @@ def _is_mapping(hint: Any) -> bool:
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return get_args(hint) != (str, Any)  # a spec
     return any(_is_mapping(each) for each in get_args(hint) if origin is not typing.Literal)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &x {b: *x}", "an alias inside the value that it names"),
+        ("a: &x [*x]", "an alias inside the value that it names"),
+        (
+            "\n".join(["a0: &a0 [1, 1]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))]),
+            "more after",
+        ),
+        ("[" * 3000 + "]" * 3000, "nested too deeply"),
+    ],
+    ids=["mapping", "list", "expansion", "depth"],
+)
+def test_aliases_without_an_end_are_one_message(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_config(tmp_path / "a.yaml")
+    with pytest.raises(UserError, match=message):
+        yaml12.parse(text)

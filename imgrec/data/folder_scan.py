@@ -175,14 +175,14 @@ class FolderScan:
         elif flat:
             logger.warning("%s has no class folder and no image; it is left out.", folder)
         elif loose:
-            logger.warning("%s: %d images are in no class folder and are left out.", folder, loose)
+            logger.warning("%s: images outside of class folders are left out: %d.", folder, loose)
 
     def _warn(self) -> None:
         if self._other:
             endings = ", ".join(f"{ending or 'none'} ({count})" for ending, count in self._other.most_common(5))
             count = self._other.total()
             logger.warning(
-                "%s: %d files are no images by their ending and are left out: %s", self._root, count, endings
+                "%s: files without the ending of an image are left out: %d, by ending: %s", self._root, count, endings
             )
         if self._special:
             logger.warning(

@@ -157,7 +157,7 @@ class Source(ABC):
                     rows = [i for i, w in enumerate(words) if w == word]
                     named = {self.splits[row] for row in rows} - {None}
                     where = f", in the splits {' and '.join(sorted(map(str, named)))}" if len(named) > 1 else ""
-                raise UserError(f'the {what} "{word}" stands there more than once{where}.')
+                raise UserError(f'expected each {what} once, got "{word}" {words.count(word)} times{where}.')
         for name, values in [*self.columns.items(), ("repeats", self.repeats)]:
             if values is not None and values.shape[:1] != (len(self.ids),):
                 raise UserError(f'the column "{name}" has {len(values)} values for {len(self.ids)} rows.')

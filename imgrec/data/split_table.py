@@ -174,7 +174,7 @@ class SplitTable:
             )
         if changed:
             names = [self.ids[i] for i in changed]
-            raise SplitError(f"the content has changed of {self._counted(names).removesuffix(' are')}{_listed(names)}")
+            raise SplitError(f"{self._counted(names).removesuffix(' are')} have other content now{_listed(names)}")
         return new
 
     def check_predictions(self, split: str, ids: Sequence[str], labels: Sequence[str]) -> None:

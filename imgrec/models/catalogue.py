@@ -21,4 +21,10 @@ class BackboneCatalogue:
         return timm_models.find(name) or torchvision_models.find(name)
 
 
-BACKBONES: Registry[Backbone] = Registry("backbone", "backbones", catalogue=BackboneCatalogue())
+SHAPES = (
+    *("layers", "channels", "stem_width", "block", "base_width", "cardinality", "depth", "depths", "dims", "widths"),
+    *("embed_dim", "embed_dims", "num_heads", "mlp_ratio", "patch_size", "window_size", "width_mult"),
+)
+"""Arguments that define the shape of a network; another architecture has its own."""
+
+BACKBONES: Registry[Backbone] = Registry("backbone", "backbones", catalogue=BackboneCatalogue(), specific=SHAPES)

@@ -179,7 +179,7 @@ def _predictions(run: RunFolder, split: str) -> Predictions:
         raise UserError(f"the run {run.path} has no predictions on {split}{has}. `imgrec {command} RUN` makes them.")
     found = run.predictions(split)
     if len(set(found.ids)) < len(found):
-        raise UserError(f"{run.predictions_file(split)}: an id stands there more than once")
+        raise UserError(f"{run.predictions_file(split)}: expected each id once, got one several times")
     return found
 
 

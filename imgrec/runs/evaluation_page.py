@@ -110,7 +110,7 @@ def _scores(evaluation: Evaluation, names: Sequence[str]) -> dict[str, Any]:
         {"split": evaluation.name, "title": "Value", "images": f"{len(evaluation.predictions):,}", "cells": values},
         {"split": "interval", "title": "95 % interval", "images": "", "cells": ends},
     ]
-    note = "Macro figures are plain means over classes; AUROC is one class against the rest."
+    note = "Macro figures are means over the classes that occur or were predicted; AUROC is one class against the rest."
     return {"names": [title_of(name) for name in names], "rows": rows, "note": note}
 
 

@@ -160,7 +160,7 @@ def _scores(
         cells = [_cell(key, scores.get(key)) for key in keys]
         rows.append({"split": split, "title": _SPLITS[split].capitalize(), "images": images, "cells": cells})
     unpredicted = [_SPLITS[row["split"]] for row in rows if predictions[row["split"]] is None]
-    note = "Macro figures are plain means over classes; AUROC is one class against the rest."
+    note = "Macro figures are means over the classes that occur or were predicted; AUROC is one class against the rest."
     if unpredicted:
         note += f" Taken from the summary, for want of predictions: {' and '.join(unpredicted)}."
     return {"names": [title_of(key) for key in keys], "rows": rows, "note": note}

@@ -33,6 +33,7 @@ def after(part: str, key: str, spec: Any, name: str) -> Any:
     [
         ("backbone", {"name": "resnet18", "pretrained": True}, "resnet34", {"pretrained": True}, []),
         ("backbone", {"name": "resnet18", "weights": "w"}, "torchvision/resnet18", {"weights": "w"}, []),
+        ("backbone", {"name": "resnet18", "layers": [1, 1, 1, 1]}, "resnet34", {}, ["layers"]),
         ("backbone", {"name": "resnet18", "stem_width": 8}, "resnet9", {}, ["stem_width"]),
         ("optimizer", {"name": "adamw", "lr": 0.1, "weight_decay": 0.05, "betas": [0.8, 0.9]}, "sgd",
          {"lr": 0.1, "weight_decay": 0.05}, ["betas"]),

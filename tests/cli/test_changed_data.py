@@ -117,7 +117,7 @@ def _old(root: Path, run: Path) -> None:
     ("change", "message"),
     [
         (_remove, "2 of 6 test images are missing"),
-        (_change, "the content has changed of 1 of 6 val images"),
+        (_change, "1 of 6 val images have other content now"),
         (_old, "The run folder has no splits.parquet"),
     ],
 )

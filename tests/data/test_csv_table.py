@@ -70,7 +70,7 @@ def test_a_missing_image_is_found_out_when_it_is_read(tmp_path: Path) -> None:
         ("path,label\n", {}, "no image at all"),
         ("", {}, "is empty"),
         ("path,label\nx,a\ny,a\n", {}, "one only: a"),
-        ("path,label,split\nx,a,train\n./x,b,test\n", {}, 'id "x" stands there more than once, in the splits'),
+        ("path,label,split\nx,a,train\n./x,b,test\n", {}, 'expected each id once, got "x" 2 times, in the splits'),
         ("path,label\nx,a\ny,b\n", {"root": "nowhere"}, "data folder not found"),
         ("path,label\nx,a\ny,b\n", {"delimiter": ";;"}, "cannot be read as CSV"),
     ],

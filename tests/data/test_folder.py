@@ -49,7 +49,7 @@ def test_a_split_without_class_folders_is_named(classes: Writer, name: str, capl
     (root / "val" / "inner").rmdir()
     assert set(Folder(str(root)).splits) == {"train"}
     assert f"{root / name} has 3 images and no class folder: they have no labels" in caplog.text
-    assert f"{root / 'train'}: 1 images are in no class folder" in caplog.text
+    assert f"{root / 'train'}: images outside of class folders are left out: 1." in caplog.text
     assert f"{root / 'val'} has no class folder and no image" in caplog.text
 
 
@@ -125,7 +125,7 @@ def test_hidden_files_are_passed_over_and_others_are_counted(
         source = Folder(str(root))
     assert source.ids == ["a/000.png", "b/000.png", "b/LOUD.PNG", "b/photo.heic"]
     assert ".txt (1)" in caplog.text
-    assert "1 files" in caplog.text
+    assert "left out: 1, by ending: .txt" in caplog.text
 
 
 def test_a_relative_folder_is_found_under_the_data_root(classes: Writer, monkeypatch: pytest.MonkeyPatch) -> None:

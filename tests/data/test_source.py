@@ -28,9 +28,9 @@ class Table(Source):
     [
         ([], [], ["a", "b"], None, "no image at all"),
         (["x", "y"], [0, 0], ["a"], None, "one only: a"),
-        (["x", "x"], [0, 1], ["a", "b"], None, 'id "x" stands there more than once'),
-        (["x", "x"], [0, 1], ["a", "b"], ["train", "test"], 'id "x" .* in the splits test and train'),
-        (["x", "y"], [0, 1], ["a", "a"], None, 'class name "a"'),
+        (["x", "x"], [0, 1], ["a", "b"], None, 'expected each id once, got "x" 2 times'),
+        (["x", "x"], [0, 1], ["a", "b"], ["train", "test"], 'got "x" 2 times, in the splits test and train'),
+        (["x", "y"], [0, 1], ["a", "a"], None, 'expected each class name once, got "a" 2 times'),
         (["x", "y"], [0, 2], ["a", "b"], None, "targets from 0 to 2 for 2 classes: accepted are 0 to 1"),
         (["x", "y"], [0, 1], ["a", "b"], ["train", "dev"], 'no split is called "dev"'),
         (["x", "y"], [0], ["a", "b"], None, "2 ids, 1 targets"),

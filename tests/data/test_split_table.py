@@ -151,7 +151,7 @@ def test_several_labels_an_image(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda root: (root / "cat" / "a00.png").unlink(), r"1 of \d+ \w+ images are missing: cat/a00.png. The data"),
-        (lambda root: draw(root / "cat" / "a00.png", 0, 9), r"the content has changed of 1 of \d+ \w+ images: cat/a00"),
+        (lambda root: draw(root / "cat" / "a00.png", 0, 9), r"1 of \d+ \w+ images have other content now: cat/a00"),
         (lambda root: shutil.rmtree(root / "dog"), r"16 of 48 train and 2 of 6 val and 2 of 6 test images are missing"),
     ],
 )

@@ -183,7 +183,7 @@ def test_what_cannot_be_compared_is_refused(two: tuple[Path, Path], tmp_path: Pa
     with pytest.raises(UserError, match=r"no predictions on test; it has some on val \(--split val\)"):
         compare_runs([two[0], validated])
     twice = stored_run(tmp_path, "twice", 0, answers, ids=["a"] * 300)
-    with pytest.raises(UserError, match="an id stands there more than once"):
+    with pytest.raises(UserError, match="expected each id once, got one several times"):
         compare_runs([two[0], twice])
     for given, said in (
         ([two[0]], "two runs or more, got 1"),
