@@ -76,8 +76,8 @@ model = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval
 def mark_card(text: str, note: str) -> str:
     r"""Return the text of a model card with a note below its title; it replaces an earlier note.
 
-    >>> mark_card(mark_card("# net\\n\\nText.\\n", "Old."), "New.")
-    '# net\\n\\n> **Note:** New.\\n\\nText.\\n'
+    >>> mark_card(mark_card("# net\n\nText.\n", "Old."), "New.")
+    '# net\n\n> **Note:** New.\n\nText.\n'
     """
     lines = [line for line in text.split("\n") if not line.startswith(_NOTE)]
     title = next((at for at, line in enumerate(lines) if line.startswith("# ")), -1)
