@@ -12,31 +12,26 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import re
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
-from pathlib import Path
 from typing import Any, TypeVar
 
-from imgrec.errors import SpecError, UserError
+from imgrec.errors import UserError
+from imgrec.module_path import current_folder_last
+from imgrec.trust_file import trusted_modules
+from imgrec.untrusted import dotted_names, untrusted_name, untrusted_value
 
 R = TypeVar("R")
 
 Trust = bool | str | Collection[str] | None
 """``True`` allows every name; a name or a collection of names allows these classes and modules."""
 
-OPTION = "--trust"
 _VARIABLE = "IMGREC_OPENING"
-_DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
-
-
-class UntrustedError(SpecError):
-    """Received data names a class that is not registered and not trusted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +52,11 @@ class Scope:
 
     def allows(self, name: str) -> bool:
         """Return True if the dotted path ``name`` may be imported in this opening."""
-        if self.everything or name in self.exact or name in _declared:
-            return True
-        return any(name == each or name.startswith(f"{each}.") for each in (*self.modules, *trusted_modules()))
+        return self.names(name) or any(name.startswith(f"{each}.") for each in (*self.modules, *trusted_modules()))
+
+    def names(self, name: str) -> bool:
+        """Return True if ``name`` itself is allowed, and not only a module above it."""
+        return self.everything or name in {*self.modules, *self.exact, *_declared, *trusted_modules()}
 
 
 def _inherited() -> list[Scope]:
@@ -200,22 +197,10 @@ def allow(value: R) -> R:
     """
     scope = current()
     if scope is not None:
-        scope.exact.update(_dotted_names(value))
+        scope.exact.update(dotted_names(value))
         with _lock:
             _publish()
     return value
-
-
-def _dotted_names(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        if _DOTTED.fullmatch(value):
-            yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _dotted_names(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _dotted_names(each)
 
 
 def declare(cls: type) -> None:
@@ -251,9 +236,18 @@ def import_named(path: str, where: str, expected: str, accepted: Collection[type
             declare(found)
         return found
     if not scope.allows(path):
-        raise refusal(path, where, expected)
-    with _current_folder_last():
-        return getattr(importlib.import_module(module), attribute)
+        raise untrusted_name(scope.origin, path, where, expected)
+    with current_folder_last():
+        found = getattr(importlib.import_module(module), attribute)
+    if not scope.names(path) and not scope.allows(home := _home(found)):  # a trusted module imports it from elsewhere
+        raise untrusted_name(scope.origin, path, where, expected, home)
+    return found
+
+
+def _home(found: Any) -> str:
+    """Return the dotted path under which a class, a function or an instance of a class was defined."""
+    named = found if hasattr(found, "__qualname__") else type(found)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def module_named(name: str) -> Any:
@@ -265,20 +259,8 @@ def module_named(name: str) -> Any:
     """
     scope = current()
     if scope is not None and not scope.allows(name):
-        raise refusal(name, "", "class")
+        raise untrusted_name(scope.origin, name, "", "class")
     return importlib.import_module(name)
-
-
-def refusal(path: str, where: str, expected: str) -> UntrustedError:
-    """Return the error for a name that received data must not resolve."""
-    scope = current()
-    origin = scope.origin if scope is not None else ""
-    place = where if origin in where else f"{origin}: {where}" if where else origin
-    return UntrustedError(
-        f'{place}: expected the name of a registered {expected}, got "{path}", which is code outside the registries. '
-        f"If you trust the origin of this file: {OPTION}={path} allows the name, {OPTION} allows every name "
-        f"(Python: trust=True), and a line with the name or its module in {trust_file()} allows it permanently."
-    )
 
 
 def refuse_unless_trusted(what: str, reason: str) -> None:
@@ -293,58 +275,4 @@ def refuse_unless_trusted(what: str, reason: str) -> None:
     """
     scope = current()
     if scope is not None and not scope.everything:
-        raise UntrustedError(
-            f"{scope.origin}: {what}: {reason}. If you trust the origin of this file: {OPTION} allows it "
-            "(Python: trust=True)."
-        )
-
-
-def trust_file() -> Path:
-    """Return the path of the user's trust file: ``$XDG_CONFIG_HOME/imgrec/trust``, default ``~/.config``."""
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "imgrec" / "trust"
-
-
-def trusted_modules() -> list[str]:
-    """Return the classes and modules in the user's trust file: one per line, comments after ``#``.
-
-    Raises:
-        UserError: If the file exists and cannot be read.
-    """
-    path = trust_file()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    return [word for line in lines if (word := line.partition("#")[0].strip())]
-
-
-@contextmanager
-def _current_folder_last() -> Iterator[None]:
-    """Find trusted modules in the current folder, after every installed module."""
-    here = os.getcwd()  # noqa: PTH109
-    if here in sys.path or "" in sys.path:
-        yield
-        return
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
-
-
-@contextmanager
-def without_current_folder() -> Iterator[None]:
-    """Take the current folder off the module path, unless PYTHONPATH names it; ``python -m`` and ``-c`` add it."""
-    here = os.getcwd()  # noqa: PTH109
-    asked = {os.path.abspath(each) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each}  # noqa: PTH100
-    removed = [] if here in asked else [(at, each) for at, each in enumerate(sys.path) if each in ("", here)]
-    for at, _ in reversed(removed):
-        del sys.path[at]
-    try:
-        yield
-    finally:
-        for at, each in removed:
-            sys.path.insert(at, each)
+        raise untrusted_value(scope.origin, what, reason)

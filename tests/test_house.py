@@ -16,6 +16,9 @@ ROOT = Path(imgrec.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
     "errors",
+    "module_path",
+    "trust_file",
+    "untrusted",
     "trust",
     "extras",
     "process",

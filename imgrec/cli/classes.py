@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -88,6 +89,9 @@ def _opened_class(class_path: str, base: type, where: str) -> Any:
         if name in names and class_path == f"{place}.{name}":
             return accepted[-1]
     classes = [each for each in accepted if isinstance(each, type)]
+    if not classes and class_path == name:  # a short name of Lightning's: the printed option needs the full one
+        place = next((each for each in SHORT_NAMES if isinstance(getattr(import_module(each), name, None), type)), "")
+        class_path = f"{place}.{name}" if place else name
     try:
         return trust.import_named(class_path, where, base.__name__, classes)
     except (ImportError, AttributeError, ValueError) as error:
@@ -136,6 +140,10 @@ def instantiate(value: Any, base: type, where: str) -> Any:
         raise UserError(f"{where}: {value['class_path']} refuses its arguments: {error}") from error
 
 
+_FIELDS = re.compile(r"(?:[^{}]|\{[^{}\[\]!]*\})*")
+"""Text whose fields in braces are names of metrics. Other fields read attributes, and so spell any path."""
+
+
 def refuse_redirections(entry: Entry[Any], given: Mapping[str, Any], where: str) -> None:
     """Raise if received data gives a callback or a logger a place outside the run folder, or a server.
 
@@ -146,10 +154,14 @@ def refuse_redirections(entry: Entry[Any], given: Mapping[str, Any], where: str)
     if scope is None or scope.everything or scope.allows(entry.name):
         return
     for key, value in given.items():
-        outside = isinstance(value, str) and key not in _READ and (Path(value).is_absolute() or ".." in value)
+        outside = isinstance(value, str) and key not in _READ and _leads_out(value)
         unknown = entry.open and key not in entry.parameters
         if value is not None and (outside or unknown or key in _REDIRECTING):
             trust.refuse_unless_trusted(f"{where}.{key}: got {value!r}", "it may write outside the run folder")
+
+
+def _leads_out(text: str) -> bool:
+    return Path(text).is_absolute() or ".." in text or not _FIELDS.fullmatch(text)
 
 
 def check_arguments(entry: Entry[Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:

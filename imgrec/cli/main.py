@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 from imgrec import trust
 from imgrec.errors import UserError
+from imgrec.module_path import without_current_folder
 from imgrec.signals import preemptible
 from imgrec.terminal import print
+from imgrec.untrusted import OPTION
 
 TRAINING = ("fit", "resume", "compress")
 """The commands that end with a documented status after SIGTERM and SIGHUP."""
@@ -54,6 +58,8 @@ opening received files (SECURITY.md):
   --trust=NAME         allow one class or module; may be given several times. Permanently: one name per line in
                        ~/.config/imgrec/trust
 """
+
+_NAME = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 HELP = """usage: imgrec COMMAND [--config FILE.yaml ...] [--key.subkey VALUE ...]
 
@@ -114,13 +120,19 @@ def take_trust(arguments: Sequence[str]) -> tuple[list[str], trust.Trust]:
     (['predict', 'model', 'a.png'], ['my_lab.heads'])
 
     Raises:
-        UserError: If ``--trust=`` has no name.
+        UserError: If ``--trust=`` has no name, or if a name follows after a space: it would allow every name.
     """
-    given = [word for word in arguments if word.partition("=")[0] == trust.OPTION]
-    rest = [word for word in arguments if word.partition("=")[0] != trust.OPTION]
+    for word, after in pairwise(arguments):
+        if word == OPTION and _NAME.fullmatch(after) and after not in COMMANDS and not Path(after).exists():
+            raise UserError(
+                f"{OPTION} {after}: expected {OPTION}={after}, which allows this name. To allow every name that the "
+                f"files contain, put {OPTION} before an option or at the end."
+            )
+    given = [word for word in arguments if word.partition("=")[0] == OPTION]
+    rest = [word for word in arguments if word.partition("=")[0] != OPTION]
     names = [word.partition("=")[2] for word in given if "=" in word]
     if "" in names:
-        raise UserError(f"{trust.OPTION}=: expected the name of a class or module, got nothing.")
+        raise UserError(f"{OPTION}=: expected the name of a class or module, got nothing.")
     return rest, True if len(names) < len(given) else names
 
 
@@ -134,10 +146,10 @@ def _scope(command: str, trusted: trust.Trust) -> Iterator[None]:
             yield
         return
     if command in NEITHER:
-        with trust.without_current_folder():
+        with without_current_folder():
             yield
         return
-    with trust.without_current_folder(), trust.opening(f"imgrec {command}", trusted):
+    with without_current_folder(), trust.opening(f"imgrec {command}", trusted):
         yield
 
 

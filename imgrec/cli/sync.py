@@ -85,7 +85,9 @@ def _pending(file: Path) -> Pending | None:
 
 
 def _refuse_foreign(file: Path) -> None:
-    """Raise if the log of an offline run uploads a file that is neither in its run folder nor staged by W&B.
+    """Raise if an offline run uploads a file that is neither in its run folder nor staged by W&B.
+
+    Its log names files and artifacts, and W&B follows links in its folder `files`.
 
     Raises:
         UserError: If it does, and the opening does not trust everything.
@@ -95,12 +97,17 @@ def _refuse_foreign(file: Path) -> None:
     from imgrec.runs.wandb_files import wandb_records
 
     homes = [Path(each).resolve() for each in (file.parents[2], wandb.env.get_data_dir(), wandb.env.get_cache_dir())]
+    named = [path for path in (file.parent / "files").rglob("*") if path.is_symlink()]
     for record in wandb_records(file):
-        if record.WhichOneof("record_type") == "artifact":
-            named = [Path(each.local_path) for each in record.artifact.manifest.contents if each.local_path]
-            for path in (each.resolve() for each in named if each.exists()):
-                if not any(path.is_relative_to(home) for home in homes):
-                    refuse_unless_trusted(f"{file}: an artifact contains {path}", "it is no file of the run")
+        kind = record.WhichOneof("record_type")
+        if kind == "artifact":
+            named += [Path(each.local_path) for each in record.artifact.manifest.contents if each.local_path]
+        elif kind == "files":
+            named += [file.parent / "files" / each.path for each in record.files.files]
+    for path in (each for each in named if each.exists()):
+        found = path.resolve()
+        if not any(found.is_relative_to(home) for home in homes):
+            refuse_unless_trusted(f"{file}: uploads {found}", "it is no file of the run")
 
 
 def upload(folders: list[Path], project: str | None, entity: str | None, again: bool) -> None:

@@ -88,4 +88,4 @@ class BenchProcess:
 def _path() -> str:
     """Where the process finds this package, from whatever folder it is started."""
     own = str(Path(__file__).parents[2])
-    return os.pathsep.join([own, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.pathsep.join([own, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])

@@ -16,7 +16,8 @@ from imgrec.data.split_table import SplitError
 from imgrec.errors import UserError
 from imgrec.runs.folder import SPLITS_FILE, RunFolder
 from imgrec.runs.predictions import Predictions
-from imgrec.trust import UntrustedError, import_named, opening
+from imgrec.trust import import_named, opening
+from imgrec.untrusted import UntrustedError
 
 DATA = "data_fingerprint"
 """Where environment.json holds the fingerprint of the data."""

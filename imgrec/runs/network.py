@@ -7,8 +7,8 @@ from pathlib import Path
 from imgrec.errors import UserError
 from imgrec.export.origin import read_origin
 from imgrec.models import Classifier
-from imgrec.trust import UntrustedError
 from imgrec.types import DataFacts
+from imgrec.untrusted import UntrustedError
 
 
 def read_network(path: str | Path) -> tuple[Classifier, DataFacts]:
