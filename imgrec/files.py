@@ -322,10 +322,10 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8, complete or not at all.
+    """Write ``text`` as UTF-8, complete or not at all. A lone surrogate becomes an escape.
 
     Raises:
         WriteError: If the file cannot be written.
     """
     with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")

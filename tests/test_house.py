@@ -27,6 +27,7 @@ ROOMS = [
     "console",
     "files",
     "csv_files",
+    "json_text",
     "yaml12",
     "randomness",
     "plain_types",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections import OrderedDict
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from imgrec import json_text
 from imgrec.data.decode import BadImage, decode_image, readable
 from imgrec.data.hf_layout import find_layout, kept_columns, labels_of, plain
 from imgrec.data.labels import ClassNames, warn_of_unlabelled
@@ -186,7 +186,7 @@ def _schema(shards: Sequence[Shard]) -> tuple[pa.Schema, dict[str, Any]]:
                 f"{', '.join(schemas[0].names)}."
             )
     first = schemas[0]
-    noted = json.loads((first.metadata or {}).get(b"huggingface", b"{}"))
+    noted = json_text.parse((first.metadata or {}).get(b"huggingface", b"{}"))
     return first, noted.get("info", {}).get("features", {})
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from imgrec import json_text
 from imgrec.data.decode import IMAGE_SUFFIXES, BadImage, decode_image, readable
 from imgrec.data.labels import ClassNames, read_labels, warn_of_unlabelled
 from imgrec.data.shards import Paths, find_shards
@@ -148,7 +149,7 @@ def _label(
     text = texts.get("json")
     if text is not None:
         try:
-            values = json.loads(text)
+            values = json_text.parse(text)
         except json.JSONDecodeError as error:
             raise UserError(f"{name}.json is not JSON: {error}.") from error
         if isinstance(values, dict):

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgrec import json_text
 from imgrec.errors import ResourceError
 from imgrec.files import write_text
 
@@ -87,7 +88,7 @@ def is_alive(run: str | os.PathLike[str]) -> bool:
     """
     path = Path(run) / PROCESS
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_text.parse(path.read_text(encoding="utf-8"))
         last = path.stat().st_mtime
     except (OSError, ValueError):
         return False

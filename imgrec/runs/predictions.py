@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from imgrec import json_text
 from imgrec.errors import UserError
 from imgrec.evaluate.probabilities import softmax
 from imgrec.files import written_aside
@@ -137,7 +138,7 @@ def read_predictions(path: str | Path) -> Predictions:
             if missing or names is None:
                 lacks = ", ".join([f'the column "{name}"' for name in missing] or ["the class names in its metadata"])
                 raise UserError(f"{path} does not hold predictions: it lacks {lacks}")
-            class_names = json.loads(names)
+            class_names = json_text.parse(names)
             count = file.metadata.num_rows
             ids: list[str] = []
             targets = np.empty(count, dtype=np.int64)

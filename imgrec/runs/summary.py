@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from imgrec import json_text
 from imgrec.errors import UserError
 from imgrec.files import write_text
 
@@ -36,13 +37,13 @@ def update_summary(run: str | os.PathLike[str], values: Mapping[str, Any]) -> di
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Return the object in a JSON file. A number that is not finite is given as ``None``.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: If there is no such file, or it contains something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_text.parse(path.read_text(encoding="utf-8"), finite=True)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from imgrec import json_text
 
 STEP = "trainer/global_step"
 """The optimizer step of a row, as Lightning calls it."""
@@ -58,7 +59,9 @@ def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
     """The rows that were logged into a ``.wandb`` file, by the names of the metrics."""
     for record in wandb_records(path):
         if record.WhichOneof("record_type") == "history":
-            yield {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            yield {
+                item.key or ".".join(item.nested_key): json_text.parse(item.value_json) for item in record.history.item
+            }
 
 
 def last_logged(run: Path) -> tuple[int, frozenset[str]]:

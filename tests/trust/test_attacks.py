@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import yaml
 from imgrec import trust
 from imgrec.cli.main import take_trust
 from imgrec.errors import UserError
+from imgrec.export.export_folder import read_export
 from imgrec.losses import LOSSES
 from imgrec.module_path import without_current_folder
 from imgrec.runs.bench_process import BenchProcess
@@ -155,3 +157,29 @@ def test_sync_uploads_no_file_that_a_link_or_the_log_leads_to(tmp_path: Path, mo
         (folder / "files" / "output.log").symlink_to(tmp_path / "secret")
         with pytest.raises(UntrustedError, match="secret"):
             _refuse_foreign(log())
+
+
+BOMBS = {
+    "deep": "[" * 100_000,
+    "long": '{"steps": ' + "9" * 6000 + "}",
+    "infinite": '{"best_score": 1e400, "epochs": 1e400, "train_seconds": Infinity, "test": {"acc": NaN}}',
+    "surrogate": '{"status": "\\ud800", "monitor": "\\ud800", "experiment": "\\ud800"}',
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_odd_json_and_yaml_in_a_run_end_in_a_message(bomb: str, cli: Cli, run: Path) -> None:
+    for name in ("summary.json", "environment.json", "config.yaml"):
+        other = shutil.copytree(run, run.with_name(f"{bomb}-{name}"))
+        (other / name).write_text(BOMBS[bomb][:3000] if name == "config.yaml" else BOMBS[bomb])
+        for words in (["report", other], ["compare", run, other, "--out", "page.html"], ["runs", "runs"]):
+            done = cli(*words)  # an exception would be raised here
+            assert done.returncode in (0, 2), done.stderr
+
+
+def test_a_network_of_an_export_is_nested_no_deeper_than_python_can_read(run: Path) -> None:
+    folder = run / "exports" / "deep"
+    folder.mkdir(parents=True)
+    (folder / "export.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="nested too deeply"):
+        read_export(folder)
