@@ -32,7 +32,7 @@ class AccuracyDrop:
 
     def __str__(self) -> str:
         return (
-            f"{self.drop:.2f} points lost on {self.images} images, {self.before:.2f} to {self.after:.2f} % "
+            f"{self.drop:z.2f} points lost on {self.images} images, {self.before:.2f} to {self.after:.2f} % "
             f"({100 * self.level:g} % interval {self.low:.2f} to {self.high:.2f})"
         )
 

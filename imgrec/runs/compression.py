@@ -78,7 +78,7 @@ def budget_sentence(budget: Mapping[str, Any]) -> str:
     allowed = f"{budget['max_drop']:g} {'is' if budget['max_drop'] == 1 else 'are'} allowed"
     verdict = "holds" if budget["holds"] else "is exceeded"
     return (
-        f"the accuracy budget {verdict}: {budget['drop']:.2f} points are lost, {allowed} (95 % interval "
+        f"the accuracy budget {verdict}: {budget['drop']:z.2f} points are lost, {allowed} (95 % interval "
         f"{budget['low']:+.2f} to {budget['high']:+.2f}, {budget['images']:,} "
         f"{_SPLITS[budget['split']].lower()} images)."
     )
@@ -88,7 +88,7 @@ def _budget_cell(found: Mapping[str, Any]) -> str:
     budget = found.get(BUDGET)
     if budget is None:
         return ""
-    return f"{'holds' if budget['holds'] else 'EXCEEDED'}: {budget['drop']:.2f} of {budget['max_drop']:g}"
+    return f"{'holds' if budget['holds'] else 'EXCEEDED'}: {budget['drop']:z.2f} of {budget['max_drop']:g}"
 
 
 def compression_section(run: RunFolder) -> dict[str, Any] | None:
