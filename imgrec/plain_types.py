@@ -146,7 +146,14 @@ def _mapping(value: Any, parts: tuple[Any, ...]) -> Any:
     if not isinstance(found, Mapping):
         raise MismatchError
     key, inner = parts if parts else (Any, Any)
-    return {check_plain(name, key): check_plain(each, inner) for name, each in found.items()}
+    return {_key(name, key): check_plain(each, inner) for name, each in found.items()}
+
+
+def _key(name: Any, hint: Any) -> Any:
+    """Return a key of a mapping; YAML reads the class name ``1`` as a number, which a text key accepts."""
+    if hint is str and isinstance(name, int) and not isinstance(name, bool):
+        return str(name)
+    return check_plain(name, hint)
 
 
 def _path(value: Any, kind: Any) -> Any:

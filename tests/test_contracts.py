@@ -335,6 +335,8 @@ def training_of(plural: str, name: str, trained: Path, root: Path) -> tuple[dict
         spec |= {"simple_pyramid": {"level": 1}}.get(name, {})  # what halves a map needs one of several pixels
     if plural == "losses":
         model["head"] = getattr(LOSSES.entry(name).factory, "needs_head", "linear")
+    if name == "one_cycle":
+        spec |= {"final": 0.5}  # the second of two steps is the last one
     if name == "lora":
         model["backbone"] = {**TINY, "zero_init_last": False}  # frozen at 0, a branch gives no gradient
     if name == "r_drop":

@@ -9,6 +9,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.table import Table
@@ -102,6 +103,9 @@ def place(tmp_path: Path, stored_run: StoredRun, monkeypatch: pytest.MonkeyPatch
         (tmp_path / f"data{HOSTILE}" / folder).mkdir()
         for i in range(8):
             Image.new("L", (20, 20), 10 * i).save(tmp_path / f"data{HOSTILE}" / folder / f"{HOSTILE}{i}.png")
+    noise = Image.frombytes("L", (20, 20), np.random.default_rng(0).bytes(400))
+    for name in ("=copy", "=original"):  # of one class: `audit --fix` excludes one of them
+        noise.save(tmp_path / f"data{HOSTILE}" / "=cmd" / f"{name}.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

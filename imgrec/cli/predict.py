@@ -65,11 +65,11 @@ def run(command: str, words: list[str]) -> int:
         tta=None if arguments.tta is None else allow(parse_value(arguments.tta)),
         tta_average=arguments.tta_average,
     )
-    print(f"model      {arguments.run}: {predictor.backend.title}", file=sys.stderr)
     stream = with_progress(predictor.stream(row.path for row in inputs.rows), len(inputs.rows))
     failed: list[Prediction] = []
     try:
         with _writer(arguments.out, min(arguments.top, len(predictor.facts.class_names)), inputs.columns) as write:
+            print(f"model      {arguments.run}: {predictor.backend.title}", file=sys.stderr)
             for row, prediction in zip(inputs.rows, stream, strict=True):
                 write(prediction, row.cells)
                 if prediction.error is not None:

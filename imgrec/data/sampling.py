@@ -17,6 +17,9 @@ from imgrec.randomness import position_generator
 _ROUNDING = 1e-6
 """Sums of fractions that miss a whole number by less are that number."""
 
+_ENOUGH = 20
+"""Number of samples with fractional repeats that share the rounding of the length alone."""
+
 
 def process_rank() -> tuple[int, int]:
     """The rank of this process and the number of processes: ``(0, 1)`` where there is one."""
@@ -49,7 +52,8 @@ class TrainingOrder(_Sampler):
     ``position + k * count``, so that it can be told from the first and be augmented in another way.
 
     The length is the sum of ``repeats``, rounded up, and the same in every epoch, so that schedules and resumed runs
-    count the same steps. The rounding adds the same amount to each expectation, below one over the number of samples.
+    count the same steps. The rounding is less than one sample. It is shared by the samples with a fraction, if there
+    are at least 20 of them, otherwise by all samples, so that no expectation moves by more than a few percent.
 
     Args:
         count: the number of training samples.
@@ -111,9 +115,11 @@ class TrainingOrder(_Sampler):
         whole = np.floor(repeats + _ROUNDING / 1000)
         fractions = np.maximum(repeats - whole, 0)
         further = self.total - int(whole.sum())
-        # the length is rounded up: each sample gets an equal part of the difference, at most one over their number
-        drawn = repeats > 0
-        fractions[drawn] += (further - fractions.sum()) / drawn.sum()
+        # the length is rounded up: the difference is shared in proportion to what each sample lacks to a further copy
+        fractional = fractions > _ROUNDING
+        shared = fractional if fractional.sum() >= _ENOUGH else repeats > 0
+        room = (1 - fractions) * shared
+        fractions += (further - fractions.sum()) * room / max(room.sum(), _ROUNDING)
         # along the samples, one further copy wherever the sum of the fractions passes another whole number
         left = np.cumsum(np.maximum(fractions, 0)[mixed])
         steps = np.floor(left / max(left[-1], _ROUNDING) * further + start)

@@ -123,7 +123,7 @@ def test_the_config_of_a_target_can_be_printed(cli: Cli, run: Path, tmp_path: Pa
 def test_pretrained_weights_are_not_asked_for_again(cli: Cli, run: Path, tmp_path: Path) -> None:
     """A checkpoint brings its own weights: a folder of weights that is gone does not matter."""
     config = run / "config.yaml"
-    config.write_text(config.read_text().replace("stem_width: 8", "stem_width: 8\n      weights: gone/weights"))
+    config.write_text(config.read_text().replace("weights: null", "weights: gone/weights", 1))
     done = cli("test", run)
     assert done.returncode == 0, done.stderr
     assert np.isfinite(float(column(done, "test")["loss"]))

@@ -136,7 +136,10 @@ def test_an_export_that_is_missing_or_elsewhere_is_refused(cli: Cli, trained: Pa
     outside = export_onnx(classifier, facts, tmp_path / "elsewhere").folder
     (tmp_path / "lone").mkdir()
     lone = shutil.copy(outside / "model.onnx", tmp_path / "lone" / "model.onnx")
-    for named, said in (("exports/none", "which is missing. Give"), ("../elsewhere", "a folder inside the run")):
+    for named, said in (
+        ("exports/none", "which is missing. Give"),
+        ("../elsewhere", "expected a path inside the folder"),
+    ):
         update_summary(run, {"export": named})
         for words in (("predict", run, "x.png"), ("test", run)):
             (tmp_path / "x.png").write_bytes(b"")

@@ -31,7 +31,7 @@ def test_a_report_is_written_anew(cli: Cli, run: Path) -> None:
 def test_without_the_data_there_are_no_thumbnails(place: str, cli: Cli, run: Path) -> None:
     config = (run / "config.yaml").read_text()
     if place == "a folder that is gone":
-        changed = config.replace("source: digits", "source: {name: folder, root: gone}")
+        changed = config.replace("name: digits", "name: folder\n      root: gone")
     else:
         changed = config.replace("imgrec.ImageDataModule", "gone.Data")
     assert changed != config

@@ -90,6 +90,7 @@ def test_nothing_reaches_the_terminal_and_each_image_is_logged_by_its_id(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.WARNING, "imgrec")
+    monkeypatch.setattr(logging.getLogger("imgrec"), "handlers", [])  # a command of another test may have added one
     capfd.readouterr()
     with warnings.catch_warnings():
         warnings.simplefilter("always")

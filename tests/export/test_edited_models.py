@@ -76,7 +76,7 @@ def test_a_folder_cannot_have_functions_called_as_edits(tmp_path: Path) -> None:
     config = json.loads(file.read_text())
     config["imgrec"]["specs"]["edits"] = [{"name": "os.system"}]
     file.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="as its edit, which is no subclass of Edit"):
+    with pytest.raises(UserError, match=r'expected the name of a registered edit, got "os\.system"'):
         load_model_folder(tmp_path / "model")
 
 

@@ -92,7 +92,7 @@ def test_a_folder_names_no_code_of_another_kind(tmp_path: Path, part: str) -> No
     config = json.loads((folder / "config.json").read_text())
     config["imgrec"]["specs"][part] = {"name": "os.mkdir", "path": str(tmp_path / "proof")}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r'names "os\.mkdir"'):
+    with pytest.raises(UserError, match=r'got "os\.mkdir", which is code outside the registries'):
         load_model_folder(folder)
     assert not (tmp_path / "proof").exists()
 
