@@ -64,6 +64,7 @@ def test_two_processes_leave_one_whole_run(cli: Cli, whole: tuple[Path, Complete
         "report.html",
         "checkpoints",
         "predictions",
+        "splits.parquet",
         "model",
     }
     assert found.summary["status"] == "finished"

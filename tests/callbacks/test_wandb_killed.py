@@ -47,7 +47,7 @@ def test_a_killed_training_goes_on_in_the_same_run(
             time.sleep(0.02)
         training.send_signal(signal.SIGKILL)
     (folder,) = tmp_path.glob("runs/tiny/*")
-    done = installed("resume", folder, cwd=tmp_path)
+    done = installed("resume", folder, "--trust=slow", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
 
     assert len(wandb_logs(folder)) == 2
