@@ -264,7 +264,9 @@ def module_named(name: str) -> Any:
 
 
 def refuse_unless_trusted(what: str, reason: str) -> None:
-    """Raise if received data is open and not trusted as a whole.
+    """Raise if received data is open, not trusted as a whole, and the user's own config did not have this value.
+
+    A training reads its own checkpoint after it: what its config set in this process is accepted there.
 
     Args:
         what: the place and the value, as the message begins.
@@ -274,5 +276,7 @@ def refuse_unless_trusted(what: str, reason: str) -> None:
         UntrustedError: If an opening without ``trust=True`` is active.
     """
     scope = current()
-    if scope is not None and not scope.everything:
+    if scope is None:
+        _declared.add(what)
+    elif not scope.names(what):
         raise untrusted_value(scope.origin, what, reason)

@@ -14,6 +14,8 @@ Compile = bool | dict[str, Any]
 """``true``, or the arguments of ``torch.compile``."""
 
 _ACCEPTED = ("backend", "dynamic", "fullgraph", "mode", "options")
+_BACKENDS = ("aot_eager", "cudagraphs", "eager", "inductor")
+"""torch's own backends, which received data may name."""
 _MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -26,7 +28,7 @@ def check_compile(value: Compile, where: str = "model.compile") -> None:
     if isinstance(value, bool):
         return
     for key in ("backend", "options"):
-        if value.get(key) is not None:
+        if value.get(key) not in (None, *_BACKENDS):
             refuse_unless_trusted(f"{where}.{key}: got {value[key]!r}", "torch.compile may run the program in it")
     for key in value:
         if key not in _ACCEPTED:

@@ -18,6 +18,7 @@ from imgrec.cli.main import main
 from imgrec.entry import check_type
 from imgrec.errors import SpecError, UserError
 from imgrec.losses import LOSSES
+from imgrec.models.compiling import check_compile
 from imgrec.plain_types import is_plain
 from imgrec.trust import allow, import_named, opening
 from imgrec.trust_file import trust_file
@@ -101,6 +102,16 @@ def test_what_a_training_has_named_stays_allowed_in_its_process(
     LOSSES.check("my_lab.Mine")  # the user's own config
     with opening("its checkpoint"):
         LOSSES.check("my_lab.Mine")
+
+
+def test_a_value_of_the_users_own_training_is_accepted_in_its_checkpoint() -> None:
+    check_compile({"options": {"max_autotune": True}})  # the user's own config
+    with opening("its checkpoint"):
+        check_compile({"options": {"max_autotune": True}})
+        check_compile({"backend": "aot_eager"})
+        for other in ({"options": {"cpp.cxx": ["evil.sh"]}}, {"backend": "evil"}):
+            with pytest.raises(UntrustedError):
+                check_compile(other)
 
 
 def test_the_users_own_words_are_allowed_in_an_opening() -> None:
