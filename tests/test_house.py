@@ -30,6 +30,7 @@ ROOMS = [
     "json_text",
     "yaml12",
     "randomness",
+    "unit_length",
     "plain_types",
     "entry",
     "registry",

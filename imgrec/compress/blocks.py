@@ -18,7 +18,7 @@ from imgrec.compress.surgery import Step, note_step, refuse_parametrized, refuse
 from imgrec.compress.targets import Target, cost_of, parse_target, share_of
 from imgrec.errors import UserError, suggestion
 from imgrec.models.modes import evaluating
-from imgrec.models.unit_length import unit_length
+from imgrec.unit_length import unit_length
 
 BlockCriterion = Literal["influence", "divergence", "loss"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from imgrec.errors import UserError
 from imgrec.losses.base import full_precision
 from imgrec.losses.distillation import DISTILLATIONS, Distillation, Signals
-from imgrec.models.unit_length import of_size_one, unit_length
+from imgrec.unit_length import of_size_one, unit_length
 
 
 def as_map(output: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
-from imgrec.models.unit_length import unit_length
 from imgrec.registry import Registry
+from imgrec.unit_length import unit_length
 
 HEADS: Registry[nn.Module] = Registry("head", "heads")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from imgrec.models.unit_length import of_size_one
+from imgrec.unit_length import of_size_one
 
 
 def unit_norms(tensor: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from imgrec.models.unit_length import unit_length
+from imgrec.unit_length import unit_length
 
 
 def agreement(targets: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from imgrec.augment import to_float
 from imgrec.errors import UserError
 from imgrec.losses import cross_entropy
 from imgrec.models.passes import another_pass
-from imgrec.models.unit_length import unit_length
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
+from imgrec.unit_length import unit_length
 
 
 def pixel_gradient(model: nn.Module, images: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:

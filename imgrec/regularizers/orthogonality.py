@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.models.scope import Scope, in_scope
-from imgrec.models.unit_length import of_size_one, unit_length
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.regularizers.weights import scoped
 from imgrec.types import StepOutput
+from imgrec.unit_length import of_size_one, unit_length
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 

@@ -12,9 +12,9 @@ from imgrec.errors import UserError
 from imgrec.losses.base import full_precision, in_range
 from imgrec.models.loss_scale import scaled_loss
 from imgrec.models.passes import another_pass, drops, same_draws
-from imgrec.models.unit_length import of_size_one
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
+from imgrec.unit_length import of_size_one
 
 
 def divergence(logits: Tensor, others: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from imgrec.compress.blocks import _influences
 from imgrec.compress.importance import _CRITERIA
 from imgrec.losses.teacher_maps import attention_map
 from imgrec.models.heads import HEADS
-from imgrec.models.unit_length import unit_length
 from imgrec.optim.clipping import clip_adaptively_, unit_norms
 from imgrec.optim.projection import project_max_norm_
 from imgrec.optim.sharpness import worst_nearby
@@ -25,6 +24,7 @@ from imgrec.regularizers.orthogonality import largest_singular_values
 from imgrec.regularizers.triplet import Triplet
 from imgrec.regularizers.virtual_adversarial import of_length
 from imgrec.types import StepOutput
+from imgrec.unit_length import unit_length
 
 LABELS = torch.tensor([0, 0, 1, 1])
 
