@@ -53,7 +53,7 @@ class TrainingOrder(_Sampler):
 
     The length is the sum of ``repeats``, rounded up, and the same in every epoch, so that schedules and resumed runs
     count the same steps. The rounding is less than one sample. It is shared by the samples with a fraction, if there
-    are at least 20 of them, otherwise by all samples, so that no expectation moves by more than a few percent.
+    are at least 20 of them, otherwise by all samples, in proportion to what each lacks to one further copy.
 
     Args:
         count: the number of training samples.
