@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,7 +84,8 @@ def test_a_killed_loader_worker(cli: Cli, place: Path) -> None:
     done = fit(cli, "worker", "--data.num_workers", "2", "--data.cache", "off")
     assert done.returncode == 6, done.stderr
     (said,) = messages(done)
-    assert "was killed by the signal Killed" in said
+    # torch raises from its signal handler or, if the queue notices the worker first, without the name of the signal
+    assert re.search("a worker process .* (was killed by the signal Killed|ended unexpectedly)", said), said
     assert "data.num_workers" in said
     (run,) = (place / "runs/tiny").iterdir()
     assert RunFolder(run).summary["status"] == "failed"
