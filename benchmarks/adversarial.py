@@ -22,9 +22,9 @@ from torch import Tensor
 from torchvision.datasets import FashionMNIST
 
 from imgrec import RunFolder
-from imgrec.evaluate.seeds import difference_over_seeds
 from imgrec.export import load_model_folder
 from imgrec.regularizers.adversarial import climb
+from imgrec.stats.seeds import difference_over_seeds
 
 RECIPE = "fashion_mnist/adversarial"
 SIDES = {"without": ["--model.regularizers", "null"], "with fgsm": []}

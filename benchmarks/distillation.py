@@ -18,7 +18,7 @@ from common import Claim, arguments, finish, pin
 from fit_common import EXPERIMENTS, fit
 from input_common import data
 
-from imgrec.evaluate.seeds import difference_over_seeds
+from imgrec.stats.seeds import difference_over_seeds
 
 QUICK = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
 

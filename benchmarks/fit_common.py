@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from imgrec import RunFolder
 from imgrec.cli.main import main as imgrec
-from imgrec.evaluate.seeds import SeedsDifference, difference_over_seeds
 from imgrec.runs.predictions import Predictions
+from imgrec.stats.seeds import SeedsDifference, difference_over_seeds
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 

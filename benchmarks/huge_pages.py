@@ -11,7 +11,7 @@ from collections.abc import Callable
 from common import Claim, arguments, finish, interleaved, pin, table
 
 NORMALIZE = """
-from imgrec.models.normalize import IMAGENET_MEAN, IMAGENET_STD
+from imgrec.models.normalization import IMAGENET_MEAN, IMAGENET_STD
 trunk = Backbone(torch.nn.Flatten(), 1, IMAGENET_MEAN, IMAGENET_STD)
 model = Classifier(trunk, torch.nn.Identity(), IMAGENET_MEAN, IMAGENET_STD)
 images = torch.randint(0, 256, (64, 3, 224, 224), dtype=torch.uint8)

@@ -24,7 +24,7 @@ from torchvision import transforms
 
 from imgrec.augment.resize import resize_to
 from imgrec.data import ImageDataModule, decode_image
-from imgrec.data.jpeg import _simplejpeg
+from imgrec.data.decoding.jpeg import _simplejpeg
 
 SIZE = 224
 

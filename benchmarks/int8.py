@@ -21,18 +21,18 @@ from common import Claim, arguments, finish, interleaved, pin, table
 from input_common import data
 from numpy.typing import NDArray
 
-from imgrec.compress.calibration import unit_batches
-from imgrec.compress.onnx_int8 import OnnxInt8, Ranges
-from imgrec.compress.openvino_int8 import OpenVinoInt8
-from imgrec.compress.sensitivity import divergence
-from imgrec.evaluate.drop import accuracy_drop
+from imgrec.compress.quantization.calibration import unit_batches
+from imgrec.compress.quantization.onnx_static import OnnxInt8, Ranges
+from imgrec.compress.quantization.openvino import OpenVinoInt8
+from imgrec.compress.quantization.sensitivity import divergence
 from imgrec.export import Predictor, load_model_folder
-from imgrec.export.onnx import write_onnx
-from imgrec.export.openvino import to_openvino
-from imgrec.export.runtimes import Runtime, open_runtime
+from imgrec.export.formats.onnx import write_onnx
+from imgrec.export.formats.openvino import to_openvino
+from imgrec.export.runtimes.registry import Runtime, open_runtime
 from imgrec.models import build_classifier
-from imgrec.randomness import position_generator
+from imgrec.stats.accuracy_drop import accuracy_drop
 from imgrec.types import DataFacts
+from imgrec.utils.seeding import position_generator
 
 CALIBRATION = 100
 

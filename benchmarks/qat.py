@@ -22,7 +22,7 @@ from input_common import data
 
 from imgrec import RunFolder, compress_run
 from imgrec.errors import UserError
-from imgrec.evaluate.seeds import difference_over_seeds
+from imgrec.stats.seeds import difference_over_seeds
 
 EXPERIMENT = "fashion_mnist/narrow"
 FLOAT, HURT = "fp32, trained on", "int8, plain"

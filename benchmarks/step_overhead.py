@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from imgrec import ImageDataModule
 from imgrec.callbacks import RunRecorder, make_lean
-from imgrec.cli.engine import Engine
+from imgrec.engine.experiment import Engine
 from imgrec.models import Backbone, Classifier, build_classifier
 from imgrec.optim import build_optimizer
 

@@ -27,8 +27,8 @@ from common import Claim, finish, pin
 from fit_common import EXPERIMENTS, gain, gains, side_by_side, summary
 from input_common import data
 
-from imgrec import yaml12
 from imgrec.studies.cost import TrainingStep, compare_steps, training_step
+from imgrec.utils import yaml
 
 PLAIN = "as it is"
 
@@ -115,7 +115,7 @@ def words(more: Mapping[str, Any]) -> list[str]:
 
 def costs(network: Network, sides: Mapping[str, Mapping[str, Any]], batch: int, rounds: int) -> dict[str, str]:
     """One line a side: what its step takes beside that of the recipe's own network."""
-    model = yaml12.load((EXPERIMENTS / f"{network.recipe}.yaml").read_text(encoding="utf-8"))["model"]
+    model = yaml.load((EXPERIMENTS / f"{network.recipe}.yaml").read_text(encoding="utf-8"))["model"]
 
     def step(more: Mapping[str, Any]) -> TrainingStep:
         made = training_step({**model, **more}, network.size, batch)

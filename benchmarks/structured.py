@@ -24,7 +24,7 @@ from common import Claim, finish, interleaved, pin
 from input_common import data
 
 from imgrec import RunFolder, load
-from imgrec.compress.measure import count_macs, count_parameters
+from imgrec.compress.profiling import count_macs, count_parameters
 
 HERE = Path(__file__).parent
 SEEDS = 3

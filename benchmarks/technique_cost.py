@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from common import arguments, finish, pin
 
-from imgrec.cli.listing import registry
-from imgrec.entry import Entry
+from imgrec.cli.commands.list_show import registry
 from imgrec.errors import UserError
 from imgrec.studies.cost import TrainingStep, compare_steps, training_step
+from imgrec.utils.signature import Entry
 
 PLACES = {
     "losses": "loss",

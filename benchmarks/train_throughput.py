@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from imgrec.callbacks import RunRecorder, make_lean
-from imgrec.cli.engine import Engine
+from imgrec.engine.experiment import Engine
 
 GOALS = {"resnet18": 1.6, "mobilenetv3_small_100": 1.7, "tf_efficientnet_lite0": 1.3}
 CIFAR = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2470, 0.2435, 0.2616]}

@@ -53,20 +53,20 @@ _WHERE = {
     "SOURCES": "imgrec.data",
     "StructuredPruning": "imgrec.callbacks",
     "StepOutput": "imgrec.types",
-    "TensorBoardLogger": "imgrec.callbacks.tensorboard_logger",
+    "TensorBoardLogger": "imgrec.loggers.tensorboard",
     "TestTimeViews": "imgrec.callbacks",
     "TrainingFailedError": "imgrec.errors",
     "UserError": "imgrec.errors",
-    "WandbLogger": "imgrec.callbacks.wandb_logger",
-    "compare_runs": "imgrec.runs.comparison",
-    "compress_run": "imgrec.cli.compress",
-    "evaluate_run": "imgrec.studies.evaluate",
-    "find_batch_size": "imgrec.cli.batch_find",
-    "find_learning_rate": "imgrec.cli.lr_find",
+    "WandbLogger": "imgrec.loggers.wandb.logger",
+    "compare_runs": "imgrec.compare.comparison",
+    "compress_run": "imgrec.cli.commands.compress",
+    "evaluate_run": "imgrec.engine.evaluate",
+    "find_batch_size": "imgrec.cli.commands.batch_find",
+    "find_learning_rate": "imgrec.cli.commands.lr_find",
     "load": "imgrec.runs.load",
     "run_table": "imgrec.runs.table",
-    "soup_runs": "imgrec.cli.soup",
-    "technique_costs": "imgrec.cli.cost",
+    "soup_runs": "imgrec.cli.commands.soup",
+    "technique_costs": "imgrec.cli.commands.cost",
 }
 
 __all__ = [
@@ -143,24 +143,24 @@ if TYPE_CHECKING:
         StructuredPruning,
         TestTimeViews,
     )
-    from imgrec.callbacks.tensorboard_logger import TensorBoardLogger
-    from imgrec.callbacks.wandb_logger import WandbLogger
-    from imgrec.cli.batch_find import find_batch_size
-    from imgrec.cli.compress import compress_run
-    from imgrec.cli.cost import technique_costs
-    from imgrec.cli.lr_find import find_learning_rate
-    from imgrec.cli.soup import soup_runs
+    from imgrec.cli.commands.batch_find import find_batch_size
+    from imgrec.cli.commands.compress import compress_run
+    from imgrec.cli.commands.cost import technique_costs
+    from imgrec.cli.commands.lr_find import find_learning_rate
+    from imgrec.cli.commands.soup import soup_runs
+    from imgrec.compare.comparison import compare_runs
     from imgrec.data import SOURCES, ImageDataModule
+    from imgrec.engine.evaluate import evaluate_run
     from imgrec.errors import TrainingFailedError, UserError
+    from imgrec.loggers.tensorboard import TensorBoardLogger
+    from imgrec.loggers.wandb.logger import WandbLogger
     from imgrec.losses import DISTILLATIONS, LOSSES
     from imgrec.models import BACKBONES, HEADS, Classifier
     from imgrec.optim import OPTIMIZERS, SCHEDULES
     from imgrec.regularizers import REGULARIZERS
-    from imgrec.runs.comparison import compare_runs
     from imgrec.runs.folder import RunFolder
     from imgrec.runs.load import load
     from imgrec.runs.table import run_table
-    from imgrec.studies.evaluate import evaluate_run
     from imgrec.tasks import BaseTask, ClassificationTask, DistillationTask
     from imgrec.types import Batch, DataFacts, StepOutput
 

@@ -14,8 +14,8 @@ from importlib.metadata import entry_points
 from typing import Annotated, Any, Generic, Protocol, TypeVar, get_args, get_origin
 
 from imgrec import trust
-from imgrec.entry import Entry, check_text_keys, check_type, place
 from imgrec.errors import SpecError, UserError, article, suggestion
+from imgrec.utils.signature import Entry, check_text_keys, check_type, place
 
 Spec = str | dict[str, Any]
 """A name, or a mapping with the key ``name`` and arguments beside it."""

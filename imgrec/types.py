@@ -9,9 +9,9 @@ from typing import Any, Self, get_type_hints
 import torch
 from torch import Tensor
 
-from imgrec.entry import check_type
 from imgrec.errors import UserError
-from imgrec.randomness import position_seed
+from imgrec.utils.seeding import position_seed
+from imgrec.utils.signature import check_type
 
 
 @dataclass(frozen=True, slots=True)

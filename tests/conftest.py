@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from imgrec import yaml12
 from imgrec.cli.main import main
 from imgrec.runs.folder import create_run_folder
-from imgrec.runs.metrics_log import MetricsLog
+from imgrec.runs.metrics_csv import MetricsLog
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.summary import update_summary, write_json
+from imgrec.utils import yaml
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 StoredRun = Callable[..., Path]
@@ -131,7 +131,7 @@ def _store_run(root: Path, experiment: str, seed: int, right: ArrayLike, **given
     predicted = np.where(correct, targets, (targets + 1) % len(names))
     folder = create_run_folder(root, experiment, given.get("run_id", f"seed-{seed}"))
     config = {"experiment": experiment, "seed_everything": seed, "model": {"init_args": given.get("config", {})}}
-    (folder / "config.yaml").write_text(yaml12.dump(config))
+    (folder / "config.yaml").write_text(yaml.dump(config))
     write_json(folder / "environment.json", {"experiment": experiment, "started": f"2026-11-21T14:30:{seed:02d}+00:00"})
     with MetricsLog(folder / "metrics.csv") as log:
         for epoch in range(3):

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from imgrec import yaml12
-from imgrec.cli.listing import registry
+from imgrec.cli.commands.list_show import registry
+from imgrec.utils import yaml
 
 _EXAMPLE = re.compile(r"^Examples?:{1,2}[ \t]*\n(?:[ \t]*\n)*((?:[ \t]+\S.*(?:\n|\Z)|[ \t]*\n)+)", re.MULTILINE)
 _TTA = "imgrec test RUN --tta "
@@ -21,8 +21,8 @@ def documented(plural: str, name: str) -> dict[str, Any] | None:
         return None
     text = textwrap.dedent(found.group(1)).strip()
     if text.startswith(_TTA):
-        return {"tta": yaml12.load(text.removeprefix(_TTA).strip("'"))}
-    loaded = yaml12.load(text)
+        return {"tta": yaml.load(text.removeprefix(_TTA).strip("'"))}
+    loaded = yaml.load(text)
     assert isinstance(loaded, dict), f"{plural} {name}: the example is no mapping:\n{text}"
     return loaded["model"] if set(loaded) == {"model"} else loaded
 

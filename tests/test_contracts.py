@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from imgrec import ClassificationTask, DistillationTask, ImageDataModule
 from imgrec.augment import AUGMENTATIONS, BatchTransform, Draws, Transform
 from imgrec.callbacks import PositionalSeeding
-from imgrec.cli.listing import REGISTRIES, registry
+from imgrec.cli.commands.list_show import REGISTRIES, registry
 from imgrec.data import SOURCES
 from imgrec.losses import LOSSES
 from imgrec.models import BACKBONES, HEADS

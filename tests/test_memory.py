@@ -13,8 +13,8 @@ from tests.conftest import TINY
 TRAINING = """
 import gc
 import pytorch_lightning as pl
-from imgrec.cli.engine import Engine
-from imgrec.cli.config import read_config
+from imgrec.engine.experiment import Engine
+from imgrec.engine.config import read_config
 from imgrec.cli.training import train
 
 class Resident(pl.Callback):

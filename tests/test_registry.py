@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import pytest
 
 import imgrec.registry
-from imgrec.entry import Entry, check_type
 from imgrec.errors import SpecError, UserError, nearest, suggestion
 from imgrec.registry import Registry, as_list
+from imgrec.utils.signature import Entry, check_type
 
 TOYS: Registry[Any] = Registry("toy", "toys")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from imgrec.randomness import position_seed
 from imgrec.types import Batch, DataFacts, StepOutput
+from imgrec.utils.seeding import position_seed
 
 
 def batch() -> Batch:

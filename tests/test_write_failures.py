@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 
 import imgrec
-from imgrec.csv_files import write_rows
 from imgrec.errors import ResourceError
-from imgrec.files import WriteError, folder_aside, write_text, writing, written_aside
+from imgrec.reports.images import save_picture
 from imgrec.runs.checkpoints import write_checkpoint
-from imgrec.runs.pictures import save_picture
 from imgrec.runs.predictions import Predictions, write_predictions
+from imgrec.utils.csv_files import write_rows
+from imgrec.utils.paths import WriteError, folder_aside, write_text, writing, written_aside
 from tests.conftest import Cli
 
 ROOT = Path(imgrec.__file__).parent
@@ -37,20 +37,20 @@ _WRITERS = {
     *("tofile", "copyfile", "copy2", "copytree", "makedirs"),
 }
 _ALLOWED = {
-    "imgrec/data/cache_build.py": "a folder aside with a lock; without room, images are decoded again",
-    "imgrec/runs/metrics_log.py": "rows are appended; MetricsLogger turns a failure into a WriteError",
-    "imgrec/process.py": "a file of the kernel",
-    "imgrec/runs/bench_worker.py": "a temporary folder of the benchmark",
-    "imgrec/runs/bench_evaluation.py": "a temporary folder of the benchmark",
-    "imgrec/compress/onnx_int8.py": "a folder given by export_aside",
-    "imgrec/compress/onnx_weights.py": "a folder given by export_aside",
-    "imgrec/compress/openvino_int8.py": "a folder given by export_aside",
-    "imgrec/export/onnx.py": "a folder given by export_aside",
-    "imgrec/export/openvino.py": "a folder given by export_aside",
+    "imgrec/data/cache/build.py": "a folder aside with a lock; without room, images are decoded again",
+    "imgrec/runs/metrics_csv.py": "rows are appended; MetricsLogger turns a failure into a WriteError",
+    "imgrec/utils/memory.py": "a file of the kernel",
+    "imgrec/bench/worker.py": "a temporary folder of the benchmark",
+    "imgrec/bench/evaluation.py": "a temporary folder of the benchmark",
+    "imgrec/compress/quantization/onnx_static.py": "a folder given by export_aside",
+    "imgrec/compress/quantization/onnx_weight_only.py": "a folder given by export_aside",
+    "imgrec/compress/quantization/openvino.py": "a folder given by export_aside",
+    "imgrec/export/formats/onnx.py": "a folder given by export_aside",
+    "imgrec/export/formats/openvino.py": "a folder given by export_aside",
     "imgrec/export/export_folder.py": "a folder given by export_aside",
-    "imgrec/studies/quantize.py": "a folder given by export_aside",
-    "imgrec/runs/page.py": "a picture in memory",
-    "imgrec/runs/svg.py": "a picture in memory",
+    "imgrec/studies/compression/quantize.py": "a folder given by export_aside",
+    "imgrec/reports/html.py": "a picture in memory",
+    "imgrec/reports/svg.py": "a picture in memory",
 }
 
 
@@ -77,7 +77,7 @@ def is_write(call: ast.Call) -> bool:
         words = [each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)]
         return any(set(word) <= set("rwaxbt+") and set(word) & set("wax+") for word in words)
     if called in ("write_text", "write_table") and isinstance(call.func, ast.Name):
-        return False  # imgrec.files.write_text and imgrec.cli.written.write_table
+        return False  # imgrec.utils.paths.write_text and imgrec.cli.written.write_table
     saves = called == "save" and isinstance(call.func, ast.Attribute) and ast.unparse(call.func) != "self.save"
     return called in _WRITERS or saves
 
@@ -200,8 +200,8 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
             monkeypatch.setattr(os, "replace", fail(errno.ENOSPC))
             monkeypatch.setattr(os, "rename", fail(errno.ENOSPC))
             return "No space left on device"
-        monkeypatch.setattr("imgrec.files.tempfile.mkstemp", fail(errno.EROFS))
-        monkeypatch.setattr("imgrec.files.tempfile.mkdtemp", fail(errno.EROFS))
+        monkeypatch.setattr("imgrec.utils.paths.tempfile.mkstemp", fail(errno.EROFS))
+        monkeypatch.setattr("imgrec.utils.paths.tempfile.mkdtemp", fail(errno.EROFS))
         return "Read-only file system"
 
     return begin

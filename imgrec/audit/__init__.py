@@ -1,10 +1,10 @@
 """What is wrong with a data set: broken files, odd images, duplicates, leaks between splits, doubtful labels."""
 
 from imgrec.audit.audit import Audit, audit
+from imgrec.audit.dataset_statistics import Statistics
 from imgrec.audit.findings import KINDS, Finding, Inventory, proposals, write_findings
-from imgrec.audit.page import write_page
-from imgrec.audit.quality import Limits
-from imgrec.audit.statistics import Statistics
+from imgrec.audit.html import write_page
+from imgrec.audit.image_quality import Limits
 
 __all__ = [
     "KINDS",

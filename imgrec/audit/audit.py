@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from imgrec.audit.dataset_statistics import Statistics, statistics
 from imgrec.audit.duplicates import Pair, duplicate_findings, exact_groups, exact_pairs, near_pairs, turned_pairs
 from imgrec.audit.findings import KINDS, Finding, Inventory, in_order
-from imgrec.audit.labels import judges_of, label_findings
-from imgrec.audit.quality import Limits, quality_findings
+from imgrec.audit.image_quality import Limits, quality_findings
+from imgrec.audit.label_errors import judges_of, label_findings
+from imgrec.audit.messages import judged_text
 from imgrec.audit.scan import scan
-from imgrec.audit.statistics import Statistics, statistics
-from imgrec.audit.wording import judged_text
 from imgrec.data import Source, Splits
-from imgrec.data.audit import usable_cores
+from imgrec.data.bad_images import usable_cores
 from imgrec.registry import Spec
 from imgrec.runs.predictions import Predictions
 
@@ -29,7 +29,7 @@ class Audit:
         pairs: the pairs of duplicates.
         statistics: classes, sizes, mean and standard deviation.
         judged: sentences that state which labels were judged by which network.
-        modes: the searches for duplicates that were made; see :data:`imgrec.audit.wording.MODES`.
+        modes: the searches for duplicates that were made; see :data:`imgrec.audit.messages.MODES`.
     """
 
     inventory: Inventory

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.audit.findings import Finding, Inventory
-from imgrec.audit.hashing import ORIENTATIONS, cross_pairs, similar_pairs, turn
-from imgrec.audit.wording import DECIDE
-from imgrec.data.amend import EXCLUDE
+from imgrec.audit.messages import DECIDE
+from imgrec.audit.perceptual_hash import ORIENTATIONS, cross_pairs, similar_pairs, turn
+from imgrec.data.wrappers.corrections import EXCLUDE
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def near_pairs(records: NDArray[Any], radius: int = RADIUS) -> list[Pair]:
 
     Args:
         records: one ``RECORD`` an image.
-        radius: the largest number of bits; see :func:`imgrec.audit.hashing.similar_pairs`.
+        radius: the largest number of bits; see :func:`imgrec.audit.perceptual_hash.similar_pairs`.
     """
     at = np.flatnonzero(records["readable"] & (records["contrast"] > _PLAIN**2))
     if len(at) < 2:
@@ -131,7 +131,8 @@ def duplicate_findings(pairs: Iterable[Pair], inventory: Inventory) -> Iterator[
     """What pairs of equal images mean: across splits, across classes, or again in the same split and class.
 
     A finding names the most alike of the other images. What is proposed follows
-    :data:`imgrec.audit.wording.RULES`. Of equal pixels with one label one image stays, in the test split rather than in
+    :data:`imgrec.audit.messages.RULES`. Of equal pixels with one label one image stays, in the test split rather than
+    in
     validation and there rather than in training. Of nearly equal images with one label in two splits the one in the
     lower split is to be excluded. Copies with different labels are for a person to decide.
     """

@@ -14,12 +14,12 @@ from imgrec.audit.duplicates import Pair
 from imgrec.audit.findings import Inventory
 from imgrec.augment import build_transforms
 from imgrec.data import BadImage, to_channels
-from imgrec.data.pixel_budget import decoding
-from imgrec.data.progress import shown
+from imgrec.data.decoding.pixel_budget import decoding
 from imgrec.errors import UserError
 from imgrec.models import BACKBONES, Backbone
-from imgrec.randomness import position_generator
 from imgrec.registry import Spec
+from imgrec.utils.progress import shown
+from imgrec.utils.seeding import position_generator
 
 _AT_ONCE = 1024
 _NEAREST = 5

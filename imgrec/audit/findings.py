@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.audit.wording import rule_of
-from imgrec.csv_files import rows_written
+from imgrec.audit.messages import rule_of
 from imgrec.data import Source, Splits
-from imgrec.data.amend import EXCLUDE, RELABEL
+from imgrec.data.wrappers.corrections import EXCLUDE, RELABEL
+from imgrec.utils.csv_files import rows_written
 
 COLUMNS = ("id", "split", "class", "finding", "detail", "related", "action", "reason")
-"""The columns of a list of findings; :mod:`imgrec.data.amend` reads it back."""
+"""The columns of a list of findings; :mod:`imgrec.data.wrappers.corrections` reads it back."""
 
 KINDS: dict[str, str] = {
     "duplicate_across_splits": "the same pixels in two splits: what is evaluated was trained on",
@@ -128,7 +128,7 @@ def write_findings(path: str | Path, findings: Iterable[Finding], inventory: Inv
 def proposals(findings: Iterable[Finding], relabel: bool = False) -> list[Finding]:
     """Return the findings that ``--fix`` applies, at most one for each image.
 
-    The rules are those of :data:`imgrec.audit.wording.RULES`.
+    The rules are those of :data:`imgrec.audit.messages.RULES`.
 
     An image that is excluded is not relabelled.
 

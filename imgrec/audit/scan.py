@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from imgrec.audit.file_formats import format_of_content, format_of_name, is_cut_off
 from imgrec.audit.findings import Finding, Inventory
-from imgrec.audit.formats import format_of_content, format_of_name, is_cut_off
-from imgrec.audit.measure import RECORD, measure
+from imgrec.audit.image_statistics import RECORD, measure
 from imgrec.data import BadImage, Source
-from imgrec.data.amend import EXCLUDE
-from imgrec.data.decoder_messages import decoder_messages
-from imgrec.data.pixel_budget import decoding
-from imgrec.data.progress import shown
+from imgrec.data.decoding.messages import decoder_messages
+from imgrec.data.decoding.pixel_budget import decoding
+from imgrec.data.wrappers.corrections import EXCLUDE
+from imgrec.utils.progress import shown
 
 _BLOCK = 128
 

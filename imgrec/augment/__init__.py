@@ -1,22 +1,24 @@
 """What happens to images: tensors in, tensors out; one by one, as a batch, and mixed."""
 
 from imgrec.augment.affine import Affine, affine
+from imgrec.augment.base import AUGMENTATIONS, Augmentation, BatchTransform, Mix, Transform, to_float
 from imgrec.augment.blur import GaussianBlur, gaussian_blur
 from imgrec.augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, grayscale
 from imgrec.augment.color_jitter import Brightness, ColorJitter, Contrast, Grayscale, Hue, Saturation
 from imgrec.augment.crop import CenterCrop, PaddingMode, center_crop, pad, pad_to
-from imgrec.augment.draws import Draws
 from imgrec.augment.erasing import Cutout, RandomErasing, box_mask, erase
 from imgrec.augment.flip import HorizontalFlip, VerticalFlip, hflip, vflip
-from imgrec.augment.mix import cutmix, cutmix_box, mixup, to_probabilities
+from imgrec.augment.mixup import cutmix, cutmix_box, mixup, to_probabilities
 from imgrec.augment.noise import GaussianNoise, Lighting, add_lighting, add_noise
 from imgrec.augment.pipeline import DEFAULT_TRANSFORMS, Pipeline, build_transforms, check_transforms
 from imgrec.augment.presets import PRESETS
+from imgrec.augment.random import Draws
 from imgrec.augment.random_crop import RandomCrop, random_crop
 from imgrec.augment.random_mix import CutMix, Mixup, MixupOrCutMix
 from imgrec.augment.resize import Resize, Squash, resize_short_side, resize_to
 from imgrec.augment.resized_crop import RandomResizedCrop, random_box, random_resized_crop
-from imgrec.augment.torchvision_v2 import (
+from imgrec.augment.test_time import VIEWS, TestTimeAugmentation, View
+from imgrec.augment.torchvision import (
     AugMix,
     AutoAugment,
     Elastic,
@@ -25,9 +27,7 @@ from imgrec.augment.torchvision_v2 import (
     TorchvisionTransform,
     TrivialAugment,
 )
-from imgrec.augment.training import TrainingPipeline, build_training_pipeline, check_training_transforms
-from imgrec.augment.transform import AUGMENTATIONS, Augmentation, BatchTransform, Mix, Transform, to_float
-from imgrec.augment.tta import VIEWS, TestTimeAugmentation, View
+from imgrec.augment.training_pipeline import TrainingPipeline, build_training_pipeline, check_training_transforms
 
 __all__ = [
     "AUGMENTATIONS",

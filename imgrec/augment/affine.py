@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imgrec.augment.draws import Draws
-from imgrec.augment.transform import AUGMENTATIONS, BatchTransform, to_float
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform, to_float
+from imgrec.augment.random import Draws
 from imgrec.errors import UserError
 
 Border = Literal["black", "edge", "reflect"]

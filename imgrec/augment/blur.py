@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform, check_probability, to_float
 from imgrec.augment.chosen import change_chosen, per_image
 from imgrec.augment.crop import pad
-from imgrec.augment.draws import Draws
-from imgrec.augment.transform import AUGMENTATIONS, BatchTransform, check_probability, to_float
+from imgrec.augment.random import Draws
 from imgrec.errors import UserError
 
 

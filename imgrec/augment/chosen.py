@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from imgrec.augment.transform import to_float
+from imgrec.augment.base import to_float
 
 
 def gathers(images: Tensor) -> bool:

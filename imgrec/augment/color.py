@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from imgrec.augment.base import to_float
 from imgrec.augment.chosen import per_image
-from imgrec.augment.transform import to_float
 
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
 """How much red, green and blue make a grey: the luma of ITU-R BT.601, in the decimals that torchvision takes."""

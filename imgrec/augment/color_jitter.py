@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform, check_probability, to_float
 from imgrec.augment.chosen import change_chosen
 from imgrec.augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, grayscale
-from imgrec.augment.draws import Draws
-from imgrec.augment.transform import AUGMENTATIONS, BatchTransform, check_probability, to_float
+from imgrec.augment.random import Draws
 from imgrec.errors import UserError
 
 

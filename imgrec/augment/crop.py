@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from imgrec.augment.transform import AUGMENTATIONS, Transform
+from imgrec.augment.base import AUGMENTATIONS, Transform
 
 PaddingMode = Literal["constant", "edge", "reflect", "symmetric"]
 

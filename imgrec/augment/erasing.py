@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform, check_probability
 from imgrec.augment.chosen import change_chosen
-from imgrec.augment.draws import Draws
-from imgrec.augment.transform import AUGMENTATIONS, BatchTransform, check_probability
+from imgrec.augment.random import Draws
 from imgrec.errors import UserError
 
 Fill = Literal["black", "mean", "noise"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform, check_probability
 from imgrec.augment.chosen import change_chosen
-from imgrec.augment.draws import Draws
-from imgrec.augment.transform import AUGMENTATIONS, BatchTransform, check_probability
+from imgrec.augment.random import Draws
 
 _LARGE = 2**15
 """Bytes of an image from which one at a time is faster on a CPU: it stays in the cache between reading and writing."""

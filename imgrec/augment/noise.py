@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform, check_probability, to_float
 from imgrec.augment.chosen import change_chosen, per_image
-from imgrec.augment.draws import Draws
-from imgrec.augment.transform import AUGMENTATIONS, BatchTransform, check_probability, to_float
+from imgrec.augment.random import Draws
 from imgrec.errors import UserError
 
 # the principal components of the colours of ImageNet's pixels in [0, 1]: roots of the variances, and the directions

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imgrec.augment.transform import AUGMENTATIONS, Augmentation, Transform
+from imgrec.augment.base import AUGMENTATIONS, Augmentation, Transform
 from imgrec.errors import SpecError, UserError
 from imgrec.registry import Spec, Specs
 
@@ -106,7 +106,7 @@ def build_each(
 
 
 def _build(spec: Spec, where: str, facts: Mapping[str, Any]) -> Augmentation:
-    from imgrec.augment.torchvision_v2 import wrapped
+    from imgrec.augment.torchvision import wrapped
 
     try:
         built = wrapped(AUGMENTATIONS.build(spec, where, **facts))

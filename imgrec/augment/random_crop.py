@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from imgrec.augment import chosen
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform
 from imgrec.augment.crop import PaddingMode, pad
-from imgrec.augment.draws import Draws
-from imgrec.augment.transform import AUGMENTATIONS, BatchTransform
+from imgrec.augment.random import Draws
 from imgrec.errors import UserError
 
 

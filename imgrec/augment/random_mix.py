@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from imgrec.augment.base import AUGMENTATIONS, Mix, check_probability, to_float
 from imgrec.augment.chosen import per_image
-from imgrec.augment.draws import Draws
 from imgrec.augment.erasing import box_mask
-from imgrec.augment.mix import cutmix, cutmix_box, mix_targets, mixup
-from imgrec.augment.transform import AUGMENTATIONS, Mix, check_probability, to_float
+from imgrec.augment.mixup import cutmix, cutmix_box, mix_targets, mixup
+from imgrec.augment.random import Draws
 from imgrec.errors import UserError
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imgrec.augment.transform import AUGMENTATIONS, Transform
+from imgrec.augment.base import AUGMENTATIONS, Transform
 from imgrec.errors import UserError
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]

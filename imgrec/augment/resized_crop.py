@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from imgrec.augment.base import AUGMENTATIONS, Transform
 from imgrec.augment.resize import Interpolation, resize_to
-from imgrec.augment.transform import AUGMENTATIONS, Transform
 from imgrec.errors import UserError
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.losses.base import in_range
-from imgrec.models.scope import Scope, scope_names
-from imgrec.optim.clipping import clip_adaptively_
+from imgrec.models.utils.patterns import Scope, scope_names
+from imgrec.optim.gradient_clipping import clip_adaptively_
 
 
 class AdaptiveClipping(pl.Callback):

@@ -11,11 +11,11 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping as LightningEarlyStopping
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
-from imgrec.callbacks.run_of import run_folder
-from imgrec.callbacks.shortest import meets_minimum
+from imgrec.callbacks.min_training import meets_minimum
+from imgrec.callbacks.recording.current_run import run_folder
 from imgrec.errors import UserError, suggestion
 from imgrec.runs.summary import update_summary
-from imgrec.terminal import print
+from imgrec.utils.terminal import print
 
 _SMALL_IS_GOOD = ("loss", "nll", "ece", "error", "loss_step")
 _ASKED_EVERY = 10  # steps, where several processes have to agree on the time

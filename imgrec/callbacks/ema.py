@@ -12,10 +12,10 @@ from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from imgrec.callbacks.arguments import at_least_one
-from imgrec.compress.widths import select
+from imgrec.compress.pruning.widths import select
 from imgrec.errors import UserError
 from imgrec.optim.averaging import ema_decay, ema_update_, wide_copy
+from imgrec.utils.checks import at_least_one
 
 
 class EMA(pl.Callback):

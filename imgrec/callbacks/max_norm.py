@@ -14,9 +14,9 @@ from torch.utils.hooks import RemovableHandle
 
 from imgrec.errors import UserError
 from imgrec.losses.base import in_range
-from imgrec.models.scope import Scope, in_scope, scope_names
-from imgrec.optim.elsewhere import evaluated_elsewhere
-from imgrec.optim.projection import project_max_norm_
+from imgrec.models.utils.patterns import Scope, in_scope, scope_names
+from imgrec.optim.max_norm import project_max_norm_
+from imgrec.optim.optimizers.averaged import evaluated_elsewhere
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
-from imgrec.callbacks.run_of import run_folder
+from imgrec.callbacks.recording.current_run import run_folder
 from imgrec.errors import ResourceError
 from imgrec.runs.summary import update_summary
-from imgrec.signals import signal_name
-from imgrec.terminal import print
+from imgrec.utils.signals import signal_name
+from imgrec.utils.terminal import print
 
 _EVERY = 0.5
 """Seconds between two looks."""

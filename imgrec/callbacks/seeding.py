@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from imgrec.randomness import run_seed, seed_defaults
+from imgrec.utils.seeding import run_seed, seed_defaults
 
 
 class PositionalSeeding(pl.Callback):

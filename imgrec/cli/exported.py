@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imgrec.cli.arguments import Arguments
+from imgrec.cli.options import Arguments
 from imgrec.errors import UserError
 from imgrec.runs.folder import RunFolder, is_run_folder
-from imgrec.terminal import print
+from imgrec.utils.terminal import print
 
 
 def exported_run(targets: list[str]) -> RunFolder | None:

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 
 from imgrec.errors import ResourceError, UserError
-from imgrec.signals import Preempted, is_first_process, signal_name
-from imgrec.terminal import print
+from imgrec.utils.signals import Preempted, is_first_process, signal_name
+from imgrec.utils.terminal import print
 
 INTERRUPTED = 1
 """The exit status after Ctrl-C."""

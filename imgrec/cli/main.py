@@ -13,10 +13,10 @@ from pathlib import Path
 
 from imgrec import trust
 from imgrec.errors import UserError
-from imgrec.module_path import without_current_folder
-from imgrec.signals import preemptible
-from imgrec.terminal import print
-from imgrec.untrusted import OPTION
+from imgrec.trust.module_path import without_current_folder
+from imgrec.trust.untrusted import OPTION
+from imgrec.utils.signals import preemptible
+from imgrec.utils.terminal import print
 
 TRAINING = ("fit", "resume", "compress")
 """The commands that end with a documented status after SIGTERM and SIGHUP."""
@@ -42,8 +42,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sync": ("sync", "upload what W&B kept offline in run folders"),
     "audit": ("audit", "look for broken images, duplicates, leaks between splits and doubtful labels"),
     "cache": ("cache", "list, verify, clear or limit the caches of decoded images"),
-    "list": ("listing", "list the registries, or the entries of one"),
-    "show": ("listing", "show the arguments and the documentation of a registry entry"),
+    "list": ("list_show", "list the registries, or the entries of one"),
+    "show": ("list_show", "show the arguments and the documentation of a registry entry"),
 }
 
 USER_CONFIG = frozenset({"fit", "augment", "lr-find", "batch-find", "cost", "show"})
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _no_command(rest)
         signals = preemptible() if command in TRAINING else nullcontext()
         with _scope(command, trusted), signals:
-            module = import_module(f"imgrec.cli.{COMMANDS[command][0]}")
+            module = import_module(f"imgrec.cli.commands.{COMMANDS[command][0]}")
             try:
                 status: int = module.run(command, rest)
             finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from imgrec.terminal import print
+from imgrec.utils.terminal import print
 
 
 class Parser(argparse.ArgumentParser):

@@ -87,8 +87,8 @@ def find_images(given: Iterable[str]) -> Inputs:
 
 
 def _in_folder(folder: Path, skipped: Counter[str]) -> list[Path]:
-    from imgrec.data.decode import IMAGE_SUFFIXES
-    from imgrec.data.file_names import is_system_entry
+    from imgrec.data.decoding.image import IMAGE_SUFFIXES
+    from imgrec.data.sources.file_names import is_system_entry
 
     names, others = [], Counter[str]()
     for path in _files(folder):
@@ -107,7 +107,7 @@ def _in_folder(folder: Path, skipped: Counter[str]) -> list[Path]:
 
 def _files(folder: Path) -> Iterator[Path]:
     """Yield all ordinary files below a folder; hidden folders and those of the system are not entered."""
-    from imgrec.data.file_names import is_system_entry
+    from imgrec.data.sources.file_names import is_system_entry
 
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_system_entry(name)]
@@ -116,7 +116,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _read_table(path: Path, found: Inputs) -> None:
     """Add the rows of a table to ``found``. Relative paths are relative to the folder of the table."""
-    from imgrec.data.csv_rows import read_csv
+    from imgrec.data.sources.csv_rows import read_csv
 
     table = read_csv(path, (), strip=False)
     if not table.rows:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from imgrec.console import PlainConsole
-from imgrec.evaluate.names import long_title_of, ordered
+from imgrec.metrics.names import long_title_of, ordered
 from imgrec.runs.folder import RunFolder
+from imgrec.utils.console import PlainConsole
 
 
 def print_results(results: Mapping[str, Mapping[str, float]], run: RunFolder | None, report: Path | None) -> None:

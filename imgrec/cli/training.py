@@ -12,7 +12,7 @@ from imgrec.errors import UserError
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-    from imgrec.cli.engine import Engine
+    from imgrec.engine.experiment import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def train(engine: Engine, checkpoint: str | Path | None, run: Path | None = None
         resumption: how it goes on there.
     """
     from imgrec.callbacks import RunRecorder, make_lean
-    from imgrec.callbacks.mirror import close_mirrors
+    from imgrec.loggers.base import close_mirrors
     from imgrec.runs.load import read_checkpoint
     from imgrec.tasks import BaseTask
 
@@ -101,7 +101,7 @@ def _use_splits_of(run: Path, engine: Engine, resumption: Any) -> None:
 def _evaluate_after_fit(engine: Engine, recorder: Any, rehearsal: bool) -> None:
     from pytorch_lightning.callbacks import WeightAveraging
 
-    from imgrec.cli.report import write
+    from imgrec.cli.commands.report import write
     from imgrec.cli.results import print_results
     from imgrec.runs.folder import RunFolder
 

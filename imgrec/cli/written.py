@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgrec.csv_files import write_rows
-from imgrec.files import Postponed, writing
-from imgrec.terminal import print
+from imgrec.utils.csv_files import write_rows
+from imgrec.utils.paths import Postponed, writing
+from imgrec.utils.terminal import print
 
 
 def write_given(given: str | None, write: Callable[[Path], Any]) -> None:

@@ -1,17 +1,17 @@
 """Smaller and faster networks: pure functions on ``nn.Module``, which know nothing of Lightning."""
 
-from imgrec.compress.blocks import BlockReport, drop_blocks, residual_blocks
-from imgrec.compress.channel_search import ChannelPruning
-from imgrec.compress.channels import ChannelReport, prune_channels
-from imgrec.compress.importance import channel_importance, loss_gradients
-from imgrec.compress.int8 import Int8Classifier, to_int8
-from imgrec.compress.masks import apply_masks, keep_best, n_of_m, prunable, sparsity_of
-from imgrec.compress.qat import QuantizedClassifier
-from imgrec.compress.schedule import sparsity_at
-from imgrec.compress.scores import SCORES, accumulate, score
+from imgrec.compress.pruning.blocks import BlockReport, drop_blocks, residual_blocks
+from imgrec.compress.pruning.channel_importance import channel_importance, loss_gradients
+from imgrec.compress.pruning.channel_search import ChannelPruning
+from imgrec.compress.pruning.channels import ChannelReport, prune_channels
+from imgrec.compress.pruning.masks import apply_masks, keep_best, n_of_m, prunable, sparsity_of
+from imgrec.compress.pruning.schedule import sparsity_at
+from imgrec.compress.pruning.targets import Target, cost_of, parse_target, share_of
+from imgrec.compress.pruning.weight_importance import SCORES, accumulate, score
+from imgrec.compress.pruning.widths import resize, select, widths_step
+from imgrec.compress.quantization.int8 import Int8Classifier, to_int8
+from imgrec.compress.quantization.qat import QuantizedClassifier
 from imgrec.compress.surgery import note_step, rebuild, surgery_of, surgical
-from imgrec.compress.targets import Target, cost_of, parse_target, share_of
-from imgrec.compress.widths import resize, select, widths_step
 
 __all__ = [
     "SCORES",

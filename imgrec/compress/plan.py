@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from imgrec.compress.pruning.targets import parse_target
+from imgrec.compress.pruning.targets import said as words
 from imgrec.compress.steps import STEPS, DropBlocks, Finetune, Mask, Prune, Qat, Quantize, Step
-from imgrec.compress.targets import parse_target
-from imgrec.compress.targets import said as words
 from imgrec.errors import UserError, suggestion
 from imgrec.registry import Spec
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from imgrec.compress.blocks import BlockCriterion
-from imgrec.compress.channel_search import ChannelPruning, RoundTo
-from imgrec.compress.dependency import Attention
-from imgrec.compress.importance import ChannelCriterion
-from imgrec.compress.mask_plan import MaskPlan
-from imgrec.compress.masks import Scope
-from imgrec.compress.schedule import Shape
-from imgrec.compress.scores import Criterion
-from imgrec.compress.targets import parse_target
+from imgrec.compress.pruning.blocks import BlockCriterion
+from imgrec.compress.pruning.channel_importance import ChannelCriterion
+from imgrec.compress.pruning.channel_search import ChannelPruning, RoundTo
+from imgrec.compress.pruning.dependency_graph import Attention
+from imgrec.compress.pruning.mask_config import MaskPlan
+from imgrec.compress.pruning.masks import Scope
+from imgrec.compress.pruning.schedule import Shape
+from imgrec.compress.pruning.targets import parse_target
+from imgrec.compress.pruning.weight_importance import Criterion
 from imgrec.errors import UserError
 from imgrec.losses.base import in_range
 from imgrec.registry import Registry

@@ -1,31 +1,31 @@
 """Where images come from: sources, splits, loading, and the data module that holds them together."""
 
-from imgrec.data.audit import find_bad_images, refuse_bad_images
-from imgrec.data.balance import SAMPLERS, Sampler, strata
-from imgrec.data.cache import BrokenCacheError, CachedImages, DecodedImages
-from imgrec.data.cache_choice import cached_images
-from imgrec.data.cache_plan import CachePlan, plan_cache
-from imgrec.data.cache_store import cache_root, stored_caches
-from imgrec.data.classes import check_classes, map_classes
-from imgrec.data.concat import Concat
-from imgrec.data.csv_table import CsvTable
-from imgrec.data.decode import IMAGE_SUFFIXES, BadImage, decode_image, from_pil, to_channels
-from imgrec.data.digits import Digits
-from imgrec.data.folder import Folder
-from imgrec.data.hub import Hub
-from imgrec.data.label_noise import LabelNoise
+from imgrec.data.bad_images import find_bad_images, refuse_bad_images
+from imgrec.data.cache.plan import CachePlan, plan_cache
+from imgrec.data.cache.policy import cached_images
+from imgrec.data.cache.registry import cache_root, stored_caches
+from imgrec.data.cache.storage import BrokenCacheError, CachedImages, DecodedImages
+from imgrec.data.decoding.image import IMAGE_SUFFIXES, BadImage, decode_image, from_pil, to_channels
 from imgrec.data.loading import BatchLoader, EvaluationSet, TrainingSet
-from imgrec.data.long_tail import LongTail
 from imgrec.data.module import ImageDataModule
-from imgrec.data.parquet import Parquet
-from imgrec.data.sampling import EvaluationOrder, TrainingOrder
-from imgrec.data.source import SOURCES, Source
+from imgrec.data.samplers.balanced import SAMPLERS, Sampler, strata
+from imgrec.data.samplers.order import EvaluationOrder, TrainingOrder
+from imgrec.data.sources.base import SOURCES, Source
+from imgrec.data.sources.csv import CsvTable
+from imgrec.data.sources.digits import Digits
+from imgrec.data.sources.folder import Folder
+from imgrec.data.sources.huggingface import Hub
+from imgrec.data.sources.parquet import Parquet
+from imgrec.data.sources.torchvision import TorchvisionSet
+from imgrec.data.sources.view import View
+from imgrec.data.sources.webdataset import TarShards
 from imgrec.data.splits import Splits, split_source
 from imgrec.data.stratify import stratify
-from imgrec.data.subset import Subset
-from imgrec.data.tar_shards import TarShards
-from imgrec.data.torchvision_set import TorchvisionSet
-from imgrec.data.view import View
+from imgrec.data.wrappers.class_mapping import check_classes, map_classes
+from imgrec.data.wrappers.concat import Concat
+from imgrec.data.wrappers.label_noise import LabelNoise
+from imgrec.data.wrappers.long_tail import LongTail
+from imgrec.data.wrappers.subset import Subset
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from imgrec.data.decode import BadImage
+from imgrec.data.decoding.image import BadImage
 from imgrec.data.loading import EvaluationSet
 from imgrec.data.module import ImageDataModule
 from imgrec.errors import UserError
-from imgrec.randomness import position_seed
+from imgrec.utils.seeding import position_seed
 
 CalibrationSplit = Literal["train", "val"]
 

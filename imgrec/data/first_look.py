@@ -6,8 +6,8 @@ from contextlib import suppress
 
 from torch import Tensor
 
-from imgrec.data.decode import BadImage
-from imgrec.data.source import Source
+from imgrec.data.decoding.image import BadImage
+from imgrec.data.sources.base import Source
 from imgrec.data.splits import Rows
 from imgrec.errors import UserError
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.data.file_names import class_name
+from imgrec.data.sources.file_names import class_name
 from imgrec.errors import UserError, suggestion
 
 logger = logging.getLogger(__name__)

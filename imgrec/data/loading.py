@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from imgrec.augment import Pipeline
-from imgrec.data.cache_plan import leaves_alone
-from imgrec.data.decode import BadImage, to_channels
-from imgrec.data.pixel_budget import decoding
-from imgrec.data.sampling import BLANK
-from imgrec.data.source import Source
+from imgrec.data.cache.plan import leaves_alone
+from imgrec.data.decoding.image import BadImage, to_channels
+from imgrec.data.decoding.pixel_budget import decoding
+from imgrec.data.samplers.order import BLANK
+from imgrec.data.sources.base import Source
 from imgrec.data.workers import end_with_program, outlive_signals
 from imgrec.errors import UserError
-from imgrec.randomness import position_generator, position_seed
 from imgrec.types import Batch, sample_keys
+from imgrec.utils.seeding import position_generator, position_seed
 
 Place = tuple[int, int] | int
 """A position in the split, with the epoch or without."""
@@ -175,7 +175,7 @@ class TrainingSet(_Rows):
 class EvaluationSet(_Rows):
     """Evaluation batches by position, the same at every time; images that cannot be read are left out.
 
-    The batch of :data:`imgrec.data.sampling.BLANK` is empty.
+    The batch of :data:`imgrec.data.samplers.order.BLANK` is empty.
     """
 
     def __getitems__(self, places: Sequence[Place]) -> Batch:

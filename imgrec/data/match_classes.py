@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from imgrec.data.classes import OTHERS, ClassMapping
-from imgrec.data.source import Source
+from imgrec.data.sources.base import Source
+from imgrec.data.sources.view import View
 from imgrec.data.splits import Rows
-from imgrec.data.view import View
+from imgrec.data.wrappers.class_mapping import OTHERS, ClassMapping
 from imgrec.errors import UserError, suggestion
 
 _SHOWN = 10

@@ -28,29 +28,29 @@ from imgrec.augment import (
     check_training_transforms,
     check_transforms,
 )
-from imgrec.data.amend import amend, read_exclusions, read_labels, relabelled
-from imgrec.data.arguments import check_arguments, fetches
-from imgrec.data.audit import find_bad_images, refuse_bad_images, usable_cores
-from imgrec.data.balance import SAMPLERS, strata
-from imgrec.data.bit_depth import sixteen_bit, warn_of_few_levels
-from imgrec.data.cache import CachedImages
-from imgrec.data.cache_choice import CacheMode
-from imgrec.data.classes import check_classes, map_classes
-from imgrec.data.decode import BadImage, to_channels
+from imgrec.data.bad_images import find_bad_images, refuse_bad_images, usable_cores
+from imgrec.data.cache.kept_images import KeptImages, evaluated_splits
+from imgrec.data.cache.policy import CacheMode
+from imgrec.data.cache.storage import CachedImages
+from imgrec.data.checks import check_arguments, fetches
+from imgrec.data.decoding.bit_depth import sixteen_bit, warn_of_few_levels
+from imgrec.data.decoding.image import BadImage, to_channels
 from imgrec.data.first_look import decode_some, first_image, square_side
 from imgrec.data.image_dtype import ImageDtype, choose_dtype, convert_batch
-from imgrec.data.kept_images import KeptImages, evaluated_splits
 from imgrec.data.loading import BatchLoader, EvaluationSet, TrainingSet
-from imgrec.data.sampling import EvaluationOrder, TrainingOrder, process_rank
-from imgrec.data.source import SOURCES, Source
+from imgrec.data.samplers.balanced import SAMPLERS, strata
+from imgrec.data.samplers.order import EvaluationOrder, TrainingOrder, process_rank
+from imgrec.data.sources.base import SOURCES, Source
 from imgrec.data.split_table import SplitTable, with_classes
 from imgrec.data.splits import Rows, Splits, check_splits, split_source
-from imgrec.data.training_part import with_stored_splits
+from imgrec.data.wrappers.class_mapping import check_classes, map_classes
+from imgrec.data.wrappers.corrections import amend, read_exclusions, read_labels, relabelled
+from imgrec.data.wrappers.training_split import with_stored_splits
 from imgrec.errors import UserError
-from imgrec.randomness import position_generator, run_seed
 from imgrec.registry import Spec, Specs, as_list
 from imgrec.trust import Trust, allow, current, declare, in_own_scope, reading
 from imgrec.types import Batch, DataFacts
+from imgrec.utils.seeding import position_generator, run_seed
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec import json_text
-from imgrec.data.source import SPLITS, Source
+from imgrec.data.sources.base import SPLITS, Source
+from imgrec.data.sources.view import View
 from imgrec.data.splits import Rows, Splits
-from imgrec.data.view import View
 from imgrec.errors import UserError
-from imgrec.files import written_aside
+from imgrec.utils import json_text
+from imgrec.utils.paths import written_aside
 
 COLUMNS = ("id", "split", "group", "label", "content")
 """The columns of splits.parquet."""

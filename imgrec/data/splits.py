@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.data.source import Source
+from imgrec.data.sources.base import Source
 from imgrec.data.stratify import stratify
 from imgrec.errors import UserError
-from imgrec.randomness import position_seed
+from imgrec.utils.seeding import position_seed
 
 logger = logging.getLogger(__name__)
 

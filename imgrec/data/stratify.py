@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.randomness import position_seed
+from imgrec.utils.seeding import position_seed
 
 
 def stratify(

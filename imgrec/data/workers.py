@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from imgrec.signals import end_by_default, ending_signals
+from imgrec.utils.signals import end_by_default, ending_signals
 
 _GRACE = 120
 """Seconds that a worker process continues after a signal, for the training to end in its own way."""

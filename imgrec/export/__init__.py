@@ -9,16 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _WHERE = {
-    "Loaded": "load",
+    "Loaded": "model_folder.load",
     "Prediction": "predictor",
     "Predictor": "predictor",
-    "find_origin": "origin",
-    "load_model_folder": "load",
-    "open_runtime": "runtimes",
-    "read_model_folder": "load",
-    "read_origin": "origin",
-    "read_specs": "origin",
-    "save_model_folder": "save",
+    "find_origin": "trained_model",
+    "load_model_folder": "model_folder.load",
+    "open_runtime": "runtimes.registry",
+    "read_model_folder": "model_folder.load",
+    "read_origin": "trained_model",
+    "read_specs": "trained_model",
+    "save_model_folder": "model_folder.save",
 }
 
 __all__ = [
@@ -35,11 +35,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from imgrec.export.load import Loaded, load_model_folder, read_model_folder
-    from imgrec.export.origin import find_origin, read_origin, read_specs
+    from imgrec.export.model_folder.load import Loaded, load_model_folder, read_model_folder
+    from imgrec.export.model_folder.save import save_model_folder
     from imgrec.export.predictor import Prediction, Predictor
-    from imgrec.export.runtimes import open_runtime
-    from imgrec.export.save import save_model_folder
+    from imgrec.export.runtimes.registry import open_runtime
+    from imgrec.export.trained_model import find_origin, read_origin, read_specs
 
 
 def __getattr__(name: str) -> Any:

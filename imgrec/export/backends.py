@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgrec.augment.transform import to_float
-from imgrec.compress.int8 import Int8Classifier
-from imgrec.compress.qat import QuantizedClassifier
+from imgrec.augment.base import to_float
+from imgrec.compress.quantization.int8 import Int8Classifier
+from imgrec.compress.quantization.qat import QuantizedClassifier
 from imgrec.errors import UserError
-from imgrec.export.runtime import Runtime
+from imgrec.export.runtimes.base import Runtime
 from imgrec.models import Classifier
 
 TITLES = {"torch": "PyTorch", "compile": "PyTorch, compiled", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
@@ -24,7 +24,7 @@ class Backend(ABC):
     """A network that maps a batch of images to logits.
 
     Attributes:
-        runtime: one of :data:`imgrec.export.runtimes.RUNTIMES`.
+        runtime: one of :data:`imgrec.export.runtimes.registry.RUNTIMES`.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``; ``int8 (simulated)`` if PyTorch rounds as int8 does.
         device: the device of the images that :meth:`__call__` receives.
     """
@@ -96,7 +96,7 @@ class RuntimeBackend(Backend):
     A runtime with a fixed batch size receives batches of that size; the last one is filled up with black images.
 
     Args:
-        network: see :func:`imgrec.export.runtimes.open_runtime`.
+        network: see :func:`imgrec.export.runtimes.registry.open_runtime`.
     """
 
     def __init__(self, network: Runtime) -> None:

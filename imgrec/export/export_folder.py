@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgrec import json_text
 from imgrec.errors import UserError, suggestion
-from imgrec.export.preprocessing import check_preprocessing
-from imgrec.files import folder_aside, write_text
+from imgrec.export.model_folder.preprocessing import check_preprocessing
 from imgrec.types import DataFacts
+from imgrec.utils import json_text
+from imgrec.utils.paths import folder_aside, write_text
 
 VERSION = 1
 """The version of export.json."""
@@ -130,7 +130,7 @@ def mark_budget(folder: Path, budget: Mapping[str, Any]) -> None:
 
     Args:
         folder: the folder of an export.
-        budget: see :func:`imgrec.studies.plan_budget.judge_budget`.
+        budget: see :func:`imgrec.studies.compression.plan_budget.judge_budget`.
     """
     found = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     text = json.dumps({**found, "budget": dict(budget)}, indent=2, allow_nan=False)

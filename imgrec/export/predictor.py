@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imgrec.augment import TestTimeAugmentation, build_transforms
-from imgrec.data.decode import BadImage, decode_image, to_channels
-from imgrec.data.pixel_budget import decoding
+from imgrec.data.decoding.image import BadImage, decode_image, to_channels
+from imgrec.data.decoding.pixel_budget import decoding
 from imgrec.errors import UserError
 from imgrec.export.backends import ClassifierBackend, backend_of
-from imgrec.export.runtime import Runtime
+from imgrec.export.runtimes.base import Runtime
 from imgrec.models import Classifier
 from imgrec.types import DataFacts
 

@@ -8,14 +8,16 @@ from imgrec.losses.asymmetric import Asymmetric, asymmetric_loss
 from imgrec.losses.base import LOSSES
 from imgrec.losses.binary_cross_entropy import BinaryCrossEntropy, binary_cross_entropy
 from imgrec.losses.bootstrapping import Bootstrapping, bootstrapped_cross_entropy
+from imgrec.losses.brier import Brier, Huber, brier_score, huber_score
 from imgrec.losses.class_weights import (
     ClassWeights,
     balanced_class_weights,
     effective_class_weights,
     resolve_class_weights,
 )
+from imgrec.losses.corn import Corn, corn_loss
 from imgrec.losses.cross_entropy import CrossEntropy, cross_entropy
-from imgrec.losses.distillation import (
+from imgrec.losses.distillation.base import (
     DISTILLATIONS,
     Distillation,
     DistillationSum,
@@ -23,16 +25,8 @@ from imgrec.losses.distillation import (
     build_distillations,
     check_distillations,
 )
-from imgrec.losses.focal import Focal, focal_loss
-from imgrec.losses.generalized_cross_entropy import GeneralizedCrossEntropy, generalized_cross_entropy
-from imgrec.losses.hinge import Hinge, crammer_singer_hinge, one_vs_rest_hinge
-from imgrec.losses.logit_adjusted import LogitAdjusted, log_prior, logit_adjusted_loss
-from imgrec.losses.margin import ArcFace, CosFace, MarginLoss, arcface_logits, cosface_logits
-from imgrec.losses.ordinal import Corn, corn_loss
-from imgrec.losses.poly import Poly1, poly_1_loss
-from imgrec.losses.probability_distance import Brier, Huber, brier_score, huber_score
-from imgrec.losses.symmetric_cross_entropy import SymmetricCrossEntropy, reverse_cross_entropy, symmetric_cross_entropy
-from imgrec.losses.teacher_logits import (
+from imgrec.losses.distillation.features import AttentionTransfer, Hints, attention_loss, attention_map, hint_loss
+from imgrec.losses.distillation.logits import (
     Correlation,
     DecoupledLogits,
     HardLabels,
@@ -42,8 +36,14 @@ from imgrec.losses.teacher_logits import (
     hard_label_loss,
     softened_divergence,
 )
-from imgrec.losses.teacher_maps import AttentionTransfer, Hints, attention_loss, attention_map, hint_loss
-from imgrec.losses.weighted import WeightedSum, build_loss, check_losses
+from imgrec.losses.focal import Focal, focal_loss
+from imgrec.losses.generalized_cross_entropy import GeneralizedCrossEntropy, generalized_cross_entropy
+from imgrec.losses.hinge import Hinge, crammer_singer_hinge, one_vs_rest_hinge
+from imgrec.losses.logit_adjusted import LogitAdjusted, log_prior, logit_adjusted_loss
+from imgrec.losses.margin import ArcFace, CosFace, MarginLoss, arcface_logits, cosface_logits
+from imgrec.losses.poly import Poly1, poly_1_loss
+from imgrec.losses.symmetric_cross_entropy import SymmetricCrossEntropy, reverse_cross_entropy, symmetric_cross_entropy
+from imgrec.losses.weighted_sum import WeightedSum, build_loss, check_losses
 
 __all__ = [
     "DISTILLATIONS",

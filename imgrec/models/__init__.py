@@ -1,35 +1,34 @@
 """What turns images into logits: backbones of timm and torchvision, necks, poolings, heads, and the classifier."""
 
-from imgrec.models.backbone import Backbone, Features
-from imgrec.models.blind_taps import clear_blind_gradients
-from imgrec.models.catalogue import BACKBONES
-from imgrec.models.cifar_resnet import CifarResNet
+from imgrec.models.backbones.base import Backbone, Features
+from imgrec.models.backbones.catalogue import BACKBONES
+from imgrec.models.backbones.cifar_resnet import CifarResNet
+from imgrec.models.backbones.resnet9 import ResNet9
+from imgrec.models.builder import ClassifierSpecs, build_classifier, check_classifier
 from imgrec.models.classifier import Classifier
-from imgrec.models.compiling import check_compile, compile_network
-from imgrec.models.edits import EDITS, Edit
-from imgrec.models.edits_activation import SwapActivation
-from imgrec.models.edits_attention import BlockAttention, EfficientChannelAttention, SqueezeExcitation
-from imgrec.models.edits_blur import BlurPool
-from imgrec.models.edits_dropout import Depth, DropBlocks, Dropout, SpatialDropout
-from imgrec.models.edits_lora import LoRA
-from imgrec.models.edits_norm import SwapNorm, WeightStandardization
-from imgrec.models.edits_separable import Separable
-from imgrec.models.edits_weight_norm import WeightNorm
-from imgrec.models.heads import HEADS, CosineHead, LinearHead
-from imgrec.models.heads_corn import CornHead, median_class, ordinal_log_probabilities
-from imgrec.models.heads_mlp import MLPHead, MultiSampleDropoutHead
-from imgrec.models.initialize import INITIALIZERS, Initializer
-from imgrec.models.initialize_fans import HeNormal, HeUniform, XavierNormal, XavierUniform
-from imgrec.models.initialize_residual import ZeroResidual
-from imgrec.models.initialize_weights import Normal, Orthogonal, TruncatedNormal, Uniform
-from imgrec.models.maps import MapBackbone
-from imgrec.models.memory_format import set_channels_last
-from imgrec.models.necks import NECKS, Neck
-from imgrec.models.necks_bifpn import BiFPN
-from imgrec.models.necks_concat import Concat
-from imgrec.models.necks_fpn import FPN, PAN
-from imgrec.models.necks_simple_pyramid import SimplePyramid
-from imgrec.models.normalize import Normalize, check_normalize, resolve_normalize
+from imgrec.models.edits.activation import SwapActivation
+from imgrec.models.edits.attention import BlockAttention, EfficientChannelAttention, SqueezeExcitation
+from imgrec.models.edits.base import EDITS, Edit
+from imgrec.models.edits.blur_pool import BlurPool
+from imgrec.models.edits.dropout import Depth, DropBlocks, Dropout, SpatialDropout
+from imgrec.models.edits.lora import LoRA
+from imgrec.models.edits.norm import SwapNorm, WeightStandardization
+from imgrec.models.edits.separable import Separable
+from imgrec.models.edits.weight_norm import WeightNorm
+from imgrec.models.features.feature_maps import MapBackbone
+from imgrec.models.heads.corn import CornHead, median_class, ordinal_log_probabilities
+from imgrec.models.heads.linear import HEADS, CosineHead, LinearHead
+from imgrec.models.heads.mlp import MLPHead, MultiSampleDropoutHead
+from imgrec.models.init.base import INITIALIZERS, Initializer
+from imgrec.models.init.fan import HeNormal, HeUniform, XavierNormal, XavierUniform
+from imgrec.models.init.fixed import Normal, Orthogonal, TruncatedNormal, Uniform
+from imgrec.models.init.residual import ZeroResidual
+from imgrec.models.necks.base import NECKS, Neck
+from imgrec.models.necks.bifpn import BiFPN
+from imgrec.models.necks.concat import Concat
+from imgrec.models.necks.fpn import FPN, PAN
+from imgrec.models.necks.simple_pyramid import SimplePyramid
+from imgrec.models.normalization import Normalize, check_normalize, resolve_normalize
 from imgrec.models.pooling import (
     POOLINGS,
     AttentionPooling,
@@ -39,8 +38,9 @@ from imgrec.models.pooling import (
     MaxPooling,
     Pooling,
 )
-from imgrec.models.resnet9 import ResNet9
-from imgrec.models.specs import ClassifierSpecs, build_classifier, check_classifier
+from imgrec.models.utils.compile import set_channels_last
+from imgrec.models.utils.compiling import check_compile, compile_network
+from imgrec.models.utils.padding_gradients import clear_blind_gradients
 
 __all__ = [
     "BACKBONES",

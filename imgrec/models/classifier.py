@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
-from imgrec.models.backbone import Backbone, Features
-from imgrec.models.maps import MapBackbone
-from imgrec.models.necks import Neck
+from imgrec.models.backbones.base import Backbone, Features
+from imgrec.models.features.feature_maps import MapBackbone
+from imgrec.models.necks.base import Neck
 from imgrec.models.pooling import Pooling
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal, cast, get_args
 from torch import nn
 
 from imgrec.errors import UserError, suggestion
-from imgrec.models.layers import SHORT
-from imgrec.models.scope import Scope, in_scope, scope_names
+from imgrec.models.utils.layers import SHORT
+from imgrec.models.utils.patterns import Scope, in_scope, scope_names
 
 NormPolicy = Literal["frozen", "statistics", "trained"]
 """What batch norm does in a frozen part: nothing, follow the statistics of the new images, or train as if it were not
@@ -35,7 +35,7 @@ def frozen_names(
 
     Args:
         model: any network; what has no gradient already is nobody's to freeze, and not among them.
-        scope: see :func:`imgrec.models.scope.scope_names`.
+        scope: see :func:`imgrec.models.utils.patterns.scope_names`.
         all_but: leave out what this scope means.
         batch_norm: ``trained`` leaves out the weights and biases of batch norm.
         where: the place in the config, for messages.

@@ -1,19 +1,17 @@
 """Optimizers, parameter groups and schedules."""
 
-from imgrec.optim.cycles import CosineRestarts, OneCycle, cosine_restarts_factor
-from imgrec.optim.decays import MultiStep, Polynomial, Wsd, polynomial_factor, wsd_factor
-from imgrec.optim.elsewhere import EvaluatedElsewhere, evaluated_elsewhere
-from imgrec.optim.factory import OptimizerFactory, lay_out_as_parameters
-from imgrec.optim.groups import layer_numbers, parameter_groups
-from imgrec.optim.lookahead import Lookahead
-from imgrec.optim.named import OPTIMIZERS
-from imgrec.optim.optimizers import build_optimizer, check_optimizer
-from imgrec.optim.plateau import Plateau
+from imgrec.optim.lr_scaling import LearningRateScaling, scale_learning_rate
+from imgrec.optim.optimizers.averaged import EvaluatedElsewhere, evaluated_elsewhere
+from imgrec.optim.optimizers.builtin import OPTIMIZERS
+from imgrec.optim.optimizers.factory import OptimizerFactory, lay_out_as_parameters
+from imgrec.optim.optimizers.lookahead import Lookahead
+from imgrec.optim.optimizers.registry import build_optimizer, check_optimizer
+from imgrec.optim.optimizers.sam import Asam, Sam, SharpnessAware, sharpness_aware, worst_nearby
+from imgrec.optim.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from imgrec.optim.optimizers.wrapper import OptimizerWrapper
+from imgrec.optim.param_groups import layer_numbers, parameter_groups
 from imgrec.optim.rules import GroupRule, read_rules
-from imgrec.optim.scaling import LearningRateScaling, scale_learning_rate
-from imgrec.optim.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
-from imgrec.optim.scheduler import FollowedSchedule, build_schedule, check_schedule
-from imgrec.optim.schedules import (
+from imgrec.optim.schedules.base import (
     SCHEDULES,
     Constant,
     Cosine,
@@ -26,8 +24,10 @@ from imgrec.optim.schedules import (
     linear_factor,
     step_factor,
 )
-from imgrec.optim.sharpness import Asam, Sam, SharpnessAware, sharpness_aware, worst_nearby
-from imgrec.optim.wrapper import OptimizerWrapper
+from imgrec.optim.schedules.cyclic import CosineRestarts, OneCycle, cosine_restarts_factor
+from imgrec.optim.schedules.decay import MultiStep, Polynomial, Wsd, polynomial_factor, wsd_factor
+from imgrec.optim.schedules.plateau import Plateau
+from imgrec.optim.schedules.scheduler import FollowedSchedule, build_schedule, check_schedule
 
 __all__ = [
     "OPTIMIZERS",

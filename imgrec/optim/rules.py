@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from imgrec.entry import check_type
 from imgrec.errors import SpecError, UserError, suggestion
 from imgrec.losses.base import in_range
-from imgrec.models.scope import Scope, in_scope, scope_names
+from imgrec.models.utils.patterns import Scope, in_scope, scope_names
+from imgrec.utils.signature import check_type
 
 _OURS: dict[str, Any] = {"lr_factor": float, "weight_decay": float, "decay_norm_and_bias": bool}
 

@@ -4,7 +4,6 @@ What reads features, a second view, the inputs' gradient or the weights is a reg
 """
 
 from imgrec.regularizers.adversarial import FGSM, PGD, climb
-from imgrec.regularizers.agreement import agreement
 from imgrec.regularizers.augmix import augmix
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.regularizers.center import Center, center_loss
@@ -12,7 +11,7 @@ from imgrec.regularizers.confidence import ConfidencePenalty, EntropyPenalty, pr
 from imgrec.regularizers.consistency import JensenShannon, RDrop, jensen_shannon, symmetric_kl
 from imgrec.regularizers.contrastive import SupervisedContrastive, supervised_contrastive
 from imgrec.regularizers.decorrelation import Decorrelation, KoLeo, decorrelation_penalty, koleo_penalty
-from imgrec.regularizers.gradients import InputGradient, Jacobian, input_gradient_penalty, jacobian_penalty
+from imgrec.regularizers.input_gradient import InputGradient, Jacobian, input_gradient_penalty, jacobian_penalty
 from imgrec.regularizers.norms import L1, L2, ElasticNet, elastic_net_penalty, l1_penalty, l2_penalty
 from imgrec.regularizers.orthogonality import (
     Orthogonality,
@@ -21,11 +20,12 @@ from imgrec.regularizers.orthogonality import (
     largest_singular_values,
     weight_matrices,
 )
+from imgrec.regularizers.pairwise import agreement
 from imgrec.regularizers.sparsity import BatchNormScale, GroupLasso, GrowingGroupNorm
-from imgrec.regularizers.sum import RegularizerSum, build_regularizers, check_regularizers, ramp_factor
 from imgrec.regularizers.triplet import Triplet, triplet_loss
 from imgrec.regularizers.virtual_adversarial import VirtualAdversarial
-from imgrec.regularizers.weights import WeightPenalty, norm_and_bias_names, weight_parameters
+from imgrec.regularizers.weight_penalty import WeightPenalty, norm_and_bias_names, weight_parameters
+from imgrec.regularizers.weighted_sum import RegularizerSum, build_regularizers, check_regularizers, ramp_factor
 
 __all__ = [
     "FGSM",

@@ -12,8 +12,8 @@ from imgrec.augment import to_float
 from imgrec.errors import UserError
 from imgrec.losses import LOSSES
 from imgrec.losses.base import in_range
-from imgrec.models.loss_scale import scaled_loss
-from imgrec.models.passes import another_pass
+from imgrec.models.utils.loss_scale import scaled_loss
+from imgrec.models.utils.passes import another_pass
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
 

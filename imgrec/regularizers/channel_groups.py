@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
-from imgrec.extras import require
-from imgrec.models.modes import modes_kept
+from imgrec.models.utils.forward import modes_kept
+from imgrec.utils.optional import require
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 

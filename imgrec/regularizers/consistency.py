@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from imgrec.augment import AUGMENTATIONS, BatchTransform, Draws
 from imgrec.errors import UserError
 from imgrec.losses.base import full_precision, in_range
-from imgrec.models.passes import another_pass, drops
-from imgrec.randomness import run_seed
+from imgrec.models.utils.passes import another_pass, drops
 from imgrec.registry import Spec
 from imgrec.regularizers.augmix import augmix
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
+from imgrec.utils.seeding import run_seed
 
 
 def symmetric_kl(logits: Tensor, others: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.losses.base import full_precision, in_range
-from imgrec.regularizers.agreement import agreement, cosine_similarities
 from imgrec.regularizers.base import REGULARIZERS
+from imgrec.regularizers.pairwise import agreement, cosine_similarities
 from imgrec.types import StepOutput
 
 
@@ -19,7 +19,7 @@ def supervised_contrastive(features: Tensor, targets: Tensor, temperature: float
 
     For each image it is the mean of ``-log p(other | image)`` over the others of its class, where ``p`` is the softmax
     of the cosines over the temperature among all others; images without another one of their class are left out. Of
-    mixed images, each other counts by how much the two agree (:func:`imgrec.regularizers.agreement`), and an image by
+    mixed images, each other counts by how much the two agree (:func:`imgrec.regularizers.pairwise`), and an image by
     how much it agrees with the one that it agrees with most: on one-hot probabilities that is the same.
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from imgrec.losses.base import full_precision
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
-from imgrec.unit_length import unit_length
+from imgrec.utils.vectors import unit_length
 
 
 def decorrelation_penalty(features: Tensor, standardize: bool = False) -> Tensor:

@@ -11,9 +11,9 @@ from torch.nn import Parameter
 
 from imgrec.errors import UserError
 from imgrec.losses.base import in_range
-from imgrec.models.scope import Scope
+from imgrec.models.utils.patterns import Scope
 from imgrec.regularizers.base import REGULARIZERS
-from imgrec.regularizers.weights import WeightPenalty
+from imgrec.regularizers.weight_penalty import WeightPenalty
 
 
 def l1_penalty(tensors: Iterable[Tensor]) -> Tensor:

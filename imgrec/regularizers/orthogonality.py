@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
-from imgrec.models.scope import Scope, in_scope
+from imgrec.models.utils.patterns import Scope, in_scope
 from imgrec.regularizers.base import REGULARIZERS
-from imgrec.regularizers.weights import scoped
+from imgrec.regularizers.weight_penalty import scoped
 from imgrec.types import StepOutput
-from imgrec.unit_length import of_size_one, unit_length
+from imgrec.utils.vectors import of_size_one, unit_length
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
@@ -25,7 +25,7 @@ def weight_matrices(model: nn.Module, scope: Scope = None, trainable: bool = Tru
 
     Args:
         model: any module.
-        scope: only of these; see :func:`imgrec.models.scope.scope_names`.
+        scope: only of these; see :func:`imgrec.models.utils.patterns.scope_names`.
         trainable: leave out what is frozen.
 
     Raises:

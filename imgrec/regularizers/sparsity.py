@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.losses.base import in_range
-from imgrec.models.scope import Scope
+from imgrec.models.utils.patterns import Scope
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.regularizers.channel_groups import ChannelGroup, channel_groups
-from imgrec.regularizers.weights import scoped
+from imgrec.regularizers.weight_penalty import scoped
 from imgrec.types import StepOutput
 
 _TINY = 1e-16

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgrec.losses.base import full_precision, in_range
-from imgrec.regularizers.agreement import agreement
 from imgrec.regularizers.base import REGULARIZERS
+from imgrec.regularizers.pairwise import agreement
 from imgrec.types import StepOutput
-from imgrec.unit_length import unit_length
+from imgrec.utils.vectors import unit_length
 
 Margin = float | Literal["soft"]
 Mining = Literal["hard", "semi_hard"]

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from imgrec.augment import to_float
 from imgrec.errors import UserError
 from imgrec.losses.base import full_precision, in_range
-from imgrec.models.loss_scale import scaled_loss
-from imgrec.models.passes import another_pass, drops, same_draws
+from imgrec.models.utils.loss_scale import scaled_loss
+from imgrec.models.utils.passes import another_pass, drops, same_draws
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
-from imgrec.unit_length import of_size_one
+from imgrec.utils.vectors import of_size_one
 
 
 def divergence(logits: Tensor, others: Tensor) -> Tensor:

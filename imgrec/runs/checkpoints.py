@@ -13,8 +13,8 @@ from typing import IO, Any
 import torch
 
 from imgrec.errors import UserError
-from imgrec.files import written_aside
 from imgrec.runs.load import read_checkpoint
+from imgrec.utils.paths import written_aside
 
 logger = logging.getLogger(__name__)
 

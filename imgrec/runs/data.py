@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.data import ImageDataModule
-from imgrec.data.reduced import load_reduced
 from imgrec.data.split_table import SplitError
+from imgrec.data.thumbnails import load_reduced
 from imgrec.errors import UserError
 from imgrec.runs.folder import SPLITS_FILE, RunFolder
 from imgrec.runs.predictions import Predictions
 from imgrec.trust import import_named, opening
-from imgrec.untrusted import UntrustedError
+from imgrec.trust.untrusted import UntrustedError
 
 DATA = "data_fingerprint"
 """Where environment.json holds the fingerprint of the data."""

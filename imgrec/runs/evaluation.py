@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imgrec.metrics import classification_metrics
+from imgrec.metrics.classification import classification_metrics
 from imgrec.runs.data import refuse_other_images
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions, write_predictions
@@ -17,7 +17,7 @@ from imgrec.runs.summary import update_summary
 from imgrec.types import Batch
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Images in [0, 1], ``(N, C, H, W)``, to logits ``(N, num_classes)``: an :class:`imgrec.export.runtimes.Runtime`."""
+"""Images in [0, 1], ``(N, C, H, W)``, to logits ``(N, num_classes)``; see :mod:`imgrec.export.runtimes.base`."""
 
 
 def predict_split(data: Any, split: Literal["val", "test"], network: Network) -> Predictions | None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from imgrec import yaml12
 from imgrec.errors import UserError
-from imgrec.files import folder_aside, write_text
 from imgrec.runs.environment import describe_environment
 from imgrec.runs.folder import EVALUATIONS, RunFolder
 from imgrec.runs.predictions import Predictions, read_predictions, write_predictions
 from imgrec.runs.summary import read_json, write_json
+from imgrec.utils import yaml
+from imgrec.utils.paths import folder_aside, write_text
 
 METRICS = "metrics.json"
 LEVEL = 0.95
@@ -143,7 +143,7 @@ def write_evaluation_folder(folder: Path, evaluation: Evaluation, page: str) -> 
     with folder_aside(folder) as aside:
         write_predictions(aside / "predictions.parquet", evaluation.predictions)
         write_json(aside / METRICS, evaluation.to_dict() | {"environment": describe_environment()})
-        write_text(aside / "source.yaml", yaml12.dump(dict(evaluation.source)))
+        write_text(aside / "source.yaml", yaml.dump(dict(evaluation.source)))
         write_text(aside / "report.html", page)
 
 

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from imgrec import yaml12
 from imgrec.errors import UserError, suggestion
-from imgrec.files import WriteError, inside
-from imgrec.runs.metrics_log import MetricSeries, read_metrics
+from imgrec.runs.metrics_csv import MetricSeries, read_metrics
 from imgrec.runs.predictions import Predictions, read_predictions
 from imgrec.runs.summary import SUMMARY, read_json
+from imgrec.utils import yaml as yaml12
+from imgrec.utils.paths import WriteError, inside
 
 if TYPE_CHECKING:
     from imgrec.data.split_table import SplitTable

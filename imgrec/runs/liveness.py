@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgrec import json_text
 from imgrec.errors import ResourceError
-from imgrec.files import write_text
+from imgrec.utils import json_text
+from imgrec.utils.paths import write_text
 
 if TYPE_CHECKING:
     from imgrec.runs.folder import RunFolder

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from imgrec.augment import TestTimeAugmentation
-from imgrec.augment.tta import Average
-from imgrec.compress.int8 import to_int8
-from imgrec.compress.qat import QuantizedClassifier
+from imgrec.augment.test_time import Average
+from imgrec.compress.quantization.int8 import to_int8
+from imgrec.compress.quantization.qat import QuantizedClassifier
 from imgrec.data.calibration import calibration_images
 from imgrec.errors import UserError
 from imgrec.export import Predictor, load_model_folder
-from imgrec.export.preprocessing import check_preprocessing
+from imgrec.export.model_folder.preprocessing import check_preprocessing
 from imgrec.models import Classifier
 from imgrec.registry import Specs
 from imgrec.runs.folder import CONFIG, RunFolder

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from imgrec.process import process_memory
+from imgrec.utils.memory import process_memory
 
 POWERCAP = Path("/sys/class/powercap")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from imgrec.errors import UserError
-from imgrec.export.origin import read_origin
+from imgrec.export.trained_model import read_origin
 from imgrec.models import Classifier
+from imgrec.trust.untrusted import UntrustedError
 from imgrec.types import DataFacts
-from imgrec.untrusted import UntrustedError
 
 
 def read_network(path: str | Path) -> tuple[Classifier, DataFacts]:

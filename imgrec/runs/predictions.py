@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from imgrec import json_text
 from imgrec.errors import UserError
-from imgrec.evaluate.probabilities import softmax
-from imgrec.files import written_aside
+from imgrec.metrics.probabilities import softmax
+from imgrec.utils import json_text
+from imgrec.utils.paths import written_aside
 
 _COLUMNS = ("id", "target", "predicted", "logits")
 _CLASS_NAMES = b"class_names"

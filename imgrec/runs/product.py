@@ -6,11 +6,11 @@ from pathlib import Path
 
 from imgrec.errors import UserError
 from imgrec.export.export_folder import Export, read_export
-from imgrec.export.qat_onnx import NAME
-from imgrec.export.runtime import Runtime
-from imgrec.export.runtimes import is_export, open_runtime
-from imgrec.files import inside
+from imgrec.export.formats.qat_onnx import NAME
+from imgrec.export.runtimes.base import Runtime
+from imgrec.export.runtimes.registry import is_export, open_runtime
 from imgrec.runs.folder import RunFolder, is_run_folder
+from imgrec.utils.paths import inside
 
 KEY = "export"
 """Key of summary.json that names the export whose figures are those of the run."""

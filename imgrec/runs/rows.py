@@ -10,7 +10,7 @@ from typing import Any
 
 from imgrec.errors import UserError
 from imgrec.runs.evaluations import read_evaluations
-from imgrec.runs.flat import flat_config
+from imgrec.runs.flat_config import flat_config
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, RunFolder
 from imgrec.runs.liveness import status_of
 from imgrec.runs.specs import fill_defaults

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgrec import json_text
 from imgrec.errors import UserError
-from imgrec.files import write_text
+from imgrec.utils import json_text
+from imgrec.utils.paths import write_text
 
 SUMMARY = "summary.json"
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.runs.metrics_log import MetricSeries
+from imgrec.runs.metrics_csv import MetricSeries
 
 PREFIX = "system/"
 """Begins the columns that are about the machine and the clock: two equal runs differ in these alone."""

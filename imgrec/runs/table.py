@@ -10,11 +10,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from imgrec import yaml12
 from imgrec.errors import UserError, suggestion
-from imgrec.evaluate.names import custom_metrics
+from imgrec.metrics.names import custom_metrics
 from imgrec.runs.rows import COSTS, FIGURES, Row, less_is_better, open_runs, read_row, run_folders
 from imgrec.trust import opening
+from imgrec.utils import yaml
 
 _ABOUT = ("run", "status", "started")
 _IN_THE_NAME = ("experiment", "runs")
@@ -141,7 +141,7 @@ def run_table(root: str | os.PathLike[str]) -> RunTable:
 
 
 def _condition(operator: str, text: str) -> Callable[[Any], bool]:
-    wanted = yaml12.parse(text)
+    wanted = yaml.parse(text)
     if operator in ("=", "==", "!="):
         same = operator != "!="
         return lambda value: _equal(value, wanted, text) is same

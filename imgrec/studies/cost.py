@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from imgrec.compress.measure import count_macs
+from imgrec.compress.profiling import count_macs
 from imgrec.errors import UserError
 from imgrec.optim import build_optimizer
 from imgrec.tasks import BaseTask, ClassificationTask
-from imgrec.tasks.rehearsal import AUTOCAST, make_step, noise, trial
+from imgrec.tasks.synthetic_step import AUTOCAST, make_step, noise, trial
 from imgrec.types import Batch, DataFacts
 
 _PLAIN: dict[str, str | None] = {"loss": "cross_entropy", "neck": None, "pooling": None, "head": "linear"}
@@ -49,7 +49,7 @@ class TrainingStep:
 
     Args:
         task: a built one, in training mode, on the device where it is to be measured; see
-            :func:`imgrec.tasks.rehearsal.trial`. Every step changes it.
+            :func:`imgrec.tasks.synthetic_step.trial`. Every step changes it.
         batch: what every step learns from, on the same device.
         precision: Lightning's name of it: 32-true, bf16-mixed or 16-mixed.
 

@@ -12,19 +12,19 @@ from torch import Tensor
 
 from imgrec.errors import UserError
 from imgrec.losses import WeightedSum
-from imgrec.models.loss_scale import scaled_losses
+from imgrec.models.utils.loss_scale import scaled_losses
 from imgrec.optim import LearningRateScaling, build_optimizer, build_schedule, check_optimizer, check_schedule
-from imgrec.optim.elsewhere import EvaluatedElsewhere
-from imgrec.optim.scheduler import FollowedSchedule
-from imgrec.optim.sharpness import SharpnessAware, sharpness_aware
-from imgrec.optim.wrapper import OptimizerWrapper
+from imgrec.optim.optimizers.averaged import EvaluatedElsewhere
+from imgrec.optim.optimizers.sam import SharpnessAware, sharpness_aware
+from imgrec.optim.optimizers.wrapper import OptimizerWrapper
+from imgrec.optim.schedules.scheduler import FollowedSchedule
 from imgrec.registry import Spec, Specs
 from imgrec.tasks.accumulation import AccumulatedSamples, scale_gradients
-from imgrec.tasks.ascent import loss_at_worst_point, loss_scale
 from imgrec.tasks.building import BuiltTask
-from imgrec.tasks.elsewhere import agree_on_weights, keep_evaluated, put_evaluated, put_trained
-from imgrec.tasks.epoch import EpochBuffer, EpochPredictions, RunningMeans
-from imgrec.tasks.processes import first_buffers, on_first, process_count
+from imgrec.tasks.collectives import first_buffers, on_first, process_count
+from imgrec.tasks.epoch_predictions import EpochBuffer, EpochPredictions, RunningMeans
+from imgrec.tasks.evaluation_weights import agree_on_weights, keep_evaluated, put_evaluated, put_trained
+from imgrec.tasks.sam_step import loss_at_worst_point, loss_scale
 from imgrec.tasks.single_image import refuse_single_image
 from imgrec.trust import in_own_scope
 from imgrec.types import Batch, StepOutput, blank_batch

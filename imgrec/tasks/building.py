@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from imgrec.compress.surgery import rebuild, surgery_of
 from imgrec.errors import UserError
-from imgrec.export.origin import origin_of, refuse_instantiator
+from imgrec.export.trained_model import origin_of, refuse_instantiator
 from imgrec.models import check_compile, compile_network, set_channels_last
-from imgrec.randomness import run_seed, seed_defaults
 from imgrec.registry import Specs
 from imgrec.regularizers import RegularizerSum, build_regularizers, check_regularizers
 from imgrec.tasks.compatibility import refuse_other_architecture, refuse_other_classes
-from imgrec.tasks.sharding import shard
+from imgrec.tasks.strategies import shard
 from imgrec.trust import Trust, allow, current, declare, in_own_scope, reading
 from imgrec.types import PART_FACTS, DataFacts
+from imgrec.utils.seeding import run_seed, seed_defaults
 
 Metrics = Callable[[Tensor, Tensor], dict[str, float]]
 

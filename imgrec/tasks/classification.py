@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.losses import build_loss, check_losses
-from imgrec.metrics import classification_metrics
+from imgrec.metrics.classification import classification_metrics
 from imgrec.models import Classifier, ClassifierSpecs, MultiSampleDropoutHead, Normalize, clear_blind_gradients
-from imgrec.models.partial import Taken
+from imgrec.models.pretrained.partial import Taken
 from imgrec.registry import Spec, Specs
 from imgrec.tasks.base import BaseTask
 from imgrec.tasks.building import Metrics
+from imgrec.tasks.initial_weights import check_start, start_from
 from imgrec.tasks.loss_checks import check_head_of_loss, refuse_mixed_targets, refuse_mixing, refuse_other_scale
 from imgrec.tasks.partial_start import Start
-from imgrec.tasks.start import check_start, start_from
 from imgrec.types import PART_FACTS, Batch, DataFacts, StepOutput
 
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from imgrec.errors import UserError
 from imgrec.losses import Distillation, DistillationSum, Signals, build_distillations, check_distillations
 from imgrec.losses.base import in_range
-from imgrec.models.layers import LayerOutputs, find_layers
-from imgrec.models.modes import evaluating
-from imgrec.randomness import run_seed, seed_defaults
+from imgrec.models.utils.forward import evaluating
+from imgrec.models.utils.layers import LayerOutputs, find_layers
 from imgrec.registry import Spec, Specs
 from imgrec.tasks.classification import ClassificationTask
 from imgrec.tasks.teacher import Teacher, check_teacher, read_teacher
 from imgrec.types import Batch, DataFacts, StepOutput
+from imgrec.utils.seeding import run_seed, seed_defaults
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from typing import Any, Self
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from imgrec.errors import UserError, suggestion
-from imgrec.export.tensors import locate_tensors, read_tensors
+from imgrec.export.state_dict import locate_tensors, read_tensors
 from imgrec.models import Classifier, Normalize
-from imgrec.models.partial import Taken, take_over
-from imgrec.models.scope import Scope, in_scope, scope_names
+from imgrec.models.pretrained.partial import Taken, take_over
+from imgrec.models.utils.patterns import Scope, in_scope, scope_names
 from imgrec.types import DataFacts
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from imgrec.errors import UserError
-from imgrec.models.modes import modes_kept
+from imgrec.models.utils.forward import modes_kept
 from imgrec.types import DataFacts
 
 MESSAGE = "Expected more than 1 value per channel when training"

@@ -14,7 +14,7 @@ from imgrec.errors import UserError
 from imgrec.export import find_origin, read_origin
 from imgrec.losses import Signals
 from imgrec.models import BACKBONES, Classifier, build_classifier, check_classifier, set_channels_last
-from imgrec.models.layers import LayerOutputs
+from imgrec.models.utils.layers import LayerOutputs
 from imgrec.registry import Spec
 from imgrec.tasks.compatibility import refuse_other_classes
 from imgrec.types import DataFacts

@@ -10,7 +10,7 @@ import torch
 from imgrec.audit import Inventory, audit
 from imgrec.audit.duplicates import exact_groups, exact_pairs, near_pairs
 from imgrec.audit.embeddings import embed, similar_features
-from imgrec.audit.measure import measure
+from imgrec.audit.image_statistics import measure
 from imgrec.data import Digits, Source, Splits, decode_image, split_source
 from imgrec.errors import UserError
 

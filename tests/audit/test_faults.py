@@ -149,7 +149,7 @@ def test_every_planted_fault_is_found_and_nothing_else(clean_set: Path, tmp_path
     shutil.copytree(clean_set, root)
     planted = plant(root, lambda name: Image.open(root / name).convert("RGB"))
     result, found = look(root, workers)
-    del planted["label_error"], found["label_error"]  # these take predictions: tests/audit/test_labels.py
+    del planted["label_error"], found["label_error"]  # these take predictions: tests/audit/test_label_errors.py
     assert all(planted.values())
     assert found == planted
     broken = sum(len(planted[kind]) for kind in ("empty", "truncated", "unreadable", "missing"))

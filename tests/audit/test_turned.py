@@ -13,8 +13,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from imgrec.audit.duplicates import near_pairs, turned_pairs
-from imgrec.audit.hashing import HASH_SIDE, ORIENTATIONS, cross_pairs, perceptual_hash, turn, turned_hashes
-from imgrec.audit.measure import measure
+from imgrec.audit.image_statistics import measure
+from imgrec.audit.perceptual_hash import HASH_SIDE, ORIENTATIONS, cross_pairs, perceptual_hash, turn, turned_hashes
 from imgrec.data import decode_image
 
 

@@ -21,8 +21,8 @@ from imgrec.augment import (
     check_training_transforms,
 )
 from imgrec.errors import SpecError, UserError
-from imgrec.randomness import position_generator
 from imgrec.registry import Spec
+from imgrec.utils.seeding import position_generator
 
 FACTS: dict[str, Any] = {"image_size": 16, "in_channels": 3, "num_classes": 4}
 

@@ -23,7 +23,7 @@ from imgrec.augment import (
 from imgrec.augment.crop import PaddingMode
 from imgrec.augment.resize import Interpolation
 from imgrec.errors import SpecError, UserError
-from imgrec.randomness import position_generator
+from imgrec.utils.seeding import position_generator
 
 SIZES = [(40, 60), (61, 37), (32, 32), (17, 90)]
 

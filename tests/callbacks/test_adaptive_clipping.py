@@ -10,7 +10,7 @@ from timm.utils.agc import adaptive_clip_grad
 
 from imgrec import AdaptiveClipping
 from imgrec.errors import UserError
-from imgrec.optim.clipping import clip_adaptively_, unit_norms
+from imgrec.optim.gradient_clipping import clip_adaptively_, unit_norms
 from tests.callbacks.small_training import digits, task, trainer
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from imgrec.callbacks.best_checkpoint import BestCheckpoint
+from imgrec.callbacks.checkpoints.best import BestCheckpoint
 
 
 class Said(pl.LightningModule):

@@ -14,9 +14,9 @@ import torch
 import yaml
 
 from imgrec import UserError
-from imgrec.cli.class_lists import CLASS_LISTS
-from imgrec.cli.classes import instantiate
-from imgrec.entry import Entry
+from imgrec.engine.class_lists import CLASS_LISTS
+from imgrec.engine.instantiate import instantiate
+from imgrec.utils.signature import Entry
 
 Cli = Callable[..., "CompletedProcess[str]"]
 CALLBACKS = CLASS_LISTS["callbacks"].own()

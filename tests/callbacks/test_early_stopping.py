@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from imgrec import EarlyStopping, UserError
 from imgrec.callbacks import early_stopping
 from imgrec.callbacks.early_stopping import seconds_of
-from imgrec.callbacks.lr_range import LearningRateRange
-from imgrec.callbacks.step_meter import StepMeter
+from imgrec.callbacks.lr_range_test import LearningRateRange
+from imgrec.callbacks.throughput import StepMeter
 
 BATCHES = 4
 FALLING = [1.0, 0.9, 0.95, 0.96, 0.7, 0.6]

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import BackboneFinetuning
 from torch import Tensor, nn
 
 from imgrec import EMA, QAT, ClassificationTask, Freeze, GradualUnfreezing, NaNGuard, Pruning, StructuredPruning
-from imgrec.callbacks.freezing import Freezing
+from imgrec.callbacks.finetuning.base import Freezing
 from imgrec.errors import UserError
 from tests.callbacks.small_training import BACKBONE, digits, in_two_parts, same, task, trainer
 

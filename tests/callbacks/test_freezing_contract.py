@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from imgrec import QAT, ClassificationTask, Freeze, GradualUnfreezing, ImageDataModule, Pruning, StructuredPruning
 from imgrec.models import Backbone
 from imgrec.optim import OPTIMIZERS
-from imgrec.optim.optimizers import unavailable
+from imgrec.optim.optimizers.registry import unavailable
 from tests.callbacks.small_training import trainer
 
 _TIMM: Any = timm.optim

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from imgrec import EMA, ClassificationTask, NaNGuard, RunRecorder, TrainingFailedError, UserError
-from imgrec.callbacks.divergence import Divergence
+from imgrec.callbacks.nan_guard.divergence import Divergence
 from imgrec.types import Batch, StepOutput
 from tests.callbacks.small_training import digits, same, task, trainer
 

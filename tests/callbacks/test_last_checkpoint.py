@@ -13,7 +13,7 @@ import yaml
 
 from imgrec import ClassificationTask, ImageDataModule
 from imgrec.callbacks import ExactResume, LastCheckpoint
-from imgrec.callbacks.resuming import begin_next_epoch
+from imgrec.callbacks.checkpoints.exact_resume import begin_next_epoch
 from imgrec.errors import UserError
 from tests.soak import configs, harness
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from imgrec import EMA, UserError
 from imgrec.callbacks import MaxNorm
-from imgrec.optim.projection import project_max_norm_
+from imgrec.optim.max_norm import project_max_norm_
 from tests.callbacks.small_training import digits, in_two_parts, same, task, trainer
 
 LIMIT = 0.9

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 
 from imgrec import ClassificationTask, ImageDataModule
 from imgrec.callbacks import EpochProgress
-from imgrec.console import PlainConsole
+from imgrec.utils.console import PlainConsole
 
 Cli = Callable[..., "CompletedProcess[str]"]
 LINE = re.compile(

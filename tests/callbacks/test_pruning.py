@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from imgrec import EMA, BestCheckpoint, ClassificationTask, Pruning, RunFolder, UserError
-from imgrec.callbacks.anew import forget_best
-from imgrec.callbacks.replay import Replay, Step, take_snapshot
-from imgrec.callbacks.structured_pruning import StructuredPruning
+from imgrec.callbacks.compression.anew import forget_best
+from imgrec.callbacks.compression.structured_pruning import StructuredPruning
+from imgrec.callbacks.nan_guard.replay import Replay, Step, take_snapshot
 from tests.callbacks.small_training import digits, in_two_parts, same, task, trainer
 
 Cli = Callable[..., "CompletedProcess[str]"]

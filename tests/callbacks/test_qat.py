@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging
 
 from imgrec import UserError
 from imgrec.callbacks import EMA, QAT, ImageSizeSchedule, LayerStatistics, Pruning, StructuredPruning
-from imgrec.compress.qat import QuantizedClassifier
+from imgrec.compress.quantization.qat import QuantizedClassifier
 from tests.callbacks.small_training import digits, in_two_parts, same, task, trainer
 
 

@@ -16,9 +16,9 @@ import torch
 import yaml
 
 from imgrec import ClassificationTask, ImageDataModule, RunFolder, RunRecorder
-from imgrec.cli.engine import best_and_last
-from imgrec.evaluate.scores import classification_scores
+from imgrec.engine.experiment import best_and_last
 from imgrec.export import load_model_folder
+from imgrec.metrics.scores import classification_scores
 
 Cli = Callable[..., "CompletedProcess[str]"]
 

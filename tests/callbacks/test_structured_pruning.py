@@ -17,7 +17,7 @@ from torch import Tensor
 
 from imgrec import ClassificationTask, TrainingFailedError, UserError
 from imgrec.callbacks import EMA, BestCheckpoint, EarlyStopping, LayerStatistics, NaNGuard, Pruning, StructuredPruning
-from imgrec.compress.measure import count_macs, count_parameters
+from imgrec.compress.profiling import count_macs, count_parameters
 from imgrec.compress.surgery import surgery_of
 from tests.callbacks import small_training
 from tests.callbacks.small_training import digits, same, trainer

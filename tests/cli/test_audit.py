@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgrec.audit.wording import RULES
+from imgrec.audit.messages import RULES
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

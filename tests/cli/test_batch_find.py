@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import imgrec
-import imgrec.cli.trial as trial
-from imgrec import process, yaml12
-from imgrec.callbacks.step_meter import StepMeter
-from imgrec.cli.batch_find import BatchSize, BatchSizes, predicted_memory, search
-from imgrec.cli.config import normal_form
+import imgrec.engine.short_run as trial
+from imgrec.callbacks.throughput import StepMeter
+from imgrec.cli.commands.batch_find import BatchSize, BatchSizes, predicted_memory, search
+from imgrec.engine.config import normal_form
 from imgrec.errors import UserError
-from imgrec.runs.text import file_size, parse_size
+from imgrec.utils import memory as process
+from imgrec.utils import yaml
+from imgrec.utils.formatting import file_size, parse_size
 from tests.conftest import TINY, Cli
 
 MIB = 2**20
@@ -138,7 +139,7 @@ def test_what_torch_says_when_there_is_no_memory(error: RuntimeError, exhausted:
 
 def test_images_a_second_are_those_after_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 2.0, 3.0, 5.0])
-    monkeypatch.setattr("imgrec.callbacks.step_meter.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("imgrec.callbacks.throughput.time.perf_counter", lambda: next(now))
     meter, trainer = StepMeter(4), SimpleNamespace(global_step=0, should_stop=False)
     module: Any = SimpleNamespace(device=torch.device("cpu"))
     for step in (0, 1, 2, 3, 4):
@@ -185,7 +186,7 @@ def test_sizes_are_read_as_they_are_written() -> None:
 
 @pytest.mark.slow
 def test_memory_grows_by_what_the_layers_keep_for_the_way_back() -> None:
-    config = normal_form(yaml12.load(TINY))
+    config = normal_form(yaml.load(TINY))
     config["data"]["init_args"]["image_size"] = 64
     config["trainer"] = {"precision": "32-true"}
     config["model"]["init_args"]["channels_last"] = False

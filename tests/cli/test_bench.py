@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 
 from imgrec.export import load_model_folder
 from imgrec.export.export_folder import Export, export_aside, write_description
-from imgrec.export.onnx import write_onnx
-from imgrec.runs.bench_rows import read_bench
+from imgrec.export.formats.onnx import write_onnx
+from imgrec.reports.bench.results import read_bench
 from imgrec.runs.folder import RunFolder
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -15,17 +15,17 @@ import pytest
 import torch
 
 import imgrec
-from imgrec import yaml12
-from imgrec.cli.compress import train_in
-from imgrec.compress.measure import count_macs
+from imgrec.cli.commands.compress import train_in
 from imgrec.compress.plan import Plan
+from imgrec.compress.profiling import count_macs
 from imgrec.compress.surgery import surgery_of
 from imgrec.errors import BudgetExceededError, UserError
 from imgrec.export import load_model_folder
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.summary import read_json, update_summary, write_json
-from imgrec.studies.compress import Compression
+from imgrec.studies.compression.study import Compression
 from imgrec.tasks import BaseTask
+from imgrec.utils import yaml
 from tests.conftest import Cli
 
 HALF: dict[str, Any] = {"name": "prune", "target": {"macs": 0.5}}
@@ -77,7 +77,7 @@ def below(folder: Path) -> dict[str, bytes]:
 def test_flags_are_a_plan(cli: Cli, flags: str, steps: list[Any]) -> None:
     done = cli("compress", "RUN", *flags.split(), "--name", "v", "--print_plan")
     assert done.returncode == 0, done.stderr
-    assert yaml12.load(done.stdout) == {"variants": {"v": Plan.of(steps).to_specs()}}
+    assert yaml.load(done.stdout) == {"variants": {"v": Plan.of(steps).to_specs()}}
 
 
 def test_max_drop_is_a_budget_of_the_plan_and_of_the_step_that_quantizes(cli: Cli, tmp_path: Path) -> None:
@@ -85,12 +85,12 @@ def test_max_drop_is_a_budget_of_the_plan_and_of_the_step_that_quantizes(cli: Cl
         "compress", "RUN", "--prune", "0.9", "--quantize", "int8", "--max-drop", "0.5", "--name", "v", "--print_plan"
     )
     steps = Plan.of([{"name": "mask", "sparsity": 0.9}, {"name": "quantize", "max_drop": 0.5}]).to_specs()
-    assert yaml12.load(done.stdout) == {"variants": {"v": {"max_drop": 0.5, "steps": steps}}}
+    assert yaml.load(done.stdout) == {"variants": {"v": {"max_drop": 0.5, "steps": steps}}}
     (tmp_path / "again.yaml").write_text(done.stdout)
     (tmp_path / "other.yaml").write_text("max_drop: 2\nvariants: {a: [mask], b: {steps: [finetune], max_drop: 3}}\n")
     (tmp_path / "none.yaml").write_text("name: c\nsteps: [mask]\n")
     words = [word for name in ("again", "other", "none") for word in ("--plan", f"{name}.yaml")]
-    found = yaml12.load(cli("compress", "RUN", *words, "--max-drop", "1", "--print_plan").stdout)["variants"]
+    found = yaml.load(cli("compress", "RUN", *words, "--max-drop", "1", "--print_plan").stdout)["variants"]
     assert {name: plan["max_drop"] for name, plan in found.items()} == {"v": 0.5, "a": 2, "b": 3, "c": 1}
 
 
@@ -161,9 +161,9 @@ def test_runs_that_cannot_be_compressed_are_refused(cli: Cli, parent: Path, monk
     update_summary(parent, {"status": "finished"})
 
     config = (parent / "config.yaml").read_text()
-    other = yaml12.load(config)
+    other = yaml.load(config)
     other["data"]["init_args"]["source"] = {"name": "folder", "root": "gone"}
-    (parent / "config.yaml").write_text(yaml12.dump(other))
+    (parent / "config.yaml").write_text(yaml.dump(other))
     refused("is not available: data.source")
     (parent / "config.yaml").write_text(config)
     environment = read_json(parent / "environment.json")
@@ -191,7 +191,7 @@ def test_an_export_that_is_refused_leaves_no_variant(cli: Cli, parent: Path, mon
         (folder / "exports").mkdir()
         raise BudgetExceededError("max_drop: int8 costs more")
 
-    monkeypatch.setattr("imgrec.studies.compress.quantize_run", refusing)
+    monkeypatch.setattr("imgrec.studies.compression.study.quantize_run", refusing)
     assert cli("compress", parent, "--quantize", "int8").returncode == 5
     assert not (parent.parent / "compressed").exists()
     with pytest.raises(BudgetExceededError, match="max_drop"):
@@ -250,7 +250,7 @@ def test_a_plan_that_loses_more_than_its_budget_is_kept_and_marked(cli: Cli, par
 def _wide(run: imgrec.RunFolder) -> bool:
     """Write the plan of a variant again, with a budget of 100 points."""
     plan = {"name": run.environment["variant"], "steps": run.environment["plan"], "max_drop": 100}
-    return Path("wide.yaml").write_text(yaml12.dump(plan)) > 0
+    return Path("wide.yaml").write_text(yaml.dump(plan)) > 0
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(cli: Cli, parent: Path) -> None:
@@ -342,7 +342,7 @@ def test_blocks_by_time_then_channels_then_openvino(cli: Cli, tiny: Path) -> Non
         {"name": "prune", "target": {"macs": 0.4}}, once,
         {"name": "quantize", "runtime": "openvino", "calibration": 64, "biases": "none"},
     ]  # fmt: skip
-    Path("plan.yaml").write_text(yaml12.dump({"name": "all", "steps": steps}))
+    Path("plan.yaml").write_text(yaml.dump({"name": "all", "steps": steps}))
     done = cli("compress", parent, "--plan", "plan.yaml")
     assert done.returncode == 0, done.stderr
     (folder,) = Path("runs/tiny/compressed/all").iterdir()

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import imgrec
-from imgrec import yaml12
-from imgrec.cli.config import merge, normal_form
-from imgrec.cli.cost import step_costs
-from imgrec.cli.trial import settled_engine
+from imgrec.cli.commands.cost import step_costs
+from imgrec.engine.config import merge, normal_form
+from imgrec.engine.short_run import settled_engine
 from imgrec.errors import UserError
 from imgrec.studies.cost import StepCost
+from imgrec.utils import yaml
 from tests.conftest import TINY, Cli
 
 WITH_MANY = """
@@ -35,9 +35,9 @@ model:
 
 
 def config(*more: str) -> dict[str, Any]:
-    found = normal_form(yaml12.load(TINY))
+    found = normal_form(yaml.load(TINY))
     for text in (SMALL, *more):
-        found = merge(found, normal_form(yaml12.load(text)))
+        found = merge(found, normal_form(yaml.load(text)))
     return merge(found, {"trainer": {"precision": "32-true"}, "data": {"init_args": {"batch_size": 4}}})
 
 

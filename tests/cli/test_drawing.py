@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from imgrec.optim import SCHEDULES
-from imgrec.runs.schedule_picture import schedule_points, schedule_text
+from imgrec.reports.schedule_picture import schedule_points, schedule_text
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -18,9 +18,9 @@ from torchvision.transforms.functional import to_pil_image
 
 import imgrec
 from imgrec import ClassificationTask, ImageDataModule, RunFolder, RunRecorder
-from imgrec.data.digits import Digits
+from imgrec.data.sources.digits import Digits
 from imgrec.errors import UserError
-from imgrec.metrics import classification_metrics
+from imgrec.metrics.classification import classification_metrics
 from imgrec.runs.evaluations import evaluation_predictions
 from imgrec.tasks.building import Metrics
 from imgrec.types import DataFacts
@@ -205,7 +205,7 @@ def test_a_task_of_ones_own_evaluates_with_its_step_and_its_metrics(
     assert found.metrics["zeros"] == pytest.approx(share)
     assert (found.predictions.predicted == 3).all()
     from imgrec.cli.results import print_results
-    from imgrec.runs.report import write_report
+    from imgrec.reports.report import write_report
 
     capsys.readouterr()
     print_results({"test": run.summary["test"]}, None, None)
@@ -226,5 +226,5 @@ def test_a_received_run_or_file_names_no_code_and_a_spec_of_the_user_does(run: P
     assert refused.returncode == 2
     assert '"evil_source.Images", which is code outside the registries' in refused.stderr
     assert not (tmp_path / "imported").exists()
-    done = cli("evaluate", run, "{name: imgrec.data.digits.Digits}", "--name", "own")
+    done = cli("evaluate", run, "{name: imgrec.data.sources.digits.Digits}", "--name", "own")
     assert done.returncode == 0, done.stderr

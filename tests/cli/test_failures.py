@@ -14,7 +14,7 @@ import pytest
 
 from imgrec.cli import main as entry
 from imgrec.errors import UserError
-from imgrec.signals import Preempted, preemptible
+from imgrec.utils.signals import Preempted, preemptible
 
 DOCS = Path(__file__).parents[2] / "docs" / "exit-status.md"
 WORKER = "DataLoader worker (pid 4711) is killed by signal: Killed. "

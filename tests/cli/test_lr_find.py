@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 
 import imgrec
-from imgrec import yaml12
 from imgrec.callbacks import PositionalSeeding
-from imgrec.cli.config import merge, normal_form
-from imgrec.cli.engine import Engine
-from imgrec.cli.lr_find import configured_rate, range_test
+from imgrec.cli.commands.lr_find import configured_rate, range_test
 from imgrec.cli.training import train
-from imgrec.cli.trial import settled_engine, train_briefly
+from imgrec.engine.config import merge, normal_form
+from imgrec.engine.experiment import Engine
+from imgrec.engine.short_run import settled_engine, train_briefly
 from imgrec.errors import UserError
+from imgrec.utils import yaml
 from tests.conftest import TINY
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -47,9 +47,9 @@ trainer:
 
 
 def config(*more: str) -> dict[str, Any]:
-    found = normal_form(yaml12.load(TINY))
+    found = normal_form(yaml.load(TINY))
     for text in more:
-        found = merge(found, normal_form(yaml12.load(text)))
+        found = merge(found, normal_form(yaml.load(text)))
     return found
 
 
@@ -223,7 +223,7 @@ def test_as_a_function(tiny: Path) -> None:
     ],
 )
 def test_the_rate_is_that_of_the_config(optimizer: Any, place: str, rate: float) -> None:
-    engine = Engine(config(yaml12.dump({"model": {"optimizer": optimizer}})))
+    engine = Engine(config(yaml.dump({"model": {"optimizer": optimizer}})))
     assert configured_rate(engine) == (place, rate)
 
 

@@ -205,7 +205,7 @@ def test_a_count_is_at_least_one(option: str, cli: Cli, trained: Path, images: d
 def test_a_long_list_says_where_it_is(
     cli: Cli, trained: Path, images: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imgrec.cli.predict._PLAIN_PROGRESS_SECONDS", -1.0)
+    monkeypatch.setattr("imgrec.cli.commands.predict._PLAIN_PROGRESS_SECONDS", -1.0)
     done = cli("predict", trained, "images")
     assert done.stderr.splitlines()[1:-1] == [f"{n}/{COUNT} images" for n in range(1, COUNT + 1)]
 

@@ -12,9 +12,9 @@ from subprocess import CompletedProcess
 import pytest
 import wandb
 
-from imgrec.cli import sync
+from imgrec.cli.commands import sync
 from imgrec.errors import UserError
-from imgrec.runs.wandb_files import wandb_records
+from imgrec.loggers.wandb.files import wandb_records
 from imgrec.trust import opening
 
 Cli = Callable[..., "CompletedProcess[str]"]

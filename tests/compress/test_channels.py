@@ -17,7 +17,7 @@ from imgrec.compress import (
     rebuild,
     surgery_of,
 )
-from imgrec.compress.dependency import Attention
+from imgrec.compress.pruning.dependency_graph import Attention
 from imgrec.errors import UserError
 from imgrec.models import Classifier, build_classifier
 from imgrec.registry import Spec
@@ -233,7 +233,7 @@ def test_times_are_shares_of_what_there_was_at_first(monkeypatch: pytest.MonkeyP
         assert kind == "latency"
         return cost_of(model, images, "macs") / cost_of(reference, images, "macs")
 
-    monkeypatch.setattr("imgrec.compress.channel_search.share_of", by_macs)
+    monkeypatch.setattr("imgrec.compress.pruning.channel_search.share_of", by_macs)
     model = built()
     first = prune_channels(model, IMAGES, {"latency": 0.7}, rounds=2)
     assert first.share == pytest.approx(first.macs[1] / first.macs[0])

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from imgrec.compress import prune_channels, rebuild, surgery_of
-from imgrec.compress.measure import count_macs
-from imgrec.compress.qat import QuantizedClassifier
+from imgrec.compress.profiling import count_macs
+from imgrec.compress.quantization.qat import QuantizedClassifier
 from imgrec.errors import UserError
 from imgrec.export import load_model_folder, save_model_folder
-from imgrec.export.onnx import export_onnx
+from imgrec.export.formats.onnx import export_onnx
 from imgrec.models import ClassifierSpecs
 from imgrec.types import DataFacts
 

@@ -19,7 +19,7 @@ from imgrec.compress import (
     sparsity_at,
     sparsity_of,
 )
-from imgrec.compress.scores import Criterion
+from imgrec.compress.pruning.weight_importance import Criterion
 from imgrec.errors import UserError
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from imgrec.compress.openvino_int8 import Biases, OpenVinoInt8
-from imgrec.compress.sensitivity import divergence
-from imgrec.export.onnx import write_onnx
-from imgrec.export.runtimes import open_runtime
+from imgrec.compress.quantization.openvino import Biases, OpenVinoInt8
+from imgrec.compress.quantization.sensitivity import divergence
+from imgrec.export.formats.onnx import write_onnx
+from imgrec.export.runtimes.registry import open_runtime
 from imgrec.models import build_classifier
 from imgrec.types import DataFacts
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imgrec.compress.optimizer_state import check_states, cut_states, leave_out
-from imgrec.compress.widths import select
+from imgrec.compress.pruning.optimizer_state import check_states, cut_states, leave_out
+from imgrec.compress.pruning.widths import select
 from imgrec.errors import UserError
 from imgrec.optim import build_optimizer
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from imgrec.compress import drop_blocks, prune_channels
-from imgrec.compress.fake_quant import ActivationRange, fake_weight, weight_scales, whole_weights
-from imgrec.compress.int8 import to_int8
-from imgrec.compress.qat import QuantizedClassifier
+from imgrec.compress.quantization.fake_quantize import ActivationRange, fake_weight, weight_scales, whole_weights
+from imgrec.compress.quantization.int8 import to_int8
+from imgrec.compress.quantization.qat import QuantizedClassifier
 from imgrec.compress.surgery import rebuild, surgery_of
 from imgrec.errors import UserError
 from imgrec.export import load_model_folder, save_model_folder
-from imgrec.export.qat_onnx import export_qat
+from imgrec.export.formats.qat_onnx import export_qat
 from imgrec.models import Classifier, build_classifier
 from imgrec.types import DataFacts
 

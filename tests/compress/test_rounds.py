@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from imgrec.compress.rounds import Rounds
+from imgrec.compress.pruning.rounds import Rounds
 from imgrec.errors import UserError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from imgrec.compress.sensitivity import Layers, Search, divergence, neighbours, rank_layers, search_budget
+from imgrec.compress.quantization.sensitivity import Layers, Search, divergence, neighbours, rank_layers, search_budget
 
 LAYERS = [f"layer{i}" for i in range(20)]
 

@@ -19,11 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from imgrec.data import BadImage, BrokenCacheError, DecodedImages, ImageDataModule, decode_image, stored_caches
-from imgrec.data import cache_build as building_module
-from imgrec.data.cache_build import build_in_memory, build_on_disk, building
-from imgrec.data.cache_limit import cache_limit, make_room, store_limit
-from imgrec.data.cache_lock import mark_used
-from imgrec.data.cache_store import clear, verify
+from imgrec.data.cache import build as building_module
+from imgrec.data.cache.build import build_in_memory, build_on_disk, building
+from imgrec.data.cache.limit import cache_limit, make_room, store_limit
+from imgrec.data.cache.lock import mark_used
+from imgrec.data.cache.registry import clear, verify
 from imgrec.errors import UserError
 from imgrec.types import Batch
 
@@ -321,11 +321,11 @@ def test_auto_prefers_memory_and_reports_size_and_place_before_it_writes(
 ) -> None:
     root = jpegs(tmp_path / "images")
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("imgrec.data.cache_choice.free_memory", lambda: 8 << 30)
+    monkeypatch.setattr("imgrec.data.cache.policy.free_memory", lambda: 8 << 30)
     list(module(root).train_dataloader())
     assert "data.cache: memory for 24 images (as they are), about 0.0 MiB: up to 2.0 GiB fit" in caplog.text
     assert not cache_place.exists()
-    monkeypatch.setattr("imgrec.data.cache_choice.free_memory", lambda: 400)
+    monkeypatch.setattr("imgrec.data.cache.policy.free_memory", lambda: 400)
     caplog.clear()
     monkeypatch.setattr(building_module, "_settle", lambda file: seen.append(caplog.text))
     seen: list[str] = []

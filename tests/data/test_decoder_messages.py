@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from imgrec.data import BadImage, Folder, decode_image
-from imgrec.data import decode as decode_module
-from imgrec.data.decoder_messages import DamagedImages, collect_libtiff, decoder_messages
+from imgrec.data.decoding import image as decode_module
+from imgrec.data.decoding.messages import DamagedImages, collect_libtiff, decoder_messages
 
 
 def pixels(side: int = 64) -> Image.Image:

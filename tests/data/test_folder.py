@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from imgrec.data import BadImage, CsvTable, Folder, TarShards, decode_image, map_classes, split_source
-from imgrec.data.source import SOURCES
+from imgrec.data.sources.base import SOURCES
 from imgrec.errors import SpecError, UserError
 
 Writer = Callable[..., Path]

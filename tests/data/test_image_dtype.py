@@ -15,7 +15,7 @@ from torch import Tensor
 
 from imgrec import ClassificationTask
 from imgrec.augment import AUGMENTATIONS, Draws, Transform
-from imgrec.augment.transform import BatchTransform
+from imgrec.augment.base import BatchTransform
 from imgrec.data import ImageDataModule
 from imgrec.errors import UserError
 from imgrec.types import Batch

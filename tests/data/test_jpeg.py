@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgrec.data import jpeg
-from imgrec.data.jpeg import decode_jpeg, read_header
+from imgrec.data.decoding import jpeg
+from imgrec.data.decoding.jpeg import decode_jpeg, read_header
 
 
 def encoded(mode: str, size: tuple[int, int] = (37, 21), **options: object) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from imgrec.data import SOURCES, Digits, ImageDataModule, LabelNoise, Source, map_classes
-from imgrec.data.label_noise import wrong_classes, wrong_labels
+from imgrec.data.wrappers.label_noise import wrong_classes, wrong_labels
 from imgrec.errors import UserError
 
 KINDS: list[dict[str, Any]] = [

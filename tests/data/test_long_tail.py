@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from imgrec.data import Digits, ImageDataModule, LongTail, Source
-from imgrec.data.long_tail import tail_counts
+from imgrec.data.wrappers.long_tail import tail_counts
 from imgrec.errors import UserError
 
 

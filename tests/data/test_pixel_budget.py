@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 from imgrec.augment.resize import resize_short_side
-from imgrec.data import BadImage, convert, decode_image, from_pil, to_channels
-from imgrec.data.pixel_budget import VARIABLE, decoding, max_pixels, reserve
+from imgrec.data import BadImage, decode_image, from_pil, to_channels
+from imgrec.data.decoding import convert
+from imgrec.data.decoding.pixel_budget import VARIABLE, decoding, max_pixels, reserve
 from imgrec.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
@@ -145,11 +146,11 @@ import pytorch_lightning
 from imgrec.augment import build_transforms
 from imgrec.data import Folder, Splits, find_bad_images
 from imgrec.data.loading import EvaluationSet, as_it_is
-from imgrec.data.cache_build import build_in_memory
-from imgrec.data.cache_plan import plan_cache
-from imgrec.data.cache_choice import Table
-from imgrec.data.reduced import load_reduced
-from imgrec.data.pixel_budget import decoding
+from imgrec.data.cache.build import build_in_memory
+from imgrec.data.cache.plan import plan_cache
+from imgrec.data.cache.policy import Table
+from imgrec.data.thumbnails import load_reduced
+from imgrec.data.decoding.pixel_budget import decoding
 from imgrec.audit import audit, write_page
 from imgrec.export.predictor import Predictor
 from imgrec.models import build_classifier

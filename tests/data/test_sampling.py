@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from imgrec.data import EvaluationOrder, TrainingOrder
-from imgrec.data.sampling import BLANK
+from imgrec.data.samplers.order import BLANK
 from imgrec.errors import UserError
 
 

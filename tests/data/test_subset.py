@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from imgrec.data import SOURCES, Concat, ImageDataModule, Source, Subset, map_classes
-from imgrec.data.cache_choice import Table
-from imgrec.data.kept_images import evaluated_splits
-from imgrec.data.subset import proportional_order
+from imgrec.data.cache.kept_images import evaluated_splits
+from imgrec.data.cache.policy import Table
+from imgrec.data.wrappers.subset import proportional_order
 from imgrec.errors import UserError
 
 Writer = Callable[..., Path]

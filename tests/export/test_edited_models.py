@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from imgrec import ClassificationTask
-from imgrec.compress.channels import prune_channels
-from imgrec.compress.qat import QuantizedClassifier
+from imgrec.compress.pruning.channels import prune_channels
+from imgrec.compress.quantization.qat import QuantizedClassifier
 from imgrec.errors import UserError
 from imgrec.export import load_model_folder, save_model_folder
-from imgrec.export.load import read_model_folder
-from imgrec.export.onnx import export_onnx
+from imgrec.export.formats.onnx import export_onnx
+from imgrec.export.model_folder.load import read_model_folder
 from imgrec.models import Classifier, ClassifierSpecs
 from imgrec.types import DataFacts
 

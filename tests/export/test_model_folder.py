@@ -14,15 +14,15 @@ from safetensors.torch import load_file, save_file
 from timm.data.config import resolve_data_config
 from torch import nn
 
-from imgrec import yaml12
 from imgrec.errors import UserError
 from imgrec.export import load_model_folder, save_model_folder
-from imgrec.export.card import model_card
 from imgrec.export.description import describe
-from imgrec.export.save import VERSION
+from imgrec.export.model_folder.model_card import model_card
+from imgrec.export.model_folder.save import VERSION
 from imgrec.models import Classifier, ClassifierSpecs, build_classifier
 from imgrec.registry import Spec
 from imgrec.types import DataFacts
+from imgrec.utils import yaml
 
 TINY: dict[str, Any] = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 16, 16, 32], "stem_width": 8}
 
@@ -154,7 +154,7 @@ def test_the_card_says_of_what_a_network_is_made_and_what_was_done_to_it() -> No
     cut = [{"step": "channels"}, {"step": "blocks"}, {"step": "channels"}, {"step": "qat"}]
     card = model_card("tiny", describe(facts(), (0.5,), (0.5,)), False, None, specs, cut)
     shown = card.partition("```yaml\n")[2].partition("```")[0]
-    assert yaml12.load(shown) == specs.to_dict()
+    assert yaml.load(shown) == specs.to_dict()
     assert "channels were taken out, then residual blocks were taken out, then it was trained" in card
     assert "Since it was built" not in model_card("tiny", describe(facts(), (0.5,), (0.5,)), False, None, specs)
 
@@ -195,7 +195,7 @@ def test_on_an_error_the_old_folder_stays(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("imgrec.export.save.save_file", full)
+    monkeypatch.setattr("imgrec.export.model_folder.save.save_file", full)
     with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
         saved(tmp_path / "model", TINY, "cosine", facts())
     assert {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()} == before

@@ -13,12 +13,12 @@ import onnx
 import pytest
 import torch
 
-import imgrec.export.agreement
+import imgrec.export.verify
 from imgrec.errors import UserError
 from imgrec.export.export_folder import read_export
-from imgrec.export.onnx import export_onnx
-from imgrec.export.openvino import export_openvino
-from imgrec.export.runtimes import open_runtime
+from imgrec.export.formats.onnx import export_onnx
+from imgrec.export.formats.openvino import export_openvino
+from imgrec.export.runtimes.registry import open_runtime
 from imgrec.models import Classifier, build_classifier
 from imgrec.types import DataFacts
 
@@ -77,8 +77,8 @@ def test_what_stands_in_the_folder_stays_where_the_logits_differ(
     exported: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (exported / "model.onnx").read_bytes()
-    plain = imgrec.export.agreement.logits_of
-    monkeypatch.setattr(imgrec.export.agreement, "logits_of", lambda *given: plain(*given) + 1)
+    plain = imgrec.export.verify.logits_of
+    monkeypatch.setattr(imgrec.export.verify, "logits_of", lambda *given: plain(*given) + 1)
     with pytest.raises(UserError, match="does not say what PyTorch says: its logits differ by 1 in fp32"):
         export_onnx(classifier, FACTS, exported)
     assert (exported / "model.onnx").read_bytes() == before
@@ -172,7 +172,7 @@ def test_openvino_in_each_precision(precision: str, classifier: Classifier, tmp_
     ],
 )
 def test_the_usual_networks_are_exported_and_quantized(backbone: Any, size: int, tmp_path: Path) -> None:
-    from imgrec.compress.onnx_int8 import OnnxInt8
+    from imgrec.compress.quantization.onnx_static import OnnxInt8
 
     facts = DataFacts(("a", "b", "c"), (1, 1, 1), image_size=size)
     export = export_onnx(built(backbone, facts), facts, tmp_path / "x")
@@ -190,7 +190,8 @@ def test_the_usual_networks_are_exported_and_quantized(backbone: Any, size: int,
 
 def test_the_rooms_do_not_import_the_extras() -> None:
     code = (
-        "import sys, imgrec.export.onnx, imgrec.export.openvino, imgrec.compress.onnx_int8, imgrec.studies.quantize\n"
+        "import sys, imgrec.export.formats.onnx, imgrec.export.formats.openvino\n"
+        "import imgrec.compress.quantization.onnx_static, imgrec.studies.compression.quantize\n"
         "print([name for name in ('onnx', 'onnxruntime', 'openvino', 'nncf') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 
 from imgrec.errors import UserError
 from imgrec.export.export_folder import Export, write_description
-from imgrec.export.onnx import write_onnx
-from imgrec.export.runtimes import network_bytes, open_runtime, runtimes_of
+from imgrec.export.formats.onnx import write_onnx
+from imgrec.export.runtimes.registry import network_bytes, open_runtime, runtimes_of
 from imgrec.models import Classifier, build_classifier
 from imgrec.types import DataFacts
 
@@ -136,7 +136,7 @@ def test_a_file_counts_with_the_weights_beside_it(export: Path, tmp_path: Path) 
 
 
 def test_an_onnx_file_opens_without_torch() -> None:
-    code = "import sys, imgrec.export.onnx_runtime, imgrec.export.openvino_runtime, imgrec.runs.bench_worker\n"
+    code = "import sys, imgrec.export.runtimes.onnxruntime, imgrec.export.runtimes.openvino, imgrec.bench.worker\n"
     code += "assert not {'torch', 'timm', 'pytorch_lightning'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

@@ -22,7 +22,7 @@ from imgrec.losses import (
     hint_loss,
     softened_divergence,
 )
-from imgrec.losses.teacher_maps import as_map
+from imgrec.losses.distillation.features import as_map
 
 BATCH, CLASSES = 6, 5
 

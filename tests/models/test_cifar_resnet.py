@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imgrec.compress.measure import count_macs, count_parameters
+from imgrec.compress.profiling import count_macs, count_parameters
 from imgrec.errors import SpecError
 from imgrec.export import load_model_folder, save_model_folder
 from imgrec.models import BACKBONES, CifarResNet, build_classifier, check_classifier

@@ -12,8 +12,8 @@ from torch import nn
 
 from imgrec.errors import UserError
 from imgrec.models import Depth, DropBlocks, Dropout, SpatialDropout
-from imgrec.models.cifar_resnet import CifarResNet
-from imgrec.models.drop_block import DropBlock, drop_block, spread_blocks
+from imgrec.models.backbones.cifar_resnet import CifarResNet
+from imgrec.models.edits.drop_block import DropBlock, drop_block, spread_blocks
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 3), (2, 5)])

@@ -10,7 +10,7 @@ from torch import nn
 
 from imgrec.errors import SpecError
 from imgrec.models import BACKBONES, Backbone, ClassifierSpecs, Edit, build_classifier
-from imgrec.models.edits import apply_edits, check_edits
+from imgrec.models.edits.base import apply_edits, check_edits
 from imgrec.types import DataFacts
 
 TINY = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}

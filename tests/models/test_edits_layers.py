@@ -23,10 +23,10 @@ from imgrec.models import (
     SwapNorm,
     WeightStandardization,
 )
-from imgrec.models.activations import activation_of
-from imgrec.models.cifar_resnet import CifarResNet
-from imgrec.models.edits_separable import nearest_separable
-from imgrec.models.trial import try_out
+from imgrec.models.backbones.cifar_resnet import CifarResNet
+from imgrec.models.edits.separable import nearest_separable
+from imgrec.models.utils.activations import activation_of
+from imgrec.models.utils.probe import try_out
 
 
 def small() -> nn.Module:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.models import build_classifier
-from imgrec.models.layers import LayerOutputs, find_layers
+from imgrec.models.utils.layers import LayerOutputs, find_layers
 from imgrec.types import DataFacts
 
 TINY = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}

@@ -13,8 +13,8 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from imgrec.errors import SpecError, UserError
 from imgrec.models import FPN, NECKS, PAN, BiFPN, Concat, Neck, SimplePyramid
-from imgrec.models.necks import chosen_levels, norm_layer, pyramid_levels, ratio
-from imgrec.models.necks_bifpn import fast_fusion
+from imgrec.models.necks.base import chosen_levels, norm_layer, pyramid_levels, ratio
+from imgrec.models.necks.bifpn import fast_fusion
 
 CHANNELS, SIZES = (4, 6, 8, 10), (16, 8, 4, 2)
 PLAIN: dict[str, Any] = {"norm": "none", "activation": "identity"}

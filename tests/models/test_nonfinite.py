@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imgrec.models.nonfinite import BadOutput, FirstNonfinite, nonfinite
+from imgrec.models.utils.nonfinite import BadOutput, FirstNonfinite, nonfinite
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.models import build_classifier
-from imgrec.models.partial import take_over
-from imgrec.models.resampling import resampled
+from imgrec.models.pretrained.partial import take_over
+from imgrec.models.pretrained.resampling import resampled
 from imgrec.types import DataFacts
 
 VIT = {"depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 0}

@@ -7,7 +7,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from imgrec.models.passes import another_pass, drops, same_draws, statistics_kept
+from imgrec.models.utils.passes import another_pass, drops, same_draws, statistics_kept
 
 
 def images() -> Tensor:
@@ -97,7 +97,7 @@ def test_attention_can_be_differentiated_twice() -> None:
 
 
 def test_a_network_that_rounds_as_int8_keeps_its_bounds_and_statistics() -> None:
-    from imgrec.compress.qat import QuantizedClassifier
+    from imgrec.compress.quantization.qat import QuantizedClassifier
     from imgrec.models import build_classifier
     from imgrec.types import DataFacts
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from imgrec.errors import SpecError
 from imgrec.optim import OPTIMIZERS, build_optimizer, check_optimizer
-from imgrec.optim.sgd import SGD
+from imgrec.optim.optimizers.sgd import SGD
 
 ITS_OWN_RATE = {"adafactor", "cadafactor", "sgdp", "csgdp"}  # no default learning rate
 COMPILES = {"kron", "kronc", "kronw"}  # compiles for seconds before its first step

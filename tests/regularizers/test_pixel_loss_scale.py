@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imgrec.models.loss_scale import scaled_losses
+from imgrec.models.utils.loss_scale import scaled_losses
 from imgrec.regularizers import REGULARIZERS
 from imgrec.types import StepOutput
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from imgrec.models.passes import drops
+from imgrec.models.utils.passes import drops
 from imgrec.regularizers import REGULARIZERS, build_regularizers, check_regularizers
 from imgrec.types import PART_FACTS, StepOutput, sample_keys
 

@@ -12,7 +12,7 @@ from sklearn.linear_model import SGDClassifier
 
 from imgrec.runs.environment import describe_environment
 from imgrec.runs.folder import RunFolder, create_run_folder
-from imgrec.runs.metrics_log import MetricsLog
+from imgrec.runs.metrics_csv import MetricsLog
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.summary import update_summary, write_json
 

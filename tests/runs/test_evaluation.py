@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from imgrec import ImageDataModule, RunFolder
-from imgrec.runs.compared import align
+from imgrec.compare.align import align
+from imgrec.compare.groups import grouped
 from imgrec.runs.evaluation import keep_predictions, predict_split
-from imgrec.runs.groups import grouped
 from imgrec.runs.summary import read_json, write_json
 from tests.conftest import StoredRun
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from imgrec.runs.braille import plot
+from imgrec.reports.terminal_plot import plot
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.live import LiveRun, MetricsTail
 from imgrec.runs.lock import RunLock
-from imgrec.runs.metrics_log import MetricsLog, read_metrics
+from imgrec.runs.metrics_csv import MetricsLog, read_metrics
 from imgrec.runs.summary import update_summary
 from imgrec.runs.system import SECONDS
 

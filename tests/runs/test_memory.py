@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from imgrec.runs.predictions import Predictions, read_predictions, write_predictions
-from imgrec.tasks.epoch import EpochBuffer
+from imgrec.tasks.epoch_predictions import EpochBuffer
 
 SAMPLES, CLASSES, BATCH = 50_000, 1_000, 256
 

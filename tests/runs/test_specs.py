@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imgrec import yaml12
-from imgrec.cli.listing import REGISTRIES, registry
+from imgrec.cli.commands.list_show import REGISTRIES, registry
+from imgrec.compare.align import ComparedRun
+from imgrec.compare.comparison import compare_runs
+from imgrec.compare.groups import grouped
 from imgrec.errors import UserError
-from imgrec.runs.compared import ComparedRun
-from imgrec.runs.comparison import compare_runs
-from imgrec.runs.flat import flat_config
+from imgrec.runs.flat_config import flat_config
 from imgrec.runs.folder import RunFolder
-from imgrec.runs.groups import grouped
-from imgrec.runs.resumption import check_changes
+from imgrec.runs.resume import check_changes
 from imgrec.runs.specs import complete_config, registry_of
 from imgrec.runs.table import run_table
 from imgrec.spec_defaults import FACTS, complete_spec
-from imgrec.tasks.start import _plain
+from imgrec.tasks.initial_weights import _plain
+from imgrec.utils import yaml
 from tests.conftest import Cli, StoredRun
 
 
@@ -30,7 +30,7 @@ def test_defaults_can_be_written_and_given(plural: str) -> None:
     found = registry(plural)
     for entry in found:
         done = complete_spec(found, entry.name)
-        assert yaml12.load(yaml12.dump(done)) == done
+        assert yaml.load(yaml.dump(done)) == done
         assert complete_spec(found, done) == done
         defaults = {n for n, p in entry.parameters.items() if p.default is not p.empty and n not in FACTS}
         plain = {n for n in defaults if isinstance(entry.parameters[n].default, bool | int | float | str | None)}
@@ -77,7 +77,7 @@ def test_a_received_config_imports_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_config_yaml_holds_every_default_and_can_be_trained_again(trained: Path, cli: Cli) -> None:
-    config = yaml12.read(trained / "config.yaml")
+    config = yaml.read(trained / "config.yaml")
     model = config["model"]["init_args"]
     assert model["optimizer"]["lr"] == 0.01
     assert model["optimizer"]["weight_decay"] == 0.01
@@ -90,11 +90,11 @@ def test_config_yaml_holds_every_default_and_can_be_trained_again(trained: Path,
     assert (flat["optimizer/eps"], flat["schedule/warmup"]) == (1e-08, 0.0)
     again = cli("fit", "--config", trained / "config.yaml", "--print_config")
     assert again.returncode == 0, again.stderr
-    assert yaml12.load(again.stdout) == config
+    assert yaml.load(again.stdout) == config
 
 
 def test_a_run_of_an_earlier_version_resumes(trained: Path) -> None:
-    now = yaml12.read(trained / "config.yaml")
+    now = yaml.read(trained / "config.yaml")
     before = {**now, "model": {**now["model"], "init_args": {**now["model"]["init_args"], "loss": "cross_entropy"}}}
     given = complete_config(before), complete_config(now)
     assert check_changes(trained, *given, [])[0] == {}
@@ -128,7 +128,7 @@ def test_old_and_new_runs_are_one_recipe(stored_run: StoredRun, tmp_path: Path) 
     store(stored_run, root, 0, optimizer={"name": "adamw", "lr": 0.1}, head="linear")
     new = store(stored_run, root, 1, optimizer={"name": "adamw", "lr": 0.1}, head="linear")
     path = new / "config.yaml"
-    path.write_text(yaml12.dump(complete_config(yaml12.read(path))))
+    path.write_text(yaml.dump(complete_config(yaml.read(path))))
     found = compare_runs([root])
     assert [(group.name, len(group.runs)) for group in found.groups] == [("pets", 2)]
     rows = run_table(root).rows

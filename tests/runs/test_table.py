@@ -7,7 +7,7 @@ import pytest
 
 from imgrec.errors import UserError
 from imgrec.runs.lock import RunLock
-from imgrec.runs.metrics_log import MetricsLog
+from imgrec.runs.metrics_csv import MetricsLog
 from imgrec.runs.summary import update_summary
 from imgrec.runs.table import RunTable, run_table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from imgrec.cli.config import merge, normal_form
+from imgrec.engine.config import merge, normal_form
 
 NETWORK = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}
 

@@ -204,7 +204,7 @@ def _dying(kill: Kill | None) -> Iterator[None]:
     if kill is None:
         yield
         return
-    from imgrec.runs.metrics_log import MetricsLog
+    from imgrec.runs.metrics_csv import MetricsLog
     from imgrec.tasks import BaseTask
 
     reached = 0
@@ -363,11 +363,11 @@ def main() -> int:
 
 def import_everything() -> None:
     """Import once what every training needs; what is forked has it."""
-    import imgrec.cli.engine
-    import imgrec.cli.report
+    import imgrec.cli.commands.report
+    import imgrec.cli.commands.resume
     import imgrec.cli.results
-    import imgrec.cli.resume
     import imgrec.cli.training
+    import imgrec.engine.experiment
     import imgrec.runs.load  # noqa: F401
 
 

@@ -14,17 +14,17 @@ import onnx
 import pytest
 import torch
 
-from imgrec.compress.onnx_int8 import OnnxInt8
+from imgrec.compress.quantization.onnx_static import OnnxInt8
 from imgrec.data import ImageDataModule
 from imgrec.errors import BudgetExceededError, UserError
 from imgrec.export.export_folder import read_export
-from imgrec.export.runtimes import open_runtime
+from imgrec.export.runtimes.registry import open_runtime
 from imgrec.runs.data import data_of
 from imgrec.runs.evaluation import predict_split
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.load import load
-from imgrec.studies.judging import Budget
-from imgrec.studies.quantize import quantize_run
+from imgrec.studies.compression.accuracy_budget import Budget
+from imgrec.studies.compression.quantize import quantize_run
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -19,21 +19,21 @@ import torch
 from torch import nn
 
 import imgrec
-import imgrec.studies.soup as study
+import imgrec.studies.soup.soup as study
 from imgrec.cli.main import main
 from imgrec.errors import UserError
-from imgrec.evaluate.paired import paired_bootstrap
 from imgrec.export import read_model_folder
 from imgrec.optim.averaging import mean_state
+from imgrec.reports.soup_section import soup_notes
 from imgrec.runs.data import data_of
 from imgrec.runs.evaluation import predict_split, unit_images
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions
-from imgrec.runs.soup import soup_notes
 from imgrec.runs.summary import update_summary
-from imgrec.studies.ingredients import find_ingredients, refuse_different, shared_data
-from imgrec.studies.soup import Soup, greedy, moving_statistics, settle
-from imgrec.studies.zeros import lost_zeros, share_of_zeros
+from imgrec.stats.paired import paired_bootstrap
+from imgrec.studies.soup.candidates import find_ingredients, refuse_different, shared_data
+from imgrec.studies.soup.soup import Soup, greedy, moving_statistics, settle
+from imgrec.studies.soup.sparsity import lost_zeros, share_of_zeros
 from tests.conftest import TINY, Cli
 
 
@@ -319,7 +319,7 @@ def test_an_argument_that_makes_another_function_of_the_same_tensors_is_seen(run
 
 
 def test_the_data_is_read_once_for_runs_of_one_recipe(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import imgrec.studies.ingredients as module
+    import imgrec.studies.soup.candidates as module
 
     read: list[Path] = []
 
@@ -348,7 +348,7 @@ def test_a_soup_that_cannot_be_written_leaves_nothing(runs: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     before = {name for name in below(Path()) if "." in name}
-    monkeypatch.setattr("imgrec.studies.soup.save_model_folder", full)
+    monkeypatch.setattr("imgrec.studies.soup.soup.save_model_folder", full)
     with pytest.raises(UserError, match=r"soups/uniform.* cannot be written \(No space left"):
         imgrec.soup_runs(*three(runs), method="uniform", batch_norm=0)
     assert {name for name in below(Path()) if "." in name} == before

@@ -17,7 +17,7 @@ from torch import Tensor
 from imgrec import ClassificationTask
 from imgrec.errors import UserError
 from imgrec.export import read_origin, save_model_folder
-from imgrec.export.tensors import read_tensors, renamed
+from imgrec.export.state_dict import read_tensors, renamed
 from imgrec.models import Classifier, ClassifierSpecs, build_classifier
 from imgrec.tasks.partial_start import Start
 from imgrec.types import DataFacts

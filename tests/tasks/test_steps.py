@@ -14,9 +14,9 @@ from torch import Tensor
 
 from imgrec import Batch, ClassificationTask, ImageDataModule, StepOutput
 from imgrec.errors import UserError
-from imgrec.metrics import classification_metrics
+from imgrec.metrics.classification import classification_metrics
 from imgrec.tasks import EpochPredictions
-from imgrec.tasks.epoch import EpochBuffer, RunningMeans
+from imgrec.tasks.epoch_predictions import EpochBuffer, RunningMeans
 from imgrec.types import DataFacts
 
 Fit = Callable[..., Any]
@@ -100,7 +100,7 @@ def test_the_loss_of_a_step_is_logged_where_loggers_are_written_to(
     fit: Fit, tiny_backbone: dict[str, Any], tmp_path: Any, every: int, accumulate: int, steps: list[int]
 ) -> None:
     from imgrec.callbacks import MetricsLogger
-    from imgrec.runs.metrics_log import read_metrics
+    from imgrec.runs.metrics_csv import read_metrics
 
     task = Recording(backbone=tiny_backbone, normalize="half")
     fit(

@@ -13,15 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from imgrec import trust
+from imgrec.bench.process import BenchProcess
 from imgrec.cli.main import take_trust
 from imgrec.errors import UserError
 from imgrec.export.export_folder import read_export
 from imgrec.losses import LOSSES
-from imgrec.module_path import without_current_folder
-from imgrec.runs.bench_process import BenchProcess
-from imgrec.trust import opening
-from imgrec.untrusted import UntrustedError
+from imgrec.trust import opening, policy
+from imgrec.trust.module_path import without_current_folder
+from imgrec.trust.untrusted import UntrustedError
 from tests.trust.conftest import unfinished
 from tests.trust.watch import Watch
 
@@ -33,7 +32,7 @@ Guarded = Callable[[], AbstractContextManager[Watch]]
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module of the user's own that imports functions from elsewhere, in the current folder."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr(trust, "_declared", set())
+    monkeypatch.setattr(policy, "_declared", set())
     monkeypatch.chdir(tmp_path)
     text = "import os, functools, torch\nfrom os import system\nfrom torch import load\nfrom torch.nn import Linear\n"
     text += "later = functools.partial(os.system, 'touch executed')\nclass Mine(torch.nn.CrossEntropyLoss): ...\n"
@@ -135,7 +134,7 @@ def test_sync_uploads_no_file_that_a_link_or_the_log_leads_to(tmp_path: Path, mo
 
     from wandb.proto import wandb_internal_pb2
 
-    from imgrec.cli.sync import _refuse_foreign
+    from imgrec.cli.commands.sync import _refuse_foreign
 
     folder = tmp_path / "run" / "wandb" / "offline-run-1-a"
     (folder / "files").mkdir(parents=True)

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import imgrec
-from imgrec.cli.config import read_config
-from imgrec.cli.engine import Engine
+from imgrec.engine.config import read_config
+from imgrec.engine.experiment import Engine
 from imgrec.errors import UserError
 from imgrec.export import read_origin
 from imgrec.runs.data import build_data

@@ -17,14 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from imgrec import trust
 from imgrec.callbacks import WholeCheckpointIO
 from imgrec.data import SOURCES, BadImage
-from imgrec.data.decode import decode_image
+from imgrec.data.decoding.image import decode_image
 from imgrec.errors import UserError
-from imgrec.files import inside, write_text
 from imgrec.runs.folder import RunFolder
-from imgrec.trust import opening
+from imgrec.trust import opening, policy
+from imgrec.utils.paths import inside, write_text
 from tests.trust.conftest import unfinished
 from tests.trust.hostile import RUN_DATA, attacked
 from tests.trust.watch import Watch
@@ -176,7 +175,7 @@ def test_trust_opens_a_run_of_the_users_own_class(cli: Cli, run: Path, tmp_path:
     assert done.returncode == 0, done.stderr  # training, evaluation and report in one process
     (own,) = (tmp_path / "runs" / "mine").iterdir()
     sys.modules.pop("mine")
-    trust._declared.clear()
+    policy._declared.clear()
     sys.path[:] = [each for each in sys.path if each != str(tmp_path)]
     refused = cli("test", own)
     assert refused.returncode == 2

@@ -15,14 +15,14 @@ import pytest
 import imgrec
 from imgrec import trust
 from imgrec.cli.main import main
-from imgrec.entry import check_type
 from imgrec.errors import SpecError, UserError
 from imgrec.losses import LOSSES
-from imgrec.models.compiling import check_compile
-from imgrec.plain_types import is_plain
-from imgrec.trust import allow, import_named, opening
-from imgrec.trust_file import trust_file
-from imgrec.untrusted import UntrustedError
+from imgrec.models.utils.compiling import check_compile
+from imgrec.trust import allow, import_named, opening, policy
+from imgrec.trust.trust_file import trust_file
+from imgrec.trust.untrusted import UntrustedError
+from imgrec.utils.plain_types import is_plain
+from imgrec.utils.signature import check_type
 
 ROOT = Path(imgrec.__file__).parent
 
@@ -30,7 +30,7 @@ ROOT = Path(imgrec.__file__).parent
 @pytest.fixture(autouse=True)
 def _own_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr(trust, "_declared", set())
+    monkeypatch.setattr(policy, "_declared", set())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_lab.py").write_text("import torch\nclass Mine(torch.nn.CrossEntropyLoss): ...\n")
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(tmp_path))])
@@ -216,16 +216,16 @@ def test_the_option_is_taken_before_the_command(
 
 NAMED = {"import_module", "__import__", "exec", "eval", "compile", "run_path", "run_module", "locate", "resolve_name"}
 ALLOWED = {
-    ("trust.py", "import_module"): "the rule",
-    ("extras.py", "import_module"): "the name is a constant of the caller",
+    ("trust/policy.py", "import_module"): "the rule",
+    ("utils/optional.py", "import_module"): "the name is a constant of the caller",
     ("__init__.py", "import_module"): "a table of its own",
     ("export/__init__.py", "import_module"): "a table of its own",
     ("cli/main.py", "import_module"): "the table of commands",
-    ("cli/listing.py", "import_module"): "the table of registries",
+    ("cli/commands/list_show.py", "import_module"): "the table of registries",
     ("runs/specs.py", "import_module"): "the table of registries",
-    ("cli/class_lists.py", "import_module"): "the table of class lists",
-    ("cli/classes.py", "import_module"): "the table of Lightning's classes",
-    ("compress/trace.py", "exec"): "the code of a graph that this process traced",
+    ("engine/class_lists.py", "import_module"): "the table of class lists",
+    ("engine/instantiate.py", "import_module"): "the table of Lightning's classes",
+    ("compress/quantization/tracing.py", "exec"): "the code of a graph that this process traced",
 }
 
 
@@ -268,7 +268,7 @@ def test_no_other_module_imports_a_name_that_is_not_a_constant() -> None:
             where = f"{place}:{call.lineno}: {name}"
             method = isinstance(call.func, ast.Attribute)
             own_eval = last in ("eval", "compile", "locate") and method  # model.eval(), re.compile()
-            own_locate = last == "locate" and "from imgrec.files import" in path.read_text(encoding="utf-8")
+            own_locate = last == "locate" and "from imgrec.utils.paths import" in path.read_text(encoding="utf-8")
             if last in NAMED and not constant(call) and not own_eval and not own_locate:
                 assert (place, last) in ALLOWED, where
                 used.add((place, last))
@@ -282,7 +282,7 @@ def test_no_other_module_imports_a_name_that_is_not_a_constant() -> None:
             if name == "yaml.load":
                 loader = next(each.value for each in call.keywords if each.arg == "Loader")
                 assert isinstance(loader, ast.Name), where
-                assert place == "yaml12.py", where
+                assert place == "utils/yaml.py", where
             if last == "load_from_checkpoint" and "super" not in ast.unparse(call):
                 assert keyword(call, "weights_only") is True, where
     assert used == set(ALLOWED), "an entry of ALLOWED is not needed any more"
@@ -291,7 +291,7 @@ def test_no_other_module_imports_a_name_that_is_not_a_constant() -> None:
 def test_the_yaml_loaders_are_safe_ones() -> None:
     import yaml
 
-    from imgrec import yaml12
+    from imgrec.utils import yaml as yaml12
 
     for loader in (yaml12._Loader, yaml12._FastLoader):
         assert not issubclass(loader, yaml.UnsafeLoader | yaml.FullLoader)

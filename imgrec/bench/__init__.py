@@ -1,0 +1,1 @@
+"""Benchmarks of runs and exports: latency, memory, size, accuracy."""

@@ -1,0 +1,290 @@
+"""What a bench measures: each given run, checkpoint, model folder, export or file in each runtime that takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from imgrec.compare.groups import without_common_folders
+from imgrec.compress.profiling import bytes_on_disk, count_macs, count_nonzero, count_parameters
+from imgrec.errors import UserError, suggestion
+from imgrec.export.export_folder import read_export
+from imgrec.export.model_folder.save import WEIGHTS
+from imgrec.export.runtimes.registry import (
+    RUNTIMES,
+    check_precision,
+    is_export,
+    network_bytes,
+    network_file,
+    require_runtime,
+    runtimes_of,
+)
+from imgrec.models import Classifier
+from imgrec.runs.folder import RunFolder, is_run_folder
+from imgrec.runs.network import read_network
+from imgrec.types import DataFacts
+
+DEFAULT = ("torch", "onnxruntime", "openvino")
+"""The runtimes of a network where none is named: compiling takes a minute, and is done on request."""
+
+Exporter = Callable[[Classifier, DataFacts, Path], Path]
+"""Writes a classifier as ONNX below a folder, and gives the path of what :func:`open_runtime` opens."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row to be measured.
+
+    Attributes:
+        name: the network's.
+        source: as it was given.
+        path: what the runtime opens.
+        runtime: in which.
+        precision: what it is told, or ``None``.
+        run: the run that the network is of, whose images it is evaluated on.
+        own: whether it is that run's own network, as its predictions were made.
+        facts: the data that the network was built for; ``None`` of a file of other origin.
+        counts: ``parameters``, ``nonzero``, ``macs``, ``bytes``, as far as they are known.
+        missing: why it cannot be measured at all: what is to be installed.
+    """
+
+    name: str
+    source: str
+    path: str
+    runtime: str
+    precision: str | None = None
+    run: RunFolder | None = None
+    own: bool = False
+    facts: DataFacts | None = None
+    counts: dict[str, int] | None = None
+    missing: str = ""
+
+    def opened(self) -> dict[str, str | None]:
+        """What the measuring process is told: the file itself, so that it need not look what an export is."""
+        if self.runtime in ("torch", "compile"):
+            return {"path": self.path, "runtime": self.runtime, "precision": self.precision}
+        file, own = network_file(self.path)
+        told = f"{own}:{self.precision}" if self.precision else own
+        return {"path": str(file), "runtime": self.runtime, "precision": told}
+
+
+def find_candidates(
+    sources: Sequence[str],
+    runtimes: Sequence[str] | None,
+    precisions: Sequence[str] | None,
+    work: Path,
+    export: Exporter,
+) -> list[Candidate]:
+    """The rows of a bench, in the order of the sources.
+
+    A run stands for its network in each runtime and for each of its exports; where it has no export in float32, one is
+    made below ``work``.
+
+    Args:
+        sources: run folders, checkpoints, model folders, folders of exports, files ``.onnx`` and ``.xml``.
+        runtimes: which; by default :data:`DEFAULT` for networks of PyTorch, its own runtime for an export.
+        precisions: ``fp32``, ``bf16``, ``fp16``: what PyTorch and OpenVINO are told; by default the network's own.
+        work: an empty folder for exports.
+        export: writes one.
+
+    Raises:
+        UserError: a source is none, opens in none of the named runtimes, or the package of one that was named is
+            missing.
+    """
+    for name in runtimes or ():
+        if name not in RUNTIMES:
+            near = suggestion(name, RUNTIMES)
+            raise UserError(f'--runtime: there is no "{name}".{near} Accepted: {", ".join(RUNTIMES)}, all.')
+        require_runtime(name)
+    for word in precisions or ():
+        check_precision("torch", word)
+    if precisions and runtimes and not any(_accepts(name, precisions) for name in runtimes):
+        check_precision(runtimes[0], precisions[0])
+    names = _names(sources)
+    found: list[Candidate] = []
+    for number, (source, name) in enumerate(zip(sources, names, strict=True)):
+        path = Path(source)
+        if path.suffix in (".onnx", ".xml") or is_export(path):
+            found += _of_file(path, source, name, runtimes, precisions)
+        else:
+            found += _of_network(path, source, name, runtimes, precisions, work / str(number), export)
+    return _distinct(found)
+
+
+def _of_file(
+    path: Path, source: str, name: str, runtimes: Sequence[str] | None, precisions: Sequence[str] | None
+) -> list[Candidate]:
+    folder = path if path.is_dir() else path.parent
+    file, _ = network_file(path)
+    run = _run_around(folder) if is_export(folder) else None
+    known = is_export(folder) and read_export(folder).file.resolve() == file.resolve()
+    facts = read_export(folder).facts if known else None
+    takes = runtimes_of(path)
+    chosen = takes[:1] if runtimes is None else [each for each in takes if each in runtimes]
+    if not chosen:
+        raise UserError(f"{source} opens in {' and '.join(takes)}, not in {', '.join(runtimes or ())}")
+    place = str(folder if known else path)
+    counts = {"bytes": network_bytes(place)}
+    base = Candidate(name, source, place, "", run=run if known else None, facts=facts, counts=counts)
+    return _in_runtimes(base, chosen, precisions, named=runtimes is not None)
+
+
+def _of_network(
+    path: Path,
+    source: str,
+    name: str,
+    runtimes: Sequence[str] | None,
+    precisions: Sequence[str] | None,
+    work: Path,
+    export: Exporter,
+) -> list[Candidate]:
+    run = RunFolder(path) if is_run_folder(path) else None
+    named = runtimes is not None
+    exports = _exports(run) if run is not None else []
+    try:
+        classifier, facts = read_network(path)
+    except UserError:
+        if not exports:
+            raise
+        return [each for folder in exports for each in _of_export(folder, source, name, run, runtimes, precisions)]
+    counts = _counts(classifier, facts)
+    weights = next((p for p in (path / "model" / WEIGHTS, path / WEIGHTS) if p.is_file()), None)
+    base = Candidate(name, source, str(path), "", run=run, own=run is not None, facts=facts, counts=counts)
+    chosen = runtimes or DEFAULT
+    here = [each for each in chosen if each in ("torch", "compile")]
+    size = {"bytes": bytes_on_disk(weights)} if weights is not None else {}
+    found = _in_runtimes(replace(base, counts={**counts, **size}), here, precisions, named)
+    made: Path | None = None
+    for runtime in (each for each in chosen if each not in here):
+        try:
+            require_runtime(runtime)
+            ready = _float32(exports, runtime)
+            if ready is None:
+                require_runtime("onnxruntime")  # the extra that exports
+                made = made or export(classifier, facts, work)
+            place = ready or made
+            assert place is not None
+            other = replace(base, path=str(place), own=False, counts={**counts, "bytes": network_bytes(place)})
+            found += _in_runtimes(other, [runtime], precisions, named)
+        except UserError as error:
+            if named:
+                raise
+            found.append(replace(base, runtime=runtime, precision="fp32", own=False, missing=str(error)))
+    shown = {each.path for each in found}
+    for folder in exports:
+        if str(folder) not in shown and read_export(folder).precision != "fp32":
+            found += _of_export(folder, source, name, run, runtimes, precisions, counts)
+    return found
+
+
+def _of_export(
+    folder: Path,
+    source: str,
+    name: str,
+    run: RunFolder | None,
+    runtimes: Sequence[str] | None,
+    precisions: Sequence[str] | None,
+    counts: dict[str, int] | None = None,
+) -> list[Candidate]:
+    """An export that lies in a given run: left out where none of the named runtimes takes it."""
+    takes = runtimes_of(folder)
+    chosen = takes[:1] if runtimes is None else [each for each in takes if each in runtimes]
+    known = {**(counts or {}), "bytes": network_bytes(folder)}
+    facts = read_export(folder).facts
+    base = Candidate(f"{name}/{folder.name}", source, str(folder), "", run=run, facts=facts, counts=known)
+    return _in_runtimes(base, chosen, precisions, named=runtimes is not None)
+
+
+def _in_runtimes(
+    base: Candidate, runtimes: Sequence[str], precisions: Sequence[str] | None, named: bool
+) -> list[Candidate]:
+    found = []
+    for runtime in runtimes:
+        try:
+            require_runtime(runtime)
+        except UserError as error:
+            if named:
+                raise
+            found.append(replace(base, runtime=runtime, missing=str(error)))
+            continue
+        told: Sequence[str | None] = [None]
+        lowered = runtime not in ("torch", "compile") and network_file(base.path)[1] != "fp32"
+        if precisions is not None and not lowered and _accepts(runtime, precisions):
+            told = precisions
+        found += [
+            replace(base, runtime=runtime, precision=each, own=base.own and each in (None, "fp32")) for each in told
+        ]
+    return found
+
+
+def _accepts(runtime: str, precisions: Sequence[str]) -> bool:
+    try:
+        for each in precisions:
+            check_precision(runtime, each)
+    except UserError:
+        return False
+    return True
+
+
+def _exports(run: RunFolder) -> list[Path]:
+    return sorted(each for each in run.exports.glob("*") if is_export(each))
+
+
+def _float32(exports: Sequence[Path], runtime: str) -> Path | None:
+    """A run's own export in float32 that a runtime opens, OpenVINO's own format before ONNX for it."""
+    formats = ("onnx",) if runtime == "onnxruntime" else ("openvino", "onnx")
+    found = [(read_export(each), each) for each in exports]
+    for wanted in formats:
+        for export, folder in found:
+            if (export.format, export.precision) == (wanted, "fp32"):
+                return folder
+    return None
+
+
+def _run_around(folder: Path) -> RunFolder | None:
+    around = folder.absolute().parent.parent
+    return RunFolder(around) if folder.absolute().parent.name == "exports" and is_run_folder(around) else None
+
+
+def _counts(classifier: Classifier, facts: DataFacts) -> dict[str, int]:
+    images = torch.zeros(2, facts.channels, facts.image_size, facts.image_size)
+    return {
+        "parameters": count_parameters(classifier),
+        "nonzero": count_nonzero(classifier),
+        "macs": count_macs(classifier, images),
+    }
+
+
+def _names(sources: Sequence[str]) -> list[str]:
+    """What the sources are called: a run by its experiment, and by its id where another run has the same."""
+    runs = [_run_of(source) for source in sources]
+    there = {run.path.resolve(): run.experiment for run in runs if run is not None}
+    found = []
+    for source, run in zip(sources, runs, strict=True):
+        if run is None:
+            found.append(Path(source).resolve().name)
+            continue
+        alone = list(there.values()).count(run.experiment) == 1
+        name = run.experiment if alone else f"{run.experiment}/{run.run_id}"
+        found.append(f"{name}/{Path(source).resolve().name}" if is_export(source) else name)
+    return without_common_folders(found)
+
+
+def _run_of(source: str) -> RunFolder | None:
+    path = Path(source)
+    if is_export(path):
+        return _run_around(path)
+    if is_run_folder(path) or not path.exists():
+        return RunFolder(path)  # says what is there where there is none
+    return None
+
+
+def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
+    """Each once, where a run and its export are both given."""
+    seen: dict[tuple[str, str, str | None], Candidate] = {}
+    for each in found:
+        seen.setdefault((str(Path(each.path).resolve()), each.runtime, each.precision), each)
+    return list(seen.values())

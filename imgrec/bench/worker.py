@@ -1,0 +1,174 @@
+"""The process that one row of a bench is measured in: it opens a network and does what it is told, line by line.
+
+It is started as ``python -m imgrec.bench.worker``. A line of its input is a JSON object, and so is each answer;
+what libraries print goes to its standard error.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgrec.errors import UserError
+from imgrec.utils.memory import forget_peak, process_memory
+from imgrec.utils.optional import require
+
+_WARM_CALLS = 3
+
+
+class Worker:
+    """What is open in this process, and what can be asked of it; each public method is a command."""
+
+    def __init__(self) -> None:
+        self._runtime: Any = None
+        self._before: int | None = None
+        self._images: dict[int, NDArray[np.float32]] = {}
+        self._meters: list[Any] = []
+        self._cuda = False
+
+    def open(
+        self, path: str, runtime: str, threads: int, device: str, precision: str | None, cores: list[int] | None
+    ) -> dict[str, Any]:
+        """Open a network: a run folder, a checkpoint, a model folder, an export or a file."""
+        if cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, cores)  # before any library makes its threads
+        from imgrec.runs.meters import energy_meters
+
+        gpus = [] if device == "cpu" else _gpu(device)
+        make = self._import(path, runtime, threads, device, precision)
+        gc.collect()
+        self._before = process_memory("now")
+        self._runtime = make()
+        self._meters, why = energy_meters(gpus)
+        return {
+            "precision": self._runtime.precision,
+            "batch_size": self._runtime.batch_size,
+            "image_shape": list(self._runtime.image_shape),
+            "no_energy": why,
+        }
+
+    def warm(self, batch: int) -> dict[str, Any]:
+        """Call the network a few times with a batch, and say what memory a call takes at most.
+
+        That is what the process holds at the peak of a call, beyond what it held before it opened the network: the
+        weights and the activations, but neither the libraries nor what opening needed for a moment.
+        """
+        images = self._batch(batch)
+        for _ in range(_WARM_CALLS):
+            self._runtime(images)
+        gc.collect()
+        if self._cuda:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+            self._runtime(images)
+            return {"memory": int(torch.cuda.max_memory_allocated())}
+        if self._before is None or not forget_peak():
+            return {"memory": None}
+        self._runtime(images)
+        peak = process_memory("peak")
+        return {"memory": None if peak is None else max(0, peak - self._before)}
+
+    def time(self, batch: int, seconds: float) -> dict[str, Any]:
+        """Time calls for some seconds, at least one; a first one is not counted, for others ran in between."""
+        images = self._batch(batch)
+        before, first = (self._joules(), time.process_time()), self._call(images)
+        found = [first] if first >= seconds else []
+        if not found:
+            before = (self._joules(), time.process_time())
+            ends = time.perf_counter() + seconds
+            while not found or time.perf_counter() < ends:
+                found.append(self._call(images))
+        joules, computed = self._joules() - before[0], time.process_time() - before[1]
+        return {"seconds": found, "computed": computed, "joules": joules if self._meters else None}
+
+    def predict(self, images: str, logits: str, batch: int) -> dict[str, Any]:
+        """The logits of uint8 images, from a .npy file to another; in batches of one size, the last one filled up."""
+        pixels = np.load(images, allow_pickle=False)
+        parts = []
+        for start in range(0, len(pixels), batch):
+            part = pixels[start : start + batch].astype(np.float32) / np.float32(255)
+            missing = batch - len(part)
+            filled = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
+            parts.append(self._runtime(filled)[: len(part)])
+        np.save(logits, np.concatenate(parts), allow_pickle=False)
+        return {}
+
+    def _import(self, path: str, runtime: str, threads: int, device: str, precision: str | None) -> Callable[[], Any]:
+        """Import what the runtime needs, and give what opens the network; ONNX Runtime and OpenVINO need no torch."""
+        if runtime == "onnxruntime":
+            from imgrec.export.runtimes.onnxruntime import OnnxRuntime
+
+            require("onnxruntime", "export", "ONNX Runtime")
+            return lambda: OnnxRuntime(Path(path), precision or "fp32", threads, device)
+        if runtime == "openvino":
+            from imgrec.export.runtimes.openvino import OpenVinoRuntime
+
+            require("openvino", "openvino", "OpenVINO")
+            own, _, told = (precision or "fp32").partition(":")
+            return lambda: OpenVinoRuntime(Path(path), own, told or None, threads)
+        from imgrec.export.runtimes.registry import open_runtime
+        from imgrec.runs.network import read_network
+
+        self._cuda = device.startswith("cuda")
+
+        def make() -> Any:
+            classifier, facts = read_network(path)
+            return open_runtime(classifier, runtime, threads, device, precision, facts)
+
+        return make
+
+    def _batch(self, size: int) -> NDArray[np.float32]:
+        if size not in self._images:
+            shape = self._runtime.image_shape
+            if 0 in shape:
+                raise UserError(f"the network accepts images of any size, and says none: {shape}")
+            self._images = {**self._images, size: np.random.default_rng(0).random((size, *shape), dtype=np.float32)}
+        return self._images[size]
+
+    def _call(self, images: NDArray[np.float32]) -> float:
+        begun = time.perf_counter()
+        self._runtime(images)
+        return time.perf_counter() - begun
+
+    def _joules(self) -> float:
+        return float(sum(meter.joules() for meter in self._meters))
+
+
+def _gpu(device: str) -> list[str]:
+    import torch
+
+    return [str(torch.cuda.get_device_properties(device).uuid)] if torch.cuda.is_available() else []
+
+
+def serve(commands: IO[str], answers: IO[str]) -> None:
+    """Do what each line says, and answer with a line each, until the input ends."""
+    worker = Worker()
+    for line in commands:
+        command = json.loads(line)
+        try:
+            answer = getattr(worker, command.pop("do"))(**command)
+        except Exception as error:  # whatever a runtime raises is the answer: the row says it
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            answer = {"error": reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"[:500]}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def main() -> None:
+    """Keep standard output for the answers, whatever the libraries print."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

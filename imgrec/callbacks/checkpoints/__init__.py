@@ -1,0 +1,1 @@
+"""Checkpoint callbacks: best, last, exact resume, preemption."""

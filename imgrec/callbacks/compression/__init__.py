@@ -1,0 +1,1 @@
+"""Compression callbacks: pruning, structured pruning, quantization-aware training, lottery tickets."""

@@ -1,0 +1,74 @@
+"""Lottery tickets: a training that begins with the masks of another one's end, and the weights of its beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from imgrec.compress.pruning.masked_model import Masking
+from imgrec.compress.pruning.masks import apply_masks
+from imgrec.errors import UserError
+from imgrec.runs.checkpoints import LAST
+from imgrec.runs.load import read_checkpoint
+from imgrec.tasks.compatibility import refuse_other_architecture
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a run leaves to the next round: its last weights, which of them were masked, and those to rewind to.
+
+    Source: Frankle and Carbin 2019, "The lottery ticket hypothesis", arXiv 1803.03635; Frankle et al. 2020, "Linear
+    mode connectivity and the lottery ticket hypothesis", arXiv 1912.05671 (rewinding to an early step).
+    """
+
+    trained: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor]
+    rewind: Mapping[str, Tensor]
+
+    @classmethod
+    def read(cls, path: str | Path, key: str) -> Ticket:
+        """From a run folder, or from one of its checkpoints.
+
+        Args:
+            path: the folder or the file.
+            key: under which the callback's state is kept.
+
+        Raises:
+            UserError: there is none, or it kept no weights to rewind to.
+        """
+        given = Path(path).expanduser()
+        file = given / "checkpoints" / LAST if given.is_dir() else given
+        if not file.is_file():
+            raise UserError(f"Pruning: `ticket` is a run folder or a checkpoint, and there is no {file}")
+        checkpoint = read_checkpoint(file)
+        state = checkpoint.get("callbacks", {}).get(key, {})
+        if not state.get("rewind"):
+            raise UserError(
+                f"Pruning: {given} kept no weights to rewind to; train it with {{class_path: Pruning, rewind_to: 0.02}}"
+            )
+        return cls(checkpoint["state_dict"], state["masking"]["masks"], state["rewind"])
+
+    def take(self, pl_module: pl.LightningModule, masking: Masking, sparsity: float) -> None:
+        """Mask by the weights that were trained, then put the early ones into the module.
+
+        Raises:
+            UserError: they are of another network.
+        """
+        for state in (self.trained, self.rewind):
+            refuse_other_architecture(state, pl_module.state_dict())
+        pl_module.load_state_dict(dict(self.trained))
+        masking.masks = dict(self.masks)
+        masking.bind(masking.weights)
+        masking.prune(sparsity)
+        pl_module.load_state_dict(dict(self.rewind))
+        apply_masks(masking.weights, {name: mask != 0 for name, mask in masking.masks.items()})
+
+
+def copy_of(pl_module: pl.LightningModule) -> dict[str, Any]:
+    """The weights and buffers of this moment, on the CPU."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in pl_module.state_dict().items()}

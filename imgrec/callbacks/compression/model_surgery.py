@@ -1,0 +1,97 @@
+"""Surgery on a network in the middle of its training: all that holds something of the shape of its weights follows."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from imgrec.callbacks.compression.anew import forget_best
+from imgrec.compress.pruning.optimizer_state import cut_states, leave_out
+from imgrec.compress.surgery import surgery_of
+from imgrec.errors import TrainingFailedError
+from imgrec.models import set_channels_last
+from imgrec.models.utils.forward import modes_kept
+
+Surgery = Callable[[nn.Module], Mapping[str, Tensor]]
+"""Changes a network in place. Parameters stay the objects that they were, with other data, or are gone.
+
+Gives, for each parameter and buffer that was cut, int64 indices into the flattened old one, in the new shape.
+"""
+
+
+def operate(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: Surgery) -> None:
+    """Have the network of a task operated on between two optimizer steps, so that the next one goes on from there.
+
+    - The optimizer keeps its groups, its learning rates and its schedule; momentum and moments are cut as the weights.
+    - Callbacks that keep something of the weights' shape go on with it cut: ``follow`` of EMA's average and of masks,
+      ``keep_anew`` of NaNGuard's copy of the state.
+    - The best checkpoint and early stopping begin anew: what was best is another network.
+    - Nothing is drawn from the default generators; a compiled network is compiled again at its next batch.
+    - Under DDP, gradients are gathered anew; the processes must have come to the same network.
+
+    Args:
+        trainer: before a batch that begins an optimizer step.
+        pl_module: has the network as ``model``.
+        surgery: what is done.
+
+    Raises:
+        TrainingFailedError: processes came to different networks.
+    """
+    task: Any = pl_module
+    before = dict(pl_module.named_parameters())
+    shapes: dict[Tensor, torch.Size] = {parameter: parameter.shape for parameter in before.values()}
+    for parameter in before.values():
+        parameter.grad = None  # it was used in the step before
+    wrapped = unwrap_ddp(trainer, pl_module)
+    devices = [task.device] if task.device.type == "cuda" else []
+    with modes_kept(pl_module), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
+        kept = surgery(task.model)
+    if task.channels_last is True:
+        set_channels_last(task.model)
+    if task.compiling is not False:
+        torch.compiler.reset()
+    after = dict(pl_module.named_parameters())
+    gone = [parameter for name, parameter in before.items() if name not in after]
+    cut: dict[Tensor, Tensor] = {
+        before[f"model.{name}"]: indices for name, indices in kept.items() if f"model.{name}" in before
+    }
+    for optimizer in trainer.optimizers:
+        leave_out(optimizer, gone)
+        cut_states(optimizer, shapes, cut)
+    if wrapped is not None:
+        _agree(trainer, task.model)
+        wrapped.configure_ddp()
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if (follow := getattr(callback, "follow", None)) is not None:
+            follow(pl_module, {f"model.{name}": indices for name, indices in kept.items()})
+    forget_best(trainer)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if (keep_anew := getattr(callback, "keep_anew", None)) is not None:  # of what the others have become
+            keep_anew(trainer, pl_module)
+
+
+def unwrap_ddp(trainer: pl.Trainer, pl_module: pl.LightningModule) -> DDPStrategy | None:
+    """Take the network out of DDP, whose buckets of gradients are of the parameters as they are.
+
+    Returns:
+        The strategy, whose ``configure_ddp`` wraps the network again; ``None`` where there is no DDP.
+    """
+    strategy: Any = trainer.strategy
+    if not isinstance(strategy, DDPStrategy):
+        return None
+    strategy.model = pl_module
+    gc.collect()  # it lets go of the weights when it is gone
+    return strategy
+
+
+def _agree(trainer: pl.Trainer, model: nn.Module) -> None:
+    ours = surgery_of(model)
+    same = trainer.strategy.broadcast(ours) == ours
+    if not trainer.strategy.reduce_boolean_decision(same):
+        raise TrainingFailedError("the processes came to different networks when channels were taken out")

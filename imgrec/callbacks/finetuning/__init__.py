@@ -1,0 +1,1 @@
+"""Fine-tuning callbacks: freezing and gradual unfreezing."""

@@ -1,0 +1,1 @@
+"""Monitoring callbacks: progress, images, layer statistics, system metrics."""

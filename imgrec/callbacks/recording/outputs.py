@@ -1,0 +1,143 @@
+"""What a run leaves in its folder beside its metrics: config, predictions, figures, the shareable model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from imgrec.compress.quantization.qat import QuantizedClassifier
+from imgrec.data import ImageDataModule
+from imgrec.data.calibration import calibration_images
+from imgrec.errors import UserError
+from imgrec.export import save_model_folder
+from imgrec.export.formats.qat_onnx import NAME, export_qat
+from imgrec.export.trained_model import read_any
+from imgrec.loggers.csv import shortest
+from imgrec.runs.data import refuse_other_images
+from imgrec.runs.folder import RunFolder
+from imgrec.runs.predictions import Predictions, write_predictions
+from imgrec.runs.specs import complete_config
+from imgrec.runs.summary import update_summary
+from imgrec.tasks import BaseTask, ClassificationTask
+from imgrec.types import DataFacts
+from imgrec.utils import yaml
+from imgrec.utils.formatting import epoch_text
+from imgrec.utils.seeding import run_seed
+
+_COMPARED = 256
+"""Images on which an export is compared with what was trained."""
+
+
+def write_evaluation(folder: Path, trainer: pl.Trainer, task: BaseTask, split: str) -> Predictions:
+    """Write the predictions of a split that was just evaluated, and its figures into the summary; give the former."""
+    assert task.facts is not None
+    assert task.predictions is not None
+    found = task.predictions
+    predictions = Predictions(
+        ids=list(found.ids),
+        targets=found.targets.numpy(),
+        logits=found.logits.numpy(),
+        class_names=task.facts.class_names,
+    )
+    refuse_other_images(RunFolder(folder), split, predictions)
+    write_predictions(folder / "predictions" / f"{split}.parquet", predictions)
+    prefix = f"{split}/"
+    figures = {
+        name.removeprefix(prefix): shortest(float(value))
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith(prefix)
+    }
+    update_summary(folder, {split: figures})
+    return predictions
+
+
+def write_model(folder: Path, task: pl.LightningModule, checkpoint: str | None, card: str, data: Any = None) -> None:
+    """Write the model folder with the weights of a checkpoint, or without one with those that ``task`` has.
+
+    A network that was trained quantization-aware is exported in int8, too, and compared on images of ``data``.
+    """
+    overridden = type(task).build_model is not ClassificationTask.build_model  # type: ignore[attr-defined]
+    if not isinstance(task, ClassificationTask) or overridden:
+        rank_zero_info("no model folder: how this task builds its network is code, not a spec")
+        return
+    assert task.facts is not None
+    trained = task
+    if checkpoint is not None:
+        trained = type(task).load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+    save_model_folder(
+        folder / "model",
+        trained.model,
+        trained.specs,
+        task.facts,
+        card=card,
+    )
+    if isinstance(trained.model, QuantizedClassifier):
+        _write_int8(folder / "exports" / NAME, trained.model, task.facts, data)
+
+
+def _write_int8(folder: Path, model: QuantizedClassifier, facts: DataFacts, data: Any) -> None:
+    images = None
+    if isinstance(data, ImageDataModule):
+        count = min(_COMPARED, len(data.splits.val))
+        if count:
+            images = calibration_images(data, count, "val").images.numpy().astype(np.float32) / np.float32(255)
+    try:
+        export = export_qat(model, facts, folder, images)
+    except UserError as error:  # the training is whole, and can be exported later
+        rank_zero_warn(f"no int8 export: {error}")
+        return
+    about = export.quantization or {}
+    kernels = ", ".join(f"{count} {name}" for name, count in about["kernels"].items()) or "no kernel for int8"
+    same = (
+        f"; names {about['agreement']:.2%} of {about['images']} validation images alike" if images is not None else ""
+    )
+    rank_zero_info(f"int8 for ONNX Runtime: {folder} ({kernels}){same}")
+
+
+def best_epoch(trainer: pl.Trainer) -> dict[str, Any]:
+    """The monitored metric, its best value and its epoch, counted from 0; nothing where none was kept."""
+    callback = trainer.checkpoint_callback
+    if not isinstance(callback, ModelCheckpoint) or callback.best_model_score is None:
+        return {}
+    if not Path(callback.best_model_path).is_file():
+        return {}
+    epoch = read_any(Path(callback.best_model_path)).get("epoch", 0)
+    return {
+        "monitor": callback.monitor,
+        "best_score": shortest(float(callback.best_model_score)),
+        "best_epoch": int(epoch),
+    }
+
+
+def config_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
+    """The config of a training that was put together in Python, as YAML."""
+    config: dict[str, Any] = {"seed_everything": run_seed()}
+    for key, part in (("model", pl_module), ("data", trainer.datamodule)):  # type: ignore[attr-defined]
+        if part is not None:
+            arguments = {k: v for k, v in dict(part.hparams).items() if k not in ("facts", "load_weights")}
+            config[key] = {"class_path": f"{type(part).__module__}.{type(part).__qualname__}", "init_args": arguments}
+    config["trainer"] = {"max_epochs": trainer.max_epochs}
+    return yaml.dump(complete_config(config))
+
+
+def said_of_weights(experiment: str, best: dict[str, Any]) -> str:
+    """The sentence of the model's README that says which weights these are."""
+    which = (
+        f"{epoch_text(best['best_epoch'])}, {best['monitor']} {best['best_score']:.4f}" if best else "the last epoch"
+    )
+    return f"Trained by the experiment `{experiment}`; the weights are those of {which}.\n"
+
+
+def moved(value: Any, before: str, now: str) -> Any:
+    """``value`` with every path inside the folder ``before`` made one inside ``now``."""
+    if isinstance(value, dict):
+        return {moved(k, before, now): moved(v, before, now) for k, v in value.items()}
+    if isinstance(value, str) and value.startswith(f"{before}{os.sep}"):
+        return now + value.removeprefix(before)
+    return value

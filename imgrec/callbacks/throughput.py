@@ -1,0 +1,50 @@
+"""How fast a few optimizer steps are."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from imgrec.callbacks.min_training import remove_limits
+
+
+class StepMeter(pl.Callback):
+    """Times some optimizer steps, ends the training after them, and counts the memory that a GPU gave at most.
+
+    Args:
+        steps: how many optimizer steps; the first one prepares kernels and the optimizer's state, and is not timed.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.gpu_bytes: int | None = None
+        self._ends: list[float] = []
+        self._images: list[int] = []
+
+    @property
+    def images_per_second(self) -> float:
+        """The median over the batches but those of the first step."""
+        rates = sorted(
+            images / (end - begun)
+            for images, begun, end in zip(self._images[1:], self._ends, self._ends[1:], strict=False)
+        )
+        return rates[len(rates) // 2] if rates else 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count anew; how long training was to be is no end."""
+        remove_limits(trainer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the time, once the device is done."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        if trainer.global_step:
+            self._ends.append(time.perf_counter())
+            self._images.append(len(batch))
+        if trainer.global_step >= self.steps:
+            trainer.should_stop = True

@@ -1,0 +1,155 @@
+"""``imgrec compare``: runs side by side, in the terminal and on a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgrec.cli.parser import Parser
+from imgrec.cli.written import write_each
+from imgrec.errors import UserError
+from imgrec.utils.terminal import print
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from imgrec.compare.comparison import Comparison
+    from imgrec.compare.groups import Group
+
+_BARS = "▁▂▃▄▅▆▇█"
+_SPARK = 24  # characters
+_PAIRS = 15
+_SENTENCES = 6
+
+
+def run(command: str, words: list[str]) -> int:
+    """Print the comparison; write the files that are asked for."""
+    parser = Parser(
+        prog="imgrec compare",
+        description="Lay runs side by side: what differs in their configs, their curves, and, from what each said of "
+        "the same images, whether their accuracies differ by more than chance.",
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folders; a folder of runs stands for its finished ones"
+    )
+    parser.add_argument(
+        "--group-by",
+        default="auto",
+        metavar="HOW",
+        help="auto (default): runs of one experiment that differ in the seed only are a group; none; experiment; "
+        "a column of the config: loss/name; or the beginning of columns: data/sampler",
+    )
+    parser.add_argument(
+        "--split", default="test", help="whose predictions: test (default), val, or evaluations/NAME (imgrec evaluate)"
+    )
+    parser.add_argument("--shared", action="store_true", help="compare on the images that all runs have predictions on")
+    parser.add_argument(
+        "--out", metavar="FILE.html", help="write a page: figures, tables, the images that tell them apart"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write everything as JSON")
+    parser.add_argument("--markdown", metavar="FILE", help="write the tables as Markdown")
+    parser.add_argument(
+        "--no-images", action="store_true", help="a page without thumbnails, and without reading any data"
+    )
+    arguments = parser.parse_args(words)
+
+    from imgrec.compare.comparison import compare_runs
+
+    comparison = compare_runs(
+        arguments.runs, group_by=arguments.group_by, split=arguments.split, shared=arguments.shared
+    )
+    _print(comparison)
+    write_each(
+        [
+            (arguments.out, lambda path: _write_page(comparison, path, not arguments.no_images)),
+            (arguments.json, lambda path: _write_json(comparison, path)),
+            (arguments.markdown, lambda path: _write_markdown(comparison, path)),
+        ]
+    )
+    return 0
+
+
+def _print(comparison: Comparison) -> None:
+    from imgrec.cli.output import console_for, print_table
+    from imgrec.compare.align import split_words
+    from imgrec.compare.text import group_cells, group_columns, shared_custom
+
+    console = console_for(160)
+    split = split_words(comparison.split)
+    print(f"{len(comparison.runs)} runs on {len(comparison.images):,} {split} images\n")
+    custom, columns = shared_custom(comparison.groups), group_columns(comparison.groups)
+    rows = [[*group_cells(group, custom), _spark(group)] for group in comparison.groups]
+    order = ["Accuracy", "± / interval", *custom, "Runs", "Training", "NLL", "ECE", "val/acc"]
+    print_table(console, [*columns, "val/acc"], rows, left=("Group", "val/acc"), order=order)
+    if comparison.differences:
+        print()
+        names = ["differs", *(group.name for group in comparison.groups)]
+        rows = [[name, *cells] for name, cells in comparison.differences.items()]
+        print_table(console, names, rows, left=names, whole=True)
+    if comparison.pairs:
+        print()
+        _print_pairs(comparison, console)
+    for note in comparison.notes:
+        print(f"note: {note}")
+
+
+def _print_pairs(comparison: Comparison, console: Console) -> None:
+    from imgrec.cli.output import print_table
+    from imgrec.compare.text import PAIR_COLUMNS, pair_cells
+
+    shown = sorted(comparison.pairs, key=lambda pair: pair.p)
+    pairs = [pair for pair in comparison.pairs if pair in shown[:_PAIRS]]
+    order = ["Second", "Difference", "95 % interval", "Holm", "Verdict", "p"]
+    print_table(console, PAIR_COLUMNS, list(map(pair_cells, pairs)), left=("First", "Second", "Verdict"), order=order)
+    if more := len(comparison.pairs) - len(pairs):
+        print(f"and {more} more pairs, less clear ones: --json, --markdown and --out hold all")
+    print()
+    for pair in shown[:_SENTENCES]:
+        print(pair.sentence)
+
+
+def _spark(group: Group) -> str:
+    """The mean validation accuracy over the epochs in one line of text."""
+    import numpy as np
+
+    from imgrec.compare.figures import mean_curve
+
+    curve = mean_curve(group, ["val/acc"])
+    if curve is None or not np.isfinite(curve[1]).any():
+        return ""
+    values = np.nan_to_num(curve[1], nan=float(np.nanmin(curve[1])))
+    places = np.linspace(0, len(values) - 1, min(_SPARK, len(values))).round().astype(int)
+    low, high = values.min(), values.max()
+    heights = (values[places] - low) / ((high - low) or 1.0) * (len(_BARS) - 1)
+    return "".join(_BARS[round(float(height))] for height in heights)
+
+
+def _write_page(comparison: Comparison, path: Path, with_images: bool) -> None:
+    from imgrec.compare.html import write_comparison
+
+    images = None
+    if with_images and comparison.split not in ("val", "test"):
+        print("no thumbnails: the images of an evaluation are not those of the run")
+    elif with_images:
+        from imgrec.runs.data import data_of, images_of
+
+        try:
+            data: Any = data_of(comparison.runs[0].run)
+            images = images_of(data) if hasattr(data, "load_images") else None
+        except UserError as error:
+            print(f"no thumbnails: {error}")
+    write_comparison(comparison, path, images)
+
+
+def _write_json(comparison: Comparison, path: Path) -> None:
+    from imgrec.compare.text import as_plain
+    from imgrec.runs.summary import write_json
+
+    write_json(path, as_plain(comparison))
+
+
+def _write_markdown(comparison: Comparison, path: Path) -> None:
+    from imgrec.compare.text import as_markdown
+    from imgrec.utils.paths import write_text
+
+    write_text(path, as_markdown(comparison))

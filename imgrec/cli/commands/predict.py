@@ -1,0 +1,179 @@
+"""``imgrec predict``: from a run or an export, and some images, to class names."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from imgrec.cli.parser import Parser
+from imgrec.cli.predict_inputs import Inputs, find_images
+from imgrec.engine.config import parse_value
+from imgrec.errors import IncompleteError, UserError
+from imgrec.trust import allow
+from imgrec.utils.csv_files import rows_written
+from imgrec.utils.paths import WriteError, written_aside
+from imgrec.utils.terminal import print, printable
+
+if TYPE_CHECKING:
+    from imgrec.export import Prediction
+
+    Write = Callable[[Prediction, Mapping[str, str]], None]
+
+_PLAIN_PROGRESS_SECONDS = 5.0
+_LISTED = 10
+_EPILOG = """A PATH that ends in .csv or .tsv is a table of images: its column path, file or image, otherwise its first
+one, holds their paths, relative to the folder of the table. Its other columns are copied to --out. A run whose figures
+are those of an export, such as an int8 variant, predicts with that export; RUN/model is its network in PyTorch.
+Exit status: 0; 2 if nothing could be done; 4 if some images could not be read, with the results of all others."""
+
+
+def run(command: str, words: list[str]) -> int:
+    """Print the top-k of every image; write them as CSV or JSON lines on request."""
+    parser = Parser(prog="imgrec predict", description="Name the classes of images.", epilog=_EPILOG)
+    parser.add_argument(
+        "run", metavar="RUN", help="a run folder, a checkpoint, a model folder, or an export: its folder or its file"
+    )
+    parser.add_argument(
+        "paths", metavar="PATH", nargs="+", help="image files, folders, globs in quotes, and tables of paths (.csv)"
+    )
+    parser.add_argument("--top", type=int, default=3, metavar="K", help="how many classes an image (default: 3)")
+    parser.add_argument("--out", metavar="FILE", help="write there instead of printing: FILE.csv or FILE.jsonl")
+    parser.add_argument("--batch_size", type=int, default=64, metavar="N")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--tta", metavar="VIEWS", help="look at further views, too: hflip; '[hflip, five_crop]'")
+    parser.add_argument(
+        "--tta_average", metavar="WHAT", default="probabilities", help="probabilities (default), logits"
+    )
+    arguments = parser.parse_args(words)
+    if arguments.top < 1 or arguments.batch_size < 1:
+        raise UserError("--top and --batch_size are at least 1")
+    if arguments.out and Path(arguments.out).suffix not in (".csv", ".jsonl"):
+        raise UserError(f"--out {arguments.out}: expected a name that ends in .csv or .jsonl")
+    inputs = find_images(arguments.paths)
+
+    import imgrec
+
+    predictor = imgrec.load(
+        arguments.run,
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        tta=None if arguments.tta is None else allow(parse_value(arguments.tta)),
+        tta_average=arguments.tta_average,
+    )
+    stream = with_progress(predictor.stream(row.path for row in inputs.rows), len(inputs.rows))
+    failed: list[Prediction] = []
+    try:
+        with _writer(arguments.out, min(arguments.top, len(predictor.facts.class_names)), inputs.columns) as write:
+            print(f"model      {arguments.run}: {predictor.backend.title}", file=sys.stderr)
+            for row, prediction in zip(inputs.rows, stream, strict=True):
+                write(prediction, row.cells)
+                if prediction.error is not None:
+                    failed.append(prediction)
+    except WriteError as error:
+        raise WriteError(f"--out {arguments.out}", error.strerror, error.errno) from error
+    if arguments.out:
+        print(f"{len(inputs.rows)} images -> {arguments.out}")
+    _report(inputs, failed, arguments.out)
+    return 0
+
+
+def _report(inputs: Inputs, failed: Sequence[Prediction], out: str | None) -> None:
+    """Print the number of skipped files; raise if images could not be read.
+
+    Raises:
+        IncompleteError: If an image could not be read.
+    """
+    if inputs.skipped_text:
+        print(f"skipped    {inputs.skipped_text}", file=sys.stderr)
+    if not failed:
+        return
+    if out is not None:  # printed results name each of them already
+        for prediction in failed[:_LISTED]:
+            print(_line(prediction, 0), file=sys.stderr)
+        if len(failed) > _LISTED:
+            print(f"and {len(failed) - _LISTED} more, in the column error of {out}", file=sys.stderr)
+    raise IncompleteError(
+        f"{len(failed)} of {len(inputs.rows)} images could not be read; the results of the others are complete"
+    )
+
+
+def with_progress(predictions: Iterator[Prediction], total: int) -> Iterator[Prediction]:
+    """The same, while a bar moves on a terminal; elsewhere a line every five seconds."""
+    if sys.stderr.isatty():
+        from rich.progress import track
+
+        from imgrec.utils.console import PlainConsole
+
+        yield from track(predictions, "predicting", total=total, console=PlainConsole(stderr=True), transient=True)
+        return
+    said = time.monotonic()
+    for done, prediction in enumerate(predictions, 1):
+        yield prediction
+        if time.monotonic() - said > _PLAIN_PROGRESS_SECONDS:
+            said = time.monotonic()
+            print(f"{done}/{total} images", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _writer(out: str | None, top: int, columns: Sequence[str]) -> Iterator[Write]:
+    if out is None:
+        yield lambda prediction, cells: print(_line(prediction, top))
+        return
+    names = _names(columns, top)
+    if out.endswith(".csv"):
+        with rows_written(out) as row:
+            yield _csv_row(row, top, names)
+        return
+    with written_aside(out) as aside, aside.open("w", encoding="utf-8") as file:
+        yield _json_line(file, top, names)
+
+
+def _names(columns: Sequence[str], top: int) -> dict[str, str]:
+    """Return the names under which further columns are written; those of the results keep theirs."""
+    taken = {"top", *_header(top)}
+    return {column: f"input_{column}" if column in taken else column for column in columns}
+
+
+def _header(top: int) -> list[str]:
+    return ["path", *(f"{column}_{k}" for k in range(1, top + 1) for column in ("class", "probability")), "error"]
+
+
+def _line(prediction: Prediction, top: int) -> str:
+    path = printable(str(prediction.path), newlines=False)
+    if prediction.error is not None:
+        return f"{path}: cannot be read: {prediction.error}"
+    pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))[:top]
+    return f"{path}: {', '.join(f'{name} {p:.4f}' for name, p in pairs)}"
+
+
+def _json_line(file: IO[str], top: int, names: Mapping[str, str]) -> Write:
+    def write(prediction: Prediction, cells: Mapping[str, str]) -> None:
+        line: dict[str, Any] = {"path": str(prediction.path)}
+        if prediction.error is not None:
+            line["error"] = prediction.error
+        else:
+            pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))[:top]
+            line["top"] = [{"class": name, "probability": float(p)} for name, p in pairs]
+        print(json.dumps(line | {names[column]: cell for column, cell in cells.items()}), file=file)
+
+    return write
+
+
+def _csv_row(row: Callable[[Iterable[Any]], None], top: int, names: Mapping[str, str]) -> Write:
+    row([*_header(top), *names.values()])
+
+    def write(prediction: Prediction, cells: Mapping[str, str]) -> None:
+        further = [cells.get(column, "") for column in names]
+        if prediction.error is not None:
+            row([prediction.path, *[""] * (2 * top), prediction.error, *further])
+            return
+        pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))[:top]
+        found = [cell for name, p in pairs for cell in (name, repr(float(p)))]
+        row([prediction.path, *found, "", *further])
+
+    return write

@@ -1,0 +1,1 @@
+"""Pruning: masks, channels, importance scores, schedules."""

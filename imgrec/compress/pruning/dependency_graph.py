@@ -1,0 +1,239 @@
+"""Which channels of a network can only go together, found by tracing it: torch-pruning's dependency graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from imgrec.compress.pruning.widths import all_tensors
+from imgrec.compress.surgery import surgical_copy
+from imgrec.errors import UserError
+from imgrec.models import AttentionPooling, Classifier, CosineHead
+from imgrec.utils.optional import require
+
+Attention = Literal["dims", "heads"]
+"""What attention loses: so many dimensions of every head, or whole heads."""
+
+_QUERIES = ("qkv", "q", "k", "v", "kv", "q_proj", "k_proj", "v_proj")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A layer that takes part in a group: where it stands, and which of its channels are the group's.
+
+    ``output`` says whether they are channels that it gives; ``indices`` are channels of the layer, ``roots`` the
+    channels of the group that they belong to.
+    """
+
+    name: str
+    layer: nn.Module | nn.Parameter
+    output: bool
+    indices: tuple[int, ...]
+    roots: tuple[int, ...]
+
+
+class ChannelGroup:
+    """Channels that go together.
+
+    Units that were removed once stay removed: each call names those that are gone by then, the earlier ones too.
+
+    Attributes:
+        name: the layer that stands for the group.
+        members: every layer that loses something with a channel of the group.
+        units: what can be removed at once, each some channels of the group: one, or one of each group of a grouped
+            convolution, one dimension of each attention head, or a whole head.
+        heads: whether a unit is a whole head.
+    """
+
+    def __init__(
+        self, name: str, root: Any, handler: Any, members: list[Member], units: list[list[int]], heads: bool
+    ) -> None:
+        self.heads = heads
+        self.name = name
+        self.members = members
+        self.units = units
+        self._root, self._handler = root, handler
+        self._alive = sorted(channel for unit in units for channel in unit)
+
+    def remove(self, graph: Any, units: Collection[int]) -> None:
+        """Remove units, by their place in ``units``, from every member."""
+        gone = {channel for unit in units for channel in self.units[unit]} & set(self._alive)
+        if gone:
+            places = [place for place, channel in enumerate(self._alive) if channel in gone]
+            graph.get_pruning_group(self._root, self._handler, places).prune(record_history=False)
+            self._alive = [channel for channel in self._alive if channel not in gone]
+
+
+class ChannelGraph:
+    """A copy of a classifier whose tensors hold where each of their values stood, and its groups of channels.
+
+    Attributes:
+        groups: every group that may be pruned.
+
+    Args:
+        classifier: stays as it is.
+        images: a batch that it can take, to trace it with.
+        attention: see :data:`Attention`.
+        frozen: names of layers whose outputs stay.
+
+    Raises:
+        UserError: the network cannot be traced; or torch-pruning is not installed.
+    """
+
+    def __init__(
+        self, classifier: Classifier, images: Tensor, attention: Attention = "dims", frozen: Collection[str] = ()
+    ) -> None:
+        self._tp = require("torch_pruning", "compress", "pruning channels")
+        if isinstance(classifier.pooling, AttentionPooling):  # its query is not computed from the images
+            raise UserError(
+                "the channels of a network whose pooling is `attention` cannot be pruned: what belongs together there "
+                "cannot be traced. `average`, `max` and `gem` can."
+            )
+        self.work = twin(classifier)
+        self._names = {module: name for name, module in self.work.named_modules()}
+        self._by_heads = attention == "heads"
+        for module in self.work.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False  # the fused operator hides what its inputs have to do with one another
+        self._heads: dict[Any, int] = dict(_heads(self.work))
+        layers = dict(self.work.named_modules())
+        self._frozen = [*self.work.head.modules(), *(layers[name] for name in frozen)]
+        self._graph = self._trace(images)
+        with torch.no_grad():
+            for _, tensor in all_tensors(self.work):
+                if tensor.is_floating_point():
+                    codes = torch.arange(tensor.numel(), dtype=torch.float64)
+                    tensor.data = codes.view(tensor.shape)
+        self.groups = list(self._find_groups())
+
+    def _trace(self, images: Tensor) -> Any:
+        found = images.detach().cpu()[:2]
+        with warnings.catch_warnings(), torch.enable_grad():
+            warnings.simplefilter("ignore")  # of parameters outside layers, which are taken by their last dimension
+            try:
+                return self._tp.DependencyGraph().build_dependency(
+                    self.work, found, forward_fn=lambda model, given: model(given), verbose=False
+                )
+            except UserError:
+                raise
+            except Exception as error:  # whatever the library or the network raises on what it cannot follow
+                raise UserError(
+                    f"the channels of this network cannot be pruned: torch-pruning cannot trace it "
+                    f"({type(error).__name__}: {str(error).partition(chr(10))[0][:200]})"
+                ) from error
+
+    def _find_groups(self) -> Iterator[ChannelGroup]:
+        for found in self._graph.get_all_groups(
+            ignored_layers=self._frozen, root_module_types=[nn.modules.conv._ConvNd, nn.Linear]
+        ):
+            group = self._rooted(found)
+            if group is None:
+                continue
+            members = [self._member(item) for item in group]
+            root = group[0].dep
+            name = self._names.get(found[0].dep.target.module, "")
+            units, heads = self._units(members, len(group[0].idxs))
+            yield ChannelGroup(name, root.target.module, root.handler, members, units, heads)
+
+    def _rooted(self, group: Any) -> Any:
+        """The same group, seen from the projection behind it where it is attention's: there a channel stands once."""
+        attention = any(member.output and member.layer in self._heads for member in map(self._member, group))
+        if not attention:
+            return group
+        behind = [
+            item
+            for item in group
+            if isinstance(item.dep.target.module, nn.Linear | nn.Conv2d)
+            and self._graph.is_in_channel_pruning_fn(item.dep.handler)
+        ]
+        if not behind:
+            return None
+        return self._graph.get_pruning_group(behind[-1].dep.target.module, behind[-1].dep.handler, behind[-1].idxs)
+
+    def _member(self, item: Any) -> Member:
+        layer = item.dep.target.module
+        return Member(
+            name=self._names.get(layer, ""),
+            layer=layer,
+            output=bool(self._graph.is_out_channel_pruning_fn(item.dep.handler)),
+            indices=tuple(item.idxs),
+            roots=tuple(-1 if root is None else int(root) for root in item.root_idxs),
+        )
+
+    def _units(self, members: list[Member], count: int) -> tuple[list[list[int]], bool]:
+        heads = max((self._heads.get(member.layer, 1) for member in members if member.output), default=1)
+        if heads > 1 and self._by_heads and not any(isinstance(m.layer, nn.MultiheadAttention) for m in members):
+            size = count // heads
+            return [list(range(head * size, (head + 1) * size)) for head in range(heads)], True
+        parts = max([heads, *(_parts(member.layer) for member in members)])
+        size = count // parts
+        return [[unit + part * size for part in range(parts)] for unit in range(size)], False
+
+    def remove(self, group: ChannelGroup, units: Collection[int]) -> None:
+        """Remove units of a group."""
+        group.remove(self._graph, units)
+        if group.heads:
+            for layer in {m.layer for m in group.members if m.output and m.layer in self._heads}:
+                self._heads[layer] = len(group.units) - len(set(units))
+
+    def pruned(self) -> tuple[nn.Module, dict[str, Tensor]]:
+        """The copy with what its modules say of their widths, and where the values of each tensor stood before."""
+        _settle(self.work, self._heads)
+        kept = {name: tensor.detach().long() for name, tensor in all_tensors(self.work) if tensor.is_floating_point()}
+        return self.work, kept
+
+
+def twin(classifier: Classifier) -> Any:
+    """A copy on the CPU, in double precision and evaluation mode, whose parameters all take part."""
+    found: Any = surgical_copy(classifier).cpu().double().eval()
+    found.requires_grad_(True)
+    if isinstance(found.head, CosineHead):  # its product is no layer, and tracing would not know what it is
+        weight = found.head.weight
+        found.head = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        found.head.weight = weight
+    return found
+
+
+def _heads(model: nn.Module) -> Iterator[tuple[nn.Module, int]]:
+    for module in model.modules():
+        count = getattr(module, "num_heads", None)
+        if not isinstance(count, int):
+            continue
+        if isinstance(module, nn.MultiheadAttention):
+            yield module, count
+        for name in _QUERIES:
+            child = getattr(module, name, None)
+            if isinstance(child, nn.Linear):
+                yield child, count
+
+
+def _parts(layer: nn.Module | nn.Parameter) -> int:
+    if isinstance(layer, nn.modules.conv._ConvNd) and layer.groups < layer.out_channels:
+        return layer.groups
+    return layer.num_groups if isinstance(layer, nn.GroupNorm) else 1
+
+
+def _settle(model: nn.Module, heads: dict[Any, int]) -> None:
+    """Bring the numbers up to date that torch-pruning does not know of."""
+    for module in model.modules():
+        first = next((getattr(module, n) for n in _QUERIES if getattr(module, n, None) in heads), None)
+        if first is not None and isinstance(first, nn.Linear):
+            total: int = first.out_features // (3 if first is getattr(module, "qkv", None) else 1)
+            size = total // heads[first]
+            _set(module, num_heads=heads[first], head_dim=size, attn_dim=total)
+            if isinstance(getattr(module, "scale", None), float):
+                _set(module, scale=size**-0.5)  # what the fused operator takes for heads of this size
+        patches = getattr(module, "conv_proj", None)  # torchvision's ViT
+        if isinstance(patches, nn.Conv2d):
+            _set(module, hidden_dim=patches.out_channels)
+
+
+def _set(module: nn.Module, **numbers: float) -> None:
+    for name, value in numbers.items():
+        if isinstance(getattr(module, name, None), int | float):
+            setattr(module, name, value)

@@ -1,0 +1,1 @@
+"""Quantization: post-training int8, quantization-aware training, sensitivity."""

@@ -1,0 +1,183 @@
+"""A classifier as a graph of operations, which calls the classifier's own parameters by their names."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from imgrec.errors import UserError
+from imgrec.models import Classifier
+from imgrec.models.classifier import describe
+from imgrec.models.utils.forward import modes_kept
+
+aten: Any = torch.ops.aten
+
+_DROPOUTS = (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)
+
+
+class Program:
+    """A graph that can be run on whatever has the parameters, buffers and modules that it names.
+
+    It has no state; a copy of its owner goes on with the same one.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+        code = graph.python_code("self")
+        scope: dict[str, Any] = dict(code.globals)
+        exec(code.src, scope)  # what torch's GraphModule does
+        self._run: Callable[..., tuple[Tensor, ...]] = scope["forward"]
+
+    def __call__(self, owner: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+        """All outputs, in order."""
+        return self._run(owner, images)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Program:
+        return self
+
+
+class _Trunk(nn.Module):
+    """Normalized images to logits, pooled features and auxiliary logits."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.backbone = classifier.backbone
+        self.neck = classifier.neck
+        self.pooling = classifier.pooling
+        self.head = classifier.head
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Everything that the classifier gives in training."""
+        features = describe(images, self.backbone, self.neck, self.pooling)
+        return self.head(features.pooled), features.pooled, *features.auxiliary
+
+
+def trace(classifier: Classifier, channels: int, image_size: int) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """The graph of a classifier after its normalization: what it does in training, for batches of any size.
+
+    Nothing is computed and nothing drawn. The operations leave what they are given as it was; dropout asks the owner's
+    attribute ``training``, batch normalization its attribute ``norms_learn``.
+
+    Returns:
+        The graph, and tensors that it names ``constants.<name>``, which are no parameters or buffers.
+
+    Raises:
+        UserError: what the network does depends on what is in the images, or it draws other random numbers than those
+            of dropout; it says which layer.
+    """
+    trunk = _Trunk(classifier)
+    device = classifier.mean.device
+    example = torch.zeros(2, channels, image_size, image_size, device=device)  # a batch of 1 would be taken as fixed
+    drawing = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    try:
+        with modes_kept(trunk), warnings.catch_warnings(), drawing:
+            warnings.simplefilter("ignore")
+            sizes = ({0: torch.export.Dim("batch", min=1)},)
+            exported = torch.export.export(trunk.train(), (example,), dynamic_shapes=sizes, strict=False)
+        module: Any = exported.module(check_guards=False)
+    except Exception as error:  # export raises what it likes
+        line = next((each.strip() for each in str(error).splitlines() if each.strip()), type(error).__name__)
+        raise UserError(f"the network cannot be traced: {line[:300]}") from error
+    graph = fx.Graph()
+    given: Any = graph.graph_copy(module.graph, {})
+    graph.output(tuple(given) if isinstance(given, Sequence) else (given,))
+    constants = _constants(graph, module, trunk)
+    _without_in_place(graph)
+    _with_modes(graph)
+    graph.eliminate_dead_code()
+    graph.lint()
+    return graph, constants
+
+
+def layer_of(node: fx.Node) -> str:
+    """The name of the layer that a node came from; empty for what stands in no layer."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]) if stack else ""
+
+
+def is_buffer_update(node: fx.Node) -> bool:
+    """Whether a node counts the batches of a batch normalization."""
+    first = node.args[0] if node.args else None
+    return node.target is aten.add_.Tensor and isinstance(first, fx.Node) and first.op == "get_attr"
+
+
+def _constants(graph: fx.Graph, module: nn.Module, trunk: nn.Module) -> dict[str, Tensor]:
+    own = {*dict(trunk.named_parameters(remove_duplicate=False)), *dict(trunk.named_buffers(remove_duplicate=False))}
+    found: dict[str, Tensor] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr" and node.target not in own:
+            name = str(node.target).replace(".", "_")
+            found[name] = operator.attrgetter(node.target)(module).detach()
+            node.target = f"constants.{name}"
+    return found
+
+
+def _without_in_place(graph: fx.Graph) -> None:
+    """What changes a tensor in place gives a new one, and whoever used the changed one later uses that."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in list(graph.nodes):
+        plain = _plain(node.target) if node.op == "call_function" else None
+        if plain is None or is_buffer_update(node):
+            continue
+        changed = node.args[0]
+        node.target = plain
+        for user in list(changed.users):
+            if order[user] > order[node]:
+                user.replace_input_with(changed, node)
+
+
+def _plain(target: Any) -> Any:
+    """The operation that does the same without changing its argument; ``None`` where it changes none."""
+    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
+        return None
+    space, _, name = target._schema.name.partition("::")
+    packet = getattr(getattr(torch.ops, space), name.removesuffix("_"), None) if name.endswith("_") else None
+    return getattr(packet, target._overloadname, None)
+
+
+def _with_modes(graph: fx.Graph) -> None:
+    modes: dict[str, fx.Node] = {}
+
+    def asked(name: str, node: fx.Node) -> fx.Node:
+        if name not in modes:
+            with graph.inserting_before(next(iter(graph.nodes))):
+                modes[name] = graph.create_node("get_attr", name, name=name)
+        return modes[name]
+
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target in _DROPOUTS:
+            if node.args[1] == 0:
+                node.replace_all_uses_with(node.args[0])
+                graph.erase_node(node)
+            else:
+                node.args = (*node.args[:2], asked("training", node))
+        elif node.target is aten.batch_norm.default:
+            if node.args[3] is not None:  # with running statistics
+                node.args = (*node.args[:5], asked("norms_learn", node), *node.args[6:])
+        elif is_buffer_update(node):
+            node.args = (node.args[0], asked("norms_learn", node))
+        elif _draws(node):
+            raise UserError(
+                f"{layer_of(node) or 'the network'} draws random numbers ({_word(node)}), which a traced network would "
+                "draw in evaluation, too: set drop_path_rate or the like to 0"
+            )
+
+
+def _draws(node: fx.Node) -> bool:
+    target: Any = node.target
+    if target is aten.scaled_dot_product_attention.default:
+        given = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
+        return bool(given != 0.0)
+    return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
+
+
+def _word(node: fx.Node) -> str:
+    target: Any = node.target
+    return str(getattr(target, "_schema", target).name).partition("::")[2]

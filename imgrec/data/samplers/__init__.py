@@ -1,0 +1,1 @@
+"""Samplers: reproducible order, resumable position, class balance."""

@@ -1,0 +1,1 @@
+"""Sources: labelled images from folders, tables, parquet files, tar shards, Hugging Face and torchvision."""

@@ -1,0 +1,1 @@
+"""Sources that wrap another source: subset, concatenation, label noise, long tail, corrections, class mapping."""

@@ -1,0 +1,193 @@
+"""``class_path`` and ``init_args``: LightningCLI's way of naming a task, a data module, a callback or a logger."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import LightningDataModule, LightningModule
+
+from imgrec import trust
+from imgrec.errors import UserError, suggestion
+from imgrec.utils.signature import Entry, check_text_keys, check_type
+
+# a class in one of these may be called by its name alone
+SHORT_NAMES = (
+    "imgrec",
+    "pytorch_lightning.callbacks",
+    "pytorch_lightning.loggers",
+    "pytorch_lightning.strategies",
+    "pytorch_lightning.profilers",
+    "pytorch_lightning.plugins",
+)
+
+
+OPENED = {
+    "pytorch_lightning.callbacks": (
+        *("DeviceStatsMonitor", "EarlyStopping", "GradientAccumulationScheduler", "LearningRateMonitor"),
+        *("ModelCheckpoint", "ModelSummary", "RichModelSummary", "RichProgressBar", "StochasticWeightAveraging"),
+        *("Timer", "TQDMProgressBar"),
+    ),
+    "pytorch_lightning.loggers": ("CSVLogger", "TensorBoardLogger"),
+    "pytorch_lightning.strategies": ("DDPStrategy", "FSDPStrategy", "ModelParallelStrategy", "SingleDeviceStrategy"),
+}
+"""Classes of Lightning that received data may name, in addition to imgrec's own."""
+
+_REDIRECTING = frozenset({"dirpath", "save_dir", "root_dir", "log_dir", "dir", "sub_dir", "settings"})
+"""Arguments of callbacks and loggers that name a place to write to, or a server."""
+_READ = frozenset({"ticket"})
+"""Arguments of callbacks that name a path to read."""
+
+
+def find_class(class_path: str, base: type, where: str) -> type:
+    """Return the class that a dotted path or a short name stands for.
+
+    Received data resolves imgrec's public classes and those of :data:`OPENED`.
+
+    Raises:
+        UserError: If there is no such class, it is no ``base``, or received data must not name it.
+    """
+    if not isinstance(class_path, str):
+        raise UserError(f"{where}: expected the name of a class, got {class_path!r}.")
+    module, _, name = class_path.rpartition(".")
+    if trust.current() is not None:
+        found = _opened_class(class_path, base, where)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise UserError(f"{where}: expected a {base.__name__}, got {class_path}.")
+        return found
+    for place in [module] if module else SHORT_NAMES:
+        try:
+            found = getattr(trust.module_named(place), name, None)
+        except ImportError as error:
+            raise UserError(f"{where}: the class {class_path} cannot be imported: {error}") from error
+        if isinstance(found, type) and (issubclass(found, base) or module):
+            break
+    else:
+        found = None
+    if found is not None:
+        trust.declare(found)
+    if found is None:
+        names = _known([module] if module else SHORT_NAMES, base)
+        raise UserError(f'{where}: there is no class "{class_path}".{suggestion(name, names)}')
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(f"{where}: {class_path} is no {base.__name__}")
+    return found
+
+
+def _opened_class(class_path: str, base: type, where: str) -> Any:
+    import imgrec
+
+    name = class_path.rpartition(".")[2]
+    accepted = [getattr(imgrec, name)] if name in imgrec.__all__ else []
+    accepted += [getattr(import_module(place), name) for place, names in OPENED.items() if name in names]
+    for place, names in OPENED.items():
+        if name in names and class_path == f"{place}.{name}":
+            return accepted[-1]
+    classes = [each for each in accepted if isinstance(each, type)]
+    if not classes and class_path == name:  # a short name of Lightning's: the printed option needs the full one
+        place = next((each for each in SHORT_NAMES if isinstance(getattr(import_module(each), name, None), type)), "")
+        class_path = f"{place}.{name}" if place else name
+    try:
+        return trust.import_named(class_path, where, base.__name__, classes)
+    except (ImportError, AttributeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{where}: the class {class_path} cannot be imported: {error}") from error
+
+
+def _known(modules: Iterable[str], base: type) -> list[str]:
+    return [
+        name
+        for module in map(trust.module_named, modules)
+        for name, each in inspect.getmembers(module, inspect.isclass)
+        if issubclass(each, base) and not name.startswith("_")
+    ]
+
+
+def instantiate(value: Any, base: type, where: str) -> Any:
+    """The object that ``value`` names; what already is an object stays as it is.
+
+    Args:
+        value: a class path, or a mapping with ``class_path`` and ``init_args`` (or the arguments beside it).
+        base: what it must be an instance of.
+        where: the place in the config, for messages.
+
+    Raises:
+        UserError: an unknown class, an unknown, missing or wrongly typed argument, a value that is refused.
+    """
+    if isinstance(value, str):
+        value = {"class_path": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("class_path"), str):
+        raise UserError(f"{where}: expected a class path, or a mapping with class_path and init_args, got {value!r}")
+    cls = find_class(value["class_path"], base, where)
+    given = {k: v for k, v in value.items() if k not in ("class_path", "init_args")} | dict(
+        value.get("init_args") or {}
+    )
+    entry = Entry(value["class_path"], cls)
+    if not issubclass(cls, LightningModule | LightningDataModule):
+        refuse_redirections(entry, given, where)
+    arguments = check_arguments(entry, given, where)
+    try:
+        return cls(**arguments)
+    except (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException) as error:
+        if isinstance(error, UserError) or not cls.__module__.startswith("pytorch_lightning"):
+            raise  # in a class of one's own the traceback is what helps
+        raise UserError(f"{where}: {value['class_path']} refuses its arguments: {error}") from error
+
+
+_FIELDS = re.compile(r"(?:[^{}]|\{[^{}\[\]!]*\})*")
+"""Text whose fields in braces are names of metrics. Other fields read attributes, and so spell any path."""
+
+
+def refuse_redirections(entry: Entry[Any], given: Mapping[str, Any], where: str) -> None:
+    """Raise if received data gives a callback or a logger a place outside the run folder, or a server.
+
+    Raises:
+        UntrustedError: If it does, and the opening does not trust everything.
+    """
+    scope = trust.current()
+    if scope is None or scope.everything or scope.allows(entry.name):
+        return
+    for key, value in given.items():
+        outside = isinstance(value, str) and key not in _READ and _leads_out(value)
+        unknown = entry.open and key not in entry.parameters
+        if value is not None and (outside or unknown or key in _REDIRECTING):
+            trust.refuse_unless_trusted(f"{where}.{key}: got {value!r}", "it may write outside the run folder")
+
+
+def _leads_out(text: str) -> bool:
+    return Path(text).is_absolute() or ".." in text or not _FIELDS.fullmatch(text)
+
+
+def check_arguments(entry: Entry[Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The arguments with nested classes built and plain values checked against the annotations."""
+    check_text_keys(given, where)
+    for key in given:
+        if key not in entry.parameters and not entry.open:
+            known = ", ".join(sorted(entry.parameters))
+            raise UserError(f'{where}: there is no key "{key}".{suggestion(key, entry.parameters)} Accepted: {known}.')
+    missing = [n for n, p in entry.parameters.items() if p.default is p.empty and n not in given]
+    if missing:
+        raise UserError(f'{where}: {entry.name} needs the argument "{missing[0]}"')
+    arguments = {}
+    for key, value in given.items():
+        built = build_nested(value, f"{where}.{key}")
+        default = value is None and key in entry.parameters and entry.parameters[key].default is None
+        plain = built is value and key in entry.parameters and not default
+        arguments[key] = check_type(value, entry.hints[key], f"{where}.{key}") if plain else built
+    return arguments
+
+
+def build_nested(value: Any, where: str) -> Any:
+    """``value`` with every mapping that has a ``class_path`` built; the very same object where there is none."""
+    if isinstance(value, Mapping) and "class_path" in value:
+        return instantiate(value, object, where)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        built = [build_nested(v, f"{where}[{i}]") for i, v in enumerate(value)]
+        return built if any(b is not v for b, v in zip(built, value, strict=True)) else value
+    return value

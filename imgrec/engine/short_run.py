@@ -1,0 +1,225 @@
+"""A few steps of the very training that a config means, on copies of everything, which leave no trace."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
+from pytorch_lightning.utilities.memory import is_oom_error
+
+from imgrec.callbacks import PositionalSeeding, make_lean
+from imgrec.cli.options import Arguments
+from imgrec.engine.config import Config, check_keys, merge, override, read_config
+from imgrec.engine.experiment import Engine, build_trainer
+from imgrec.engine.instantiate import instantiate
+from imgrec.errors import UserError
+from imgrec.utils.memory import forget_peak, free_memory, process_memory
+from imgrec.utils.terminal import print
+
+BRIEF: Config = {
+    "callbacks": None,
+    "logger": False,
+    "enable_checkpointing": False,
+    "limit_val_batches": 0,
+    "num_sanity_val_steps": 0,
+    "num_nodes": 1,
+    "strategy": "auto",
+    "min_epochs": None,
+    "min_steps": None,
+    "max_time": None,
+    "profiler": None,
+}
+"""What a trainer of a few steps has in the place of the config's own."""
+
+_PROCESSES = "WORLD_SIZE"
+
+
+def config_of(*given: str | Path | Mapping[str, Any]) -> Config:
+    """One config of files and mappings, later over earlier.
+
+    Raises:
+        UserError: a file cannot be read, or none was given.
+    """
+    if not given:
+        raise UserError("a config is missing: a file such as experiments/digits/quickstart.yaml, or a mapping")
+    merged: Config = {}
+    for each in given:
+        if isinstance(each, Mapping):
+            check_keys(each)
+        merged = merge(merged, each if isinstance(each, Mapping) else read_config(each))
+    return merged
+
+
+def engine_of_words(command: str, arguments: Arguments, own: Collection[str]) -> Engine:
+    """What the command line of a trial means: its configs with its overrides; says which callbacks will not run.
+
+    Args:
+        command: the name of the command, for messages.
+        arguments: its words.
+        own: the options that are the command's and not the config's.
+
+    Raises:
+        UserError: no config is named, or see :func:`settled_engine`.
+    """
+    files = [*arguments.targets, *arguments.configs]
+    if not files:
+        raise UserError(f"{command} needs a config: imgrec {command} experiments/digits/quickstart.yaml")
+    config = config_of(*files)
+    for key, value in arguments.overrides:
+        if key not in own:
+            config = override(config, key, value)
+    engine = settled_engine(config)
+    if idle := left_out(engine):
+        print(f"not run    {', '.join(idle)}", flush=True)
+    return engine
+
+
+def settled_engine(config: Config) -> Engine:
+    """What the config builds, with what `imgrec fit` would measure first measured.
+
+    Raises:
+        UserError: something in the config is wrong, or there is nothing to try out.
+    """
+    if int(os.environ.get(_PROCESSES, "1")) > 1:
+        raise UserError(f"a trial runs in one process, and {_PROCESSES} is {os.environ[_PROCESSES]}")
+    engine = Engine(config)
+    if engine.trainer.fast_dev_run:
+        raise UserError("trainer.fast_dev_run trains a batch or two: there is nothing to try out")
+    engine.settle()
+    return engine
+
+
+def train_briefly(
+    engine: Engine,
+    *watching: pl.Callback,
+    data: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+) -> None:
+    """Begin the training that an engine would begin, on copies of its task, data and callbacks.
+
+    It runs on one device: batches of other devices are accumulated. There is no validation, nothing is logged or
+    written, and of the callbacks those alone run that say ``in_trials``: those that belong to a training step itself.
+    Afterwards the engine, its parts and the random generators of this process are as they were.
+
+    Args:
+        engine: see :func:`settled_engine`.
+        watching: further callbacks, which say when to stop.
+        data: arguments of the data module to change.
+        trainer: arguments of the trainer to change.
+
+    Raises:
+        UserError: the training cannot begin.
+    """
+    own = engine.config["trainer"]
+    arguments = {**own, **BRIEF, "devices": _one_device(own.get("devices"))}
+    arguments["accumulate_grad_batches"] = engine.trainer.accumulate_grad_batches * engine.trainer.world_size
+    part = engine.config["data"]
+    spec = {**part, "init_args": {**part["init_args"], **(data or {})}}
+    with generators_kept():
+        task = copy.deepcopy(engine.task, {id(engine.task._trainer): None})
+        module = instantiate(spec, pl.LightningDataModule, "data")
+        brief: Any = build_trainer({**arguments, **(trainer or {})}, bare=True)
+        brief.callbacks = [*(copy.deepcopy(each) for each in engine.trainer.callbacks if in_trials(each)), *watching]
+        make_lean(brief, task)
+        try:
+            brief.fit(task, datamodule=module)
+        except MisconfigurationException as error:
+            raise UserError(f"trainer: {error}") from error
+        finally:
+            del task, module, brief
+            _let_go()
+
+
+def in_trials(callback: pl.Callback) -> bool:
+    """Whether a callback belongs to a training step itself, so that a trial of a few steps has it, too."""
+    return isinstance(callback, PositionalSeeding | GradientAccumulationScheduler) or bool(
+        getattr(callback, "in_trials", False)
+    )
+
+
+def left_out(engine: Engine) -> list[str]:
+    """The classes of the config's own callbacks that do not run in a trial."""
+    given = engine.config["trainer"].get("callbacks") or []
+    named = [each if isinstance(each, str) else each["class_path"] for each in _listed(given)]
+    short = [name.rpartition(".")[2] for name in named]
+    running = {type(each).__name__ for each in engine.trainer.callbacks if in_trials(each)}
+    return [name for name in short if name not in running]
+
+
+class MemoryOf:
+    """The memory of a device that this process takes, beyond what it had at the beginning.
+
+    Args:
+        device: a GPU, whose memory torch counts; or the CPU, of which the system says it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        _let_go()
+        self._before = 0 if device.type == "cuda" else process_memory("now") or 0
+
+    def free(self) -> int | None:
+        """The bytes that are free now; ``None`` where nobody says it."""
+        if self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device)
+        return free_memory()
+
+    def count_anew(self) -> None:
+        """Forget the peak."""
+        _let_go()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            forget_peak()  # where a system cannot, the peak is that of the largest batch so far, which is the last
+
+    def peak(self) -> int:
+        """The most bytes that were taken at once since then."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_reserved(self.device)
+        return max(0, (process_memory("peak") or 0) - self._before)
+
+    @staticmethod
+    def is_exhausted(error: RuntimeError) -> bool:
+        """Whether an error says that there was no memory left."""
+        return bool(is_oom_error(error))
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """The default generators of Python, NumPy and torch are afterwards as they were."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (libraries draw from it)
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _one_device(devices: Any) -> Any:
+    """The first of the devices that a config names; one, where it gives their number."""
+    if isinstance(devices, str) and "," in devices:
+        devices = [int(each) for each in devices.split(",") if each.strip()]
+    return [devices[0]] if isinstance(devices, Sequence) and not isinstance(devices, str) and len(devices) else 1
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _let_go() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

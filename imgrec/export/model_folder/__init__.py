@@ -1,0 +1,1 @@
+"""The model folder: weights, config and model card in open formats."""

@@ -1,0 +1,114 @@
+"""The tensors of any network that was saved, under the names that they would have in a classifier of imgrec's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imgrec.errors import UserError
+from imgrec.export.model_folder.layout import from_timm
+from imgrec.export.model_folder.save import WEIGHTS
+from imgrec.export.trained_model import find_origin, read_any
+from imgrec.models.pretrained.loading import read_config, read_state
+from imgrec.models.utils.layers import SHORT
+from imgrec.utils.paths import locate
+
+_INSIDE = ("state_dict", "model_state_dict", "model")
+"""Where other people's checkpoints keep the tensors; ours and Lightning's in the first."""
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Tensors by name, and whose they were.
+
+    Args:
+        path: the file or folder.
+        state: by the names of a classifier: ``backbone.network.*``, ``head.*``, ``mean``, ``std``.
+        class_names: what its logits are of, where it says so.
+    """
+
+    path: Path
+    state: dict[str, Tensor] = field(repr=False)
+    class_names: tuple[str, ...] | None = None
+
+
+def read_tensors(
+    path: str | os.PathLike[str], where: str = "init_from", rename: Mapping[str, str] | None = None
+) -> Tensors:
+    """What is saved at ``path``, on the CPU, without building its network.
+
+    Args:
+        path: a run folder, a model folder, a safetensors file, or a checkpoint: imgrec's, or any that torch reads
+            without running code. Looked up here and under ``IMGREC_DATA``.
+        where: the place in the config, for messages.
+        rename: what names there begin with, and what they are to begin with here.
+
+    Raises:
+        UserError: nothing is there, it cannot be read, or holds no tensors.
+    """
+    found = locate_tensors(path, where)
+    if found.is_dir():
+        config = read_config(found)
+        own = config.get("imgrec")
+        state = renamed(read_state(found / WEIGHTS), rename)
+        if not isinstance(own, Mapping) or own.get("layout") == "timm":
+            cfg = config["pretrained_cfg"]
+            state = _as_classifier(state, cfg.get("classifier"))
+            state |= {key: torch.tensor(cfg[key]) for key in ("mean", "std") if isinstance(cfg.get(key), list)}
+        return Tensors(found, state, _class_names(config["pretrained_cfg"].get("label_names")))
+    if found.suffix == ".safetensors":
+        return Tensors(found, _as_classifier(renamed(read_state(found), rename), None))
+    checkpoint = read_any(found)
+    facts = checkpoint.get("hyper_parameters", {}).get("facts") or {}
+    names = facts.get("class_names") if isinstance(facts, Mapping) else None
+    inside: Any = next((checkpoint[key] for key in _INSIDE if isinstance(checkpoint.get(key), Mapping)), checkpoint)
+    state = {str(key): value for key, value in inside.items() if isinstance(value, Tensor)}
+    if not state:
+        raise UserError(f"{where}: {found} holds no tensors by name")
+    return Tensors(found, _as_classifier(renamed(state, rename), None), tuple(names) if names else None)
+
+
+def locate_tensors(path: str | os.PathLike[str], where: str = "init_from") -> Path:
+    """The model folder or file that ``path`` means; of a run folder its model folder, else its best checkpoint.
+
+    Raises:
+        UserError: nothing of the kind is there.
+    """
+    found = locate(Path(path), f"{where}: run folder, model folder, safetensors file or checkpoint")
+    return found if found.is_file() else find_origin(path, where)
+
+
+def renamed(state: Mapping[str, Tensor], rename: Mapping[str, str] | None) -> dict[str, Tensor]:
+    """``state`` with other words at the beginning of its names; the longest beginning that fits counts.
+
+    >>> list(renamed({"module.conv.weight": torch.ones(1)}, {"module.": "", "module.conv": "stem"}))
+    ['stem.weight']
+    """
+    if not rename:
+        return dict(state)
+    found = {}
+    for name, value in state.items():
+        old = max((each for each in rename if name.startswith(each)), key=len, default=None)
+        found[name if old is None else rename[old] + name.removeprefix(old)] = value
+    return found
+
+
+def _class_names(names: Any) -> tuple[str, ...] | None:
+    if isinstance(names, Mapping):
+        names = [names.get(str(number)) for number in range(len(names))]
+    return tuple(map(str, names)) if isinstance(names, list) and names else None
+
+
+def _as_classifier(state: dict[str, Tensor], classifier: Any) -> dict[str, Tensor]:
+    """A task's tensors without its name for the network, and a bare network's with that of a backbone."""
+    if any(name.startswith(f"model.{SHORT}") for name in state):
+        state = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+    if any(name.startswith(SHORT) for name in state):
+        return state
+    return from_timm(state, classifier if isinstance(classifier, str) else "\n")  # a name that nothing has

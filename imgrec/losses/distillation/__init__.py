@@ -1,0 +1,1 @@
+"""Distillation losses on logits and on features."""

@@ -1,0 +1,1 @@
+"""Backbones: timm, torchvision and small networks for small images."""

@@ -1,0 +1,1 @@
+"""Edits: replacements and insertions of layers in a built backbone."""

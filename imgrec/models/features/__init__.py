@@ -1,0 +1,1 @@
+"""Feature maps and stages of a backbone."""

@@ -1,0 +1,1 @@
+"""Necks: from feature maps of several stages to one feature vector."""

@@ -1,0 +1,1 @@
+"""Pretrained weights: loading, partial loading, resampling of position embeddings."""

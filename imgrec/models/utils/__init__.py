@@ -1,0 +1,1 @@
+"""Functions on modules: hooks, modes, statistics, layer selection, compilation."""

@@ -1,0 +1,1 @@
+"""Optimizers and wrappers of optimizers."""

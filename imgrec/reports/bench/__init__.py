@@ -1,0 +1,1 @@
+"""HTML page and tables of a benchmark."""

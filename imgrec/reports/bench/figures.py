@@ -1,0 +1,224 @@
+"""Accuracy over what it costs: the figures of a bench, with the frontier that nothing beats in both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imgrec.reports.bench.results import Bench, BenchRow
+from imgrec.reports.figures import Drawing
+from imgrec.reports.svg import INK, LINE, SERIES, SOFT, STYLE, SvgFigure
+from imgrec.stats.pareto import pareto_frontier
+from imgrec.utils.paths import written_aside
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MARKERS = {"torch": "o", "compile": "s", "onnxruntime": "^", "openvino": "D"}
+_SHORT = {"torch": "PyTorch", "compile": "compiled", "onnxruntime": "ORT", "openvino": "OpenVINO"}
+_PRINTED = ("#0b68b0", "#c8500a", "#0a8a66", "#b4508f", "#967000", "#2b9cc9", "#6a4fb0", "#5f6872")
+_ON_PAPER = {INK: "#1c2530", SOFT: "#55606c", LINE: "#dfe4ea", **dict(zip(SERIES, _PRINTED, strict=True))}
+_LOGARITHMIC = 4.0  # the ratio of costs from which the axis is
+_CHARACTER, _LINE = 4.5, 10.0  # points that a character of a label takes
+_SIZE = (5.4, 3.7)  # inches
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row in a figure: what it costs (and at worst), and its accuracy with the interval, in percent."""
+
+    row: BenchRow
+    cost: float
+    worst: float
+    accuracy: float
+    low: float
+    high: float
+
+    @property
+    def label(self) -> str:
+        """What stands beside it: how it was run."""
+        return f"{_SHORT.get(self.row.runtime, self.row.runtime)} {self.row.precision}"
+
+
+def pareto_drawings(bench: Bench) -> list[Drawing]:
+    """Accuracy over latency with the smallest measured batch, and over bytes on disk; empty where nothing has both."""
+    found = []
+    for title, axis, points in _figures(bench):
+        with SvgFigure(*_SIZE) as drawn:
+            axes = drawn.figure.add_axes((0.11, 0.14, 0.87, 0.83))
+            _draw(axes, points, _names(bench), axis)
+        best = ", ".join(f"{p.row.title} ({p.accuracy:.2f} %)" for p in _frontier(points))
+        found.append(Drawing(title, f"On the frontier: {best}", drawn.svg))
+    return found
+
+
+def write_picture(bench: Bench, path: str | Path) -> None:
+    """Write accuracy over latency as a file for a paper, as its ending says: ``.png``, ``.svg`` or ``.pdf``.
+
+    Where no row has both a latency and an accuracy, an empty figure says so.
+    """
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    settings = {name: _ON_PAPER.get(value, value) if isinstance(value, str) else value for name, value in STYLE.items()}
+    path = Path(path)
+    figures = _figures(bench)
+    with style.context(settings, after_reset=True):
+        figure = Figure(figsize=(6.4, 4.2), facecolor="white", layout="constrained")
+        axes = figure.subplots()
+        if figures:
+            _, axis, points = figures[0]
+            _draw(axes, points, _names(bench), axis, _ON_PAPER)
+            _legend(axes, points, _names(bench))
+        else:
+            axes.text(0.5, 0.5, "no row has a latency and an accuracy", ha="center", transform=axes.transAxes)
+        with written_aside(path) as aside:
+            figure.savefig(aside, dpi=200, format=path.suffix[1:])
+
+
+def network_keys(bench: Bench) -> list[tuple[str, int]]:
+    """The networks and the number of the colour that each has among the page's series."""
+    return [(name, number % len(SERIES)) for name, number in _names(bench).items()]
+
+
+def _names(bench: Bench) -> dict[str, int]:
+    return {name: number for number, name in enumerate(dict.fromkeys(row.name for row in bench.rows))}
+
+
+def _figures(bench: Bench) -> list[tuple[str, str, list[Point]]]:
+    found = []
+    for batch in bench.batches[:1]:
+        points = []
+        for row in bench.rows:
+            time = row.latency(batch)
+            if time is not None:
+                points += _point(row, 1e3 * time.median, 1e3 * time.p95)
+        images = "one image" if batch == 1 else f"{batch} images"
+        found.append(("Accuracy over latency", f"ms for {images}: median, and the 95th percentile", points))
+    sizes = [point for row in bench.rows if row.bytes for point in _point(row, row.bytes / 2**20, row.bytes / 2**20)]
+    found.append(("Accuracy over size", "MiB on disk", sizes))
+    return [each for each in found if each[2]]
+
+
+def _point(row: BenchRow, cost: float, worst: float) -> list[Point]:
+    if row.accuracy is None or row.low is None or row.high is None:
+        return []
+    return [Point(row, cost, worst, 100 * row.accuracy, 100 * row.low, 100 * row.high)]
+
+
+def _frontier(points: Sequence[Point]) -> list[Point]:
+    return [points[i] for i in pareto_frontier([p.cost for p in points], [p.accuracy for p in points])]
+
+
+def _draw(
+    axes: Axes, points: Sequence[Point], names: dict[str, int], axis: str, palette: dict[str, str] | None = None
+) -> None:
+    colours = palette or {}
+    _limits(axes, points)
+    frontier = _frontier(points)
+    xs, ys = [p.cost for p in frontier], [p.accuracy for p in frontier]
+    right = axes.get_xlim()[1]
+    soft = colours.get(SOFT, SOFT)
+    axes.step([*xs, right], [*ys, ys[-1]], where="post", color=soft, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
+    for point in points:
+        series = SERIES[names[point.row.name] % len(SERIES)]
+        colour = colours.get(series, series)
+        x, y = point.cost, point.accuracy
+        axes.plot([x, x], [point.low, point.high], color=colour, linewidth=1.1, alpha=0.55, zorder=2)
+        axes.plot([x, point.worst], [y, y], color=colour, linewidth=1.1, alpha=0.55, zorder=2)
+        marker = _MARKERS.get(point.row.runtime, "o")
+        face = colour if point.row.precision == "fp32" else colours.get("paper", "none")
+        axes.plot(
+            [x], [y], marker=marker, color=colour, markerfacecolor=face, markersize=6, markeredgewidth=1.5, zorder=3
+        )
+    axes.set_xlabel(axis)
+    axes.set_ylabel("accuracy, %")
+    ink = colours.get(INK, INK)
+    for point, (across, up, anchor) in zip(points, _label_places(axes, points), strict=True):
+        text = axes.annotate(point.label, (point.cost, point.accuracy), (across, up), textcoords="offset points")
+        text.set(ha=anchor, va="center", fontsize=7.5, color=ink)
+
+
+def _limits(axes: Axes, points: Sequence[Point]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    costs = np.array([p.cost for p in points])
+    low, high = float(costs.min()), float(costs.max())
+    if high / max(low, 1e-12) > _LOGARITHMIC:
+        axes.set_xscale("log")
+        room = (high / low) ** 0.14
+        axes.set_xlim(low / room, high * room)
+        axes.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        room = 0.14 * ((high - low) or high)
+        axes.set_xlim(max(0.0, low - room), high + room)
+    bottom, top = min(p.low for p in points), max(p.high for p in points)
+    room = 0.08 * ((top - bottom) or 1.0)
+    axes.set_ylim(max(0.0, bottom - room), min(100.5, top + room))
+
+
+def _label_places(axes: Axes, points: Sequence[Point]) -> list[tuple[float, float, Any]]:
+    """For each point where its label stands, in points from it: where it hides least, tried one after the other."""
+    scale = 72 / axes.figure.dpi
+    places = [scale * axes.transData.transform((p.cost, p.accuracy)) for p in points]
+    corners = scale * axes.transAxes.transform([(0, 0), (1, 1)])
+    taken = [(x - 4.0, y - 4.0, x + 4.0, y + 4.0) for x, y in places]
+    lines = [box for one, other in _lines(axes, points) for box in [_box(scale, axes, one, other)]]
+    found: list[tuple[float, float, Any]] = []
+    for point, (x, y) in zip(points, places, strict=True):
+        width = _CHARACTER * len(point.label)
+        best: tuple[float, Any, Any] | None = None
+        for step in range(1, 9):
+            for across, up in ((7, 0), (-7, 0), (6, 7 * step), (6, -7 * step), (-6, 7 * step), (-6, -7 * step)):
+                left = x + across if across > 0 else x + across - width
+                box = (left, y + up - _LINE / 2, left + width, y + up + _LINE / 2)
+                hidden = sum(_overlap(box, other) for other in taken) + sum(_overlap(box, line) for line in lines)
+                outside = max(0.0, corners[0][0] - box[0]) + max(0.0, box[2] - corners[1][0])
+                outside += max(0.0, corners[0][1] - box[1]) + max(0.0, box[3] - corners[1][1])
+                cost = hidden + 20 * outside + 0.6 * abs(up) + (0.5 if across < 0 else 0.0)
+                if best is None or cost < best[0]:
+                    best = (cost, (float(across), float(up), "left" if across > 0 else "right"), box)
+        assert best is not None
+        found.append(best[1])
+        taken.append(best[2])
+    return found
+
+
+def _lines(axes: Axes, points: Sequence[Point]) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """The ends of all bars and of the parts of the frontier."""
+    found = [((p.cost, p.low), (p.cost, p.high)) for p in points]
+    found += [((p.cost, p.accuracy), (p.worst, p.accuracy)) for p in points]
+    frontier = _frontier(points)
+    ends = [*(p.cost for p in frontier[1:]), axes.get_xlim()[1]]
+    return found + [((p.cost, p.accuracy), (end, p.accuracy)) for p, end in zip(frontier, ends, strict=True)]
+
+
+def _box(
+    scale: float, axes: Axes, one: tuple[float, float], other: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    (left, low), (right, high) = scale * axes.transData.transform([one, other])
+    return (left - 0.8, low - 0.8, right + 0.8, high + 0.8)
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    across = min(one[2], other[2]) - max(one[0], other[0])
+    up = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, across) * max(0.0, up)
+
+
+def _legend(axes: Axes, points: Sequence[Point], names: dict[str, int]) -> None:
+    from matplotlib.lines import Line2D
+
+    there = dict.fromkeys(p.row.name for p in points)
+    if len(there) < 2:
+        return
+    handles = [
+        Line2D([], [], color=_ON_PAPER[SERIES[names[name] % len(SERIES)]], linewidth=3, label=name) for name in there
+    ]
+    axes.legend(handles=handles, fontsize=7.5, frameon=False, loc="best")

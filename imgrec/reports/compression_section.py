@@ -1,0 +1,162 @@
+"""What `imgrec compress` found out about a variant, in words: cells of a table, a section of its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from imgrec.runs.folder import RunFolder
+from imgrec.utils.formatting import file_size, short_count
+
+KEY = "compression"
+"""Where summary.json holds it, once a plan is carried out."""
+
+BUDGET = "budget"
+"""Key below :data:`KEY` that holds what the whole plan may cost, what it cost, and if that holds."""
+
+COLUMNS = (
+    "variant",
+    "accuracy",
+    "difference",
+    "95 % interval",
+    "agrees",
+    "budget",
+    "parameters",
+    "MACs",
+    "bytes",
+    "ms",
+    "faster",
+)
+
+MATTERS = (
+    "variant",
+    "accuracy",
+    "budget",
+    "difference",
+    "ms",
+    "faster",
+    "bytes",
+    "95 % interval",
+    "MACs",
+    "parameters",
+    "agrees",
+)
+"""The same, what a narrow terminal keeps first."""
+
+_SIZES = {"parameters": "Parameters", "nonzero": "not zero", "macs": "MACs of an image", "bytes": "Bytes on disk"}
+_RUNTIMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+_SPLITS = {"test": "Test", "val": "Validation"}
+
+
+def parent_cells(variant: RunFolder) -> list[str]:
+    """The cells of :data:`COLUMNS` of the run that a variant was made from."""
+    found = variant.summary[KEY]
+    split = _first(found)
+    accuracy = f"{100 * split['before']:.2f} %" if split else ""
+    return [found["parent"], accuracy, "", "", "", "", *_size_cells(found, "before"), "", ""]
+
+
+def variant_cells(variant: RunFolder) -> list[str]:
+    """The cells of :data:`COLUMNS` of a variant."""
+    found = variant.summary[KEY]
+    split = _first(found)
+    scores = ["", "", "", ""]
+    if split:
+        interval = f"{100 * split['low']:+.2f} to {100 * split['high']:+.2f}"
+        difference = f"{100 * split['difference']:+.2f}"
+        scores = [f"{100 * split['after']:.2f} %", difference, interval, f"{100 * split['agreement']:.1f} %"]
+    return [found["variant"], *scores, _budget_cell(found), *_size_cells(found, "after"), *_time_cells(found)]
+
+
+def budget_sentence(budget: Mapping[str, Any]) -> str:
+    """Return the loss of a whole plan and its budget in a sentence.
+
+    >>> found = {"max_drop": 1.0, "split": "val", "images": 400, "drop": 21.5, "low": 17.2, "high": 25.8}
+    >>> budget_sentence({**found, "holds": False})[:70]
+    'the accuracy budget is exceeded: 21.50 points are lost, 1 is allowed ('
+    """
+    allowed = f"{budget['max_drop']:g} {'is' if budget['max_drop'] == 1 else 'are'} allowed"
+    verdict = "holds" if budget["holds"] else "is exceeded"
+    return (
+        f"the accuracy budget {verdict}: {budget['drop']:z.2f} points are lost, {allowed} (95 % interval "
+        f"{budget['low']:+.2f} to {budget['high']:+.2f}, {budget['images']:,} "
+        f"{_SPLITS[budget['split']].lower()} images)."
+    )
+
+
+def _budget_cell(found: Mapping[str, Any]) -> str:
+    budget = found.get(BUDGET)
+    if budget is None:
+        return ""
+    return f"{'holds' if budget['holds'] else 'EXCEEDED'}: {budget['drop']:z.2f} of {budget['max_drop']:g}"
+
+
+def compression_section(run: RunFolder) -> dict[str, Any] | None:
+    """The values that the report's section on compression asks for; ``None`` where the run was not made so."""
+    found = run.summary.get(KEY)
+    if not isinstance(found, Mapping):
+        return None
+    rows = []
+    for name, split in found["splits"].items():
+        rows.append(
+            {
+                "name": f"{_SPLITS[name]} accuracy",
+                "before": f"{100 * split['before']:.2f} %",
+                "after": f"{100 * split['after']:.2f} %",
+                "change": f"{100 * split['difference']:+.2f} points (95 % interval {100 * split['low']:+.2f} to "
+                f"{100 * split['high']:+.2f})",
+            }
+        )
+    for name, said in _SIZES.items():
+        size = found["sizes"].get(name)
+        if size is not None and not (name == "nonzero" and size["after"] == found["sizes"]["parameters"]["after"]):
+            share = f"{size['before'] / size['after']:.2f}x fewer" if size["after"] < size["before"] else ""
+            rows.append({"name": said, "before": f"{size['before']:,}", "after": f"{size['after']:,}", "change": share})
+    if (time := found.get("latency")) is not None:
+        rows.append(
+            {
+                "name": "Milliseconds an image",
+                "before": f"{time['before']:.2f}",
+                "after": f"{time['after']:.2f}",
+                "change": f"{time['ratio']:.2f}x faster" if time["ratio"] >= 1 else f"{1 / time['ratio']:.2f}x slower",
+            }
+        )
+    return {"parent": found["parent"], "rows": rows, "steps": found["steps"], "notes": _notes(run, found)}
+
+
+def _notes(run: RunFolder, found: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if (budget := found.get(BUDGET)) is not None:
+        sentence = budget_sentence(budget)
+        notes.append(sentence[0].upper() + sentence[1:])
+    if (product := run.summary.get("export")) is not None:
+        notes.append(f"Accuracies, predictions and bytes are those of {product}, parameters and MACs of its network.")
+    for name, split in found["splits"].items():
+        notes.append(
+            f"Of {split['images']:,} {_SPLITS[name].lower()} images {split['won']} are named correctly only now, "
+            f"{split['lost']} only by the run it was made from; the two agree on {100 * split['agreement']:.1f} %."
+        )
+    if (time := found.get("latency")) is not None:
+        notes.append(
+            f"Times are of both in {_RUNTIMES.get(time['runtime'], time['runtime'])}, called in turn with one image on "
+            "one thread; `imgrec bench` measures more, and other runtimes."
+        )
+    sizes = found["sizes"]
+    if sizes["nonzero"]["after"] < sizes["parameters"]["after"]:
+        notes.append("Zeros that are stored and multiplied save neither time nor memory.")
+    return notes
+
+
+def _size_cells(found: Mapping[str, Any], when: str) -> list[str]:
+    said = {"parameters": short_count, "macs": short_count, "bytes": file_size}
+    return [say(found["sizes"][name][when]) if name in found["sizes"] else "" for name, say in said.items()]
+
+
+def _time_cells(found: Mapping[str, Any]) -> list[str]:
+    """Milliseconds an image, and how many times faster than the run in the same runtime."""
+    time = found.get("latency")
+    return ["", ""] if time is None else [f"{time['after']:.2f}", f"{time['ratio']:.2f}x"]
+
+
+def _first(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return next((found["splits"][name] for name in _SPLITS if name in found["splits"]), None)

@@ -1,0 +1,1 @@
+"""The compression study: pruned and quantized variants of a run under an accuracy budget."""

@@ -1,0 +1,1 @@
+"""The soup study: average the weights of several runs."""

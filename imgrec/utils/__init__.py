@@ -1,0 +1,1 @@
+"""Helpers without a domain: YAML, paths, seeding by position, formatting, optional packages."""

@@ -1,0 +1,360 @@
+"""What `imgrec bench` measures, against counts that are made without it, and against what the run itself recorded."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score
+from torch import Tensor, nn
+
+from imgrec.bench.bench import Options, check_options, run_bench
+from imgrec.bench.candidates import Candidate, find_candidates
+from imgrec.bench.evaluation import Evaluated, choose, evaluate, reference_of, scored
+from imgrec.bench.process import BenchProcess, MeasurementError
+from imgrec.errors import UserError
+from imgrec.export import load_model_folder
+from imgrec.export.export_folder import Export, export_aside, read_export, write_description
+from imgrec.export.formats.onnx import write_onnx
+from imgrec.models import Classifier
+from imgrec.reports.bench.results import Bench, BenchRow, Latency, percentile, read_bench, write_bench
+from imgrec.runs.folder import RunFolder
+from imgrec.runs.predictions import Predictions
+from imgrec.runs.summary import write_json
+from imgrec.stats.intervals import wilson_interval
+from imgrec.stats.paired import paired_bootstrap
+from imgrec.types import DataFacts
+from imgrec.utils import yaml
+from imgrec.utils.memory import process_memory
+
+ROW = BenchRow("net", "runs/net", "torch", "fp32")
+
+
+def export(classifier: Classifier, facts: DataFacts, folder: Path) -> Path:
+    """An export as the command makes one, less the check of its logits."""
+    with export_aside(folder) as aside:
+        write_onnx(classifier, facts, aside / "model.onnx")
+        write_description(aside, Export(folder, "onnx", "fp32", facts, 0.0))
+    return folder
+
+
+def no_export(classifier: Classifier, facts: DataFacts, folder: Path) -> Path:
+    raise AssertionError("the run has an export")
+
+
+@pytest.fixture(scope="module")
+def run(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run with an export in float32 and one that calls itself int8."""
+    folder = tmp_path_factory.mktemp("bench") / "run"
+    shutil.copytree(trained, folder)
+    made = export(*load_model_folder(folder / "model"), folder / "exports" / "onnx")
+    record = read_export(made)
+    shutil.copytree(made, folder / "exports" / "int8")
+    write_description(folder / "exports" / "int8", replace(record, precision="int8"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bench(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    work = tmp_path_factory.mktemp("work")
+    candidates = find_candidates([str(run)], ["torch", "onnxruntime"], None, work, no_export)
+    return run_bench(candidates, Options(batches=(1, 4), budget=0.05), work)
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def test_a_run_stands_for_its_network_in_each_runtime_and_for_its_exports(bench: Bench, run: Path) -> None:
+    found = [(row.name, row.runtime, row.precision) for row in bench.rows]
+    assert found == [("tiny", "torch", "fp32"), ("tiny", "onnxruntime", "fp32"), ("tiny/int8", "onnxruntime", "int8")]
+    assert bench.reference == "tiny, torch fp32"
+    assert not any(row.note for row in bench.rows)
+
+
+def test_the_sizes_are_those_that_are_counted_by_hand(bench: Bench, run: Path) -> None:
+    state = load_file(run / "model" / "model.safetensors")
+    classifier, facts = load_model_folder(run / "model")
+    learnt = [
+        state[name] for name in state if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    ]
+    learnt = [
+        each for name, each in state.items() if name not in ("mean", "std") and any(each is one for one in learnt)
+    ]
+    for row in bench.rows:
+        assert row.parameters == sum(each.numel() for each in learnt)
+        assert row.nonzero == sum(int((each != 0).sum()) for each in learnt)
+        assert row.macs == multiplications(classifier, facts)
+    assert bench.rows[0].bytes == (run / "model" / "model.safetensors").stat().st_size
+    assert bench.rows[1].bytes == (run / "exports" / "onnx" / "model.onnx").stat().st_size
+
+
+def multiplications(classifier: Classifier, facts: DataFacts) -> int:
+    """One for each weight of each output of convolutions and linear layers."""
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        weight = module.get_parameter("weight")
+        total += output.numel() // output.shape[1] * weight.numel()
+
+    handles = [m.register_forward_hook(count) for m in classifier.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    classifier(torch.zeros(1, facts.channels, facts.image_size, facts.image_size))
+    for handle in handles:
+        handle.remove()
+    return total
+
+
+def test_the_accuracy_is_the_runs_own_in_every_runtime(bench: Bench, run: Path) -> None:
+    said = RunFolder(run).predictions("test")
+    own = RunFolder(run).summary["test"]
+    for row in bench.rows:
+        assert (row.split, row.images) == ("test", len(said))
+        assert row.accuracy == pytest.approx(own["acc"], abs=1e-6)
+        assert row.ece == pytest.approx(own["ece"], abs=1e-3)
+        assert (row.agreement, row.difference, row.difference_low, row.difference_high) == (1.0, 0.0, 0.0, 0.0)
+        assert row.accuracy is not None
+        assert (row.low, row.high) == wilson_interval(round(row.accuracy * len(said)), len(said))
+
+
+def test_every_batch_size_is_timed_in_turn_with_the_others(bench: Bench) -> None:
+    assert bench.batches == [1, 4]
+    for row in bench.rows:
+        for latency in row.latencies:
+            assert latency.calls >= 10  # one a round at least
+            assert 0 < latency.median <= latency.p95
+        largest = row.latencies[-1]
+        assert row.images_per_second == pytest.approx(4 / largest.median)
+        if process_memory("now") is not None:
+            assert row.memory is not None
+            assert row.memory < 1 << 30  # the libraries are not in it
+    assert [latency.speedup for latency in bench.rows[0].latencies] == [1.0, 1.0]
+    assert bench.versions == f"torch {version('torch')}, onnxruntime {version('onnxruntime')}"
+
+
+def test_the_csv_gives_back_what_was_written(bench: Bench, tmp_path: Path) -> None:
+    odd = replace(ROW, name='a "b", c', note="first; second", latencies=(Latency(1, 1 / 3, 0.5, 7),), joules=1e-9)
+    for each in (bench, replace(bench, rows=(*bench.rows, odd), notes=("one", "two"))):
+        write_bench(tmp_path / "bench.csv", each)
+        assert read_bench(tmp_path / "bench.csv") == each
+    (tmp_path / "bench.csv").write_text("name,runtime\nx,torch\n")
+    with pytest.raises(UserError, match=r"bench.csv does not hold what `imgrec bench` writes"):
+        read_bench(tmp_path / "bench.csv")
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def test_a_given_export_is_the_networks_of_its_run(run: Path, tmp_path: Path) -> None:
+    given = [str(run), str(run / "exports" / "int8"), str(run / "exports" / "onnx" / "model.onnx")]
+    found = find_candidates(given, None, None, tmp_path, no_export)
+    names = [(each.name, each.runtime, each.own) for each in found]
+    assert names == [
+        ("tiny", "torch", True),
+        ("tiny", "onnxruntime", False),
+        ("tiny", "openvino", False),
+        ("tiny/int8", "onnxruntime", False),
+    ]
+    (alone,) = find_candidates(given[1:2], None, None, tmp_path, no_export)
+    assert alone.run is not None
+    assert alone.run.path == run
+    assert alone.counts == {"bytes": (run / "exports" / "int8" / "model.onnx").stat().st_size}
+    both = find_candidates([str(run)], ["openvino"], ["fp32", "bf16"], tmp_path, no_export)
+    told = [(each.runtime, each.precision) for each in both]
+    assert told == [("openvino", "fp32"), ("openvino", "bf16"), ("openvino", None)]  # int8 stays what it is
+
+
+def test_a_missing_package_is_said_in_its_row_unless_it_was_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    found = find_candidates([str(run)], None, None, tmp_path, no_export)
+    missing = {each.runtime: each.missing for each in found if each.missing}
+    assert missing == {"openvino": "OpenVINO needs the package openvino: pip install 'imgrec[openvino]'"}
+    with pytest.raises(UserError, match=r"pip install 'imgrec\[openvino\]'"):
+        find_candidates([str(run)], ["torch", "openvino"], None, tmp_path, no_export)
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is(run: Path, tmp_path: Path) -> None:
+    file = str(run / "exports" / "int8")
+    for sources, runtimes, precisions, message in (
+        ([file], ["torch"], None, "opens in onnxruntime and openvino, not in torch"),
+        ([str(tmp_path / "gone")], None, None, "run folder not found"),
+        ([str(tmp_path)], None, None, "no run folder"),
+        ([str(run)], ["tensorrt"], None, 'there is no "tensorrt"'),
+        ([str(run)], None, ["fp8"], "precision fp8: accepted are fp32, bf16, fp16"),
+        ([str(run)], ["onnxruntime"], ["bf16"], "computes in what the file says"),
+    ):
+        with pytest.raises(UserError, match=message):
+            find_candidates(sources, runtimes, precisions, tmp_path, no_export)
+    for options, message in (
+        (Options(batches=(0,)), "--batch: expected sizes of 1 or more"),
+        (Options(budget=0), "--budget"),
+        (Options(threads=10_000), "--threads: this process may use 1 to"),
+        (Options(images=-1), "--images"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_options(options)
+
+
+def test_a_file_that_opens_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    candidates = find_candidates([str(tmp_path / "broken.onnx")], None, None, tmp_path, no_export)
+    with pytest.raises(UserError, match=r"broken.onnx cannot be opened by ONNX Runtime"):
+        run_bench(candidates, Options(), tmp_path)
+
+
+def test_a_process_that_dies_is_said_with_its_reason() -> None:
+    with BenchProcess(1) as process:
+        with pytest.raises(MeasurementError, match="AttributeError"):
+            process.ask("no_such_command")
+        process._process.kill()
+        with pytest.raises(MeasurementError, match="its process ended with signal SIGKILL"):
+            process.ask("warm", batch=1)
+
+
+# ---------------------------------------------------------------- what the networks say
+
+
+def predictions(right: NDArray[np.bool_], ids: list[str] | None = None) -> Predictions:
+    targets = np.arange(len(right)) % 3
+    said = np.where(right, targets, (targets + 1) % 3)
+    return Predictions(ids or [str(i) for i in range(len(right))], targets, 5 * np.eye(3)[said], ["a", "b", "c"])
+
+
+def test_a_row_is_scored_against_the_reference_on_the_images_that_both_saw() -> None:
+    generator = np.random.default_rng(0)
+    mine, theirs = generator.random(80) < 0.7, generator.random(80) < 0.9
+    reference = predictions(theirs)
+    row = scored(ROW, Evaluated(predictions(mine)), reference, "test")
+    assert row.accuracy == accuracy_score(np.ones(80), mine)
+    assert row.difference == pytest.approx(mine.mean() - theirs.mean())
+    assert (row.difference_low, row.difference_high) == paired_bootstrap(mine, theirs)
+    assert row.agreement == (mine == theirs).mean()
+    order = generator.permutation(80)[:50]  # the same images, fewer and in another order
+    said = predictions(mine)
+    part = Predictions([str(i) for i in order], said.targets[order], said.logits[order], said.class_names)
+    assert scored(ROW, Evaluated(part), reference, "test").difference == pytest.approx(
+        mine[order].mean() - theirs[order].mean()
+    )
+    more = predictions(mine, [f"{'new' if i < 20 else ''}{i}" for i in range(80)])
+    row = scored(ROW, Evaluated(more), reference, "test")
+    assert row.note == "compared on the 60 images that the reference saw, too"
+    assert row.difference == pytest.approx(mine[20:].mean() - theirs[20:].mean())
+
+
+def test_what_cannot_be_compared_says_so() -> None:
+    said = predictions(np.ones(9, bool))
+    other = Predictions(said.ids, said.targets, said.logits, ["x", "y", "z"])
+    assert scored(ROW, Evaluated(other), said, "test").note == "not compared: it has other classes than the reference"
+    away = predictions(np.ones(9, bool), [f"z{i}" for i in range(9)])
+    assert "other images" in scored(ROW, Evaluated(away), said, "test").note
+    logits = said.logits.copy()
+    logits[:2] = math.nan
+    row = scored(ROW, Evaluated(Predictions(said.ids, said.targets, logits, said.class_names)), said, "test")
+    assert row.accuracy == pytest.approx(7 / 9)
+    assert row.ece is None
+    assert row.note == "2 images have logits that are NaN or infinite: they count as wrong"
+    assert scored(ROW, Evaluated(note="no accuracy: why"), said, "test") == replace(ROW, note="no accuracy: why")
+
+
+def test_every_run_takes_the_same_images_whatever_their_order() -> None:
+    ids = [f"image/{i}" for i in range(100)]
+    some = {ids[i] for i in choose(ids, 10)}
+    turned = ids[::-1]
+    assert {turned[i] for i in choose(turned, 10)} == some
+    assert len(some) == 10
+    assert choose(ids, 200) == list(range(100))
+
+
+def asks(network: Callable[[NDArray[np.float32]], Any]) -> Callable[[Path, Path], Any]:
+    def ask(images: Path, logits: Path) -> None:
+        np.save(logits, network(np.load(images).astype(np.float32) / 255))
+
+    return ask
+
+
+def test_a_run_whose_data_is_gone_keeps_the_accuracy_that_it_recorded(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    config = yaml.load((copy / "config.yaml").read_text())
+    config["data"]["init_args"]["source"] = {"name": "folder", "root": "/nowhere/at/all"}
+    (copy / "config.yaml").write_text(yaml.dump(config))
+    given = [str(copy), str(copy / "exports" / "int8")]
+    candidates = find_candidates(given, ["torch", "onnxruntime"], None, tmp_path, no_export)
+    own, *others = evaluate(candidates, [None] * len(candidates), "test", None, tmp_path, print)
+    recorded = RunFolder(copy).predictions("test")
+    assert own.predictions is not None
+    np.testing.assert_array_equal(own.predictions.logits, recorded.logits)
+    assert own.note.startswith("accuracy as the run recorded it: the data of the run")
+    for other in others:
+        assert other.predictions is None
+        assert other.note.startswith("no accuracy: the data of the run")
+
+
+def test_a_network_from_elsewhere_sees_the_images_of_a_run_that_it_was_built_for(run: Path, tmp_path: Path) -> None:
+    classifier, facts = load_model_folder(run / "model")
+    folder = tmp_path / "away"
+    shutil.copytree(run / "exports" / "onnx", folder)
+    foreign = tmp_path / "foreign.onnx"
+    shutil.copy(folder / "model.onnx", foreign)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    write_description(other, replace(read_export(other), facts=replace(facts, image_size=20)))
+    candidates = find_candidates(
+        [str(run), str(folder), str(foreign), str(other)], ["torch", "onnxruntime"], None, tmp_path, no_export
+    )
+
+    def network(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            found: NDArray[np.float32] = classifier(torch.from_numpy(images)).numpy()
+        return found
+
+    found = dict(
+        zip(
+            [each.path for each in candidates],
+            evaluate(candidates, [asks(network)] * len(candidates), "val", 40, tmp_path, print),
+            strict=True,
+        )
+    )
+    said = found[str(folder)].predictions
+    assert said is not None
+    recorded = RunFolder(run).predictions("val")
+    keep = choose(recorded.ids, 40)
+    assert sorted(said.ids) == sorted(recorded.ids[i] for i in keep)
+    assert found[str(foreign)].note == "no accuracy: the file does not say what it was trained on"
+    assert found[str(other)].note == "no accuracy: it lies in no run, and no given run has images for it"
+
+
+def test_the_reference_is_the_first_row_or_what_the_first_was_made_from(run: Path, tmp_path: Path) -> None:
+    def candidate(folder: Path, own: bool) -> Candidate:
+        return Candidate("x", str(folder), str(folder), "torch", run=RunFolder(folder), own=own)
+
+    said = [Evaluated(note="no accuracy"), Evaluated(predictions(np.ones(9, bool)))]
+    assert reference_of([candidate(run, True)] * 2, said, "test", None) == (None, said[1].predictions)
+    name, dense = reference_of([candidate(run, False)], said[1:], "test", None)
+    assert name == "tiny, as it was recorded"
+    assert dense is not None
+    assert dense.accuracy == RunFolder(run).predictions("test").accuracy
+    child = tmp_path / "child"
+    shutil.copytree(run, child)
+    environment = RunFolder(child).environment
+    write_json(child / "environment.json", {**environment, "parent": {"path": str(run)}})
+    assert reference_of([candidate(child, True)], said[1:], "test", None)[0] == "tiny, as it was recorded"
+    given = [candidate(child, True), candidate(run, True)]
+    assert reference_of(given, said[1:] * 2, "test", None) == (None, said[1].predictions)
+
+
+def test_the_percentile_is_a_value_that_was_measured() -> None:
+    values = list(np.random.default_rng(0).random(37))
+    assert percentile(values, 0.95) == np.quantile(values, 0.95, method="inverted_cdf")

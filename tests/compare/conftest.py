@@ -1,0 +1,5 @@
+"""Fixtures shared with runs."""
+
+from tests.runs.conftest import finished, images, run
+
+__all__ = ["finished", "images", "run"]

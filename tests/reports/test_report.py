@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn import metrics
+
+from imgrec.reports.report import write_report
+from imgrec.runs.folder import RunFolder
+from imgrec.runs.metrics_csv import MetricsLog
+from imgrec.runs.predictions import Predictions, write_predictions
+from imgrec.runs.summary import update_summary, write_json
+from tests.html_page import Page
+
+
+@pytest.fixture(scope="module")
+def page(finished: RunFolder, images: Callable[[list[str]], list[NDArray[np.uint8]]]) -> Page:
+    return Page(write_report(finished, images))
+
+
+def test_the_figures_that_matter_are_sklearns(page: Page, finished: RunFolder) -> None:
+    said = finished.predictions("test")
+    truth = {
+        "acc": metrics.accuracy_score(said.targets, said.predicted),
+        "acc_top5": metrics.top_k_accuracy_score(said.targets, said.logits, k=5),
+        "f1_macro": metrics.f1_score(said.targets, said.predicted, average="macro"),
+        "auroc": metrics.roc_auc_score(said.targets, said.probabilities, multi_class="ovr"),
+        "nll": metrics.log_loss(said.targets, said.probabilities),
+    }
+    for name, value in truth.items():
+        assert page.values(name, "div") == [pytest.approx(value, rel=1e-9)], name
+    assert f"{100 * truth['acc']:.2f} %" in page.text
+    assert re.search(r"95 % interval \d\d\.\d\d to \d\d\.\d\d %; 341 of 360 images", page.text)
+    validation = finished.predictions("val")
+    assert page.values("acc", "td") == [said.accuracy, validation.accuracy]
+
+
+def test_the_per_class_table_is_sklearns(page: Page, finished: RunFolder) -> None:
+    said = finished.predictions("test")
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(said.targets, said.predicted)
+    np.testing.assert_allclose(page.values("precision", "td"), precision)
+    np.testing.assert_allclose(page.values("recall", "td"), recall)
+    np.testing.assert_allclose(page.values("f1", "td"), f1)
+    np.testing.assert_allclose(page.values("support", "td"), support)
+    areas = [metrics.roc_auc_score(said.targets == c, said.probabilities[:, c]) for c in range(10)]
+    np.testing.assert_allclose(page.values("auroc", "td")[2:], areas)  # after the two rows of the splits
+
+
+def test_the_confusion_matrix_is_sklearns(page: Page, finished: RunFolder) -> None:
+    said = finished.predictions("test")
+    matrix = re.search(r'<table class="matrix".*?</table>', page.source, re.DOTALL)
+    assert matrix is not None
+    cells = re.findall(r"<td(?: [^>]*)?>(\d+|·)</td>", matrix.group())
+    shown = np.array([0 if cell == "·" else int(cell) for cell in cells]).reshape(10, 10)
+    np.testing.assert_array_equal(shown, metrics.confusion_matrix(said.targets, said.predicted))
+
+
+def test_the_page_stands_alone_and_is_light(page: Page, finished: RunFolder) -> None:
+    assert page.open == []
+    for tag, attributes in page.elements:
+        assert tag not in ("link", "iframe", "object", "base")
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
+    assert "@import" not in page.source
+    assert not re.search(r"url\((?!#)", page.source)
+    assert set(re.findall(r"https?://[^\"'\s<]+", page.source)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert len(page.source) < 3_000_000
+    assert finished.report.stat().st_size == len(page.source.encode())
+
+
+def test_no_id_stands_twice_and_every_reference_has_its_target(page: Page) -> None:
+    ids = [a["id"] for _, a in page.elements if a.get("id")]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', page.source)) <= set(ids)
+
+
+def test_the_curves_the_best_epoch_and_the_config_are_there(page: Page, finished: RunFolder) -> None:
+    for title in ("Loss", "Accuracy", "Learning rate", "ROC, one class against the rest", "Reliability"):
+        assert title in page.text
+    assert page.text.count(f"best: epoch {finished.summary['best_epoch'] + 1}") == 3  # two legends and the tile
+    assert len([tag for tag, _ in page.elements if tag == "svg"]) == 5
+    assert "class_path: imgrec.tasks.ClassificationTask" in page.text
+    assert '"data_fingerprint": "4f1c02ab"' in page.text
+    assert "train 1,197, val 240, test 360" in page.text
+    assert "digit/<none>: truncated" in page.text
+    assert "1 min 14 s" in page.text
+
+
+def test_the_most_confidently_wrong_come_first_with_their_images(page: Page, finished: RunFolder) -> None:
+    said = finished.predictions("test")
+    wrong = np.flatnonzero(said.predicted != said.targets)
+    order = wrong[np.argsort(-said.probabilities[wrong].max(axis=1), kind="stable")]
+    shown = [a for tag, a in page.elements if tag == "img"]
+    assert [a["alt"] for a in shown] == [said.ids[i] for i in order]
+    assert all((a["src"] or "").startswith("data:image/png;base64,") and a["class"] == "tiny" for a in shown)
+    first = order[0]
+    names = [said.class_names[k] for k in (said.targets[first], said.predicted[first])]
+    assert f"{names[0]} → {names[1]} ({100 * said.probabilities[first].max():.1f} %)" in page.text
+
+
+def test_equal_runs_give_equal_pages(page: Page, finished: RunFolder, tmp_path: Path) -> None:
+    copy = tmp_path / finished.path.name
+    shutil.copytree(finished.path, copy)
+    assert write_report(RunFolder(copy)).read_text() == write_report(RunFolder(copy)).read_text()
+
+
+def test_a_run_that_has_nothing_yet_says_so(run: RunFolder) -> None:
+    page = Page(write_report(run))
+    assert page.open == []
+    assert "unfinished" in page.text
+    assert "No predictions were recorded" in page.text
+    assert "metrics.csv holds no loss" in page.text
+
+
+def test_without_predictions_the_summary_speaks(run: RunFolder) -> None:
+    update_summary(run, {"val": {"acc": 0.875, "ece": None}, "status": "interrupted"})
+    page = Page(write_report(run))
+    assert page.values("acc", "div") == [0.875]
+    assert "no predictions: no interval" in page.text
+    assert "Taken from the summary, for want of predictions: validation." in page.text
+    assert "interrupted" in page.text
+
+
+def test_what_comes_from_data_is_escaped(run: RunFolder) -> None:
+    names = ["<script>alert(1)</script>", "a & b", "$x_1$", '"quoted"', "_hidden", "six"]
+    logits = np.eye(6)[[1, 0, 2, 3, 4, 5]] * 3
+    said = Predictions([f"<b>{i}</b>.png" for i in range(6)], range(6), logits, names)
+    write_predictions(run.predictions_file("val"), said)
+    (run.path / "config.yaml").write_text("note: </pre><script>alert(2)</script>\n")
+    with MetricsLog(run.metrics_file) as log:
+        log.append(0, 0, {"lr-<i>$x$": 0.1, "train/loss": 1.0})
+    page = Page(write_report(RunFolder(run.path)))
+    assert len([tag for tag, _ in page.elements if tag == "script"]) == 1  # the one that sorts
+    assert not {tag for tag, _ in page.elements} & {"b", "script>alert"}
+    for name in [*names, "<b>0</b>.png", "</pre><script>alert(2)</script>", "lr-<i>$x$"]:
+        assert name in page.text
+    assert "The images themselves were not at hand" in page.text
+
+
+def test_diverged_logits_count_as_wrong_with_a_warning(run: RunFolder) -> None:
+    logits = np.array([[2.0, 0.0], [np.nan, 0.0], [2.0, 0.0]])
+    write_predictions(run.predictions_file("test"), Predictions(["a", "b", "c"], [0, 0, 1], logits, ["x", "y"]))
+    page = Page(write_report(run))
+    assert "The logits of 1 of 3 test images are NaN or infinite" in page.text
+    assert page.values("acc", "div") == [pytest.approx(1 / 3)]
+    write_predictions(run.predictions_file("test"), Predictions(["a"], [0], [[np.nan, 0]], ["x", "y"]))
+    page = Page(write_report(run))
+    assert "The logits of 1 of 1 test images" in page.text
+    assert "No predictions were recorded" not in page.text.split("Scores")[0]
+
+
+def test_many_classes_get_an_image_of_the_matrix_and_a_table_of_pairs(run: RunFolder) -> None:
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, 58, 900)
+    logits = generator.normal(size=(900, 60)) + 3 * np.eye(60)[targets]
+    logits[targets == 7, 8] += 10
+    names = [f"class {i}" for i in range(60)]
+    write_predictions(run.predictions_file("test"), Predictions(map(str, range(900)), targets, logits, names))
+    asked: list[str] = []
+
+    def images(ids: list[str]) -> list[NDArray[np.uint8] | None]:
+        asked.extend(ids)
+        return [None, *(np.full((300, 200, 3), 90, np.uint8) for _ in ids[1:])]
+
+    page = Page(write_report(run, images))
+    shown = [a for tag, a in page.elements if tag == "img"]
+    assert shown[0]["class"] == "matrix-image"
+    assert len(asked) == len(shown) == 21  # the matrix, and one image of those asked for is missing
+    assert all("class" not in a and (a["src"] or "").startswith("data:image/jpeg") for a in shown[1:])
+    assert "no image" in page.text
+    pairs = re.search(r"Most confused.*?<tbody><tr><td>(.*?)</td><td class=\"text\">(.*?)</td>", page.source, re.DOTALL)
+    assert pairs is not None
+    assert pairs.groups() == ("class 7", "class 8")
+    assert "Without a ROC curve, since no image, or every image, is of them: class 58, class 59." in page.text
+    assert len(page.source) < 1_000_000
+
+
+def test_a_perfect_run_of_one_epoch_is_drawn(run: RunFolder) -> None:
+    with MetricsLog(run.metrics_file) as log:
+        log.append(3, 0, {"val/acc": 1.0, "val/loss": 0.0, "train/loss": float("nan"), "lr-SGD": 0.0})
+    write_predictions(run.predictions_file("test"), Predictions(["a", "b"], [0, 1], np.eye(2) * 5, ["x", "y"]))
+    update_summary(run, {"best_epoch": 0})
+    page = Page(write_report(run))
+    assert page.text.count("Every image was named correctly.") == 2
+    assert len([tag for tag, _ in page.elements if tag == "svg"]) == 5
+
+
+def test_images_must_answer_for_every_id(finished: RunFolder, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.path, copy)
+    with pytest.raises(ValueError, match="asked for 19 images and was given 0"):
+        write_report(RunFolder(copy), lambda ids: [])
+
+
+def test_what_was_asked_of_the_machine_has_a_section_of_its_own(run: RunFolder) -> None:
+    page = Page(write_report(run))
+    assert "Images a second" not in page.text
+    write_json(run.path / "environment.json", {"hardware": {"energy": "not measured (no counter)"}})
+    with MetricsLog(run.metrics_file) as log:
+        for epoch, rate in enumerate((100.0, 1234.0, 1300.0)):
+            log.append(epoch, epoch, {"system/images_per_second": rate, "system/data_wait": 0.125 * epoch})
+    text = Page(write_report(RunFolder(run.path))).text
+    assert "1,234 in training, median of the epochs" in text
+    assert "12.5 % of the time" in text
+    assert "not measured (no counter)" in text
+    with MetricsLog(run.metrics_file) as log:
+        for epoch in (3, 4):
+            log.append(epoch, epoch, {"system/energy_joules": 600.5})
+    text = Page(write_report(RunFolder(run.path))).text
+    assert "1,201 J in all epochs" in text
+    assert "(no counter)" not in text.partition("Energy")[2].partition("Environment")[0]
+
+
+def test_a_metric_of_ones_own_and_the_best_epoch_are_shown(run: RunFolder) -> None:
+    said = Predictions(["a", "b"], [0, 1], [[2.0, 0.0], [2.0, 0.0]], ["x", "y"])
+    write_predictions(run.predictions_file("test"), said)
+    update_summary(run, {"test": {"acc": 0.9, "mine": 0.125}, "epochs": 20, "best_epoch": 4})
+    page = Page(write_report(run))
+    assert page.values("mine", "td") == [0.125]
+    assert page.values("mine", "div") == [0.125]
+    assert page.values("acc", "div") == [0.5]  # what the predictions give, not what the summary says
+    assert "best: epoch 5 of 20 (best_epoch: 4)" in page.text

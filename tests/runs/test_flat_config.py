@@ -1,0 +1,54 @@
+"""A config as one flat row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from imgrec.runs.flat_config import differing, flat_config
+
+
+def test_columns_are_what_people_sort_by() -> None:
+    config = {
+        "experiment": "digits/a",
+        "model": {
+            "class_path": "imgrec.ClassificationTask",
+            "init_args": {
+                "loss": "focal",
+                "normalize": "auto",
+                "optimizer": {"name": "adamw", "lr": 0.1},
+                "regularizers": [{"name": "l1", "weight": 0.5}],
+            },
+        },
+        "data": {
+            "class_path": "imgrec.ImageDataModule",
+            "init_args": {"source": "digits", "train_transforms": ["hflip"]},
+        },
+        "trainer": {"max_epochs": 3, "callbacks": []},
+    }
+    assert flat_config(config) == {
+        "experiment": "digits/a",
+        "model/class_path": "imgrec.ClassificationTask",
+        "loss/name": "focal",
+        "normalize": "auto",
+        "optimizer/name": "adamw",
+        "optimizer/lr": 0.1,
+        "regularizers/0/name": "l1",
+        "regularizers/0/weight": 0.5,
+        "data/class_path": "imgrec.ImageDataModule",
+        "data/source/name": "digits",
+        "data/train_transforms": ["hflip"],
+        "trainer/max_epochs": 3,
+        "trainer/callbacks": [],
+    }
+
+
+def test_only_what_differs_is_named() -> None:
+    def config(**task: Any) -> dict[str, Any]:
+        return {"model": {"init_args": {"loss": "focal", **task}}, "runs": "runs"}
+
+    assert differing({"a": config(), "b": config()}) == {}
+    assert differing({"a": config(), "b": config(loss={"name": "focal"})}) == {}
+    assert differing({"a": config(), "b": config(loss="cross_entropy", k=1)}) == {
+        "loss/name": {"a": "focal", "b": "cross_entropy"},
+        "k": {"b": 1},
+    }

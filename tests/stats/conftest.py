@@ -1,0 +1,5 @@
+"""Fixtures shared with metrics."""
+
+from tests.metrics.conftest import drawn
+
+__all__ = ["drawn"]
