@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 
 from imgrec.utils import yaml as yaml12
+from imgrec.utils.ranges import meets
 
 _SCALARS: tuple[Any, ...] = (str, int, float, bool, types.NoneType, None, Any, object, inspect.Parameter.empty)
 _LISTS = (list, abc.Sequence, abc.Iterable, abc.Collection, abc.MutableSequence)
@@ -67,7 +68,10 @@ def check_plain(value: Any, hint: Any) -> Any:
     """
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return check_plain(value, parts[0])
+        found = check_plain(value, parts[0])
+        if not meets(found, parts[1:]):
+            raise MismatchError
+        return found
     if origin is Literal:
         return _literal(value, parts)
     if origin in (typing.Union, types.UnionType):

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 from imgrec import trust
 from imgrec.errors import SpecError
 from imgrec.utils.plain_types import MismatchError, check_plain, is_plain, names_code
+from imgrec.utils.ranges import describe_type, in_range, without_ranges
 
 T = TypeVar("T")
 
@@ -162,15 +163,18 @@ def _check_with_imports(value: Any, hint: Any, where: str) -> Any:
 
     parser = ArgumentParser(exit_on_error=False, add_help=False)
     try:
-        parser.add_argument("--value", type=hint)
+        parser.add_argument("--value", type=without_ranges(hint))
     except ValueError:  # the annotation has no plain data, for example a tensor: the constructor checks the value
         return value
     if (value is None and not _takes_none(hint)) or (isinstance(value, bool) and not _takes_bool(hint)):
         raise _unfit(value, hint, where)  # jsonargparse takes null for "not given", and true for 1
     try:
-        return parser.parse_object({"value": value}).value
+        found = parser.parse_object({"value": value}).value
     except ArgumentError as error:
         raise _unfit(value, hint, where) from error
+    if not in_range(found, hint):
+        raise _unfit(value, hint, where)
+    return found
 
 
 def check_text_keys(given: Mapping[Any, Any], where: str) -> None:
@@ -192,11 +196,10 @@ def _takes_none(hint: Any) -> bool:
 
 
 def type_name(hint: Any) -> str:
-    """An annotation as one would write it."""
-    if get_origin(hint) is Annotated:
-        return type_name(get_args(hint)[0])
-    text = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
-    return re.sub(r"\b(?:typing|collections\.abc|builtins|pathlib)\.", "", text).replace("NoneType", "None")
+    """Return an annotation as text, with its range and without the names of modules."""
+    return re.sub(r"\b(?:typing|collections\.abc|builtins|pathlib)\.", "", describe_type(hint)).replace(
+        "NoneType", "None"
+    )
 
 
 def place(where: str) -> str:
