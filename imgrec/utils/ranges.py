@@ -139,7 +139,7 @@ def _ranges(function: Callable[..., Any]) -> dict[str, Any]:
     for name, annotation in function.__annotations__.items():
         holder = types.SimpleNamespace(__annotations__={name: annotation})
         try:
-            hint = typing.get_type_hints(holder, function.__globals__, include_extras=True)[name]  # type: ignore[arg-type]
+            hint = typing.get_type_hints(holder, function.__globals__, include_extras=True)[name]
         except (NameError, TypeError):
             continue
         if name != "return" and _has_range(hint):
