@@ -50,7 +50,7 @@ MISSING: frozenset[str] = frozenset(
         "technique_costs",
     }
 )
-"""Public classes and functions without an example. Remove a name when its docstring has one; add none."""
+"""Public classes and functions without an example. Remove a name when its docstring has one, and add none."""
 
 _EXECUTED = re.compile(r"^\s*>>> (?!.*doctest: \+SKIP)", re.MULTILINE)
 

@@ -25,7 +25,7 @@ class Block:
 
     Args:
         line: Line of its first character in the file, from 1.
-        text: Its text, with line ends.
+        text: Text, with line ends.
         kind: Kind of its source.
         is_list: True for list items, table rows and headings, whose length is not limited.
         one_line: True if every line end of the text is inside one line of the file.

@@ -39,7 +39,7 @@ class Docstring:
     """The parts of a docstring.
 
     Args:
-        blocks: Its paragraphs of prose, without code, tables and citations.
+        blocks: Paragraphs of prose, without code, tables and citations.
         sections: Name and line of every section.
         args: Line and description of every entry of Args.
         raises: Line and description of every entry of Raises.

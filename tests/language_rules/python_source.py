@@ -145,9 +145,9 @@ def check_python(path: str, source: str, with_messages: bool) -> Iterator[Violat
     """Yield the violations in a Python file.
 
     Args:
-        path: Its path, for the violations.
-        source: Its content.
-        with_messages: True to check its string literals and help texts as well.
+        path: Path of the file, for the violations.
+        source: Content of the file.
+        with_messages: True to check string literals and help texts as well.
     """
     tree = parse(source)
     in_tests = path.startswith("tests/")
