@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake in what was given: a config, a folder, an image, a checkpoint."""
+"""Exceptions for mistakes in the input: a config, a folder, an image or a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,46 +7,48 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something the user gave cannot be used.
+    """Invalid input of the user.
 
-    The command line prints the message alone, without a traceback, and exits with status 2. From Python it is an
-    ordinary ``ValueError``. A message names the place, what was given, and what would have been accepted.
+    The command line prints the message without a traceback and exits with status 2. In Python it is a ``ValueError``.
+    A message names the key, the accepted values and the given value.
     """
 
     status = 2
-    """The exit status of a command that ends with it."""
+    """Exit status of a command that ends with this error."""
 
 
 class SpecError(UserError):
-    """A spec names something unknown, or gives an argument that is unknown, missing or of the wrong type."""
+    """Invalid spec: an unknown name, or an argument that is unknown, missing, of the wrong type or out of range."""
 
 
 class TrainingFailedError(UserError):
-    """A training that was asked for rightly came to nothing: its loss is no number any more, or diverges."""
+    """Failed training with a valid config: the loss became NaN or infinite, or diverged."""
 
     status = 3
 
 
 class IncompleteError(UserError):
-    """A command finished, but some of its inputs could not be used; their results are missing."""
+    """Finished command that could not use some of its inputs. Their results are missing."""
 
     status = 4
 
 
 class BudgetExceededError(UserError):
-    """A command finished, but its result exceeds a requested budget, for example ``--max-drop``."""
+    """Finished command whose result exceeds a requested budget, for example ``--max-drop``."""
 
     status = 5
 
 
 class ResourceError(UserError):
-    """A resource of the machine failed: a full or read-only disk, a killed worker process or rank, a deleted folder."""
+    """Failed resource of the machine: a full or read-only disk, a killed worker or rank, a deleted folder."""
 
     status = 6
 
 
 def nearest(word: object, words: Iterable[str], at_most: int = 3) -> list[str]:
-    """Return the accepted words most similar to ``word``, best first; empty if none is similar.
+    """Return the accepted words that are most similar to ``word``, best first.
+
+    The list is empty if no word is similar.
 
     >>> nearest("cros_entropy", ["focal", "cross_entropy"])
     ['cross_entropy']
@@ -67,7 +69,7 @@ def suggestion(word: object, words: Iterable[str]) -> str:
 
 
 def article(noun: str) -> str:
-    """The noun with ``a`` or ``an`` before it.
+    """Return a noun with its indefinite article.
 
     >>> article("loss"), article("optimizer")
     ('a loss', 'an optimizer')

@@ -1,8 +1,8 @@
-"""Spec and Registry: plain data that names a part, and the one mechanism that turns it into an object.
+"""Spec and Registry: plain data that names a component, and the mechanism that builds the component from it.
 
-A spec is a name, ``focal``, or a name with arguments, ``{name: focal, gamma: 2.0}``. The name is a registered one, one
-that a registry's catalogue knows (timm's models, say), one that another package offers as an entry point, or a dotted
-path to any importable class. YAML, hyper-parameters in a checkpoint and Python calls all hold the same plain data.
+A spec is a name, ``focal``, or a name with arguments, ``{name: focal, gamma: 2.0}``. The name can be a registered name,
+a name in the catalogue of the registry (for example a timm model), an entry point of another package, or a dotted path.
+YAML, hyper-parameters in a checkpoint and Python calls contain the same plain data.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from imgrec.errors import SpecError, UserError, article, suggestion
 from imgrec.utils.signature import Entry, check_text_keys, check_type, place
 
 Spec = str | dict[str, Any]
-"""A name, or a mapping with the key ``name`` and arguments beside it."""
+"""A name, or a mapping with the key ``name`` and arguments."""
 
 Specs = str | dict[str, Any] | list[str | dict[str, Any]]
-"""One spec, or a list of them."""
+"""One spec, or a list of specs."""
 
 T = TypeVar("T")
 
 
 class Catalogue(Protocol):
-    """Names that a library brings: thousands of entries that nobody wants to register one by one."""
+    """Names of a library that are not registered one by one, for example the models of timm."""
 
     def names(self) -> Collection[str]:
-        """Every name that :meth:`find` knows."""
+        """Return every name that :meth:`find` accepts."""
 
     def find(self, name: str) -> Callable[..., Any] | None:
-        """What builds ``name``; ``None`` where the catalogue does not know it."""
+        """Return the constructor of ``name``, or ``None`` if the catalogue does not contain it."""
 
 
 class Registry(Generic[T]):
-    """Turns specs into objects.
+    """Registry of named constructors that builds objects from specs.
 
     Args:
-        kind: what an entry is, in the singular, for messages: ``"loss"``.
-        plural: the name of the registry on the command line and in entry points: ``"losses"``.
-        catalogue: names that a library brings.
-        specific: names of arguments whose meaning depends on the entry, such as ``alpha`` of losses. If an override
-            changes the name of a spec, these are not kept for the new entry.
+        kind: Singular noun for an entry in messages, for example ``"loss"``.
+        plural: Name of the registry on the command line and in entry points, for example ``"losses"``.
+        catalogue: Names of a library. Defaults to no catalogue.
+        specific: Arguments whose meaning depends on the entry, such as ``alpha`` of losses. They are dropped if an
+            override changes the name of a spec.
 
     >>> from imgrec.losses import LOSSES
     >>> LOSSES.build({"name": "focal", "gamma": 1.5}).gamma
@@ -61,7 +61,11 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
 
     def register(self, name: str) -> Callable[[Callable[..., Any]], Any]:
-        """A class decorator that adds an entry. A name that is taken raises ``ValueError``."""
+        """Return a class decorator that adds an entry.
+
+        Raises:
+            ValueError: If the name is registered already.
+        """
 
         def add(factory: Callable[..., T]) -> Callable[..., T]:
             if name in self._entries:
@@ -73,7 +77,7 @@ class Registry(Generic[T]):
         return add
 
     def names(self) -> list[str]:
-        """The registered names and those of entry points, sorted; a catalogue's names are not among them."""
+        """Return the registered names and those of entry points, sorted, without the names of the catalogue."""
         return sorted({*self._entries, *self._plugins()})
 
     def __contains__(self, name: str) -> bool:
@@ -83,7 +87,11 @@ class Registry(Generic[T]):
         return (self.entry(name) for name in self.names())
 
     def entry(self, name: str, where: str = "") -> Entry[T]:
-        """The entry that ``name`` stands for. An unknown name raises :class:`SpecError` with the nearest ones."""
+        """Return the entry of a name.
+
+        Raises:
+            SpecError: If the name is unknown. The message suggests similar names.
+        """
         if name in self._entries:
             return self._entries[name]
         if (plugin := self._plugins().get(name)) is not None:
@@ -101,12 +109,15 @@ class Registry(Generic[T]):
         )
 
     def check(self, spec: Spec, where: str = "", facts: Collection[str] = ()) -> None:
-        """Raise what :meth:`build` would raise for this spec, without building anything.
+        """Raise the error that :meth:`build` would raise for this spec, without building the object.
 
         Args:
-            spec: a name, or a mapping with ``name`` and arguments.
-            where: the place in the config, for the message: ``"model.loss"``.
-            facts: the names of the facts that will be there when it is built.
+            spec: Name, or mapping with ``name`` and arguments.
+            where: Key in the config for the message, for example ``"model.loss"``.
+            facts: Names of the facts that :meth:`build` will receive.
+
+        Raises:
+            SpecError: If the spec is invalid.
         """
         name, given = self.parse(spec, where)
         entry = self.entry(name, where)
@@ -117,16 +128,17 @@ class Registry(Generic[T]):
                 check(**given)
 
     def build(self, spec: Spec, where: str = "", /, **facts: Any) -> T:
-        """The object that ``spec`` names.
+        """Build the object that a spec names.
 
         Args:
-            spec: a name, or a mapping with ``name`` and arguments.
-            where: the place in the config, for messages.
-            **facts: what the caller knows (``num_classes``, ...); passed only to a constructor that names them, and
-                only where the spec does not say otherwise.
+            spec: Name, or mapping with ``name`` and arguments.
+            where: Key in the config for messages.
+            **facts: Values such as ``num_classes``. A fact is passed only to a constructor with a parameter of that
+                name, and only if the spec does not set it.
 
         Raises:
-            SpecError: an unknown name or argument, a missing or wrongly typed argument, a value that is refused.
+            SpecError: If the name or an argument is unknown, or an argument is missing, of the wrong type or out of
+                range.
         """
         name, given = self.parse(spec, where)
         entry = self.entry(name, where)
@@ -135,7 +147,7 @@ class Registry(Generic[T]):
             return entry.factory(**arguments)
 
     def parse(self, spec: Spec, where: str = "") -> tuple[str, dict[str, Any]]:
-        """A spec's name and its arguments."""
+        """Return the name and the arguments of a spec."""
         if isinstance(spec, str) and spec:
             return spec, {}
         if isinstance(spec, Mapping) and isinstance(spec.get("name"), str):
@@ -180,16 +192,16 @@ class Registry(Generic[T]):
         nested = nested_registry(hint)
         if nested is not None:
             return nested.nested(value, where, facts, build)
-        if value is None and entry.parameters[key].default is None:  # whatever the annotation forgot to say
+        if value is None and entry.parameters[key].default is None:  # the annotation may lack "| None"
             return None
         return check_type(value, hint, where)
 
     def nested(self, value: Any, where: str, facts: Collection[str], build: bool) -> Any:
-        """Check, and on request build, the spec or the list of specs that stands as an argument of another spec."""
+        """Check, or build if ``build`` is set, the spec or list of specs in an argument of another spec."""
         if isinstance(value, list):
             return [self.nested(v, f"{where}[{i}]", facts, build) for i, v in enumerate(value)]
         if not isinstance(value, str | Mapping):
-            return value  # Python callers may hand over what is built already
+            return value  # an object that was built in Python
         if not build:
             self.check(typing.cast(Spec, value), where, facts)
             return value
@@ -199,7 +211,7 @@ class Registry(Generic[T]):
         found = {point.name: point for point in _points(entry_points, f"imgrec.{self.plural}")}
         for name in found.keys() & self._entries.keys():
             raise ValueError(
-                f'{self.kind} "{name}" is registered already; the entry point {found[name].value} takes it'
+                f'{self.kind} "{name}" is registered already. The entry point {found[name].value} has the same name.'
             )
         return found
 
@@ -222,14 +234,14 @@ class Registry(Generic[T]):
 
 
 def as_list(specs: Specs | Sequence[Spec] | None) -> list[Spec]:
-    """One spec, several or none, as a list."""
+    """Return no spec, one spec or several specs as a list."""
     if specs is None:
         return []
     return [specs] if isinstance(specs, str | Mapping) else list(specs)
 
 
 def nested_registry(hint: Any) -> Registry[Any] | None:
-    """Return the registry whose specs an annotation accepts, ``None`` if it accepts none."""
+    """Return the registry whose specs an annotation accepts, or ``None``."""
     if get_origin(hint) is Annotated:
         return next((extra for extra in get_args(hint)[1:] if isinstance(extra, Registry)), None)
     return next((found for part in get_args(hint) if (found := nested_registry(part)) is not None), None)
@@ -237,7 +249,7 @@ def nested_registry(hint: Any) -> Registry[Any] | None:
 
 @cache
 def _points(find: Callable[..., Any], group: str) -> tuple[Any, ...]:
-    """The entry points of a group; a search through all that is installed takes milliseconds, so it is made once."""
+    """Return the entry points of a group, cached because the search takes milliseconds."""
     return tuple(find(group=group))
 
 
@@ -246,7 +258,7 @@ def _path(factory: Callable[..., Any]) -> str:
 
 
 class _placed:  # noqa: N801 - used as a context manager, like contextlib's own
-    """Gives the refusals of a constructor the place in the config that caused them."""
+    """Context manager that prepends the key of the config to the errors of a constructor."""
 
     def __init__(self, where: str) -> None:
         self.where = where

@@ -1,4 +1,4 @@
-"""A spec with every default of its entry written out, so that equal specs are equal data."""
+"""Completion of specs with their defaults, so that equal specs are equal data."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ FACTS = frozenset(
         *("effective_batch", "weight"),
     )
 )
-"""Arguments that the data or the rest of the model gives; they are written only if the spec gives them."""
+"""Arguments with values from the data or the model. They are written only if the spec contains them."""
 
 
 def complete_spec(registry: Registry[Any], value: Any, imports: bool = True) -> Any:
-    """Return a spec, or a list of them, with its defaults; one that the registry cannot resolve stays as it is."""
+    """Return a spec or a list of specs with defaults. A spec that the registry cannot resolve is returned unchanged."""
     if isinstance(value, list):
         return [complete_spec(registry, each, imports) for each in value]
     name = value.get("name") if isinstance(value, Mapping) else value
@@ -27,7 +27,7 @@ def complete_spec(registry: Registry[Any], value: Any, imports: bool = True) -> 
         return value
     try:
         entry = registry.entry(name)
-    except SpecError:  # a preset, or a class that is not installed here
+    except SpecError:  # a preset, or a class that is not installed
         return value
     given = {k: v for k, v in value.items() if k != "name"} if isinstance(value, Mapping) else {}
     defaults = {n: p.default for n, p in entry.parameters.items() if n not in FACTS and n not in given}

@@ -374,7 +374,7 @@ def test_another_package_may_bring_entries(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_an_entry_point_cannot_take_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imgrec.registry, "entry_points", lambda group: [_Point("ball", "sky.toys:Kite", Box)])
-    with pytest.raises(ValueError, match=r'toy "ball" is registered already; the .* sky\.toys:Kite takes it'):
+    with pytest.raises(ValueError, match=r'toy "ball" is registered already. The .* sky\.toys:Kite has'):
         TOYS.names()
 
 

@@ -18,7 +18,7 @@ from imgrec.data.decoding.pixel_budget import decoding
 from imgrec.errors import UserError
 from imgrec.models import BACKBONES, Backbone
 from imgrec.registry import Spec
-from imgrec.utils.progress import shown
+from imgrec.utils.progress import progress_bar
 from imgrec.utils.seeding import position_generator
 
 _AT_ONCE = 1024
@@ -63,7 +63,7 @@ def embed(
         [torch.empty(0, dtype=torch.int64)],
     )
     with torch.inference_mode():
-        for batch, where_from in shown(_batches(loader), len(inventory), "Looking at features"):
+        for batch, where_from in progress_bar(_batches(loader), len(inventory), "Looking at features"):
             if batch is not None:
                 pooled = network((batch.to(device) / 255 - mean) / std).pooled
                 features.append(F.normalize(pooled.float(), dim=1).half().cpu())

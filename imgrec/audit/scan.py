@@ -18,7 +18,7 @@ from imgrec.data import BadImage, Source
 from imgrec.data.decoding.messages import decoder_messages
 from imgrec.data.decoding.pixel_budget import decoding
 from imgrec.data.wrappers.corrections import EXCLUDE
-from imgrec.utils.progress import shown
+from imgrec.utils.progress import progress_bar
 
 _BLOCK = 128
 
@@ -44,7 +44,7 @@ def scan(inventory: Inventory, workers: int = 0) -> Scan:
     blocks = _Blocks(inventory.source, inventory.rows)
     workers = 0 if inventory.source.in_memory or len(blocks) < 4 else workers
     loader: Iterable[_Block] = DataLoader(blocks, batch_size=None, num_workers=workers, collate_fn=_as_is)
-    for position, (record, faults) in enumerate(shown(_singly(loader), len(inventory), "Looking at images")):
+    for position, (record, faults) in enumerate(progress_bar(_singly(loader), len(inventory), "Looking at images")):
         found.records[position] = record
         found.findings += [Finding(position, kind, detail, action=action) for kind, detail, action in faults]
     return found

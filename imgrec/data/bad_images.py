@@ -10,7 +10,7 @@ from itertools import islice
 from imgrec.data.decoding.image import BadImage
 from imgrec.data.sources.base import Source
 from imgrec.errors import UserError
-from imgrec.utils.progress import shown
+from imgrec.utils.progress import progress_bar
 
 
 def usable_cores() -> int:
@@ -32,7 +32,7 @@ def find_bad_images(source: Source, rows: Iterable[int]) -> dict[str, str]:
             while block := list(islice(waiting, 512)):  # a block at a time, so that an interrupt ends it soon
                 yield from pool.map(lambda row: _reason(source, row), block)
 
-        for row, reason in zip(rows, shown(reasons(), len(rows), "Checking images"), strict=True):
+        for row, reason in zip(rows, progress_bar(reasons(), len(rows), "Checking images"), strict=True):
             if reason is not None:
                 bad[source.ids[row]] = reason
     return dict(sorted(bad.items()))

@@ -109,7 +109,7 @@ class SplitTable:
 
         try:
             table = pq.read_table(path)
-            names = json_text.parse((table.schema.metadata or {}).get(_CLASS_NAMES, b"null"))
+            names = json_text.loads((table.schema.metadata or {}).get(_CLASS_NAMES, b"null"))
             missing = [name for name in COLUMNS if name not in table.column_names]
             if missing or not isinstance(names, list):
                 lacks = f'the column "{missing[0]}"' if missing else "the class names in its metadata"

@@ -29,7 +29,7 @@ def parse_value(text: str) -> Any:
     >>> parse_value("1e-3"), parse_value("12"), parse_value("focal"), parse_value("{name: focal}")
     (0.001, 12, 'focal', {'name': 'focal'})
     """
-    return yaml.parse(text)
+    return yaml.parse_scalar(text)
 
 
 def read_config(path: str | Path) -> Config:

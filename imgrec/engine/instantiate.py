@@ -151,7 +151,7 @@ def refuse_redirections(entry: Entry[Any], given: Mapping[str, Any], where: str)
         UntrustedError: If it does, and the opening does not trust everything.
     """
     scope = trust.current()
-    if scope is None or scope.everything or scope.allows(entry.name):
+    if scope is None or scope.everything or scope.is_allowed(entry.name):
         return
     for key, value in given.items():
         outside = isinstance(value, str) and key not in _READ and _leads_out(value)

@@ -79,7 +79,7 @@ def read_export(folder: str | Path) -> Export:
     if not path.is_file():
         raise UserError(f"{folder} is no export: it holds no {DESCRIPTION}")
     try:
-        found = json_text.parse(path.read_text(encoding="utf-8"))
+        found = json_text.loads(path.read_text(encoding="utf-8"))
         version = found["version"]
         if not isinstance(version, int) or version > VERSION:
             raise UserError(f"{path} was written by a newer imgrec (version {version}, this one reads up to {VERSION})")

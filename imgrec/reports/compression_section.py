@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imgrec.runs.folder import RunFolder
-from imgrec.utils.formatting import file_size, short_count
+from imgrec.utils.formatting import format_size, short_count
 
 KEY = "compression"
 """Where summary.json holds it, once a plan is carried out."""
@@ -148,7 +148,7 @@ def _notes(run: RunFolder, found: Mapping[str, Any]) -> list[str]:
 
 
 def _size_cells(found: Mapping[str, Any], when: str) -> list[str]:
-    said = {"parameters": short_count, "macs": short_count, "bytes": file_size}
+    said = {"parameters": short_count, "macs": short_count, "bytes": format_size}
     return [say(found["sizes"][name][when]) if name in found["sizes"] else "" for name, say in said.items()]
 
 

@@ -88,7 +88,7 @@ def is_alive(run: str | os.PathLike[str]) -> bool:
     """
     path = Path(run) / PROCESS
     try:
-        found = json_text.parse(path.read_text(encoding="utf-8"))
+        found = json_text.loads(path.read_text(encoding="utf-8"))
         last = path.stat().st_mtime
     except (OSError, ValueError):
         return False

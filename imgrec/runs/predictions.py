@@ -138,7 +138,7 @@ def read_predictions(path: str | Path) -> Predictions:
             if missing or names is None:
                 lacks = ", ".join([f'the column "{name}"' for name in missing] or ["the class names in its metadata"])
                 raise UserError(f"{path} does not hold predictions: it lacks {lacks}")
-            class_names = json_text.parse(names)
+            class_names = json_text.loads(names)
             count = file.metadata.num_rows
             ids: list[str] = []
             targets = np.empty(count, dtype=np.int64)

@@ -43,7 +43,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: If there is no such file, or it contains something else.
     """
     try:
-        found = json_text.parse(path.read_text(encoding="utf-8"), finite=True)
+        found = json_text.loads(path.read_text(encoding="utf-8"), finite=True)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -141,7 +141,7 @@ def run_table(root: str | os.PathLike[str]) -> RunTable:
 
 
 def _condition(operator: str, text: str) -> Callable[[Any], bool]:
-    wanted = yaml.parse(text)
+    wanted = yaml.parse_scalar(text)
     if operator in ("=", "==", "!="):
         same = operator != "!="
         return lambda value: _equal(value, wanted, text) is same

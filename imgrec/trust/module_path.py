@@ -1,4 +1,4 @@
-"""The current folder on Python's module path: where an opening finds modules, in this process and its children."""
+"""The current folder on the module path of this process and its child processes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SAFE = {"PYTHONSAFEPATH": "1"}
-"""Keeps the current folder off the module path of child processes; ``python -c`` and ``-m`` add it otherwise."""
+"""Setting that excludes the current folder from the module path of child processes (``python -c``, ``-m``)."""
 
 
 @contextmanager
 def current_folder_last() -> Iterator[None]:
-    """Find modules in the current folder, after every installed module."""
+    """Search modules in the current folder after all installed modules."""
     here = os.getcwd()  # noqa: PTH109
     if here in sys.path or "" in sys.path:
         yield
@@ -27,9 +27,9 @@ def current_folder_last() -> Iterator[None]:
 
 @contextmanager
 def without_current_folder() -> Iterator[None]:
-    """Take the current folder off the module path of this process and of child processes.
+    """Remove the current folder from the module path of this process and of child processes.
 
-    It stays if PYTHONPATH names it. An empty entry of PYTHONPATH, as in ``:/my/modules``, does not name it.
+    It is kept if PYTHONPATH contains it. An empty entry of PYTHONPATH, as in ``:/my/modules``, does not count.
     """
     here = os.getcwd()  # noqa: PTH109
     given = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]

@@ -1,10 +1,10 @@
-"""Trust: the one rule that decides which names in data become imported objects.
+"""Trust policy: the rule that decides which names in data become imported objects.
 
-**Opening** means reading what another process wrote: a model folder, a checkpoint, a run folder, an export. While
-:func:`opening` is active, a name in data resolves to a registered entry only. Everything else is refused before a
-module is imported. **Training** from the user's own config is not an opening: there a dotted path names any class.
+**Opening** is reading the files of another process: a model folder, a checkpoint, a run folder or an export. While
+:func:`opening` is active, a name in data resolves to a registered entry only. Any other name raises an error before a
+module is imported. **Training** from the user's own config is not an opening, and a dotted path can name any class.
 
-This is the only module of imgrec that imports a module whose name comes from data. SECURITY.md states the guarantees.
+This is the only module of imgrec that imports modules by names from data. SECURITY.md states the guarantees.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from imgrec.trust.untrusted import dotted_names, untrusted_name, untrusted_value
 R = TypeVar("R")
 
 Trust = bool | str | Collection[str] | None
-"""``True`` allows every name; a name or a collection of names allows these classes and modules."""
+"""``True`` allows every name. A name or a collection of names allows these classes and modules."""
 
 _VARIABLE = "IMGREC_OPENING"
 
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """The permissions of an opening.
+    """Permissions of an opening.
 
     Args:
-        origin: the opened path, for messages.
-        everything: True if every name is allowed.
-        modules: classes and modules that are allowed together with everything below them.
-        exact: names that are allowed themselves.
+        origin: Opened path, for messages.
+        everything: True if every name is allowed. Defaults to False.
+        modules: Allowed classes and modules, including their submodules. Defaults to none.
+        exact: Allowed names, without submodules. Defaults to none.
     """
 
     origin: str
@@ -50,17 +50,17 @@ class Scope:
     modules: frozenset[str] = frozenset()
     exact: set[str] = field(default_factory=set)
 
-    def allows(self, name: str) -> bool:
+    def is_allowed(self, name: str) -> bool:
         """Return True if the dotted path ``name`` may be imported in this opening."""
-        return self.names(name) or any(name.startswith(f"{each}.") for each in (*self.modules, *trusted_modules()))
+        return self.is_named(name) or any(name.startswith(f"{each}.") for each in (*self.modules, *trusted_modules()))
 
-    def names(self, name: str) -> bool:
-        """Return True if ``name`` itself is allowed, and not only a module above it."""
+    def is_named(self, name: str) -> bool:
+        """Return True if ``name`` itself is allowed, not only a parent module."""
         return self.everything or name in {*self.modules, *self.exact, *_declared, *trusted_modules()}
 
 
 def _inherited() -> list[Scope]:
-    """Return the opening that the parent process had when it started this one."""
+    """Return the opening of the parent process at the start of this process."""
     text = os.environ.get(_VARIABLE)
     if text is None:
         return []
@@ -73,15 +73,15 @@ def _inherited() -> list[Scope]:
 
 _scope: ContextVar[Scope | None] = ContextVar("imgrec_opening", default=None)
 _active: list[Scope] = _inherited()
-"""Openings of all threads: a thread without an opening of its own is bound by the newest of them."""
+"""Openings of all threads. The newest applies to threads without an opening."""
 _declared: set[str] = set()
-"""Dotted paths that the user's own config has named in this process."""
+"""Dotted paths in the user's own config in this process."""
 _lock = threading.RLock()
 _granted = Scope("")
 
 
 def current() -> Scope | None:
-    """Return the opening that binds this thread; ``None`` while the user's own config is read."""
+    """Return the opening of this thread, or ``None`` if no received data is open."""
     found = _scope.get()
     return found if found is not None else _active[-1] if _active else None
 
@@ -90,14 +90,14 @@ def current() -> Scope | None:
 def opening(origin: str | os.PathLike[str], trust: Trust = None) -> Iterator[Scope]:
     """Resolve registered names only, for the duration of the ``with`` block.
 
-    Openings nest: an inner one also allows what the outer one allows. Child processes inherit the opening.
+    A nested opening also allows the names of the outer opening. Child processes inherit the opening.
 
     Args:
-        origin: the opened path, for messages.
-        trust: names to allow in addition; ``True`` allows every name. Default: none.
+        origin: Opened path, for messages.
+        trust: Additional names to allow. ``True`` allows every name. Defaults to none.
 
     >>> with opening("received"):
-    ...     current().allows("os.system")
+    ...     current().is_allowed("os.system")
     False
     """
     around = current()
@@ -111,10 +111,10 @@ def opening(origin: str | os.PathLike[str], trust: Trust = None) -> Iterator[Sco
 
 @contextmanager
 def reading(origin: str | os.PathLike[str], trust: Trust = None) -> Iterator[Scope]:
-    """Open received data as :func:`opening` does, and turn every failure into one error that names the origin.
+    """Open received data as :func:`opening` does, and convert every exception to an error with the origin.
 
-    Received data can be wrong in any way, so that any exception can follow. If it is trusted, the user's own classes
-    take part, and their exceptions are raised as they are.
+    Invalid received data can cause any exception. If the data is trusted, exceptions of the user's own classes are
+    raised unchanged.
 
     Raises:
         UserError: If the data cannot be used.
@@ -133,9 +133,9 @@ def reading(origin: str | os.PathLike[str], trust: Trust = None) -> Iterator[Sco
 
 @contextmanager
 def reopened(scope: Scope | None) -> Iterator[None]:
-    """Continue in an opening that :func:`current` returned earlier; ``None`` changes nothing.
+    """Activate an opening that :func:`current` returned earlier. ``None`` has no effect.
 
-    An object that was built from received data keeps its scope, and resolves later names in it.
+    An object from received data stores its scope and resolves later names in it.
     """
     if scope is None:
         yield
@@ -155,7 +155,7 @@ def reopened(scope: Scope | None) -> Iterator[None]:
 
 @contextmanager
 def granted(trust: Trust) -> Iterator[None]:
-    """Allow names in every opening within a training: its teacher, its weights, its checkpoint."""
+    """Allow names in every opening inside a training: its teacher, its weights and its checkpoint."""
     global _granted
     before, _granted = _granted, Scope("", trust is True, _names(trust))
     try:
@@ -165,7 +165,7 @@ def granted(trust: Trust) -> Iterator[None]:
 
 
 def in_own_scope(method: Callable[..., R]) -> Callable[..., R]:
-    """Decorate a method to run in the opening that its object was made in: the attribute ``opened``."""
+    """Decorate a method to run in the opening in which its object was created (attribute ``opened``)."""
 
     @wraps(method)
     def scoped(self: Any, *arguments: Any, **named: Any) -> R:
@@ -180,7 +180,7 @@ def _names(trust: Trust) -> frozenset[str]:
 
 
 def _publish() -> None:
-    """Let child processes inherit the newest opening."""
+    """Set the environment variable from which child processes inherit the newest opening."""
     if not _active:
         os.environ.pop(_VARIABLE, None)
         return
@@ -190,10 +190,10 @@ def _publish() -> None:
 
 
 def allow(value: R) -> R:
-    """Allow the dotted paths in ``value``, which the user gave for this invocation; return ``value``.
+    """Allow the dotted paths in a value from the user's own command, and return the value.
 
     Args:
-        value: a config, a spec, or a name. Outside an opening nothing has to be allowed.
+        value: Config, spec or name. The call has no effect outside an opening.
     """
     scope = current()
     if scope is not None:
@@ -204,7 +204,7 @@ def allow(value: R) -> R:
 
 
 def declare(cls: type) -> None:
-    """Trust a class that the program itself handed over, for the rest of this process."""
+    """Add a class that the program passed in Python to the trusted classes of this process."""
     _declared.add(f"{cls.__module__}.{cls.__qualname__}")
 
 
@@ -212,13 +212,13 @@ def import_named(path: str, where: str, expected: str, accepted: Collection[type
     """Return the object at a dotted path.
 
     Args:
-        path: a module and an attribute of it: ``my_lab.losses.Mine``.
-        where: the place in the config, for the message.
-        expected: the accepted kind, for the message: ``"loss"``.
-        accepted: classes of imgrec that received data may name.
+        path: Module and attribute, for example ``my_lab.losses.Mine``.
+        where: Key in the config, for the message.
+        expected: Accepted kind, for the message, for example ``"loss"``.
+        accepted: Classes of imgrec that received data can name. Defaults to none.
 
     Raises:
-        UntrustedError: If received data is open and ``path`` is not trusted. No module was imported.
+        UntrustedError: If received data is open and ``path`` is not trusted. No module is imported.
         ImportError: If the module cannot be imported.
         AttributeError: If the module lacks the attribute.
         ValueError: If ``path`` is not a dotted path.
@@ -235,48 +235,50 @@ def import_named(path: str, where: str, expected: str, accepted: Collection[type
         if isinstance(found, type):
             declare(found)
         return found
-    if not scope.allows(path):
+    if not scope.is_allowed(path):
         raise untrusted_name(scope.origin, path, where, expected)
     with current_folder_last():
         found = getattr(importlib.import_module(module), attribute)
-    if not scope.names(path) and not scope.allows(home := _home(found)):  # a trusted module imports it from elsewhere
+    if not scope.is_named(path) and not scope.is_allowed(
+        home := _home(found)
+    ):  # a trusted module imports it from another module
         raise untrusted_name(scope.origin, path, where, expected, home)
     return found
 
 
 def _home(found: Any) -> str:
-    """Return the dotted path under which a class, a function or an instance of a class was defined."""
+    """Return the dotted path of the definition of a class, a function or the class of an instance."""
     named = found if hasattr(found, "__qualname__") else type(found)
     return f"{named.__module__}.{named.__qualname__}"
 
 
 def module_named(name: str) -> Any:
-    """Return the module that the user's own config names.
+    """Import and return a module that the user's own config names.
 
     Raises:
         UntrustedError: If received data is open and the module is not trusted.
-        ImportError: If it cannot be imported.
+        ImportError: If the module cannot be imported.
     """
     scope = current()
-    if scope is not None and not scope.allows(name):
+    if scope is not None and not scope.is_allowed(name):
         raise untrusted_name(scope.origin, name, "", "class")
     return importlib.import_module(name)
 
 
-def refuse_unless_trusted(what: str, reason: str) -> None:
-    """Raise if received data is open, not trusted as a whole, and the user's own config did not have this value.
+def refuse_unless_trusted(setting: str, reason: str) -> None:
+    """Raise an error if received data is open without full trust and contains a setting with a dangerous effect.
 
-    A training reads its own checkpoint after it: what its config set in this process is accepted there.
+    A setting of the user's own config is accepted in the checkpoint of the same training.
 
     Args:
-        what: the place and the value, as the message begins.
-        reason: the effect of the value.
+        setting: Key and value, the beginning of the message.
+        reason: Effect of the value.
 
     Raises:
         UntrustedError: If an opening without ``trust=True`` is active.
     """
     scope = current()
     if scope is None:
-        _declared.add(what)
-    elif not scope.names(what):
-        raise untrusted_value(scope.origin, what, reason)
+        _declared.add(setting)
+    elif not scope.is_named(setting):
+        raise untrusted_value(scope.origin, setting, reason)

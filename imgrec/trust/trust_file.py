@@ -1,4 +1,4 @@
-"""The user's trust file: classes and modules that received data may name, permanently."""
+"""Trust file of the user: classes and modules that received data can always name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from imgrec.errors import UserError
 
 
 def trust_file() -> Path:
-    """Return the path of the user's trust file: ``$XDG_CONFIG_HOME/imgrec/trust``, default ``~/.config``."""
+    """Return the path of the trust file, ``$XDG_CONFIG_HOME/imgrec/trust`` or ``~/.config/imgrec/trust``."""
     base = os.environ.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "imgrec" / "trust"
 
 
 def trusted_modules() -> list[str]:
-    """Return the classes and modules in the user's trust file: one per line, comments after ``#``.
+    """Return the classes and modules in the trust file: one per line, comments after ``#``.
 
     Raises:
         UserError: If the file exists and cannot be read.

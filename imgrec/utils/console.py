@@ -1,4 +1,4 @@
-"""Rich consoles that escape control characters and read no markup in the text that they print."""
+"""Rich console that escapes control characters and ignores markup."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from imgrec.utils.terminal import printable
 
 
 class PlainConsole(Console):
-    r"""A rich console for text that comes from files and data.
+    r"""Rich console for text from files and data.
 
-    A class called ``[red]`` is printed as such, and an escape sequence in a file name as ``\x1b``. Styles are given by
-    rich objects only, never by markup.
+    A class named ``[red]`` is printed unchanged, and an escape sequence in a file name is printed as ``\x1b``. Only
+    rich objects set styles.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return ``text`` as rich text, escaped; a table measures its cells by it."""
+        """Return ``text`` as escaped rich text. Tables measure their cells with it."""
         return super().render_str(printable(text), **{**options, "markup": False, "emoji": False})
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield the segments of what is rendered, their text escaped."""
+        """Yield the rendered segments with escaped text."""
         return _escaped(super().render(renderable, options))
 
 

@@ -1,9 +1,8 @@
 """CSV files that a spreadsheet opens without running a formula.
 
-A text cell that begins with ``=``, ``+``, ``-``, ``@``, a tab, a carriage return or a line feed is written with an
-apostrophe before it. So is one that begins with apostrophes followed by such a character. :func:`restored` removes one
-apostrophe from such a cell, and so gives the text back in every case. Numbers and texts that are numbers
-are not changed.
+A text cell that begins with ``=``, ``+``, ``-``, ``@``, a tab, a carriage return or a line feed is written with a
+leading apostrophe. The same applies to cells with apostrophes before such a character. :func:`restored` removes one
+apostrophe from such a cell and therefore returns the original text. Numbers are unchanged.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from typing import Any
 
 from imgrec.utils.paths import written_aside
 
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # noqa: RUF001 - spreadsheets take the wide forms, too
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # noqa: RUF001 - spreadsheets accept the wide forms as well
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:inf|nan)")
 
 
 def neutral(cell: Any) -> Any:
-    """Return a cell that a spreadsheet reads as data.
+    """Return a cell that a spreadsheet reads as data, not as a formula.
 
     >>> neutral("=cmd|' /C calc'!A0"), neutral("-0.5"), neutral(-0.5), neutral("cat")
     ("'=cmd|' /C calc'!A0", '-0.5', -0.5, 'cat')
@@ -35,7 +34,7 @@ def neutral(cell: Any) -> Any:
 
 
 def restored(cell: str) -> str:
-    """Return the text that :func:`neutral` was given.
+    """Return the original text of a cell that :func:`neutral` returned.
 
     >>> restored(neutral("=x")), restored(neutral("'=x")), restored(neutral("'x"))
     ('=x', "'=x", "'x")
@@ -45,7 +44,7 @@ def restored(cell: str) -> str:
 
 @contextmanager
 def rows_written(path: str | Path) -> Iterator[Callable[[Iterable[Any]], None]]:
-    """Give a function that writes a row of a CSV file; the file is complete at the end, or not there.
+    """Yield a function that writes one row of a CSV file. The file is written completely or not at all.
 
     Raises:
         WriteError: If the file cannot be written.
@@ -56,7 +55,7 @@ def rows_written(path: str | Path) -> Iterator[Callable[[Iterable[Any]], None]]:
 
 
 def write_rows(path: str | Path, columns: Iterable[Any], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a CSV file, complete or not at all.
+    """Write a CSV file completely or not at all.
 
     Raises:
         WriteError: If the file cannot be written.

@@ -1,4 +1,4 @@
-"""Figures as people read them: seconds, counts, bytes, values of a config."""
+"""Formatting of durations, counts, sizes in bytes and config values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def duration(seconds: float) -> str:
-    """A time span in two units at most.
+    """Return a duration with at most two units.
 
     >>> duration(7.25), duration(74.2), duration(7500)
     ('7.2 s', '1 min 14 s', '2 h 05 min')
@@ -21,7 +21,7 @@ def duration(seconds: float) -> str:
 
 
 def short_count(count: int) -> str:
-    """A count in three digits.
+    """Return a count with three significant digits.
 
     >>> short_count(650), short_count(11_181_642)
     ('650', '11.2 M')
@@ -32,10 +32,10 @@ def short_count(count: int) -> str:
     return str(count)
 
 
-def file_size(size: int) -> str:
-    """Bytes in binary units.
+def format_size(size: int) -> str:
+    """Return a size in bytes with a binary unit.
 
-    >>> file_size(900), file_size(2_516_582)
+    >>> format_size(900), format_size(2_516_582)
     ('900 B', '2.4 MiB')
     """
     if size < 1024:
@@ -47,10 +47,10 @@ def file_size(size: int) -> str:
 
 
 def parse_size(text: str) -> int:
-    """The bytes that a size with its unit means.
+    """Return the number of bytes of a size with a unit.
 
     Raises:
-        ValueError: it is none.
+        ValueError: If the text is not a size with a unit.
 
     >>> parse_size("1.5GiB"), parse_size("500 MB"), parse_size("64 kb")
     (1610612736, 500000000, 64000)
@@ -63,7 +63,7 @@ def parse_size(text: str) -> int:
 
 
 def config_value(value: Any) -> str:
-    """A value of a config on one line; an absent one is a dash.
+    """Return a config value on one line. ``None`` is a dash.
 
     >>> config_value(0.001), config_value(None), config_value([1, 2]), config_value("focal")
     ('0.001', '—', '[1, 2]', 'focal')
@@ -78,10 +78,10 @@ def config_value(value: Any) -> str:
 
 
 def epoch_text(epoch: int, epochs: int | None = None) -> str:
-    """Return an epoch as text, counted from 1, of how many if that is known.
+    """Return an epoch as text, counted from 1, with the number of epochs if it is given.
 
     ``best_epoch`` of summary.json, the column ``epoch`` of metrics.csv, W&B and Python count epochs from 0, as
-    Lightning does. Text and titles say "epoch 1" for that epoch: the first one.
+    Lightning does. Texts and titles count from 1.
 
     >>> epoch_text(0), epoch_text(4, 20)
     ('epoch 1', 'epoch 5 of 20')

@@ -1,4 +1,4 @@
-"""JSON from files of unknown origin: every failure to parse it is a ``JSONDecodeError``."""
+"""JSON from files of unknown origin. Every parse error is a ``JSONDecodeError``."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import math
 from typing import Any
 
 
-def parse(text: str | bytes, finite: bool = False) -> Any:
+def loads(text: str | bytes, finite: bool = False) -> Any:
     """Return the plain data in ``text``.
 
     Args:
-        text: JSON.
-        finite: give ``None`` for a number that is not finite: ``NaN``, ``Infinity``, ``1e400``. Default: False.
+        text: JSON document.
+        finite: If True, replace NaN and infinite numbers by ``None``. Defaults to False.
 
     Raises:
         json.JSONDecodeError: If it is not JSON, is nested too deeply, or has an integer with too many digits.
 
-    >>> parse('{"seconds": 1e400, "acc": 0.5}', finite=True)
+    >>> loads('{"seconds": 1e400, "acc": 0.5}', finite=True)
     {'seconds': None, 'acc': 0.5}
     """
     try:

@@ -1,4 +1,4 @@
-"""What the system says of this process, asked without importing anything: its memory."""
+"""Memory of this process and of the machine, read from the operating system."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ _GROUP = Path("/sys/fs/cgroup")
 
 
 def process_memory(when: Literal["now", "peak"]) -> int | None:
-    """The memory that this process holds, or the most that it has held, in bytes; ``None`` where the system is silent.
+    """Return the resident memory of this process, or its peak, in bytes, without child processes.
 
-    Without its children. Linux says both; of another system, only the peak is known.
+    Returns:
+        ``None`` if the system does not report the value. Only Linux reports the present memory.
     """
-    name = {"now": "VmRSS:", "peak": "VmHWM:"}[when]  # getrusage's peak takes over that of the process before this one
+    name = {"now": "VmRSS:", "peak": "VmHWM:"}[when]  # the peak of getrusage includes the parent process before exec
     with suppress(OSError, ValueError, IndexError):
         for line in (_PROCESS / "status").read_text(encoding="utf-8").splitlines():
             if line.startswith(name):
@@ -25,14 +26,14 @@ def process_memory(when: Literal["now", "peak"]) -> int | None:
     if when == "now":
         return None
     with suppress(ImportError, OSError):
-        import resource  # there is none on Windows
+        import resource  # not available on Windows
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return None
 
 
 def forget_peak() -> bool:
-    """Ask the system to count the peak of this process's memory anew; whether it does, as Linux can."""
+    """Reset the peak memory of this process. Return True if the system supports it, as Linux does."""
     try:
         (_PROCESS / "clear_refs").write_text("5")
     except OSError:
@@ -41,9 +42,12 @@ def forget_peak() -> bool:
 
 
 def free_memory() -> int | None:
-    """The memory that this process may still take, in bytes; ``None`` where the system is silent.
+    """Return the memory that this process can still allocate without swapping, in bytes.
 
-    That is what the machine could give without swapping, or less where a container is given less.
+    The limit of a container is included.
+
+    Returns:
+        ``None`` if the system does not report the value.
     """
     machine = _field(_MACHINE, "MemAvailable:")
     found = [] if machine is None else [machine * 1024]
@@ -51,7 +55,7 @@ def free_memory() -> int | None:
         ("memory.max", "memory.current", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
     ):
-        with suppress(OSError, ValueError):  # no such group, or "max": without a limit
+        with suppress(OSError, ValueError):  # no such group, or "max" for no limit
             taken = int((_GROUP / used).read_text(encoding="utf-8"))
             files = _field((_GROUP / used).with_name("memory.stat"), cached) or 0
             found.append(max(0, int((_GROUP / limit).read_text(encoding="utf-8")) - taken + files))

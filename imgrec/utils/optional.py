@@ -1,4 +1,4 @@
-"""Packages that only some of the techniques need, and what to install where one is missing."""
+"""Import of optional packages, with an error that names the extra to install."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from imgrec.errors import UserError
 
 
 def require(module: str, extra: str, purpose: str = "") -> Any:
-    """The imported module ``module``, which the extra ``extra`` of pyproject.toml brings.
+    """Import and return a module of an optional package.
 
     Args:
-        module: the name to import: ``"torch_pruning"``, ``"onnxruntime.quantization"``.
-        extra: the name of the extra: ``"compress"``.
-        purpose: what needs it, as the message begins: ``"structured pruning"``.
+        module: Name of the module, for example ``"torch_pruning"`` or ``"onnxruntime.quantization"``.
+        extra: Extra of pyproject.toml that contains the package, for example ``"compress"``.
+        purpose: Feature that needs the package, for the message, for example ``"structured pruning"``.
 
     Raises:
-        UserError: it, or something that it imports itself, is not installed; it says what to install.
+        UserError: If the package or one of its dependencies is not installed.
 
-    >>> require("json", "compress").loads("[1]")
-    [1]
+    Example:
+        >>> require("json", "compress").loads("[1]")
+        [1]
     """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
         lacking = (error.name or package).partition(".")[0]
-        why = "" if lacking == package else f" ({lacking} is missing, which it imports)"
+        why = "" if lacking == package else f" (its dependency {lacking} is missing)"
         raise UserError(
             f"{purpose or 'this'} needs the package {package.replace('_', '-')}{why}: pip install 'imgrec[{extra}]'"
         ) from error

@@ -1,6 +1,6 @@
-"""Look up given paths, and write files that are complete or not there.
+"""Lookup of paths, and atomic writes of files and folders.
 
-Every file that imgrec writes is written by :func:`written_aside` or :func:`folder_aside`; a test lists the exceptions.
+imgrec writes files with :func:`written_aside` and :func:`folder_aside`. A test lists the exceptions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from imgrec.errors import ResourceError, UserError
 
 
 class WriteError(ResourceError, OSError):
-    """A file or a folder cannot be written: a full or read-only disk, no permission, a folder that is gone."""
+    """Failed write of a file or folder: a full or read-only disk, no permission, or a deleted folder."""
 
     errno: int | None
     strerror: str
@@ -31,11 +31,11 @@ class WriteError(ResourceError, OSError):
         self.errno, self.strerror = number, reason
 
     def __str__(self) -> str:
-        return str(self.args[0])  # an OSError with a number would print that and no path
+        return str(self.args[0])  # OSError prints the number without the path
 
 
 _SYSTEM = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
-"""The number of a system error in the message of a library in Rust or C++."""
+"""Pattern of the number of a system error in messages of Rust and C++ libraries."""
 
 _UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENXIO),
@@ -48,8 +48,8 @@ def write_error(path: str | Path, error: BaseException) -> WriteError | None:
     """Return the error to raise if ``error`` is a failure to write ``path``, otherwise ``None``.
 
     Args:
-        path: what was to be written.
-        error: what was raised while it was written. An ``OSError`` about a file elsewhere is no failure to write.
+        path: File or folder that was being written.
+        error: Exception raised during the write. An ``OSError`` about an unrelated file is not a failure to write.
     """
     if isinstance(error, UserError):
         return error if isinstance(error, WriteError) else None
@@ -70,7 +70,7 @@ def _number(error: BaseException) -> int | None:
 
 
 def _concerns(path: Path, named: Path) -> bool:
-    """Return True if ``named`` is ``path``, inside it, a folder around it, or the temporary one beside it."""
+    """Return True if ``named`` is ``path``, inside it, one of its parents, or its temporary file."""
     path, named = path.absolute(), named.absolute()
     below = named.relative_to(path.parent).parts[:1] if named.is_relative_to(path.parent) else ()
     return named in path.parents or bool(below and (below[0] == path.name or below[0].startswith(f".{path.name}.")))
@@ -121,36 +121,36 @@ def data_root() -> Path | None:
     return Path(value) if value else None
 
 
-def locate(path: str | Path, what: str = "path") -> Path:
-    """The existing path that ``path`` means: as it stands, else under ``IMGREC_DATA``.
+def locate(path: str | Path, kind: str = "path") -> Path:
+    """Return the existing path for ``path``, relative to the current folder or to ``IMGREC_DATA``.
 
     Args:
-        path: absolute, or relative to the current folder or to ``IMGREC_DATA``; ``~`` is expanded.
-        what: what is looked for, for the message: ``"data folder"``.
+        path: Absolute path, or path relative to the current folder or to ``IMGREC_DATA``. ``~`` is expanded.
+        kind: Noun for the message, for example ``"data folder"``. Defaults to ``"path"``.
 
     Raises:
-        UserError: it is in neither place; the message names both.
+        UserError: If the path exists in neither folder.
     """
     given = Path(path).expanduser()
     if given.exists():
         return given
     root = data_root()
     if given.is_absolute():
-        raise UserError(f"{what} not found: {given}")
+        raise UserError(f"{kind} not found: {given}")
     if root is None:
-        raise UserError(f"{what} not found: {Path.cwd() / given} (nor under IMGREC_DATA, which is not set)")
+        raise UserError(f"{kind} not found: {Path.cwd() / given} (nor under IMGREC_DATA, which is not set)")
     if (root / given).exists():
         return root / given
-    raise UserError(f"{what} not found: neither {Path.cwd() / given} nor {root / given} (IMGREC_DATA) exists")
+    raise UserError(f"{kind} not found: neither {Path.cwd() / given} nor {root / given} (IMGREC_DATA) exists")
 
 
 def inside(folder: str | Path, name: str, where: str) -> Path:
-    """Return the path ``name`` in ``folder``, which received data names.
+    """Return the path of a name from received data, inside ``folder``.
 
     Args:
-        folder: the folder that the path must not leave.
-        name: a relative path.
-        where: the place of the name, for the message.
+        folder: Folder that the path must not leave.
+        name: Relative path.
+        where: Key of the name, for the message.
 
     Raises:
         UserError: If the path leads out of the folder, also by a link.
@@ -170,12 +170,12 @@ def inside(folder: str | Path, name: str, where: str) -> Path:
 
 
 def refuse_links(folder: str | Path) -> None:
-    """Raise if a link in a received folder leads out of it; a command is about to write into the folder.
+    """Raise an error if a link in a received folder leads out of it, before a command writes into the folder.
 
-    Links below ``wandb/`` are W&B's own: it replaces them and does not write through them.
+    Links below ``wandb/`` are accepted because W&B replaces them and does not write through them.
 
     Raises:
-        UntrustedError: If received data is open, it does not trust everything, and there is such a link.
+        UntrustedError: If received data is open without full trust and there is such a link.
     """
     if trust.current() is None:
         return
@@ -188,7 +188,7 @@ def refuse_links(folder: str | Path) -> None:
 
 
 def _refuse_redirected(path: Path) -> None:
-    """Raise if a link leads a file of a received run folder out of that folder."""
+    """Raise an error if a link leads a file of a received run folder out of that folder."""
     if trust.current() is None:
         return
     given = Path(os.path.abspath(path))  # noqa: PTH100 - links must stay links
@@ -200,11 +200,11 @@ def _refuse_redirected(path: Path) -> None:
 
 
 class NotRegularFileError(OSError):
-    """A path that is a named pipe, a device or a socket. Reading it could block forever or never end.
+    """Path of a named pipe, a device or a socket. A read could block or never end.
 
     Args:
-        path: the path.
-        kind: the kind of the entry: ``"a device"``.
+        path: Path of the entry.
+        kind: Kind of the entry, for example ``"a device"``.
     """
 
     def __init__(self, path: str | Path, kind: str) -> None:
@@ -221,7 +221,7 @@ _KINDS = {
 
 
 def check_regular(path: str | Path) -> None:
-    """Raise if a path exists and is not a regular file. The file is not opened, and symbolic links are followed.
+    """Raise an error if a path is not a regular file, without opening it. Symbolic links are followed.
 
     Raises:
         NotRegularFileError: If it is a named pipe, a device or a socket.
@@ -240,7 +240,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file for reading bytes. A named pipe, a device or a socket is never opened.
 
     Raises:
-        OSError: As :func:`check_regular`, and if the file cannot be opened.
+        OSError: If :func:`check_regular` raises it, or if the file cannot be opened.
     """
     check_regular(path)
     return open(path, "rb")  # noqa: PTH123 - as above
@@ -250,7 +250,7 @@ def read_regular(path: str | Path) -> bytes:
     """Return the bytes of a regular file. A named pipe, a device or a socket is never opened.
 
     Raises:
-        OSError: As :func:`check_regular`, and if the file cannot be read.
+        OSError: If :func:`check_regular` raises it, or if the file cannot be read.
     """
     with open_regular(path) as file:
         return file.read()
@@ -258,7 +258,9 @@ def read_regular(path: str | Path) -> bytes:
 
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder, renamed to ``path`` at the end; on an error ``path`` stays as it was.
+    """Yield a temporary path in the same folder and rename it to ``path`` at the end.
+
+    ``path`` is unchanged if an error is raised.
 
     Raises:
         WriteError: If ``path`` cannot be written.
@@ -278,7 +280,7 @@ def _aside(path: Path) -> Iterator[Path]:
         yield aside
         umask = os.umask(0)
         os.umask(umask)
-        aside.chmod(0o666 & ~umask)  # mkstemp's files are the owner's alone
+        aside.chmod(0o666 & ~umask)  # mkstemp creates files that only the owner can read
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -286,7 +288,9 @@ def _aside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_aside(folder: str | Path) -> Iterator[Path]:
-    """Give a temporary folder that replaces ``folder`` at the end; on an error ``folder`` stays as it was.
+    """Yield a temporary folder that replaces ``folder`` at the end.
+
+    ``folder`` is unchanged if an error is raised.
 
     Raises:
         WriteError: If ``folder`` cannot be written.
@@ -308,7 +312,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         for file in new.iterdir():
-            file.chmod(0o666 & ~umask)  # some libraries' files are the owner's alone
+            file.chmod(0o666 & ~umask)  # some libraries create files that only the owner can read
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
@@ -316,7 +320,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         if old.exists() and not folder.exists():
             old.rename(folder)
         shutil.rmtree(work, ignore_errors=True)
-        for parent in missing:  # the nearest first; what has come to hold something stays
+        for parent in missing:  # the nearest first. Folders that have content are kept.
             with suppress(OSError):
                 parent.rmdir()
 

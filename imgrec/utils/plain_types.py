@@ -1,4 +1,4 @@
-"""Checks of plain data against annotations: numbers, text, lists and mappings, without importing anything."""
+"""Checks of plain data against annotations, without imports: numbers, text, lists and mappings."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 
-from imgrec.utils import yaml as yaml12
-from imgrec.utils.ranges import meets
+from imgrec.utils import yaml as plain_yaml
+from imgrec.utils.ranges import is_within
 
 _SCALARS: tuple[Any, ...] = (str, int, float, bool, types.NoneType, None, Any, object, inspect.Parameter.empty)
 _LISTS = (list, abc.Sequence, abc.Iterable, abc.Collection, abc.MutableSequence)
@@ -25,11 +25,11 @@ _PATHS = (Path, os.PathLike)
 
 
 class MismatchError(Exception):
-    """A value that does not fit an annotation."""
+    """Mismatch of a value and an annotation."""
 
 
 def is_plain(hint: Any) -> bool:
-    """Return True if every value of the annotation ``hint`` is plain data: no class, function or instance.
+    """Return True if an annotation accepts only plain data: no class, function or instance.
 
     >>> is_plain(dict[str, float | None]), is_plain(type[int])
     (True, False)
@@ -49,27 +49,27 @@ def is_plain(hint: Any) -> bool:
     return False
 
 
-def names_code(value: Any) -> bool:
-    """Return True if a library could take ``value`` for the name of a class: text, or a container that has text."""
+def may_name_class(value: Any) -> bool:
+    """Return True if a library could interpret ``value`` as the name of a class: text, or a container with text."""
     if isinstance(value, Mapping):
         return bool(value)
     if isinstance(value, list | tuple | set | frozenset):
-        return any(map(names_code, value))
+        return any(map(may_name_class, value))
     return isinstance(value, str)
 
 
 def check_plain(value: Any, hint: Any) -> Any:
-    """Return ``value`` in the type of the annotation ``hint``: an int as a float, a list as a tuple.
+    """Convert ``value`` to the type of an annotation, for example an int to a float and a list to a tuple.
 
-    A part of the annotation that is no plain data accepts instances only, never their names.
+    A class in the annotation accepts instances only, not names.
 
     Raises:
-        MismatchError: If the value does not fit.
+        MismatchError: If the value does not match the annotation or its range.
     """
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         found = check_plain(value, parts[0])
-        if not meets(found, parts[1:]):
+        if not is_within(found, parts[1:]):
             raise MismatchError
         return found
     if origin is Literal:
@@ -93,11 +93,11 @@ def check_plain(value: Any, hint: Any) -> Any:
 
 
 def _parsed(value: Any) -> Any:
-    """Return what a text holds as YAML; anything else as it is."""
+    """Parse text as YAML, and return any other value unchanged."""
     if not isinstance(value, str):
         return value
     try:
-        return yaml12.load(value)
+        return plain_yaml.load(value)
     except (yaml.YAMLError, ValueError):
         return value
 
@@ -154,7 +154,7 @@ def _mapping(value: Any, parts: tuple[Any, ...]) -> Any:
 
 
 def _key(name: Any, hint: Any) -> Any:
-    """Return a key of a mapping; YAML reads the class name ``1`` as a number, which a text key accepts."""
+    """Return a key of a mapping. A number is converted for a text key, because YAML reads the class ``1`` as one."""
     if hint is str and isinstance(name, int) and not isinstance(name, bool):
         return str(name)
     return check_plain(name, hint)
@@ -167,6 +167,6 @@ def _path(value: Any, kind: Any) -> Any:
 
 
 def _instance(value: Any, kind: Any) -> Any:
-    if names_code(value) or not (isinstance(kind, type) and isinstance(value, kind)):
+    if may_name_class(value) or not (isinstance(kind, type) and isinstance(value, kind)):
         raise MismatchError
     return value

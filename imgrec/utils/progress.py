@@ -1,4 +1,4 @@
-"""A bar for work on many images: where someone is looking, and where there are enough of them."""
+"""Progress of work on many images: a bar on a terminal, otherwise a line in the log."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ T = TypeVar("T")
 _MANY = 2000
 
 
-def shown(items: Iterator[T], total: int, what: str) -> Iterator[T]:
-    """The same items; a bar on a terminal, else one line in the log, says how far they are where there are many.
+def progress_bar(items: Iterator[T], total: int, title: str) -> Iterator[T]:
+    """Return the same items, with a progress bar on a terminal or a line in the log for 2,000 items or more.
 
     Args:
-        items: one an image.
-        total: how many there will be.
-        what: what is being done: ``"Checking images"``.
+        items: Items, one per image.
+        total: Number of items.
+        title: Description of the work, for example ``"Checking images"``.
     """
     if total < _MANY:
         return items
     if not sys.stderr.isatty():
-        logger.info("%s: %d", what, total)
+        logger.info("%s: %d", title, total)
         return items
     from rich.progress import track
 
     from imgrec.utils.console import PlainConsole
 
-    return iter(track(items, what, total=total, console=PlainConsole(stderr=True), transient=True))
+    return iter(track(items, title, total=total, console=PlainConsole(stderr=True), transient=True))

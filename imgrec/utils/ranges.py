@@ -63,42 +63,42 @@ def check_ranges(function: Callable[P, R]) -> Callable[P, R]:
         except TypeError:
             return function(*args, **kwargs)  # raises the same error with the name of the function
         for name, hint in ranges.items():
-            if name in given and not in_range(given[name], hint):
+            if name in given and not is_in_range(given[name], hint):
                 raise UserError(f"{name}: expected {describe_type(hint)}, got {given[name]!r}.")
         return function(*args, **kwargs)
 
     return checked
 
 
-def in_range(value: Any, hint: Any) -> bool:
+def is_in_range(value: Any, hint: Any) -> bool:
     """Return True if ``value`` and its elements meet the constraints of the annotation ``hint``.
 
     Only constraints are checked: a value of another type than the annotation has is accepted.
 
     Example:
-        >>> in_range(0, PositiveInt), in_range([0.5, 1.5], list[ClosedUnitInterval]), in_range(None, PositiveInt | None)
-        (False, False, True)
+        >>> is_in_range(0, PositiveInt), is_in_range([0.5, 1.5], list[ClosedUnitInterval])
+        (False, False)
     """
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return in_range(value, parts[0]) and meets(value, parts[1:])
+        return is_in_range(value, parts[0]) and is_within(value, parts[1:])
     if origin in (typing.Union, types.UnionType):
         fitting = [each for each in parts if _is_of_type(value, each)]
-        return not fitting or any(in_range(value, each) for each in fitting)
+        return not fitting or any(is_in_range(value, each) for each in fitting)
     if isinstance(value, Mapping) and len(parts) == 2:
-        return all(in_range(each, parts[1]) for each in value.values())
+        return all(is_in_range(each, parts[1]) for each in value.values())
     if isinstance(value, list | tuple | set | frozenset) and parts and origin is not typing.Literal:
         if origin is tuple and Ellipsis not in parts:
-            return len(parts) != len(value) or all(map(in_range, value, parts))
-        return all(in_range(each, parts[0]) for each in value)
+            return len(parts) != len(value) or all(map(is_in_range, value, parts))
+        return all(is_in_range(each, parts[0]) for each in value)
     return True
 
 
-def meets(value: Any, constraints: Iterable[Any]) -> bool:
+def is_within(value: Any, constraints: Iterable[Any]) -> bool:
     """Return True if ``value`` is no number, or a number that meets every one of the constraints."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return True
-    return all(_meets(value, each) for each in constraints)
+    return all(_satisfies(value, each) for each in constraints)
 
 
 def describe_type(hint: Any) -> str:
@@ -134,7 +134,7 @@ def without_ranges(hint: Any) -> Any:
 
 
 def _ranges(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the annotations of ``function`` that have a range; annotations for type checkers only are left out."""
+    """Return the annotations of ``function`` that have a range. Annotations that cannot be resolved are skipped."""
     found = {}
     for name, annotation in function.__annotations__.items():
         holder = types.SimpleNamespace(__annotations__={name: annotation})
@@ -162,7 +162,7 @@ def _is_of_type(value: Any, hint: Any) -> bool:
     return isinstance(kind, type) and isinstance(value, kind)
 
 
-def _meets(value: float, constraint: Any) -> bool:
+def _satisfies(value: float, constraint: Any) -> bool:
     if isinstance(constraint, Gt):
         return bool(value > constraint.gt)  # type: ignore[operator]
     if isinstance(constraint, Ge):

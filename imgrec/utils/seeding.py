@@ -1,8 +1,8 @@
-"""Randomness as a function of position, never of history.
+"""Seeds as a function of position, independent of history.
 
-Every draw is made from a generator whose seed is a hash of where the draw stands: (seed, epoch, step, rank) for what a
-step draws, (seed, epoch, sample) for what a sample draws. A run that was killed and resumed therefore draws what an
-uninterrupted run draws, and so does a run with another number of loader workers.
+The seed of a generator is a hash of a position: (seed, epoch, step, rank) for a step, (seed, epoch, sample) for a
+sample. A resumed run therefore draws the same values as an uninterrupted run. The number of loader workers has no
+effect.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 
 def position_seed(*position: int | str) -> int:
-    """A 63-bit seed for a position: equal positions give equal seeds, different ones unrelated seeds.
+    """Return a 63-bit seed for a position. Equal positions have equal seeds, different positions unrelated ones.
 
     >>> position_seed(0, 1, "a") == position_seed(0, 1, "a"), position_seed(0, 1) == position_seed(1, 0)
     (True, False)
@@ -24,21 +24,21 @@ def position_seed(*position: int | str) -> int:
 
 
 def position_generator(*position: int | str) -> torch.Generator:
-    """A CPU generator seeded by :func:`position_seed`."""
+    """Return a CPU generator seeded by :func:`position_seed`."""
     return torch.Generator().manual_seed(position_seed(*position))
 
 
 def run_seed() -> int:
-    """The seed of this run: what ``seed_everything`` was last given, or 0."""
+    """Return the seed of this run: the last argument of ``seed_everything``, or 0."""
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
 def seed_defaults(*position: int | str) -> None:
-    """Seed torch's default generators, which dropout and initialisation draw from, by position.
+    """Seed the default generators of torch by position. Dropout and initialization draw from them.
 
-    ``torch.manual_seed`` visits every kind of device, at 112 microseconds a call; this one takes two.
+    ``torch.manual_seed`` seeds every device type and takes 112 microseconds. This function takes 2.
     """
     seed = position_seed(*position)
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # `is_available` opens a library each time
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # `is_available` opens a library in each call
         torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)

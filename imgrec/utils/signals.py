@@ -1,4 +1,4 @@
-"""The signals that request a process to end, SIGTERM and SIGHUP, and the exit status that they lead to."""
+"""Termination by SIGTERM and SIGHUP, with exit status 75."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from types import FrameType
 from typing import Any
 
 PREEMPTED = 75
-"""The exit status of a training that a signal ended: EX_TEMPFAIL of sysexits, "try again later"."""
+"""Exit status of a training that a signal ended (EX_TEMPFAIL of sysexits: try again later)."""
 
 _RANK = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-"""Environment variables that hold the rank of a process, the first that is set decides."""
+"""Environment variables with the rank of a process, in order of precedence."""
 
 
 class Preempted(SystemExit):
-    """The end of a process that SIGTERM or SIGHUP requested; the exit status is 75 in the first process, 0 in others.
+    """Exit of a process after SIGTERM or SIGHUP, with status 75 in the first process and 0 in the other processes.
 
     Args:
         number: Number of the signal.
-        first: True in the process whose exit status the caller sees. By default, the process of rank 0.
-        announced: True if a message about the end was printed already.
+        first: True in the process whose exit status the caller receives. Defaults to the process of rank 0.
+        announced: True if a message was printed already. Defaults to False.
     """
 
     def __init__(self, number: int, first: bool | None = None, announced: bool = False) -> None:
@@ -33,14 +33,14 @@ class Preempted(SystemExit):
 
 
 def is_first_process() -> bool:
-    """Return True if the environment gives this process rank 0, or no rank at all."""
+    """Return True if the environment sets rank 0 or no rank for this process."""
     return next((os.environ[name] for name in _RANK if os.environ.get(name)), "0") == "0"
 
 
 def ending_signals() -> list[int]:
-    """Return the signals that request an end: SIGTERM, and SIGHUP if the system has it and it is not ignored.
+    """Return the signals that terminate a training: SIGTERM, and SIGHUP unless it is ignored.
 
-    ``nohup`` ignores SIGHUP, so that a training outlives its terminal.
+    ``nohup`` ignores SIGHUP so that a training continues without its terminal.
     """
     hang_up = getattr(signal, "SIGHUP", None)
     ignored = hang_up is None or signal.getsignal(hang_up) is signal.SIG_IGN
@@ -53,12 +53,12 @@ def signal_name(number: int) -> str:
 
 
 def open_terminals() -> list[int]:
-    """Return those of the file descriptors 1 and 2 that are terminals."""
+    """Return the file descriptors among 1 and 2 that are terminals."""
     return [descriptor for descriptor in (1, 2) if _is_terminal(descriptor)]
 
 
 def silence(descriptors: list[int]) -> None:
-    """Discard further output to these file descriptors: a write to a terminal that hung up fails."""
+    """Discard further output to file descriptors. A write to a closed terminal would fail."""
     if descriptors:
         null = os.open(os.devnull, os.O_WRONLY)
         for descriptor in descriptors:
@@ -67,17 +67,17 @@ def silence(descriptors: list[int]) -> None:
 
 
 def end_by_default(number: int) -> None:
-    """End this process as it would have ended without a handler."""
+    """Terminate this process by the default action of a signal."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 
 @contextmanager
 def preemptible() -> Iterator[None]:
-    """Raise :class:`Preempted` in the main thread when a signal requests an end; a second signal ends at once.
+    """Raise :class:`Preempted` in the main thread after SIGTERM or SIGHUP. A second signal terminates at once.
 
-    A training installs handlers of its own inside, which write a checkpoint first. In another thread, and in a worker
-    process that was forked from this one, the signals keep their default action.
+    A training installs its own handlers inside, which write a checkpoint first. Other threads and forked worker
+    processes keep the default action.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

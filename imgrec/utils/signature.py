@@ -1,4 +1,4 @@
-"""What can be said of a constructor without calling it: its arguments, their types, its documentation."""
+"""Inspection of constructors: arguments, types and documentation."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
 from imgrec import trust
 from imgrec.errors import SpecError
-from imgrec.utils.plain_types import MismatchError, check_plain, is_plain, names_code
-from imgrec.utils.ranges import describe_type, in_range, without_ranges
+from imgrec.utils.plain_types import MismatchError, check_plain, is_plain, may_name_class
+from imgrec.utils.ranges import describe_type, is_in_range, without_ranges
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ _REFERENCE = re.compile(r"^\s*(?:Source|Reference)s?:\s*(.+?)(?:\n\s*\n|\Z)", re
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a registry entry, as ``imgrec show`` prints it."""
+    """Argument of a registry entry, as ``imgrec show`` prints it."""
 
     name: str
     type: str
@@ -35,7 +35,7 @@ class Argument:
 
 
 class Entry(Generic[T]):
-    """A named constructor, and what can be said of it without calling it."""
+    """Named constructor with its parameters, annotations and documentation."""
 
     def __init__(self, name: str, factory: Callable[..., T]) -> None:
         self.name = name
@@ -43,9 +43,9 @@ class Entry(Generic[T]):
 
     @cached_property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """The constructor's parameters by name, with those of the base classes that its ``**kwargs`` go to."""
+        """Parameters by name, including those of the base classes that receive ``**kwargs``."""
         found: dict[str, inspect.Parameter] = {}
-        taken: set[str] = set()  # what a class itself gives to its base, nobody else can give
+        taken: set[str] = set()  # arguments that the class sets for its base class
         for i, signature in enumerate(self._signatures):
             taken |= _given_to_base(self._constructors[i - 1], signature) if i else set()
             found = found | {n: p for n, p in signature.parameters.items() if n not in found and n not in taken}
@@ -53,24 +53,24 @@ class Entry(Generic[T]):
 
     @cached_property
     def open(self) -> bool:
-        """Whether the constructor takes any further keyword (``**kwargs``)."""
+        """True if the constructor accepts any other keyword (``**kwargs``)."""
         return any(p.kind is p.VAR_KEYWORD for p in self._signatures[-1].parameters.values())
 
     @cached_property
     def hints(self) -> dict[str, Any]:
-        """The parameters' annotations, resolved."""
+        """Resolved annotations of the parameters."""
         hints: dict[str, Any] = {}
         for constructor in self._constructors:
             try:
                 hints = typing.get_type_hints(constructor, include_extras=True) | hints
-            except (NameError, TypeError):  # annotations that exist for a type checker only
+            except (NameError, TypeError):  # annotations for type checkers only
                 continue
         given = {n: p.annotation for n, p in self.parameters.items() if not isinstance(p.annotation, str)}
         return {n: hints.get(n, given.get(n, inspect.Parameter.empty)) for n in self.parameters}
 
     @cached_property
     def _constructors(self) -> list[Callable[..., Any]]:
-        """The factory, or a class's own ``__init__`` and, as long as it takes ``**kwargs``, those of its bases."""
+        """The factory, or the ``__init__`` of a class followed by those of its bases that receive ``**kwargs``."""
         if not inspect.isclass(self.factory):
             return [self.factory]
         found: list[Callable[..., Any]] = []
@@ -90,22 +90,22 @@ class Entry(Generic[T]):
 
     @property
     def doc(self) -> str:
-        """The whole docstring, indentation removed."""
+        """Docstring without indentation."""
         return inspect.getdoc(self.factory) or ""
 
     @property
     def summary(self) -> str:
-        """The first line of the docstring."""
+        """First line of the docstring."""
         return self.doc.partition("\n")[0]
 
     @property
     def reference(self) -> str:
-        """The docstring's ``Source:`` paragraph on one line, or an empty string."""
+        """``Source:`` paragraph of the docstring on one line, or an empty string."""
         found = _REFERENCE.search(self.doc)
         return " ".join(found.group(1).split()) if found else ""
 
     def arguments(self) -> list[Argument]:
-        """The arguments that a spec may give, in order."""
+        """Return the arguments that a spec can set, in order."""
         empty = inspect.Parameter.empty
         return [
             Argument(
@@ -119,10 +119,10 @@ class Entry(Generic[T]):
 
 
 def _given_to_base(constructor: Callable[..., Any], base: inspect.Signature) -> set[str]:
-    """The arguments of ``base`` that stand in the ``super().__init__(...)`` of a constructor."""
+    """Return the arguments of ``base`` that a constructor sets in ``super().__init__(...)``."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(constructor)))
-    except (OSError, TypeError, SyntaxError):  # written in C, or typed in at a prompt
+    except (OSError, TypeError, SyntaxError):  # written in C, or defined at a prompt
         return set()
     found: set[str] = set()
     for node in ast.walk(tree):
@@ -134,18 +134,18 @@ def _given_to_base(constructor: Callable[..., Any], base: inspect.Signature) -> 
 
 
 def check_type(value: Any, hint: Any, where: str) -> Any:
-    """Return ``value`` in the type of the annotation ``hint``; an int for a float becomes a float.
+    """Convert ``value`` to the type of an annotation, for example an int to a float.
 
-    jsonargparse checks annotations that accept more than plain data, for example classes. It imports what a text
-    names, and is therefore not used on received data.
+    jsonargparse checks annotations that accept more than plain data, for example classes. It imports the names in
+    texts and is therefore not used on received data.
 
     Raises:
-        SpecError: If the value does not fit.
+        SpecError: If the value does not match the annotation or its range.
     """
     if hint is inspect.Parameter.empty or hint is Any:
         return value
     opened = trust.current()
-    if is_plain(hint) or (opened is not None and not opened.everything and names_code(value)):
+    if is_plain(hint) or (opened is not None and not opened.everything and may_name_class(value)):
         try:
             return check_plain(value, hint)
         except MismatchError as error:
@@ -164,21 +164,25 @@ def _check_with_imports(value: Any, hint: Any, where: str) -> Any:
     parser = ArgumentParser(exit_on_error=False, add_help=False)
     try:
         parser.add_argument("--value", type=without_ranges(hint))
-    except ValueError:  # the annotation has no plain data, for example a tensor: the constructor checks the value
+    except ValueError:  # not plain data, for example a tensor. The constructor checks the value.
         return value
     if (value is None and not _takes_none(hint)) or (isinstance(value, bool) and not _takes_bool(hint)):
-        raise _unfit(value, hint, where)  # jsonargparse takes null for "not given", and true for 1
+        raise _unfit(value, hint, where)  # jsonargparse reads null as absent, and true as 1
     try:
         found = parser.parse_object({"value": value}).value
     except ArgumentError as error:
         raise _unfit(value, hint, where) from error
-    if not in_range(found, hint):
+    if not is_in_range(found, hint):
         raise _unfit(value, hint, where)
     return found
 
 
 def check_text_keys(given: Mapping[Any, Any], where: str) -> None:
-    """Raise a :class:`SpecError` if an argument's name is not text, as in ``{name: sgd, 1: 0.9}``."""
+    """Raise an error if the name of an argument is not text, as in ``{name: sgd, 1: 0.9}``.
+
+    Raises:
+        SpecError: If a key is not text.
+    """
     for key in given:
         if not isinstance(key, str):
             raise SpecError(f"{place(where)}expected text as a key, got {key!r} ({type(key).__name__}).")
@@ -203,5 +207,5 @@ def type_name(hint: Any) -> str:
 
 
 def place(where: str) -> str:
-    """The place in the config, as a message begins with it; nothing where none is known."""
+    """Return the key of the config as the prefix of a message, or an empty string."""
     return f"{where}: " if where else ""

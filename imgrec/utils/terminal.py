@@ -1,6 +1,6 @@
-"""Text on its way to a terminal: control characters in file names and class names are escaped.
+"""Escaping of control characters in terminal output.
 
-Every module of the package that prints imports :func:`print` from here; a test checks it.
+Every module that prints imports :func:`print` from this module. A test enforces it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import warnings
 from typing import Any
 
 _PLAIN = re.compile(r"[\n\t -~]*")
-_JOINERS = "\u200c\u200d"  # scripts and emoji need them, and they do not move text
+_JOINERS = "\u200c\u200d"  # required by scripts and emoji, and without effect on the position of text
 _ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def printable(text: str, newlines: bool = True) -> str:
     r"""Return ``text`` with control characters as escapes such as ``\x1b``.
 
-    These are the categories Cc (with C1), Cf (with the overrides of the writing direction), Cs (bytes of file names
-    that are not UTF-8), Zl and Zp of Unicode, except the zero-width joiners.
+    The Unicode categories Cc, Cf, Cs, Zl and Zp are escaped, except the zero-width joiners. Cf contains the overrides
+    of the writing direction. Cs contains bytes of file names that are not UTF-8.
 
     Args:
-        text: any text.
-        newlines: whether line feeds and tabs stay. They do not stay in a cell of a table.
+        text: Any text.
+        newlines: If True, keep line feeds and tabs. Use False for cells of a table. Defaults to True.
 
     >>> printable("cat\x1b[31m\u202eexe"), printable("Zürich 猫")
     ('cat\\x1b[31m\\u202eexe', 'Zürich 猫')
@@ -47,7 +47,7 @@ def _escape(character: str) -> str:
 
 
 def print(*values: object, sep: str = " ", end: str = "\n", file: Any = None, flush: bool = False) -> None:
-    """Print like the builtin, with control characters escaped if it goes to stdout or stderr."""
+    """Print as the builtin does, and escape control characters on stdout and stderr."""
     if file is None or file is sys.stdout or file is sys.stderr:
         builtins.print(printable(sep.join(map(str, values))), end=end, file=file, flush=flush)
     else:
@@ -55,10 +55,10 @@ def print(*values: object, sep: str = " ", end: str = "\n", file: Any = None, fl
 
 
 class EscapingFormatter(logging.Formatter):
-    """A formatter of log records that escapes control characters."""
+    """Log formatter that escapes control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one printable text."""
+        """Return the formatted record with escaped control characters."""
         return printable(super().format(record))
 
 
@@ -66,7 +66,7 @@ _format_warning = warnings.formatwarning
 
 
 def escape_warnings() -> None:
-    """Escape control characters in Python's warnings and in the log messages of Lightning."""
+    """Escape control characters in Python warnings and in the log messages of Lightning."""
     warnings.formatwarning = lambda *given, **more: printable(_format_warning(*given, **more))
     handlers = [each for name in _LIBRARIES for each in logging.getLogger(name).handlers]
     for handler in [*handlers, logging.lastResort]:

@@ -1,4 +1,4 @@
-"""Read and write YAML with the scalars of YAML 1.2, and refuse mappings that lose a key."""
+"""YAML with the scalars of YAML 1.2 and without duplicate keys."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from imgrec.errors import UserError
 
 
 class YAMLKeyError(UserError):
-    """YAML that is not plain data: a duplicate key, a key from a decimal comma, or aliases without an end."""
+    """Invalid mapping: a duplicate key, a key from a decimal comma, or recursive aliases."""
 
 
 _TEXT_IN_12 = ("int", "float", "timestamp", "bool", "value")
-"""Tags of YAML 1.1 whose patterns differ in YAML 1.2, or that YAML 1.2 does not have."""
+"""Tags of YAML 1.1 that have another pattern in YAML 1.2 or do not exist there."""
 
 _LARGEST = 1_000_000
-"""Number of values that a document may have after its aliases are expanded."""
+"""Maximum number of values of a document with expanded aliases."""
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _NULL = "tag:yaml.org,2002:null"
@@ -27,7 +27,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _CheckedMappings:
-    """A mixin that refuses duplicate keys and decimal commas before a mapping is constructed."""
+    """Mixin that raises an error for duplicate keys and decimal commas before it constructs a mapping."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, yaml.Node] = {}
@@ -36,7 +36,7 @@ class _CheckedMappings:
             _refuse_decimal_comma(before, key_node, value_node)
             before = value_node
             if key_node.tag == _MERGE or not isinstance(key_node, yaml.ScalarNode):
-                continue  # several merges are all merged; other keys are refused by PyYAML
+                continue  # PyYAML merges several merge keys and raises an error for other keys
             key = self.construct_object(key_node)  # type: ignore[attr-defined]
             if key in seen:
                 lines = [each.start_mark.line + 1 for each in (seen[key], key_node)]
@@ -47,7 +47,7 @@ class _CheckedMappings:
 
 
 def _refuse_decimal_comma(before: yaml.Node | None, key: yaml.Node, value: yaml.Node) -> None:
-    """Refuse ``{lr: 0,001}``, which YAML reads as the keys ``lr`` and ``001``."""
+    """Raise an error for ``{lr: 0,001}``, which YAML reads as the keys ``lr`` and ``001``."""
     if (
         before is not None
         and before.tag in _NUMBERS
@@ -62,7 +62,7 @@ def _refuse_decimal_comma(before: yaml.Node | None, key: yaml.Node, value: yaml.
 
 
 class _Loader(_CheckedMappings, yaml.SafeLoader):
-    """YAML 1.2's scalars.
+    """Loader with the scalars of YAML 1.2.
 
     ``1e-3`` is a float and ``010`` is ten. ``00:10:00``, ``2026-01-01``, ``on``, ``off``, ``yes`` and ``no`` are text.
     """
@@ -94,14 +94,14 @@ _Loader.add_implicit_resolver(
 
 
 class _FastLoader(_CheckedMappings, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The same loader by libyaml, if it is installed: a resolved config in 2 ms instead of 15."""
+    """The same loader with libyaml, if it is installed. It reads a resolved config in 2 ms instead of 15 ms."""
 
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
     yaml_constructors = _Loader.yaml_constructors
 
 
 class _Dumper(yaml.SafeDumper):
-    """A dumper that quotes a text if a reader of YAML 1.1 or of YAML 1.2 would read something other than text."""
+    """Dumper that quotes a text if YAML 1.1 or YAML 1.2 would read another type."""
 
 
 _Dumper.yaml_implicit_resolvers = {
@@ -111,11 +111,11 @@ _Dumper.yaml_implicit_resolvers = {
 
 
 def load(text: str) -> Any:
-    """Return the plain data in ``text``. No object is ever built.
+    """Parse YAML and return plain data, without building objects.
 
     Raises:
-        YAMLKeyError: If a mapping has a key twice, or a key that comes from a decimal comma, or an alias has no end.
-        yaml.YAMLError: If it is not YAML.
+        YAMLKeyError: If a mapping has a duplicate key or a key from a decimal comma, or if an alias is recursive.
+        yaml.YAMLError: If the text is not YAML.
         ValueError: If an explicit tag does not fit, as in ``!!int x``.
 
     >>> load("{lr: 1e-3, max_time: 00:10:00, cache: off}")
@@ -125,7 +125,7 @@ def load(text: str) -> Any:
         try:
             data = yaml.load(text, Loader=_FastLoader)
         except yaml.YAMLError:
-            data = yaml.load(text, Loader=_Loader)  # its messages show the line
+            data = yaml.load(text, Loader=_Loader)  # its messages contain the line
         _refuse_unbounded(data)
     except RecursionError:
         raise YAMLKeyError("expected plain data, got mappings or lists that are nested too deeply.") from None
@@ -133,7 +133,7 @@ def load(text: str) -> Any:
 
 
 def _refuse_unbounded(data: Any) -> None:
-    """Refuse aliases that contain themselves, or that expand to more than a million values."""
+    """Raise an error for recursive aliases, and for aliases that expand to more than a million values."""
     sizes: dict[int, int] = {}
     open_now: set[int] = set()
 
@@ -153,36 +153,36 @@ def _refuse_unbounded(data: Any) -> None:
     size(data)
 
 
-def read(path: str | Path, what: str = "config") -> Any:
-    """Return the plain data in a YAML file.
+def read(path: str | Path, kind: str = "config") -> Any:
+    """Return the plain data of a YAML file.
 
     Args:
-        path: the file.
-        what: a noun for the file in messages.
+        path: Path of the file.
+        kind: Noun for the file in messages. Defaults to ``"config"``.
 
     Raises:
-        UserError: If the file cannot be read, is not YAML, or has a mapping that loses a key.
+        UserError: If the file cannot be read, is not YAML, or has a duplicate key.
     """
     try:
         return load(Path(path).read_text(encoding="utf-8"))
     except YAMLKeyError as error:
-        raise UserError(f"{what} {path}: {error}") from error
+        raise UserError(f"{kind} {path}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise UserError(f"{kind} {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{what} {path}{line}: not YAML ({error.problem})") from error
+        raise UserError(f"{kind} {path}{line}: not YAML ({error.problem})") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{what} {path}: not YAML ({error})") from error
+        raise UserError(f"{kind} {path}: not YAML ({error})") from error
 
 
-def parse(text: str) -> Any:
-    """Return a value as :func:`load` reads it; a text that is not YAML is returned as it is.
+def parse_scalar(text: str) -> Any:
+    """Parse a value as :func:`load` does. A text that is not YAML is returned unchanged.
 
     Raises:
-        YAMLKeyError: If a mapping has a key twice, or a key that comes from a decimal comma.
+        YAMLKeyError: If a mapping has a duplicate key or a key from a decimal comma.
 
-    >>> parse("1e-3"), parse("{broken")
+    >>> parse_scalar("1e-3"), parse_scalar("{broken")
     (0.001, '{broken')
     """
     try:
@@ -194,7 +194,7 @@ def parse(text: str) -> Any:
 
 
 def dump(data: Any) -> str:
-    """Return plain data as YAML that :func:`load` reads back unchanged, with the keys in their order.
+    """Return plain data as YAML that :func:`load` reads back unchanged. The order of the keys is kept.
 
     >>> print(dump({"lr": 1e-05, "text": "1e3", "max_time": "00:10:00", "cache": "off"}), end="")
     lr: 1.0e-05

@@ -18,7 +18,7 @@ from imgrec.engine.config import normal_form
 from imgrec.errors import UserError
 from imgrec.utils import memory as process
 from imgrec.utils import yaml
-from imgrec.utils.formatting import file_size, parse_size
+from imgrec.utils.formatting import format_size, parse_size
 from tests.conftest import TINY, Cli
 
 MIB = 2**20
@@ -178,7 +178,7 @@ def test_what_is_no_size(text: str) -> None:
 
 def test_sizes_are_read_as_they_are_written() -> None:
     for size in (2**20, 3 * 2**30, 5 * 2**20 // 2):
-        assert parse_size(file_size(size)) == size
+        assert parse_size(format_size(size)) == size
 
 
 # ---------------------------------------------------------------- for real

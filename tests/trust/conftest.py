@@ -17,7 +17,7 @@ from tests.trust.watch import Watch, watched
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the trained run; the current folder holds hostile modules, and the user trusts nothing."""
+    """Return a copy of the trained run, with hostile modules in the current folder and an empty trust file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.delenv("PYTHONPATH", raising=False)

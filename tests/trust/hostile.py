@@ -29,10 +29,10 @@ class Attack:
     """A change to one file of a run.
 
     Args:
-        name: for the name of the test.
+        name: Identifier of the test.
         file: ``config.json``, ``best.ckpt`` or ``config.yaml``.
-        change: changes the content of the file in place.
-        named: the refused name, which the message contains.
+        change: Function that changes the content of the file in place.
+        named: Untrusted name, which the message contains.
     """
 
     name: str
@@ -180,7 +180,7 @@ def place_modules(folder: Path) -> None:
 
 
 def attacked(run: Path, attack: Attack) -> Path:
-    """Change the file of a run as an attack does; return the run."""
+    """Apply an attack to the file of a run, and return the run."""
     if attack.file == "config.json":
         path = run / "model" / "config.json"
         content = json.loads(path.read_text())
@@ -191,7 +191,7 @@ def attacked(run: Path, attack: Attack) -> Path:
         content = torch.load(path, weights_only=True)
         attack.change(content)
         torch.save(content, path)
-        shutil.rmtree(run / "model", ignore_errors=True)  # the checkpoint is what remains to be opened
+        shutil.rmtree(run / "model", ignore_errors=True)  # the checkpoint is the only remaining model
     else:
         path = run / attack.file
         content = yaml.safe_load(path.read_text())

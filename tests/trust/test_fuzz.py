@@ -76,7 +76,7 @@ KEYS += ("pretrained_cfg", "weights", "surgery", "task", "teacher", "init_from",
 
 
 def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in nested mappings and lists, as a path of keys; tensors are left alone."""
+    """Yield the path of keys of every value in nested mappings and lists, without tensors."""
     if isinstance(content, Mapping):
         inside: Any = content.items()
     elif isinstance(content, list) and len(content) < 50:
@@ -194,7 +194,7 @@ def write(path: Path, content: Any) -> None:
 
 @pytest.fixture(scope="module")
 def place(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run whose files are changed and put back; the current folder holds modules that must never run."""
+    """Return a run whose files are changed and restored, in a folder with modules that must never run."""
     home = tmp_path_factory.mktemp("fuzz")
     place_modules(home)
     run = shutil.copytree(trained, home / "runs" / "tiny" / "fuzzed")
@@ -217,7 +217,7 @@ def place(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 
 
 def outcome(run: Path, use: Callable[[Path], Any]) -> str:
-    """Open a changed run under watch; return the kind of its end."""
+    """Open a changed run while events are recorded, and return the kind of the result."""
     home = run.parents[2]
     quiet = io.StringIO()
     with watched(home, sources=(home,)) as watch, warnings.catch_warnings(), torch.random.fork_rng(devices=[]):

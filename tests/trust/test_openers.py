@@ -36,7 +36,7 @@ Words = Callable[[Path], Sequence[str | Path]]
 
 
 def second(run: Path) -> Path:
-    """A second run with other weights, for commands that take two."""
+    """Return a second run with other weights, for commands that require two runs."""
     other = shutil.copytree(run, run.with_name("other"))
     path = other / "checkpoints" / "best.ckpt"
     content = torch.load(path, weights_only=True)
@@ -53,7 +53,7 @@ def picture(run: Path) -> Path:
 
 
 def trained_from(key: str) -> Words:
-    """The words of a training that starts from, or learns from, a run."""
+    """Return the arguments of a training that loads a run as its start or as its teacher."""
 
     def words(run: Path) -> Sequence[str | Path]:
         tiny = run.parents[2] / "tiny.yaml"

@@ -47,7 +47,7 @@ class Watch:
         self._before = {each.ident for each in threading.enumerate()} - {threading.get_ident()}
 
     def see(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Record an event that is not allowed; threads of earlier tests are left alone."""
+        """Record a forbidden event, except in threads of earlier tests."""
         if threading.get_ident() in self._before:
             return
         if event == "subprocess.Popen" and list(arguments[1])[:1] == ["git"] and "rev-parse" in arguments[1]:
@@ -101,7 +101,7 @@ sys.addaudithook(_hook)
 
 @contextmanager
 def watched(*writable: Path, sources: tuple[Path, ...] = ()) -> Iterator[Watch]:
-    """Record the forbidden events of a ``with`` block; temporary folders and imgrec's cache are writable."""
+    """Record the forbidden events of a ``with`` block. Temporary folders and the cache of imgrec are writable."""
     places = [Path(tempfile.gettempdir()) / "nothing", *writable]
     if cache := os.environ.get("IMGREC_CACHE"):
         places.append(Path(cache))

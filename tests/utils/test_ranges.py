@@ -9,7 +9,7 @@ import pytest
 
 from imgrec.errors import SpecError, UserError
 from imgrec.utils import ranges
-from imgrec.utils.ranges import check_ranges, describe_type, in_range, without_ranges
+from imgrec.utils.ranges import check_ranges, describe_type, is_in_range, without_ranges
 from imgrec.utils.signature import check_type
 
 CASES: list[tuple[str, list[Any], list[Any], str]] = [
@@ -32,12 +32,12 @@ def test_bounds_and_description(name: str, inside: list[Any], outside: list[Any]
     optional: Any = hint | None
     assert describe_type(hint) == text
     for value in inside:
-        assert in_range(value, hint)
+        assert is_in_range(value, hint)
         assert check_type(value, hint, "x") == value
         assert check_type([value], listed, "x") == [value]
         assert check_type(value, optional, "x") == value
     for value in outside:
-        assert not in_range(value, hint)
+        assert not is_in_range(value, hint)
         for given, kind in ((value, hint), ([value], listed), (value, optional)):
             with pytest.raises(SpecError, match="x: expected"):
                 check_type(given, kind, "x")

@@ -64,7 +64,7 @@ def test_what_a_class_gives_to_its_base_cannot_be_given_again(factory: type, nam
 
 
 def test_the_tensorboard_logger_needs_no_root_dir() -> None:
-    """Its base asks for `root_dir`; it gives that itself, from `save_dir`."""
+    """The class sets `root_dir` of its base class from `save_dir`."""
     entry: Entry[Any] = Entry("TensorBoardLogger", TensorBoardLogger)
     assert "save_dir" in entry.parameters
     assert "root_dir" not in entry.parameters

@@ -45,14 +45,14 @@ def triplet(features: Tensor) -> Tensor:
 
 
 def projected(weight: Tensor) -> Tensor:
-    """The direction after the projection; a weight below the limit keeps its length."""
+    """Return the direction after the projection. A weight below the limit keeps its length."""
     project_max_norm_([found := weight.clone()], limit=1.0)
     assert (unit_norms(found) <= unit_norms(weight).clamp(max=1.0001)).all()
     return unit_length(found)
 
 
 def clipped(gradient: Tensor) -> Tensor:
-    """The direction after clipping to 0.1; a shorter gradient keeps its length."""
+    """Return the direction after clipping to 0.1. A shorter gradient keeps its length."""
     clip_adaptively_([found := gradient.clone()], [torch.eye(4, 8)], factor=0.1)
     torch.testing.assert_close(unit_norms(found), unit_norms(gradient).clamp(max=0.1))
     return unit_length(found)

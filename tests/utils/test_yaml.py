@@ -211,4 +211,4 @@ def test_aliases_without_an_end_are_one_message(text: str, message: str, tmp_pat
     with pytest.raises(UserError, match=message):
         read_config(tmp_path / "a.yaml")
     with pytest.raises(UserError, match=message):
-        yaml12.parse(text)
+        yaml12.parse_scalar(text)

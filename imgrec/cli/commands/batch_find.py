@@ -135,7 +135,7 @@ def search(engine: Engine, memory: str | None, smallest: int, largest: int) -> B
     """
     from imgrec.callbacks.throughput import StepMeter
     from imgrec.engine.short_run import MemoryOf, train_briefly
-    from imgrec.utils.formatting import file_size
+    from imgrec.utils.formatting import format_size
 
     images = _training_images(engine)
     device = engine.trainer.strategy.root_device
@@ -147,7 +147,7 @@ def search(engine: Engine, memory: str | None, smallest: int, largest: int) -> B
     while not end:
         told = predicted_memory(tried, size)
         if device.type != "cuda" and told is not None and told > budget:
-            end = f"{size} would take about {file_size(told)}"
+            end = f"{size} would take about {format_size(told)}"
             break
         meter = StepMeter(_STEPS)
         held.count_anew()
@@ -160,7 +160,7 @@ def search(engine: Engine, memory: str | None, smallest: int, largest: int) -> B
             continue
         peak = held.peak()
         if peak > budget:
-            end = f"{size} took {file_size(peak)}"
+            end = f"{size} took {format_size(peak)}"
             continue
         tried.append(BatchSize(size, peak, meter.images_per_second))
         if size >= min(largest, images):
@@ -169,7 +169,7 @@ def search(engine: Engine, memory: str | None, smallest: int, largest: int) -> B
         if size > largest:
             end = end or f"--largest is {largest}"
     if not tried:
-        raise UserError(f"no batch fits in {file_size(budget)}: {end}")
+        raise UserError(f"no batch fits in {format_size(budget)}: {end}")
     return BatchSizes(tuple(tried), budget, end)
 
 
@@ -212,15 +212,15 @@ def _check(given: Mapping[str, Any]) -> None:
 def _say(found: BatchSizes, csv_file: str | None) -> None:
     from imgrec.cli.output import console_for, print_table
     from imgrec.cli.written import write_table
-    from imgrec.utils.formatting import file_size
+    from imgrec.utils.formatting import format_size
 
     columns = ("batch size", "memory", "images/s")
-    rows = [[str(each.size), file_size(each.memory), f"{each.images_per_second:,.0f}"] for each in found.tried]
+    rows = [[str(each.size), format_size(each.memory), f"{each.images_per_second:,.0f}"] for each in found.tried]
     print()
     print_table(console_for(10_000), columns, rows, left=())
     print()
     largest, as_fast = found.largest, found.as_fast
-    of = f"{file_size(largest.memory)} of {file_size(found.budget)}"
+    of = f"{format_size(largest.memory)} of {format_size(found.budget)}"
     print(f"largest    --data.batch_size {largest.size}   ({of}; {found.end})")
     if as_fast.size < largest.size:
         print(f"as fast    --data.batch_size {as_fast.size}   (within 5 % of the most images a second)")

@@ -166,11 +166,11 @@ def _check(given: Mapping[str, Any], toggles: list[tuple[str, Any]]) -> None:
 def _say(base: TrainingStep, found: Mapping[str, StepCost | str], csv_file: str | None) -> None:
     from imgrec.cli.output import console_for, print_table
     from imgrec.cli.written import write_table
-    from imgrec.utils.formatting import file_size
+    from imgrec.utils.formatting import format_size
 
     costs = {name: cost for name, cost in found.items() if not isinstance(cost, str)}
     print(
-        f"\nthe step   {1000 * base.seconds():.0f} ms for {len(base.batch)} images, {file_size(base.memory)}, "
+        f"\nthe step   {1000 * base.seconds():.0f} ms for {len(base.batch)} images, {format_size(base.memory)}, "
         f"{base.parameters:,} parameters, {base.macs / 1e6:,.1f} M MACs, {base.precision}\n"
     )
     columns = ("technique", "time", "memory", "parameters", "MACs")

@@ -108,14 +108,14 @@ def _title(column: str) -> str:
 
 def _text(column: str, value: Any) -> str:
     from imgrec.runs.rows import FIGURES
-    from imgrec.utils.formatting import config_value, duration, file_size, short_count
+    from imgrec.utils.formatting import config_value, duration, format_size, short_count
 
     if value is None:
         return ""
     if column == "train_seconds":
         return duration(value)
     if column == "size":
-        return file_size(value)
+        return format_size(value)
     if column == "parameters":
         return short_count(value)
     if isinstance(value, float) and column.startswith(FIGURES):

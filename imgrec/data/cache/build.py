@@ -25,7 +25,7 @@ from torch import Tensor
 from imgrec.data.bad_images import usable_cores
 from imgrec.data.cache.storage import ENTRY, FORMAT, IMAGES, INDEX, META, DecodedImages
 from imgrec.data.decoding.image import BadImage
-from imgrec.utils.progress import shown
+from imgrec.utils.progress import progress_bar
 
 Read = Callable[[int], Tensor]
 Write = Callable[[bytes], object]
@@ -131,7 +131,7 @@ def _pack(read: Read, rows: NDArray[np.int64], planar: bool, write: Write) -> tu
     index = np.zeros(len(rows), ENTRY)
     bad: dict[int, str] = {}
     offset = 0
-    found = shown(_decoded(read, rows, planar), len(rows), "Decoding images for the cache")
+    found = progress_bar(_decoded(read, rows, planar), len(rows), "Decoding images for the cache")
     for slot, image in enumerate(found):
         if isinstance(image, str):
             bad[slot] = image

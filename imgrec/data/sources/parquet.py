@@ -186,7 +186,7 @@ def _schema(shards: Sequence[Shard]) -> tuple[pa.Schema, dict[str, Any]]:
                 f"{', '.join(schemas[0].names)}."
             )
     first = schemas[0]
-    noted = json_text.parse((first.metadata or {}).get(b"huggingface", b"{}"))
+    noted = json_text.loads((first.metadata or {}).get(b"huggingface", b"{}"))
     return first, noted.get("info", {}).get("features", {})
 
 

@@ -150,7 +150,7 @@ def _label(
     text = texts.get("json")
     if text is not None:
         try:
-            values = json_text.parse(text)
+            values = json_text.loads(text)
         except json.JSONDecodeError as error:
             raise UserError(f"{name}.json is not JSON: {error}.") from error
         if isinstance(values, dict):

@@ -60,7 +60,7 @@ def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
     for record in wandb_records(path):
         if record.WhichOneof("record_type") == "history":
             yield {
-                item.key or ".".join(item.nested_key): json_text.parse(item.value_json) for item in record.history.item
+                item.key or ".".join(item.nested_key): json_text.loads(item.value_json) for item in record.history.item
             }
 
 

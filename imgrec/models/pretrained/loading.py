@@ -45,7 +45,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{folder} is no model folder: it holds no config.json")
     try:
-        config = json_text.parse(file.read_text(encoding="utf-8"))
+        config = json_text.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):

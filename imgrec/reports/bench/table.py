@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from imgrec.reports.bench.results import Bench, BenchRow
-from imgrec.utils.formatting import file_size, short_count
+from imgrec.utils.formatting import format_size, short_count
 
 ABSENT = "—"
 LEFT = ("Network", "Runtime", "Precision")
@@ -150,7 +150,7 @@ def _count(name: str) -> Callable[[BenchRow], str]:
 def _size(name: str) -> Callable[[BenchRow], str]:
     def text(row: BenchRow) -> str:
         value = getattr(row, name)
-        return ABSENT if value is None else file_size(value)
+        return ABSENT if value is None else format_size(value)
 
     return text
 
