@@ -99,7 +99,7 @@ def train(name: str, stop: bool) -> int:
         return after_batch(trainer, *arguments, **named)
 
     if stop:
-        pl.Trainer.fit = fit  # type: ignore[method-assign]
+        pl.Trainer.fit = fit  # type: ignore[method-assign, assignment]
     sys.argv = ["imgrec", "fit", "--config", f"{name}.yaml"]
     try:
         return main(sys.argv[1:])
