@@ -26,6 +26,7 @@ from imgrec.callbacks.recording.recorder import RunRecorder
 from imgrec.callbacks.seeding import PositionalSeeding
 from imgrec.callbacks.test_time_augmentation import TestTimeViews
 from imgrec.loggers.csv import MetricsLogger
+from imgrec.tasks.callback import Callback
 
 __all__ = [
     "EMA",
@@ -33,6 +34,7 @@ __all__ = [
     "AdaptiveClipping",
     "AugmentationStrength",
     "BestCheckpoint",
+    "Callback",
     "EarlyStopping",
     "EpochPictures",
     "EpochProgress",

@@ -11,9 +11,10 @@ from imgrec.errors import UserError
 from imgrec.losses.base import in_range
 from imgrec.models.utils.patterns import Scope, scope_names
 from imgrec.optim.gradient_clipping import clip_adaptively_
+from imgrec.tasks.callback import Callback
 
 
-class AdaptiveClipping(pl.Callback):
+class AdaptiveClipping(Callback):
     """Scales each unit's gradient down to a part of the norm of the unit's weights, before every optimizer step.
 
     Gradients are those of the step: accumulated, gathered from all processes, unscaled. It goes with
@@ -39,7 +40,7 @@ class AdaptiveClipping(pl.Callback):
     arXiv 2102.06171.
     """
 
-    in_trials = True
+    runs_in_short_runs = True
 
     def __init__(self, factor: float = 0.01, eps: float = 1e-3, exclude: str | list[str] | None = "head") -> None:
         try:
@@ -51,7 +52,7 @@ class AdaptiveClipping(pl.Callback):
 
         self._clipped: list[Tensor] = []
 
-    def check_network(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def validate_model(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find what is clipped; called before anything is written.
 
         Raises:
@@ -73,7 +74,7 @@ class AdaptiveClipping(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find what is clipped, where the run's recorder has not asked yet."""
         if not self._clipped:
-            self.check_network(trainer, pl_module)
+            self.validate_model(trainer, pl_module)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer

@@ -8,9 +8,10 @@ import pytorch_lightning as pl
 
 from imgrec.augment import TrainingPipeline
 from imgrec.errors import UserError
+from imgrec.tasks.callback import Callback
 
 
-class AugmentationStrength(pl.Callback):
+class AugmentationStrength(Callback):
     """Raises the strength of batch transforms and mixing over training, in a straight line.
 
     Strength 0 changes no colour, turns nothing, erases and mixes nothing; 1 is what the config says. Crops and flips,
@@ -37,7 +38,7 @@ class AugmentationStrength(pl.Callback):
     Source: Tan and Le 2021, "EfficientNetV2: smaller models and faster training", arXiv 2104.00298.
     """
 
-    in_trials = True
+    runs_in_short_runs = True
 
     def __init__(self, start: float = 0.0, end: float = 1.0, until: float = 1.0) -> None:
         if not (0 <= start <= 1 and 0 <= end <= 1):
@@ -60,7 +61,7 @@ class AugmentationStrength(pl.Callback):
         training.strength = self.at
 
 
-class ImageSizeSchedule(pl.Callback):
+class ImageSizeSchedule(Callback):
     """Begins training with smaller images and lets them grow: progressive resizing, on the device.
 
     Each batch is resized after augmentation and mixing, so a step on small images costs less. Evaluation always sees
@@ -84,7 +85,7 @@ class ImageSizeSchedule(pl.Callback):
     "EfficientNetV2: smaller models and faster training", arXiv 2104.00298.
     """
 
-    in_trials = True
+    runs_in_short_runs = True
 
     def __init__(self, start: float = 0.5, until: float = 0.8, multiple: int = 4) -> None:
         if not 0 < start <= 1:

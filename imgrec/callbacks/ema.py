@@ -15,10 +15,11 @@ from torch import Tensor
 from imgrec.compress.pruning.widths import select
 from imgrec.errors import UserError
 from imgrec.optim.averaging import ema_decay, ema_update_, wide_copy
+from imgrec.tasks.callback import Callback
 from imgrec.utils.checks import at_least_one
 
 
-class EMA(pl.Callback):
+class EMA(Callback):
     """Averages the weights over the steps of training; validation, the best checkpoint and the model are the average.
 
     A checkpoint holds the average as its ``state_dict``, as Lightning's ``EMAWeightAveraging`` has it, and beside it,
@@ -47,6 +48,8 @@ class EMA(pl.Callback):
     and Optimization 30, 10.1137/0330046; Tarvainen and Valpola 2017, "Mean teachers are better role models",
     arXiv 1703.01780.
     """
+
+    averages_weights = True
 
     def __init__(
         self,
@@ -131,23 +134,17 @@ class EMA(pl.Callback):
         """The averages by the names of the module's state dict, to be changed in place; none before they begin."""
         return self._averages or {}
 
-    def follow(self, pl_module: pl.LightningModule, kept: Mapping[str, Tensor]) -> None:
-        """Become the average of a network that has just lost channels or blocks, between two steps.
-
-        Args:
-            pl_module: what is averaged, as it is now.
-            kept: by the names of its state dict, for each tensor that was cut, int64 indices into the flattened old
-                one, in the new shape. What is no longer in the state dict is left out; what is new begins as it is.
-        """
+    def on_weights_pruned(self, pl_module: pl.LightningModule, kept_indices: Mapping[str, Tensor]) -> None:
+        """Prune the average as the weights. New tensors start with their present value."""
         if self._tensors is None:
             return
         self._tensors = _Tensors(pl_module)
         if self._averages is not None:
-            old = self._averages
-            self._averages = {
-                name: select(old[name], kept[name]) if name in kept else old[name] if name in old else wide_copy(value)
-                for name, value in self._tensors
+            old = {
+                name: select(value, kept_indices[name]) if name in kept_indices else value
+                for name, value in self._averages.items()
             }
+            self._averages = {name: old[name] if name in old else wide_copy(value) for name, value in self._tensors}
 
     # ---------------------------------------------------------------- the average in the place of the weights
 

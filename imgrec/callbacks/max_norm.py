@@ -17,11 +17,12 @@ from imgrec.losses.base import in_range
 from imgrec.models.utils.patterns import Scope, in_scope, scope_names
 from imgrec.optim.max_norm import project_max_norm_
 from imgrec.optim.optimizers.averaged import evaluated_elsewhere
+from imgrec.tasks.callback import Callback
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-class MaxNorm(pl.Callback):
+class MaxNorm(Callback):
     """Keeps the weights of each filter, or each row of a matrix, at a Euclidean norm of at most ``limit``.
 
     After every optimizer step, what is longer is shortened: a constraint, and no penalty, that lets large learning
@@ -48,7 +49,7 @@ class MaxNorm(pl.Callback):
     section 5.1.
     """
 
-    in_trials = True
+    runs_in_short_runs = True
 
     def __init__(self, limit: float = 3.0, scope: str | list[str] | None = None) -> None:
         try:
@@ -59,7 +60,7 @@ class MaxNorm(pl.Callback):
         self._weights: list[nn.Parameter] = []
         self._hooks: list[RemovableHandle] = []
 
-    def check_network(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def validate_model(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what cannot be constrained; called before anything is written."""
         if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
             raise UserError(
@@ -92,7 +93,7 @@ class MaxNorm(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stand behind each optimizer's step."""
-        self.check_network(trainer, pl_module)  # without a recorder nobody has asked for it yet
+        self.validate_model(trainer, pl_module)  # without a recorder nobody has asked for it yet
         self._weights = self._find(pl_module)
         for optimizer in trainer.optimizers:
             elsewhere = evaluated_elsewhere(optimizer)
@@ -111,7 +112,7 @@ class MaxNorm(pl.Callback):
             points = [elsewhere.point(weight) for weight in weights]
             project_max_norm_([point for point in points if point is not None], self.limit)
 
-    def follow(self, pl_module: pl.LightningModule, kept: Mapping[str, Tensor]) -> None:
+    def on_weights_pruned(self, pl_module: pl.LightningModule, kept_indices: Mapping[str, Tensor]) -> None:
         """Go on with a network that has just lost channels or blocks, between two steps."""
         self._weights = self._find(pl_module)
 

@@ -16,6 +16,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from imgrec.callbacks.recording.current_run import run_folder
 from imgrec.errors import ResourceError
 from imgrec.runs.summary import update_summary
+from imgrec.tasks.callback import Callback
 from imgrec.utils.signals import signal_name
 from imgrec.utils.terminal import print
 
@@ -29,7 +30,7 @@ _watched: list[subprocess.Popen[bytes]] = []
 """The processes that this one launched, of rank 1 and above."""
 
 
-class RankWatch(pl.Callback):
+class RankWatch(Callback):
     """Ends all processes of a training that Lightning launched when one of them dies.
 
     A collective operation may wait for a dead process for minutes. Lightning's own observer ends the first process with
@@ -38,7 +39,7 @@ class RankWatch(pl.Callback):
     are theirs to end.
     """
 
-    in_trials = True
+    runs_in_short_runs = True
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begin to watch, once in a process."""

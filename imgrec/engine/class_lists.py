@@ -88,7 +88,7 @@ CLASS_LISTS: dict[str, ClassList] = {
             "ModelCheckpoint",
             "ModelSummary",
         ),
-        left_out=("RunRecorder",),
+        left_out=("Callback", "RunRecorder"),
     ),
     "loggers": ClassList(
         kind="logger",

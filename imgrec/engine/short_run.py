@@ -18,12 +18,13 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities.memory import is_oom_error
 
-from imgrec.callbacks import PositionalSeeding, make_lean
+from imgrec.callbacks import make_lean
 from imgrec.cli.options import Arguments
 from imgrec.engine.config import Config, check_keys, merge, override, read_config
 from imgrec.engine.experiment import Engine, build_trainer
 from imgrec.engine.instantiate import instantiate
 from imgrec.errors import UserError
+from imgrec.tasks.callback import Callback
 from imgrec.utils.memory import forget_peak, free_memory, process_memory
 from imgrec.utils.terminal import print
 
@@ -109,7 +110,7 @@ def train_briefly(
     """Begin the training that an engine would begin, on copies of its task, data and callbacks.
 
     It runs on one device: batches of other devices are accumulated. There is no validation, nothing is logged or
-    written, and of the callbacks those alone run that say ``in_trials``: those that belong to a training step itself.
+    written, and only callbacks with ``runs_in_short_runs`` run, see :class:`imgrec.Callback`.
     Afterwards the engine, its parts and the random generators of this process are as they were.
 
     Args:
@@ -130,7 +131,10 @@ def train_briefly(
         task = copy.deepcopy(engine.task, {id(engine.task._trainer): None})
         module = instantiate(spec, pl.LightningDataModule, "data")
         brief: Any = build_trainer({**arguments, **(trainer or {})}, bare=True)
-        brief.callbacks = [*(copy.deepcopy(each) for each in engine.trainer.callbacks if in_trials(each)), *watching]
+        brief.callbacks = [
+            *(copy.deepcopy(each) for each in engine.trainer.callbacks if runs_in_short_runs(each)),
+            *watching,
+        ]
         make_lean(brief, task)
         try:
             brief.fit(task, datamodule=module)
@@ -141,10 +145,10 @@ def train_briefly(
             _let_go()
 
 
-def in_trials(callback: pl.Callback) -> bool:
-    """Whether a callback belongs to a training step itself, so that a trial of a few steps has it, too."""
-    return isinstance(callback, PositionalSeeding | GradientAccumulationScheduler) or bool(
-        getattr(callback, "in_trials", False)
+def runs_in_short_runs(callback: pl.Callback) -> bool:
+    """Return True if a callback is part of a training step, so that a short run needs it."""
+    return isinstance(callback, GradientAccumulationScheduler) or (
+        isinstance(callback, Callback) and callback.runs_in_short_runs
     )
 
 
@@ -153,7 +157,7 @@ def left_out(engine: Engine) -> list[str]:
     given = engine.config["trainer"].get("callbacks") or []
     named = [each if isinstance(each, str) else each["class_path"] for each in _listed(given)]
     short = [name.rpartition(".")[2] for name in named]
-    running = {type(each).__name__ for each in engine.trainer.callbacks if in_trials(each)}
+    running = {type(each).__name__ for each in engine.trainer.callbacks if runs_in_short_runs(each)}
     return [name for name in short if name not in running]
 
 

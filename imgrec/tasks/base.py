@@ -21,6 +21,7 @@ from imgrec.optim.schedules.scheduler import FollowedSchedule
 from imgrec.registry import Spec, Specs
 from imgrec.tasks.accumulation import AccumulatedSamples, scale_gradients
 from imgrec.tasks.building import BuiltTask
+from imgrec.tasks.callback import imgrec_callbacks
 from imgrec.tasks.collectives import first_buffers, on_first, process_count
 from imgrec.tasks.epoch_predictions import EpochBuffer, EpochPredictions, RunningMeans
 from imgrec.tasks.evaluation_weights import agree_on_weights, keep_evaluated, put_evaluated, put_trained
@@ -155,9 +156,8 @@ class BaseTask(BuiltTask):
 
     def _objective_again(self, batch: Batch) -> Tensor:
         """What :meth:`_objective` gives, at the worst point near the weights, and not logged."""
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if (on_ascent := getattr(callback, "on_ascent", None)) is not None:
-                on_ascent(self.trainer, self)
+        for callback in imgrec_callbacks(self.trainer):
+            callback.on_sam_second_pass(self.trainer, self)
         with self._running.paused():
             return self._objective(batch, logged=False)
 

@@ -15,6 +15,7 @@ from imgrec.errors import UserError
 from imgrec.optim.optimizers.averaged import EvaluatedElsewhere, evaluated_elsewhere
 from imgrec.optim.schedules.base import SCHEDULES
 from imgrec.registry import Spec
+from imgrec.tasks.callback import Callback
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def agree_on_weights(trainer: pl.Trainer, optimizer: Optimizer, schedule: Spec) 
 
 
 def _averages(callback: object) -> bool:
-    return isinstance(callback, WeightAveraging) or hasattr(callback, "averages")
+    return isinstance(callback, WeightAveraging) or (isinstance(callback, Callback) and callback.averages_weights)
 
 
 def put_evaluated(trainer: pl.Trainer) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from imgrec import EMA, BestCheckpoint, ClassificationTask, Pruning, RunFolder, UserError
-from imgrec.callbacks.compression.anew import forget_best
+from imgrec.callbacks.compression.model_surgery import reset_best
 from imgrec.callbacks.compression.structured_pruning import StructuredPruning
 from imgrec.callbacks.nan_guard.replay import Replay, Step, take_snapshot
 from tests.callbacks.small_training import digits, in_two_parts, same, task, trainer
@@ -214,7 +214,7 @@ def test_best_and_patience_begin_anew() -> None:
     every.best_model_path = "b.ckpt"
     patient = EarlyStopping("val/acc", mode="max")
     patient.best_score, patient.wait_count = torch.tensor(0.9), 2
-    forget_best(cast(pl.Trainer, SimpleNamespace(callbacks=[best, every, patient])))
+    reset_best(cast(pl.Trainer, SimpleNamespace(callbacks=[best, every, patient])))
     assert best.best_model_path == ""
     assert best.best_model_score is None
     assert best.best_k_models == {}

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import imgrec
-from imgrec.callbacks import PositionalSeeding
+from imgrec.callbacks import Callback, PositionalSeeding
 from imgrec.cli.commands.lr_find import configured_rate, range_test
 from imgrec.cli.training import train
 from imgrec.engine.config import merge, normal_form
@@ -58,10 +58,10 @@ def table(path: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-class Watch(pl.Callback):
+class Watch(Callback):
     """Notes the loss of each batch, the rates of its step and the sizes of its images; stops after some batches."""
 
-    in_trials = True
+    runs_in_short_runs = True
 
     def __init__(self, batches: int = 10**9) -> None:
         self.batches = batches

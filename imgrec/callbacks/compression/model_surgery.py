@@ -8,15 +8,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from imgrec.callbacks.compression.anew import forget_best
+from imgrec.callbacks.checkpoints.best import BestCheckpoint
 from imgrec.compress.pruning.optimizer_state import cut_states, leave_out
 from imgrec.compress.surgery import surgery_of
 from imgrec.errors import TrainingFailedError
 from imgrec.models import set_channels_last
 from imgrec.models.utils.forward import modes_kept
+from imgrec.tasks.callback import imgrec_callbacks
 
 Surgery = Callable[[nn.Module], Mapping[str, Tensor]]
 """Changes a network in place. Parameters stay the objects that they were, with other data, or are gone.
@@ -29,8 +31,8 @@ def operate(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: Surgery
     """Have the network of a task operated on between two optimizer steps, so that the next one goes on from there.
 
     - The optimizer keeps its groups, its learning rates and its schedule; momentum and moments are cut as the weights.
-    - Callbacks that keep something of the weights' shape go on with it cut: ``follow`` of EMA's average and of masks,
-      ``keep_anew`` of NaNGuard's copy of the state.
+    - Callbacks that keep something of the weights' shape go on with it cut: ``on_weights_pruned`` of EMA's
+      average and of masks, ``on_model_changed`` of NaNGuard's copy of the state.
     - The best checkpoint and early stopping begin anew: what was best is another network.
     - Nothing is drawn from the default generators; a compiled network is compiled again at its next batch.
     - Under DDP, gradients are gathered anew; the processes must have come to the same network.
@@ -67,13 +69,12 @@ def operate(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: Surgery
     if wrapped is not None:
         _agree(trainer, task.model)
         wrapped.configure_ddp()
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if (follow := getattr(callback, "follow", None)) is not None:
-            follow(pl_module, {f"model.{name}": indices for name, indices in kept.items()})
-    forget_best(trainer)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if (keep_anew := getattr(callback, "keep_anew", None)) is not None:  # of what the others have become
-            keep_anew(trainer, pl_module)
+    callbacks = imgrec_callbacks(trainer)
+    for callback in callbacks:
+        callback.on_weights_pruned(pl_module, {f"model.{name}": indices for name, indices in kept.items()})
+    reset_best(trainer)
+    for callback in callbacks:
+        callback.on_model_changed(trainer, pl_module)
 
 
 def unwrap_ddp(trainer: pl.Trainer, pl_module: pl.LightningModule) -> DDPStrategy | None:
@@ -95,3 +96,22 @@ def _agree(trainer: pl.Trainer, model: nn.Module) -> None:
     same = trainer.strategy.broadcast(ours) == ours
     if not trainer.strategy.reduce_boolean_decision(same):
         raise TrainingFailedError("the processes came to different networks when channels were taken out")
+
+
+def reset_best(trainer: pl.Trainer) -> None:
+    """Reset the best score of checkpoint and early-stopping callbacks after the model changed.
+
+    A change in the middle of a training mostly lowers the accuracy. The best validation before it would otherwise be
+    kept as the result, and the patience of early stopping would run out. Files are kept until they are overwritten.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
+            worst = torch.tensor(torch.inf if callback.mode == "min" else -torch.inf)
+            callback.best_k_models = {}
+            callback.best_model_path = callback.kth_best_model_path = ""
+            callback.best_model_score, callback.kth_value = None, worst
+            if isinstance(callback, BestCheckpoint):
+                callback.best_tie = None
+        elif isinstance(callback, EarlyStopping):
+            callback.wait_count = 0
+            callback.best_score = torch.tensor(torch.inf if callback.mode == "min" else -torch.inf)

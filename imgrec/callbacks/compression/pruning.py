@@ -16,8 +16,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from imgrec.callbacks.compression.anew import forget_best
 from imgrec.callbacks.compression.lottery_ticket import Ticket, copy_of
+from imgrec.callbacks.compression.model_surgery import reset_best
 from imgrec.callbacks.compression.structured_pruning import StructuredPruning
 from imgrec.callbacks.ema import EMA
 from imgrec.callbacks.recording.current_run import run_folder
@@ -29,6 +29,7 @@ from imgrec.compress.pruning.weight_importance import Criterion
 from imgrec.errors import TrainingFailedError, UserError
 from imgrec.optim.optimizers.averaged import evaluated_elsewhere
 from imgrec.runs.summary import update_summary
+from imgrec.tasks.callback import Callback
 from imgrec.utils.seeding import run_seed
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ inform = rank_zero_only(logger.info)
 warn = rank_zero_only(logger.warning)
 
 
-class Pruning(pl.Callback):
+class Pruning(Callback):
     """Sets more and more single weights to zero while the network trains, and keeps them there.
 
     Masked weights are exactly zero after every optimizer step: in validation, in checkpoints, in the average of
@@ -189,7 +190,7 @@ class Pruning(pl.Callback):
                 + ("leave one of them out" if self.ticket else f"give Pruning `{argument}: {channels:g}` or more")
             )
 
-    def check_network(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def validate_model(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the layers and the ticket; called before anything is written.
 
         Raises:
@@ -206,7 +207,7 @@ class Pruning(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the layers, where the run's recorder has not asked yet."""
         if self._masking is None:
-            self.check_network(trainer, pl_module)
+            self.validate_model(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find out when masks are decided; put those of a resumed run, or of a ticket, on the weights."""
@@ -293,7 +294,7 @@ class Pruning(pl.Callback):
             for each in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(each, EMA):
                     masking.mask_others(each.averages)
-            forget_best(trainer)
+            reset_best(trainer)
         if self.plan.criterion != "movement":
             masking.sums.clear()
         if due == decisions.last:
@@ -314,7 +315,7 @@ class Pruning(pl.Callback):
                 points = {name: elsewhere.point(weight) for name, weight in self._masking.weights.items()}
                 self._masking.mask_others({name: point for name, point in points.items() if point is not None})
 
-    def on_ascent(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_sam_second_pass(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave masked weights where they are, when a sharpness-aware optimizer has moved all of them."""
         if self._masking is not None:
             self._masking.mask_weights()
@@ -332,16 +333,10 @@ class Pruning(pl.Callback):
         self._trained = trained
         self._masking.bind({name: there[name] for name in self._masking.weights})
 
-    def follow(self, pl_module: pl.LightningModule, kept: Mapping[str, Tensor]) -> None:
-        """Go on with a network that has just lost channels or blocks, between two steps.
-
-        Args:
-            pl_module: what is pruned, as it is now.
-            kept: by the names of its state dict, for each tensor that was cut, int64 indices into the flattened old
-                one, in the new shape.
-        """
+    def on_weights_pruned(self, pl_module: pl.LightningModule, kept_indices: Mapping[str, Tensor]) -> None:
+        """Prune the masks as the weights."""
         if self._masking is not None:
-            self._masking.follow(dict(pl_module.named_parameters()), kept)
+            self._masking.follow(dict(pl_module.named_parameters()), kept_indices)
             self._trained = []
             if self.plan.pattern is not None:
                 fitting = fit_for(self._masking.weights, self.plan.pattern[1])
@@ -409,7 +404,7 @@ class Pruning(pl.Callback):
         """Go on from there, when training starts."""
         self._loaded = state_dict or None
 
-    def go_back(self, state_dict: dict[str, Any]) -> None:
+    def rewind(self, state_dict: dict[str, Any]) -> None:
         """Go on from there at once: the steps since then are done again."""
         self._take(state_dict)
 

@@ -25,13 +25,14 @@ from imgrec.compress.quantization.qat import QuantizedClassifier
 from imgrec.errors import UserError
 from imgrec.models import Classifier
 from imgrec.runs.summary import update_summary
+from imgrec.tasks.callback import Callback
 from imgrec.tasks.collectives import first_buffers
 
 logger = logging.getLogger(__name__)
 inform = rank_zero_only(logger.info)
 
 
-class QAT(pl.Callback):
+class QAT(Callback):
     """From a fraction of training on, rounds weights and activations as int8 does, so that the network learns with it.
 
     What is trained are the same parameters; the optimizer's state, the average of :class:`EMA` and the masks of
@@ -120,7 +121,7 @@ class QAT(pl.Callback):
         if reason is not None:
             raise UserError(f"trainer.callbacks: {type(callback).__name__} {reason}")
 
-    def check_network(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def validate_model(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse a network that cannot be quantized; called before anything is written."""
         model = getattr(pl_module, "model", None)
         if not isinstance(model, Classifier):
@@ -155,7 +156,7 @@ class QAT(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the network, where the run's recorder has not asked yet."""
         if self._steps is None:
-            self.check_network(trainer, pl_module)
+            self.validate_model(trainer, pl_module)
 
     # ---------------------------------------------------------------- the steps
 

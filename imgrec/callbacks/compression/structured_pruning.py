@@ -27,6 +27,7 @@ from imgrec.errors import UserError
 from imgrec.models import Classifier
 from imgrec.models.utils.forward import modes_kept
 from imgrec.runs.summary import update_summary
+from imgrec.tasks.callback import Callback
 from imgrec.utils.checks import at_least_one
 from imgrec.utils.optional import require
 from imgrec.utils.seeding import position_seed, run_seed
@@ -34,7 +35,7 @@ from imgrec.utils.seeding import position_seed, run_seed
 _WORDS: dict[CostKind, str] = {"macs": "MACs", "parameters": "parameters"}
 
 
-class StructuredPruning(pl.Callback):
+class StructuredPruning(Callback):
     """Takes channels and attention heads out of the network while it trains, so that it is really smaller and faster.
 
     At each round the least important channels go, with every weight that belongs to them, and training goes on with
@@ -156,7 +157,7 @@ class StructuredPruning(pl.Callback):
                 )
         self._forget()
 
-    def check_network(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def validate_model(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse a network that cannot be pruned so far, and too few steps; called before anything is written."""
         if not isinstance(getattr(pl_module, "model", None), Classifier):
             raise UserError("trainer.callbacks: StructuredPruning takes a task whose `model` is an imgrec Classifier")
@@ -178,7 +179,7 @@ class StructuredPruning(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find out before which steps the rounds are."""
-        self.check_network(trainer, pl_module)  # without a recorder nobody has asked for it yet
+        self.validate_model(trainer, pl_module)  # without a recorder nobody has asked for it yet
         self._at = self._positions(trainer)
         if self._loaded is not None:
             state, self._loaded = self._loaded, None

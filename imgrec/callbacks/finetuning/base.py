@@ -22,9 +22,10 @@ from imgrec.errors import UserError
 from imgrec.models.freezing import NormPolicy, held_norms, norm_policy, refuse_all_frozen, set_frozen
 from imgrec.optim.optimizers.sgd import unfuse
 from imgrec.runs.summary import update_summary
+from imgrec.tasks.callback import Callback, imgrec_callbacks
 
 
-class Freezing(pl.Callback, ABC):
+class Freezing(Callback, ABC):
     """Part of the network has no gradient until a position of training; subclasses say which part, and when.
 
     All parameters are in the optimizer's groups from the start, and one that is frozen is passed over: what thaws has
@@ -37,7 +38,7 @@ class Freezing(pl.Callback, ABC):
         batch_norm: what batch norm does in a part that is frozen.
     """
 
-    in_trials = True
+    runs_in_short_runs = True
 
     def __init__(self, batch_norm: NormPolicy) -> None:
         self.batch_norm = norm_policy(batch_norm, f"{type(self).__name__}: `batch_norm`")
@@ -91,7 +92,7 @@ class Freezing(pl.Callback, ABC):
                     f"go on with it; take {type(self).__name__} alone"
                 )
 
-    def check_network(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def validate_model(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the parameters; called before anything is written.
 
         Raises:
@@ -124,7 +125,7 @@ class Freezing(pl.Callback, ABC):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the parameters, where the run's recorder has not asked yet."""
         if not self._checked:
-            self.check_network(trainer, pl_module)
+            self.validate_model(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze; the optimizer has its groups already."""
@@ -147,9 +148,10 @@ class Freezing(pl.Callback, ABC):
             return
         if self._now != tuple(each.thawed(trainer) for each in holders):
             self._take_position(trainer, pl_module, holders)
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if (keep_anew := getattr(callback, "keep_anew", None)) is not None:
-                    keep_anew(trainer, pl_module)  # steps of before cannot be repeated as the network is now
+            for callback in imgrec_callbacks(trainer):
+                callback.on_model_changed(
+                    trainer, pl_module
+                )  # earlier steps cannot be repeated with other frozen parts
         for norm in self._norms:
             if norm.training:
                 norm.training = False
@@ -178,7 +180,7 @@ class Freezing(pl.Callback, ABC):
             torch.compiler.reset()
         trainer.print(f"step {trainer.global_step}: {_said(model, frozen)}")
 
-    def follow(self, pl_module: pl.LightningModule, kept: Mapping[str, Tensor]) -> None:
+    def on_weights_pruned(self, pl_module: pl.LightningModule, kept_indices: Mapping[str, Tensor]) -> None:
         """Let go of a network that has just been operated on, which it is only when nothing is frozen any more."""
         self._release()
         self.stages = [[] for _ in self.stages]

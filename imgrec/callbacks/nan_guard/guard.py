@@ -18,6 +18,7 @@ from imgrec.errors import TrainingFailedError, UserError
 from imgrec.models.utils.nonfinite import FirstNonfinite, nonfinite
 from imgrec.runs.checkpoints import write_checkpoint
 from imgrec.runs.summary import write_json
+from imgrec.tasks.callback import Callback
 from imgrec.utils.checks import at_least_one
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 LAST_GOOD = "last_good.ckpt"
 
 
-class NaNGuard(pl.Callback):
+class NaNGuard(Callback):
     """Ends training when the loss is NaN or infinite, or diverges; says which layer and which images began it.
 
     The losses stay on the device and are looked at every so many steps, at the end of an epoch and before every
@@ -137,7 +138,7 @@ class NaNGuard(pl.Callback):
         finally:
             self._busy = False
 
-    def keep_anew(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_model_changed(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the copy of the state, and take one, where the network was changed between two steps.
 
         Steps of before cannot be repeated in the network of now.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from imgrec.callbacks.checkpoints.last import settle
 from imgrec.callbacks.seeding import PositionalSeeding
+from imgrec.tasks.callback import imgrec_callbacks
 from imgrec.types import Batch
 
 
@@ -87,10 +88,9 @@ class Replay:
         self._stage = trainer.state.stage
         trainer.training = True
         module.load_state_dict(snapshot.get("current_model_state", snapshot["state_dict"]))
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            state = snapshot.get("callbacks", {}).get(callback.state_key)
-            if state and hasattr(callback, "go_back"):  # what it does at a step depends on it
-                callback.go_back(state)
+        for callback in imgrec_callbacks(trainer):
+            if state := snapshot.get("callbacks", {}).get(callback.state_key):
+                callback.rewind(state)
         trainer.strategy.load_optimizer_state_dict(snapshot)
         for config, state in zip(trainer.lr_scheduler_configs, snapshot["lr_schedulers"], strict=True):
             config.scheduler.load_state_dict(state)

@@ -36,6 +36,7 @@ from imgrec.runs.resume import Resumption, check_data, differences, note_resumpt
 from imgrec.runs.summary import SUMMARY, read_json, update_summary, write_json
 from imgrec.runs.system import system_totals
 from imgrec.tasks import BaseTask
+from imgrec.tasks.callback import imgrec_callbacks
 from imgrec.utils.paths import Postponed, write_text
 from imgrec.utils.seeding import run_seed
 from imgrec.utils.signals import Preempted
@@ -118,9 +119,8 @@ class RunRecorder(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the folder, once, or go on in it, and hang the metrics log into the trainer."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if (check := getattr(callback, "check_network", None)) is not None:
-                check(trainer, pl_module)  # it may refuse the network that was built, and nothing is written yet
+        for each in imgrec_callbacks(trainer):
+            each.validate_model(trainer, pl_module)
         if _idle(trainer):
             return
         if self.resumption is not None:
