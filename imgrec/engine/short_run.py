@@ -132,7 +132,7 @@ def train_briefly(
         module = instantiate(spec, pl.LightningDataModule, "data")
         brief: Any = build_trainer({**arguments, **(trainer or {})}, bare=True)
         brief.callbacks = [
-            *(copy.deepcopy(each) for each in engine.trainer.callbacks if runs_in_short_runs(each)),
+            *(copy.deepcopy(each) for each in engine.trainer.callbacks if is_step_callback(each)),
             *watching,
         ]
         make_lean(brief, task)
@@ -145,7 +145,7 @@ def train_briefly(
             _let_go()
 
 
-def runs_in_short_runs(callback: pl.Callback) -> bool:
+def is_step_callback(callback: pl.Callback) -> bool:
     """Return True if a callback is part of a training step, so that a short run needs it."""
     return isinstance(callback, GradientAccumulationScheduler) or (
         isinstance(callback, Callback) and callback.runs_in_short_runs
@@ -157,7 +157,7 @@ def left_out(engine: Engine) -> list[str]:
     given = engine.config["trainer"].get("callbacks") or []
     named = [each if isinstance(each, str) else each["class_path"] for each in _listed(given)]
     short = [name.rpartition(".")[2] for name in named]
-    running = {type(each).__name__ for each in engine.trainer.callbacks if runs_in_short_runs(each)}
+    running = {type(each).__name__ for each in engine.trainer.callbacks if is_step_callback(each)}
     return [name for name in short if name not in running]
 
 
