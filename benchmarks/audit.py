@@ -21,7 +21,7 @@ COUNT = 50_000
 CHILD = """
 import os, resource, sys, time
 from imgrec.audit import audit
-from imgrec.data import Folder, Splits, View
+from imgrec.data import Folder, Splits, SourceView
 import numpy as np
 source = Folder(sys.argv[1])
 rows = np.flatnonzero(np.asarray([split != "test" for split in source.splits]))

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from imgrec import ClassificationTask, DistillationTask, ImageDataModule
-from imgrec.augment import AUGMENTATIONS, BatchTransform, Draws, Transform
+from imgrec.augment import AUGMENTATIONS, BatchRandom, BatchTransform, Transform
 from imgrec.callbacks import PositionalSeeding
 from imgrec.cli.commands.list_show import REGISTRIES, registry
 from imgrec.data import SOURCES
@@ -197,7 +197,7 @@ def test_an_augmentation_draws_from_what_it_is_handed_alone(name: str) -> None:
     def changed(seed: int) -> Tensor:
         if isinstance(transform, Transform):
             return transform(images[0], torch.Generator().manual_seed(seed))
-        draws = Draws(torch.arange(4), seed)
+        draws = BatchRandom(torch.arange(4), seed)
         if isinstance(transform, BatchTransform):
             result = transform(images, draws)
             assert result.shape == images.shape

@@ -3,21 +3,30 @@
 from imgrec.augment.affine import Affine, affine
 from imgrec.augment.base import AUGMENTATIONS, Augmentation, BatchTransform, Mix, Transform, to_float
 from imgrec.augment.blur import GaussianBlur, gaussian_blur
-from imgrec.augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, grayscale
-from imgrec.augment.color_jitter import Brightness, ColorJitter, Contrast, Grayscale, Hue, Saturation
-from imgrec.augment.crop import CenterCrop, PaddingMode, center_crop, pad, pad_to
+from imgrec.augment.color import (
+    Brightness,
+    ColorJitter,
+    Contrast,
+    Grayscale,
+    Hue,
+    Saturation,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    grayscale,
+)
+from imgrec.augment.crop import CenterCrop, PaddingMode, RandomCrop, center_crop, pad, pad_to, random_crop
 from imgrec.augment.erasing import Cutout, RandomErasing, box_mask, erase
 from imgrec.augment.flip import HorizontalFlip, VerticalFlip, hflip, vflip
-from imgrec.augment.mixup import cutmix, cutmix_box, mixup, to_probabilities
+from imgrec.augment.mixup import CutMix, Mixup, MixupOrCutMix, cutmix, cutmix_box, mixup, to_probabilities
 from imgrec.augment.noise import GaussianNoise, Lighting, add_lighting, add_noise
 from imgrec.augment.pipeline import DEFAULT_TRANSFORMS, Pipeline, build_transforms, check_transforms
 from imgrec.augment.presets import PRESETS
-from imgrec.augment.random import Draws
-from imgrec.augment.random_crop import RandomCrop, random_crop
-from imgrec.augment.random_mix import CutMix, Mixup, MixupOrCutMix
+from imgrec.augment.random import BatchRandom
 from imgrec.augment.resize import Resize, Squash, resize_short_side, resize_to
 from imgrec.augment.resized_crop import RandomResizedCrop, random_box, random_resized_crop
-from imgrec.augment.test_time import VIEWS, TestTimeAugmentation, View
+from imgrec.augment.test_time import VIEWS, TestTimeAugmentation, TestTimeView
 from imgrec.augment.torchvision import (
     AugMix,
     AutoAugment,
@@ -38,6 +47,7 @@ __all__ = [
     "AugMix",
     "Augmentation",
     "AutoAugment",
+    "BatchRandom",
     "BatchTransform",
     "Brightness",
     "CenterCrop",
@@ -45,7 +55,6 @@ __all__ = [
     "Contrast",
     "CutMix",
     "Cutout",
-    "Draws",
     "Elastic",
     "GaussianBlur",
     "GaussianNoise",
@@ -67,12 +76,12 @@ __all__ = [
     "Saturation",
     "Squash",
     "TestTimeAugmentation",
+    "TestTimeView",
     "TorchvisionTransform",
     "TrainingPipeline",
     "Transform",
     "TrivialAugment",
     "VerticalFlip",
-    "View",
     "add_lighting",
     "add_noise",
     "adjust_brightness",

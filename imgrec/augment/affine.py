@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imgrec.augment.base import AUGMENTATIONS, BatchTransform, to_float
-from imgrec.augment.random import Draws
+from imgrec.augment.random import BatchRandom
 from imgrec.errors import UserError
 
 Border = Literal["black", "edge", "reflect"]
@@ -97,7 +97,7 @@ class Affine(BatchTransform):
         self.interpolation: Literal["bilinear", "nearest"] = interpolation
         self.border: Border = border
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:  # noqa: D102
+    def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:  # noqa: D102
         even = draws.uniform(5, -1.0, 1.0) * self.strength
         sides = torch.tensor([images.shape[-1], images.shape[-2]], device=images.device)
         low, high = math.log(self.scale[0]) * self.strength, math.log(self.scale[1]) * self.strength

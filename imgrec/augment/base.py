@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from imgrec.augment.random import Draws
+from imgrec.augment.random import BatchRandom
 from imgrec.errors import UserError
 from imgrec.registry import Registry
 
@@ -45,9 +46,9 @@ class BatchTransform(ABC):
     training. What draws a place or a side only (crop, flip) ignores it.
 
     >>> class Darken(BatchTransform):
-    ...     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+    ...     def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:
     ...         return to_float(images) * (1 - self.strength * draws.uniform())[:, :, None, None]
-    >>> Darken()(torch.ones(2, 1, 1, 1), Draws(torch.tensor([1, 2]))).shape
+    >>> Darken()(torch.ones(2, 1, 1, 1), BatchRandom(torch.tensor([1, 2]))).shape
     torch.Size([2, 1, 1, 1])
     """
 
@@ -57,7 +58,7 @@ class BatchTransform(ABC):
     strength: float = 1.0
 
     @abstractmethod
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:
         """The changed images.
 
         Shapes: ``images`` uint8, or float in [0, 1], ``(batch, channels, height, width)``; the result likewise, uint8
@@ -83,7 +84,7 @@ class Mix(ABC):
         self.until = until
 
     @abstractmethod
-    def __call__(self, images: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor, draws: BatchRandom) -> tuple[Tensor, Tensor]:
         """The mixed images and targets.
 
         Shapes: ``images`` uint8 or float in [0, 1], ``(batch, channels, height, width)``; ``targets`` int64
@@ -102,6 +103,42 @@ AUGMENTATIONS: Registry[Augmentation] = Registry(
 def to_float(images: Tensor) -> Tensor:
     """Images in [0, 1]: uint8 divided by 255, float as it is."""
     return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+def prefers_gather(images: Tensor) -> bool:
+    """Whether a part of a batch is worth gathering: on a GPU its size would have to be waited for."""
+    return images.device.type == "cpu"
+
+
+def per_image(values: Tensor) -> Tensor:
+    """One number a sample, ``(batch,)``, as it goes with images: ``(batch, 1, 1, 1)``."""
+    return values[:, None, None, None]
+
+
+def apply_masked(
+    images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *parameters: Tensor, floating: bool = False
+) -> Tensor:
+    """The images, with ``change(images, *parameters)`` in the place of the chosen ones.
+
+    On a CPU only the chosen ones are computed, on a GPU all are.
+
+    Args:
+        images: ``(batch, channels, height, width)``.
+        chosen: bool ``(batch,)``.
+        change: takes images and parameters of some of the samples.
+        *parameters: ``(batch, ...)``, one row a sample.
+        floating: the change is of float images in [0, 1], so all become that.
+    """
+    images = to_float(images) if floating else images
+    if not prefers_gather(images):
+        return torch.where(per_image(chosen), change(images, *parameters), images)
+    rows = chosen.nonzero()[:, 0]
+    if len(rows) == len(images):
+        return change(images, *parameters)
+    changed = images.clone()
+    if len(rows):
+        changed[rows] = change(images[rows], *(each[rows] for each in parameters))
+    return changed
 
 
 def check_probability(p: float, name: str = "p") -> float:

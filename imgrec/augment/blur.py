@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from imgrec.augment.base import AUGMENTATIONS, BatchTransform, check_probability, to_float
-from imgrec.augment.chosen import change_chosen, per_image
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform, apply_masked, check_probability, per_image, to_float
 from imgrec.augment.crop import pad
-from imgrec.augment.random import Draws
+from imgrec.augment.random import BatchRandom
 from imgrec.errors import UserError
 
 
@@ -63,9 +62,9 @@ class GaussianBlur(BatchTransform):
         self.p = check_probability(p)
         self.kernel_size = kernel_size or 2 * max(1, round(3 * sigma[1])) + 1
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:  # noqa: D102
+    def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:  # noqa: D102
         chosen = draws.chance(self.p * self.strength)
         sigma = draws.uniform(low=self.sigma[0], high=self.sigma[1])[:, 0]
-        return change_chosen(
+        return apply_masked(
             images, chosen, lambda some, widths: gaussian_blur(some, widths, self.kernel_size), sigma, floating=True
         )

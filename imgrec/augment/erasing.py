@@ -8,9 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from imgrec.augment.base import AUGMENTATIONS, BatchTransform, check_probability
-from imgrec.augment.chosen import change_chosen
-from imgrec.augment.random import Draws
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform, apply_masked, check_probability
+from imgrec.augment.random import BatchRandom
 from imgrec.errors import UserError
 
 Fill = Literal["black", "mean", "noise"]
@@ -57,21 +56,21 @@ class _Erasing(BatchTransform):
 
     keeps_dtype = True
 
-    def boxes(self, height: int, width: int, draws: Draws) -> Tensor:
+    def boxes(self, height: int, width: int, draws: BatchRandom) -> Tensor:
         """int64 ``(batch, 4)``: one box a sample."""
         raise NotImplementedError
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:
         chosen = draws.chance(self.p * self.strength)
         box = self.boxes(images.shape[-2], images.shape[-1], draws)
-        return change_chosen(images, chosen, self._erased, box, draws.fork("noise").keys)
+        return apply_masked(images, chosen, self._erased, box, draws.fork("noise").keys)
 
     def _erased(self, images: Tensor, box: Tensor, keys: Tensor) -> Tensor:
         if self.fill == "black":
             return erase(images, box)
         if self.fill == "mean":
             return erase(images, box, images.float().mean(dim=(2, 3), keepdim=True))
-        noise = Draws(keys).uniform(images[0].numel()).view(images.shape)
+        noise = BatchRandom(keys).uniform(images[0].numel()).view(images.shape)
         return erase(images, box, noise * 256 if images.dtype == torch.uint8 else noise)
 
 
@@ -110,7 +109,7 @@ class RandomErasing(_Erasing):
         self.ratio = (ratio[0], ratio[1])
         self.fill: Fill = fill
 
-    def boxes(self, height: int, width: int, draws: Draws) -> Tensor:
+    def boxes(self, height: int, width: int, draws: BatchRandom) -> Tensor:
         """The first of ten boxes that fits, evenly placed; an empty one where none does."""
         area = draws.uniform(_TRIES, self.scale[0], self.scale[1]) * (height * width)
         shape = draws.uniform(_TRIES, math.log(self.ratio[0]), math.log(self.ratio[1])).exp()
@@ -147,7 +146,7 @@ class Cutout(_Erasing):
         self.p = check_probability(p)
         self.fill: Fill = fill
 
-    def boxes(self, height: int, width: int, draws: Draws) -> Tensor:
+    def boxes(self, height: int, width: int, draws: BatchRandom) -> Tensor:
         """A square around a pixel that is drawn evenly."""
         place = draws.uniform(2)
         tall, wide = max(1, round(self.size * height)), max(1, round(self.size * width))

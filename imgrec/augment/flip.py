@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from imgrec.augment.base import AUGMENTATIONS, BatchTransform, check_probability
-from imgrec.augment.chosen import change_chosen
-from imgrec.augment.random import Draws
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform, apply_masked, check_probability
+from imgrec.augment.random import BatchRandom
 
 _LARGE = 2**15
 """Bytes of an image from which one at a time is faster on a CPU: it stays in the cache between reading and writing."""
@@ -27,7 +26,7 @@ def vflip(images: Tensor, chosen: Tensor) -> Tensor:
 
 def _flip(images: Tensor, chosen: Tensor, dim: int) -> Tensor:
     if images.device.type != "cpu" or images[:1].nbytes < _LARGE:
-        return change_chosen(images, chosen, lambda some: some.flip(dim))
+        return apply_masked(images, chosen, lambda some: some.flip(dim))
     flipped = images.clone()
     for row in chosen.nonzero()[:, 0].tolist():
         flipped[row] = images[row].flip(dim)
@@ -51,7 +50,7 @@ class HorizontalFlip(BatchTransform):
     def __init__(self, p: float = 0.5) -> None:
         self.p = check_probability(p)
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:  # noqa: D102
+    def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:  # noqa: D102
         return hflip(images, draws.chance(self.p))
 
 
@@ -72,5 +71,5 @@ class VerticalFlip(BatchTransform):
     def __init__(self, p: float = 0.5) -> None:
         self.p = check_probability(p)
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:  # noqa: D102
+    def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:  # noqa: D102
         return vflip(images, draws.chance(self.p))

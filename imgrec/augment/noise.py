@@ -7,9 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from imgrec.augment.base import AUGMENTATIONS, BatchTransform, check_probability, to_float
-from imgrec.augment.chosen import change_chosen, per_image
-from imgrec.augment.random import Draws
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform, apply_masked, check_probability, per_image, to_float
+from imgrec.augment.random import BatchRandom
 from imgrec.errors import UserError
 
 # the principal components of the colours of ImageNet's pixels in [0, 1]: roots of the variances, and the directions
@@ -61,7 +60,7 @@ class Lighting(BatchTransform):
             raise UserError("lighting changes colours, and the images are grey; brightness is for them.")
         self.std = std
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:  # noqa: D102
+    def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:  # noqa: D102
         return add_lighting(images, draws.normal(3) * (self.std * self.strength))
 
 
@@ -84,13 +83,13 @@ class GaussianNoise(BatchTransform):
         self.std = std
         self.p = check_probability(p)
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:  # noqa: D102
+    def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:  # noqa: D102
         chosen = draws.chance(self.p)
         pixels = draws.fork("pixels")
         std = self.std * self.strength
 
         def noisy(some: Tensor, keys: Tensor) -> Tensor:
-            noise = Draws(keys).normal(some[0].numel()).view(some.shape)
+            noise = BatchRandom(keys).normal(some[0].numel()).view(some.shape)
             return add_noise(some, noise, std)
 
-        return change_chosen(images, chosen, noisy, pixels.keys, floating=True)
+        return apply_masked(images, chosen, noisy, pixels.keys, floating=True)

@@ -16,7 +16,7 @@ _SECOND = -7723592293110705685  # 0x94D049BB133111EB
 _TRIES = 16
 
 
-class Draws:
+class BatchRandom:
     """What a batch draws: a row of random numbers a sample, made from the sample's key and a position alone.
 
     Nothing is stored and no generator is consumed: number ``n`` of a sample is a hash of its key, the position and
@@ -30,8 +30,8 @@ class Draws:
         *position: where in training these draws are: the seed and the epoch.
 
     >>> keys = torch.tensor([7, 8])
-    >>> both = Draws(keys, 0, 3).fork("hflip").uniform()
-    >>> torch.equal(both[1:], Draws(keys[1:], 0, 3).fork("hflip").uniform())
+    >>> both = BatchRandom(keys, 0, 3).fork("hflip").uniform()
+    >>> torch.equal(both[1:], BatchRandom(keys[1:], 0, 3).fork("hflip").uniform())
     True
 
     Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", 10.1145/2660193.2660195 (the

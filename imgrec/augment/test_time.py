@@ -17,7 +17,7 @@ from imgrec.registry import Registry, Spec, Specs, as_list
 Average = Literal["probabilities", "logits"]
 
 
-class View(ABC):
+class TestTimeView(ABC):
     """Further views of a batch, for an answer that is the mean over all of them and the batch itself."""
 
     @abstractmethod
@@ -29,12 +29,12 @@ class View(ABC):
         """
 
 
-VIEWS: Registry[View] = Registry("view", "views")
+VIEWS: Registry[TestTimeView] = Registry("view", "views")
 """Views for test-time augmentation by name: ``imgrec test RUN --tta hflip``."""
 
 
 @VIEWS.register("hflip")
-class MirroredView(View):
+class MirroredView(TestTimeView):
     """Left and right exchanged: one more view.
 
     Example::
@@ -47,7 +47,7 @@ class MirroredView(View):
 
 
 @VIEWS.register("vflip")
-class UpsideDownView(View):
+class UpsideDownView(TestTimeView):
     """Top and bottom exchanged: one more view.
 
     Example::
@@ -60,7 +60,7 @@ class UpsideDownView(View):
 
 
 @VIEWS.register("five_crop")
-class FiveCropView(View):
+class FiveCropView(TestTimeView):
     """The four corners and the centre, each brought back to the full size: five more views.
 
     Args:
@@ -87,7 +87,7 @@ class FiveCropView(View):
 
 
 @VIEWS.register("scales")
-class ScaledView(View):
+class ScaledView(TestTimeView):
     """The whole image at other sizes, for networks that take images of any size: one more view a scale.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from imgrec.augment.base import BatchTransform, Mix, Transform, to_float
 from imgrec.augment.pipeline import ANY_SIZE, Pipeline, build_each
-from imgrec.augment.random import Draws
+from imgrec.augment.random import BatchRandom
 from imgrec.errors import SpecError
 from imgrec.registry import Spec, Specs
 
@@ -53,7 +53,9 @@ class TrainingPipeline:
             if part is not None:
                 part.strength = strength
 
-    def apply(self, images: Tensor, targets: Tensor, draws: Draws, progress: float = 0.0) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, images: Tensor, targets: Tensor, draws: BatchRandom, progress: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """What training sees of a batch.
 
         Args:

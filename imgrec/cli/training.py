@@ -85,7 +85,7 @@ def _fit(engine: Engine, checkpoint: str | Path | None) -> None:
 
 def _use_splits_of(run: Path, engine: Engine, resumption: Any) -> None:
     """Train with the split that a run folder stores: of the run itself, or of the run that it is made from."""
-    from imgrec.data.split_table import SplitTable
+    from imgrec.data.splits.table import SplitTable
     from imgrec.runs.data import hold_to_run
     from imgrec.runs.folder import SPLITS_FILE, RunFolder
 

@@ -1,62 +1,105 @@
-"""What a data module accepts, as far as it can be told before any data is read."""
+"""Checks of the arguments of a data module, and of the first images that it reads."""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, get_type_hints
 
-from imgrec.data.cache.policy import CacheMode
-from imgrec.data.image_dtype import ImageDtype
+from torch import Tensor
+
+from imgrec.data.decoding.image import BadImage
+from imgrec.data.sources.base import Source
+from imgrec.data.splits.assign import Rows
 from imgrec.errors import UserError
+from imgrec.utils.signature import check_type, type_name
+
+_SCALARS: tuple[str, ...] = (
+    "image_size",
+    "channels",
+    "batch_size",
+    "eval_batch_size",
+    "val_fraction",
+    "test_fraction",
+    "split_seed",
+)
+_SCALARS += ("num_workers", "on_bad_image", "seed", "cache", "image_dtype")
+"""Arguments that are checked by their annotations."""
 
 
-def check_arguments(
-    *,
-    image_size: int | None,
-    batch_size: int | str,
-    eval_batch_size: int | None,
-    channels: int,
-    val_fraction: float,
-    test_fraction: float,
-    num_workers: int | None,
-    on_bad_image: str,
-    cache: str,
-    image_dtype: str,
-) -> None:
-    """Raise :class:`UserError`, with the place in the config, for a value of a data module that cannot be."""
-    if isinstance(batch_size, str) and batch_size != "all":
-        raise UserError(f'data.batch_size: a number of images, or "all", got {batch_size!r}.')
-    for name, value in {
-        "image_size": image_size,
-        "batch_size": 1 if isinstance(batch_size, str) else batch_size,
-        "eval_batch_size": eval_batch_size,
-    }.items():
-        if value is not None and value < 1:
-            raise UserError(f"data.{name}: must be 1 or more, got {value}.")
-    if channels not in (1, 3):
-        raise UserError(f"data.channels: accepted are 1 (grey) and 3 (colour), got {channels!r}.")
-    if not (0 < val_fraction < 1 and 0 <= test_fraction < 1 and val_fraction + test_fraction < 1):
+def check_arguments(constructor: Callable[..., Any], given: Mapping[str, Any], where: str = "data") -> None:
+    """Check the plain arguments of a data module against the annotations of its constructor.
+
+    Args:
+        constructor: The constructor.
+        given: Its arguments by name.
+        where: Place in the config, for messages.
+
+    Raises:
+        UserError: If an argument has another type or is out of its range, or if the fractions add up to 1 or more.
+    """
+    hints = get_type_hints(constructor, include_extras=True)
+    for name in _SCALARS:
+        found = check_type(given[name], hints[name], f"{where}.{name}")
+        if isinstance(given[name], str) and not isinstance(found, str):
+            raise UserError(f"{where}.{name}: expected {type_name(hints[name])}, got {given[name]!r} (str).")
+    val, test = given["val_fraction"], given["test_fraction"]
+    if val + test >= 1:
         raise UserError(
-            "data.val_fraction and data.test_fraction: parts of each class, that for validation above 0, together "
-            f"below 1; got {val_fraction} and {test_fraction}."
+            f"{where}.val_fraction and {where}.test_fraction: expected fractions that add up to less than 1, got {val} "
+            f"and {test}."
         )
-    if num_workers is not None and num_workers < 0:
-        raise UserError(f"data.num_workers: must be 0 or more, got {num_workers}.")
-    if on_bad_image not in ("skip", "error"):
-        raise UserError(f'data.on_bad_image: accepted are "skip" and "error", got {on_bad_image!r}.')
-    if cache not in get_args(CacheMode):
-        raise UserError(f"data.cache: accepted are {', '.join(get_args(CacheMode))}, got {cache!r}.")
-    if image_dtype not in get_args(ImageDtype):
-        raise UserError(f"data.image_dtype: expected one of {', '.join(get_args(ImageDtype))}, got {image_dtype!r}.")
 
 
-def fetches(spec: Any) -> bool:
-    """Whether the source that a spec names, or one inside it, downloads something.
+def needs_download(spec: Any) -> bool:
+    """Return True if the source of a spec, or a source inside it, downloads data.
 
-    >>> fetches("hub"), fetches({"name": "concat", "sources": [{"name": "folder", "root": "."}]})
-    (True, False)
+    Example:
+        >>> needs_download("hub"), needs_download({"name": "concat", "sources": [{"name": "folder", "root": "."}]})
+        (True, False)
     """
     if isinstance(spec, str):
         return spec == "hub"
     inside = list(spec.values()) if isinstance(spec, dict) else spec
     itself = isinstance(spec, dict) and (bool(spec.get("download")) or spec.get("name") == "hub")
-    return itself or any(fetches(part) for part in inside if isinstance(part, dict | list))
+    return itself or any(needs_download(part) for part in inside if isinstance(part, dict | list))
+
+
+def first_image(source: Source, rows: Rows) -> tuple[str, Tensor]:
+    """Return the id and the pixels of the first readable image of these rows.
+
+    Raises:
+        UserError: If none is readable.
+    """
+    for row in rows:
+        try:
+            return source.ids[row], source.load(int(row))
+        except BadImage as error:
+            reason = error.reason
+    raise UserError(f"data.source: none of the {len(rows)} training images can be read; the last one: {reason}.")
+
+
+def decode_some(source: Source, rows: Rows, count: int = 16) -> None:
+    """Decode up to ``count`` evenly spaced images, for the statistics of the decoder. Skip unreadable images."""
+    for row in rows[:: max(1, len(rows) // count)][:count].tolist():
+        with suppress(BadImage):
+            source.load(row)
+
+
+def square_side(name: str, image: Tensor) -> int:
+    """Return the side of a square image, in pixels.
+
+    Args:
+        name: Id of the image, for the message.
+        image: ``(channels, height, width)``.
+
+    Raises:
+        UserError: If the image is not square.
+    """
+    height, width = image.shape[-2:]
+    if height != width:
+        raise UserError(
+            f"data.image_size: expected the side of the square input of the model, because the first image, {name}, "
+            f"has {height} x {width} pixels (height x width)."
+        )
+    return height

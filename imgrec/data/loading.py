@@ -81,8 +81,8 @@ class _Rows(Dataset[Batch]):
         raise NotImplementedError
 
     @property
-    def whole(self) -> bool:
-        """Whether the first batch, and so as good as every one, is a gather from memory."""
+    def is_one_copy(self) -> bool:
+        """True if the first batch, and therefore nearly every one, is one copy from memory."""
         return self.gather(self.rows[:1]) is not None
 
     def gather(self, rows: NDArray[np.int64]) -> Tensor | None:
@@ -143,7 +143,7 @@ class TrainingSet(_Rows):
 
     In the place of an image that cannot be read stands the next one that can, in the order of the split: the batch
     keeps its size, and names what it lacks. A position beyond the split is a further copy of a sample, with draws of
-    its own: see :class:`TrainingOrder`.
+    its own: see :class:`TrainingSampler`.
     """
 
     def __getitems__(self, places: Sequence[Place]) -> Batch:

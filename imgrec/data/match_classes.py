@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from imgrec.data.sources.base import Source
-from imgrec.data.sources.view import View
-from imgrec.data.splits import Rows
+from imgrec.data.sources.base import Source, SourceView
+from imgrec.data.splits.assign import Rows
 from imgrec.data.wrappers.class_mapping import OTHERS, ClassMapping
 from imgrec.errors import UserError, suggestion
 
@@ -74,7 +73,7 @@ def match_classes(
             f"evaluate: none of {len(chosen):,} images has a class of the model. The set has "
             f"{_listed(source.class_names)}; the model has {_listed(class_names)}."
         )
-    return MatchedSource(View(source, kept, targets[targets >= 0], class_names), left_out, unknown)
+    return MatchedSource(SourceView(source, kept, targets[targets >= 0], class_names), left_out, unknown)
 
 
 def _new_name(name: str, model: Mapping[str, int], mapping: ClassMapping | None) -> str | None:

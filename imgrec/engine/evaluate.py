@@ -17,12 +17,12 @@ from imgrec.augment import build_transforms
 from imgrec.augment.test_time import Average
 from imgrec.data.bad_images import usable_cores
 from imgrec.data.decoding.image import BadImage
+from imgrec.data.labelled_set import build_whole_source, rows_in_split, source_spec
 from imgrec.data.loading import BatchLoader, EvaluationSet
 from imgrec.data.match_classes import match_classes
 from imgrec.data.sources.base import Source
-from imgrec.data.sources.labelled_set import build_whole_source, rows_in_split, source_spec
-from imgrec.data.split_table import SplitTable
-from imgrec.data.splits import Splits
+from imgrec.data.splits.assign import Splits
+from imgrec.data.splits.table import SplitTable
 from imgrec.engine.evaluated_model import EvaluatedModel, open_model
 from imgrec.errors import UserError
 from imgrec.registry import Specs

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from imgrec.augment import BatchTransform, Draws, to_float
-from imgrec.augment.chosen import gathers, per_image
+from imgrec.augment import BatchRandom, BatchTransform, to_float
+from imgrec.augment.base import per_image, prefers_gather
 from imgrec.errors import UserError
 
 _LONGEST = 3
 
 
 def augmix(
-    images: Tensor, transforms: Sequence[BatchTransform], draws: Draws, chains: int = 3, alpha: float = 1.0
+    images: Tensor, transforms: Sequence[BatchTransform], draws: BatchRandom, chains: int = 3, alpha: float = 1.0
 ) -> Tensor:
     """Each image averaged with several chains of one to three random transforms of it, with random weights.
 
@@ -43,7 +43,7 @@ def augmix(
     return kept * pixels + (1 - kept) * mixed
 
 
-def _chain(images: Tensor, transforms: Sequence[BatchTransform], draws: Draws) -> Tensor:
+def _chain(images: Tensor, transforms: Sequence[BatchTransform], draws: BatchRandom) -> Tensor:
     """One to three transforms of each image, one after another."""
     stream = draws.fork("choice")
     lengths = stream.integers(1, _LONGEST + 1)[:, 0]
@@ -52,21 +52,21 @@ def _chain(images: Tensor, transforms: Sequence[BatchTransform], draws: Draws) -
         for number, transform in enumerate(transforms):
             chosen = (choices[:, place] == number) & (lengths > place)
             own = draws.fork(f"{place} {number}")
-            if not gathers(images):
+            if not prefers_gather(images):
                 images = torch.where(per_image(chosen), _changed(transform, images, own), images)
             elif len(rows := chosen.nonzero()[:, 0]):
-                images = images.index_copy(0, rows, _changed(transform, images[rows], Draws(own.keys[rows])))
+                images = images.index_copy(0, rows, _changed(transform, images[rows], BatchRandom(own.keys[rows])))
     return images
 
 
-def _changed(transform: BatchTransform, images: Tensor, draws: Draws) -> Tensor:
+def _changed(transform: BatchTransform, images: Tensor, draws: BatchRandom) -> Tensor:
     changed = to_float(transform(images, draws))
     if changed.shape != images.shape:
         raise UserError(f"{type(transform).__name__} changes the images' size, and a view is to have that of its image")
     return changed
 
 
-def _dirichlet(draws: Draws, count: int, alpha: float) -> Tensor:
+def _dirichlet(draws: BatchRandom, count: int, alpha: float) -> Tensor:
     """Weights that add up to 1, float ``(batch, count)``: what is left of a stick is broken off piece by piece."""
     left = torch.ones(len(draws), device=draws.device)
     parts = []

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from imgrec.augment import AUGMENTATIONS, BatchTransform, Draws
+from imgrec.augment import AUGMENTATIONS, BatchRandom, BatchTransform
 from imgrec.errors import UserError
 from imgrec.losses.base import full_precision, in_range
 from imgrec.models.utils.passes import another_pass, drops
@@ -155,7 +155,7 @@ class JensenShannon(nn.Module):
         others = another_pass(model, views)
         return jensen_shannon(output.logits, *others.chunk(self.views))
 
-    def _view(self, images: Tensor, draws: Draws) -> Tensor:
+    def _view(self, images: Tensor, draws: BatchRandom) -> Tensor:
         if self.chains:
             return augmix(images, self.transforms, draws, self.chains, self.alpha)
         for number, transform in enumerate(self.transforms):
@@ -170,9 +170,9 @@ def _listed(given: Any) -> list[Any]:
 _DEFAULT: list[Spec] = [{"name": "affine", "degrees": 20.0, "translate": 0.1}, "brightness", "contrast"]
 
 
-def _draws(output: StepOutput) -> Draws:
+def _draws(output: StepOutput) -> BatchRandom:
     """One row a sample, by its id and the epoch; of a task that does not say the ids, by the step."""
     keys = output.keys
     if keys is None:
         keys = torch.randint(2**62, (len(output.images),), device=output.images.device)
-    return Draws(keys, run_seed(), output.epoch, "jensen_shannon")
+    return BatchRandom(keys, run_seed(), output.epoch, "jensen_shannon")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.data import ImageDataModule
-from imgrec.data.split_table import SplitError
+from imgrec.data.splits.table import SplitError
 from imgrec.data.thumbnails import load_reduced
 from imgrec.errors import UserError
 from imgrec.runs.folder import SPLITS_FILE, RunFolder

@@ -18,7 +18,7 @@ from imgrec.utils import yaml as yaml12
 from imgrec.utils.paths import WriteError, inside
 
 if TYPE_CHECKING:
-    from imgrec.data.split_table import SplitTable
+    from imgrec.data.splits.table import SplitTable
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -119,7 +119,7 @@ class RunFolder:
         Raises:
             UserError: If splits.parquet is damaged.
         """
-        from imgrec.data.split_table import SplitTable  # it imports torch, which most readers of a run do not need
+        from imgrec.data.splits.table import SplitTable  # it imports torch, which most readers of a run do not need
 
         path = self.path / SPLITS_FILE
         return SplitTable.read(path) if path.is_file() else None

@@ -18,7 +18,7 @@ class AccumulatedSamples:
     batch of the step, and the sum is divided by the samples that contributed. Both factors are exactly 1 for a full
     step.
 
-    All processes have batches of the same size at each step, see :class:`imgrec.data.TrainingOrder`, so that the mean
+    All processes have batches of the same size at each step, see :class:`imgrec.data.TrainingSampler`, so that the mean
     over processes, which the strategy computes, is the mean over their samples.
 
     >>> samples = AccumulatedSamples()

@@ -11,13 +11,13 @@ from sklearn.model_selection import cross_val_predict
 from imgrec.audit import Inventory
 from imgrec.audit.label_errors import judges_of, label_findings
 from imgrec.audit.messages import Judge, judged_text
-from imgrec.data import Digits, Splits, View, split_source
+from imgrec.data import Digits, SourceView, Splits, split_source
 from imgrec.errors import UserError
 from imgrec.runs.predictions import Predictions
 
 
 def inventory_with(targets: np.ndarray) -> Inventory:
-    source = View(Digits(), targets=targets)
+    source = SourceView(Digits(), targets=targets)
     return Inventory.of(source, Splits(np.arange(1000), np.arange(1000, 1400), np.arange(1400, 1797)))
 
 

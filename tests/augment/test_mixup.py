@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from imgrec.augment import AUGMENTATIONS, Draws, Mix, cutmix, cutmix_box, mixup, to_float
+from imgrec.augment import AUGMENTATIONS, BatchRandom, Mix, cutmix, cutmix_box, mixup, to_float
 from imgrec.errors import SpecError
 from imgrec.losses import LOSSES
 
@@ -20,8 +20,8 @@ def batch(count: int = 16) -> tuple[Tensor, Tensor]:
     return values[:, None, None, None].expand(count, 3, 20, 24).contiguous(), torch.arange(count) % CLASSES
 
 
-def drawn(seed: int, count: int = 16) -> Draws:
-    return Draws(torch.arange(count) * 7919 + 3, seed)
+def drawn(seed: int, count: int = 16) -> BatchRandom:
+    return BatchRandom(torch.arange(count) * 7919 + 3, seed)
 
 
 def build(name: str, **arguments: Any) -> Mix:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from imgrec.augment import Draws
+from imgrec.augment import BatchRandom
 from imgrec.utils.seeding import position_seed
 
 COUNT = 20_000
@@ -17,8 +17,8 @@ def keys(count: int = COUNT) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def draws() -> Draws:
-    return Draws(keys(), 0, 1)
+def draws() -> BatchRandom:
+    return BatchRandom(keys(), 0, 1)
 
 
 def test_the_hash_gives_the_published_numbers_of_splitmix64() -> None:
@@ -30,14 +30,14 @@ def test_the_hash_gives_the_published_numbers_of_splitmix64() -> None:
         4593380528125082431,
         16408922859458223821,
     ]
-    found = Draws(torch.tensor([1234567])).bits(5)[0].tolist()
+    found = BatchRandom(torch.tensor([1234567])).bits(5)[0].tolist()
     assert [bits % 2**64 for bits in found] == expected
 
 
 def test_a_sample_draws_the_same_in_any_batch_and_again() -> None:
-    whole = Draws(keys(50), 3, 7).fork("a")
+    whole = BatchRandom(keys(50), 3, 7).fork("a")
     order = torch.randperm(50, generator=torch.Generator().manual_seed(0))[:9]
-    some = Draws(keys(50)[order], 3, 7).fork("a")
+    some = BatchRandom(keys(50)[order], 3, 7).fork("a")
     for kind in ("uniform", "normal"):
         assert torch.equal(getattr(whole, kind)(3)[order], getattr(some, kind)(3))
     assert torch.equal(whole.integers(0, 9, 2)[order], some.integers(0, 9, 2))
@@ -46,9 +46,9 @@ def test_a_sample_draws_the_same_in_any_batch_and_again() -> None:
 
 def test_seeds_epochs_names_samples_and_calls_draw_differently() -> None:
     def first(*position: int, name: str = "a") -> Tensor:
-        return Draws(keys(2000), *position).fork(name).uniform()[:, 0]
+        return BatchRandom(keys(2000), *position).fork(name).uniform()[:, 0]
 
-    again = Draws(keys(2000), 0, 0).fork("a")
+    again = BatchRandom(keys(2000), 0, 0).fork("a")
     again.uniform()
     others = [first(0, 1), first(1, 0), first(0, 0, name="b"), again.uniform()[:, 0], first(0, 0).roll(1)]
     assert torch.equal(first(0, 0), first(0, 0))
@@ -58,12 +58,12 @@ def test_seeds_epochs_names_samples_and_calls_draw_differently() -> None:
 
 
 def test_a_fork_does_not_depend_on_what_was_drawn() -> None:
-    one, two = Draws(keys(5), 1), Draws(keys(5), 1)
+    one, two = BatchRandom(keys(5), 1), BatchRandom(keys(5), 1)
     two.uniform(7)
     assert torch.equal(one.fork("x").uniform(), two.fork("x").uniform())
 
 
-def test_uniform_numbers_are_even_and_below_one(draws: Draws) -> None:
+def test_uniform_numbers_are_even_and_below_one(draws: BatchRandom) -> None:
     found = draws.fork("uniform").uniform(2).numpy()
     assert found.dtype == np.float32
     assert found.min() >= 0
@@ -73,14 +73,14 @@ def test_uniform_numbers_are_even_and_below_one(draws: Draws) -> None:
     assert abs(np.corrcoef(found.T)[0, 1]) < 0.03
 
 
-def test_limits_move_and_stretch_uniform_numbers(draws: Draws) -> None:
+def test_limits_move_and_stretch_uniform_numbers(draws: BatchRandom) -> None:
     found = draws.fork("limits").uniform(low=-3, high=2)
     assert found.min() >= -3
     assert found.max() < 2
     assert abs(float(found.mean()) + 0.5) < 0.05
 
 
-def test_normal_numbers_are_normal(draws: Draws) -> None:
+def test_normal_numbers_are_normal(draws: BatchRandom) -> None:
     found = draws.fork("normal").normal(3).double()
     assert found.shape == (COUNT, 3)
     theirs = torch.special.ndtr(found).sort(dim=0).values
@@ -89,14 +89,14 @@ def test_normal_numbers_are_normal(draws: Draws) -> None:
     assert (torch.corrcoef(found.T) - torch.eye(3)).abs().max() < 0.03
 
 
-def test_integers_are_even_over_their_range(draws: Draws) -> None:
+def test_integers_are_even_over_their_range(draws: BatchRandom) -> None:
     counts = draws.fork("integers").integers(-2, 7).flatten().add(2).bincount(minlength=9).double()
     expected = COUNT / 9
     assert ((counts - expected) ** 2 / expected).sum() < 26.1  # chi-squared with 8 degrees of freedom, 0.1 %
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.1, 0.1), (0.2, 0.2), (1.0, 1.0), (2.0, 3.0), (8.0, 0.5)])
-def test_beta_numbers_are_distributed_as_scipys(a: float, b: float, draws: Draws) -> None:
+def test_beta_numbers_are_distributed_as_scipys(a: float, b: float, draws: BatchRandom) -> None:
     beta = pytest.importorskip("scipy.stats").beta
     found = np.sort(draws.fork(f"beta/{a}").beta(a, b).double().numpy())
     distance = np.abs(beta.cdf(found, a, b) - np.arange(COUNT) / COUNT)
@@ -106,13 +106,13 @@ def test_beta_numbers_are_distributed_as_scipys(a: float, b: float, draws: Draws
 
 
 def test_a_shared_draw_is_one_for_the_batch_in_any_order() -> None:
-    forward = Draws(keys(8), 0, 1).shared()
+    forward = BatchRandom(keys(8), 0, 1).shared()
     assert len(forward) == 1
-    assert torch.equal(forward.uniform(3), Draws(keys(8).flip(0), 0, 1).shared().uniform(3))
-    assert not torch.equal(Draws(keys(8), 0, 1).shared().uniform(), Draws(keys(7), 0, 1).shared().uniform())
+    assert torch.equal(forward.uniform(3), BatchRandom(keys(8).flip(0), 0, 1).shared().uniform(3))
+    assert not torch.equal(BatchRandom(keys(8), 0, 1).shared().uniform(), BatchRandom(keys(7), 0, 1).shared().uniform())
 
 
 def test_an_empty_batch_draws_nothing() -> None:
-    empty = Draws(keys(0), 0)
+    empty = BatchRandom(keys(0), 0)
     assert empty.uniform(3).shape == (0, 3)
     assert empty.beta(1, 1).shape == (0,)

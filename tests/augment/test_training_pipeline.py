@@ -11,8 +11,8 @@ from torch import Tensor
 from imgrec.augment import (
     AUGMENTATIONS,
     PRESETS,
+    BatchRandom,
     BatchTransform,
-    Draws,
     Mix,
     RandomErasing,
     TrainingPipeline,
@@ -100,7 +100,7 @@ def test_a_batch_transform_draws_by_sample(number: int, dtype: torch.dtype, chan
     images = photos(channels=channels)
     images = images if dtype == torch.uint8 else images.float() / 255
     before, state = images.clone(), torch.get_rng_state()
-    found = transform(images, Draws(keys(), 0, 1))
+    found = transform(images, BatchRandom(keys(), 0, 1))
     assert found.shape == images.shape
     assert torch.equal(images, before)
     assert torch.equal(torch.get_rng_state(), state)
@@ -108,8 +108,8 @@ def test_a_batch_transform_draws_by_sample(number: int, dtype: torch.dtype, chan
     assert float(found.min()) >= 0
     assert float(found.max()) <= (255 if found.dtype == torch.uint8 else 1)
     some = torch.tensor([7, 2, 10])
-    torch.testing.assert_close(transform(images[some], Draws(keys()[some], 0, 1)), found[some])
-    again = transform(images, Draws(keys(), 0, 2))
+    torch.testing.assert_close(transform(images[some], BatchRandom(keys()[some], 0, 1)), found[some])
+    again = transform(images, BatchRandom(keys(), 0, 2))
     if channels == 3 or name_of(transform) not in ("Saturation", "Hue", "Grayscale"):
         assert not torch.equal(found, again)
 
@@ -117,7 +117,7 @@ def test_a_batch_transform_draws_by_sample(number: int, dtype: torch.dtype, chan
 def test_the_same_image_under_other_keys_is_changed_differently() -> None:
     same = photos(1).expand(12, -1, -1, -1)
     for transform in built(BatchTransform):
-        found = transform(same, Draws(keys(), 0, 1))
+        found = transform(same, BatchRandom(keys(), 0, 1))
         assert any(not torch.equal(found[0], other) for other in found), name_of(transform)
 
 
@@ -127,7 +127,7 @@ def test_strength_zero_leaves_all_but_places_and_sides() -> None:
         if name_of(transform) in ("RandomCrop", "HorizontalFlip", "VerticalFlip"):
             continue
         transform.strength = 0.0
-        found = transform(images, Draws(keys(), 0, 1))
+        found = transform(images, BatchRandom(keys(), 0, 1))
         found = found.float() / 255 if found.dtype == torch.uint8 else found
         torch.testing.assert_close(found, images.float() / 255, rtol=0, atol=1e-5)
 
@@ -137,7 +137,7 @@ def test_what_happens_by_chance_happens_as_often_as_it_should(name: str) -> None
     images = photos(1).expand(3000, -1, -1, -1)
     transform = AUGMENTATIONS.build({"name": name, "p": 0.3}, **FACTS)
     assert isinstance(transform, BatchTransform)
-    found = transform(images, Draws(torch.arange(3000) * 31, 0))
+    found = transform(images, BatchRandom(torch.arange(3000) * 31, 0))
     same = images if found.dtype == torch.uint8 else images.float() / 255
     share = float((found != same).flatten(1).any(dim=1).float().mean())
     assert abs(share - 0.3) < 4 * (0.3 * 0.7 / 3000) ** 0.5
@@ -147,7 +147,7 @@ def test_a_crop_reaches_every_place_evenly() -> None:
     image = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8) + 1
     crop = AUGMENTATIONS.build({"name": "random_crop", "padding": 2})
     assert isinstance(crop, BatchTransform)
-    found = crop(image.expand(5000, -1, -1, -1), Draws(torch.arange(5000) * 31, 0))
+    found = crop(image.expand(5000, -1, -1, -1), BatchRandom(torch.arange(5000) * 31, 0))
     places, counts = torch.unique(found.flatten(1), dim=0, return_counts=True)
     assert len(places) == 25
     assert float(((counts - 200.0) ** 2 / 200).sum()) < 51.2  # chi-squared with 24 degrees of freedom, 0.1 %
@@ -156,7 +156,7 @@ def test_a_crop_reaches_every_place_evenly() -> None:
 def test_erased_areas_and_shapes_are_within_their_limits() -> None:
     erasing = AUGMENTATIONS.build({"name": "random_erasing", "scale": [0.1, 0.3], "ratio": [0.5, 2.0]})
     assert isinstance(erasing, RandomErasing)
-    box = erasing.boxes(100, 100, Draws(torch.arange(4000), 1)).double()
+    box = erasing.boxes(100, 100, BatchRandom(torch.arange(4000), 1)).double()
     area, shape = box[:, 2] * box[:, 3] / 1e4, box[:, 2] / box[:, 3]
     for found, low, high in ((area, 0.095, 0.305), (shape, 0.48, 2.1)):
         assert low < found.min() < found.max() < high
@@ -222,7 +222,7 @@ def test_a_preset_trains_on_any_photograph_and_says_what_it_is(name: str) -> Non
     torch.manual_seed(0)
     samples = [torch.randint(0, 256, (3, 40 + 5 * i, 40 + 5 * i), dtype=torch.uint8) for i in range(4)]
     images = torch.stack([found.sample(image, position_generator(i)) for i, image in enumerate(samples)])
-    seen, targets = found.apply(images, torch.arange(4), Draws(keys(4), 0))
+    seen, targets = found.apply(images, torch.arange(4), BatchRandom(keys(4), 0))
     assert seen.shape == (4, 3, 32, 32)
     assert not torch.equal(seen, images)
     assert len(targets) == 4
@@ -243,25 +243,25 @@ def test_a_preset_may_stand_in_a_list_and_more_after_it() -> None:
 def test_a_sample_is_changed_alike_in_any_batch() -> None:
     found = pipeline({"name": "random_crop", "padding": 3}, "hflip", {"name": "color_jitter", "brightness": 0.4})
     images, targets = photos(), torch.arange(12)
-    whole, _ = found.apply(images, targets, Draws(keys(), 5, 2))
+    whole, _ = found.apply(images, targets, BatchRandom(keys(), 5, 2))
     for start, stop in ((0, 5), (5, 12), (3, 4)):
-        part, _ = found.apply(images[start:stop], targets[start:stop], Draws(keys()[start:stop], 5, 2))
+        part, _ = found.apply(images[start:stop], targets[start:stop], BatchRandom(keys()[start:stop], 5, 2))
         torch.testing.assert_close(part, whole[start:stop])
-    other, _ = found.apply(images, targets, Draws(keys(), 5, 3))
+    other, _ = found.apply(images, targets, BatchRandom(keys(), 5, 3))
     assert not torch.equal(other, whole)
 
 
 def test_a_further_transform_leaves_the_draws_of_the_others() -> None:
     images, targets = photos(), torch.arange(12)
     crop: Spec = {"name": "random_crop", "padding": 3}
-    one, _ = pipeline(crop, "hflip").apply(images, targets, Draws(keys(), 0))
-    two, _ = pipeline(crop, {"name": "vflip", "p": 0.0}, "hflip").apply(images, targets, Draws(keys(), 0))
+    one, _ = pipeline(crop, "hflip").apply(images, targets, BatchRandom(keys(), 0))
+    two, _ = pipeline(crop, {"name": "vflip", "p": 0.0}, "hflip").apply(images, targets, BatchRandom(keys(), 0))
     assert torch.equal(one, two)
 
 
 def test_two_of_a_kind_draw_apart() -> None:
     images = photos()
-    twice, _ = pipeline("hflip", "hflip").apply(images, torch.arange(12), Draws(keys(), 0))
+    twice, _ = pipeline("hflip", "hflip").apply(images, torch.arange(12), BatchRandom(keys(), 0))
     assert not torch.equal(twice, images)
 
 
@@ -269,8 +269,8 @@ def test_mixing_ends_where_it_should() -> None:
     found = pipeline({"name": "mixup", "until": 0.75})
     images, targets = photos(), torch.arange(12) % 4
     assert isinstance(found.mix, Mix)
-    assert found.apply(images, targets, Draws(keys(), 0), 0.74)[1].shape == (12, 4)
-    unmixed, same = found.apply(images, targets, Draws(keys(), 0), 0.75)
+    assert found.apply(images, targets, BatchRandom(keys(), 0), 0.74)[1].shape == (12, 4)
+    unmixed, same = found.apply(images, targets, BatchRandom(keys(), 0), 0.75)
     assert torch.equal(same, targets)
     assert torch.equal(unmixed, images)
 
@@ -278,7 +278,7 @@ def test_mixing_ends_where_it_should() -> None:
 def test_the_output_size_resizes_the_batch() -> None:
     found = pipeline("hflip")
     found.output_size = lambda progress: 8
-    images, _ = found.apply(photos(), torch.arange(12), Draws(keys(), 0))
+    images, _ = found.apply(photos(), torch.arange(12), BatchRandom(keys(), 0))
     assert images.shape == (12, 3, 8, 8)
     assert float(images.min()) >= 0
     assert float(images.max()) <= 1
@@ -287,7 +287,7 @@ def test_the_output_size_resizes_the_batch() -> None:
 def test_the_strength_is_a_function_of_progress() -> None:
     found = pipeline({"name": "brightness", "amount": 0.8})
     found.strength = lambda progress: progress
-    images, draws = photos(), Draws(keys(), 0)
+    images, draws = photos(), BatchRandom(keys(), 0)
     changes = []
     for progress in (0.0, 0.5, 1.0):
         seen, _ = found.apply(images, torch.arange(12), draws, progress)
@@ -299,9 +299,9 @@ def test_the_strength_is_a_function_of_progress() -> None:
 @pytest.mark.parametrize("number", range(len(built(BatchTransform))))
 def test_the_way_of_a_gpu_gives_what_the_way_of_a_cpu_gives(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     transform = built(BatchTransform)[number]
-    first = transform(photos(), Draws(keys(), 0, 1))
-    monkeypatch.setattr("imgrec.augment.chosen.gathers", lambda images: False)
-    second = transform(photos(), Draws(keys(), 0, 1))
+    first = transform(photos(), BatchRandom(keys(), 0, 1))
+    monkeypatch.setattr("imgrec.augment.base.prefers_gather", lambda images: False)
+    second = transform(photos(), BatchRandom(keys(), 0, 1))
     assert first.dtype == second.dtype
     torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
@@ -311,7 +311,7 @@ def test_the_way_of_a_gpu_gives_what_the_way_of_a_cpu_gives(number: int, monkeyp
 def test_a_gpu_sees_what_a_cpu_sees(name: str) -> None:
     found = build_training_pipeline([name], **{**FACTS, "image_size": 32})
     images, targets = photos(size=32), torch.arange(12) % 4
-    here, rows = found.apply(images, targets, Draws(keys(), 0, 1))
-    there, rows_there = found.apply(images.cuda(), targets.cuda(), Draws(keys().cuda(), 0, 1))
+    here, rows = found.apply(images, targets, BatchRandom(keys(), 0, 1))
+    there, rows_there = found.apply(images.cuda(), targets.cuda(), BatchRandom(keys().cuda(), 0, 1))
     torch.testing.assert_close(there.cpu().float(), here.float(), rtol=0, atol=1e-3)
     torch.testing.assert_close(rows_there.cpu(), rows, rtol=0, atol=1e-5)

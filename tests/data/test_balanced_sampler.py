@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imgrec.data import SAMPLERS, Source, TrainingOrder, strata
+from imgrec.data import SAMPLERS, Source, TrainingSampler, strata
 from imgrec.errors import UserError
 
 
@@ -23,18 +23,18 @@ def table(counts: list[int], **arguments: Any) -> Table:
     return Table([str(i) for i in range(len(targets))], targets, [f"c{i}" for i in range(len(counts))], **arguments)
 
 
-def order_of(source: Source, sampler: str | dict[str, Any], seed: int = 0, **arguments: Any) -> TrainingOrder:
+def order_of(source: Source, sampler: str | dict[str, Any], seed: int = 0, **arguments: Any) -> TrainingSampler:
     rows = np.arange(len(source))
     repeats = SAMPLERS.build(sampler).repeats(source, rows)
-    return TrainingOrder(len(rows), seed, repeats=repeats, strata=strata(source, rows), **arguments)
+    return TrainingSampler(len(rows), seed, repeats=repeats, strata=strata(source, rows), **arguments)
 
 
-def epoch(order: TrainingOrder, number: int = 0) -> list[int]:
+def epoch(order: TrainingSampler, number: int = 0) -> list[int]:
     order.set_epoch(number)
     return [place for place, _ in order]
 
 
-def seen(source: Source, order: TrainingOrder, number: int) -> list[int]:
+def seen(source: Source, order: TrainingSampler, number: int) -> list[int]:
     """How often each class is in an epoch."""
     places = np.asarray(epoch(order, number)) % len(source)
     return [int(n) for n in np.bincount(source.targets[places], minlength=len(source.class_names))]
@@ -136,7 +136,7 @@ def test_the_weights_of_a_source_count() -> None:
     found = SAMPLERS.build("balanced").repeats(source, np.arange(80))
     assert found.sum() == pytest.approx(90)
     assert found[:60].sum() == pytest.approx(45)
-    order = TrainingOrder(80, 0, repeats=source.repeats, strata=strata(source, np.arange(80)))
+    order = TrainingSampler(80, 0, repeats=source.repeats, strata=strata(source, np.arange(80)))
     assert seen(source, order, 0) == [60, 30]
 
 

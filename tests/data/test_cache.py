@@ -254,8 +254,8 @@ def test_random_crops_are_taken_from_an_image_that_is_a_little_larger_than_they_
 
 def test_a_batch_of_images_of_the_right_size_is_one_copy(tmp_path: Path) -> None:
     root = jpegs(tmp_path / "images")
-    assert module(root, cache="memory").train_dataloader().dataset.whole  # type: ignore[attr-defined]
-    assert not module(root, cache="off").train_dataloader().dataset.whole  # type: ignore[attr-defined]
+    assert module(root, cache="memory").train_dataloader().dataset.is_one_copy  # type: ignore[attr-defined]
+    assert not module(root, cache="off").train_dataloader().dataset.is_one_copy  # type: ignore[attr-defined]
     assert module(root, cache="disk", num_workers=None).train_dataloader().num_workers == 0
 
 

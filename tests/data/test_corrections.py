@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imgrec.data import Digits, ImageDataModule, split_source
-from imgrec.data.wrappers.corrections import amend, read_exclusions, read_labels
+from imgrec.data.wrappers.corrections import apply_corrections, read_exclusions, read_labels
 from imgrec.errors import UserError
 
 
@@ -60,7 +60,7 @@ def test_what_is_left_out_moves_no_other_image() -> None:
     source = Digits()
     splits = split_source(source)
     gone = [source.ids[row] for row in [*splits.train[:200], *splits.val[:3], *splits.test[5:9]]]
-    same, after = amend(source, splits, gone)
+    same, after = apply_corrections(source, splits, gone)
     assert same is source
     assert after.train.tolist() == splits.train[200:].tolist()
     assert after.val.tolist() == splits.val[3:].tolist()
@@ -71,7 +71,7 @@ def test_new_labels_leave_splits_and_images_as_they_are() -> None:
     source = Digits()
     splits = split_source(source)
     name = source.ids[int(splits.train[0])]
-    changed, after = amend(source, splits, labels={name: "9"})
+    changed, after = apply_corrections(source, splits, labels={name: "9"})
     assert after is splits
     assert changed.targets[splits.train[0]] == 9
     assert source.targets[splits.train[0]] != 9 or source.class_names[9] == "9"
@@ -83,14 +83,14 @@ def test_lists_that_do_not_fit_the_data_are_refused(caplog: pytest.LogCaptureFix
     source = Digits()
     splits = split_source(source)
     with pytest.raises(UserError, match="the data has none of these 2 images"):
-        amend(source, splits, ["a", "b"])
+        apply_corrections(source, splits, ["a", "b"])
     with pytest.raises(UserError, match='has no class "nine"'):
-        amend(source, splits, labels={"0000": "nine"})
+        apply_corrections(source, splits, labels={"0000": "nine"})
     zeros = [source.ids[row] for row in splits.train if source.targets[row] == 0]
     with pytest.raises(UserError, match=r'data\.exclude: after this there is no training image of the class "0"'):
-        amend(source, splits, zeros)
+        apply_corrections(source, splits, zeros)
     with caplog.at_level(logging.WARNING):
-        amend(source, splits, ["a", "0000"])
+        apply_corrections(source, splits, ["a", "0000"])
     assert "1 of 2 images are not in the data" in caplog.text
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from imgrec import ClassificationTask
-from imgrec.augment import AUGMENTATIONS, Draws, Transform
+from imgrec.augment import AUGMENTATIONS, BatchRandom, Transform
 from imgrec.augment.base import BatchTransform
 from imgrec.data import ImageDataModule
 from imgrec.errors import UserError
@@ -24,7 +24,7 @@ from imgrec.types import Batch
 class SometimesFloat(BatchTransform):
     """Returns floats in some batches only."""
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:
         return images.float() / 255 if draws.uniform()[0] > 0.5 else images
 
 

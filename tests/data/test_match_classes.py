@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from imgrec.data.labelled_set import build_whole_source, rows_in_split, source_spec
 from imgrec.data.match_classes import match_classes
 from imgrec.data.purpose import for_evaluation
 from imgrec.data.sources.base import Source
-from imgrec.data.sources.labelled_set import build_whole_source, rows_in_split, source_spec
 from imgrec.errors import UserError
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from imgrec import ClassificationTask, DataFacts
 from imgrec.data import SOURCES, BadImage, ImageDataModule, Parquet, decode_image, split_source
-from imgrec.data.split_names import SPLIT_NAMES
+from imgrec.data.splits.names import SPLIT_NAMES
 from imgrec.errors import UserError
 
 CELL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from imgrec.data import EvaluationOrder, TrainingOrder
+from imgrec.data import EvaluationSampler, TrainingSampler
 from imgrec.data.samplers.order import BLANK
 from imgrec.errors import UserError
 
 
-def positions(order: TrainingOrder, epoch: int) -> list[int]:
+def positions(order: TrainingSampler, epoch: int) -> list[int]:
     order.set_epoch(epoch)
     pairs = list(order)
     assert {e for _, e in pairs} == {epoch}
@@ -19,27 +19,27 @@ def positions(order: TrainingOrder, epoch: int) -> list[int]:
 
 
 def test_an_epochs_order_is_a_function_of_seed_and_epoch() -> None:
-    order = TrainingOrder(50, seed=3)
+    order = TrainingSampler(50, seed=3)
     first, second = positions(order, 0), positions(order, 1)
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
     assert positions(order, 0) == first
-    assert positions(TrainingOrder(50, seed=3), 1) == second
-    assert positions(TrainingOrder(50, seed=4), 1) != second
+    assert positions(TrainingSampler(50, seed=3), 1) == second
+    assert positions(TrainingSampler(50, seed=4), 1) != second
 
 
 def test_global_random_state_plays_no_part() -> None:
     torch.manual_seed(1)
-    first = positions(TrainingOrder(30, seed=0), 2)
+    first = positions(TrainingSampler(30, seed=0), 2)
     torch.manual_seed(2)
-    assert positions(TrainingOrder(30, seed=0), 2) == first
+    assert positions(TrainingSampler(30, seed=0), 2) == first
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_processes_together_make_the_batches_of_one(world_size: int) -> None:
     """With a batch of ``b`` each, the union of all ranks' k-th batches is the k-th batch of ``world_size * b``."""
-    alone = positions(TrainingOrder(61, seed=0), 5)
-    ranks = [positions(TrainingOrder(61, 0, rank, world_size), 5) for rank in range(world_size)]
+    alone = positions(TrainingSampler(61, seed=0), 5)
+    ranks = [positions(TrainingSampler(61, 0, rank, world_size), 5) for rank in range(world_size)]
     assert {len(r) for r in ranks} == {61 // world_size}
     for k in range(61 // world_size // 4):
         together = {p for rank in ranks for p in rank[4 * k : 4 * k + 4]}
@@ -53,7 +53,7 @@ def test_evaluation_takes_the_batches_of_one_process_in_turn(count: int, world_s
     alone = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
     found = []
     for rank in range(world_size):
-        order = EvaluationOrder(count, rank, world_size, size)
+        order = EvaluationSampler(count, rank, world_size, size)
         mine = list(order)
         batches = [mine[start : start + size] for start in range(0, len(mine), size)]
         assert len(order) == len(mine)
@@ -65,7 +65,7 @@ def test_evaluation_takes_the_batches_of_one_process_in_turn(count: int, world_s
 
 def test_what_was_done_is_passed_over_once_the_epoch_begins() -> None:
     done = [0]
-    order = TrainingOrder(20, seed=0, skip=lambda: done[0])
+    order = TrainingSampler(20, seed=0, skip=lambda: done[0])
     whole = positions(order, 0)
     done[0] = 8
     assert positions(order, 0) == whole[8:]
@@ -74,7 +74,7 @@ def test_what_was_done_is_passed_over_once_the_epoch_begins() -> None:
 
 def test_fewer_images_than_processes() -> None:
     with pytest.raises(UserError, match="3 training images for 4 processes"):
-        TrainingOrder(3, 0, 0, 4)
+        TrainingSampler(3, 0, 0, 4)
 
 
 @pytest.mark.parametrize("extra", [0.57, 0.05, 3.9])
@@ -82,7 +82,7 @@ def test_a_sample_that_is_expected_a_fraction_of_times_is_drawn_so_often(extra: 
     """One sample alone has a fraction: it comes floor(r) times, or once more, with the right frequency."""
     count, epochs, repeats = 100, 1500, np.ones(100)
     repeats[7] += extra
-    order = TrainingOrder(count, seed=3, repeats=repeats)
+    order = TrainingSampler(count, seed=3, repeats=repeats)
     found = []
     for epoch in range(epochs):
         order.set_epoch(epoch)

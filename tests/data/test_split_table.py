@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from imgrec import ImageDataModule
-from imgrec.data.split_table import SplitError, SplitTable
+from imgrec.data.splits.table import SplitError, SplitTable
 from imgrec.errors import UserError
 
 CLASSES = ("cat", "dog", "emu")

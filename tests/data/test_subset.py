@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from imgrec.data import SOURCES, Concat, ImageDataModule, Source, Subset, map_classes
-from imgrec.data.cache.kept_images import evaluated_splits
 from imgrec.data.cache.policy import Table
+from imgrec.data.cache.split_caches import evaluation_splits
 from imgrec.data.wrappers.subset import proportional_order
 from imgrec.errors import UserError
 
@@ -144,7 +144,7 @@ def test_only_what_is_left_is_cached(classes: Writer) -> None:
     small = SOURCES.build({"name": "subset", "source": {"name": "folder", "root": str(root)}, "per_class": 2})
     assert len(Table.of(plain, {None, "train"}).needed) == 60
     assert len(Table.of(small, {None, "train"}).needed) == len(small) == 4 + 6 + 6
-    assert evaluated_splits(small) == evaluated_splits(plain)
+    assert evaluation_splits(small) == evaluation_splits(plain)
 
 
 def test_a_subset_trains_from_a_cache(classes: Writer) -> None:
@@ -160,7 +160,7 @@ def test_a_subset_trains_from_a_cache(classes: Writer) -> None:
         for ours, theirs in batches:
             assert ours.ids == theirs.ids
             assert torch.equal(ours.images, theirs.images)
-    assert cached.val_dataloader().dataset.whole  # type: ignore[attr-defined]
+    assert cached.val_dataloader().dataset.is_one_copy  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from imgrec import ImageDataModule, RunFolder, RunRecorder
-from imgrec.data.split_table import SplitTable
+from imgrec.data.splits.table import SplitTable
 from imgrec.errors import UserError
 from imgrec.runs.data import data_of
 from imgrec.runs.evaluation import keep_predictions

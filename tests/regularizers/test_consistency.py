@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.distance import jensenshannon  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from imgrec.augment import BatchTransform, Draws
+from imgrec.augment import BatchRandom, BatchTransform
 from imgrec.errors import SpecError, UserError
 from imgrec.regularizers import (
     REGULARIZERS,
@@ -30,7 +30,7 @@ class Brighter(BatchTransform):
     def __init__(self, by: float) -> None:
         self.by = by
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:
         return images + self.by
 
 
@@ -92,7 +92,7 @@ def test_both_passes_learn() -> None:
 def test_a_view_is_a_mean_of_chains_and_of_the_image() -> None:
     """A chain of n transforms that each add 0.01 adds n * 0.01; the mean over chains and weights is known."""
     images = torch.zeros(400, 1, 2, 2)
-    view = augmix(images, [Brighter(0.01), Brighter(0.01)], Draws(KEYS, 0), chains=3)
+    view = augmix(images, [Brighter(0.01), Brighter(0.01)], BatchRandom(KEYS, 0), chains=3)
     assert torch.equal(view.amin((1, 2, 3)), view.amax((1, 2, 3)))
     added = view[:, 0, 0, 0]
     assert added.min() >= 0
@@ -102,7 +102,7 @@ def test_a_view_is_a_mean_of_chains_and_of_the_image() -> None:
 
 
 def test_every_transform_has_its_turn() -> None:
-    view = augmix(torch.zeros(400, 1, 2, 2), [Brighter(0.1), Brighter(-0.1)], Draws(KEYS, 0), chains=1)
+    view = augmix(torch.zeros(400, 1, 2, 2), [Brighter(0.1), Brighter(-0.1)], BatchRandom(KEYS, 0), chains=1)
     assert (view.flatten(1)[:, 0] > 0.001).float().mean() == pytest.approx(0.4, abs=0.12)
     assert (view.flatten(1)[:, 0] < -0.001).float().mean() == pytest.approx(0.4, abs=0.12)
 
@@ -110,7 +110,7 @@ def test_every_transform_has_its_turn() -> None:
 def test_weights_of_chains_are_dirichlets() -> None:
     from imgrec.regularizers.augmix import _dirichlet
 
-    weights = _dirichlet(Draws(KEYS, 3), 4, 1.0)
+    weights = _dirichlet(BatchRandom(KEYS, 3), 4, 1.0)
     torch.testing.assert_close(weights.sum(1), torch.ones(400))
     torch.testing.assert_close(weights.mean(0), torch.full((4,), 0.25), atol=0.03, rtol=0)
     torch.testing.assert_close(weights.var(0), torch.full((4,), 3 / 16 / 5), atol=0.01, rtol=0)  # of Dirichlet(1, ...)
@@ -119,10 +119,10 @@ def test_weights_of_chains_are_dirichlets() -> None:
 def test_an_image_is_seen_the_same_in_any_batch() -> None:
     made = JensenShannon(image_size=8, in_channels=3)
     images = torch.randint(256, (400, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    whole = made._view(images, Draws(KEYS, 0, 1))
-    part = made._view(images[5:9], Draws(KEYS[5:9], 0, 1))
+    whole = made._view(images, BatchRandom(KEYS, 0, 1))
+    part = made._view(images[5:9], BatchRandom(KEYS[5:9], 0, 1))
     torch.testing.assert_close(whole[5:9], part)
-    assert not torch.equal(whole, made._view(images, Draws(KEYS, 0, 2)))
+    assert not torch.equal(whole, made._view(images, BatchRandom(KEYS, 0, 2)))
     assert whole.min() >= 0
     assert whole.max() <= 1
 
@@ -172,8 +172,8 @@ def test_what_is_wrong_is_told(spec: dict[str, Any], message: str) -> None:
 
 def test_a_transform_that_changes_the_size_is_refused() -> None:
     class Half(BatchTransform):
-        def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:
             return images[..., ::2]
 
     with pytest.raises(UserError, match="Half changes the images' size"):
-        augmix(torch.zeros(4, 1, 2, 2), [Half()], Draws(KEYS[:4], 0))
+        augmix(torch.zeros(4, 1, 2, 2), [Half()], BatchRandom(KEYS[:4], 0))

@@ -26,8 +26,7 @@ from imgrec.data.cache.storage import ENTRY, FORMAT, META, BrokenCacheError, Cac
 from imgrec.data.decoding.image import BadImage
 from imgrec.data.decoding.pixel_budget import decoding
 from imgrec.data.samplers.order import process_rank
-from imgrec.data.sources.base import Source
-from imgrec.data.sources.view import View
+from imgrec.data.sources.base import Source, SourceView
 from imgrec.registry import Spec
 from imgrec.utils.memory import free_memory
 from imgrec.utils.paths import data_root
@@ -70,7 +69,7 @@ class Table:
         """
         rows = np.arange(len(source))
         wanted: NDArray[np.int64] | None = None
-        while isinstance(source, View):
+        while isinstance(source, SourceView):
             if source.narrow or wanted is not None:
                 wanted = source.rows if wanted is None else source.rows[wanted]
             rows, source = source.rows[rows], source.base
@@ -89,7 +88,7 @@ class Table:
         return found
 
 
-def cached_images(
+def open_cache(
     table: Table, plan: CachePlan, mode: CacheMode, probes: Sequence[Tensor], spec: Spec
 ) -> CachedImages | None:
     """The images of a source, decoded once; ``None`` where they are to be decoded each time.

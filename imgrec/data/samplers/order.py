@@ -39,7 +39,7 @@ class _Sampler(DistributedSampler[int]):
         self.epoch = 0
 
 
-class TrainingOrder(_Sampler):
+class TrainingSampler(_Sampler):
     """Each epoch's order of the training samples, a function of (seed, epoch), as pairs (position, epoch).
 
     The epoch travels with the position, so that worker processes that live on know which one it is. Several processes
@@ -68,11 +68,11 @@ class TrainingOrder(_Sampler):
     Source, of the draw with ``repeats``: Madow 1949, "On the theory of systematic sampling, II", Annals of
     Mathematical Statistics 20, 10.1214/aoms/1177729988.
 
-    >>> order = TrainingOrder(4, seed=0)
+    >>> order = TrainingSampler(4, seed=0)
     >>> order.set_epoch(7)
     >>> sorted(order)
     [(0, 7), (1, 7), (2, 7), (3, 7)]
-    >>> sorted(place % 4 for place, _ in TrainingOrder(4, seed=0, repeats=np.array([1.0, 0.0, 3.0, 1.0])))
+    >>> sorted(place % 4 for place, _ in TrainingSampler(4, seed=0, repeats=np.array([1.0, 0.0, 3.0, 1.0])))
     [0, 2, 2, 2, 3]
     """
 
@@ -138,7 +138,7 @@ BLANK = -1
 """A position without an image: it fills the last batch of a process that has one batch fewer than another."""
 
 
-class EvaluationOrder(_Sampler):
+class EvaluationSampler(_Sampler):
     """The positions of this process: every sample once over all processes, and none twice.
 
     The processes take whole batches in turn, those that one process alone would make. A prediction depends, in its
@@ -152,7 +152,7 @@ class EvaluationOrder(_Sampler):
         world_size: the number of processes.
         batch_size: samples in a batch.
 
-    >>> [list(EvaluationOrder(5, rank, 2, batch_size=2)) for rank in range(2)]
+    >>> [list(EvaluationSampler(5, rank, 2, batch_size=2)) for rank in range(2)]
     [[0, 1, 4], [2, 3, -1]]
     """
 

@@ -13,7 +13,7 @@ from imgrec.data.labels import ClassNames, read_labels, read_table
 from imgrec.data.sources.base import SOURCES, Source
 from imgrec.data.sources.csv_rows import read_csv
 from imgrec.data.sources.table_paths import decode_listed, portable_path
-from imgrec.data.split_names import find_split, unknown_split
+from imgrec.data.splits.names import find_split, unknown_split
 from imgrec.errors import UserError
 from imgrec.utils.paths import locate
 

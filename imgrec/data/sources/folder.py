@@ -10,12 +10,12 @@ from torch import Tensor
 from imgrec.data.decoding.image import decode_image, file_size, file_state
 from imgrec.data.sources.base import SOURCES, Source
 from imgrec.data.sources.folder_scan import FolderScan
-from imgrec.data.split_names import SPLIT_NAMES
+from imgrec.data.splits.names import SPLIT_NAMES
 from imgrec.errors import UserError
 from imgrec.utils.paths import locate
 
 SPLIT_FOLDERS = SPLIT_NAMES
-"""Accepted names of split folders, in lower case: another name of :data:`imgrec.data.split_names.SPLIT_NAMES`."""
+"""Accepted names of split folders, in lower case: another name of :data:`imgrec.data.splits.names.SPLIT_NAMES`."""
 
 
 @SOURCES.register("folder")

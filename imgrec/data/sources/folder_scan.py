@@ -13,7 +13,7 @@ from imgrec.data.decoding.image import IMAGE_SUFFIXES
 from imgrec.data.purpose import is_evaluation
 from imgrec.data.sources.base import SPLITS
 from imgrec.data.sources.file_names import class_name, is_system_entry
-from imgrec.data.split_names import SPLIT_NAMES, find_split
+from imgrec.data.splits.names import SPLIT_NAMES, find_split
 from imgrec.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from imgrec.data.labels import ClassNames, warn_of_unlabelled
 from imgrec.data.sources.base import SOURCES, Source
 from imgrec.data.sources.hf_schema import find_layout, kept_columns, labels_of, plain
 from imgrec.data.sources.parquet import decode_cell, number_rows
-from imgrec.data.split_names import find_split, unknown_split
+from imgrec.data.splits.names import find_split, unknown_split
 from imgrec.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Hub(Source):
     It is fetched once, into the cache of Hugging Face's own library ``datasets``, and memory-mapped from there; what
     was fetched works without a network, with ``HF_DATASETS_OFFLINE=1``. A folder that ``datasets`` saved
     (``save_to_disk``) works likewise. Parquet files need neither: see the source `parquet`. Splits whose names are not
-    in :data:`imgrec.data.split_names.SPLIT_NAMES` are left out with a warning, unless ``splits`` names them.
+    in :data:`imgrec.data.splits.names.SPLIT_NAMES` are left out with a warning, unless ``splits`` names them.
 
     Args:
         dataset: its name, ``uoft-cs/cifar10``, or a folder that ``datasets`` knows how to read.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imgrec.data.sources.file_names import in_system_entry
-from imgrec.data.split_names import find_split, unknown_split
+from imgrec.data.splits.names import find_split, unknown_split
 from imgrec.errors import UserError
 from imgrec.utils.paths import check_regular, data_root, locate
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from imgrec.data.decoding.image import from_pil, readable
 from imgrec.data.sources.base import SOURCES, Source
-from imgrec.data.split_names import names_of
+from imgrec.data.sources.item_labels import dataset_class_names, item_labels
+from imgrec.data.splits.names import names_of
 from imgrec.errors import UserError, suggestion
 from imgrec.trust import current
 from imgrec.utils.paths import data_root, locate
@@ -84,13 +85,13 @@ class TorchvisionSet(Source):
             width = len(str(len(part) - 1))
             ids += [f"{split}/{i:0{width}d}" if split else f"{i:0{width}d}" for i in range(len(part))]
             splits += [split] * len(part)
-            labels.append(_labels(part))
+            labels.append(item_labels(part))
         self._starts = np.cumsum([0, *map(len, self._parts.values())])
         found, targets = np.unique(np.concatenate(labels), return_inverse=True)
         super().__init__(
             ids=ids,
             targets=targets,
-            class_names=_class_names(next(iter(self._parts.values())), found),
+            class_names=dataset_class_names(next(iter(self._parts.values())), found.tolist()),
             splits=splits,
             in_memory=all(_array(part) is not None for part in self._parts.values()),
         )
@@ -238,27 +239,3 @@ def _array(part: Any) -> NDArray[Any] | None:
     if isinstance(data, Tensor):
         data = data.numpy()
     return data if isinstance(data, np.ndarray) and len(data) == len(part) and data.ndim >= 3 else None
-
-
-def _labels(part: Any) -> NDArray[np.int64]:
-    """The label of each image: from the attribute that holds them where it agrees with the items, else item by item."""
-    count = len(part)
-    probes = sorted({0, count // 3, 2 * count // 3, count - 1}) if count else []
-    wanted = [int(part[i][1]) for i in probes]
-    for name in ("targets", "labels", "_labels", "y"):
-        values = getattr(part, name, None)
-        if values is None:
-            continue
-        array = np.asarray(values)
-        array = array[:, 0] if array.ndim == 2 and len(array) == count else array
-        if array.shape == (count,) and array.dtype.kind in "iu" and array[probes].tolist() == wanted:
-            return array.astype(np.int64)
-    return np.asarray([int(part[i][1]) for i in range(count)], dtype=np.int64)
-
-
-def _class_names(part: Any, found: NDArray[np.int64]) -> list[str]:
-    given = list(getattr(part, "classes", None) or [])
-    if len(given) <= int(found.max(initial=-1)):
-        return [str(int(number)) for number in found]
-    names = [", ".join(given[i]) if isinstance(given[i], tuple | list) else str(given[i]) for i in found]
-    return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in zip(found, names, strict=True)]

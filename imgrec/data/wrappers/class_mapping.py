@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from imgrec.data.sources.base import Source
+from imgrec.data.sources.base import Source, SourceView
 from imgrec.data.sources.file_names import class_name
-from imgrec.data.sources.view import View
 from imgrec.errors import UserError, suggestion
 
 ClassMapping = Mapping[str | int, str | int | None] | Sequence[str | int]
@@ -55,12 +54,12 @@ def map_classes(source: Source, classes: ClassMapping | None, where: str = "data
     number = np.asarray([-1 if name is None else kept.index(name) for name in new_names])
     if source.multi_label:
         table = np.stack([source.targets[:, number == i].max(1) for i in range(len(kept))], axis=1)
-        return View(source, targets=table, class_names=kept)
+        return SourceView(source, targets=table, class_names=kept)
     targets = number[source.targets]
     rows = np.flatnonzero(targets >= 0)
     if not len(rows):
         raise UserError(f"{where}: no image has any of the classes {', '.join(kept)}.")
-    return View(source, rows, targets[rows], kept)
+    return SourceView(source, rows, targets[rows], kept)
 
 
 def check_classes(classes: ClassMapping | None, where: str = "data.classes") -> None:

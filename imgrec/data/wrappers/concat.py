@@ -56,6 +56,7 @@ class Concat(Source):
             several = [name for name, source in zip(parts, self.sources, strict=True) if source.multi_label]
             raise UserError(f"sources with several labels an image ({', '.join(several)}) beside sources with one.")
         classes = list(dict.fromkeys(name for source in self.sources for name in source.class_names))
+        self.is_deterministic = all(source.is_deterministic for source in self.sources)
         self._starts = np.cumsum([0, *map(len, self.sources)])
         factors = np.repeat(weights or [1.0] * len(sources), [len(source) for source in self.sources])
         own = [np.ones(len(source)) if source.repeats is None else source.repeats for source in self.sources]

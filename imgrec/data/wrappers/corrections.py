@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.data.sources.base import Source
+from imgrec.data.sources.base import Source, SourceView
 from imgrec.data.sources.csv_rows import CsvRow, CsvRows, read_csv
 from imgrec.data.sources.file_names import class_name
-from imgrec.data.sources.view import View
-from imgrec.data.splits import Splits, check_splits
+from imgrec.data.splits.assign import Splits, check_splits
 from imgrec.errors import UserError, suggestion
 from imgrec.utils.csv_files import restored
 from imgrec.utils.paths import locate
@@ -106,7 +105,7 @@ def _id(table: CsvRows, row: CsvRow, at: int, where: str) -> str:
     return restored(name) if "action" in table.header else name  # the audit neutralizes what a spreadsheet would run
 
 
-def amend(
+def apply_corrections(
     source: Source, splits: Splits, excluded: Sequence[str] = (), labels: Mapping[str, str] | None = None
 ) -> tuple[Source, Splits]:
     """The source with new labels, and its splits without what is left out; every other image stays in its split.
@@ -159,7 +158,7 @@ def relabelled(source: Source, labels: Mapping[str, str], where: str = "data.rel
     targets: NDArray[np.int64] = source.targets.copy()
     for row in _rows(source, list(labels), where):
         targets[row] = numbers[labels[source.ids[row]]]
-    return View(source, targets=targets)
+    return SourceView(source, targets=targets)
 
 
 def _rows(source: Source, ids: Sequence[str], where: str) -> list[int]:

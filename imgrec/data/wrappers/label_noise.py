@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.data.sources.base import SOURCES
-from imgrec.data.sources.view import View
-from imgrec.data.wrappers.training_split import check_class_names, decide_splits, rows_of
+from imgrec.data.sources.base import SOURCES, SourceView
+from imgrec.data.wrappers.training_split import assign_splits, check_class_names, rows_of
 from imgrec.errors import UserError
 from imgrec.utils.seeding import position_seed
 
@@ -24,7 +23,7 @@ TRUE_LABEL = "true_label"
 
 
 @SOURCES.register("label_noise")
-class LabelNoise(View):
+class LabelNoise(SourceView):
     """Another source with wrong labels among the training images.
 
     Each training image gets a wrong label with the probability ``rate``: with ``symmetric`` that of any other class,
@@ -85,7 +84,7 @@ class LabelNoise(View):
         names = list(source.class_names)
         check_class_names([*(flips or {}), *(flips or {}).values()], names, "flips")
         numbers = {names.index(old): names.index(new) for old, new in (flips or {}).items()}
-        decided = decide_splits(source, val_fraction, test_fraction, split_seed)
+        decided = assign_splits(source, val_fraction, test_fraction, split_seed)
         rows = rows_of(decided, "train", *(["val"] if val == "noisy" else []))
         targets: NDArray[np.int64] = source.targets.copy()
         draws = np.asarray([_draws(seed, source.ids[row]) for row in rows.tolist()]).reshape(-1, 2)

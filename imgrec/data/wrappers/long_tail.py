@@ -8,16 +8,15 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.data.sources.base import SOURCES
-from imgrec.data.sources.view import View
-from imgrec.data.wrappers.training_split import check_class_names, decide_splits, ranks_in_class, rows_of, stored_splits
+from imgrec.data.sources.base import SOURCES, SourceView
+from imgrec.data.wrappers.training_split import assign_splits, check_class_names, ranks_in_class, rows_of, stored_splits
 from imgrec.errors import UserError
 
 Profile = Literal["exponential", "step"]
 
 
 @SOURCES.register("long_tail")
-class LongTail(View):
+class LongTail(SourceView):
     """Another source with a long tail: from each class fewer training images than from the one before.
 
     The first class keeps as many images as the largest class has, the last one an ``imbalance``-th of that; with the
@@ -77,7 +76,7 @@ class LongTail(View):
             check_class_names(order, names, "order")
             if missing := [name for name in names if name not in order]:
                 raise UserError(f"order: every class stands in it once; missing: {', '.join(missing[:5])}.")
-        decided = decide_splits(source, val_fraction, test_fraction, split_seed)
+        decided = assign_splits(source, val_fraction, test_fraction, split_seed)
         if stored_splits(source) is not None:  # the images that were kept for the run
             found = rows_of(decided, "train", "val", "test")
             super().__init__(source, found, splits=[decided[row] for row in found.tolist()])

@@ -7,17 +7,16 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.data.sources.base import SOURCES, SPLITS, Source
-from imgrec.data.sources.view import View
-from imgrec.data.splits import Rows
-from imgrec.data.stratify import stratify
-from imgrec.data.wrappers.training_split import decide_splits, ranks_in_class, rows_of, stored_splits
+from imgrec.data.sources.base import SOURCES, SPLITS, Source, SourceView
+from imgrec.data.splits.assign import Rows
+from imgrec.data.splits.stratify import stratify
+from imgrec.data.wrappers.training_split import assign_splits, ranks_in_class, rows_of, stored_splits
 from imgrec.errors import UserError, suggestion
 from imgrec.utils.seeding import position_seed
 
 
 @SOURCES.register("subset")
-class Subset(View):
+class Subset(SourceView):
     """Fewer training images of another source, drawn class by class.
 
     One of ``images``, ``per_class`` and ``fraction`` says how many. ``images`` and ``fraction`` keep the proportions
@@ -67,7 +66,7 @@ class Subset(View):
         split_seed: int = 0,
     ) -> None:
         self.check_arguments(source, images, per_class, fraction, splits)
-        decided = decide_splits(source, val_fraction, test_fraction, split_seed)
+        decided = assign_splits(source, val_fraction, test_fraction, split_seed)
         if stored_splits(source) is not None:  # the images that were drawn for the run
             rows = rows_of(decided, *SPLITS)
             super().__init__(source, rows, splits=[decided[row] for row in rows.tolist()])

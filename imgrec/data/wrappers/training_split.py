@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.data.sources.base import Source
-from imgrec.data.splits import Rows, split_source
+from imgrec.data.splits.assign import Rows, split_source
 from imgrec.errors import UserError, suggestion
 from imgrec.utils.seeding import position_seed
 
@@ -47,7 +47,7 @@ def stored_splits(source: Source) -> list[str | None] | None:
     return [stored.get(f"{fitting[0]}{name}") for name in source.ids]
 
 
-def decide_splits(source: Source, val_fraction: float, test_fraction: float, seed: int) -> list[str | None]:
+def assign_splits(source: Source, val_fraction: float, test_fraction: float, seed: int) -> list[str | None]:
     """The split of each row, by name, as :func:`imgrec.data.split_source` makes it of this source.
 
     What alters training images alone has to know which they are before it alters any. Validation and test are

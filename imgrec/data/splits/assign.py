@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.data.sources.base import Source
-from imgrec.data.stratify import stratify
+from imgrec.data.splits.stratify import stratify
 from imgrec.errors import UserError
 from imgrec.utils.seeding import position_seed
 
@@ -41,7 +41,7 @@ def split_source(source: Source, val_fraction: float = 0.1, test_fraction: float
     What is carved depends on the ids and the seed alone: not on the order of the rows, and for one image hardly on
     which others are there. In each class the ids are ranked by a hash of seed and id; the first go to the test, the
     next to validation: the given fraction of the class, rounded, and one image at least. Images with several labels
-    each are shared out by :func:`imgrec.data.stratify.stratify`.
+    each are shared out by :func:`imgrec.data.splits.stratify.stratify`.
 
     Args:
         source: the table.

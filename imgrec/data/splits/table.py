@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.data.sources.base import SPLITS, Source
-from imgrec.data.sources.view import View
-from imgrec.data.splits import Rows, Splits
+from imgrec.data.sources.base import SPLITS, Source, SourceView
+from imgrec.data.splits.assign import Rows, Splits
 from imgrec.errors import UserError
 from imgrec.utils import json_text
 from imgrec.utils.paths import written_aside
@@ -228,10 +227,10 @@ def with_classes(source: Source, class_names: tuple[str, ...]) -> Source:
         for column, name in enumerate(source.class_names):
             if name in number:
                 table[:, number[name]] = source.targets[:, column]
-        return View(source, targets=table, class_names=class_names)
+        return SourceView(source, targets=table, class_names=class_names)
     new = np.asarray([number.get(name, -1) for name in source.class_names])[source.targets]
     rows = np.flatnonzero(new >= 0)
-    return View(source, rows, new[rows], class_names)
+    return SourceView(source, rows, new[rows], class_names)
 
 
 def _listed(names: Sequence[str], word: str = "") -> str:

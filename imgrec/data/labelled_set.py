@@ -10,7 +10,7 @@ import numpy as np
 
 from imgrec.data.purpose import for_evaluation
 from imgrec.data.sources.base import SOURCES, SPLITS, Source
-from imgrec.data.splits import Rows
+from imgrec.data.splits.assign import Rows
 from imgrec.data.wrappers.class_mapping import map_classes
 from imgrec.data.wrappers.training_split import rows_of
 from imgrec.errors import UserError, suggestion
