@@ -14,7 +14,7 @@ from imgrec.data.splits.assign import Rows
 from imgrec.errors import UserError
 from imgrec.utils.signature import check_type, type_name
 
-_SCALARS: tuple[str, ...] = (
+_SCALARS = (
     "image_size",
     "channels",
     "batch_size",
@@ -22,8 +22,12 @@ _SCALARS: tuple[str, ...] = (
     "val_fraction",
     "test_fraction",
     "split_seed",
+    "num_workers",
+    "on_bad_image",
+    "seed",
+    "cache",
+    "image_dtype",
 )
-_SCALARS += ("num_workers", "on_bad_image", "seed", "cache", "image_dtype")
 """Arguments that are checked by their annotations."""
 
 

@@ -413,5 +413,5 @@ def test_a_source_in_memory_needs_no_cache(cache_place: Path) -> None:
 
 
 def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(UserError, match=r"data\.cache: accepted are auto, off, memory, disk, got 'ram'"):
+    with pytest.raises(UserError, match=r"data\.cache: expected Literal\['auto', 'off', 'memory', 'disk'\], got 'ram'"):
         ImageDataModule("digits", cache="ram")  # type: ignore[arg-type]
