@@ -130,9 +130,7 @@ def test_a_trainer_with_a_foreign_module(transforms: list[Any], model: type[Fore
 
 
 def test_wrong_requests_are_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"data\.image_dtype: expected Literal\['auto', 'uint8', 'float32'\], got 'float16'"
-    ):
+    with pytest.raises(UserError, match=r"data\.image_dtype: expected Literal\['auto', 'uint8', 'float32'\]"):
         ImageDataModule("digits", image_dtype="float16")  # type: ignore[arg-type]
     data = ImageDataModule("digits", num_workers=0)
     data.setup()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from imgrec.errors import UserError
-from imgrec.utils.progress import shown
+from imgrec.utils.progress import progress_bar
 
 _ATTRIBUTES = ("targets", "labels", "_labels", "y")
 """Attributes in which datasets store the labels of all items."""
@@ -49,7 +49,7 @@ def item_labels(dataset: Any) -> NDArray[Any]:
         for column in (array, array[:, 0] if array.ndim == 2 else array):
             if column.dtype.kind in "iubfU" and column[probes].tolist() == expected:
                 return as_labels(column)
-    return as_labels([_label(dataset[i]) for i in shown(iter(range(count)), count, "Reading labels")])
+    return as_labels([_label(dataset[i]) for i in progress_bar(iter(range(count)), count, "Reading labels")])
 
 
 def as_labels(values: Sequence[Any] | NDArray[Any] | Tensor) -> NDArray[Any]:
