@@ -164,6 +164,9 @@ SOURCE_SPECS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "tar": lambda root: {"path": str(root / "shard.tar")},
     "concat": lambda root: {"sources": [{"name": "folder", "root": str(root)}, "digits"], "weights": [2.5, 0.1]},
     "hub": saved_for_the_hub,
+    "dataset": lambda root: {
+        "dataset": {"name": "torchvision.datasets.FakeData", "size": 40, "image_size": [3, 20, 20], "num_classes": 2}
+    },
     "long_tail": lambda root: {"source": {"name": "folder", "root": str(root)}, "imbalance": 2},
     "label_noise": lambda root: {"source": {"name": "folder", "root": str(root)}, "rate": 0.2},
     "subset": lambda root: {"source": {"name": "folder", "root": str(root)}, "fraction": 0.9},

@@ -1,4 +1,4 @@
-"""What happens to images: tensors in, tensors out; one by one, as a batch, and mixed."""
+"""Augmentation of tensors: of single images, of batches, and mixing."""
 
 from imgrec.augment.affine import Affine, affine
 from imgrec.augment.base import AUGMENTATIONS, Augmentation, BatchTransform, Mix, Transform, to_float

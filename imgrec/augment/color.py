@@ -1,20 +1,29 @@
-"""Brightness, contrast, saturation and hue of a batch, each sample by a factor of its own."""
+"""Brightness, contrast, saturation, hue and grayscale of a batch, with independent factors for every sample."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from imgrec.augment.base import AUGMENTATIONS, BatchTransform, apply_masked, check_probability, per_image, to_float
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform, apply_masked, expand_per_image, to_float
 from imgrec.augment.random import BatchRandom
-from imgrec.errors import UserError
+from imgrec.utils.ranges import ClosedUnitInterval, NonNegativeFloat, check_ranges
 
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
-"""How much red, green and blue make a grey: the luma of ITU-R BT.601, in the decimals that torchvision takes."""
+"""Weights of red, green and blue in gray: the luma of ITU-R BT.601, in the decimals of torchvision."""
+
+HueShift = Annotated[float, Ge(0), Le(0.5)]
 
 
 def to_gray(images: Tensor) -> Tensor:
-    """The luma of each pixel, float ``(batch, 1, height, width)``, of images uint8 or float in [0, 1]."""
+    """Return the luma of each pixel.
+
+    Shapes: ``images`` uint8 or float in [0, 1], ``(batch, channels, height, width)``. The result is float
+    ``(batch, 1, height, width)``.
+    """
     images = to_float(images)
     if images.shape[1] == 1:
         return images
@@ -24,30 +33,30 @@ def to_gray(images: Tensor) -> Tensor:
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """The images times ``factor``, cut off at 1.
+    """Multiply the images by ``factor`` and clip the result at 1.
 
-    Shapes: ``images`` uint8 or float in [0, 1], ``(batch, channels, height, width)``; ``factor`` float ``(batch,)``, 0
-    or more: 1 leaves an image as it is. The result is float in [0, 1].
+    Shapes: ``images`` uint8 or float in [0, 1], ``(batch, channels, height, width)``. ``factor`` float ``(batch,)``, at
+    least 0, 1 for no change. The result is float in [0, 1].
     """
-    return (to_float(images) * per_image(factor)).clamp_(0, 1)
+    return (to_float(images) * expand_per_image(factor)).clamp_(0, 1)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """The images moved away from their mean grey (``factor`` above 1) or towards it; shapes as for brightness."""
+    """Scale the difference of the pixels to the mean gray of their image. The shapes are those of brightness."""
     images = to_float(images)
-    return _between(to_gray(images).mean(dim=(1, 2, 3), keepdim=True), images, factor)
+    return _interpolate(to_gray(images).mean(dim=(1, 2, 3), keepdim=True), images, factor)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """The pixels moved away from their own grey (``factor`` above 1) or towards it; shapes as for brightness."""
+    """Scale the difference of the pixels to their own gray. The shapes are those of brightness."""
     images = to_float(images)
-    return images if images.shape[1] == 1 else _between(to_gray(images), images, factor)
+    return images if images.shape[1] == 1 else _interpolate(to_gray(images), images, factor)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """The hue of every pixel turned by ``shift`` of a full circle, float ``(batch,)``; grey stays grey.
+    """Shift the hue of every pixel. Saturation and value in the hexcone model are unchanged.
 
-    Shapes: as for brightness. Saturation and value, in the hexcone model, stay.
+    Shapes: ``images`` as for brightness. ``shift`` float ``(batch,)``, in full circles.
 
     Source: Smith 1978, "Color gamut transform pairs", 10.1145/965139.807361.
     """
@@ -61,30 +70,29 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     sector = torch.where(
         largest == 0, (green - blue) / one, torch.where(largest == 1, 2 + (blue - red) / one, 4 + (red - green) / one)
     )
-    turned = sector + 6 * per_image(shift)
+    shifted = sector + 6 * expand_per_image(shift)
     channels = []
     for offset in (5, 3, 1):
-        place = (turned + offset).remainder(6)
-        channels.append(value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1))
+        position = (shifted + offset).remainder(6)
+        channels.append(value - chroma * torch.minimum(position, 4 - position).clamp_(0, 1))
     return torch.cat(channels, dim=1)
 
 
 def grayscale(images: Tensor) -> Tensor:
-    """The images without colour, with as many channels as before: float ``(batch, channels, height, width)``."""
+    """Return gray images with the same number of channels: float ``(batch, channels, height, width)``."""
     return to_gray(images).expand_as(images)
 
 
-def _between(other: Tensor, images: Tensor, factor: Tensor) -> Tensor:
-    weight = per_image(factor)
-    return (images * weight).add_(other * (1 - weight)).clamp_(0, 1)
+def _interpolate(reference: Tensor, images: Tensor, factor: Tensor) -> Tensor:
+    weight = expand_per_image(factor)
+    return (images * weight).add_(reference * (1 - weight)).clamp_(0, 1)
 
 
 class _Factor(BatchTransform):
-    """What draws a factor evenly from ``1 - amount`` (0 at least) to ``1 + amount``."""
+    """Base class of transforms with a factor that is sampled uniformly from ``1 - amount`` to ``1 + amount``."""
 
-    def __init__(self, amount: float = 0.4) -> None:
-        if amount < 0:
-            raise UserError(f"`amount` must be 0 or more, got {amount}.")
+    @check_ranges
+    def __init__(self, amount: NonNegativeFloat = 0.4) -> None:
         self.amount = amount
 
     def factor(self, draws: BatchRandom) -> Tensor:
@@ -94,10 +102,11 @@ class _Factor(BatchTransform):
 
 @AUGMENTATIONS.register("brightness")
 class Brightness(_Factor):
-    """Makes each image brighter or darker.
+    """Random brightness.
 
     Args:
-        amount: the factor is drawn evenly from ``1 - amount`` (0 at least) to ``1 + amount``.
+        amount: Half of the range of the factor, which is sampled uniformly from ``1 - amount``, at least 0, to
+            ``1 + amount``. Defaults to 0.4.
 
     Example::
 
@@ -110,10 +119,11 @@ class Brightness(_Factor):
 
 @AUGMENTATIONS.register("contrast")
 class Contrast(_Factor):
-    """Moves each image towards its mean grey, or away from it.
+    """Random contrast: the difference of the pixels to the mean gray of their image is scaled.
 
     Args:
-        amount: the factor is drawn evenly from ``1 - amount`` (0 at least) to ``1 + amount``.
+        amount: Half of the range of the factor, which is sampled uniformly from ``1 - amount``, at least 0, to
+            ``1 + amount``. Defaults to 0.4.
 
     Example::
 
@@ -126,10 +136,11 @@ class Contrast(_Factor):
 
 @AUGMENTATIONS.register("saturation")
 class Saturation(_Factor):
-    """Makes the colours of each image paler or stronger.
+    """Random color saturation.
 
     Args:
-        amount: the factor is drawn evenly from ``1 - amount`` (0 at least) to ``1 + amount``.
+        amount: Half of the range of the factor, which is sampled uniformly from ``1 - amount``, at least 0, to
+            ``1 + amount``. Defaults to 0.4.
 
     Example::
 
@@ -142,19 +153,19 @@ class Saturation(_Factor):
 
 @AUGMENTATIONS.register("hue")
 class Hue(BatchTransform):
-    """Turns the hues of each image.
+    """Random hue.
 
     Args:
-        amount: the turn is drawn evenly from ``-amount`` to ``amount``, in full circles: 0.5 at most.
+        amount: Largest shift, in full circles, at most 0.5. The shift is sampled uniformly from ``-amount`` to
+            ``amount``. Defaults to 0.1.
 
     Example::
 
         train_transforms: {name: hue, amount: 0.05}
     """
 
-    def __init__(self, amount: float = 0.1) -> None:
-        if not 0 <= amount <= 0.5:
-            raise UserError(f"`amount` must be from 0 to 0.5 of a circle, got {amount}.")
+    @check_ranges
+    def __init__(self, amount: HueShift = 0.1) -> None:
         self.amount = amount
 
     def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:  # noqa: D102
@@ -164,13 +175,13 @@ class Hue(BatchTransform):
 
 @AUGMENTATIONS.register("color_jitter")
 class ColorJitter(BatchTransform):
-    """Changes brightness, contrast, saturation and hue, in this order, each by a draw of its own.
+    """Random brightness, contrast, saturation and hue, applied in this order with independent draws.
 
     Args:
-        brightness: how much; see `imgrec show augmentations brightness`. 0 leaves it as it is, and so for the others.
-        contrast: how much.
-        saturation: how much.
-        hue: how much, in full circles.
+        brightness: Amount of the augmentation `brightness`, 0 for no change. Defaults to 0.4.
+        contrast: Amount of the augmentation `contrast`, 0 for no change. Defaults to 0.4.
+        saturation: Amount of the augmentation `saturation`, 0 for no change. Defaults to 0.4.
+        hue: Largest shift of the hue, in full circles, at most 0.5. Defaults to 0.0.
 
     Source: Howard 2013, "Some improvements on deep convolutional neural network based image classification",
     arXiv 1312.5402.
@@ -180,24 +191,22 @@ class ColorJitter(BatchTransform):
         train_transforms: {name: color_jitter, brightness: 0.4, contrast: 0.4, hue: 0.1}
     """
 
+    @check_ranges
     def __init__(
-        self, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4, hue: float = 0.0
+        self,
+        brightness: NonNegativeFloat = 0.4,
+        contrast: NonNegativeFloat = 0.4,
+        saturation: NonNegativeFloat = 0.4,
+        hue: HueShift = 0.0,
     ) -> None:
-        amounts = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
-        kinds: dict[str, type[_Factor] | type[Hue]] = {
-            "brightness": Brightness,
-            "contrast": Contrast,
-            "saturation": Saturation,
-            "hue": Hue,
+        parts: dict[str, BatchTransform] = {
+            "brightness": Brightness(brightness),
+            "contrast": Contrast(contrast),
+            "saturation": Saturation(saturation),
+            "hue": Hue(hue),
         }
-        self.parts: dict[str, BatchTransform] = {}
-        for name, amount in amounts.items():
-            try:
-                part = kinds[name](amount)
-            except UserError as error:
-                raise UserError(str(error).replace("`amount`", f"`{name}`")) from error
-            if amount:
-                self.parts[name] = part
+        amounts = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+        self.parts = {name: part for name, part in parts.items() if amounts[name]}
 
     def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:  # noqa: D102
         images = to_float(images)
@@ -209,18 +218,19 @@ class ColorJitter(BatchTransform):
 
 @AUGMENTATIONS.register("grayscale")
 class Grayscale(BatchTransform):
-    """Takes the colour out of an image with probability ``p``; its channels stay as many.
+    """Random conversion to gray with the same number of channels.
 
     Args:
-        p: probability; the strength of a schedule scales it.
+        p: Probability of the conversion. ``strength`` scales it. Defaults to 0.1.
 
     Example::
 
         train_transforms: {name: grayscale, p: 0.2}
     """
 
-    def __init__(self, p: float = 0.1) -> None:
-        self.p = check_probability(p)
+    @check_ranges
+    def __init__(self, p: ClosedUnitInterval = 0.1) -> None:
+        self.p = p
 
     def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:  # noqa: D102
         return apply_masked(images, draws.chance(self.p * self.strength), grayscale, floating=True)

@@ -1,4 +1,4 @@
-"""The central square of an image, and borders around it."""
+"""Center crop of one image, padding, and random crops of a padded batch."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from imgrec.augment.base import AUGMENTATIONS, BatchTransform, Transform, prefers_gather
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform, Transform, is_gather_faster
 from imgrec.augment.random import BatchRandom
-from imgrec.errors import UserError
+from imgrec.utils.ranges import NonNegativeInt, check_ranges
 
 PaddingMode = Literal["constant", "edge", "reflect", "symmetric"]
 
 
 def pad(image: Tensor, left: int, top: int, right: int, bottom: int, mode: PaddingMode = "constant") -> Tensor:
-    """``image`` with a border of these widths, in pixels.
+    """Pad an image or a batch. The padding can be wider than the image.
 
-    ``constant`` is black; ``edge`` repeats the last pixel; ``reflect`` mirrors without repeating it; ``symmetric``
-    mirrors and repeats it. A border may be wider than the image: the mirror images then go on.
+    Args:
+        image: ``(..., height, width)``.
+        left: Columns on the left.
+        top: Rows on top.
+        right: Columns on the right.
+        bottom: Rows at the bottom.
+        mode: ``constant`` is black. ``edge`` repeats the last pixel. ``reflect`` mirrors the image without its last
+            pixel, ``symmetric`` mirrors it with the last pixel. Defaults to ``constant``.
 
-    >>> pad(torch.tensor([[[1, 2, 3]]], dtype=torch.uint8), 2, 0, 2, 0, "reflect")
-    tensor([[[3, 2, 1, 2, 3, 2, 1]]], dtype=torch.uint8)
+    Example:
+        >>> pad(torch.tensor([[[1, 2, 3]]], dtype=torch.uint8), 2, 0, 2, 0, "reflect")
+        tensor([[[3, 2, 1, 2, 3, 2, 1]]], dtype=torch.uint8)
     """
     height, width = image.shape[-2:]
     if not any((left, top, right, bottom)):
@@ -30,13 +37,13 @@ def pad(image: Tensor, left: int, top: int, right: int, bottom: int, mode: Paddi
         out = image.new_zeros(*image.shape[:-2], top + height + bottom, left + width + right)
         out[..., top : top + height, left : left + width] = image
         return out
-    rows = _border_index(height, top, bottom, mode, image.device)
-    columns = _border_index(width, left, right, mode, image.device)
+    rows = _padded_index(height, top, bottom, mode, image.device)
+    columns = _padded_index(width, left, right, mode, image.device)
     return image.index_select(-2, rows).index_select(-1, columns)
 
 
 def center_crop(image: Tensor, size: int) -> Tensor:
-    """The central ``(size, size)`` pixels; where the image is smaller, it stands in the middle of a black border."""
+    """Crop the central ``(size, size)`` pixels. A smaller image is padded with black first."""
     image = pad_to(image, size)
     height, width = image.shape[-2:]
     top, left = round((height - size) / 2), round((width - size) / 2)
@@ -44,28 +51,28 @@ def center_crop(image: Tensor, size: int) -> Tensor:
 
 
 def pad_to(image: Tensor, size: int, mode: PaddingMode = "constant") -> Tensor:
-    """``image`` with a border on each side that is shorter than ``size``, in the middle of it."""
+    """Pad both sides of each dimension that is shorter than ``size``, so that the image is in the center."""
     height, width = image.shape[-2:]
     down, across = max(0, size - height), max(0, size - width)
     return pad(image, across // 2, down // 2, (across + 1) // 2, (down + 1) // 2, mode)
 
 
-def _border_index(length: int, before: int, after: int, mode: PaddingMode, device: torch.device) -> Tensor:
-    place = torch.arange(-before, length + after, device=device)
+def _padded_index(length: int, before: int, after: int, mode: PaddingMode, device: torch.device) -> Tensor:
+    position = torch.arange(-before, length + after, device=device)
     if mode == "edge" or length == 1:
-        return place.clamp(0, length - 1)
+        return position.clamp(0, length - 1)
     if mode == "reflect":
-        return (length - 1) - ((length - 1) - place.remainder(2 * (length - 1))).abs()
-    place = place.remainder(2 * length)
-    return torch.minimum(place, 2 * length - 1 - place)
+        return (length - 1) - ((length - 1) - position.remainder(2 * (length - 1))).abs()
+    position = position.remainder(2 * length)
+    return torch.minimum(position, 2 * length - 1 - position)
 
 
 @AUGMENTATIONS.register("center_crop")
 class CenterCrop(Transform):
-    """Cuts out the central square; an image that is smaller gets a black border around it.
+    """Central square of an image. A smaller image is padded with black.
 
     Args:
-        image_size: side of the image that the model takes, in pixels; a fact.
+        image_size: Side of the square input of the model, in pixels, a fact.
 
     Example::
 
@@ -82,34 +89,36 @@ class CenterCrop(Transform):
 def random_crop(
     images: Tensor, top: Tensor, left: Tensor, padding: int, padding_mode: PaddingMode = "constant"
 ) -> Tensor:
-    """A window of each image with its border, as large as the image.
+    """Pad each image and crop a window of the original size.
 
     Args:
         images: ``(batch, channels, height, width)``, of any type.
-        top: int64 ``(batch,)``: the window's first row in the image with its border, from 0 to ``2 * padding``.
-        left: int64 ``(batch,)``: likewise its first column.
-        padding: width of the border on every side, in pixels.
-        padding_mode: what the border shows; see :func:`imgrec.augment.pad`.
+        top: int64 ``(batch,)``: first row of the window in the padded image, from 0 to ``2 * padding``.
+        left: int64 ``(batch,)``: first column of the window, from 0 to ``2 * padding``.
+        padding: Width of the padding on every side, in pixels.
+        padding_mode: Content of the padding, as in :func:`imgrec.augment.pad`. Defaults to ``constant``.
     """
     height, width = images.shape[-2:]
-    wide = pad(images, padding, padding, padding, padding, padding_mode)
-    if prefers_gather(images):  # copying window by window runs at the speed of memory, a gather does not
-        cut = torch.empty_like(images, memory_format=torch.contiguous_format)
-        source, target = wide.numpy(), cut.numpy()
+    padded = pad(images, padding, padding, padding, padding, padding_mode)
+    if is_gather_faster(images):  # a copy of each window runs at the speed of memory, an index does not
+        cropped = torch.empty_like(images, memory_format=torch.contiguous_format)
+        source, target = padded.numpy(), cropped.numpy()
         for i, (row, column) in enumerate(zip(top.tolist(), left.tolist(), strict=True)):
             target[i] = source[i, :, row : row + height, column : column + width]
-        return cut
-    windows = wide.unfold(2, height, 1).unfold(3, width, 1)
+        return cropped
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(len(images), device=images.device), :, top, left]
 
 
 @AUGMENTATIONS.register("random_crop")
 class RandomCrop(BatchTransform):
-    """Puts a border around the image and cuts a window of the old size out of a random place.
+    """Random window of the original size in the padded image.
+
+    Use `random_resized_crop` instead for photographs, in which objects have different sizes.
 
     Args:
-        padding: width of the border on every side, in pixels; CIFAR's is 4.
-        padding_mode: ``constant`` (black), ``edge``, ``reflect`` or ``symmetric``.
+        padding: Width of the padding on every side, in pixels. Defaults to 4, the usual value for CIFAR.
+        padding_mode: ``constant`` (black), ``edge``, ``reflect`` or ``symmetric``. Defaults to ``constant``.
 
     Source: Lee et al. 2015, "Deeply-Supervised Nets", arXiv 1409.5185 (zero padding of 4, for CIFAR).
 
@@ -120,9 +129,8 @@ class RandomCrop(BatchTransform):
 
     keeps_dtype = True
 
-    def __init__(self, padding: int = 4, padding_mode: PaddingMode = "constant") -> None:
-        if padding < 0:
-            raise UserError(f"`padding` must be 0 or more pixels, got {padding}.")
+    @check_ranges
+    def __init__(self, padding: NonNegativeInt = 4, padding_mode: PaddingMode = "constant") -> None:
         self.padding = padding
         self.padding_mode: PaddingMode = padding_mode
 

@@ -1,4 +1,4 @@
-"""Boxes that are blotted out."""
+"""Random erasing and Cutout: boxes of an image are replaced by black, the mean color or noise."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from imgrec.augment.base import AUGMENTATIONS, BatchTransform, apply_masked, check_probability
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform, apply_masked, check_bounds
 from imgrec.augment.random import BatchRandom
-from imgrec.errors import UserError
+from imgrec.utils.ranges import ClosedUnitInterval, LeftOpenUnitInterval, PositiveFloat, check_ranges
 
 Fill = Literal["black", "mean", "noise"]
 
@@ -18,18 +18,19 @@ _TRIES = 10
 
 
 def box_mask(box: Tensor, height: int, width: int) -> Tensor:
-    """Which pixels are in each sample's box.
+    """Return a mask of the pixels in the box of each sample.
 
     Args:
-        box: int64 ``(batch, 4)``: top, left, height and width, in pixels; what is outside of the image is cut off.
-        height: rows of the image.
-        width: columns of the image.
+        box: int64 ``(batch, 4)``: top, left, height and width, in pixels. It is clipped at the border of the image.
+        height: Rows of the image.
+        width: Columns of the image.
 
     Returns:
         bool ``(batch, 1, height, width)``.
 
-    >>> box_mask(torch.tensor([[-1, 1, 2, 1]]), 2, 3).int().tolist()
-    [[[[0, 1, 0], [0, 0, 0]]]]
+    Example:
+        >>> box_mask(torch.tensor([[-1, 1, 2, 1]]), 2, 3).int().tolist()
+        [[[[0, 1, 0], [0, 0, 0]]]]
     """
     top, left, tall, wide = box.unbind(1)
     rows, columns = torch.arange(height, device=box.device), torch.arange(width, device=box.device)
@@ -39,17 +40,17 @@ def box_mask(box: Tensor, height: int, width: int) -> Tensor:
 
 
 def erase(images: Tensor, box: Tensor, value: Tensor | float = 0) -> Tensor:
-    """The images with each sample's box filled.
+    """Fill the box of each sample.
 
-    Shapes: ``images`` ``(batch, channels, height, width)`` of any type, which stays; ``box`` as in :func:`box_mask`;
-    ``value`` a number, or a tensor that goes with the images.
+    Shapes: ``images`` ``(batch, channels, height, width)`` of any type. ``box`` as in :func:`box_mask`. ``value`` a
+    number, or a tensor that can be broadcast to the images. The result has the type of the images.
     """
     value = torch.as_tensor(value, device=images.device).to(images.dtype)
     return torch.where(box_mask(box, *images.shape[-2:]), value, images)
 
 
 class _Erasing(BatchTransform):
-    """What erases a box with probability ``p``."""
+    """Base class of transforms that erase a box with probability ``p``."""
 
     p: float
     fill: Fill
@@ -57,13 +58,13 @@ class _Erasing(BatchTransform):
     keeps_dtype = True
 
     def boxes(self, height: int, width: int, draws: BatchRandom) -> Tensor:
-        """int64 ``(batch, 4)``: one box a sample."""
+        """Return one box for each sample: int64 ``(batch, 4)``."""
         raise NotImplementedError
 
     def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:
-        chosen = draws.chance(self.p * self.strength)
+        mask = draws.chance(self.p * self.strength)
         box = self.boxes(images.shape[-2], images.shape[-1], draws)
-        return apply_masked(images, chosen, self._erased, box, draws.fork("noise").keys)
+        return apply_masked(images, mask, self._erased, box, draws.fork("noise").keys)
 
     def _erased(self, images: Tensor, box: Tensor, keys: Tensor) -> Tensor:
         if self.fill == "black":
@@ -76,15 +77,21 @@ class _Erasing(BatchTransform):
 
 @AUGMENTATIONS.register("random_erasing")
 class RandomErasing(_Erasing):
-    """Blots out a box of random area, shape and place with probability ``p``.
+    """Erasing of a box with a random area, aspect ratio and position.
 
-    A box that does not fit is drawn again, ten times at most; then nothing is erased.
+    A box that is larger than the image is drawn again, up to ten times. If none fits, nothing is erased.
+
+    See also `cutout`, whose box has a constant size.
 
     Args:
-        p: probability; the strength of a schedule scales it.
-        scale: smallest and largest area of the box, as a part of the image's; drawn evenly.
-        ratio: smallest and largest height over width of the box; its logarithm is drawn evenly.
-        fill: ``black``, the image's ``mean`` colour, or ``noise``, every pixel drawn evenly.
+        p: Probability of erasing. ``strength`` scales it. Defaults to 0.5.
+        scale: Range of the area of the box, as a fraction of the image in (0, 1], sampled uniformly. Defaults to
+            ``(0.02, 0.33)``.
+        ratio: Range of the height divided by the width. Its logarithm is sampled uniformly. Defaults to ``(0.3, 3.3)``.
+        fill: ``black``, the ``mean`` color of the image, or ``noise`` (uniform). Defaults to ``black``.
+
+    Raises:
+        UserError: If ``scale`` or ``ratio`` decreases.
 
     Source: Zhong et al. 2020, "Random erasing data augmentation", arXiv 1708.04896.
 
@@ -93,43 +100,42 @@ class RandomErasing(_Erasing):
         train_transforms: [hflip, {name: random_erasing, p: 0.25}]
     """
 
+    @check_ranges
     def __init__(
         self,
-        p: float = 0.5,
-        scale: tuple[float, float] = (0.02, 0.33),
-        ratio: tuple[float, float] = (0.3, 3.3),
+        p: ClosedUnitInterval = 0.5,
+        scale: tuple[LeftOpenUnitInterval, LeftOpenUnitInterval] = (0.02, 0.33),
+        ratio: tuple[PositiveFloat, PositiveFloat] = (0.3, 3.3),
         fill: Fill = "black",
     ) -> None:
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise UserError(f"`scale` must be two growing numbers above 0 and up to 1, got {list(scale)}.")
-        if not 0 < ratio[0] <= ratio[1]:
-            raise UserError(f"`ratio` must be two growing numbers above 0, got {list(ratio)}.")
-        self.p = check_probability(p)
-        self.scale = (scale[0], scale[1])
-        self.ratio = (ratio[0], ratio[1])
+        self.p = p
+        self.scale = check_bounds("scale", scale)
+        self.ratio = check_bounds("ratio", ratio)
         self.fill: Fill = fill
 
     def boxes(self, height: int, width: int, draws: BatchRandom) -> Tensor:
-        """The first of ten boxes that fits, evenly placed; an empty one where none does."""
+        """Return the first of ten boxes that fits, at a uniform position, or an empty box if none fits."""
         area = draws.uniform(_TRIES, self.scale[0], self.scale[1]) * (height * width)
         shape = draws.uniform(_TRIES, math.log(self.ratio[0]), math.log(self.ratio[1])).exp()
         tall, wide = (area * shape).sqrt().round(), (area / shape).sqrt().round()
         fits = (tall < height) & (wide < width) & (tall > 0) & (wide > 0)
         first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
         tall, wide = (tall * fits).gather(1, first)[:, 0], (wide * fits).gather(1, first)[:, 0]
-        place = draws.uniform(2)
-        top, left = (place[:, 0] * (height - tall + 1)).floor(), (place[:, 1] * (width - wide + 1)).floor()
+        position = draws.uniform(2)
+        top, left = (position[:, 0] * (height - tall + 1)).floor(), (position[:, 1] * (width - wide + 1)).floor()
         return torch.stack([top, left, tall, wide], dim=1).long()
 
 
 @AUGMENTATIONS.register("cutout")
 class Cutout(_Erasing):
-    """Blots out a square around a random pixel; what is outside of the image is cut off.
+    """Erasing of a square around a random pixel, clipped at the border of the image.
+
+    See also `random_erasing`, whose box has a random size.
 
     Args:
-        size: side of the square, as a part of the image's.
-        p: probability; the strength of a schedule scales it.
-        fill: ``black``, the image's ``mean`` colour, or ``noise``, every pixel drawn evenly.
+        size: Side of the square, as a fraction of the side of the image in (0, 1]. Defaults to 0.5.
+        p: Probability of erasing. ``strength`` scales it. Defaults to 1.0.
+        fill: ``black``, the ``mean`` color of the image, or ``noise`` (uniform). Defaults to ``black``.
 
     Source: DeVries and Taylor 2017, "Improved regularization of convolutional neural networks with Cutout",
     arXiv 1708.04552.
@@ -139,17 +145,16 @@ class Cutout(_Erasing):
         train_transforms: [hflip, {name: cutout, size: 0.25}]
     """
 
-    def __init__(self, size: float = 0.5, p: float = 1.0, fill: Fill = "black") -> None:
-        if not 0 < size <= 1:
-            raise UserError(f"`size` is a part of the image's side, above 0 and up to 1, got {size}.")
+    @check_ranges
+    def __init__(self, size: LeftOpenUnitInterval = 0.5, p: ClosedUnitInterval = 1.0, fill: Fill = "black") -> None:
         self.size = size
-        self.p = check_probability(p)
+        self.p = p
         self.fill: Fill = fill
 
     def boxes(self, height: int, width: int, draws: BatchRandom) -> Tensor:
-        """A square around a pixel that is drawn evenly."""
-        place = draws.uniform(2)
+        """Return a square around a uniformly sampled pixel."""
+        position = draws.uniform(2)
         tall, wide = max(1, round(self.size * height)), max(1, round(self.size * width))
-        top = (place[:, 0] * height).long() - tall // 2
-        left = (place[:, 1] * width).long() - wide // 2
+        top = (position[:, 0] * height).long() - tall // 2
+        left = (position[:, 1] * width).long() - wide // 2
         return torch.stack([top, left, torch.full_like(top, tall), torch.full_like(left, wide)], dim=1)

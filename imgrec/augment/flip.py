@@ -1,44 +1,45 @@
-"""Mirroring images."""
+"""Horizontal and vertical flips of a batch."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from imgrec.augment.base import AUGMENTATIONS, BatchTransform, apply_masked, check_probability
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform, apply_masked
 from imgrec.augment.random import BatchRandom
+from imgrec.utils.ranges import ClosedUnitInterval, check_ranges
 
 _LARGE = 2**15
-"""Bytes of an image from which one at a time is faster on a CPU: it stays in the cache between reading and writing."""
+"""Bytes per image from which a CPU flips one image after another, because each one then remains in its cache."""
 
 
-def hflip(images: Tensor, chosen: Tensor) -> Tensor:
-    """The images, left and right exchanged in the chosen ones.
+def hflip(images: Tensor, mask: Tensor) -> Tensor:
+    """Flip the images of a mask horizontally.
 
-    Shapes: ``images`` ``(batch, channels, height, width)``; ``chosen`` bool ``(batch,)``.
+    Shapes: ``images`` ``(batch, channels, height, width)``. ``mask`` bool ``(batch,)``.
     """
-    return _flip(images, chosen, -1)
+    return _flip(images, mask, -1)
 
 
-def vflip(images: Tensor, chosen: Tensor) -> Tensor:
-    """The images, top and bottom exchanged in the chosen ones; shapes as in :func:`hflip`."""
-    return _flip(images, chosen, -2)
+def vflip(images: Tensor, mask: Tensor) -> Tensor:
+    """Flip the images of a mask vertically. The shapes are those of :func:`hflip`."""
+    return _flip(images, mask, -2)
 
 
-def _flip(images: Tensor, chosen: Tensor, dim: int) -> Tensor:
+def _flip(images: Tensor, mask: Tensor, dim: int) -> Tensor:
     if images.device.type != "cpu" or images[:1].nbytes < _LARGE:
-        return apply_masked(images, chosen, lambda some: some.flip(dim))
+        return apply_masked(images, mask, lambda some: some.flip(dim))
     flipped = images.clone()
-    for row in chosen.nonzero()[:, 0].tolist():
+    for row in mask.nonzero()[:, 0].tolist():
         flipped[row] = images[row].flip(dim)
     return flipped
 
 
 @AUGMENTATIONS.register("hflip")
 class HorizontalFlip(BatchTransform):
-    """Exchanges left and right with probability ``p``.
+    """Random horizontal flip.
 
     Args:
-        p: probability of a flip.
+        p: Probability of a flip. Defaults to 0.5.
 
     Example::
 
@@ -47,8 +48,9 @@ class HorizontalFlip(BatchTransform):
 
     keeps_dtype = True
 
-    def __init__(self, p: float = 0.5) -> None:
-        self.p = check_probability(p)
+    @check_ranges
+    def __init__(self, p: ClosedUnitInterval = 0.5) -> None:
+        self.p = p
 
     def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:  # noqa: D102
         return hflip(images, draws.chance(self.p))
@@ -56,10 +58,10 @@ class HorizontalFlip(BatchTransform):
 
 @AUGMENTATIONS.register("vflip")
 class VerticalFlip(BatchTransform):
-    """Exchanges top and bottom with probability ``p``: for images without a natural "up", seen from above say.
+    """Random vertical flip, for images without a natural orientation, such as aerial images and slides.
 
     Args:
-        p: probability of a flip.
+        p: Probability of a flip. Defaults to 0.5.
 
     Example::
 
@@ -68,8 +70,9 @@ class VerticalFlip(BatchTransform):
 
     keeps_dtype = True
 
-    def __init__(self, p: float = 0.5) -> None:
-        self.p = check_probability(p)
+    @check_ranges
+    def __init__(self, p: ClosedUnitInterval = 0.5) -> None:
+        self.p = p
 
     def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:  # noqa: D102
         return vflip(images, draws.chance(self.p))

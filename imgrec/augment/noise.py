@@ -1,4 +1,4 @@
-"""Noise: of the light, one draw an image, and of the pixels."""
+"""Noise: one lighting change for each image, and independent noise for each pixel."""
 
 from __future__ import annotations
 
@@ -7,43 +7,47 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from imgrec.augment.base import AUGMENTATIONS, BatchTransform, apply_masked, check_probability, per_image, to_float
+from imgrec.augment.base import AUGMENTATIONS, BatchTransform, apply_masked, expand_per_image, to_float
 from imgrec.augment.random import BatchRandom
 from imgrec.errors import UserError
+from imgrec.utils.ranges import ClosedUnitInterval, NonNegativeFloat, check_ranges
 
-# the principal components of the colours of ImageNet's pixels in [0, 1]: roots of the variances, and the directions
+# principal components of the colors of ImageNet pixels in [0, 1]: standard deviations and directions
 _DEVIATIONS = (0.2175, 0.0188, 0.0045)
 _DIRECTIONS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
 
 def add_lighting(images: Tensor, alpha: Tensor) -> Tensor:
-    """The images with every pixel's colour moved along the principal components of natural colours.
+    """Shift the color of every pixel along the principal components of natural colors.
 
-    Shapes: ``images`` uint8 or float in [0, 1], ``(batch, 3, height, width)``; ``alpha`` float ``(batch, 3)``, in
+    Shapes: ``images`` uint8 or float in [0, 1], ``(batch, 3, height, width)``. ``alpha`` float ``(batch, 3)``, in
     standard deviations of each component. The result is float in [0, 1].
     """
     components = torch.tensor(_DIRECTIONS, device=alpha.device) * torch.tensor(_DEVIATIONS, device=alpha.device)
-    moved = alpha @ components.T
-    return (to_float(images) + moved[:, :, None, None]).clamp_(0, 1)
+    offset = alpha @ components.T
+    return (to_float(images) + offset[:, :, None, None]).clamp_(0, 1)
 
 
 def add_noise(images: Tensor, noise: Tensor, std: float | Tensor) -> Tensor:
-    """The images plus ``std`` times ``noise``, cut off to [0, 1].
+    """Add ``std`` times ``noise`` to the images and clip the result to [0, 1].
 
-    Shapes: ``images`` uint8 or float in [0, 1], ``(batch, channels, height, width)``; ``noise`` likewise, or with one
-    channel for all; ``std`` a number, or float ``(batch,)``.
+    Shapes: ``images`` uint8 or float in [0, 1], ``(batch, channels, height, width)``. ``noise`` of the same shape, or
+    with one channel for all. ``std`` a number, or float ``(batch,)``.
     """
-    scale = per_image(std) if isinstance(std, Tensor) else std
+    scale = expand_per_image(std) if isinstance(std, Tensor) else std
     return (to_float(images) + noise * scale).clamp_(0, 1)
 
 
 @AUGMENTATIONS.register("lighting")
 class Lighting(BatchTransform):
-    """Changes the colour and the intensity of the light, by the principal components of ImageNet's colours.
+    """Random color and intensity of the light, along the principal components of ImageNet colors.
 
     Args:
-        std: standard deviation of the draw, in those of each component.
-        in_channels: channels of an image; a fact. Only colour images have such components.
+        std: Standard deviation of the draw, in standard deviations of each component. Defaults to 0.1.
+        in_channels: Channels of an image, a fact. Only color images have these components.
+
+    Raises:
+        UserError: If the images are gray.
 
     Source: Krizhevsky, Sutskever and Hinton 2012, "ImageNet classification with deep convolutional neural networks",
     10.1145/3065386.
@@ -53,11 +57,10 @@ class Lighting(BatchTransform):
         train_transforms: {name: lighting, std: 0.1}
     """
 
-    def __init__(self, std: float = 0.1, in_channels: Literal[1, 3] = 3) -> None:
-        if std < 0:
-            raise UserError(f"`std` must be 0 or more, got {std}.")
+    @check_ranges
+    def __init__(self, std: NonNegativeFloat = 0.1, in_channels: Literal[1, 3] = 3) -> None:
         if in_channels != 3:
-            raise UserError("lighting changes colours, and the images are grey; brightness is for them.")
+            raise UserError("lighting: expected color images, got gray images. Use brightness instead.")
         self.std = std
 
     def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:  # noqa: D102
@@ -66,25 +69,24 @@ class Lighting(BatchTransform):
 
 @AUGMENTATIONS.register("gaussian_noise")
 class GaussianNoise(BatchTransform):
-    """Adds normal noise to every pixel, each channel its own, with probability ``p``.
+    """Random normal noise, independent for every pixel and channel.
 
     Args:
-        std: standard deviation of the noise, in units of [0, 1].
-        p: probability that an image gets any.
+        std: Standard deviation of the noise, for images in [0, 1]. Defaults to 0.05.
+        p: Probability that an image receives noise. Defaults to 1.0.
 
     Example::
 
         train_transforms: {name: gaussian_noise, std: 0.02}
     """
 
-    def __init__(self, std: float = 0.05, p: float = 1.0) -> None:
-        if std < 0:
-            raise UserError(f"`std` must be 0 or more, got {std}.")
+    @check_ranges
+    def __init__(self, std: NonNegativeFloat = 0.05, p: ClosedUnitInterval = 1.0) -> None:
         self.std = std
-        self.p = check_probability(p)
+        self.p = p
 
     def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:  # noqa: D102
-        chosen = draws.chance(self.p)
+        mask = draws.chance(self.p)
         pixels = draws.fork("pixels")
         std = self.std * self.strength
 
@@ -92,4 +94,4 @@ class GaussianNoise(BatchTransform):
             noise = BatchRandom(keys).normal(some[0].numel()).view(some.shape)
             return add_noise(some, noise, std)
 
-        return apply_masked(images, chosen, noisy, pixels.keys, floating=True)
+        return apply_masked(images, mask, noisy, pixels.keys, floating=True)

@@ -1,4 +1,4 @@
-"""Specs of transforms, one after the other, up to the image that the model takes."""
+"""Pipeline of transforms of single images, built from specs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from imgrec.errors import SpecError, UserError
 from imgrec.registry import Spec, Specs
 
 DEFAULT_TRANSFORMS: tuple[Spec, ...] = ("resize", "center_crop")
-"""What stands where no transforms are given: nothing random, and the whole image where it is square."""
+"""Default transforms: deterministic, and without a crop of square images."""
 
 ANY_SIZE = 224
-"""Side of the square, in pixels, while the real one is not known yet."""
+"""Side of the square, in pixels, for checks before the data is read."""
 
 
 class Pipeline:
-    """Transforms in their order; what comes out is checked to be the square that the model takes.
+    """Transforms of single images, applied in order, with a check of the size and type of the result.
 
     Args:
-        transforms: what happens to an image, in this order.
-        image_size: side of the square that comes out, in pixels.
-        where: the place in the config, for messages: ``"data.train_transforms"``.
+        transforms: Transforms in their order.
+        image_size: Side of the square result, in pixels.
+        where: Place in the config, for messages, such as ``"data.train_transforms"``.
     """
 
     def __init__(self, transforms: Sequence[Transform], image_size: int, where: str = "transforms") -> None:
@@ -34,11 +34,11 @@ class Pipeline:
         self.where = where
 
     def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The image for the model: uint8 ``(channels, image_size, image_size)``.
+        """Return the input of the model: uint8 ``(channels, image_size, image_size)``.
 
         Args:
             image: uint8 ``(channels, height, width)``.
-            generator: what random transforms draw from; without one they draw the same each time.
+            generator: Source of the random numbers. Defaults to a new one with the seed 0.
 
         Raises:
             UserError: If the transforms end in another size, or return anything except uint8.
@@ -54,47 +54,48 @@ class Pipeline:
                 "uint8 in 0 to 255: the network scales and normalizes. A BatchTransform may return float in [0, 1]."
             )
         if image.shape[-2:] != (self.image_size, self.image_size):
-            size = f"{image.shape[-2]} x {image.shape[-1]}"
-            was = f"{before[-2]} x {before[-1]}"
+            size, was = (f"{shape[-2]} x {shape[-1]}" for shape in (image.shape, before))
             raise UserError(
-                f"{self.where}: an image of {was} pixels (height x width) comes out with {size}, and the model takes "
-                f"{self.image_size} x {self.image_size}. End the list with center_crop, random_resized_crop or squash, "
-                f"or begin it with resize where all images are square."
+                f"{self.where}: expected a result of {self.image_size} x {self.image_size} pixels, got {size} for an "
+                f"image of {was} (height x width). End the list with center_crop, random_resized_crop or squash."
             )
         return image
 
 
 def build_transforms(specs: Specs | Sequence[Spec] | None, where: str = "transforms", **facts: Any) -> Pipeline:
-    """The pipeline that ``specs`` name: transforms of single images only, as evaluation and prediction take.
+    """Build a pipeline of transforms of single images, for evaluation and prediction.
 
     Args:
-        specs: transforms in their order; ``None`` stands for :data:`DEFAULT_TRANSFORMS`, an empty list for none.
-        where: the place in the config, for messages.
-        **facts: what the data is known to be; ``image_size``, in pixels, must be among them.
+        specs: Specs of the transforms. ``None`` is :data:`DEFAULT_TRANSFORMS`, an empty list is no transform.
+        where: Place in the config, for messages.
+        **facts: Facts of the data, with ``image_size`` in pixels.
 
     Raises:
-        SpecError: an unknown name or argument, a value that is refused, or an augmentation of whole batches.
+        SpecError: If a name, an argument or a value is wrong, or if an augmentation is for whole batches.
 
-    >>> build_transforms(None, image_size=24)(torch.zeros(3, 32, 48, dtype=torch.uint8)).shape
-    torch.Size([3, 24, 24])
+    Example:
+        >>> build_transforms(None, image_size=24)(torch.zeros(3, 32, 48, dtype=torch.uint8)).shape
+        torch.Size([3, 24, 24])
     """
     transforms: list[Transform] = []
     for place, name, built in build_each(specs, where, **facts):
         if not isinstance(built, Transform):
-            raise SpecError(f"{place}: {name} is for training batches; here stand transforms of single images only.")
+            raise SpecError(
+                f"{place}: expected a transform of single images, got {name}, which is for training batches."
+            )
         transforms.append(built)
     return Pipeline(transforms, facts["image_size"], where)
 
 
 def check_transforms(specs: Specs | Sequence[Spec] | None, where: str = "transforms", **facts: Any) -> None:
-    """Raise what :func:`build_transforms` would raise, before any image is at hand or its size is known."""
+    """Raise the errors of :func:`build_transforms` before any image is read."""
     build_transforms(specs, where, **{"image_size": ANY_SIZE, "in_channels": 3, **facts})
 
 
 def build_each(
     specs: Specs | Sequence[Spec] | None, where: str, **facts: Any
 ) -> Iterator[tuple[str, str, Augmentation]]:
-    """Each augmentation of a list, presets taken apart, with its place in the config and its name."""
+    """Yield each augmentation of a list and of its presets, with its place in the config and its name."""
     from imgrec.augment.presets import PRESETS
 
     for place, spec in _placed(specs, where):
@@ -106,18 +107,18 @@ def build_each(
 
 
 def _build(spec: Spec, where: str, facts: Mapping[str, Any]) -> Augmentation:
-    from imgrec.augment.torchvision import wrapped
+    from imgrec.augment.torchvision import adapt_module
 
     try:
-        built = wrapped(AUGMENTATIONS.build(spec, where, **facts))
+        built = adapt_module(AUGMENTATIONS.build(spec, where, **facts))
     except UserError as error:
         if isinstance(error, SpecError):
             raise
         raise SpecError(f"{where}: {error}") from error
     if not isinstance(built, Augmentation):
         raise SpecError(
-            f"{where}: {_name(spec)} is no augmentation; accepted is a subclass of imgrec.augment's Transform, "
-            "BatchTransform or Mix, or a transform of torchvision's v2."
+            f"{where}: expected a subclass of imgrec.augment.Transform, BatchTransform or Mix, or a transform of "
+            f"torchvision.transforms.v2, got {_name(spec)}."
         )
     return built
 

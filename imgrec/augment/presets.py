@@ -1,4 +1,4 @@
-"""Lists of augmentations that go by one name."""
+"""Presets: named lists of augmentations."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ PRESETS: Registry[list[Spec]] = Registry("preset", "presets")
 
 
 class Preset:
-    """A named list; called, it gives a copy. Its docstring shows it as YAML, and how it is named."""
+    """Factory of a list of augmentations. Its docstring contains the list as YAML."""
 
-    def __init__(self, name: str, said: str, specs: list[Spec]) -> None:
+    def __init__(self, name: str, description: str, specs: list[Spec]) -> None:
         self.specs = specs
-        summary, _, source = said.partition("\n")
+        summary, _, source = description.partition("\n")
         listed = yaml.safe_dump({"train_transforms": specs}, default_flow_style=None, sort_keys=False, width=100)
         example = f"Example::\n\n    train_transforms: {name}"
         self.__doc__ = "\n\n".join(part for part in (summary, listed.strip(), source.strip(), example) if part)
 
     def __call__(self) -> list[Spec]:
-        """A copy of the list."""
+        """Return a copy of the list."""
         return [spec if isinstance(spec, str) else dict(spec) for spec in self.specs]
 
 
-def _add(name: str, said: str, *specs: str | dict[str, Any]) -> None:
+def _add(name: str, description: str, *specs: str | dict[str, Any]) -> None:
     add: Callable[[Preset], Any] = PRESETS.register(name)
-    add(Preset(name, said, list(specs)))
+    add(Preset(name, description, list(specs)))
 
 
 _CROPPED = {"name": "random_resized_crop", "scale": [0.25, 1.0]}
 
 _add(
     "light",
-    "Little change, for any photographs: whole images moved by a few pixels and mirrored.",
+    "Weak augmentation of photographs: a shift by a few pixels and a horizontal flip.",
     "squash",
     {"name": "random_crop", "padding": 4, "padding_mode": "reflect"},
     "hflip",
 )
 _add(
     "medium",
-    "A random part of each photograph, mirrored, its colours changed a little.",
+    "Moderate augmentation of photographs: a random resized crop, a horizontal flip and weak color jitter.",
     {"name": "random_resized_crop", "scale": [0.35, 1.0]},
     "hflip",
     {"name": "color_jitter", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2},
 )
 _add(
     "heavy",
-    "For long training: small parts, RandAugment, erased boxes, Mixup or CutMix.\n"
+    "Strong augmentation for long training: small crops, RandAugment, random erasing, Mixup or CutMix.\n"
     'Source: Wightman, Touvron and Jegou 2021, "ResNet strikes back", arXiv 2110.00476 (the mixture, not each number).',
     _CROPPED,
     {"name": "randaugment", "num_ops": 2, "magnitude": 9},
@@ -61,7 +61,7 @@ _add(
 )
 _add(
     "article",
-    "What tutorials do: moved by up to four pixels on a black border, and mirrored.",
+    "Augmentation of many tutorials: a shift by up to four pixels with black padding, and a horizontal flip.",
     "resize",
     "center_crop",
     {"name": "random_crop", "padding": 4},
@@ -69,7 +69,7 @@ _add(
 )
 _add(
     "cifar",
-    "For small photographs as CIFAR's: moved by up to four pixels, mirrored, a box of half the side cut out.\n"
+    "Augmentation of small photographs such as CIFAR: a shift by up to four pixels, a horizontal flip and Cutout.\n"
     'Source: DeVries and Taylor 2017, "Improved regularization of convolutional neural networks with Cutout", '
     "arXiv 1708.04552.",
     "resize",
@@ -80,8 +80,8 @@ _add(
 )
 _add(
     "imagenet",
-    "The crop of ImageNet training, mirrored, with jittered colours and lighting noise.\n"
-    "Source: Krizhevsky, Sutskever and Hinton 2012, 10.1145/3065386 (lighting); Szegedy et al. 2015, arXiv 1409.4842.",
+    "Augmentation of ImageNet training: a random resized crop, a horizontal flip, color jitter and lighting noise.\n"
+    "Source: Krizhevsky, Sutskever and Hinton 2012, 10.1145/3065386 (lighting). Szegedy et al. 2015, arXiv 1409.4842.",
     "random_resized_crop",
     "hflip",
     "color_jitter",
@@ -89,7 +89,7 @@ _add(
 )
 _add(
     "medical",
-    "For scans and slides: no colour is moved far, any side may be up, small turns and shifts, slight blur and noise.",
+    "Augmentation of scans and slides: flips, small rotations and shifts, weak color jitter, blur and noise.",
     "squash",
     "hflip",
     "vflip",

@@ -1,4 +1,4 @@
-"""Random numbers for a whole batch on any device, each a function of where it stands."""
+"""Random numbers for a batch on any device, as a function of the sample and the position in training."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ _TRIES = 16
 
 
 class BatchRandom:
-    """What a batch draws: a row of random numbers a sample, made from the sample's key and a position alone.
+    """Counter-based random numbers: one row for each sample, a function of the key of the sample and a position.
 
-    Nothing is stored and no generator is consumed: number ``n`` of a sample is a hash of its key, the position and
-    ``n``, computed for all samples at once, with the same bits on every device. A sample therefore draws the same in a
-    batch of one and in a batch of a thousand, in any process, and again after a resume. Further calls on one object
-    give further numbers; :meth:`fork` gives a stream of its own to each transform, so that one more call in one of
-    them does not move the draws of the next.
+    Number ``n`` of a sample is a hash of its key, the position and ``n``. It has the same bits on every device, in a
+    batch of any size, in any process and after a resume. No generator state exists.
+
+    Every call on one object returns new numbers. :meth:`fork` returns an independent stream, so that an additional call
+    in one transform does not change the draws of another.
 
     Args:
-        keys: int64 ``(batch,)``, one a sample: a hash of its id.
-        *position: where in training these draws are: the seed and the epoch.
-
-    >>> keys = torch.tensor([7, 8])
-    >>> both = BatchRandom(keys, 0, 3).fork("hflip").uniform()
-    >>> torch.equal(both[1:], BatchRandom(keys[1:], 0, 3).fork("hflip").uniform())
-    True
+        keys: int64 ``(batch,)``: a hash of the id of each sample.
+        *position: Position in training: the seed and the epoch.
 
     Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", 10.1145/2660193.2660195 (the
-    hash, SplitMix64); Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", 10.1145/2063384.2063405 (that
-    a hash of a counter is generator enough).
+    hash, SplitMix64); Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", 10.1145/2063384.2063405
+    (counter-based generators).
+
+    Example:
+        >>> keys = torch.tensor([7, 8])
+        >>> both = BatchRandom(keys, 0, 3).fork("hflip").uniform()
+        >>> torch.equal(both[1:], BatchRandom(keys[1:], 0, 3).fork("hflip").uniform())
+        True
     """
 
     def __init__(self, keys: Tensor, *position: int | str) -> None:
@@ -50,34 +51,34 @@ class BatchRandom:
 
     @property
     def device(self) -> torch.device:
-        """Where the numbers are made: the keys' device."""
+        """Device of the keys and of the numbers."""
         return self.keys.device
 
     def fork(self, name: int | str) -> Self:
-        """An unrelated stream with the same keys; the same name gives the same stream."""
+        """Return an independent stream with the same keys. The same name gives the same stream."""
         return type(self)(self.keys, "fork", name)
 
     def shared(self) -> Self:
-        """One row for the whole batch, a function of which samples are in it: what mixing draws once for all."""
+        """Return one row for the whole batch, a function of the set of its samples, for common draws."""
         return type(self)(self.keys.sum(dim=0, keepdim=True), "shared")
 
     def bits(self, count: int = 1) -> Tensor:
-        """int64 ``(batch, count)``: 64 random bits each."""
-        places = torch.arange(self._count + 1, self._count + 1 + count, device=self.device)
+        """Return 64 random bits per number: int64 ``(batch, count)``."""
+        counters = torch.arange(self._count + 1, self._count + 1 + count, device=self.device)
         self._count += count
-        return _hash(self.keys[:, None] + places.mul_(_STEP))
+        return _hash(self.keys[:, None] + counters.mul_(_STEP))
 
     def uniform(self, count: int = 1, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """float32 ``(batch, count)``, even over ``[low, high)``."""
+        """Return uniform numbers in ``[low, high)``: float32 ``(batch, count)``."""
         unit = _unit(_shift(self.bits(count), 40))
         return unit if (low, high) == (0.0, 1.0) else unit.mul_(high - low).add_(low)
 
     def chance(self, p: float) -> Tensor:
-        """Bool ``(batch,)``: true with probability ``p``."""
+        """Return True with probability ``p`` for each sample: bool ``(batch,)``."""
         return self.uniform()[:, 0] < p
 
     def normal(self, count: int = 1) -> Tensor:
-        """float32 ``(batch, count)``, from the standard normal distribution; none beyond 5.8."""
+        """Return standard normal numbers, at most 5.8 in absolute value: float32 ``(batch, count)``."""
         half = (count + 1) // 2
         bits = self.bits(half)
         radius = _unit(_shift(bits, 40)).neg_().add_(1.0).log_().mul_(-2.0).sqrt_()
@@ -85,17 +86,17 @@ class BatchRandom:
         return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count]
 
     def integers(self, low: int, high: int, count: int = 1) -> Tensor:
-        """int64 ``(batch, count)``, even over ``low`` to ``high - 1``."""
+        """Return uniform integers from ``low`` to ``high - 1``: int64 ``(batch, count)``."""
         return _shift(self.bits(count), 1).remainder_(high - low).add_(low)
 
     def beta(self, a: float, b: float) -> Tensor:
-        """float32 ``(batch,)``, from the beta distribution with the shapes ``a`` and ``b``, both above 0."""
+        """Return numbers of the beta distribution with parameters ``a`` and ``b`` above 0: float32 ``(batch,)``."""
         return torch.sigmoid(self._log_gamma(a) - self._log_gamma(b))
 
     def _log_gamma(self, shape: float) -> Tensor:
-        """The logarithm of a gamma variable, by the rejection of Marsaglia and Tsang 2000, 10.1145/358407.358414.
+        """Return the logarithm of gamma variables, by rejection (Marsaglia and Tsang 2000, 10.1145/358407.358414).
 
-        All tries are made at once. One fails in fewer than 1 of 20 cases, all of them in fewer than 1 of 10^20.
+        All attempts are computed at once. One fails in fewer than 1 of 20 cases, all of them in fewer than 1 of 10^20.
         """
         d = (shape if shape >= 1 else shape + 1) - 1 / 3
         x = self.normal(_TRIES)
@@ -110,7 +111,7 @@ class BatchRandom:
 
 
 def _shift(bits: Tensor, by: int) -> Tensor:
-    """The bits moved down, zeros moving in from above: torch's own shift keeps the sign."""
+    """Shift the bits to the right and fill with zeros. The shift of torch keeps the sign."""
     return bits.bitwise_right_shift(by).bitwise_and_((1 << (64 - by)) - 1)
 
 
@@ -121,5 +122,5 @@ def _hash(bits: Tensor) -> Tensor:
 
 
 def _unit(bits: Tensor) -> Tensor:
-    """24 bits as a float32 in [0, 1): exact, so that devices agree."""
+    """Return 24 bits as a float32 in [0, 1). The conversion is exact, so that all devices agree."""
     return bits.to(torch.float32).mul_(2.0**-24)

@@ -1,4 +1,4 @@
-"""Resizing: to a short side, or to both sides exactly."""
+"""Resizing to a short side, or to both sides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imgrec.augment.base import AUGMENTATIONS, Transform
-from imgrec.errors import UserError
+from imgrec.utils.ranges import PositiveFloat, check_ranges
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 
@@ -17,18 +17,18 @@ Interpolation = Literal["bilinear", "bicubic", "nearest"]
 def resize_to(
     image: Tensor, height: int, width: int, interpolation: Interpolation = "bilinear", antialias: bool = True
 ) -> Tensor:
-    """Return ``image`` with exactly this height and width.
+    """Resize an image to a height and a width.
 
     Args:
         image: uint8 ``(channels, height, width)``.
-        height: rows of the result, in pixels.
-        width: columns of the result, in pixels.
-        interpolation: how a pixel between pixels is found.
-        antialias: average over what a smaller pixel covers, as Pillow does; ``nearest`` has no such choice.
+        height: Rows of the result, in pixels.
+        width: Columns of the result, in pixels.
+        interpolation: Interpolation of pixels. Defaults to ``bilinear``.
+        antialias: Average over the area of a smaller pixel, as Pillow does. Not used by ``nearest``. Defaults to True.
     """
     if image.shape[-2:] == (height, width):
         return image
-    if image.shape[0] > 1 and image.stride(0) == 0:  # equal channels, which share their memory, are resized once
+    if image.shape[0] > 1 and image.stride(0) == 0:  # equal channels that share their memory are resized once
         return resize_to(image[:1], height, width, interpolation, antialias).expand(image.shape[0], -1, -1)
     if interpolation == "nearest":
         return F.interpolate(image[None], size=(height, width), mode="nearest")[0]
@@ -38,10 +38,11 @@ def resize_to(
 def resize_short_side(
     image: Tensor, size: int, interpolation: Interpolation = "bilinear", antialias: bool = True
 ) -> Tensor:
-    """``image`` with ``size`` pixels on its short side and its aspect ratio kept; the long side is rounded down.
+    """Resize the short side of an image to ``size`` pixels. The long side keeps the aspect ratio and is rounded down.
 
-    >>> resize_short_side(torch.zeros(3, 40, 60, dtype=torch.uint8), 30).shape
-    torch.Size([3, 30, 45])
+    Example:
+        >>> resize_short_side(torch.zeros(3, 40, 60, dtype=torch.uint8), 30).shape
+        torch.Size([3, 30, 45])
     """
     height, width = image.shape[-2:]
     short, long = sorted((height, width))
@@ -52,24 +53,30 @@ def resize_short_side(
 
 @AUGMENTATIONS.register("resize")
 class Resize(Transform):
-    """Resizes the short side to ``image_size * scale`` pixels and keeps the aspect ratio.
+    """Resizing of the short side to ``image_size * scale`` pixels with the aspect ratio kept.
+
+    Use `squash` instead to keep the whole image in a square.
 
     Args:
-        image_size: side of the image that the model takes, in pixels; a fact.
-        scale: how much longer the short side is than that: 1.143 gives 256 for 224, for a centre crop to follow.
-        interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
-        antialias: average over what a smaller pixel covers, as Pillow does.
+        image_size: Side of the square input of the model, in pixels, a fact.
+        scale: Ratio of the short side to ``image_size``, above 0. 1.143 gives 256 for 224, for a center crop to follow.
+            Defaults to 1.0.
+        interpolation: ``bilinear``, ``bicubic`` or ``nearest``. Defaults to ``bilinear``.
+        antialias: Average over the area of a smaller pixel, as Pillow does. Defaults to True.
 
     Example::
 
         train_transforms: [{name: resize, scale: 1.15}, center_crop]
     """
 
+    @check_ranges
     def __init__(
-        self, image_size: int, scale: float = 1.0, interpolation: Interpolation = "bilinear", antialias: bool = True
+        self,
+        image_size: int,
+        scale: PositiveFloat = 1.0,
+        interpolation: Interpolation = "bilinear",
+        antialias: bool = True,
     ) -> None:
-        if scale <= 0:
-            raise UserError(f"`scale` must be above 0, got {scale}.")
         self.size = max(1, round(image_size * scale))
         self.interpolation: Interpolation = interpolation
         self.antialias = antialias
@@ -80,12 +87,14 @@ class Resize(Transform):
 
 @AUGMENTATIONS.register("squash")
 class Squash(Transform):
-    """Resizes both sides to ``image_size`` pixels, so that nothing is cut off and the aspect ratio is lost.
+    """Resizing of both sides to ``image_size`` pixels. The whole image is kept, its aspect ratio is not.
+
+    Use `resize` and `center_crop` instead to keep the aspect ratio.
 
     Args:
-        image_size: side of the image that the model takes, in pixels; a fact.
-        interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
-        antialias: average over what a smaller pixel covers, as Pillow does.
+        image_size: Side of the square input of the model, in pixels, a fact.
+        interpolation: ``bilinear``, ``bicubic`` or ``nearest``. Defaults to ``bilinear``.
+        antialias: Average over the area of a smaller pixel, as Pillow does. Defaults to True.
 
     Example::
 

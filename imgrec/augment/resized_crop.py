@@ -1,4 +1,4 @@
-"""The crop of ImageNet training: any part of the image, of any size and shape within limits, resized."""
+"""Random resized crop, the standard crop of ImageNet training."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ import math
 import torch
 from torch import Tensor
 
-from imgrec.augment.base import AUGMENTATIONS, Transform
+from imgrec.augment.base import AUGMENTATIONS, Transform, check_bounds
 from imgrec.augment.resize import Interpolation, resize_to
-from imgrec.errors import UserError
+from imgrec.utils.ranges import LeftOpenUnitInterval, PositiveFloat, check_ranges
 
 
 def random_box(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
 ) -> tuple[int, int, int, int]:
-    """A random box inside an image, as ``(top, left, height, width)`` in pixels.
+    """Draw a random box inside an image, as ``(top, left, height, width)`` in pixels.
 
-    Its area is drawn evenly between ``scale`` of the image's, the logarithm of its width over its height evenly between
-    that of ``ratio``. A box that does not fit is drawn again; after ten tries it is the largest central one whose shape
-    is within ``ratio``.
+    A box that is larger than the image is drawn again. After ten attempts, it is the largest central box whose aspect
+    ratio is within ``ratio``.
+
+    Args:
+        height: Rows of the image.
+        width: Columns of the image.
+        scale: Range of the area, as a fraction of the image, sampled uniformly.
+        ratio: Range of the width divided by the height. Its logarithm is sampled uniformly.
+        generator: Source of the random numbers.
     """
     area = height * width
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -50,7 +56,7 @@ def random_resized_crop(
     interpolation: Interpolation = "bilinear",
     antialias: bool = True,
 ) -> Tensor:
-    """A random box of ``image`` (:func:`random_box`), resized to ``(size, size)``."""
+    """Crop a random box of an image (:func:`random_box`) and resize it to ``(size, size)``."""
     top, left, height, width = random_box(image.shape[-2], image.shape[-1], scale, ratio, generator)
     box = image[..., top : top + height, left : left + width]
     return resize_to(box, size, size, interpolation, antialias)
@@ -58,14 +64,19 @@ def random_resized_crop(
 
 @AUGMENTATIONS.register("random_resized_crop")
 class RandomResizedCrop(Transform):
-    """Cuts out a box of random area and shape and resizes it to a square.
+    """Random box of an image, resized to a square.
+
+    Use `random_crop` instead for small images with objects of one size, such as CIFAR.
 
     Args:
-        image_size: side of the image that the model takes, in pixels; a fact.
-        scale: smallest and largest area of the box, as a part of the image's.
-        ratio: smallest and largest width over height of the box.
-        interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
-        antialias: average over what a smaller pixel covers, as Pillow does.
+        image_size: Side of the square input of the model, in pixels, a fact.
+        scale: Range of the area of the box, as a fraction of the image in (0, 1]. Defaults to ``(0.08, 1.0)``.
+        ratio: Range of the width divided by the height. Defaults to ``(3/4, 4/3)``.
+        interpolation: ``bilinear``, ``bicubic`` or ``nearest``. Defaults to ``bilinear``.
+        antialias: Average over the area of a smaller pixel, as Pillow does. Defaults to True.
+
+    Raises:
+        UserError: If ``scale`` or ``ratio`` decreases.
 
     Source: Szegedy et al. 2015, "Going deeper with convolutions", arXiv 1409.4842.
 
@@ -74,21 +85,18 @@ class RandomResizedCrop(Transform):
         train_transforms: [{name: random_resized_crop, scale: [0.25, 1.0]}, hflip]
     """
 
+    @check_ranges
     def __init__(
         self,
         image_size: int,
-        scale: tuple[float, float] = (0.08, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        scale: tuple[LeftOpenUnitInterval, LeftOpenUnitInterval] = (0.08, 1.0),
+        ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3),
         interpolation: Interpolation = "bilinear",
         antialias: bool = True,
     ) -> None:
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise UserError(f"`scale` must be two growing numbers above 0 and up to 1, got {list(scale)}.")
-        if not 0 < ratio[0] <= ratio[1]:
-            raise UserError(f"`ratio` must be two growing numbers above 0, got {list(ratio)}.")
         self.image_size = image_size
-        self.scale = (scale[0], scale[1])
-        self.ratio = (ratio[0], ratio[1])
+        self.scale = check_bounds("scale", scale)
+        self.ratio = check_bounds("ratio", ratio)
         self.interpolation: Interpolation = interpolation
         self.antialias = antialias
 

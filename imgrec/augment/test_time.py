@@ -1,4 +1,4 @@
-"""Test-time augmentation: several views of an image, one answer."""
+"""Test-time augmentation: the mean prediction over several views of an image."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from torch import Tensor
 from imgrec.augment.base import to_float
 from imgrec.errors import UserError
 from imgrec.registry import Registry, Spec, Specs, as_list
+from imgrec.utils.ranges import OpenUnitInterval, PositiveFloat, check_ranges
 
 Average = Literal["probabilities", "logits"]
 
 
 class TestTimeView(ABC):
-    """Further views of a batch, for an answer that is the mean over all of them and the batch itself."""
+    """Base class of additional views of a batch. The prediction is the mean over the batch and all views."""
+
+    __test__ = False  # the name begins with the prefix of pytest classes
 
     @abstractmethod
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """The further views.
+        """Return the additional views, without the unchanged images.
 
-        Shapes: ``images`` uint8 or float in [0, 1], ``(batch, channels, height, width)``; each view likewise, of any
-        height and width. The images as they are must not be among them.
+        Shapes: ``images`` uint8 or float in [0, 1], ``(batch, channels, height, width)``. A view can have any height
+        and width.
         """
 
 
@@ -35,7 +38,7 @@ VIEWS: Registry[TestTimeView] = Registry("view", "views")
 
 @VIEWS.register("hflip")
 class MirroredView(TestTimeView):
-    """Left and right exchanged: one more view.
+    """Horizontally flipped image: one view.
 
     Example::
 
@@ -48,7 +51,7 @@ class MirroredView(TestTimeView):
 
 @VIEWS.register("vflip")
 class UpsideDownView(TestTimeView):
-    """Top and bottom exchanged: one more view.
+    """Vertically flipped image: one view.
 
     Example::
 
@@ -61,47 +64,50 @@ class UpsideDownView(TestTimeView):
 
 @VIEWS.register("five_crop")
 class FiveCropView(TestTimeView):
-    """The four corners and the centre, each brought back to the full size: five more views.
+    """Crops of the four corners and the center, resized to the full size: five views.
 
     Args:
-        keep: side of a crop, as a part of the image's.
+        keep: Side of a crop, as a fraction of the side of the image in (0, 1). Defaults to 0.875.
 
-    Source: Krizhevsky, Sutskever and Hinton 2012, 10.1145/3065386 (with mirrored ones: ten).
+    Source: Krizhevsky, Sutskever and Hinton 2012, 10.1145/3065386 (ten with their flipped versions).
 
     Example::
 
         imgrec test RUN --tta '{name: five_crop, keep: 0.9}'
     """
 
-    def __init__(self, keep: float = 0.875) -> None:
-        if not 0 < keep < 1:
-            raise UserError(f"`keep` is a part of the side, above 0 and below 1, got {keep}.")
+    @check_ranges
+    def __init__(self, keep: OpenUnitInterval = 0.875) -> None:
         self.keep = keep
 
     def __call__(self, images: Tensor) -> list[Tensor]:  # noqa: D102
         height, width = images.shape[-2:]
         tall, wide = max(1, round(self.keep * height)), max(1, round(self.keep * width))
         down, across = height - tall, width - wide
-        places = [(0, 0), (0, across), (down, 0), (down, across), (down // 2, across // 2)]
-        return [_resized(images[..., t : t + tall, le : le + wide], height, width) for t, le in places]
+        corners = [(0, 0), (0, across), (down, 0), (down, across), (down // 2, across // 2)]
+        return [_resized(images[..., t : t + tall, le : le + wide], height, width) for t, le in corners]
 
 
 @VIEWS.register("scales")
 class ScaledView(TestTimeView):
-    """The whole image at other sizes, for networks that take images of any size: one more view a scale.
+    """Resized images, for models that accept any image size: one view for each scale.
 
     Args:
-        scales: sides of the views, as multiples of the image's.
+        scales: Sides of the views, as multiples of the side of the image, above 0. Defaults to ``[0.875, 1.125]``.
+
+    Raises:
+        UserError: If ``scales`` is empty.
 
     Example::
 
         imgrec test RUN --tta '{name: scales, scales: [0.9, 1.1]}'
     """
 
-    def __init__(self, scales: list[float] | None = None) -> None:
+    @check_ranges
+    def __init__(self, scales: list[PositiveFloat] | None = None) -> None:
         self.scales = [0.875, 1.125] if scales is None else scales
-        if not self.scales or min(self.scales) <= 0:
-            raise UserError(f"`scales` must be numbers above 0, one at least, got {self.scales}.")
+        if not self.scales:
+            raise UserError("scales: expected at least one scale, got [].")
 
     def __call__(self, images: Tensor) -> list[Tensor]:  # noqa: D102
         height, width = images.shape[-2:]
@@ -109,43 +115,46 @@ class ScaledView(TestTimeView):
 
 
 class TestTimeAugmentation:
-    """All views of a batch, and the mean of what a model says about them.
+    """Mean prediction of a model over several views of a batch.
 
-    Several views are combined: mirrored five crops make twelve views, with the image itself and its mirror image.
+    Several entries are combined: `five_crop` with `hflip` gives twelve views, including the image and its flip.
 
     Args:
-        views: specs of :data:`VIEWS`.
-        average: ``probabilities``: the mean of the probabilities, given as its logarithm; or ``logits``: their mean,
-            the geometric mean of the probabilities, in which one view that is very sure weighs more.
-        where: the place in the config or on the command line, for messages.
+        views: Specs of :data:`VIEWS`.
+        average: ``probabilities`` for the logarithm of the mean probabilities. ``logits`` for the mean logits, which is
+            the geometric mean of the probabilities and gives confident views a larger weight. Defaults to
+            ``probabilities``.
+        where: Place in the config or on the command line, for messages.
 
     Raises:
-        SpecError: an unknown view or argument.
+        SpecError: If a view or an argument is unknown.
+        UserError: If ``average`` is unknown.
 
     Source: Shanmugam et al. 2021, "Better aggregation in test-time augmentation", arXiv 2011.11156.
     """
 
-    __test__ = False  # what pytest would take for a class of tests
+    __test__ = False  # the name begins with the prefix of pytest classes
 
     def __init__(self, views: Specs | Sequence[Spec], average: Average = "probabilities", where: str = "tta") -> None:
         self.views = [VIEWS.build(spec, where) for spec in as_list(views)]
         if average not in ("probabilities", "logits"):
-            raise UserError(f'{where}: accepted averages are "probabilities" and "logits", got {average!r}.')
+            raise UserError(f"{where}: expected the average probabilities or logits, got {average!r}.")
         self.average = average
 
     def all_views(self, images: Tensor) -> list[Tensor]:
-        """The images themselves first, then all other views of them."""
+        """Return the images, followed by all other views."""
         found = [images]
         for view in self.views:
             found += [more for each in found for more in view(each)]
         return found
 
     def combine(self, logits: Sequence[Tensor]) -> Tensor:
-        """One answer from the logits of all views, each ``(batch, num_classes)``, as logits.
+        """Return the mean of the logits of all views, each ``(batch, num_classes)``, as logits.
 
-        >>> two = [torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]]).log()]
-        >>> TestTimeAugmentation("hflip").combine(two).softmax(1)
-        tensor([[0.2500, 0.7500]])
+        Example:
+            >>> two = [torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]]).log()]
+            >>> TestTimeAugmentation("hflip").combine(two).softmax(1)
+            tensor([[0.2500, 0.7500]])
         """
         stacked = torch.stack(list(logits))
         if self.average == "logits":
@@ -153,15 +162,15 @@ class TestTimeAugmentation:
         return stacked.float().log_softmax(dim=-1).logsumexp(dim=0) - torch.tensor(float(len(logits))).log()
 
     def __call__(self, model: Any, images: Tensor) -> Tensor:
-        """The combined logits of ``model(images)`` over all views.
+        """Return the combined logits of ``model(images)`` over all views.
 
         Raises:
-            UserError: the network does not take images of another size.
+            UserError: If the model rejects images of another size.
         """
         return self.combine([self.run(model, view, images) for view in self.all_views(images)])
 
     def run(self, model: Any, view: Tensor, images: Tensor) -> Any:
-        """``model(view)``, with a clear message where a view of another size than ``images`` is refused."""
+        """Return ``model(view)``. Raise a clear error if the model rejects a view of another size than ``images``."""
         try:
             return model(view)
         except (RuntimeError, AssertionError, ValueError) as error:
@@ -169,8 +178,8 @@ class TestTimeAugmentation:
                 raise
             size, full = (f"{each.shape[-2]} x {each.shape[-1]}" for each in (view, images))
             raise UserError(
-                f"tta: this network takes no images of {size} pixels beside those of {full} ({error}); "
-                "leave `scales` out, or give other ones."
+                f"tta: expected a model that accepts images of {size} pixels as well as {full} ({error}). Remove "
+                "`scales`, or use other values."
             ) from error
 
 

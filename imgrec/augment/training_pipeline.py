@@ -1,4 +1,4 @@
-"""All that happens to a training image: one by one in the loader, then the batch on the device, then mixing."""
+"""Training transforms: of single images in the loader, of the batch on the device, and mixing."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class TrainingPipeline:
     """The three parts of ``data.train_transforms``.
 
     Args:
-        sample: brings each image to the model's square, in the loader.
-        batch: what then happens to the batch on the device, in this order.
-        mix: what mixes the samples at last, if anything.
+        sample: Transforms of single images in the loader, to the square input of the model.
+        batch: Transforms of the batch on the device, in this order.
+        mix: Mixing of the samples, applied last. Defaults to none.
     """
 
     def __init__(self, sample: Pipeline, batch: Sequence[BatchTransform] = (), mix: Mix | None = None) -> None:
@@ -30,15 +30,15 @@ class TrainingPipeline:
         self.batch = tuple(batch)
         self.mix = mix
         self.strength: Callable[[float], float] | None = None
-        """From the fraction of training that is done to how strong batch transforms and mixing are, 0 to 1."""
+        """Function from the completed fraction of training to the strength of transforms and mixing, in [0, 1]."""
         self.output_size: Callable[[float], int] | None = None
-        """From that fraction to the side of the images that :meth:`apply` gives, in pixels."""
+        """Function from the completed fraction of training to the side of the result of :meth:`apply`, in pixels."""
         seen: Counter[str] = Counter()
         self._streams = [_stream(transform, seen) for transform in self.batch]
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is left to do with a batch on the device."""
+        """True if a batch needs no further transform on the device."""
         return not self.batch and self.mix is None and self.output_size is None
 
     @property
@@ -48,7 +48,7 @@ class TrainingPipeline:
         return mixed or self.output_size is not None or not all(each.keeps_dtype for each in self.batch)
 
     def set_strength(self, strength: float) -> None:
-        """Set how strong the batch transforms and the mixing are, from 0 to 1."""
+        """Set the strength of the batch transforms and of mixing, in [0, 1]."""
         for part in (*self.batch, self.mix):
             if part is not None:
                 part.strength = strength
@@ -56,16 +56,16 @@ class TrainingPipeline:
     def apply(
         self, images: Tensor, targets: Tensor, draws: BatchRandom, progress: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """What training sees of a batch.
+        """Return the images and targets of a training step.
 
         Args:
-            images: uint8 ``(batch, channels, height, width)``, as ``sample`` gave them.
+            images: uint8 ``(batch, channels, height, width)``, the result of ``sample``.
             targets: int64 ``(batch,)``.
-            draws: one row a sample; every transform takes a stream of its own.
-            progress: the fraction of training that is done; mixing ends at its ``until``.
+            draws: Random numbers with one row for each sample. Every transform uses an independent stream.
+            progress: Completed fraction of training, in [0, 1]. Mixing stops at its ``until``. Defaults to 0.
 
         Returns:
-            The images, uint8 or float in [0, 1]; the targets, probabilities ``(batch, num_classes)`` where mixed.
+            Images, uint8 or float in [0, 1], and targets, which are probabilities ``(batch, num_classes)`` if mixed.
         """
         if self.strength is not None:
             self.set_strength(self.strength(progress))
@@ -82,16 +82,16 @@ class TrainingPipeline:
 def build_training_pipeline(
     specs: Specs | Sequence[Spec] | None, where: str = "train_transforms", **facts: Any
 ) -> TrainingPipeline:
-    """The three parts that ``specs`` name, in one list: transforms, then batch transforms, then at most one mix.
+    """Build the three parts from one list: transforms, then batch transforms, then at most one mixing.
 
     Args:
-        specs: as in ``data.train_transforms``; a preset's name stands for its list. ``None`` stands for the transforms
-            of evaluation.
-        where: the place in the config, for messages.
-        **facts: what the data is known to be: ``image_size``, ``in_channels``, ``num_classes``.
+        specs: Specs as in ``data.train_transforms``. The name of a preset is replaced by its list. ``None`` is the
+            default of evaluation.
+        where: Place in the config, for messages.
+        **facts: Facts of the data: ``image_size``, ``in_channels``, ``num_classes``.
 
     Raises:
-        SpecError: an unknown name or argument, a value that is refused, or another order.
+        SpecError: If a name, an argument, a value or the order is wrong.
     """
     sample: list[Transform] = []
     batch: list[BatchTransform] = []
@@ -100,13 +100,13 @@ def build_training_pipeline(
         late = "mixing" if mix is not None else "a whole-batch transform" if batch else ""
         if isinstance(built, Mix):
             if mix is not None:
-                raise SpecError(f"{place}: {name} mixes a batch that is mixed already; keep one, or mixup_or_cutmix.")
+                raise SpecError(f"{place}: expected one mixing, got {name} as the second. Use mixup_or_cutmix.")
             mix = built
         elif mix is not None or (isinstance(built, Transform) and batch):
-            kind = "changes single images" if isinstance(built, Transform) else "changes whole batches"
+            kind = "a transform of single images" if isinstance(built, Transform) else "a whole-batch transform"
             raise SpecError(
-                f"{place}: {name} {kind} and stands after {late}. The order is: transforms of single images, then of "
-                "whole batches, then mixing; see `imgrec list augmentations`."
+                f"{place}: expected transforms of single images, then of whole batches, then mixing, got {name}, "
+                f"{kind}, after {late}. `imgrec list augmentations` prints the kind of each."
             )
         elif isinstance(built, Transform):
             sample.append(built)
@@ -118,12 +118,12 @@ def build_training_pipeline(
 def check_training_transforms(
     specs: Specs | Sequence[Spec] | None, where: str = "train_transforms", **facts: Any
 ) -> None:
-    """Raise what :func:`build_training_pipeline` would raise, before anything is known of the data."""
+    """Raise the errors of :func:`build_training_pipeline` before any data is read."""
     build_training_pipeline(specs, where, **{"image_size": ANY_SIZE, "in_channels": 3, "num_classes": 2, **facts})
 
 
 def _stream(transform: BatchTransform, seen: Counter[str]) -> str:
-    """A name that stays when other transforms come or go, so that the draws do."""
+    """Return a name that does not depend on other transforms, so that its draws do not depend on them."""
     name = type(transform).__qualname__
     seen[name] += 1
     return f"{name}/{seen[name]}"

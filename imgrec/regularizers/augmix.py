@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from imgrec.augment import BatchRandom, BatchTransform, to_float
-from imgrec.augment.base import per_image, prefers_gather
+from imgrec.augment.base import expand_per_image, is_gather_faster
 from imgrec.errors import UserError
 
 _LONGEST = 3
@@ -38,8 +38,8 @@ def augmix(
     mixed = torch.zeros_like(pixels)
     for chain in range(chains):
         stream = draws.fork(f"chain {chain}")
-        mixed += per_image(weights[:, chain]) * _chain(pixels, transforms, stream)
-    kept = per_image(draws.fork("kept").beta(alpha, alpha))
+        mixed += expand_per_image(weights[:, chain]) * _chain(pixels, transforms, stream)
+    kept = expand_per_image(draws.fork("kept").beta(alpha, alpha))
     return kept * pixels + (1 - kept) * mixed
 
 
@@ -52,8 +52,8 @@ def _chain(images: Tensor, transforms: Sequence[BatchTransform], draws: BatchRan
         for number, transform in enumerate(transforms):
             chosen = (choices[:, place] == number) & (lengths > place)
             own = draws.fork(f"{place} {number}")
-            if not prefers_gather(images):
-                images = torch.where(per_image(chosen), _changed(transform, images, own), images)
+            if not is_gather_faster(images):
+                images = torch.where(expand_per_image(chosen), _changed(transform, images, own), images)
             elif len(rows := chosen.nonzero()[:, 0]):
                 images = images.index_copy(0, rows, _changed(transform, images[rows], BatchRandom(own.keys[rows])))
     return images

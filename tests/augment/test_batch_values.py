@@ -47,7 +47,7 @@ def numbers(low: float, high: float, *shape: int) -> Tensor:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", ["uint8", "float"])
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
-def test_colours_equal_torchvision(name: str, dtype: str, channels: int) -> None:
+def test_colors_equal_torchvision(name: str, dtype: str, channels: int) -> None:
     images = photos(channels=channels)
     factors = numbers(-0.5, 0.5, 6) if name == "hue" else numbers(0, 2, 6)
     ours = {
@@ -62,7 +62,7 @@ def test_colours_equal_torchvision(name: str, dtype: str, channels: int) -> None
         torch.testing.assert_close(found[i], expected, rtol=0.0, atol=5e-6)
 
 
-def test_the_hue_of_pure_and_grey_pixels() -> None:
+def test_the_hue_of_pure_and_gray_pixels() -> None:
     corners = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 0, 0], [1, 1, 1], [0.3, 0.3, 0.3]])
     images = corners.T.reshape(1, 3, 7, 1)
     found = adjust_hue(images, torch.tensor([1 / 3]))[0, :, :, 0].T
@@ -70,7 +70,7 @@ def test_the_hue_of_pure_and_grey_pixels() -> None:
     torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-6)
 
 
-def test_grey_equals_torchvision() -> None:
+def test_gray_equals_torchvision() -> None:
     images = photos()
     expected = TV.rgb_to_grayscale(to_float(images), num_output_channels=3)
     torch.testing.assert_close(grayscale(images), expected, rtol=0.0, atol=2e-6)
@@ -131,7 +131,7 @@ def test_erase_equals_torchvision() -> None:
         assert torch.equal(found[i], expected)
 
 
-def test_a_box_that_reaches_out_is_cut_off() -> None:
+def test_a_box_is_clipped_at_the_border() -> None:
     mask = box_mask(torch.tensor([[-2, 4, 5, 9]]), 6, 7)
     expected = torch.zeros(1, 1, 6, 7, dtype=torch.bool)
     expected[:, :, :3, 4:] = True
@@ -140,7 +140,7 @@ def test_a_box_that_reaches_out_is_cut_off() -> None:
 
 @pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "symmetric"])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_crops_are_windows_of_what_torchvision_pads(mode: PaddingMode, dtype: torch.dtype) -> None:
+def test_crops_are_windows_of_torchvision_padding(mode: PaddingMode, dtype: torch.dtype) -> None:
     images = photos().to(dtype)
     top, left = torch.tensor([0, 1, 2, 3, 6, 4]), torch.tensor([6, 5, 0, 3, 1, 2])
     found = random_crop(images, top, left, 3, mode)
@@ -150,7 +150,7 @@ def test_crops_are_windows_of_what_torchvision_pads(mode: PaddingMode, dtype: to
         assert torch.equal(found[i], TV.crop(wide, int(top[i]), int(left[i]), 21, 26))
 
 
-def test_flips_equal_torchvision_where_chosen() -> None:
+def test_flips_of_a_mask_equal_torchvision() -> None:
     images = photos()
     chosen = torch.tensor([True, False, True, True, False, False])
     for ours, theirs in ((hflip, TV.horizontal_flip), (vflip, TV.vertical_flip)):
@@ -159,7 +159,7 @@ def test_flips_equal_torchvision_where_chosen() -> None:
 
 
 def test_lighting_is_a_step_along_the_principal_components() -> None:
-    """Against NumPy; the published directions are orthonormal, so a unit step has the published length."""
+    """Compare with NumPy. The published directions are orthonormal, so a unit step has the published length."""
     images = torch.full((3, 3, 2, 2), 0.5)
     moved = add_lighting(images, torch.eye(3))[:, :, 0, 0].numpy() - 0.5
     assert np.allclose(np.linalg.norm(moved, axis=1), [0.2175, 0.0188, 0.0045], rtol=1e-3)
@@ -171,13 +171,13 @@ def test_lighting_is_a_step_along_the_principal_components() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_noise_is_scaled_and_cut_off() -> None:
+def test_noise_is_scaled_and_clipped() -> None:
     images, noise, std = photos(), numbers(-3, 3, 6, 3, 21, 26), numbers(0, 1, 6)
     expected = np.clip(images.numpy() / 255 + noise.numpy() * std.numpy()[:, None, None, None], 0, 1)
     np.testing.assert_allclose(add_noise(images, noise, std).numpy(), expected, atol=1e-6)
 
 
-def test_a_turn_by_a_right_angle_is_exact() -> None:
+def test_a_rotation_by_a_right_angle_is_exact() -> None:
     images = photos(1, 16, 16)
     zero = torch.zeros(1)
     turned = affine(images, zero + 90, torch.zeros(1, 2), zero + 1, torch.zeros(1, 2))

@@ -15,12 +15,12 @@ CLASSES = 5
 
 
 def batch(count: int = 16) -> tuple[Tensor, Tensor]:
-    """Images of one value each, so that a pixel says whose it is."""
+    """Return images of one constant value each, so that a pixel identifies its image, and their targets."""
     values = torch.arange(count, dtype=torch.uint8) * (255 // count)
     return values[:, None, None, None].expand(count, 3, 20, 24).contiguous(), torch.arange(count) % CLASSES
 
 
-def drawn(seed: int, count: int = 16) -> BatchRandom:
+def random_numbers(seed: int, count: int = 16) -> BatchRandom:
     return BatchRandom(torch.arange(count) * 7919 + 3, seed)
 
 
@@ -60,7 +60,7 @@ def test_cutmix_mixes_the_targets_by_the_pixels_that_are_pasted() -> None:
     assert np.array_equal(mixed[0].numpy(), expected[0])
 
 
-def test_a_cutmix_box_has_the_area_that_was_drawn_where_it_is_not_cut_off() -> None:
+def test_an_unclipped_cutmix_box_has_the_drawn_area() -> None:
     weight = torch.tensor([0.0, 0.3, 0.75, 0.99, 1.0])
     top, left, height, width = cutmix_box(weight, torch.full((5, 2), 0.5), 200, 300).double().unbind(1)
     area = height * width / (200 * 300)
@@ -72,19 +72,19 @@ def test_a_cutmix_box_has_the_area_that_was_drawn_where_it_is_not_cut_off() -> N
 
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("name", ["mixup", "cutmix", "mixup_or_cutmix"])
-def test_every_mix_gives_probabilities_that_say_what_the_pixels_show(name: str, per_sample: bool) -> None:
+def test_the_probabilities_of_every_mix_match_its_pixels(name: str, per_sample: bool) -> None:
     images, targets = batch()
     mix = build(name, per_sample=per_sample)
     values = to_float(images)[:, 0, 0, 0]
     changed = 0
     for seed in range(20):
-        mixed, rows = mix(images, targets, drawn(seed))
+        mixed, rows = mix(images, targets, random_numbers(seed))
         assert rows.shape == (16, CLASSES)
         torch.testing.assert_close(rows.sum(1), torch.ones(16))
         assert rows.min() >= 0
         own, share = to_float(mixed).mean(dim=(1, 2, 3)), rows.amax(1)
         # the mean of the pixels is that of the values of two images, weighted as the targets are
-        orders = mix.partners(drawn(seed))  # type: ignore[attr-defined]
+        orders = mix.partners(random_numbers(seed))  # type: ignore[attr-defined]
         same = targets == targets[orders]
         weight = rows.gather(1, targets[:, None])[:, 0]
         expected = values * weight + values[orders] * (1 - weight)
@@ -94,21 +94,21 @@ def test_every_mix_gives_probabilities_that_say_what_the_pixels_show(name: str, 
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix", "mixup_or_cutmix"])
-def test_a_mix_that_is_not_drawn_leaves_images_and_targets(name: str) -> None:
+def test_mixing_with_probability_zero_has_no_effect(name: str) -> None:
     images, targets = batch()
     for mix in (build(name, p=0.0), build(name)):
         mix.strength = 0.0 if mix.p else 1.0  # type: ignore[attr-defined]
-        mixed, rows = mix(images, targets, drawn(0))
+        mixed, rows = mix(images, targets, random_numbers(0))
         assert torch.equal(to_float(mixed), to_float(images))
         assert torch.equal(rows, torch.eye(CLASSES)[targets])
 
 
-def test_one_weight_a_batch_or_one_a_sample() -> None:
+def test_one_weight_per_batch_or_per_sample() -> None:
     images, _ = batch()
     for per_sample, kinds in ((False, 1), (True, 8)):
         mix = AUGMENTATIONS.build({"name": "mixup", "per_sample": per_sample, "alpha": 1.0}, num_classes=16)
         assert isinstance(mix, Mix)
-        _, rows = mix(images, torch.arange(16), drawn(3))
+        _, rows = mix(images, torch.arange(16), random_numbers(3))
         own = rows.diagonal()
         weights = set(own[own < 1].tolist())
         assert len(weights) >= kinds
@@ -118,7 +118,7 @@ def test_one_weight_a_batch_or_one_a_sample() -> None:
 def test_the_weight_is_from_the_beta_distribution() -> None:
     beta = pytest.importorskip("scipy.stats").beta
     mix = build("mixup", alpha=0.4)
-    weights = np.sort([float(mix.weight(mix.source(drawn(s)), 0.4)) for s in range(500)])  # type: ignore[attr-defined]
+    weights = np.sort([float(mix.weight(mix.source(random_numbers(s)), 0.4)) for s in range(500)])  # type: ignore[attr-defined]
     distance = np.abs(beta.cdf(weights, 0.4, 0.4) - np.arange(500) / 500).max()
     assert distance < 1.95 / 500**0.5
 
@@ -129,17 +129,17 @@ def test_both_kinds_appear_with_their_probability() -> None:
     mix = build("mixup_or_cutmix", cutmix_p=0.3, mixup_alpha=8.0)
     cut = 0
     for seed in range(300):
-        mixed, _ = mix(images, targets, drawn(seed))
+        mixed, _ = mix(images, targets, random_numbers(seed))
         cut += values.issuperset(mixed[:, 0, ::3, ::3].flatten().tolist())  # only a blend shows other values
     assert abs(cut / 300 - 0.3) < 4 * (0.3 * 0.7 / 300) ** 0.5
 
 
 @pytest.mark.parametrize("name", LOSSES.names())
-def test_every_loss_takes_the_mixed_targets(name: str) -> None:
+def test_every_loss_accepts_mixed_targets(name: str) -> None:
     images, targets = batch()
     facts = {"num_classes": CLASSES, "class_names": tuple("abcde"), "class_counts": (4, 3, 3, 3, 3), "logit_scale": 4.0}
     loss = LOSSES.build(name, "loss", **facts)
-    _, rows = build("mixup_or_cutmix")(images, targets, drawn(1))
+    _, rows = build("mixup_or_cutmix")(images, targets, random_numbers(1))
     logits = torch.randn(16, CLASSES, generator=torch.Generator().manual_seed(0)).requires_grad_()
     value = loss(logits, rows)
     value.backward()
@@ -151,12 +151,12 @@ def test_every_loss_takes_the_mixed_targets(name: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "mixup", "alpha": 0}, "`alpha` must be above 0"),
-        ({"name": "cutmix", "p": 2}, "`p` is a probability"),
-        ({"name": "mixup", "until": 0}, "`until` is a fraction"),
-        ({"name": "mixup_or_cutmix", "cutmix_p": -1}, "`cutmix_p` is a probability"),
+        ({"name": "mixup", "alpha": 0}, r"alpha: expected float > 0"),
+        ({"name": "cutmix", "p": 2}, r"p: expected float in \[0, 1\]"),
+        ({"name": "mixup", "until": 0}, r"until: expected float in \(0, 1\]"),
+        ({"name": "mixup_or_cutmix", "cutmix_p": -1}, r"cutmix_p: expected float in \[0, 1\]"),
     ],
 )
-def test_wrong_arguments_are_refused(spec: dict[str, Any], message: str) -> None:
+def test_arguments_out_of_range_are_rejected(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         AUGMENTATIONS.build(spec, "t", num_classes=3)

@@ -12,7 +12,7 @@ COUNT = 20_000
 
 
 def keys(count: int = COUNT) -> Tensor:
-    """As the data module makes them: hashes of ids."""
+    """Return hashes of ids, as the data module computes them."""
     return torch.tensor([position_seed(f"{i}.png") for i in range(count)], dtype=torch.int64)
 
 
@@ -22,7 +22,7 @@ def draws() -> BatchRandom:
 
 
 def test_the_hash_gives_the_published_numbers_of_splitmix64() -> None:
-    """From the state 1234567: the sequence that implementations of SplitMix64 are checked against."""
+    """Compare with the reference sequence of SplitMix64 for the state 1234567."""
     expected = [
         6457827717110365317,
         3203168211198807973,
@@ -73,7 +73,7 @@ def test_uniform_numbers_are_even_and_below_one(draws: BatchRandom) -> None:
     assert abs(np.corrcoef(found.T)[0, 1]) < 0.03
 
 
-def test_limits_move_and_stretch_uniform_numbers(draws: BatchRandom) -> None:
+def test_limits_shift_and_scale_uniform_numbers(draws: BatchRandom) -> None:
     found = draws.fork("limits").uniform(low=-3, high=2)
     assert found.min() >= -3
     assert found.max() < 2
@@ -100,7 +100,7 @@ def test_beta_numbers_are_distributed_as_scipys(a: float, b: float, draws: Batch
     beta = pytest.importorskip("scipy.stats").beta
     found = np.sort(draws.fork(f"beta/{a}").beta(a, b).double().numpy())
     distance = np.abs(beta.cdf(found, a, b) - np.arange(COUNT) / COUNT)
-    inside = (found > 1e-6) & (found < 1 - 1e-6)  # beyond, float32 has no numbers left to tell
+    inside = (found > 1e-6) & (found < 1 - 1e-6)  # float32 has too few numbers outside
     assert np.isfinite(found).all()
     assert distance[inside].max() < 1.95 / COUNT**0.5
 

@@ -17,20 +17,20 @@ def images(size: int = 16) -> Tensor:
 
 
 def linear(views: Tensor) -> Tensor:
-    """A model that looks at the left half only, so that a mirrored image differs."""
+    """Return the logits of a model of the left half only, so that a mirrored image differs."""
     left = views.float()[..., : views.shape[-1] // 2].mean(dim=(2, 3))
     return left / (255 if views.dtype == torch.uint8 else 1) * 4
 
 
 @pytest.mark.parametrize(("average", "power"), [("probabilities", 1), ("logits", 0)])
-def test_the_answer_is_the_mean_over_the_views(average: Any, power: int) -> None:
+def test_the_prediction_is_the_mean_over_the_views(average: Any, power: int) -> None:
     found = TestTimeAugmentation("hflip", average)(linear, images())
     first, second = linear(images()).softmax(1), linear(images().flip(-1)).softmax(1)
     expected = (first + second) / 2 if power else (first * second).sqrt()
     torch.testing.assert_close(found.softmax(1), expected / expected.sum(1, keepdim=True))
 
 
-def test_the_mean_of_probabilities_survives_certainty() -> None:
+def test_the_mean_of_probabilities_is_finite_for_certain_predictions() -> None:
     sure, unsure = torch.tensor([[1000.0, 0.0]]), torch.tensor([[0.0, 0.0]])
     found = TestTimeAugmentation("hflip").combine([sure, unsure])
     assert found.isfinite().all()
@@ -48,7 +48,7 @@ def test_views_are_combined_with_one_another() -> None:
             assert not torch.equal(views[a].float(), views[b].float())
 
 
-def test_five_crops_are_the_corners_and_the_centre() -> None:
+def test_five_crops_are_the_corners_and_the_center() -> None:
     grey = torch.full((1, 1, 16, 16), 0.5)
     for place, (row, column) in enumerate([(0, 0), (0, 15), (15, 0), (15, 15), (8, 8)]):
         spot = grey.clone()
@@ -58,7 +58,7 @@ def test_five_crops_are_the_corners_and_the_centre() -> None:
         assert all(crop.shape == (1, 1, 16, 16) for crop in crops)
 
 
-def test_scales_are_other_sizes_and_a_network_that_takes_none_says_so() -> None:
+def test_scales_and_the_error_of_a_model_with_a_fixed_size() -> None:
     tta = TestTimeAugmentation({"name": "scales", "scales": [0.5, 2.0]})
     assert [view.shape[-1] for view in tta.all_views(images())] == [16, 8, 32]
 
@@ -67,12 +67,12 @@ def test_scales_are_other_sizes_and_a_network_that_takes_none_says_so() -> None:
             raise RuntimeError("Input height (8) doesn't match model (16)")
         return linear(views)
 
-    with pytest.raises(UserError, match=r"tta: this network takes no images of 8 x 8 pixels beside those of 16 x 16"):
+    with pytest.raises(UserError, match=r"tta: expected a model that accepts images of 8 x 8 pixels as well as"):
         tta(strict, images())
 
 
 @pytest.mark.parametrize("name", VIEWS.names())
-def test_every_view_gives_images_and_leaves_its_own(name: str) -> None:
+def test_every_view_returns_images_and_does_not_modify_its_input(name: str) -> None:
     given = images()
     before = given.clone()
     for view in VIEWS.build(name)(given):
@@ -86,15 +86,15 @@ def test_every_view_gives_images_and_leaves_its_own(name: str) -> None:
     ("views", "message"),
     [
         ("hflp", r'tta: no view is called "hflp"\. Did you mean "hflip"'),
-        ({"name": "five_crop", "keep": 1.0}, "tta: `keep` is a part of the side"),
-        ({"name": "scales", "scales": []}, "tta: `scales` must be numbers above 0"),
+        ({"name": "five_crop", "keep": 1.0}, r"tta\.keep: expected float in \(0, 1\)"),
+        ({"name": "scales", "scales": []}, "tta: scales: expected at least one scale"),
     ],
 )
-def test_wrong_views_are_refused(views: Any, message: str) -> None:
+def test_wrong_views_are_rejected(views: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         TestTimeAugmentation(views)
 
 
-def test_a_wrong_average_is_refused() -> None:
-    with pytest.raises(UserError, match='accepted averages are "probabilities" and "logits"'):
+def test_a_wrong_average_is_rejected() -> None:
+    with pytest.raises(UserError, match="expected the average probabilities or logits"):
         TestTimeAugmentation("hflip", "votes")  # type: ignore[arg-type]

@@ -111,7 +111,7 @@ def test_no_transform_at_all_is_an_empty_list(classes: Writer) -> None:
     module = ready(folder(root), train_transforms=[], eval_transforms=[])
     batch = epoch(module)[0]
     assert torch.equal(batch.images[0], decode_image(root / batch.ids[0]))
-    with pytest.raises(UserError, match=r"data\.train_transforms: .*12 x 12.*24 x 24"):
+    with pytest.raises(UserError, match=r"data\.train_transforms: .*24 x 24.*12 x 12"):
         ready(folder(root), image_size=24, train_transforms=["hflip"])
 
 
@@ -371,7 +371,7 @@ def test_an_image_that_ends_in_the_wrong_size_is_named_from_any_process(
     module = ready(folder(root), num_workers=workers, eval_transforms=["resize"])
     with pytest.raises(UserError) as error:
         list(module.val_dataloader())
-    assert str(error.value).startswith("data.eval_transforms: an image of 12 x 30 pixels")
+    assert str(error.value).startswith("data.eval_transforms: expected a result of 12 x 12 pixels, got 12 x 30")
     assert str(error.value).endswith("The image: val/b/000.png.")
 
 

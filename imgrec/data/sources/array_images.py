@@ -14,13 +14,13 @@ from torch import Tensor
 from imgrec.data.decoding.convert import from_pil
 from imgrec.errors import UserError
 
-Layout = Literal["auto", "chw", "hwc"]
+ArrayLayout = Literal["auto", "chw", "hwc"]
 """Order of the dimensions of an image: channels first, channels last, or determined from the number of channels."""
 
 _CHANNELS = (1, 3)
 
 
-def find_layout(shape: Sequence[int], layout: Layout = "auto") -> Literal["chw", "hwc"]:
+def find_array_layout(shape: Sequence[int], layout: ArrayLayout = "auto") -> Literal["chw", "hwc"]:
     """Return the order of the dimensions of an image.
 
     Args:
@@ -31,7 +31,7 @@ def find_layout(shape: Sequence[int], layout: Layout = "auto") -> Literal["chw",
         UserError: If no order, or both orders, have 1 or 3 channels.
 
     Example:
-        >>> find_layout((3, 32, 32)), find_layout((28, 28, 1))
+        >>> find_array_layout((3, 32, 32)), find_array_layout((28, 28, 1))
         ('chw', 'hwc')
     """
     accepted = [name for name, size in (("chw", shape[0]), ("hwc", shape[-1])) if size in _CHANNELS]
@@ -49,7 +49,7 @@ def find_layout(shape: Sequence[int], layout: Layout = "auto") -> Literal["chw",
     return "chw" if accepted == ["chw"] else "hwc"
 
 
-def to_image(image: Any, layout: Layout = "auto") -> Tensor:
+def to_image(image: Any, layout: ArrayLayout = "auto") -> Tensor:
     """Return an image as uint8 ``(1 or 3, height, width)``.
 
     Args:
@@ -71,10 +71,10 @@ def to_image(image: Any, layout: Layout = "auto") -> Tensor:
         raise UserError(f"images: expected two or three dimensions per image, got the shape {tuple(pixels.shape)}.")
     if pixels.ndim == 2:
         return _eight_bits(pixels)[None]
-    return _eight_bits(pixels if find_layout(pixels.shape, layout) == "chw" else pixels.permute(2, 0, 1))
+    return _eight_bits(pixels if find_array_layout(pixels.shape, layout) == "chw" else pixels.permute(2, 0, 1))
 
 
-def to_images(images: NDArray[Any] | Tensor, layout: Layout = "auto") -> Tensor:
+def to_images(images: NDArray[Any] | Tensor, layout: ArrayLayout = "auto") -> Tensor:
     """Return images as uint8 ``(images, 1 or 3, height, width)``.
 
     Args:
@@ -93,7 +93,7 @@ def to_images(images: NDArray[Any] | Tensor, layout: Layout = "auto") -> Tensor:
         )
     if pixels.ndim == 3:
         return _eight_bits(pixels)[:, None]
-    first = find_layout(pixels.shape[1:], layout) == "chw"
+    first = find_array_layout(pixels.shape[1:], layout) == "chw"
     return _eight_bits(pixels if first else pixels.permute(0, 3, 1, 2))
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from imgrec.data.decoding.image import readable
 from imgrec.data.labels import given_names, read_labels, warn_of_unlabelled
-from imgrec.data.sources.array_images import Layout, to_image, to_images
+from imgrec.data.sources.array_images import ArrayLayout, to_image, to_images
 from imgrec.data.sources.base import SOURCES, Source
 from imgrec.data.sources.item_labels import as_labels, dataset_class_names, item_labels
 from imgrec.data.sources.python_object import DATASETS, is_array_pair, is_map_style
@@ -23,9 +23,9 @@ from imgrec.errors import UserError
 class _Items:
     """Images and labels of one dataset; ``pixels`` are all images if they are in memory in one shape."""
 
-    def __init__(self, dataset: Any, layout: Layout) -> None:
+    def __init__(self, dataset: Any, layout: ArrayLayout) -> None:
         self.dataset = dataset
-        self.layout: Layout = layout
+        self.layout: ArrayLayout = layout
         self.pixels: Tensor | None = None
         arrays = dataset.tensors if isinstance(dataset, TensorDataset) else dataset
         if is_array_pair(arrays):
@@ -84,7 +84,7 @@ class TorchDataset(Source):
 
     Example::
 
-        source: {name: dataset, dataset: {name: my_lab.data.Squares, root: data/squares}}
+        source: {name: dataset, dataset: {name: torchvision.datasets.FakeData, size: 100, num_classes: 2}}
 
     >>> import numpy as np
     >>> source = TorchDataset((np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1]), class_names=["cat", "dog"])
@@ -98,7 +98,7 @@ class TorchDataset(Source):
         val_dataset: Annotated[Any, DATASETS] | None = None,
         test_dataset: Annotated[Any, DATASETS] | None = None,
         class_names: list[str | int] | None = None,
-        layout: Layout = "auto",
+        layout: ArrayLayout = "auto",
     ) -> None:
         self.check_arguments(dataset, val_dataset, test_dataset)
         given = {"train": dataset, "val": val_dataset, "test": test_dataset}
