@@ -13,6 +13,7 @@ import yaml
 
 from imgrec.augment import build_transforms, center_crop, resize_short_side
 from imgrec.data import ImageDataModule, decode_image, split_source
+from imgrec.data.workers import close_workers
 from imgrec.errors import SpecError, UserError
 from imgrec.types import Batch, DataFacts
 
@@ -147,6 +148,7 @@ def test_the_number_of_workers_changes_nothing(classes: Writer, cache: str) -> N
             loader.sampler.set_epoch(number)  # type: ignore[attr-defined]
             batches += list(loader)
         runs.append(batches + list(module.val_dataloader()))
+        close_workers()  # the garbage collector would wait five seconds for each of them
     assert same(runs[0], runs[1])
     assert same(runs[0], runs[2])
     assert [b.skipped for b in runs[0]] == [b.skipped for b in runs[2]]

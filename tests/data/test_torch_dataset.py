@@ -157,7 +157,7 @@ class Foreign(pl.LightningModule):
         self.seen: list[Tensor] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        images, targets = batch.images, batch.targets
+        images, targets = batch
         self.seen.append(images)
         return torch.nn.functional.cross_entropy(self.layer(images.flatten(1)), targets)
 
