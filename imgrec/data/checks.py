@@ -31,12 +31,12 @@ _SCALARS = (
 """Arguments that are checked by their annotations."""
 
 
-def check_arguments(constructor: Callable[..., Any], given: Mapping[str, Any], where: str = "data") -> None:
+def check_arguments(constructor: Callable[..., Any], arguments: Mapping[str, Any], where: str = "data") -> None:
     """Check the plain arguments of a data module against the annotations of its constructor.
 
     Args:
         constructor: The constructor.
-        given: Its arguments by name.
+        arguments: Arguments by name.
         where: Place in the config, for messages.
 
     Raises:
@@ -44,10 +44,10 @@ def check_arguments(constructor: Callable[..., Any], given: Mapping[str, Any], w
     """
     hints = get_type_hints(constructor, include_extras=True)
     for name in _SCALARS:
-        found = check_type(given[name], hints[name], f"{where}.{name}")
-        if isinstance(given[name], str) and not isinstance(found, str):
-            raise UserError(f"{where}.{name}: expected {type_name(hints[name])}, got {given[name]!r} (str).")
-    val, test = given["val_fraction"], given["test_fraction"]
+        found = check_type(arguments[name], hints[name], f"{where}.{name}")
+        if isinstance(arguments[name], str) and not isinstance(found, str):
+            raise UserError(f"{where}.{name}: expected {type_name(hints[name])}, got {arguments[name]!r} (str).")
+    val, test = arguments["val_fraction"], arguments["test_fraction"]
     if val + test >= 1:
         raise UserError(
             f"{where}.val_fraction and {where}.test_fraction: expected fractions that add up to less than 1, got {val} "

@@ -139,7 +139,7 @@ def test_a_relative_folder_is_found_under_the_data_root(classes: Writer, monkeyp
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ({"a": 2}, "two classes or more; found one only: a"),
+        ({"a": 2}, "two classes or more, got one only: a"),
         ({"a": 2, "b": 0}, r'no image in .*images of the class "b"\.'),
         ({"a": 0, "b": 0}, "no image at all in .*, in none of its 2 class folders"),
         ({"train/a": 2, "train/b": 0, "test/a": 1}, r'no image in .*images/train of the class "b"'),

@@ -31,8 +31,8 @@ class Table(Source):
         (["x", "x"], [0, 1], ["a", "b"], None, 'expected each id once, got "x" 2 times'),
         (["x", "x"], [0, 1], ["a", "b"], ["train", "test"], 'got "x" 2 times, in the splits test and train'),
         (["x", "y"], [0, 1], ["a", "a"], None, 'expected each class name once, got "a" 2 times'),
-        (["x", "y"], [0, 2], ["a", "b"], None, "targets from 0 to 2 for 2 classes: accepted are 0 to 1"),
-        (["x", "y"], [0, 1], ["a", "b"], ["train", "dev"], 'no split is called "dev"'),
+        (["x", "y"], [0, 2], ["a", "b"], None, "expected targets from 0 to 1 for 2 classes, got 0 to 2"),
+        (["x", "y"], [0, 1], ["a", "b"], ["train", "dev"], 'expected the split train, val, test or none, got "dev"'),
         (["x", "y"], [0], ["a", "b"], None, "2 ids, 1 targets"),
     ],
 )

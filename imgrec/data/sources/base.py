@@ -1,4 +1,4 @@
-"""A source: a flat table of labelled images, whatever they lie in."""
+"""Source: a flat table of labelled images, and a view of the rows of another source."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SPLITS = ("train", "val", "test")
 
 
 class Source(ABC):
-    """A flat table of labelled images: one row an image, read on demand.
+    """Flat table of labelled images with one row per image, read on demand.
 
-    A subclass says in its constructor what rows there are, and in :meth:`load` how the image of a row is read::
+    A subclass passes the table to the constructor and reads the image of a row in :meth:`load`::
 
         @SOURCES.register("noise")
         class Noise(Source):
@@ -36,19 +36,20 @@ class Source(ABC):
                 return torch.randint(256, (3, 8, 8), generator=position_generator(index), dtype=torch.uint8)
 
     Args:
-        ids: one stable name a row, unique in the table: a relative path with forward slashes, or a key.
-        targets: the class of each row, from 0; or, where an image may have several labels or none, a table of
-            ``(rows, classes)`` with 1 where a row has the class, 0 where it has not (multi-label).
-        class_names: the names of the classes, in the order that ``targets`` counts; stored in Unicode form NFC.
-        splits: ``"train"``, ``"val"`` or ``"test"`` for each row, or ``None`` where that is still to be decided.
-        in_memory: whether reading an image touches no disk and decodes nothing, so that worker processes do not pay.
-        columns: whatever else is known of the rows, one value a row each, by name: kept for those who ask.
-        repeats: how often each row is expected in an epoch of training, where that is not once; see
-            :class:`imgrec.data.TrainingSampler`.
+        ids: Stable, unique name of each row: a relative path with forward slashes, or a key.
+        targets: Class index of each row, or a table ``(rows, classes)`` of 0 and 1 if an image can have several labels
+            or none (multi-label).
+        class_names: Names of the classes in the order of ``targets``, stored in Unicode form NFC.
+        splits: ``"train"``, ``"val"``, ``"test"`` or ``None`` (not assigned) for each row. Defaults to not assigned.
+        in_memory: True if reading an image needs no disk access and no decoding, so that worker processes have no
+            benefit. Defaults to False.
+        columns: Additional values of the rows by name, one value for each row.
+        repeats: Expected number of uses of each row in an epoch of training, as in
+            :class:`imgrec.data.TrainingSampler`. Defaults to one.
 
     Raises:
-        UserError: no image, one class only, an id or a class name twice (an image in two splits, say), a target out of
-            range, an unknown split, a column of another length.
+        UserError: If there is no image or only one class, if an id or a class name occurs twice, if a target is out of
+            range, if a split is unknown, or if a column has another length.
     """
 
     def __init__(
@@ -79,49 +80,49 @@ class Source(ABC):
 
     @abstractmethod
     def load(self, index: int) -> Tensor:
-        """The image of a row: uint8 ``(1 or 3, height, width)``.
+        """Return the image of a row: uint8 ``(1 or 3, height, width)``.
 
         Raises:
-            BadImage: it cannot be read.
+            BadImage: If it cannot be read.
         """
 
     def path(self, index: int) -> Path | None:
-        """The image file of a row; ``None`` where an image has no file of its own."""
+        """Return the image file of a row, or ``None`` if an image has no separate file."""
         return None
 
     def gather(self, rows: NDArray[np.int64]) -> Tensor | None:
-        """The images of these rows at once, where that is one copy from memory; ``None`` where it is not.
+        """Return the images of several rows if they are one copy from memory, otherwise ``None``.
 
-        Shapes: ``rows`` int64 ``(batch,)``; the images uint8 ``(batch, 1 or 3, height, width)``, the same pixels that
-        :meth:`load` gives row by row.
+        Shapes: ``rows`` int64 ``(batch,)``. The result is uint8 ``(batch, 1 or 3, height, width)`` with the pixels of
+        :meth:`load`.
         """
         return None
 
     @property
     def multi_label(self) -> bool:
-        """Whether an image may have several labels or none: ``targets`` is a table of rows by classes then."""
+        """True if an image can have several labels or none. ``targets`` is then a table of rows and classes."""
         return self.targets.ndim == 2
 
     def class_counts(self, rows: Iterable[int] | NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-        """How many of these rows, or of all, have each class."""
-        chosen = self.targets if rows is None else self.targets[np.asarray(rows, dtype=np.int64)]
+        """Return the number of images of each class, in all rows or in the given ones."""
+        targets = self.targets if rows is None else self.targets[np.asarray(rows, dtype=np.int64)]
         if self.multi_label:
-            return np.asarray((chosen > 0.5).sum(0), dtype=np.int64)
-        return np.bincount(chosen, minlength=len(self.class_names))
+            return np.asarray((targets > 0.5).sum(0), dtype=np.int64)
+        return np.bincount(targets, minlength=len(self.class_names))
 
     def content(self) -> Iterator[bytes]:
-        """What cheaply tells one set of pixels from another, for the fingerprint: file sizes, an array's bytes."""
+        """Yield bytes that identify the pixels at low cost, for the fingerprint: file sizes, bytes of an array."""
         return iter(())
 
     def state(self) -> Iterator[bytes]:
-        """Like :meth:`content`, and what else changes on this machine when an image does: when files were written.
+        """Yield :meth:`content` and properties that change on this machine with an image, such as modification times.
 
-        A cache of decoded images is keyed by it; the fingerprint is not, as it must be equal on other machines.
+        They are part of the key of a cache. The fingerprint does not contain them, because it is equal on all machines.
         """
         return self.content()
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that change when ids, targets, splits, class names or :meth:`content` do."""
+        """Return a digest of ids, targets, splits, class names and :meth:`content`: 32 hexadecimal digits."""
         digest = hashlib.blake2b(digest_size=16)
         for part in (self.ids, self.class_names, [split or "" for split in self.splits]):
             digest.update("\0".join(part).encode("utf-8", "backslashreplace") + b"\1")
@@ -132,10 +133,10 @@ class Source(ABC):
 
     @cached_property
     def row_digests(self) -> list[str]:
-        """A digest of the :meth:`content` of each row, 16 hexadecimal digits.
+        """Digest of the :meth:`content` of each row, 16 hexadecimal digits.
 
-        A source whose content is one piece per row, such as the sizes of files, has a digest of each piece. Other
-        sources have the digest of all pieces in every row: it changes if anything in the source does.
+        If the content has one piece per row, such as the sizes of files, a row has the digest of its piece. Otherwise
+        every row has the digest of all pieces.
         """
         pieces = [hashlib.blake2b(piece, digest_size=8).hexdigest() for piece in self.content()]
         if len(pieces) == len(self):
@@ -144,14 +145,15 @@ class Source(ABC):
 
     def _check(self) -> None:
         if not self.ids:
-            raise UserError("no image at all.")
+            raise UserError("expected one image or more, got no image at all.")
         if not len(self.ids) == len(self.targets) == len(self.splits):
             raise UserError(
-                f"{len(self.ids)} ids, {len(self.targets)} targets and {len(self.splits)} splits: one of each a row."
+                f"expected one id, target and split per row, got {len(self.ids)} ids, {len(self.targets)} targets and "
+                f"{len(self.splits)} splits."
             )
         if len(self.class_names) < (1 if is_evaluation() else 2):
             found = ", ".join(self.class_names) or "none"
-            raise UserError(f"a classification needs two classes or more; found one only: {found}.")
+            raise UserError(f"expected two classes or more, got one only: {found}.")
         for what, words in (("id", self.ids), ("class name", self.class_names)):
             if len(set(words)) < len(words):
                 word = next(w for w, n in Counter(words).items() if n > 1)
@@ -163,52 +165,55 @@ class Source(ABC):
                 raise UserError(f'expected each {what} once, got "{word}" {words.count(word)} times{where}.')
         for name, values in [*self.columns.items(), ("repeats", self.repeats)]:
             if values is not None and values.shape[:1] != (len(self.ids),):
-                raise UserError(f'the column "{name}" has {len(values)} values for {len(self.ids)} rows.')
+                raise UserError(f'column "{name}": expected {len(self.ids)} values, got {len(values)}.')
         if self.multi_label:
             self._check_labels()
         elif self.targets.min() < 0 or self.targets.max() >= len(self.class_names):
             raise UserError(
-                f"targets from {self.targets.min()} to {self.targets.max()} for {len(self.class_names)} classes: "
-                f"accepted are 0 to {len(self.class_names) - 1}."
+                f"expected targets from 0 to {len(self.class_names) - 1} for {len(self.class_names)} classes, got "
+                f"{self.targets.min()} to {self.targets.max()}."
             )
         unknown = set(self.splits) - {*SPLITS, None}
         if unknown:
-            raise UserError(f'no split is called "{unknown.pop()}". Accepted: train, val, test, or none.')
+            raise UserError(f'expected the split train, val, test or none, got "{unknown.pop()}".')
 
     def _check_labels(self) -> None:
         if self.targets.shape[1] != len(self.class_names):
-            raise UserError(f"a table of {self.targets.shape[1]} labels for {len(self.class_names)} classes.")
+            raise UserError(
+                f"expected a table of {len(self.class_names)} classes, got {self.targets.shape[1]} columns."
+            )
         wrong = np.argwhere((self.targets != 0) & (self.targets != 1))
         if len(wrong):
             row, number = wrong[0]
             raise UserError(
-                f'the label "{self.class_names[number]}" of {self.ids[row]} is {self.targets[row, number]:g}; accepted '
-                "are 1, which has the class, and 0, which has not."
+                f'label "{self.class_names[number]}" of {self.ids[row]}: expected 0 or 1, got '
+                f"{self.targets[row, number]:g}."
             )
 
 
 class SourceView(Source):
-    """Rows of another source, in a given order, with its labels or others; the images are the other source's.
+    """Rows of another source in a given order, with its images and optionally with other labels or splits.
 
     Args:
-        base: the source that is looked at.
-        rows: which of its rows, in which order; by default all.
-        targets: the targets of these rows, where they are not those of ``base``.
-        class_names: the classes that ``targets`` counts, where they are not those of ``base``.
-        splits: the splits of these rows, where they are not those of ``base``.
-        columns: what is known of these rows beside the columns of ``base``.
+        base: Source of the images.
+        rows: Rows of ``base`` in their order. Defaults to all rows.
+        targets: Targets of these rows. Defaults to those of ``base``.
+        class_names: Class names for ``targets``. Defaults to those of ``base``.
+        splits: Splits of these rows. Defaults to those of ``base``.
+        columns: Additional columns of these rows.
 
     Raises:
-        UserError: what is left is no table that can be trained on: see :class:`imgrec.data.Source`.
+        UserError: If the table is invalid, as in :class:`imgrec.data.Source`.
 
-    >>> from imgrec.data import Digits
-    >>> evens = SourceView(Digits(), rows=range(0, 1797, 2))
-    >>> len(evens), evens.ids[1]
-    (899, '0002')
+    Example:
+        >>> from imgrec.data import Digits
+        >>> evens = SourceView(Digits(), rows=range(0, 1797, 2))
+        >>> len(evens), evens.ids[1]
+        (899, '0002')
     """
 
     narrow = False
-    """Whether a cache keeps its own rows only, and not all that ``base`` has: for what leaves most of them out."""
+    """True if a cache contains only these rows instead of all rows of ``base``, for views of few rows."""
 
     def __init__(
         self,
@@ -249,10 +254,10 @@ class SourceView(Source):
 
     @cached_property
     def row_digests(self) -> list[str]:
-        """The digests of these rows in the source below."""
+        """Digests of these rows in ``base``."""
         below = self.base.row_digests
         return [below[row] for row in self.rows.tolist()]
 
 
 SOURCES: Registry[Source] = Registry("source", "sources", specific=("root", "path", "dataset", "splits"))
-"""Where images come from, by name; the key of each is its name in ``data.source``."""
+"""Sources of images by their name in ``data.source``."""
