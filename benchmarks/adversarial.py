@@ -23,7 +23,7 @@ from torchvision.datasets import FashionMNIST
 
 from imgrec import RunFolder
 from imgrec.export import load_model_folder
-from imgrec.regularizers.adversarial import climb
+from imgrec.regularizers.adversarial import projected_ascent
 from imgrec.stats.seeds import difference_over_seeds
 
 RECIPE = "fashion_mnist/adversarial"
@@ -45,7 +45,7 @@ def correct(run: RunFolder, images: Tensor, targets: Tensor, steps: int) -> NDAr
             return F.cross_entropy(logits, named, reduction="sum")
 
         size = LEVELS if steps == 1 else 1
-        moved = climb(model, shown, loss, LEVELS / 255, size / 255, steps) if steps else shown
+        moved = projected_ascent(model, shown, loss, LEVELS / 255, size / 255, steps) if steps else shown
         with torch.no_grad():
             found.append((model(moved).argmax(1) == named).numpy())
     return np.concatenate(found)

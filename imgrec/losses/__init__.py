@@ -1,7 +1,8 @@
-"""Losses: ``forward(logits, targets) -> scalar``, on class indices and on class probabilities alike.
+"""Losses: ``forward(logits, targets) -> scalar``, on class indices and on class probabilities.
 
-A loss of your own is a ``torch.nn.Module`` with that ``forward``: register it with ``@LOSSES.register("mine")``, or
-name its class by dotted path. Any loss of ``torch.nn`` works the same way: ``torch.nn.MultiMarginLoss``.
+A custom loss is a ``torch.nn.Module`` with that ``forward``. Register it with ``@LOSSES.register("mine")``, or refer to
+its class by dotted path. Every loss of ``torch.nn`` works in the same way, for example ``torch.nn.MultiMarginLoss``.
+Each loss has a pure function: ``Focal`` is the module of :func:`focal_loss`.
 """
 
 from imgrec.losses.asymmetric import Asymmetric, asymmetric_loss
@@ -38,9 +39,17 @@ from imgrec.losses.distillation.logits import (
 )
 from imgrec.losses.focal import Focal, focal_loss
 from imgrec.losses.generalized_cross_entropy import GeneralizedCrossEntropy, generalized_cross_entropy
-from imgrec.losses.hinge import Hinge, crammer_singer_hinge, one_vs_rest_hinge
+from imgrec.losses.hinge import Hinge, crammer_singer_hinge, hinge_loss, one_vs_rest_hinge
 from imgrec.losses.logit_adjusted import LogitAdjusted, log_prior, logit_adjusted_loss
-from imgrec.losses.margin import ArcFace, CosFace, MarginLoss, arcface_logits, cosface_logits
+from imgrec.losses.margin import (
+    ArcFace,
+    CosFace,
+    MarginLoss,
+    arcface_logits,
+    arcface_loss,
+    cosface_logits,
+    cosface_loss,
+)
 from imgrec.losses.poly import Poly1, poly_1_loss
 from imgrec.losses.symmetric_cross_entropy import SymmetricCrossEntropy, reverse_cross_entropy, symmetric_cross_entropy
 from imgrec.losses.weighted_sum import WeightedSum, build_loss, check_losses
@@ -76,6 +85,7 @@ __all__ = [
     "SymmetricCrossEntropy",
     "WeightedSum",
     "arcface_logits",
+    "arcface_loss",
     "asymmetric_loss",
     "attention_loss",
     "attention_map",
@@ -90,6 +100,7 @@ __all__ = [
     "corn_loss",
     "correlation_loss",
     "cosface_logits",
+    "cosface_loss",
     "crammer_singer_hinge",
     "cross_entropy",
     "decoupled_divergence",
@@ -97,6 +108,7 @@ __all__ = [
     "focal_loss",
     "generalized_cross_entropy",
     "hard_label_loss",
+    "hinge_loss",
     "hint_loss",
     "huber_score",
     "log_prior",

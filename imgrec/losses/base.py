@@ -1,4 +1,4 @@
-"""The registry of losses, and what every loss needs."""
+"""Registry of losses, and functions that every loss uses."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from imgrec.errors import UserError, suggestion
 from imgrec.registry import Registry
 
 LOSSES: Registry[nn.Module] = Registry("loss", "losses", specific=("alpha", "beta", "gamma", "kind", "margin"))
-"""Losses by name: modules whose ``forward(logits, targets)`` gives a scalar.
+"""Losses by name: modules whose ``forward(logits, targets)`` returns a scalar.
 
-Shapes: logits ``(batch, num_classes)``; targets int64 class indices ``(batch,)`` or float class probabilities
-``(batch, num_classes)``. On one-hot probabilities a registered loss gives what it gives on the indices.
+Shapes: logits ``(batch, num_classes)``. Targets int64 class indices ``(batch,)`` or float class probabilities
+``(batch, num_classes)``. A registered loss returns the same value for class indices and for one-hot probabilities.
 """
 
 
 def full_precision(logits: Tensor) -> Tensor:
-    """The logits in float32 where they came in half precision, as they do under autocast; else as they are.
+    """Return half-precision logits, as under autocast, in float32, and other logits unchanged.
 
-    A logarithm of a sum of exponentials in bfloat16 keeps two or three digits, too few for a loss.
+    In bfloat16 a logarithm of a sum of exponentials has two or three digits, too few for a loss.
     """
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
@@ -36,36 +36,43 @@ def in_range(
     open_low: bool = False,
     open_high: bool = False,
 ) -> float:
-    """``value`` as a float where it is finite and lies in the range; else a UserError that names the range.
+    """Return ``value`` as a float if it is finite and in the range.
+
+    Use it for values in mappings and lists. Arguments have a range type instead, see :mod:`imgrec.utils.ranges`.
 
     Args:
-        name: what the number is, for the message.
-        value: the number.
-        low: the lower end.
-        high: the upper end.
-        open_low: the lower end itself is refused.
-        open_high: the upper end itself is refused.
+        name: Name of the number in the message.
+        value: Number.
+        low: Lower bound. Defaults to 0.
+        high: Upper bound. Defaults to no bound.
+        open_low: ``True`` excludes the lower bound. Defaults to ``False``.
+        open_high: ``True`` excludes the upper bound. Defaults to ``False``.
+
+    Raises:
+        UserError: If the number is out of range.
 
     >>> in_range("gamma", 2)
     2.0
     >>> in_range("dropout", 1.0, high=1.0, open_high=True)
     Traceback (most recent call last):
         ...
-    imgrec.errors.UserError: `dropout` must be at least 0 and below 1, got 1.0.
+    imgrec.errors.UserError: dropout: expected a number in [0, 1), got 1.0.
     """
     number = float(value)
     on_open_end = (open_low and number == low) or (open_high and number == high)
     if math.isfinite(number) and low <= number <= high and not on_open_end:
         return number
-    limits = [f"{'above' if open_low else 'at least'} {low:g}"] if math.isfinite(low) else []
-    limits += [f"{'below' if open_high else 'at most'} {high:g}"] if math.isfinite(high) else []
-    raise UserError(f"`{name}` must be {' and '.join(limits) or 'a finite number'}, got {value!r}.")
+    if math.isfinite(high):
+        span = f" in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    else:
+        span = f" {'>' if open_low else '>='} {low:g}"
+    raise UserError(f"{name}: expected a number{span}, got {value!r}.")
 
 
 def as_probabilities(targets: Tensor, like: Tensor) -> Tensor:
-    """The targets as shares of the classes, in the type of number of ``like``: one-hot where they are indices.
+    """Return the targets as class probabilities in the dtype of ``like``. Indices become one-hot.
 
-    Shapes: int64 ``(batch,)`` or float ``(batch, num_classes)``; ``like`` and the result ``(batch, num_classes)``.
+    Shapes: int64 ``(batch,)`` or float ``(batch, num_classes)``. ``like`` and the result are ``(batch, num_classes)``.
     """
     if targets.is_floating_point():
         return targets.to(like.dtype)
@@ -80,7 +87,7 @@ def smoothed(shares: Tensor, label_smoothing: float) -> Tensor:
 def expected_loss(
     class_losses: Tensor, targets: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Return the weighted mean over a batch of the class losses; a mixed image has the loss of its shares.
+    """Return the weighted mean over a batch of the class losses, weighted by the class shares of each image.
 
     With class weights ``w``, shares ``p``, class losses ``l``, smoothing ``e`` and ``K`` classes it is
     ``sum_y p_y w_y ((1 - e) l_y + e / K sum_j l_j)``, summed over the images and divided by the sum of ``p_y w_y``. The
@@ -90,13 +97,13 @@ def expected_loss(
     its largest class is that of ``w_y p(y | x)`` for any smoothing.
 
     Args:
-        class_losses: float ``(batch, num_classes)``, the loss of each image for each class as its label.
-        targets: int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
-        class_weights: float ``(num_classes,)``.
-        label_smoothing: part of each target that is spread evenly over all classes; in [0, 1).
+        class_losses: Float ``(batch, num_classes)``, the loss of each image for each class as its label.
+        targets: Int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
+        class_weights: Float ``(num_classes,)``. Defaults to equal weights.
+        label_smoothing: Share of each target that is spread evenly over all classes, in [0, 1). Defaults to 0.
 
     Returns:
-        A scalar.
+        Scalar.
     """
     shares = as_probabilities(targets, class_losses)
     if class_weights is None:
@@ -110,18 +117,18 @@ def expected_loss(
 
 
 def image_mean(image_losses: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """The mean of what each image loses, in which an image weighs what its classes weigh on average.
+    """Return the mean of the losses of the images, each weighted by the mean weight of its classes.
 
-    For what is lost on a mixture and is not a mixture of what is lost on its classes. An image without any class, as
-    one of several labels may be, weighs 1.
+    Use it for losses on mixed images that are not the mixture of the losses on their classes. An image without a class,
+    which multi-label targets may contain, has the weight 1.
 
     Args:
-        image_losses: float ``(batch,)``.
-        targets: int64 indices ``(batch,)`` or float shares ``(batch, num_classes)``.
-        class_weights: float ``(num_classes,)``.
+        image_losses: Float ``(batch,)``.
+        targets: Int64 indices ``(batch,)`` or float shares ``(batch, num_classes)``.
+        class_weights: Float ``(num_classes,)``. Defaults to equal weights.
 
     Returns:
-        A scalar.
+        Scalar.
     """
     if class_weights is None:
         return image_losses.mean()
@@ -137,13 +144,16 @@ def image_mean(image_losses: Tensor, targets: Tensor, class_weights: Tensor | No
 
 
 def one_of(name: str, value: str, accepted: Sequence[str]) -> str:
-    """``value`` where it is one of the accepted words; else a UserError that names them.
+    """Return ``value`` if it is one of the accepted words.
+
+    Raises:
+        UserError: If it is another word.
 
     >>> one_of("kind", "sof", ("soft", "hard"))
     Traceback (most recent call last):
         ...
-    imgrec.errors.UserError: `kind` must be soft or hard, got "sof". Did you mean "soft"?
+    imgrec.errors.UserError: kind: expected soft or hard, got "sof". Did you mean "soft"?
     """
     if value in accepted:
         return value
-    raise UserError(f'`{name}` must be {" or ".join(accepted)}, got "{value}".{suggestion(value, accepted)}')
+    raise UserError(f'{name}: expected {" or ".join(accepted)}, got "{value}".{suggestion(value, accepted)}')

@@ -1,4 +1,4 @@
-"""How far the probabilities are from the target: the Brier score, and Huber's distance."""
+"""Distances between probabilities and targets: Brier score and Huber distance."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from imgrec.losses.base import LOSSES, as_probabilities, full_precision, image_mean, in_range, one_of
+from imgrec.losses.base import LOSSES, as_probabilities, full_precision, image_mean, one_of
 from imgrec.losses.binary_cross_entropy import REDUCTIONS, Reduction
-from imgrec.losses.class_weights import ClassWeighted, ClassWeights, check_class_weights
+from imgrec.losses.class_weights import ClassWeighted
+from imgrec.utils.ranges import PositiveFloat, check_ranges
 
 
 def brier_score(
     logits: Tensor, targets: Tensor, reduction: Reduction = "sum", class_weights: Tensor | None = None
 ) -> Tensor:
-    """The weighted mean over images of the sum over classes of ``(q - p)^2``, with ``q`` the softmax of the logits.
+    """Return the weighted mean of the sum over classes of ``(q - p)^2``, with ``q`` the softmax of the logits.
 
     Args:
-        logits: float ``(batch, num_classes)``.
-        targets: int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``, which are ``p``.
-        reduction: ``sum`` or ``mean`` over the classes.
-        class_weights: float ``(num_classes,)``; an image weighs what its classes weigh on average.
+        logits: Float ``(batch, num_classes)``.
+        targets: Int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``, the ``p``.
+        reduction: ``sum`` or ``mean`` over the classes. Defaults to ``sum``.
+        class_weights: Float ``(num_classes,)``. The weight of an image is the mean weight of its classes.
 
     Returns:
-        A scalar in [0, 2]; float32 or wider.
+        Scalar in [0, 2], float32 or wider.
 
     >>> import torch
     >>> brier_score(torch.zeros(1, 4), torch.tensor([0]))
@@ -42,19 +43,25 @@ def huber_score(
     reduction: Reduction = "sum",
     class_weights: Tensor | None = None,
 ) -> Tensor:
-    """The weighted mean over images of Huber's distance between ``q`` and the target, summed over the classes.
+    """Return the weighted mean over images of the Huber distance of probabilities and target, summed over the classes.
 
-    Of a difference ``d`` that is ``d^2 / 2`` up to delta and ``delta * (|d| - delta / 2)`` above it.
+    The distance of a difference ``d`` is ``d^2 / 2`` up to delta and ``delta * (|d| - delta / 2)`` above it.
 
     Args:
-        logits: float ``(batch, num_classes)``.
-        targets: int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
-        delta: where the square ends and the line begins, above 0; from 1 on it is half the Brier score.
-        reduction: ``sum`` or ``mean`` over the classes.
-        class_weights: float ``(num_classes,)``; an image weighs what its classes weigh on average.
+        logits: Float ``(batch, num_classes)``.
+        targets: Int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
+        delta: Difference from which on the distance is linear, above 0. From 1 on it is half the Brier score. Defaults
+            to 0.5.
+        reduction: ``sum`` or ``mean`` over the classes. Defaults to ``sum``.
+        class_weights: Float ``(num_classes,)``. The weight of an image is the mean weight of its classes.
 
     Returns:
-        A scalar; float32 or wider.
+        Scalar, float32 or wider.
+
+    Example:
+        >>> import torch
+        >>> huber_score(torch.tensor([[100.0, 0.0]]), torch.tensor([1]))
+        tensor(0.7500)
     """
     q = full_precision(logits).softmax(dim=1)
     losses = F.huber_loss(q, as_probabilities(targets, q), reduction="none", delta=delta)
@@ -63,20 +70,23 @@ def huber_score(
 
 @LOSSES.register("brier")
 class Brier(ClassWeighted):
-    """The squared distance between the probabilities and the target: the mean squared error, bounded and proper.
+    """Brier score: squared distance between probabilities and target, a bounded proper scoring rule.
 
-    Shapes: logits float ``(batch, num_classes)``; targets int64 ``(batch,)`` or float ``(batch, num_classes)``.
+    Shapes: logits float ``(batch, num_classes)``. Targets int64 ``(batch,)`` or float ``(batch, num_classes)``.
 
-    It lies in [0, 2] and is least where the probabilities are right; a wrong label does so much harm and no more. It
-    learns more slowly than cross-entropy from what the network is surely wrong about.
+    It is in [0, 2], so the effect of a wrong label is bounded. Confident errors have a smaller gradient than in
+    cross-entropy, so training is slower at first.
 
     Args:
-        reduction: ``sum`` over the classes of an image, as Brier had it, or ``mean``.
-        **weighting: ``class_weights``, see :class:`imgrec.losses.CrossEntropy`, and the facts of the data that they
-            are worked out from.
+        reduction: ``sum`` over the classes of an image, as in the paper, or ``mean``. Defaults to ``sum``.
+        **weighting: ``class_weights``, see :class:`imgrec.losses.CrossEntropy`, and the facts of the data from which
+            they are computed.
 
     Raises:
-        UserError: weights that do not fit the classes.
+        UserError: If the weights do not match the classes.
+
+    See Also:
+        :func:`brier_score`. Use :class:`CrossEntropy` instead for fast training with clean labels.
 
     Source: Brier, Verification of Forecasts Expressed in Terms of Probability, 1950, Monthly Weather Review 78.
 
@@ -91,40 +101,37 @@ class Brier(ClassWeighted):
     """
 
     def __init__(self, reduction: Reduction = "sum", **weighting: Any) -> None:
-        self.check_arguments(reduction)
+        one_of("reduction", reduction, REDUCTIONS)
         super().__init__(**weighting)
         self.reduction: Reduction = reduction
 
-    @staticmethod
-    def check_arguments(reduction: str = "sum", class_weights: ClassWeights = None, **_: Any) -> None:
-        """Refuse what is wrong whatever the data may be."""
-        one_of("reduction", reduction, REDUCTIONS)
-        check_class_weights(class_weights)
-
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch, a scalar."""
+        """Return the loss of a batch, a scalar."""
         return brier_score(logits, targets, self.reduction, self.class_weights)
 
     def extra_repr(self) -> str:
-        """What ``print`` shows of it."""
+        """Return the arguments that ``print`` shows."""
         return f"reduction={self.reduction!r}"
 
 
 @LOSSES.register("huber")
 class Huber(ClassWeighted):
-    """Huber's distance between the probabilities and the target: squares while it is small, then a straight line.
+    """Huber distance between probabilities and target: quadratic for small differences, linear for large ones.
 
-    Shapes: logits float ``(batch, num_classes)``; targets int64 ``(batch,)`` or float ``(batch, num_classes)``.
+    Shapes: logits float ``(batch, num_classes)``. Targets int64 ``(batch,)`` or float ``(batch, num_classes)``.
 
     Args:
-        delta: where the square ends and the line begins, above 0. Probabilities differ by at most 1: from there on it
-            is half the Brier score.
-        reduction: ``sum`` or ``mean`` over the classes of an image.
-        **weighting: ``class_weights``, see :class:`imgrec.losses.CrossEntropy`, and the facts of the data that they
-            are worked out from.
+        delta: Difference from which on the distance is linear, above 0. Probabilities differ by at most 1, so from 1 on
+            it is half the Brier score. Defaults to 0.5.
+        reduction: ``sum`` or ``mean`` over the classes of an image. Defaults to ``sum``.
+        **weighting: ``class_weights``, see :class:`imgrec.losses.CrossEntropy`, and the facts of the data from which
+            they are computed.
 
     Raises:
-        UserError: a delta that is not above 0, or weights that do not fit the classes.
+        UserError: If ``delta`` is not above 0, or if the weights do not match the classes.
+
+    See Also:
+        :func:`huber_score`. Use :class:`Brier` instead for a proper scoring rule.
 
     Source: Huber, Robust Estimation of a Location Parameter, 1964, doi:10.1214/aoms/1177703732.
 
@@ -138,25 +145,17 @@ class Huber(ClassWeighted):
     tensor(0.7500)
     """
 
-    def __init__(self, delta: float = 0.5, reduction: Reduction = "sum", **weighting: Any) -> None:
-        self.check_arguments(delta, reduction)
+    @check_ranges
+    def __init__(self, delta: PositiveFloat = 0.5, reduction: Reduction = "sum", **weighting: Any) -> None:
+        one_of("reduction", reduction, REDUCTIONS)
         super().__init__(**weighting)
         self.delta = float(delta)
         self.reduction: Reduction = reduction
 
-    @staticmethod
-    def check_arguments(
-        delta: float = 0.5, reduction: str = "sum", class_weights: ClassWeights = None, **_: Any
-    ) -> None:
-        """Refuse what is wrong whatever the data may be."""
-        in_range("delta", delta, open_low=True)
-        one_of("reduction", reduction, REDUCTIONS)
-        check_class_weights(class_weights)
-
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch, a scalar."""
+        """Return the loss of a batch, a scalar."""
         return huber_score(logits, targets, self.delta, self.reduction, self.class_weights)
 
     def extra_repr(self) -> str:
-        """What ``print`` shows of it."""
+        """Return the arguments that ``print`` shows."""
         return f"delta={self.delta}, reduction={self.reduction!r}"

@@ -1,4 +1,4 @@
-"""Classes in an order: conditional ordinal regression, on the log-probabilities that its head gives."""
+"""Conditional ordinal regression (CORN), on the log-probabilities of its head."""
 
 from __future__ import annotations
 
@@ -8,53 +8,60 @@ import torch
 from torch import Tensor
 
 from imgrec.losses.base import LOSSES, as_probabilities, full_precision
-from imgrec.losses.class_weights import ClassWeighted, ClassWeights, check_class_weights
+from imgrec.losses.class_weights import ClassWeighted
 
 
 def corn_loss(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """The mean over all questions that the images answer of the log loss of the answer.
+    """Return the mean log loss over all binary tasks in which the images take part.
 
-    Question ``k`` is whether an image that is of class ``k`` or later is of a later one than ``k``. An image of class
-    ``c`` answers the questions up to ``c``, and there is none for the last class. What an image loses on its questions
-    together is minus the log-probability of its class, so that this needs the log-probabilities alone.
+    Task ``k`` predicts for images of class ``k`` or later if their class is later than ``k``. An image of class ``c``
+    takes part in the tasks up to ``c``, and there is none for the last class. The losses of an image on its tasks add
+    up to minus the log-probability of its class, so only the log-probabilities are required.
 
     Args:
-        logits: float ``(batch, num_classes)``, log-probabilities of the classes; a constant for each image may be
-            added to them.
-        targets: int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``; a mixed image loses, and
-            counts, by its shares.
-        class_weights: float ``(num_classes,)``.
+        logits: Float ``(batch, num_classes)``, log-probabilities of the classes up to a constant per image.
+        targets: Int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``. Mixed images are weighted
+            by their shares.
+        class_weights: Float ``(num_classes,)``. Defaults to equal weights.
 
     Returns:
-        A scalar; float32 or wider.
+        Scalar, float32 or wider.
+
+    Example:
+        >>> corn_loss(torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.tensor([0])).exp()  # one task, probability 0.5
+        tensor(2.)
     """
     log_p = full_precision(logits).log_softmax(dim=1)
     classes = log_p.shape[1]
-    questions = torch.arange(1, classes + 1, device=log_p.device).clamp_max(classes - 1).to(log_p.dtype)
+    tasks = torch.arange(1, classes + 1, device=log_p.device).clamp_max(classes - 1).to(log_p.dtype)
     shares = as_probabilities(targets, log_p)
     if class_weights is not None:
         shares = shares * class_weights.to(log_p)
-    return -(shares * log_p).sum() / (shares * questions).sum()
+    return -(shares * log_p).sum() / (shares * tasks).sum()
 
 
 @LOSSES.register("corn")
 class Corn(ClassWeighted):
-    """Conditional ordinal regression: for classes in an order, is it beyond each of them (needs the head `corn`).
+    """Conditional ordinal regression for ordered classes (requires the head ``corn``).
 
-    Shapes: logits float ``(batch, num_classes)``, log-probabilities as the head ``corn`` gives them; targets int64
-    ``(batch,)`` or float ``(batch, num_classes)``.
+    Shapes: logits float ``(batch, num_classes)``, log-probabilities of the head ``corn``. Targets int64 ``(batch,)`` or
+        float
+    ``(batch, num_classes)``.
 
-    The order is that of the data's classes, which ``data.classes`` gives as a list. Each batch's loss is, up to a
-    factor, that of ``cross_entropy`` on the same head: it is divided by the questions that the images answer, and not
-    by the images. Metrics take the likeliest class; the authors' own prediction is the median class of the same
-    probabilities, :func:`imgrec.models.median_class`.
+    The order is that of the classes of the data, which ``data.classes`` sets as a list. The loss of a batch is that of
+    ``cross_entropy`` on the same head, divided by the number of binary tasks instead of the number of images. Metrics
+    use the most probable class. The prediction of the paper is the median class of the same probabilities, see
+    :func:`imgrec.models.median_class`.
 
     Args:
-        **weighting: ``class_weights``, see :class:`imgrec.losses.CrossEntropy`, and the facts of the data that they
-            are worked out from.
+        **weighting: ``class_weights``, see :class:`imgrec.losses.CrossEntropy`, and the facts of the data from which
+            they are computed.
 
     Raises:
-        UserError: another head than ``corn``, or weights that do not fit the classes.
+        UserError: If the head is not ``corn``, or if the weights do not match the classes.
+
+    See Also:
+        :func:`corn_loss`. Use :class:`CrossEntropy` instead for classes without an order.
 
     Source: Shi, Cao and Raschka, Deep Neural Networks for Rank-Consistent Ordinal Regression Based on Conditional
     Probabilities, 2023, arXiv:2111.08851.
@@ -66,21 +73,16 @@ class Corn(ClassWeighted):
           loss: corn
 
     >>> import torch
-    >>> Corn()(torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.tensor([0])).exp()  # one question, answered at even odds
+    >>> Corn()(torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.tensor([0])).exp()  # one task, probability 0.5
     tensor(2.)
     """
 
     needs_head: ClassVar[str] = "corn"
-    """The registered head that it is made for; a subclass of that head's class will do."""
+    """Required registered head, or a subclass of its class."""
 
     def __init__(self, **weighting: Any) -> None:
         super().__init__(**weighting)
 
-    @staticmethod
-    def check_arguments(class_weights: ClassWeights = None, **_: Any) -> None:
-        """Refuse what is wrong whatever the data may be."""
-        check_class_weights(class_weights)
-
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch, a scalar."""
+        """Return the loss of a batch, a scalar."""
         return corn_loss(logits, targets, self.class_weights)

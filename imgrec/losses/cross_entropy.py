@@ -1,15 +1,15 @@
-"""Cross-entropy, on class indices and on class probabilities alike."""
+"""Cross-entropy, on class indices and on class probabilities."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from imgrec.losses.base import LOSSES, expected_loss, full_precision, in_range
-from imgrec.losses.class_weights import ClassWeights, check_class_weights, resolve_class_weights
+from imgrec.losses.base import LOSSES, expected_loss, full_precision
+from imgrec.losses.class_weights import ClassWeighted, ClassWeights
+from imgrec.utils.ranges import RightOpenUnitInterval, check_ranges
 
 
 def cross_entropy(
@@ -22,17 +22,17 @@ def cross_entropy(
     so that one-hot probabilities and indices agree with any weights. torch divides by the batch size there.
 
     With both weights and smoothing ``e``, the sample loss is ``w[target] * (-(1 - e) log q[target] - e mean(log q))``.
-    torch weights the classes of the smoothed part one by one, which moves the optimum (pytorch#104776); see
+    torch weights the classes of the smoothed part one by one, which moves the optimum (pytorch#104776). See
     :func:`imgrec.losses.base.expected_loss`.
 
     Args:
-        logits: float ``(batch, num_classes)``.
-        targets: int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
-        class_weights: float ``(num_classes,)``.
-        label_smoothing: part of each target that is spread evenly over all classes; in [0, 1).
+        logits: Float ``(batch, num_classes)``.
+        targets: Int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
+        class_weights: Float ``(num_classes,)``. Defaults to equal weights.
+        label_smoothing: Share of each target that is spread evenly over all classes, in [0, 1). Defaults to 0.
 
     Returns:
-        A scalar; float32 or wider.
+        Scalar, float32 or wider.
 
     >>> import torch
     >>> cross_entropy(torch.zeros(1, 10), torch.tensor([3])).exp()
@@ -51,28 +51,32 @@ def cross_entropy(
 
 
 @LOSSES.register("cross_entropy")
-class CrossEntropy(nn.Module):
+class CrossEntropy(ClassWeighted):
     """Cross-entropy with optional label smoothing and class weights.
 
-    Shapes: logits float ``(batch, num_classes)``; targets int64 ``(batch,)`` or float ``(batch, num_classes)``.
+    Shapes: logits float ``(batch, num_classes)``. Targets int64 ``(batch,)`` or float ``(batch, num_classes)``.
 
     The weight of a label multiplies its whole smoothed target. With both options the largest class of the optimum is
-    that of ``w_y p(y | x)``, as without smoothing. torch's own combination lacks this property (pytorch#104776).
+    that of ``w_y p(y | x)``, as without smoothing. The combination in torch lacks this property (pytorch#104776).
 
     The weights are a buffer that is not saved. They follow from the arguments and from the facts of the data, both of
-    which a checkpoint holds.
+    which a checkpoint contains.
 
     Args:
-        label_smoothing: part of each target that is spread evenly over all classes; in [0, 1), 0 by default.
-        class_weights: one weight a class; a mapping by class name, where classes that are not named weigh 1;
-            ``balanced``: every class counts as much as any other; or ``effective``, on request with its ``beta`` as
-            ``{name: effective, beta: 0.999}``: the class-balanced loss, by the effective number of images.
-        num_classes: a fact of the data.
-        class_names: a fact of the data.
-        class_counts: a fact of the data.
+        label_smoothing: Share of each target that is spread evenly over all classes, in [0, 1). Defaults to 0.
+        class_weights: List of weights in the order of the classes, or a mapping from class names with weight 1 for
+            missing names. ``balanced`` gives every class the same total weight. ``effective``, or ``{name: effective,
+            beta: 0.999}``, uses the effective number of images (class-balanced loss). Defaults to equal weights.
+        num_classes: Number of classes, a fact of the data.
+        class_names: Names of the classes, a fact of the data.
+        class_counts: Number of training images per class, a fact of the data.
 
     Raises:
-        UserError: label smoothing outside [0, 1), or weights that do not fit the classes.
+        UserError: If label smoothing is outside [0, 1), or if the weights do not match the classes.
+
+    See Also:
+        :func:`cross_entropy`. Use :class:`LogitAdjusted` instead for long-tailed classes, :class:`BinaryCrossEntropy`
+        for images with several classes.
 
     Source: label smoothing: Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016,
     arXiv:1512.00567. Effective number: Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019,
@@ -87,32 +91,22 @@ class CrossEntropy(nn.Module):
     tensor([0.6667, 2.0000])
     """
 
-    class_weights: Tensor | None
-
+    @check_ranges
     def __init__(
         self,
-        label_smoothing: float = 0.0,
+        label_smoothing: RightOpenUnitInterval = 0.0,
         class_weights: ClassWeights = None,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
         class_counts: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
-        self.check_arguments(label_smoothing)
+        super().__init__(class_weights, num_classes, class_names, class_counts)
         self.label_smoothing = float(label_smoothing)
-        weights = resolve_class_weights(class_weights, num_classes, class_names, class_counts)
-        self.register_buffer("class_weights", weights, persistent=False)
-
-    @staticmethod
-    def check_arguments(label_smoothing: float = 0.0, class_weights: ClassWeights = None, **_: Any) -> None:
-        """Refuse what is wrong whatever the data may be."""
-        in_range("label_smoothing", label_smoothing, high=1.0, open_high=True)
-        check_class_weights(class_weights)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch, a scalar."""
+        """Return the loss of a batch, a scalar."""
         return cross_entropy(logits, targets, self.class_weights, self.label_smoothing)
 
     def extra_repr(self) -> str:
-        """What ``print`` shows of it."""
+        """Return the arguments that ``print`` shows."""
         return f"label_smoothing={self.label_smoothing}"

@@ -1,4 +1,4 @@
-"""Hinge losses: support vector machines on the network's features."""
+"""Hinge losses of support vector machines."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from imgrec.losses.base import LOSSES, as_probabilities, expected_loss, full_precision, image_mean, in_range, one_of
-from imgrec.losses.class_weights import ClassWeighted, ClassWeights, check_class_weights
+from imgrec.losses.base import LOSSES, as_probabilities, expected_loss, full_precision, image_mean, one_of
+from imgrec.losses.class_weights import ClassWeighted
+from imgrec.utils.ranges import PositiveFloat, check_ranges
 
 Kind = Literal["crammer_singer", "one_vs_rest"]
 _KINDS = ("crammer_singer", "one_vs_rest")
@@ -17,19 +18,19 @@ _KINDS = ("crammer_singer", "one_vs_rest")
 def crammer_singer_hinge(
     logits: Tensor, targets: Tensor, margin: float = 1.0, squared: bool = False, class_weights: Tensor | None = None
 ) -> Tensor:
-    """The weighted mean of ``max(0, margin + the best other logit - logit[target])``, on request squared.
+    """Return the weighted mean of ``max(0, margin + the best other logit - logit[target])``, optionally squared.
 
-    A mixed image loses by its shares.
+    The loss of a mixed image is the mixture of the losses of its classes.
 
     Args:
-        logits: float ``(batch, num_classes)``, of two or more classes.
-        targets: int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
-        margin: by how much the target's logit has to win; above 0.
-        squared: square what each image loses.
-        class_weights: float ``(num_classes,)``.
+        logits: Float ``(batch, num_classes)``, with two or more classes.
+        targets: Int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
+        margin: Required difference between the target logit and the others, above 0. Defaults to 1.
+        squared: ``True`` squares the loss of each image. Defaults to ``False``.
+        class_weights: Float ``(num_classes,)``. Defaults to equal weights.
 
     Returns:
-        A scalar; float32 or wider.
+        Scalar, float32 or wider.
 
     Source: Crammer and Singer, On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines, 2001,
     JMLR 2.
@@ -48,52 +49,81 @@ def crammer_singer_hinge(
 def one_vs_rest_hinge(
     logits: Tensor, targets: Tensor, margin: float = 1.0, squared: bool = False, class_weights: Tensor | None = None
 ) -> Tensor:
-    """The weighted mean over images of ``sum over classes of max(0, margin - sign * logit)``, on request squared.
+    """Return the weighted mean over images of the sum over classes of ``max(0, margin - sign * logit)``.
 
-    The sign is +1 for the classes that an image has and -1 for the others; a share of a class counts as that share of
-    having it. An image may have several classes or none.
+    The sign is +1 for the classes of an image and -1 for the others. A fractional target is the mixture of both.
 
     Args:
-        logits: float ``(batch, num_classes)``.
-        targets: int64 indices ``(batch,)`` or float shares in [0, 1] ``(batch, num_classes)``.
-        margin: how far from 0 a logit has to be; above 0.
-        squared: square what is lost on each class.
-        class_weights: float ``(num_classes,)``; an image weighs what its classes weigh on average.
+        logits: Float ``(batch, num_classes)``.
+        targets: Int64 indices ``(batch,)`` or float shares in [0, 1] ``(batch, num_classes)``.
+        margin: Required distance of a logit from 0, above 0. Defaults to 1.
+        squared: ``True`` squares the loss of each class. Defaults to ``False``.
+        class_weights: Float ``(num_classes,)``. The weight of an image is the mean weight of its classes.
 
     Returns:
-        A scalar; float32 or wider.
+        Scalar, float32 or wider.
 
     >>> one_vs_rest_hinge(torch.tensor([[2.0, -0.5, -3.0]]), torch.tensor([0]))
     tensor(0.5000)
     """
     logits = full_precision(logits)
     shares = as_probabilities(targets, logits)
-    has, has_not = (margin - logits).relu(), (margin + logits).relu()
+    positive, negative = (margin - logits).relu(), (margin + logits).relu()
     if squared:
-        has, has_not = has.square(), has_not.square()
-    return image_mean((shares * has + (1 - shares) * has_not).sum(dim=1), targets, class_weights)
+        positive, negative = positive.square(), negative.square()
+    return image_mean((shares * positive + (1 - shares) * negative).sum(dim=1), targets, class_weights)
+
+
+def hinge_loss(
+    logits: Tensor,
+    targets: Tensor,
+    kind: Kind = "crammer_singer",
+    margin: float = 1.0,
+    squared: bool = False,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Return :func:`crammer_singer_hinge` or :func:`one_vs_rest_hinge`, a scalar.
+
+    Args:
+        logits: Float ``(batch, num_classes)``.
+        targets: Int64 indices ``(batch,)`` or float shares in [0, 1] ``(batch, num_classes)``.
+        kind: ``crammer_singer`` or ``one_vs_rest``. Defaults to ``crammer_singer``.
+        margin: Margin of the logits, above 0. Defaults to 1.
+        squared: ``True`` squares the loss. Defaults to ``False``.
+        class_weights: Float ``(num_classes,)``. Defaults to equal weights.
+
+    Example:
+        >>> hinge_loss(torch.zeros(1, 3), torch.tensor([2]), "one_vs_rest", squared=True)
+        tensor(3.)
+    """
+    hinge = crammer_singer_hinge if kind == "crammer_singer" else one_vs_rest_hinge
+    return hinge(logits, targets, margin, squared, class_weights)
 
 
 @LOSSES.register("hinge")
 class Hinge(ClassWeighted):
-    """The hinge loss of support vector machines: Crammer-Singer's or one class against the rest, also squared.
+    """Hinge loss of support vector machines: Crammer-Singer or one class against the rest, optionally squared.
 
-    Shapes: logits float ``(batch, num_classes)``; targets int64 ``(batch,)`` or float ``(batch, num_classes)``; with
+    Shapes: logits float ``(batch, num_classes)``. Targets int64 ``(batch,)`` or float ``(batch, num_classes)``. With
     ``one_vs_rest`` an image may have several classes or none.
 
-    What is classified with the margin to spare has no gradient. The logits become no probabilities: calibrate a model
-    before its confidence is believed.
+    Images classified with the margin have no gradient. The logits are not calibrated: calibrate the model before its
+    confidence is used.
 
     Args:
-        kind: ``crammer_singer``: the target's logit has to beat the best other one by the margin; ``one_vs_rest``:
-            each logit has to be on its side of 0 by the margin.
-        margin: above 0.
-        squared: whether what is lost is squared, which is smooth.
-        **weighting: ``class_weights``, see :class:`imgrec.losses.CrossEntropy`, and the facts of the data that they
-            are worked out from.
+        kind: ``crammer_singer`` requires the target logit to exceed the best other logit by the margin. ``one_vs_rest``
+            requires each logit to have the right sign and a distance of the margin from 0. Defaults to
+            ``crammer_singer``.
+        margin: Margin of the logits, above 0. Defaults to 1.
+        squared: ``True`` squares the loss, which makes it smooth. Defaults to ``False``.
+        **weighting: ``class_weights``, see :class:`imgrec.losses.CrossEntropy`, and the facts of the data from which
+            they are computed.
 
     Raises:
-        UserError: a margin that is not above 0, or weights that do not fit the classes.
+        UserError: If ``margin`` is not above 0, or if the weights do not match the classes.
+
+    See Also:
+        :func:`hinge_loss`. Use :class:`CrossEntropy` instead if probabilities are required.
 
     Source: Crammer and Singer, 2001, JMLR 2; one against the rest: Rifkin and Klautau, 2004, JMLR 5; on deep networks:
     Tang, Deep Learning using Linear Support Vector Machines, 2013, arXiv:1306.0239.
@@ -107,29 +137,20 @@ class Hinge(ClassWeighted):
     tensor(3.)
     """
 
+    @check_ranges
     def __init__(
-        self, kind: Kind = "crammer_singer", margin: float = 1.0, squared: bool = False, **weighting: Any
+        self, kind: Kind = "crammer_singer", margin: PositiveFloat = 1.0, squared: bool = False, **weighting: Any
     ) -> None:
-        self.check_arguments(kind, margin)
+        one_of("kind", kind, _KINDS)
         super().__init__(**weighting)
         self.kind: Kind = kind
         self.margin = float(margin)
         self.squared = squared
 
-    @staticmethod
-    def check_arguments(
-        kind: str = "crammer_singer", margin: float = 1.0, class_weights: ClassWeights = None, **_: Any
-    ) -> None:
-        """Refuse what is wrong whatever the data may be."""
-        one_of("kind", kind, _KINDS)
-        in_range("margin", margin, open_low=True)
-        check_class_weights(class_weights)
-
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch, a scalar."""
-        hinge = crammer_singer_hinge if self.kind == "crammer_singer" else one_vs_rest_hinge
-        return hinge(logits, targets, self.margin, self.squared, self.class_weights)
+        """Return the loss of a batch, a scalar."""
+        return hinge_loss(logits, targets, self.kind, self.margin, self.squared, self.class_weights)
 
     def extra_repr(self) -> str:
-        """What ``print`` shows of it."""
+        """Return the arguments that ``print`` shows."""
         return f"kind={self.kind!r}, margin={self.margin}, squared={self.squared}"

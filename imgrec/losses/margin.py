@@ -1,128 +1,163 @@
-"""Margin losses on the cosines of a cosine head: the right class has to win by an angle, or by a cosine."""
+"""Margin losses on the cosines of a cosine head: ArcFace and CosFace."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor
 
 from imgrec.errors import UserError
-from imgrec.losses.base import LOSSES, as_probabilities, full_precision, in_range
-from imgrec.losses.class_weights import ClassWeighted, ClassWeights, check_class_weights
+from imgrec.losses.base import LOSSES, as_probabilities, full_precision
+from imgrec.losses.class_weights import ClassWeighted
 from imgrec.losses.cross_entropy import cross_entropy
+from imgrec.utils.ranges import LeftOpenUnitInterval, PositiveFloat, check_ranges
 
 
 def arcface_logits(logits: Tensor, targets: Tensor, scale: float, margin: float = 0.5) -> Tensor:
-    """The logits after the margin was added to the angle between the features and their class.
+    """Return the logits after adding the margin to the angle between the features and their class.
 
-    A mixed image has of each class its share of the margin. Where angle and margin together are more than a half turn,
-    the cosine is lowered by ``margin * sin(margin)`` instead, as in the authors' code, so that more is always worse.
+    The margin of a mixed image is weighted by the share of each class. If angle and margin add up to more than pi, the
+    cosine is reduced by ``margin * sin(margin)`` instead, as in the authors' code, so that the logit decreases with the
+    angle.
 
     Args:
-        logits: float ``(batch, num_classes)``, ``scale`` times a cosine each.
-        targets: int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
-        scale: what the cosines were multiplied by.
-        margin: an angle in radians.
+        logits: Float ``(batch, num_classes)``, cosines times ``scale``.
+        targets: Int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
+        scale: Factor of the cosines.
+        margin: Angle in radians. Defaults to 0.5.
 
     Returns:
-        Float ``(batch, num_classes)``; float32 or wider.
+        Float ``(batch, num_classes)``, float32 or wider.
     """
     cosines = (full_precision(logits) / scale).clamp(-1, 1)
     angles = margin * as_probabilities(targets, cosines)
-    # the floor keeps the root's gradient finite where features point straight at a class or away from it
+    # the lower bound keeps the gradient of the root finite for features parallel to a class vector
     sines = (1 - cosines.square()).clamp_min(torch.finfo(cosines.dtype).eps).sqrt()
-    turned = cosines * angles.cos() - sines * angles.sin()
-    return scale * torch.where(cosines > -angles.cos(), turned, cosines - angles * angles.sin())
+    rotated = cosines * angles.cos() - sines * angles.sin()
+    return scale * torch.where(cosines > -angles.cos(), rotated, cosines - angles * angles.sin())
 
 
 def cosface_logits(logits: Tensor, targets: Tensor, scale: float, margin: float = 0.35) -> Tensor:
-    """The logits after the margin was taken from the cosine between the features and their class.
+    """Return the logits after subtracting the margin from the cosine between the features and their class.
 
-    A mixed image has of each class its share of the margin.
+    The margin of a mixed image is weighted by the share of each class.
 
     Args:
-        logits: float ``(batch, num_classes)``, ``scale`` times a cosine each.
-        targets: int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
-        scale: what the cosines were multiplied by.
-        margin: a difference of cosines.
+        logits: Float ``(batch, num_classes)``, cosines times ``scale``.
+        targets: Int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
+        scale: Factor of the cosines.
+        margin: Difference of cosines. Defaults to 0.35.
 
     Returns:
-        Float ``(batch, num_classes)``; float32 or wider.
+        Float ``(batch, num_classes)``, float32 or wider.
     """
     logits = full_precision(logits)
     return logits - scale * margin * as_probabilities(targets, logits)
 
 
-class MarginLoss(ClassWeighted):
-    """The base class of margin losses: cross-entropy of the logits that :meth:`with_margin` gives.
+def arcface_loss(
+    logits: Tensor, targets: Tensor, scale: float, margin: float = 0.5, class_weights: Tensor | None = None
+) -> Tensor:
+    """Return the cross-entropy of :func:`arcface_logits`, a scalar.
 
     Args:
-        margin: above 0.
-        logit_scale: a fact of the network: what its cosine head multiplies the cosines by.
-        **weighting: see :class:`imgrec.losses.class_weights.ClassWeighted`.
+        logits: Float ``(batch, num_classes)``, cosines times ``scale``.
+        targets: Int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
+        scale: Factor of the cosines.
+        margin: Angle in radians. Defaults to 0.5.
+        class_weights: Float ``(num_classes,)``. Defaults to equal weights.
+
+    Example:
+        >>> logits, targets = torch.tensor([[8.0, 1.0]]), torch.tensor([0])
+        >>> bool(arcface_loss(logits, targets, scale=8.0) > cross_entropy(logits, targets))
+        True
+    """
+    return cross_entropy(arcface_logits(logits, targets, scale, margin), targets, class_weights)
+
+
+def cosface_loss(
+    logits: Tensor, targets: Tensor, scale: float, margin: float = 0.35, class_weights: Tensor | None = None
+) -> Tensor:
+    """Return the cross-entropy of :func:`cosface_logits`, a scalar.
+
+    Args:
+        logits: Float ``(batch, num_classes)``, cosines times ``scale``.
+        targets: Int64 indices ``(batch,)`` or float probabilities ``(batch, num_classes)``.
+        scale: Factor of the cosines.
+        margin: Difference of cosines. Defaults to 0.35.
+        class_weights: Float ``(num_classes,)``. Defaults to equal weights.
+
+    Example:
+        >>> cosface_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), scale=4.0, margin=0.5).exp()
+        tensor(2.)
+    """
+    return cross_entropy(cosface_logits(logits, targets, scale, margin), targets, class_weights)
+
+
+class MarginLoss(ClassWeighted):
+    """Base class of margin losses: cross-entropy of the logits of :meth:`with_margin`.
+
+    Args:
+        margin: Margin, above 0.
+        logit_scale: Factor of the cosines in the cosine head, a fact of the network.
+        **weighting: Arguments of :class:`imgrec.losses.class_weights.ClassWeighted`.
     """
 
     needs_head: ClassVar[str] = "cosine"
-    """The registered head that it is made for; a subclass of that head's class will do."""
+    """Required registered head, or a subclass of its class."""
 
-    largest_margin: ClassVar[float]
-
-    def __init__(self, margin: float, logit_scale: float | None = None, **weighting: Any) -> None:
-        self.check_arguments(margin)
+    @check_ranges
+    def __init__(self, margin: PositiveFloat, logit_scale: PositiveFloat | None = None, **weighting: Any) -> None:
         super().__init__(**weighting)
         if logit_scale is None:
-            raise UserError("a margin loss needs the logits of a cosine head, and the scale of these, `logit_scale`.")
+            raise UserError("a margin loss requires the logits of a cosine head, and their scale, `logit_scale`.")
         self.margin = float(margin)
-        self.logit_scale = in_range("logit_scale", logit_scale, open_low=True)
-
-    @classmethod
-    def check_arguments(cls, margin: float = 0.1, class_weights: ClassWeights = None, **_: Any) -> None:
-        """Refuse what is wrong whatever network and data may be."""
-        in_range("margin", margin, high=cls.largest_margin, open_low=True)
-        check_class_weights(class_weights)
+        self.logit_scale = float(logit_scale)
 
     @staticmethod
     def check_head(learnable: bool = False, **_: Any) -> None:
-        """Refuse a head whose scale the loss could not know."""
+        """Raise an error if the scale of the head is learnable."""
         if learnable:
-            raise UserError(
-                "a margin is measured on cosines, so their scale has to be known and stay: `learnable: false`."
-            )
+            raise UserError("a margin loss requires a cosine head with a constant scale. Set `learnable: false`.")
 
     def with_margin(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The logits, less for the classes of the targets."""
+        """Return the logits, reduced for the classes of the targets."""
         raise NotImplementedError
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch, a scalar."""
+        """Return the loss of a batch, a scalar."""
         return cross_entropy(self.with_margin(logits, targets), targets, self.class_weights)
 
     def extra_repr(self) -> str:
-        """What ``print`` shows of it."""
+        """Return the arguments that ``print`` shows."""
         return f"margin={self.margin}, logit_scale={self.logit_scale:g}"
 
 
 @LOSSES.register("arcface")
 class ArcFace(MarginLoss):
-    """Additive angular margin: the right class has to win by an angle (a margin loss; needs the head `cosine`).
+    """Additive angular margin between the features and the class vectors (margin loss, requires the head ``cosine``).
 
-    Shapes: logits float ``(batch, num_classes)``, as a cosine head gives them; targets int64 ``(batch,)`` or float
-    ``(batch, num_classes)``.
+    Shapes: logits float ``(batch, num_classes)`` of a cosine head. Targets int64 ``(batch,)`` or float ``(batch,
+    num_classes)``.
 
-    The network's own logits are those of the cosine head, without the margin: accuracy is of them. The head's scale is
-    the paper's 64 for a hundred thousand classes; for ten, 16 does.
+    Accuracy is computed from the logits of the cosine head, without the margin. The scale of the head is 64 in the
+    paper, for 100,000 classes. 16 is enough for ten classes.
 
     Args:
-        margin: the angle in radians, above 0 and below a quarter turn.
-        logit_scale: a fact of the network: what its cosine head multiplies the cosines by.
-        **weighting: ``class_weights``, see :class:`imgrec.losses.CrossEntropy`, and the facts of the data that they
-            are worked out from.
+        margin: Angle in radians, in (0, pi / 2]. Defaults to 0.5.
+        logit_scale: Factor of the cosines in the cosine head, a fact of the network.
+        **weighting: ``class_weights``, see :class:`imgrec.losses.CrossEntropy`, and the facts of the data from which
+            they are computed.
 
     Raises:
-        UserError: a margin out of its range, another head than a cosine head or one with a learnable scale, or weights
-            that do not fit the classes.
+        UserError: If ``margin`` is out of range, if the head is no cosine head or has a learnable scale, or if the
+            weights do not match the classes.
+
+    See Also:
+        :func:`arcface_loss`. Use :class:`CosFace` instead if training with an angular margin is unstable.
 
     Source: Deng et al., ArcFace, 2019, arXiv:1801.07698.
 
@@ -138,35 +173,42 @@ class ArcFace(MarginLoss):
     tensor([[ 1.0000, -0.8660]])
     """
 
-    largest_margin = math.pi / 2
-
-    def __init__(self, margin: float = 0.5, logit_scale: float | None = None, **weighting: Any) -> None:
+    @check_ranges
+    def __init__(
+        self,
+        margin: Annotated[float, Gt(0), Le(math.pi / 2)] = 0.5,
+        logit_scale: PositiveFloat | None = None,
+        **weighting: Any,
+    ) -> None:
         super().__init__(margin, logit_scale, **weighting)
 
     def with_margin(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The logits, with the margin on the angles to the classes of the targets."""
+        """Return the logits with the margin on the angles to the classes of the targets."""
         return arcface_logits(logits, targets, self.logit_scale, self.margin)
 
 
 @LOSSES.register("cosface")
 class CosFace(MarginLoss):
-    """Additive cosine margin: the right class has to win by a cosine (a margin loss; needs the head `cosine`).
+    """Additive cosine margin between the features and the class vectors (margin loss, requires the head ``cosine``).
 
-    Shapes: logits float ``(batch, num_classes)``, as a cosine head gives them; targets int64 ``(batch,)`` or float
-    ``(batch, num_classes)``.
+    Shapes: logits float ``(batch, num_classes)`` of a cosine head. Targets int64 ``(batch,)`` or float ``(batch,
+    num_classes)``.
 
-    The network's own logits are those of the cosine head, without the margin: accuracy is of them. The head's scale is
-    the paper's 64 for ten thousand classes; for ten, 16 does.
+    Accuracy is computed from the logits of the cosine head, without the margin. The scale of the head is 64 in the
+    paper, for 10,000 classes. 16 is enough for ten classes.
 
     Args:
-        margin: the difference of cosines, above 0 and at most 1.
-        logit_scale: a fact of the network: what its cosine head multiplies the cosines by.
-        **weighting: ``class_weights``, see :class:`imgrec.losses.CrossEntropy`, and the facts of the data that they
-            are worked out from.
+        margin: Difference of cosines, in (0, 1]. Defaults to 0.35.
+        logit_scale: Factor of the cosines in the cosine head, a fact of the network.
+        **weighting: ``class_weights``, see :class:`imgrec.losses.CrossEntropy`, and the facts of the data from which
+            they are computed.
 
     Raises:
-        UserError: a margin out of its range, another head than a cosine head or one with a learnable scale, or weights
-            that do not fit the classes.
+        UserError: If ``margin`` is out of range, if the head is no cosine head or has a learnable scale, or if the
+            weights do not match the classes.
+
+    See Also:
+        :func:`cosface_loss`. Use :class:`ArcFace` instead for a margin that is constant on the sphere.
 
     Source: Wang et al., CosFace, 2018, arXiv:1801.09414; Wang et al., Additive Margin Softmax, 2018, arXiv:1801.05599.
 
@@ -181,11 +223,12 @@ class CosFace(MarginLoss):
     tensor([[2., 1.]])
     """
 
-    largest_margin = 1.0
-
-    def __init__(self, margin: float = 0.35, logit_scale: float | None = None, **weighting: Any) -> None:
+    @check_ranges
+    def __init__(
+        self, margin: LeftOpenUnitInterval = 0.35, logit_scale: PositiveFloat | None = None, **weighting: Any
+    ) -> None:
         super().__init__(margin, logit_scale, **weighting)
 
     def with_margin(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The logits, with the margin on the cosines to the classes of the targets."""
+        """Return the logits with the margin on the cosines to the classes of the targets."""
         return cosface_logits(logits, targets, self.logit_scale, self.margin)

@@ -1,14 +1,21 @@
 """Regularizers: ``forward(output, model) -> scalar``, added to the loss with a weight and an optional ramp.
 
-What reads features, a second view, the inputs' gradient or the weights is a regularizer, whatever its paper calls it.
+A term that reads features, a second view, input gradients or weights is a regularizer, even if its paper calls it a
+loss. Each one has a pure function: ``L1`` is the module of :func:`l1_penalty`.
 """
 
-from imgrec.regularizers.adversarial import FGSM, PGD, climb
+from imgrec.regularizers.adversarial import FGSM, PGD, fgsm_loss, pgd_loss, projected_ascent
 from imgrec.regularizers.augmix import augmix
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.regularizers.center import Center, center_loss
-from imgrec.regularizers.confidence import ConfidencePenalty, EntropyPenalty, prediction_entropy
-from imgrec.regularizers.consistency import JensenShannon, RDrop, jensen_shannon, symmetric_kl
+from imgrec.regularizers.confidence import (
+    ConfidencePenalty,
+    EntropyPenalty,
+    confidence_penalty,
+    entropy_penalty,
+    prediction_entropy,
+)
+from imgrec.regularizers.consistency import JensenShannon, RDrop, jensen_shannon, r_drop_penalty, symmetric_kl
 from imgrec.regularizers.contrastive import SupervisedContrastive, supervised_contrastive
 from imgrec.regularizers.decorrelation import Decorrelation, KoLeo, decorrelation_penalty, koleo_penalty
 from imgrec.regularizers.input_gradient import InputGradient, Jacobian, input_gradient_penalty, jacobian_penalty
@@ -18,12 +25,21 @@ from imgrec.regularizers.orthogonality import (
     SpectralNorm,
     gram_difference,
     largest_singular_values,
+    orthogonality_penalty,
+    spectral_norm_penalty,
     weight_matrices,
 )
 from imgrec.regularizers.pairwise import agreement
-from imgrec.regularizers.sparsity import BatchNormScale, GroupLasso, GrowingGroupNorm
+from imgrec.regularizers.sparsity import (
+    BatchNormScale,
+    GroupLasso,
+    GrowingGroupNorm,
+    bn_scale_penalty,
+    group_lasso_penalty,
+    growing_group_norm_penalty,
+)
 from imgrec.regularizers.triplet import Triplet, triplet_loss
-from imgrec.regularizers.virtual_adversarial import VirtualAdversarial
+from imgrec.regularizers.virtual_adversarial import VirtualAdversarial, virtual_adversarial_penalty
 from imgrec.regularizers.weight_penalty import WeightPenalty, norm_and_bias_names, weight_parameters
 from imgrec.regularizers.weighted_sum import RegularizerSum, build_regularizers, check_regularizers, ramp_factor
 
@@ -55,13 +71,18 @@ __all__ = [
     "WeightPenalty",
     "agreement",
     "augmix",
+    "bn_scale_penalty",
     "build_regularizers",
     "center_loss",
     "check_regularizers",
-    "climb",
+    "confidence_penalty",
     "decorrelation_penalty",
     "elastic_net_penalty",
+    "entropy_penalty",
+    "fgsm_loss",
     "gram_difference",
+    "group_lasso_penalty",
+    "growing_group_norm_penalty",
     "input_gradient_penalty",
     "jacobian_penalty",
     "jensen_shannon",
@@ -70,11 +91,17 @@ __all__ = [
     "l2_penalty",
     "largest_singular_values",
     "norm_and_bias_names",
+    "orthogonality_penalty",
+    "pgd_loss",
     "prediction_entropy",
+    "projected_ascent",
+    "r_drop_penalty",
     "ramp_factor",
+    "spectral_norm_penalty",
     "supervised_contrastive",
     "symmetric_kl",
     "triplet_loss",
+    "virtual_adversarial_penalty",
     "weight_matrices",
     "weight_parameters",
 ]

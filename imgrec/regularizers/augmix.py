@@ -1,4 +1,4 @@
-"""AugMix of a batch on its device: each image averaged with chains of transforms of it."""
+"""AugMix of a batch on its device."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ _LONGEST = 3
 def augmix(
     images: Tensor, transforms: Sequence[BatchTransform], draws: BatchRandom, chains: int = 3, alpha: float = 1.0
 ) -> Tensor:
-    """Each image averaged with several chains of one to three random transforms of it, with random weights.
+    """Return the average of each image and several chains of one to three random transforms of it, with random weights.
 
-    The weights of the chains are even over all that add up to 1 (``alpha: 1``), that of the image is even over [0, 1].
+    The weights of the chains are uniform on the simplex for ``alpha: 1``. The weight of the image is uniform on [0, 1].
 
     Args:
-        images: uint8, or float in [0, 1], ``(batch, channels, height, width)``.
-        transforms: what chains are made of, each place of one by a draw of its own; they keep the images' size.
-        draws: one row a sample.
-        chains: how many, 1 or more.
-        alpha: shape of the distributions of the weights: of Dirichlet's for the chains, of beta for the image.
+        images: Images as uint8, or as float in [0, 1], ``(batch, channels, height, width)``.
+        transforms: Transforms of the chains, drawn per position. They must keep the size of the images.
+        draws: Random numbers with one row per sample.
+        chains: Number of chains, at least 1. Defaults to 3.
+        alpha: Parameter of the Dirichlet distribution of the chain weights and of the beta distribution of the image
+            weight. Defaults to 1.
 
     Returns:
-        Float in [0, 1], of the images' shape.
+        Float in [0, 1], in the shape of the images.
 
     Source: Hendrycks et al., AugMix, 2020, arXiv:1912.02781, algorithm 1.
     """
@@ -44,7 +45,7 @@ def augmix(
 
 
 def _chain(images: Tensor, transforms: Sequence[BatchTransform], draws: BatchRandom) -> Tensor:
-    """One to three transforms of each image, one after another."""
+    """Apply one to three transforms to each image, one after another."""
     stream = draws.fork("choice")
     lengths = stream.integers(1, _LONGEST + 1)[:, 0]
     choices = stream.integers(0, len(transforms), _LONGEST)
@@ -62,12 +63,14 @@ def _chain(images: Tensor, transforms: Sequence[BatchTransform], draws: BatchRan
 def _changed(transform: BatchTransform, images: Tensor, draws: BatchRandom) -> Tensor:
     changed = to_float(transform(images, draws))
     if changed.shape != images.shape:
-        raise UserError(f"{type(transform).__name__} changes the images' size, and a view is to have that of its image")
+        raise UserError(
+            f"transforms: expected transforms that keep the size of images, got {type(transform).__name__}."
+        )
     return changed
 
 
 def _dirichlet(draws: BatchRandom, count: int, alpha: float) -> Tensor:
-    """Weights that add up to 1, float ``(batch, count)``: what is left of a stick is broken off piece by piece."""
+    """Return weights with the sum 1, float ``(batch, count)``, by stick breaking."""
     left = torch.ones(len(draws), device=draws.device)
     parts = []
     for place in range(count - 1):

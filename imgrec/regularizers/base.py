@@ -7,7 +7,7 @@ from torch import nn
 from imgrec.registry import Registry
 
 REGULARIZERS: Registry[nn.Module] = Registry("regularizer", "regularizers", specific=("alpha", "steps", "weight"))
-"""Regularizers by name: modules whose ``forward(output, model)`` gives a scalar that has a gradient.
+"""Regularizers by name: modules whose ``forward(output, model)`` returns a scalar with a gradient.
 
-``output`` is the :class:`imgrec.types.StepOutput` of the training step, ``model`` the network that made it.
+``output`` is the :class:`imgrec.types.StepOutput` of the training step. ``model`` is the network that computed it.
 """

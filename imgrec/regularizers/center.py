@@ -1,4 +1,4 @@
-"""Centre loss: each class has a centre among the features, which is learnt, and its images gather around it."""
+"""Center loss: distance between features and the learned center of their class."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from imgrec.types import StepOutput
 
 
 def center_loss(features: Tensor, targets: Tensor, centers: Tensor) -> Tensor:
-    """Half the mean squared distance between features and the centre of their class, a scalar.
+    """Return half the mean squared distance between features and the center of their class, a scalar.
 
-    Of probabilities it is the expected one: that to each centre, times the probability of its class.
+    For probabilities it is the expected distance: each center is weighted by the probability of its class.
 
     Args:
-        features: float ``(batch, feature_dim)``.
-        targets: int64 ``(batch,)``, or float ``(batch, num_classes)`` probabilities.
-        centers: float ``(num_classes, feature_dim)``.
+        features: Float ``(batch, feature_dim)``.
+        targets: Int64 ``(batch,)`` or float probabilities ``(batch, num_classes)``.
+        centers: Float ``(num_classes, feature_dim)``.
 
-    >>> center_loss(torch.tensor([[3.0, 4.0]]), torch.tensor([1]), torch.tensor([[9.0, 9.0], [0.0, 0.0]]))
-    tensor(12.5000)
+    Example:
+        >>> center_loss(torch.tensor([[3.0, 4.0]]), torch.tensor([1]), torch.tensor([[9.0, 9.0], [0.0, 0.0]]))
+        tensor(12.5000)
     """
     if not targets.is_floating_point():
         return (features - centers[targets]).square().sum(1).mean() / 2
@@ -32,23 +33,26 @@ def center_loss(features: Tensor, targets: Tensor, centers: Tensor) -> Tensor:
 
 @REGULARIZERS.register("center")
 class Center(nn.Module):
-    """Half the squared distance between features and the centre of their class; the centres are learnt, too.
+    """Half the squared distance between features and the center of their class. The centers are learned, too.
 
-    The centres are parameters: they train with the network's, are in the checkpoint, have no weight decay, and are not
-    exported. As in the paper, how fast they follow does not depend on the penalty's weight. Weights of 1e-3 to 0.05
-    are usual.
+    The centers are parameters. They are trained with the network and saved in checkpoints, have no weight decay and are
+    not exported. As in the paper, their speed does not depend on the weight of the penalty. Weights of 1e-3 to 0.05 are
+    usual.
 
     Args:
-        num_classes: a fact of the data.
-        feature_dim: a fact of the model.
-        weight: that of this regularizer, which the centres' gradient is divided by.
+        num_classes: Number of classes, a fact of the data.
+        feature_dim: Length of the features, a fact of the model.
+        weight: Weight of this regularizer, by which the gradient of the centers is divided. Defaults to 1.
 
     Raises:
-        UserError: the features' length is not known, or has changed since.
+        UserError: If the network has no ``feature_dim``.
 
     Example::
 
         regularizers: {name: center, weight: 0.01}
+
+    See Also:
+        :func:`center_loss`. Use :class:`SupervisedContrastive` instead if different classes are also to move apart.
 
     Source: Wen, Zhang, Li and Qiao, A Discriminative Feature Learning Approach for Deep Face Recognition, 2016,
     10.1007/978-3-319-46478-7_31.
@@ -57,20 +61,20 @@ class Center(nn.Module):
     def __init__(self, num_classes: int, feature_dim: int | None = None, weight: float = 1.0) -> None:
         super().__init__()
         if feature_dim is None:
-            raise UserError("centres need to know the length of the features, and this network has no `feature_dim`.")
+            raise UserError("the regularizer center requires `feature_dim`, and this network has none.")
         self.weight = float(weight)
         self.centers = nn.Parameter(torch.zeros(num_classes, feature_dim))
         self.feature_width = feature_dim
 
     def forward(self, output: StepOutput, model: nn.Module) -> Tensor:
-        """The penalty, a scalar."""
+        """Return the penalty, a scalar."""
         with torch.autocast(output.features.device.type, enabled=False):
             features, centers = full_precision(output.features), full_precision(self.centers)
             if self.weight:
-                known = centers.detach()
-                centers = known + (centers - known) / self.weight  # the same value, another gradient
+                constant = centers.detach()
+                centers = constant + (centers - constant) / self.weight  # the same value with a scaled gradient
             return center_loss(features, output.targets, centers)
 
     def extra_repr(self) -> str:
-        """What ``print`` shows of it."""
-        return f"{self.centers.shape[0]} centres of {self.feature_width} features"
+        """Return the arguments that ``print`` shows."""
+        return f"{self.centers.shape[0]} centers of {self.feature_width} features"

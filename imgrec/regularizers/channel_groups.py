@@ -1,4 +1,4 @@
-"""Which slices of which weights go together when a channel is removed: the groups that structured sparsity is about."""
+"""Groups of weights that belong to the same channel, for structured sparsity."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
-from imgrec.models.utils.forward import modes_kept
+from imgrec.models.utils.forward import preserve_modes
 from imgrec.utils.optional import require
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -19,37 +19,37 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 @dataclass(frozen=True)
 class Slices:
-    """The part of one weight in a group: slices along ``dim``, and for each the channel that it belongs to."""
+    """Part of one weight in a group: slices along ``dim``, and the channel of each slice."""
 
     name: str
     dim: int
     at: Tensor
-    """int64 ``(slices,)``: where they lie along ``dim``."""
+    """Int64 ``(slices,)``, positions along ``dim``."""
     channel: Tensor
-    """int64 ``(slices,)``: the numbers of their channels."""
+    """Int64 ``(slices,)``, indices of their channels."""
     size: float
-    """How many weights all of them hold."""
+    """Number of weights in all slices."""
 
 
 @dataclass(frozen=True)
-class ChannelGroup:
-    """So many channels that can each be removed, with every slice of every weight that goes with one."""
+class PenaltyGroup:
+    """Group of channels that can be pruned one by one, with every slice of every weight that belongs to them."""
 
     channels: int
     slices: tuple[Slices, ...]
 
     @property
     def size(self) -> float:
-        """How many weights a channel has."""
+        """Number of weights per channel."""
         return sum(part.size for part in self.slices) / self.channels
 
-    def only(self, names: Collection[str]) -> ChannelGroup | None:
-        """The same channels, of whose weights those with these names count; ``None`` where there are none."""
+    def restricted_to(self, names: Collection[str]) -> PenaltyGroup | None:
+        """Return the same channels with only the weights of these names, or ``None`` if there are none."""
         slices = tuple(part for part in self.slices if part.name in names)
-        return ChannelGroup(self.channels, slices) if slices else None
+        return PenaltyGroup(self.channels, slices) if slices else None
 
     def squares(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """The sum of the squares of each channel's weights, float ``(channels,)``."""
+        """Return the sum of the squares of the weights per channel, float ``(channels,)``."""
         first = weights[self.slices[0].name]
         total = torch.zeros(self.channels, dtype=torch.float32, device=first.device)
         for part in self.slices:
@@ -60,18 +60,19 @@ class ChannelGroup:
         return total
 
 
-def channel_groups(model: nn.Module, images: Tensor) -> list[ChannelGroup]:
-    """The groups of channels of a network that can be removed together, but for its outputs.
+def channel_groups(model: nn.Module, images: Tensor) -> list[PenaltyGroup]:
+    """Return the groups of channels of a network that can be pruned together, without its outputs.
 
-    A channel has the filter that makes it, its scale in a normalization layer, and what every layer that reads it gives
-    to it; where branches are added, the channels of all of them. Found by torch-pruning's dependency graph.
+    A channel consists of its filter, its scale in a normalization layer, and the weights of every layer that reads it.
+    If branches are added, it includes the channels of all of them. The dependency graph of torch-pruning finds the
+    groups.
 
     Args:
-        model: any network; it is left as it is. Its outputs are those of its ``head``, or of its last linear layer.
-        images: a batch that it takes.
+        model: Network, which is not changed. Its outputs are those of its ``head``, or of its last linear layer.
+        images: Batch of images that the network accepts.
 
     Raises:
-        UserError: torch-pruning is missing, or there is no channel to remove.
+        UserError: If torch-pruning is missing, or if there is no channel to prune.
 
     Source: Fang et al., 2023, "DepGraph: towards any structural pruning", arXiv 2301.12900.
 
@@ -95,18 +96,18 @@ def channel_groups(model: nn.Module, images: Tensor) -> list[ChannelGroup]:
                 continue
             name = f"{names[module]}.weight" if names[module] else "weight"
             if name not in weights:
-                raise UserError(f"{name} is computed from other weights, so that no channel of it is zero alone.")
+                raise UserError(f"{name} is computed from other weights, so its channels cannot be penalized.")
             size = len(item.idxs) * weights[name].numel() / weights[name].shape[dim]
             parts.setdefault((name, dim), Slices(name, dim, torch.tensor(item.idxs), torch.tensor(channels), size))
         if parts:
-            found.append(ChannelGroup(len(group.items[0].idxs), tuple(parts.values())))
+            found.append(PenaltyGroup(len(group.items[0].idxs), tuple(parts.values())))
     if not found:
-        raise UserError("a penalty on groups of channels needs a network with channels that can be removed")
+        raise UserError("model: expected a network with channels that can be pruned, got none.")
     return found
 
 
 def _dim(module: Any, out: bool) -> int | None:
-    """The dimension of a module's weight that a channel is a slice of, where it has one."""
+    """Return the dimension of the weight of a module along which channels are slices, or ``None``."""
     if isinstance(module, nn.Linear):
         return 0 if out else 1
     if isinstance(module, nn.modules.conv._ConvNd):
@@ -128,11 +129,11 @@ def _outputs(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def _traceable(model: nn.Module) -> Iterator[None]:
-    """Within, a network can be traced: not compiled, attention written out; then it is as it was."""
+    """Disable compilation and fused attention inside the context, so that the network can be traced."""
     kind = next((p.device.type for p in model.parameters()), "cpu")
     fused = [module for module in model.modules() if getattr(module, "fused_attn", False) is True]
     with ExitStack() as stack:
-        stack.enter_context(modes_kept(model))
+        stack.enter_context(preserve_modes(model))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(torch.enable_grad())

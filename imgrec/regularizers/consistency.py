@@ -1,4 +1,4 @@
-"""Consistency: what a network says of two views of an image is to be the same."""
+"""Consistency regularization: the same predictions for two views of an image."""
 
 from __future__ import annotations
 
@@ -10,33 +10,52 @@ from torch import Tensor, nn
 
 from imgrec.augment import AUGMENTATIONS, BatchRandom, BatchTransform
 from imgrec.errors import UserError
-from imgrec.losses.base import full_precision, in_range
-from imgrec.models.utils.passes import another_pass, drops
+from imgrec.losses.base import full_precision
+from imgrec.models.utils.passes import drops, extra_forward
 from imgrec.registry import Spec
 from imgrec.regularizers.augmix import augmix
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
+from imgrec.utils.ranges import NonNegativeInt, PositiveFloat, PositiveInt, check_ranges
 from imgrec.utils.seeding import run_seed
 
 
-def symmetric_kl(logits: Tensor, others: Tensor) -> Tensor:
-    """Half of ``KL(p, q) + KL(q, p)`` of the softmaxes of two sets of logits, a mean over the batch: a scalar.
+def symmetric_kl(logits: Tensor, other_logits: Tensor) -> Tensor:
+    """Return half of ``KL(p, q) + KL(q, p)`` of the softmaxes of two sets of logits, a mean over the batch.
 
-    >>> symmetric_kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
-    tensor(0.)
+    Example:
+        >>> symmetric_kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
+        tensor(0.)
     """
-    log_p, log_q = full_precision(logits).log_softmax(1), full_precision(others).log_softmax(1)
+    log_p, log_q = full_precision(logits).log_softmax(1), full_precision(other_logits).log_softmax(1)
     return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1).mean() / 2
 
 
+def r_drop_penalty(model: nn.Module, images: Tensor, logits: Tensor | None = None) -> Tensor:
+    """Return the symmetric Kullback-Leibler divergence between two passes with different dropout masks, a scalar.
+
+    Args:
+        model: Network from images to logits, in training mode.
+        images: Batch of images.
+        logits: Logits of the first pass. Defaults to a separate pass.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 2))
+        >>> bool(r_drop_penalty(model, torch.ones(64, 1, 2, 2)) > 0)
+        True
+    """
+    return symmetric_kl(model(images) if logits is None else logits, extra_forward(model, images))
+
+
 def jensen_shannon(*views: Tensor) -> Tensor:
-    """The Jensen-Shannon divergence of the softmaxes of several sets of logits, a mean over the batch: a scalar.
+    """Return the Jensen-Shannon divergence of the softmaxes of several sets of logits, a mean over the batch.
 
-    The mean of ``KL(p, m)`` over the views, where ``m`` is the mean of their probabilities; at most the logarithm of
-    how many there are.
+    It is the mean over the views of ``KL(p, m)``, where ``m`` is the mean of their probabilities. The maximum is the
+    logarithm of the number of views.
 
-    >>> jensen_shannon(torch.tensor([[99.0, 0.0]]), torch.tensor([[0.0, 99.0]])).exp()
-    tensor(2.)
+    Example:
+        >>> jensen_shannon(torch.tensor([[99.0, 0.0]]), torch.tensor([[0.0, 99.0]])).exp()
+        tensor(2.)
     """
     log_p = torch.stack([full_precision(logits).log_softmax(1) for logits in views])
     log_m = log_p.logsumexp(0) - math.log(len(views))
@@ -45,95 +64,103 @@ def jensen_shannon(*views: Tensor) -> Tensor:
 
 @REGULARIZERS.register("r_drop")
 class RDrop(nn.Module):
-    """The difference between two passes with other dropout: what the network says should not hang on the draw.
+    """Divergence between two passes with different dropout masks, so that predictions depend less on the mask.
 
-    The second pass sees the same images, and takes as long as the first. Batch normalization takes its running
-    statistics from the first alone. The mean of both Kullback-Leibler divergences; weights of 0.5 to 5 are usual.
+    The second pass processes the same images and takes as long as the first. Batch normalization updates its running
+    statistics from the first pass only. The value is the mean of both Kullback-Leibler divergences. Weights of 0.5 to 5
+    are usual.
 
     Raises:
-        UserError: a network without dropout or stochastic depth, whose passes are the same.
+        UserError: If the network has no dropout or stochastic depth, so that both passes are equal.
 
     Example::
 
         head: {name: linear, dropout: 0.3}
         regularizers: {name: r_drop, weight: 1.0}
 
+    See Also:
+        :func:`r_drop_penalty`. Use :class:`JensenShannon` instead for networks without dropout.
+
     Source: Liang et al., R-Drop: Regularized Dropout for Neural Networks, 2021, arXiv:2106.14448.
     """
 
     def check_model(self, model: nn.Module) -> None:
-        """Refuse a network whose passes are all the same, before it is trained."""
+        """Raise an error if all passes of the network are equal, before it is trained."""
         if not drops(model):
             raise UserError(
-                "r_drop compares two passes with other dropout, and this network has none: give the head `dropout: "
-                "0.3`, say, or the backbone drop_rate or drop_path_rate."
+                "r_drop requires a network with dropout. Set `dropout: 0.3` in the head, or drop_rate or "
+                "drop_path_rate in the backbone."
             )
 
     def forward(self, output: StepOutput, model: nn.Module) -> Tensor:
-        """The penalty, a scalar."""
-        return symmetric_kl(output.logits, another_pass(model, output.images))
+        """Return the penalty, a scalar."""
+        return r_drop_penalty(model, output.images, output.logits)
 
 
 @REGULARIZERS.register("jensen_shannon")
 class JensenShannon(nn.Module):
-    """The difference between predictions on an image and on further augmented views of it, as AugMix has it.
+    """Divergence between the predictions on an image and on augmented views of it, as in AugMix.
 
-    A view is made on the device as AugMix does: the image averaged with several chains of one to three of the
-    transforms each, with random weights. It starts from the image that the step sees, which has gone through
-    ``data.train_transforms`` already; keep those gentle. What a sample draws depends on the seed, the epoch and its id.
-    All views go through the network in one further pass, ``views`` times as large as the batch; batch normalization
-    takes its running statistics from the first alone. The paper's weight is 12.
+    A view is made on the device: the image is averaged with several chains of one to three transforms, with random
+    weights. The input is the image of the training step, after ``data.train_transforms``, so keep those weak. The
+    random numbers of a sample depend on the seed, the epoch and its id. All views are processed in one additional pass,
+    ``views`` times as large as the batch. Batch normalization updates its running statistics from the first pass only.
+    The weight of the paper is 12.
 
     Args:
-        transforms: specs of whole-batch transforms, see `imgrec list augmentations`, which chains are made of.
-        views: how many further views, 1 or more.
-        chains: how many chains a view mixes; 0 applies all transforms to the image, in order, and mixes nothing.
-        alpha: shape of the distributions of the weights, above 0.
-        num_classes: a fact of the data.
-        image_size: a fact of the data.
-        in_channels: a fact of the data.
+        transforms: Specs of batch transforms for the chains, see ``imgrec list augmentations``. Defaults to affine,
+            brightness and contrast.
+        views: Number of additional views, at least 1. Defaults to 2.
+        chains: Number of chains per view. 0 applies all transforms to the image, in order, without mixing. Defaults to
+            3.
+        alpha: Parameter of the distributions of the weights, above 0. Defaults to 1.
+        num_classes: Number of classes, a fact of the data.
+        image_size: Height and width of the images in pixels, a fact of the data.
+        in_channels: Number of channels of the images, a fact of the data.
 
     Raises:
-        UserError: a number that cannot be; no transform, or one that changes single images or mixes them.
+        UserError: If a number is out of range, if the list of transforms is empty, or if a transform processes single
+            images or mixes images.
 
     Example::
 
         regularizers:
           - {name: jensen_shannon, weight: 12, transforms: [{name: affine, degrees: 30}, brightness, contrast]}
 
+    See Also:
+        :func:`jensen_shannon`. Use :class:`RDrop` instead if the network has dropout and augmentation is undesired.
+
     Source: Hendrycks et al., AugMix: A Simple Data Processing Method to Improve Robustness and Uncertainty, 2020,
     arXiv:1912.02781.
     """
 
+    @check_ranges
     def __init__(
         self,
         transforms: Annotated[Any, AUGMENTATIONS] | list[Annotated[Any, AUGMENTATIONS]] | None = None,
-        views: int = 2,
-        chains: int = 3,
-        alpha: float = 1.0,
+        views: PositiveInt = 2,
+        chains: NonNegativeInt = 3,
+        alpha: PositiveFloat = 1.0,
         num_classes: int | None = None,
         image_size: int | None = None,
         in_channels: int | None = None,
     ) -> None:
         super().__init__()
         facts = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels}
-        known = {name: value for name, value in facts.items() if value is not None}
+        facts = {name: value for name, value in facts.items() if value is not None}
         given = _listed(_DEFAULT if transforms is None else transforms)
-        made = [AUGMENTATIONS.build(each, "", **known) if isinstance(each, str | dict) else each for each in given]
-        self.check_arguments(made, views, chains, alpha)
+        made = [AUGMENTATIONS.build(each, "", **facts) if isinstance(each, str | dict) else each for each in given]
+        self.check_arguments(made)
         self.transforms = [transform for transform in made if isinstance(transform, BatchTransform)]
         self.views = views
         self.chains = chains
         self.alpha = float(alpha)
 
     @staticmethod
-    def check_arguments(transforms: Any = None, views: int = 2, chains: int = 3, alpha: float = 1.0, **_: Any) -> None:
-        """Refuse what is wrong whatever the data may be."""
-        if views < 1 or chains < 0:
-            raise UserError(f"`views` must be 1 or more and `chains` 0 or more, got {views} and {chains}.")
-        in_range("alpha", alpha, open_low=True)
+    def check_arguments(transforms: Any = None, **_: Any) -> None:
+        """Raise an error if a transform does not process whole batches."""
         if transforms == []:
-            raise UserError("`transforms`: an empty list: without a transform a view is the image itself.")
+            raise UserError("transforms: expected one transform or more, got an empty list.")
         for each in _listed(transforms or []):
             if isinstance(each, str | dict):
                 name, _arguments = AUGMENTATIONS.parse(each)
@@ -143,16 +170,16 @@ class JensenShannon(nn.Module):
                 name, fits = type(each).__name__, isinstance(each, BatchTransform)
             if not fits:
                 raise UserError(
-                    f"`transforms`: {name} does not change whole batches; those that do are marked `batch` in "
-                    "`imgrec list augmentations`."
+                    f"transforms: expected batch transforms, got {name}. `imgrec list augmentations` marks them with "
+                    "`batch`."
                 )
 
     def forward(self, output: StepOutput, model: nn.Module) -> Tensor:
-        """The penalty, a scalar."""
+        """Return the penalty, a scalar."""
         with torch.no_grad():
             draws = _draws(output)
             views = torch.cat([self._view(output.images, draws.fork(number)) for number in range(self.views)])
-        others = another_pass(model, views)
+        others = extra_forward(model, views)
         return jensen_shannon(output.logits, *others.chunk(self.views))
 
     def _view(self, images: Tensor, draws: BatchRandom) -> Tensor:
@@ -171,7 +198,7 @@ _DEFAULT: list[Spec] = [{"name": "affine", "degrees": 20.0, "translate": 0.1}, "
 
 
 def _draws(output: StepOutput) -> BatchRandom:
-    """One row a sample, by its id and the epoch; of a task that does not say the ids, by the step."""
+    """Return random numbers with one row per sample, by its id and the epoch, or by the step for tasks without ids."""
     keys = output.keys
     if keys is None:
         keys = torch.randint(2**62, (len(output.images),), device=output.images.device)

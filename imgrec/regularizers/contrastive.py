@@ -1,35 +1,36 @@
-"""Supervised contrastive learning: images of a class near one another, as directions, and all others far."""
+"""Supervised contrastive loss on the features of a batch."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
-from imgrec.losses.base import full_precision, in_range
+from imgrec.losses.base import full_precision
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.regularizers.pairwise import agreement, cosine_similarities
 from imgrec.types import StepOutput
+from imgrec.utils.ranges import PositiveFloat, PositiveInt, check_ranges
 
 
 def supervised_contrastive(features: Tensor, targets: Tensor, temperature: float = 0.1) -> Tensor:
-    """The supervised contrastive loss of a batch, a scalar, with the sum over positives outside the logarithm.
+    """Return the supervised contrastive loss of a batch, a scalar, with the sum over positives outside the logarithm.
 
-    For each image it is the mean of ``-log p(other | image)`` over the others of its class, where ``p`` is the softmax
-    of the cosines over the temperature among all others; images without another one of their class are left out. Of
-    mixed images, each other counts by how much the two agree (:func:`imgrec.regularizers.pairwise`), and an image by
-    how much it agrees with the one that it agrees with most: on one-hot probabilities that is the same.
+    For each image it is the mean of ``-log p(other | image)`` over the other images of its class. Here ``p`` is the
+    softmax over all other images of the cosines divided by the temperature. Images without a second image of their
+    class are excluded. For mixed images, each other image is weighted by the agreement of both targets, see
+    :func:`imgrec.regularizers.agreement`. Each image is weighted by its largest agreement. One-hot targets give the
+    same value as class indices.
 
     Args:
-        features: float ``(batch, feature_dim)``.
-        targets: int64 ``(batch,)``, or float ``(batch, num_classes)`` probabilities.
-        temperature: above 0.
+        features: Float ``(batch, feature_dim)``.
+        targets: Int64 ``(batch,)`` or float probabilities ``(batch, num_classes)``.
+        temperature: Divisor of the cosines, above 0. Defaults to 0.1.
 
-    >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    >>> supervised_contrastive(features, torch.tensor([0, 0, 1]), temperature=1.0)  # log(1 + 1 / e)
-    tensor(0.3133)
+    Example:
+        >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> supervised_contrastive(features, torch.tensor([0, 0, 1]), temperature=1.0)  # log(1 + 1 / e)
+        tensor(0.3133)
     """
     features = full_precision(features)
     itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
@@ -45,48 +46,48 @@ def supervised_contrastive(features: Tensor, targets: Tensor, temperature: float
 
 @REGULARIZERS.register("supervised_contrastive")
 class SupervisedContrastive(nn.Module):
-    """Draws the features of a class together, as directions, and pushes those of other classes away.
+    """Supervised contrastive loss: features of a class become similar, features of different classes dissimilar.
 
-    It compares the images of a process's batch: large batches, or a sampler that repeats classes, give it pairs. Mixed
-    images count by how much their labels agree. Weights of 0.1 to 1 are usual beside cross-entropy.
+    It compares the images of the batch of one process. Large batches, or a sampler that repeats classes, provide pairs.
+    Mixed images are weighted by the agreement of their labels. Weights of 0.1 to 1 are usual in addition to
+    cross-entropy.
 
     Args:
-        temperature: above 0: small ones are about the hardest pairs.
-        projection: the width of a two-layer network between the features and this loss, which is trained with the rest
-            and not exported; by default the features themselves.
-        feature_dim: a fact of the model.
+        temperature: Divisor of the cosines, above 0. Small values emphasize the hardest pairs. Defaults to 0.1.
+        projection: Output width of a two-layer network between the features and this loss, at least 1. It is trained
+            and not exported. Defaults to no projection.
+        feature_dim: Length of the features, a fact of the model.
 
     Raises:
-        UserError: a temperature of 0 or less, a projection below 1.
+        UserError: If ``temperature`` or ``projection`` is out of range.
 
     Example::
 
         regularizers: {name: supervised_contrastive, weight: 0.5, temperature: 0.1, projection: 128}
 
+    See Also:
+        :func:`supervised_contrastive`. Use :class:`Triplet` instead for small batches, :class:`Center` for batches with
+        few images per class.
+
     Source: Khosla et al., Supervised Contrastive Learning, 2020, arXiv:2004.11362.
     """
 
-    def __init__(self, temperature: float = 0.1, projection: int | None = None, feature_dim: int | None = None) -> None:
+    @check_ranges
+    def __init__(
+        self, temperature: PositiveFloat = 0.1, projection: PositiveInt | None = None, feature_dim: int | None = None
+    ) -> None:
         super().__init__()
-        self.check_arguments(temperature, projection)
         self.temperature = float(temperature)
         self.projection: nn.Module = nn.Identity()
         if projection is not None:
             if feature_dim is None:
-                raise UserError("`projection` needs to know the length of the features, and this network has none.")
+                raise UserError("projection: requires `feature_dim`, and this network has none.")
             hidden = nn.Linear(feature_dim, feature_dim)
             self.projection = nn.Sequential(hidden, nn.ReLU(), nn.Linear(feature_dim, projection))
             self.feature_width = feature_dim
 
-    @staticmethod
-    def check_arguments(temperature: float = 0.1, projection: int | None = None, **_: Any) -> None:
-        """Refuse what is wrong whatever the model may be."""
-        in_range("temperature", temperature, open_low=True)
-        if projection is not None and projection < 1:
-            raise UserError(f"`projection` must be 1 or more, got {projection}.")
-
     def forward(self, output: StepOutput, model: nn.Module) -> Tensor:
-        """The penalty, a scalar; zero, with a gradient of zero, where no two images of the batch share a class."""
+        """Return the penalty, a scalar. It and its gradient are zero if no two images of the batch share a class."""
         features = self.projection(output.features)
         with torch.autocast(features.device.type, enabled=False):
             return supervised_contrastive(features, output.targets, self.temperature)

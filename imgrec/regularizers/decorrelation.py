@@ -1,4 +1,4 @@
-"""Penalties on how the features of a batch lie: no two of them say the same, and no two images are on one spot."""
+"""Penalties on the distribution of features: decorrelation of dimensions, and uniform spread of images."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from imgrec.utils.vectors import unit_length
 
 
 def decorrelation_penalty(features: Tensor, standardize: bool = False) -> Tensor:
-    """Half the sum of the squared covariances of different features over a batch, a scalar.
+    """Return half the sum of the squared covariances of different features over a batch, a scalar.
 
     Args:
-        features: float ``(batch, feature_dim)``.
-        standardize: correlations in the place of covariances, so that the features' scale plays no part.
+        features: Float ``(batch, feature_dim)``.
+        standardize: Use correlations instead of covariances, independent of the scale of the features. Defaults to
+            ``False``.
 
-    >>> decorrelation_penalty(torch.tensor([[1.0, 2.0], [-1.0, -2.0]]))  # both covariances are 2
-    tensor(4.)
+    Example:
+        >>> decorrelation_penalty(torch.tensor([[1.0, 2.0], [-1.0, -2.0]]))  # both covariances are 2
+        tensor(4.)
     """
     features = full_precision(features)
     centered = features - features.mean(0)
@@ -31,13 +33,14 @@ def decorrelation_penalty(features: Tensor, standardize: bool = False) -> Tensor
 
 
 def koleo_penalty(features: Tensor) -> Tensor:
-    """The mean of ``-log`` of the distance to the nearest other, of the features as directions, a scalar.
+    """Return the mean of ``-log`` of the distance to the nearest other direction, a scalar.
 
     Args:
-        features: float ``(batch, feature_dim)``; of fewer than two it is zero.
+        features: Float ``(batch, feature_dim)``, normalized to length 1 here. The result is 0 for fewer than two rows.
 
-    >>> koleo_penalty(torch.eye(3)).neg().exp()  # all are the square root of 2 apart
-    tensor(1.4142)
+    Example:
+        >>> koleo_penalty(torch.eye(3)).neg().exp()  # all distances are the square root of 2
+        tensor(1.4142)
     """
     features = full_precision(features)
     if len(features) < 2:
@@ -52,17 +55,21 @@ def koleo_penalty(features: Tensor) -> Tensor:
 
 @REGULARIZERS.register("decorrelation")
 class Decorrelation(nn.Module):
-    """The squared covariances between different features of a batch: each says something of its own.
+    """Squared covariances between different features of a batch, which reduces redundancy.
 
-    The mean over pairs: ``features * (features - 1)`` of them, so that a weight means the same for a network of any
-    width. A batch of fewer images than features makes covariances that are not there; small weights, or large batches.
+    The value is the mean over the ``features * (features - 1)`` pairs, so that a weight has the same effect for any
+    width. The estimate is noisy if the batch has fewer images than features. Use small weights or large batches then.
 
     Args:
-        standardize: correlations in the place of covariances: the features' scale plays no part.
+        standardize: Use correlations instead of covariances, independent of the scale of the features. Defaults to
+            ``False``.
 
     Example::
 
         regularizers: {name: decorrelation, weight: 0.1, standardize: true}
+
+    See Also:
+        :func:`decorrelation_penalty`. Use :class:`KoLeo` instead to spread images rather than dimensions.
 
     Source: Cogswell et al., Reducing Overfitting in Deep Networks by Decorrelating Representations, 2016,
     arXiv:1511.06068; correlations: Zbontar et al., Barlow Twins, 2021, arXiv:2103.03230.
@@ -73,7 +80,7 @@ class Decorrelation(nn.Module):
         self.standardize = standardize
 
     def forward(self, output: StepOutput, model: nn.Module) -> Tensor:
-        """The penalty, a scalar."""
+        """Return the penalty, a scalar."""
         with torch.autocast(output.features.device.type, enabled=False):
             width = output.features.shape[1]
             return decorrelation_penalty(output.features, self.standardize) / max(width * (width - 1), 1)
@@ -81,19 +88,23 @@ class Decorrelation(nn.Module):
 
 @REGULARIZERS.register("koleo")
 class KoLeo(nn.Module):
-    """Minus the logarithm of each image's distance to its nearest neighbour: features spread over all directions.
+    """Kozachenko-Leonenko entropy estimator: features spread uniformly over all directions.
 
-    Classes are pushed apart inside, too: small weights, 0.01 to 0.1, beside a loss on the labels.
+    The value is minus the logarithm of the distance of each image to its nearest neighbor. It also separates images of
+    the same class, so use small weights, 0.01 to 0.1, in addition to a loss on the labels.
 
     Example::
 
         regularizers: {name: koleo, weight: 0.05}
+
+    See Also:
+        :func:`koleo_penalty`. Use :class:`SupervisedContrastive` instead to separate only different classes.
 
     Source: Sablayrolles, Douze, Schmid and Jegou, Spreading Vectors for Similarity Search, 2019, arXiv:1806.03198;
     Oquab et al., DINOv2, 2023, arXiv:2304.07193.
     """
 
     def forward(self, output: StepOutput, model: nn.Module) -> Tensor:
-        """The penalty, a scalar."""
+        """Return the penalty, a scalar."""
         with torch.autocast(output.features.device.type, enabled=False):
             return koleo_penalty(output.features)

@@ -1,65 +1,112 @@
-"""Penalties on the size of the weights: L1, L2 and the elastic net between them."""
+"""Penalties on the size of the weights: L1, L2 and the elastic net."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from imgrec.errors import UserError
-from imgrec.losses.base import in_range
 from imgrec.models.utils.patterns import Scope
 from imgrec.regularizers.base import REGULARIZERS
-from imgrec.regularizers.weight_penalty import WeightPenalty
+from imgrec.regularizers.weight_penalty import WeightPenalty, weight_parameters
+from imgrec.utils.ranges import ClosedUnitInterval, check_ranges
+
+Weights = nn.Module | Iterable[Tensor]
+"""A module, whose trainable weights are penalized, or tensors."""
 
 
-def l1_penalty(tensors: Iterable[Tensor]) -> Tensor:
-    """The sum of the absolute values of all elements, a scalar.
+def l1_penalty(weights: Weights, norm_and_bias: bool = False, scope: Scope = None) -> Tensor:
+    """Return the sum of the absolute values of the weights, a scalar.
 
-    >>> l1_penalty([torch.tensor([1.0, -2.0]), torch.tensor([3.0])])
-    tensor(6.)
+    Args:
+        weights: Module whose trainable weights are penalized, or tensors.
+        norm_and_bias: ``True`` includes normalization layers and biases of a module. Defaults to ``False``.
+        scope: Names or patterns of the parameters of a module. Defaults to every weight.
+
+    Raises:
+        UserError: If there is no weight, or if a pattern matches no parameter.
+
+    Example:
+        >>> l1_penalty([torch.tensor([1.0, -2.0]), torch.tensor([3.0])])
+        tensor(6.)
+        >>> l1_penalty(nn.Linear(2, 2)).requires_grad
+        True
     """
-    return torch.stack([t.abs().sum() for t in _some(tensors)]).sum()
+    return torch.stack([t.abs().sum() for t in _tensors(weights, norm_and_bias, scope)]).sum()
 
 
-def l2_penalty(tensors: Iterable[Tensor]) -> Tensor:
-    """Half the sum of the squares of all elements, a scalar.
+def l2_penalty(weights: Weights, norm_and_bias: bool = False, scope: Scope = None) -> Tensor:
+    """Return half the sum of the squares of the weights, a scalar.
 
-    The half makes its gradient the tensor itself: with weight ``w`` it does to SGD what ``weight_decay: w`` does.
+    The gradient is the weight itself, so that ``weight: w`` has the effect of ``weight_decay: w`` in plain SGD.
 
-    >>> l2_penalty([torch.tensor([1.0, -2.0]), torch.tensor([3.0])])
-    tensor(7.)
+    Args:
+        weights: Module whose trainable weights are penalized, or tensors.
+        norm_and_bias: ``True`` includes normalization layers and biases of a module. Defaults to ``False``.
+        scope: Names or patterns of the parameters of a module. Defaults to every weight.
+
+    Raises:
+        UserError: If there is no weight, or if a pattern matches no parameter.
+
+    Example:
+        >>> l2_penalty([torch.tensor([1.0, -2.0]), torch.tensor([3.0])])
+        tensor(7.)
     """
-    return torch.stack([t.square().sum() for t in _some(tensors)]).sum() / 2
+    return torch.stack([t.square().sum() for t in _tensors(weights, norm_and_bias, scope)]).sum() / 2
 
 
-def elastic_net_penalty(tensors: Iterable[Tensor], l1_ratio: float = 0.5) -> Tensor:
-    """``l1_ratio`` parts of :func:`l1_penalty` and ``1 - l1_ratio`` parts of :func:`l2_penalty`, a scalar.
+def elastic_net_penalty(
+    weights: Weights, l1_ratio: float = 0.5, norm_and_bias: bool = False, scope: Scope = None
+) -> Tensor:
+    """Return ``l1_ratio`` times :func:`l1_penalty` plus ``1 - l1_ratio`` times :func:`l2_penalty`, a scalar.
 
-    >>> elastic_net_penalty([torch.tensor([1.0, -2.0])], l1_ratio=0.5)
-    tensor(2.7500)
+    Args:
+        weights: Module whose trainable weights are penalized, or tensors.
+        l1_ratio: Share of L1, in [0, 1]. Defaults to 0.5.
+        norm_and_bias: ``True`` includes normalization layers and biases of a module. Defaults to ``False``.
+        scope: Names or patterns of the parameters of a module. Defaults to every weight.
+
+    Raises:
+        UserError: If there is no weight, or if a pattern matches no parameter.
+
+    Example:
+        >>> elastic_net_penalty([torch.tensor([1.0, -2.0])], l1_ratio=0.5)
+        tensor(2.7500)
     """
-    tensors = list(tensors)
+    tensors = _tensors(weights, norm_and_bias, scope)
     return l1_ratio * l1_penalty(tensors) + (1 - l1_ratio) * l2_penalty(tensors)
+
+
+def _tensors(weights: Weights, norm_and_bias: bool, scope: Scope) -> list[Tensor]:
+    if isinstance(weights, nn.Module):
+        found: list[Tensor] = [*weight_parameters(weights, norm_and_bias, scope)]
+    else:
+        found = list(weights)
+    if not found:
+        raise UserError("weights: expected one trainable weight or more, got none.")
+    return found
 
 
 @REGULARIZERS.register("l1")
 class L1(WeightPenalty):
-    """The sum of the weights' absolute values: drives weights to exactly zero.
+    """Sum of the absolute values of the weights, which drives weights to exactly zero.
 
     Args:
-        norm_and_bias: penalize normalization layers and biases too.
-        scope: names or patterns of the parameters, or of modules that hold them; by default every weight.
+        norm_and_bias: ``True`` also penalizes normalization layers and biases. Defaults to ``False``.
+        scope: Names or patterns of parameters, or of modules that contain them. Defaults to every weight.
 
     Raises:
-        UserError: a pattern that matches nothing; the model has no trainable weight.
+        UserError: If a pattern matches no parameter, or if the model has no trainable weight.
 
     Example::
 
         regularizers: {name: l1, weight: 1e-4, scope: [head, "layer4.*.weight"]}
+
+    See Also:
+        :func:`l1_penalty`. Use :class:`GroupLasso` instead if whole channels are to become zero.
 
     Source: Tibshirani, Regression Shrinkage and Selection via the Lasso, 1996,
     doi:10.1111/j.2517-6161.1996.tb02080.x.
@@ -71,21 +118,24 @@ class L1(WeightPenalty):
 
 @REGULARIZERS.register("l2")
 class L2(WeightPenalty):
-    """Half the sum of the weights' squares: keeps weights small.
+    """Half the sum of the squares of the weights, which keeps weights small.
 
-    With plain SGD it equals the optimizer's ``weight_decay`` of the same size. With an adaptive optimizer it does not:
-    the penalty's gradient is rescaled there, the decay of ``adamw`` is not.
+    With plain SGD it equals the ``weight_decay`` of the optimizer. With an adaptive optimizer it differs: the optimizer
+    rescales the gradient of the penalty, but not the decay of ``adamw``.
 
     Args:
-        norm_and_bias: penalize normalization layers and biases too.
-        scope: names or patterns of the parameters, or of modules that hold them; by default every weight.
+        norm_and_bias: ``True`` also penalizes normalization layers and biases. Defaults to ``False``.
+        scope: Names or patterns of parameters, or of modules that contain them. Defaults to every weight.
 
     Raises:
-        UserError: a pattern that matches nothing; the model has no trainable weight.
+        UserError: If a pattern matches no parameter, or if the model has no trainable weight.
 
     Example::
 
         regularizers: {name: l2, weight: 1e-4, scope: [head, "layer4.*.weight"]}
+
+    See Also:
+        :func:`l2_penalty`. Use ``weight_decay`` of the optimizer instead with adaptive optimizers.
 
     Source: Krogh and Hertz, A Simple Weight Decay Can Improve Generalization, 1991, NeurIPS 4.
     """
@@ -96,40 +146,32 @@ class L2(WeightPenalty):
 
 @REGULARIZERS.register("elastic_net")
 class ElasticNet(WeightPenalty):
-    """A mixture of L1 and L2: zeros as L1 makes them, and steadier among weights that go together.
+    """Mixture of L1 and L2: sparse weights, with a more stable choice among correlated weights.
 
     Args:
-        l1_ratio: the part of L1, in [0, 1]; 1 is L1 alone, 0 is L2 alone.
-        norm_and_bias: penalize normalization layers and biases too.
-        scope: names or patterns of the parameters, or of modules that hold them; by default every weight.
+        l1_ratio: Share of L1, in [0, 1]. 1 is L1, 0 is L2. Defaults to 0.5.
+        norm_and_bias: ``True`` also penalizes normalization layers and biases. Defaults to ``False``.
+        scope: Names or patterns of parameters, or of modules that contain them. Defaults to every weight.
 
     Raises:
-        UserError: a ratio outside [0, 1], a pattern that matches nothing, or a model without a trainable weight.
+        UserError: If ``l1_ratio`` is outside [0, 1], if a pattern matches no parameter, or if the model has no
+            trainable weight.
 
     Example::
 
         regularizers: {name: elastic_net, weight: 1e-5, l1_ratio: 0.3}
 
+    See Also:
+        :func:`elastic_net_penalty`.
+
     Source: Zou and Hastie, Regularization and Variable Selection via the Elastic Net, 2005,
     doi:10.1111/j.1467-9868.2005.00503.x.
     """
 
-    def __init__(self, l1_ratio: float = 0.5, norm_and_bias: bool = False, scope: Scope = None) -> None:
+    @check_ranges
+    def __init__(self, l1_ratio: ClosedUnitInterval = 0.5, norm_and_bias: bool = False, scope: Scope = None) -> None:
         super().__init__(norm_and_bias, scope)
-        self.check_arguments(l1_ratio)
         self.l1_ratio = float(l1_ratio)
-
-    @staticmethod
-    def check_arguments(l1_ratio: float = 0.5, **_: Any) -> None:
-        """Refuse what is wrong whatever the model may be."""
-        in_range("l1_ratio", l1_ratio, high=1.0)
 
     def penalty(self, weights: list[Parameter]) -> Tensor:  # noqa: D102
         return elastic_net_penalty(weights, self.l1_ratio)
-
-
-def _some(tensors: Iterable[Tensor]) -> list[Tensor]:
-    found = list(tensors)
-    if not found:
-        raise UserError("there is no weight to penalize")
-    return found

@@ -1,4 +1,4 @@
-"""How much two samples of a batch are of the same class, whether they have labels or mixtures of labels."""
+"""Comparisons of the samples of a batch: agreement of targets and similarity of features."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from imgrec.utils.vectors import unit_length
 
 
 def agreement(targets: Tensor) -> Tensor:
-    """For each pair of a batch the chance that labels drawn from their targets agree, float ``(batch, batch)``.
+    """Return for each pair of a batch the probability that labels drawn from both targets agree, ``(batch, batch)``.
 
-    Of class indices it is 1 where they are equal, else 0. Of probabilities it is the sum of the products, so that
-    one-hot ones give what the indices give, and mixed images agree in part.
+    For class indices it is 1 if they are equal and 0 otherwise. For probabilities it is the sum of the products, so
+    that one-hot targets give the same values as indices, and mixed images agree partly.
 
     Args:
-        targets: int64 ``(batch,)``, or float ``(batch, num_classes)`` probabilities.
+        targets: Int64 ``(batch,)`` or float probabilities ``(batch, num_classes)``.
 
     >>> import torch
     >>> agreement(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.75, 0.25]]))[2]
@@ -27,6 +27,6 @@ def agreement(targets: Tensor) -> Tensor:
 
 
 def cosine_similarities(features: Tensor) -> Tensor:
-    """The cosine of the angle between each two vectors, ``(batch, batch)``, of float ``(batch, feature_dim)``."""
+    """Return the cosine of each pair of vectors, ``(batch, batch)``, of float ``(batch, feature_dim)``."""
     directions = unit_length(features)
     return directions @ directions.T

@@ -1,25 +1,26 @@
-"""Triplets: an image is to be nearer to one of its class than to one of another, by a margin."""
+"""Triplet loss on the features of a batch."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgrec.losses.base import full_precision, in_range
+from imgrec.losses.base import full_precision
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.regularizers.pairwise import agreement
 from imgrec.types import StepOutput
+from imgrec.utils.ranges import PositiveFloat, check_ranges
 from imgrec.utils.vectors import unit_length
 
-Margin = float | Literal["soft"]
+Margin = PositiveFloat | Literal["soft"]
 Mining = Literal["hard", "semi_hard"]
 
 
 def distances(features: Tensor) -> Tensor:
-    """The Euclidean distance between each two vectors, ``(batch, batch)``; no gradient where it is 0.
+    """Return the Euclidean distance between each pair of vectors, ``(batch, batch)``. The gradient is 0 at distance 0.
 
     >>> distances(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
     tensor([[0., 5.],
@@ -29,21 +30,24 @@ def distances(features: Tensor) -> Tensor:
 
 
 def triplet_loss(features: Tensor, targets: Tensor, margin: Margin = 0.2, mining: Mining = "hard") -> Tensor:
-    """The mean over triplets of how much nearer the positive should be, a scalar; without a triplet, zero.
+    """Return the mean over triplets of the violated margin between positive and negative distance, a scalar.
 
-    ``hard`` takes for each image the farthest of its class and the nearest of another. ``semi_hard`` takes for each two
-    images of a class the nearest of another class that is farther than the second, or the farthest where none is.
+    ``hard`` selects per image the farthest image of its class and the nearest image of another class. ``semi_hard``
+    selects for each pair of a class the nearest image of another class that is farther than the pair, or the farthest
+    one if there is none. The loss is zero if the batch has no triplet.
 
     Args:
-        features: float ``(batch, feature_dim)``.
-        targets: int64 ``(batch,)``, or float ``(batch, num_classes)`` probabilities: two images are of one class where
-            they agree in more than half, and of two where they share none; other pairs make no triplet.
-        margin: ``max(0, margin + positive - negative)`` counts; ``soft`` takes ``log(1 + exp(positive - negative))``.
-        mining: which triplets.
+        features: Float ``(batch, feature_dim)``.
+        targets: Int64 ``(batch,)`` or float probabilities ``(batch, num_classes)``. Two images have the same class if
+            their agreement is above 0.5, and different classes if it is 0. Other pairs are ignored.
+        margin: Margin of ``max(0, margin + positive - negative)``. ``soft`` is ``log(1 + exp(positive - negative))``.
+            Defaults to 0.2.
+        mining: Selection of triplets, ``hard`` or ``semi_hard``. Defaults to ``hard``.
 
-    >>> features = torch.tensor([[0.0], [1.0], [3.0]])
-    >>> triplet_loss(features, torch.tensor([0, 0, 1]), margin=1.5)  # (0 + 0.5) / 2
-    tensor(0.2500)
+    Example:
+        >>> features = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> triplet_loss(features, torch.tensor([0, 0, 1]), margin=1.5)  # (0 + 0.5) / 2
+        tensor(0.2500)
     """
     features = full_precision(features)
     apart, alike = distances(features), agreement(targets)
@@ -67,43 +71,41 @@ def triplet_loss(features: Tensor, targets: Tensor, margin: Margin = 0.2, mining
 
 @REGULARIZERS.register("triplet")
 class Triplet(nn.Module):
-    """Each image nearer to those of its class than to any of another, by a margin, in the space of the features.
+    """Triplet loss: each image nearer to images of its class than to images of other classes, by a margin.
 
-    It compares the images of a process's batch: large batches, or a sampler that repeats classes, give it triplets.
-    Mixed images are compared where they are clearly of one class or of different ones.
+    It compares the images of the batch of one process. Large batches, or a sampler that repeats classes, provide
+    triplets. Pairs of mixed images are used only if they have clearly the same class or different classes.
 
     Args:
-        margin: how much nearer; or ``soft``, without an end.
-        mining: ``hard``: for each image the farthest of its class and the nearest of another; ``semi_hard``: for each
-            two images of a class the nearest of another class that is farther than the second.
-        normalize: compare directions; the margin is then at most 2. Without, features of any length.
+        margin: Margin of the distances, above 0, or ``soft`` for a smooth loss without a bound. Defaults to 0.2.
+        mining: ``hard`` selects per image the farthest image of its class and the nearest of another class.
+            ``semi_hard`` selects for each pair of a class the nearest other image that is farther than the pair.
+            Defaults to ``hard``.
+        normalize: ``True`` normalizes features to length 1. The margin is then at most 2. Defaults to ``True``.
 
     Raises:
-        UserError: a margin of 0 or less.
+        UserError: If ``margin`` is not above 0.
 
     Example::
 
         regularizers: {name: triplet, weight: 0.5, margin: 0.3, mining: semi_hard}
 
+    See Also:
+        :func:`triplet_loss`. Use :class:`SupervisedContrastive` instead with large batches.
+
     Source: Schroff, Kalenichenko and Philbin, FaceNet, 2015, arXiv:1503.03832 (semi-hard); Hermans, Beyer and Leibe,
     In Defense of the Triplet Loss for Person Re-Identification, 2017, arXiv:1703.07737 (hard, soft).
     """
 
+    @check_ranges
     def __init__(self, margin: Margin = 0.2, mining: Mining = "hard", normalize: bool = True) -> None:
         super().__init__()
-        self.check_arguments(margin)
         self.margin = margin
         self.mining = mining
         self.normalize = normalize
 
-    @staticmethod
-    def check_arguments(margin: Margin = 0.2, **_: Any) -> None:
-        """Refuse what is wrong whatever the model may be."""
-        if margin != "soft":
-            in_range("margin", margin, open_low=True)
-
     def forward(self, output: StepOutput, model: nn.Module) -> Tensor:
-        """The penalty, a scalar; zero, with a gradient of zero, where the batch holds no triplet."""
+        """Return the penalty, a scalar. It and its gradient are zero if the batch has no triplet."""
         with torch.autocast(output.features.device.type, enabled=False):
             features = full_precision(output.features)
             features = unit_length(features) if self.normalize else features

@@ -1,4 +1,4 @@
-"""Which parameters count as weights, for penalties and for weight decay alike."""
+"""Selection of the parameters that count as weights, for penalties and weight decay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgrec.models.utils.patterns import Scope, scope_names
 from imgrec.types import StepOutput
 
 _NORMS = (
-    nn.modules.batchnorm._NormBase,  # batch and instance normalization, lazy and synchronized ones too
+    nn.modules.batchnorm._NormBase,  # batch and instance normalization, including the lazy and synchronized classes
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
@@ -20,10 +20,10 @@ _NORMS = (
 
 
 def norm_and_bias_names(model: nn.Module) -> set[str]:
-    """The names of the parameters that are no weights: biases, scales, and whatever a normalization layer holds.
+    """Return the names of the parameters that are not weights: biases, and all parameters of normalization layers.
 
-    A parameter with fewer than two dimensions is one of them, as in timm's parameter groups, and so is one called
-    ``bias`` whatever its shape.
+    As in the parameter groups of timm, every parameter with fewer than two dimensions is included. So is every
+    parameter named ``bias``, with any shape.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     >>> sorted(norm_and_bias_names(net))
@@ -38,15 +38,16 @@ def norm_and_bias_names(model: nn.Module) -> set[str]:
 
 
 def weight_parameters(model: nn.Module, norm_and_bias: bool = False, scope: Scope = None) -> list[Parameter]:
-    """The trainable weights of a model: what a penalty on weights, or weight decay, is about.
+    """Return the trainable weights of a model, to which a weight penalty or weight decay applies.
 
     Args:
-        model: any module.
-        norm_and_bias: normalization layers and biases too, so every trainable parameter.
-        scope: only of these; see :func:`imgrec.models.utils.patterns.scope_names`.
+        model: Module.
+        norm_and_bias: ``True`` includes normalization layers and biases, that is every trainable parameter. Defaults to
+            ``False``.
+        scope: Restriction to these names or patterns, see :func:`imgrec.models.utils.patterns.scope_names`.
 
     Raises:
-        UserError: a pattern of ``scope`` matches nothing.
+        UserError: If a pattern of ``scope`` matches no parameter.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     >>> len(weight_parameters(net)), len(weight_parameters(net, norm_and_bias=True))
@@ -57,18 +58,18 @@ def weight_parameters(model: nn.Module, norm_and_bias: bool = False, scope: Scop
 
 
 def scoped(model: nn.Module, scope: Scope) -> dict[str, Parameter]:
-    """The parameters that ``scope`` means, by name; see :func:`imgrec.models.utils.patterns.scope_names`."""
+    """Return the parameters that match ``scope``, by name. See :func:`imgrec.models.utils.patterns.scope_names`."""
     named = dict(model.named_parameters())
     return named if scope is None else {name: named[name] for name in scope_names(model, scope)}
 
 
 class WeightPenalty(nn.Module, ABC):
-    """What penalties on the weights have in common: which weights they are about.
+    """Base class of penalties on the weights.
 
     Args:
-        norm_and_bias: penalize normalization layers and biases too.
-        scope: names or patterns of parameters, or of modules that hold them: ``head``, ``layer4``, ``*.conv1.weight``;
-            by default every weight.
+        norm_and_bias: ``True`` also penalizes normalization layers and biases. Defaults to ``False``.
+        scope: Names or patterns of parameters, or of modules that contain them: ``head``, ``layer4``,
+            ``*.conv1.weight``. Defaults to every weight.
     """
 
     def __init__(self, norm_and_bias: bool = False, scope: Scope = None) -> None:
@@ -78,22 +79,22 @@ class WeightPenalty(nn.Module, ABC):
 
     @abstractmethod
     def penalty(self, weights: list[Parameter]) -> Tensor:
-        """The penalty on these weights, one at least, a scalar."""
+        """Return the penalty on one weight or more, a scalar."""
 
     def check_model(self, model: nn.Module) -> None:
-        """Refuse a network that has no such weights, before it is trained."""
+        """Raise an error if the network has no such weights, before it is trained."""
         if weight_parameters(model, self.norm_and_bias, self.scope):
             return
         if not any(p.requires_grad for p in model.parameters()):
-            raise UserError("there is no trainable weight to penalize: is the whole model frozen?")
+            raise UserError("there is no trainable weight to penalize. Is the whole model frozen?")
         if self.scope is not None and any(p.requires_grad for p in scoped(model, self.scope).values()):
             raise UserError(
-                f"the scope {self.scope!r} holds biases and normalization layers alone: `norm_and_bias: true` would "
-                "penalize them."
+                f"scope: {self.scope!r} matches only biases and normalization layers. `norm_and_bias: true` penalizes "
+                "them."
             )
 
     def forward(self, output: StepOutput, model: nn.Module) -> Tensor:
-        """The penalty, a scalar; zero while all that the scope means is frozen."""
+        """Return the penalty, a scalar. It is zero while all parameters in the scope are frozen."""
         weights = weight_parameters(model, self.norm_and_bias, self.scope)
         if not weights:
             self.check_model(model)

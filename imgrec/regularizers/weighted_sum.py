@@ -1,4 +1,4 @@
-"""The weighted sum of regularizers, each with an optional ramp over training."""
+"""Weighted sum of regularizers, each with an optional ramp over training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Ramp = tuple[float, float]
 
 
 def ramp_factor(progress: float, ramp: Ramp | None) -> float:
-    """How much of its weight a penalty has at ``progress`` of training: 0 before the ramp, 1 after, linear between.
+    """Return the factor of a weight at ``progress`` of training: 0 before the ramp, 1 after it, linear between.
 
     >>> [ramp_factor(p, (0.25, 0.75)) for p in (0.0, 0.5, 1.0)]
     [0.0, 0.5, 1.0]
@@ -30,14 +30,14 @@ def ramp_factor(progress: float, ramp: Ramp | None) -> float:
 
 
 class RegularizerSum(nn.Module):
-    """The weighted sum of several regularizers; of none, zero.
+    """Weighted sum of regularizers. It is zero without regularizers.
 
     Args:
-        regularizers: the regularizers.
-        weights: one factor each.
-        ramps: for each ``None`` or the fractions of training between which its weight grows from 0.
-        names: one name each; the classes' names where not given.
-        places: where each stands in the config, for messages.
+        regularizers: Regularizers.
+        weights: Factors, one per regularizer.
+        ramps: Fractions of training between which the weight increases from 0, or ``None``, one per regularizer.
+        names: Names, one per regularizer. Defaults to the names of the classes.
+        places: Keys in the config for messages, one per regularizer. Defaults to the names.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class RegularizerSum(nn.Module):
         self.ramps = tuple(ramps) if ramps is not None else (None,) * len(regularizers)
         self.names = unique_names(names if names is not None else [type(r).__name__ for r in regularizers])
         if not len(self.regularizers) == len(self.weights) == len(self.ramps) == len(self.names):
-            raise ValueError("give as many weights, ramps and names as regularizers")
+            raise ValueError("weights, ramps and names: expected one per regularizer")
         self.places = tuple(places) if places is not None else tuple(self.names)
 
     def check_model(self, model: nn.Module) -> None:
-        """Refuse a network that a regularizer cannot be about, before it is trained.
+        """Raise an error if a regularizer does not apply to the network, before it is trained.
 
         Raises:
-            UserError: what the ``check_model`` of a regularizer that has one says, with its place in the config.
+            UserError: If ``check_model`` of a regularizer raises one. The message begins with its key in the config.
         """
         for place, regularizer in zip(self.places, self.regularizers, strict=True):
             check = getattr(regularizer, "check_model", None)
@@ -72,51 +72,51 @@ class RegularizerSum(nn.Module):
                     raise UserError(f"{place}: {error}") from error
 
     def forward(self, output: StepOutput, model: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total to add to the loss, and its parts for the log.
+        """Return the total to add to the loss, and its parts for the log.
 
-        A penalty whose weight is 0 at this point of training is not computed at all.
+        A penalty is not computed while its weight is 0.
 
         Args:
-            output: what the step gave.
-            model: the network.
-            progress: the part of training that is done, in [0, 1].
+            output: Output of the training step.
+            model: Network.
+            progress: Completed fraction of training, in [0, 1].
 
         Returns:
-            The total, a scalar; and the weighted penalties by name, detached.
+            Total, a scalar, and the weighted penalties by name, detached.
         """
         total = output.logits.new_zeros(())
         parts: dict[str, Tensor] = {}
         for name, regularizer, weight, ramp in zip(
             self.names, self.regularizers, self.weights, self.ramps, strict=True
         ):
-            now = weight * ramp_factor(progress, ramp)
-            penalty = now * regularizer(output, model) if now else _nothing(output, regularizer)
+            factor = weight * ramp_factor(progress, ramp)
+            penalty = factor * regularizer(output, model) if factor else _zero(output, regularizer)
             if hasattr(penalty, "full_tensor"):  # a DTensor, whose class takes long to import
                 raise UserError(
-                    f"the regularizer {name} reads weights, which trainer.strategy: fsdp2 shares out over the "
-                    "processes. The optimizer's weight_decay works there."
+                    f"the regularizer {name} reads weights, which trainer.strategy: fsdp2 shards. Use weight_decay of "
+                    "the optimizer instead."
                 )
             parts[name] = penalty.detach()
             total = total + penalty
         return total, parts
 
     def extra_repr(self) -> str:
-        """What ``print`` shows of it."""
+        """Return the arguments that ``print`` shows."""
         return ", ".join(f"{name}: {weight:g}" for name, weight in zip(self.names, self.weights, strict=True))
 
 
 def build_regularizers(specs: Specs | None, where: str = "model.regularizers", **facts: Any) -> RegularizerSum:
-    """The regularizers that the specs name.
+    """Build the regularizers that the specs name.
 
     Args:
-        specs: none, one spec, or a list. Each carries the key ``weight``, at least 0: what is a sensible weight
-            depends on the penalty, so there is no default. It may carry ``ramp: [start, end]``, the fractions of
-            training between which the weight grows linearly from 0, ``0 <= start < end <= 1``.
-        where: the place in the config, for messages.
-        **facts: what the data says, see :meth:`imgrec.registry.Registry.build`.
+        specs: No spec, one spec or a list. Each has the key ``weight``, at least 0. It has no default because a
+            sensible value depends on the penalty. A spec may have ``ramp: [start, end]``, the fractions of training
+            between which the weight increases linearly from 0, ``0 <= start < end <= 1``.
+        where: Key in the config for messages.
+        **facts: Facts of the data, see :meth:`imgrec.registry.Registry.build`.
 
     Raises:
-        SpecError: an unknown name or argument, a weight that is missing, a value that is refused.
+        SpecError: If a name or an argument is unknown, a weight is missing, or a value is invalid.
 
     >>> build_regularizers({"name": "l2", "weight": 0.0005, "ramp": [0, 0.5]}).ramps
     ((0.0, 0.5),)
@@ -126,20 +126,20 @@ def build_regularizers(specs: Specs | None, where: str = "model.regularizers", *
     for place, spec, weight, _ in items:
         regularizer: object = REGULARIZERS.build(spec, place, **facts, weight=weight)
         if not isinstance(regularizer, nn.Module):
-            raise SpecError(f"{place}: {spec!r} gives a {type(regularizer).__name__}, not a torch.nn.Module.")
+            raise SpecError(f"{place}: expected a torch.nn.Module, got a {type(regularizer).__name__} from {spec!r}.")
         built.append(regularizer)
     weights, ramps = [i[2] for i in items], [i[3] for i in items]
     return RegularizerSum(built, weights, ramps, part_names(as_list(specs)), [i[0] for i in items])
 
 
 def check_regularizers(specs: Specs | None, where: str = "model.regularizers", facts: Collection[str] = ()) -> None:
-    """Raise what :func:`build_regularizers` would raise, as far as it can be told without the facts."""
+    """Raise the errors of :func:`build_regularizers` that do not depend on the facts."""
     for place, spec, _, _ in _items(specs, where):
         REGULARIZERS.check(spec, place, facts)
 
 
-def _nothing(output: StepOutput, regularizer: nn.Module) -> Tensor:
-    """Zero; of what the regularizer owns, too, because DDP waits for a gradient of every parameter."""
+def _zero(output: StepOutput, regularizer: nn.Module) -> Tensor:
+    """Return zero with a gradient for the parameters of the regularizer, which DDP requires."""
     zero = output.logits.new_zeros(())
     for parameter in regularizer.parameters():
         zero = zero + 0 * parameter.sum()

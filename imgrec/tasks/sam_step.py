@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imgrec.models.utils.passes import same_draws, statistics_kept
+from imgrec.models.utils.passes import frozen_batch_stats, same_rng
 from imgrec.optim.optimizers.sam import SharpnessAware
 from imgrec.optim.optimizers.wrapper import trained_parameters
 
@@ -35,13 +35,13 @@ def loss_at_worst_point(
     """
     optimizer.descend()  # where a step was broken off between its passes
     parameters = trained_parameters(optimizer)
-    with same_draws(parameters[0].device):
+    with same_rng(parameters[0].device):
         loss = first()
     with torch.autocast(loss.device.type, enabled=False):
         gradients = torch.autograd.grad(loss if scale is None else scale(loss), parameters, allow_unused=True)
     optimizer.ascend(gradients)
     try:
-        with statistics_kept(model):
+        with frozen_batch_stats(model):
             return second()
     except BaseException:
         optimizer.descend()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from imgrec.errors import UserError
-from imgrec.models.utils.forward import modes_kept
+from imgrec.models.utils.forward import preserve_modes
 from imgrec.types import DataFacts
 
 MESSAGE = "Expected more than 1 value per channel when training"
@@ -29,7 +29,7 @@ def refuse_single_image(model: nn.Module, facts: DataFacts | None, loader: Any) 
     if facts is None or smallest_batch(loader) != 1:
         return
     try:
-        with modes_kept(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with preserve_modes(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
             model.train()
             tensors = {
                 n: torch.empty_like(t, device="meta") for n, t in (*model.named_parameters(), *model.named_buffers())

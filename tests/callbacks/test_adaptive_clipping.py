@@ -55,7 +55,7 @@ def test_all_but_the_head_is_clipped_before_every_step(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     refused: list[dict[str, Any]] = [{"factor": 0.0}, {"eps": -1.0}]
     for arguments in refused:
-        with pytest.raises(UserError, match=r"^AdaptiveClipping: `(factor|eps)` must be above 0"):
+        with pytest.raises(UserError, match=r"^AdaptiveClipping: (factor|eps): expected "):
             AdaptiveClipping(**arguments)
     for exclude, message in (
         ("haed", 'the pattern "haed" matches no parameter'),

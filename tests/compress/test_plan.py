@@ -60,9 +60,9 @@ def test_a_plan_is_named_by_its_steps_and_says_itself_again(steps: list[Any], na
         ("prune", "expected a list of steps, got 'prune'"),
         (["prun"], r'plan\[0\]: no step is called "prun". Did you mean "prune"'),
         ([{"name": "finetune", "epoch": 2}], 'has no argument "epoch". Did you mean "epochs"'),
-        ([{"name": "finetune", "epochs": 0}], r"plan\[0\]: `epochs` must be at least 1, got 0"),
-        ([{"name": "finetune", "lr": -1.0}], "`lr` must be above 0"),
-        ([{"name": "finetune", "ema": 1.0}], "`ema` must be above 0 and below 1"),
+        ([{"name": "finetune", "epochs": 0}], r"plan\[0\]: epochs: expected .*, got 0"),
+        ([{"name": "finetune", "lr": -1.0}], "lr: expected "),
+        ([{"name": "finetune", "ema": 1.0}], "ema: expected "),
         ([{"name": "prune", "target": {"mcs": 0.5}}], 'no cost is called "mcs". Did you mean "macs"'),
         (
             [{"name": "prune", "target": {"macs": 1.5}}],
@@ -77,9 +77,9 @@ def test_a_plan_is_named_by_its_steps_and_says_itself_again(steps: list[Any], na
         (["drop_blocks", {"name": "prune", "target": {"macs": 0.8}}], "0.75 of the MACs is left then"),
         ([{"name": "mask", "criterion": "taylor"}], "looks at gradients, and nothing trains after it"),
         ([{"name": "mask", "pattern": "2-4"}], "`pattern` is N:M"),
-        ([{"name": "mask", "sparsity": 1}], "`sparsity` must be above 0 and below 1"),
+        ([{"name": "mask", "sparsity": 1}], "sparsity: expected "),
         ([{"name": "quantize", "to": "int4"}], r"plan\[0\].to: expected Literal"),
-        ([{"name": "quantize", "max_drop": -1}], "`max_drop` must be at least 0"),
+        ([{"name": "quantize", "max_drop": -1}], "max_drop: expected "),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_the_place_and_the_reason(steps: Any, said: str) -> None:

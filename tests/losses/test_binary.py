@@ -114,14 +114,14 @@ def test_small_gammas_have_finite_gradients_where_probabilities_round(clip: floa
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "bce", "threshold": 1.0}, r": `threshold` must be at least 0 and below 1, got 1"),
-        ({"name": "bce", "label_smoothing": 1.0}, r": `label_smoothing` must be at least 0 and below 1"),
+        ({"name": "bce", "threshold": 1.0}, r"threshold: expected .*, got 1"),
+        ({"name": "bce", "label_smoothing": 1.0}, r"label_smoothing: expected "),
         ({"name": "bce", "reduction": "none"}, r"\.reduction: expected .*sum.*mean.*, got 'none'"),
-        ({"name": "asymmetric", "gamma_negative": -1}, r": `gamma_negative` must be at least 0"),
-        ({"name": "asymmetric", "gamma_positive": -1}, r": `gamma_positive` must be at least 0"),
-        ({"name": "asymmetric", "clip": 1}, r": `clip` must be at least 0 and below 1"),
+        ({"name": "asymmetric", "gamma_negative": -1}, r"gamma_negative: expected "),
+        ({"name": "asymmetric", "gamma_positive": -1}, r"gamma_positive: expected "),
+        ({"name": "asymmetric", "clip": 1}, r"clip: expected "),
     ],
 )
 def test_what_is_out_of_range_is_refused(spec: dict[str, Any], message: str) -> None:
-    with pytest.raises(SpecError, match=rf"^model\.loss{message}"):
+    with pytest.raises(SpecError, match=rf"^model\.loss.*{message}"):
         LOSSES.check(spec, "model.loss")

@@ -49,11 +49,11 @@ def test_a_class_name_that_yaml_reads_as_a_number() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([1.0, 2.0], r"`class_weights` has 2 weights for 3 classes"),
+        ([1.0, 2.0], r"class_weights: expected 3 weights, one per class, got 2"),
         ({"owll": 2.0}, r'no class is called "owll"\. Did you mean "owl"\? \(the classes are cat, dog, owl\)'),
-        ({"owl": 0.0}, r"`class_weights.owl` must be above 0, got 0.0"),
-        ([1.0, -2.0, 1.0], r"`class_weights\[1\]` must be above 0, got -2.0"),
-        ([1.0, float("inf"), 1.0], r"`class_weights\[1\]` must be above 0"),
+        ({"owl": 0.0}, r"class_weights.owl: expected .*, got 0.0"),
+        ([1.0, -2.0, 1.0], r"class_weights\[1\]: expected .*, got -2.0"),
+        ([1.0, float("inf"), 1.0], r"class_weights\[1\]: expected "),
         ("balancd", "class_weights: expected .*balanced"),
     ],
 )

@@ -66,5 +66,5 @@ def test_a_certain_sample_has_a_finite_gradient_for_a_small_gamma() -> None:
 
 
 def test_a_negative_gamma_is_refused() -> None:
-    with pytest.raises(SpecError, match=r"^model\.loss: `gamma` must be at least 0, got -1"):
+    with pytest.raises(SpecError, match=r"^model\.loss\.gamma: expected .*, got -1"):
         LOSSES.check({"name": "focal", "gamma": -1}, "model.loss")

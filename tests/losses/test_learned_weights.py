@@ -88,7 +88,7 @@ def test_it_says_which_are_learned() -> None:
             [{"name": "focal", "weight": "learnt"}, "brier"],
             r'\[0\]\.weight: .* got .learnt.\. Did you mean "learned"\?',
         ),
-        ([{"name": "focal", "weight": "learned"}], r"\[0\]\.weight: a learned weight is learned against others"),
+        ([{"name": "focal", "weight": "learned"}], r"\[0\]\.weight: a learned weight requires a second loss"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place(specs: Any, message: str) -> None:

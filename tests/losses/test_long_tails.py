@@ -48,17 +48,17 @@ def test_effective_weights_in_a_spec() -> None:
     [
         (
             {"name": "effectiv"},
-            r'`class_weights` must be balanced or effective, .* got "effectiv"\. Did you mean "effective"\?',
+            r'class_weights: expected balanced or effective, .* got "effectiv"\. Did you mean "effective"\?',
         ),
-        ({"name": "effective", "betta": 0.9}, r'`class_weights: effective` has no argument "betta"\. Accepted: beta'),
-        ({"name": "balanced", "beta": 0.9}, r'`class_weights: balanced` has no argument "beta"'),
-        ({"name": "effective", "beta": 1.0}, r"`class_weights\.beta` must be at least 0 and below 1"),
-        ({"name": "effective", "beta": "much"}, r"`class_weights\.beta` must be a number, got 'much'"),
-        ({"owl": "heavy"}, r"`class_weights\.owl` must be a number, got 'heavy'"),
+        ({"name": "effective", "betta": 0.9}, r'class_weights: effective has no argument "betta"\. Accepted: beta'),
+        ({"name": "balanced", "beta": 0.9}, r'class_weights: balanced has no argument "beta"'),
+        ({"name": "effective", "beta": 1.0}, r"class_weights\.beta: expected "),
+        ({"name": "effective", "beta": "much"}, r"class_weights\.beta: expected a number, got 'much'"),
+        ({"owl": "heavy"}, r"class_weights\.owl: expected a number, got 'heavy'"),
     ],
 )
 def test_a_wrong_rule_is_refused_before_the_data_is_known(given: dict[str, object], message: str) -> None:
-    with pytest.raises(SpecError, match=rf"^model\.loss: {message}"):
+    with pytest.raises(SpecError, match=rf"^model\.loss.*{message}"):
         LOSSES.check({"name": "cross_entropy", "class_weights": given}, "model.loss", ("class_counts",))
 
 
@@ -118,9 +118,9 @@ def test_the_adjusted_optimum_is_the_balanced_posterior() -> None:
 def test_what_cannot_be_adjusted_is_refused() -> None:
     with pytest.raises(UserError, match="class 1 has no training image: its logit cannot be adjusted"):
         LOSSES.build("logit_adjusted", class_counts=(3, 0))
-    with pytest.raises(UserError, match="class 1 has no training image: `effective` cannot weigh it"):
+    with pytest.raises(UserError, match="class 1 has no training image: `effective` cannot weight it"):
         effective_class_weights([3, 0])
-    with pytest.raises(SpecError, match=r"^model\.loss: `tau` must be at least 0, got -1"):
+    with pytest.raises(SpecError, match=r"^model\.loss\.tau: expected .*, got -1"):
         LOSSES.check({"name": "logit_adjusted", "tau": -1}, "model.loss", ("class_counts",))
-    with pytest.raises(SpecError, match="needs the training counts"):
+    with pytest.raises(SpecError, match="requires the training counts"):
         LOSSES.build("logit_adjusted", "model.loss")

@@ -170,18 +170,18 @@ def test_a_wrong_label_on_a_sure_image_does_less_harm_than_a_right_one_does_good
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "generalized_cross_entropy", "q": 0}, "`q` must be above 0 and at most 1, got 0"),
-        ({"name": "generalized_cross_entropy", "q": 1.1}, "`q` must be above 0 and at most 1, got 1.1"),
-        ({"name": "symmetric_cross_entropy", "alpha": -1}, "`alpha` must be at least 0"),
-        ({"name": "symmetric_cross_entropy", "alpha": 0, "beta": 0}, "`beta` must be above 0"),
-        ({"name": "symmetric_cross_entropy", "log_zero": 0}, "`log_zero` must be at least -100 and below 0"),
-        ({"name": "bootstrapping", "beta": 0}, "`beta` must be above 0 and at most 1"),
-        ({"name": "generalized_cross_entropy", "class_weights": [-1.0]}, r"`class_weights\[0\]` must be above 0"),
+        ({"name": "generalized_cross_entropy", "q": 0}, "q: expected .*, got 0"),
+        ({"name": "generalized_cross_entropy", "q": 1.1}, "q: expected .*, got 1.1"),
+        ({"name": "symmetric_cross_entropy", "alpha": -1}, "alpha: expected "),
+        ({"name": "symmetric_cross_entropy", "alpha": 0, "beta": 0}, "beta: expected "),
+        ({"name": "symmetric_cross_entropy", "log_zero": 0}, "log_zero: expected "),
+        ({"name": "bootstrapping", "beta": 0}, "beta: expected "),
+        ({"name": "generalized_cross_entropy", "class_weights": [-1.0]}, r"class_weights\[0\]: expected "),
     ],
 )
 def test_what_is_out_of_range_is_refused(spec: dict[str, Any], message: str) -> None:
     for call in (LOSSES.check, LOSSES.build):
-        with pytest.raises(SpecError, match=rf"^model\.loss: {message}"):
+        with pytest.raises(SpecError, match=rf"^model\.loss.*{message}"):
             call(spec, "model.loss")
 
 

@@ -105,13 +105,13 @@ def test_poly_1_smooths_its_first_term_as_well() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "huber", "delta": 0}, r": `delta` must be above 0"),
-        ({"name": "poly_1", "epsilon": -1.5}, r": `epsilon` must be at least -1, got -1.5"),
-        ({"name": "poly_1", "label_smoothing": 1}, r": `label_smoothing` must be at least 0 and below 1"),
+        ({"name": "huber", "delta": 0}, r"delta: expected "),
+        ({"name": "poly_1", "epsilon": -1.5}, r"epsilon: expected .*, got -1.5"),
+        ({"name": "poly_1", "label_smoothing": 1}, r"label_smoothing: expected "),
         ({"name": "brier", "reduction": "total"}, r"\.reduction: expected .*'total'"),
         ({"name": "brier", "class_weights": "balance"}, r"\.class_weights: expected .*'balance'"),
     ],
 )
 def test_what_is_out_of_range_is_refused(spec: dict[str, Any], message: str) -> None:
-    with pytest.raises(SpecError, match=rf"^model\.loss{message}"):
+    with pytest.raises(SpecError, match=rf"^model\.loss.*{message}"):
         LOSSES.check(spec, "model.loss")

@@ -7,7 +7,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from imgrec.models.utils.passes import another_pass, drops, same_draws, statistics_kept
+from imgrec.models.utils.passes import drops, extra_forward, frozen_batch_stats, same_rng
 
 
 def images() -> Tensor:
@@ -18,7 +18,7 @@ def images() -> Tensor:
 def test_a_batch_is_normalized_as_ever_and_not_learnt_from(norm: nn.Module) -> None:
     expected = norm(images())
     before = {name: value.clone() for name, value in norm.state_dict().items()}
-    with statistics_kept(norm):
+    with frozen_batch_stats(norm):
         torch.testing.assert_close(norm(images()), expected)
     assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
     norm(images() + 5)
@@ -30,7 +30,7 @@ def test_a_frozen_norm_goes_on_with_its_running_statistics() -> None:
     norm(images() * 3 + 1)
     norm.eval()
     expected = norm(images())
-    with statistics_kept(norm):
+    with frozen_batch_stats(norm):
         torch.testing.assert_close(norm(images()), expected)
     assert norm.track_running_stats
 
@@ -38,14 +38,14 @@ def test_a_frozen_norm_goes_on_with_its_running_statistics() -> None:
 def test_an_error_in_a_pass_leaves_the_network_as_it_was() -> None:
     norm = nn.BatchNorm2d(3)
     with pytest.raises(RuntimeError, match=r"running_mean|weight"):
-        another_pass(norm, torch.zeros(2, 4, 2, 2))
+        extra_forward(norm, torch.zeros(2, 4, 2, 2))
     assert norm.track_running_stats
 
 
 def test_the_gradients_of_several_passes_add_up() -> None:
     """As one pass that computes the same twice: batch norm's buffers are not changed under autograd's hands."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    loss = net(images()).square().sum() + another_pass(net, images()).square().sum()
+    loss = net(images()).square().sum() + extra_forward(net, images()).square().sum()
     loss.backward()
     weight = net[0].weight
     assert isinstance(weight, Tensor)
@@ -76,7 +76,7 @@ def test_what_drops_is_known(module: nn.Module, expected: bool) -> None:
 
 def test_two_passes_can_have_the_same_dropout() -> None:
     net = nn.Dropout(0.5)
-    with same_draws(torch.device("cpu")):
+    with same_rng(torch.device("cpu")):
         first = net(images())
     assert torch.equal(net(images()), first)
     assert not torch.equal(net(images()), first)
@@ -89,7 +89,7 @@ def test_attention_can_be_differentiated_twice() -> None:
             return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).flatten(1)
 
     pixels = images().requires_grad_()
-    value = another_pass(Attention(), pixels, twice_differentiable=True).square().sum()
+    value = extra_forward(Attention(), pixels, twice_differentiable=True).square().sum()
     (gradient,) = torch.autograd.grad(value, pixels, create_graph=True)
     gradient.square().sum().backward()  # type: ignore[no-untyped-call]
     assert pixels.grad is not None
@@ -109,11 +109,11 @@ def test_a_network_that_rounds_as_int8_keeps_its_bounds_and_statistics() -> None
     model.watch("average")
     model(pixels)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    (another_pass(model, pixels * 0.5).sum() + model(pixels).sum() * 0).backward()
-    with statistics_kept(model):
+    (extra_forward(model, pixels * 0.5).sum() + model(pixels).sum() * 0).backward()
+    with frozen_batch_stats(model):
         model(pixels * 0.1)
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed  # the plain pass has learnt
     after = {name: value.clone() for name, value in model.state_dict().items()}
-    another_pass(model, pixels * 0.2)
+    extra_forward(model, pixels * 0.2)
     assert all(torch.equal(value, after[name]) for name, value in model.state_dict().items())

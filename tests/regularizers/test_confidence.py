@@ -42,5 +42,5 @@ def test_extreme_logits_stay_finite() -> None:
 
 
 def test_a_negative_threshold_is_refused() -> None:
-    with pytest.raises(SpecError, match=r"^r: `threshold` must be at least 0, got -1"):
+    with pytest.raises(SpecError, match=r"^r\.threshold: expected .*, got -1"):
         REGULARIZERS.check({"name": "confidence", "threshold": -1.0}, "r")

@@ -71,7 +71,7 @@ def test_extreme_logits_stay_finite() -> None:
 
 def test_r_drop_needs_something_that_is_dropped() -> None:
     for net in (nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0))):
-        with pytest.raises(UserError, match=r"^model\.regularizers: r_drop compares two passes with other dropout"):
+        with pytest.raises(UserError, match=r"^model\.regularizers: r_drop requires a network with dropout"):
             build_regularizers({"name": "r_drop", "weight": 1.0}).check_model(net)
     RDrop().check_model(nn.Dropout(0.1))
 
@@ -149,12 +149,12 @@ def test_views_go_through_the_network_in_one_pass() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"views": 0}, "`views` must be 1 or more"),
-        ({"chains": -1}, "`chains` 0 or more"),
-        ({"alpha": 0.0}, "`alpha` must be above 0, got 0"),
-        ({"transforms": []}, "`transforms`: an empty list"),
-        ({"transforms": ["mixup"]}, "(?i)`transforms`: mixup does not change whole batches"),
-        ({"transforms": "augmix"}, "(?i)`transforms`: augmix does not change whole batches"),
+        ({"views": 0}, "views: expected "),
+        ({"chains": -1}, "chains: expected int >= 0"),
+        ({"alpha": 0.0}, "alpha: expected .*, got 0"),
+        ({"transforms": []}, "transforms: expected one transform or more"),
+        ({"transforms": ["mixup"]}, "(?i)transforms: expected batch transforms, got mixup"),
+        ({"transforms": "augmix"}, "(?i)transforms: expected batch transforms, got augmix"),
         ({"transforms": ["brightnes"]}, r'^r\.transforms\[0\]: no augmentation is called "brightnes"'),
         (
             {"transforms": [{"name": "affine", "degree": 3}]},
@@ -175,5 +175,5 @@ def test_a_transform_that_changes_the_size_is_refused() -> None:
         def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:
             return images[..., ::2]
 
-    with pytest.raises(UserError, match="Half changes the images' size"):
+    with pytest.raises(UserError, match="transforms: expected transforms that keep the size of images, got Half"):
         augmix(torch.zeros(4, 1, 2, 2), [Half()], BatchRandom(KEYS[:4], 0))

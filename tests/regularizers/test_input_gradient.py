@@ -121,5 +121,5 @@ def penalized(name: str, model: Classifier) -> Tensor:
 
 
 def test_no_projection_is_refused() -> None:
-    with pytest.raises(SpecError, match=r"^r: `projections` must be 1 or more, got 0"):
+    with pytest.raises(SpecError, match=r"^r\.projections: expected .*, got 0"):
         REGULARIZERS.check({"name": "jacobian", "projections": 0}, "r")

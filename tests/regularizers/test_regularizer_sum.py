@@ -72,16 +72,16 @@ def test_a_penalty_without_weight_is_not_computed() -> None:
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        ("l2", r"^model\.regularizers: needs the key `weight`, such as \{name: l2, weight: 0\.0001\}"),
-        ([{"name": "l1", "weight": 1}, {"name": "l2"}], r"^model\.regularizers\[1\]: needs the key `weight`"),
+        ("l2", r"^model\.regularizers: requires the key `weight`, for example \{name: l2, weight: 0\.0001\}"),
+        ([{"name": "l1", "weight": 1}, {"name": "l2"}], r"^model\.regularizers\[1\]: requires the key `weight`"),
         ({"name": "l3", "weight": 1}, r'^model\.regularizers: no regularizer is called "l3"\. Did you mean'),
-        ({"name": "l2", "weight": -1}, r"^model\.regularizers: `weight` must be at least 0"),
+        ({"name": "l2", "weight": -1}, r"^model\.regularizers\.weight: expected "),
         ({"name": "l2", "weight": True}, r"^model\.regularizers\.weight: expected float"),
         ({"name": "l2", "weight": 1, "ramp": [0.5, 0.5]}, r"^model\.regularizers\.ramp: expected two fractions"),
         ({"name": "l2", "weight": 1, "ramp": [0.5, 1.5]}, r"^model\.regularizers\.ramp: expected two fractions"),
         ({"name": "l2", "weight": 1, "ramp": 0.5}, r"^model\.regularizers\.ramp: expected"),
         ({"name": "l2", "weight": 1, "norm_bias": True}, r'no argument "norm_bias"\. Did you mean "norm_and_bias"'),
-        ([{"name": "elastic_net", "weight": 1, "l1_ratio": 2}], r"^model\.regularizers\[0\]: `l1_ratio` must be"),
+        ([{"name": "elastic_net", "weight": 1, "l1_ratio": 2}], r"^model\.regularizers\[0\]\.l1_ratio: expected"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place(specs: Any, message: str) -> None:

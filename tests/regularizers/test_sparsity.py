@@ -176,8 +176,8 @@ def test_a_narrower_network_has_other_groups() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), "needs a network with channels that can be removed"),
-        (lambda: nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(8, 2)), "needs batch normalization"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), "expected a network with channels that can be pruned"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(8, 2)), "requires batch normalization"),
     ],
 )
 def test_a_network_without_what_is_penalized_is_refused(make: Callable[[], nn.Module], message: str) -> None:
@@ -197,7 +197,7 @@ def test_a_scope_says_which_weights_of_a_channel_count() -> None:
     penalty = REGULARIZERS.build({"name": "group_lasso", "scope": "head"})(step(model, (4, 1, 2, 2)), model)
     columns = torch.linalg.vector_norm(model.head.weight.detach(), dim=0)
     assert float(penalty.detach()) == pytest.approx(float(columns.sum()) * 5**0.5, rel=1e-5)
-    with pytest.raises(UserError, match=r"the scope 'head\.bias' holds no weight of a channel"):
+    with pytest.raises(UserError, match=r"scope: 'head\.bias' matches no weight of a channel"):
         REGULARIZERS.build({"name": "group_norm", "scope": "head.bias"})(step(model, (4, 1, 2, 2)), model)
     for name in ("group_lasso", "group_norm", "bn_scale"):
         refused: Any = REGULARIZERS.build({"name": name, "scope": "tail"})
@@ -205,5 +205,5 @@ def test_a_scope_says_which_weights_of_a_channel_count() -> None:
             refused.check_model(model)
     assert REGULARIZERS.build({"name": "bn_scale", "scope": "norm"})(step(model, (1, 1, 2, 2)), model) > 0
     refused = REGULARIZERS.build({"name": "bn_scale", "scope": "hidden"})
-    with pytest.raises(UserError, match="needs batch normalization"):
+    with pytest.raises(UserError, match="requires batch normalization"):
         refused.check_model(model)

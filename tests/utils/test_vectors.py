@@ -22,7 +22,7 @@ from imgrec.regularizers.input_gradient import jacobian_penalty
 from imgrec.regularizers.orthogonality import largest_singular_values
 from imgrec.regularizers.pairwise import cosine_similarities
 from imgrec.regularizers.triplet import Triplet
-from imgrec.regularizers.virtual_adversarial import of_length
+from imgrec.regularizers.virtual_adversarial import scale_to_length
 from imgrec.types import StepOutput
 from imgrec.utils.vectors import unit_length
 
@@ -66,7 +66,7 @@ def influence(values: Tensor) -> Tensor:
 
 
 INVARIANT: dict[str, Callable[[Tensor], Tensor]] = {
-    "virtual_adversarial": lambda x: of_length(x.view(2, 1, 4, 4), 8 / 255),
+    "virtual_adversarial": lambda x: scale_to_length(x.view(2, 1, 4, 4), 8 / 255),
     "sam": lambda x: worst_nearby([x, x], [x, -x], 0.05)[0],
     "asam": lambda x: worst_nearby([torch.ones_like(x)], [x], 0.5, eta=0.01)[0],
     "supervised_contrastive": lambda x: supervised_contrastive(x, LABELS),
@@ -96,7 +96,7 @@ def test_the_magnitude_plays_no_part(name: str, scale: float) -> None:
 def test_zeros_stay_and_have_a_finite_gradient() -> None:
     zeros = torch.zeros(2, 3, requires_grad=True)
     assert unit_length(zeros).tolist() == [[0.0] * 3] * 2
-    assert of_length(torch.zeros(1, 1, 2, 2), 0.5).abs().max() == 0
+    assert scale_to_length(torch.zeros(1, 1, 2, 2), 0.5).abs().max() == 0
     assert worst_nearby([zeros], [torch.zeros(2, 3)], 0.5)[0].abs().max() == 0
     (gradient,) = torch.autograd.grad(unit_length(zeros).sum(), zeros)
     assert gradient.isfinite().all()

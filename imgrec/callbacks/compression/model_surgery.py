@@ -17,7 +17,7 @@ from imgrec.compress.pruning.optimizer_state import cut_states, leave_out
 from imgrec.compress.surgery import surgery_of
 from imgrec.errors import TrainingFailedError
 from imgrec.models import set_channels_last
-from imgrec.models.utils.forward import modes_kept
+from imgrec.models.utils.forward import preserve_modes
 from imgrec.tasks.callback import imgrec_callbacks
 
 Surgery = Callable[[nn.Module], Mapping[str, Tensor]]
@@ -52,7 +52,7 @@ def operate(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: Surgery
         parameter.grad = None  # it was used in the step before
     wrapped = unwrap_ddp(trainer, pl_module)
     devices = [task.device] if task.device.type == "cuda" else []
-    with modes_kept(pl_module), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
+    with preserve_modes(pl_module), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
         kept = surgery(task.model)
     if task.channels_last is True:
         set_channels_last(task.model)

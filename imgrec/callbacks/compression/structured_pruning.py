@@ -25,7 +25,7 @@ from imgrec.compress.pruning.targets import CostKind, cost_of, parse_target
 from imgrec.compress.surgery import surgical_copy
 from imgrec.errors import UserError
 from imgrec.models import Classifier
-from imgrec.models.utils.forward import modes_kept
+from imgrec.models.utils.forward import preserve_modes
 from imgrec.runs.summary import update_summary
 from imgrec.tasks.callback import Callback
 from imgrec.utils.checks import at_least_one
@@ -279,7 +279,7 @@ class StructuredPruning(Callback):
 
     def _costs(self, pl_module: pl.LightningModule, *kinds: CostKind) -> dict[str, float]:
         network, images = _network(pl_module), _images(pl_module)
-        with modes_kept(network), torch.compiler.set_stance("force_eager"):
+        with preserve_modes(network), torch.compiler.set_stance("force_eager"):
             return {kind: cost_of(network, images, kind) for kind in kinds}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -127,7 +127,7 @@ class QuantizedClassifier(Classifier):
                     each.watching = watching
 
     @contextmanager
-    def statistics_kept(self) -> Iterator[None]:
+    def frozen_batch_stats(self) -> Iterator[None]:
         """Within, a pass in training leaves the bounds and batch normalization's running statistics as they are.
 
         What is learnt in the pass goes into copies: autograd may still hold the tensors that an earlier pass used.

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from imgrec.errors import UserError
 from imgrec.models import Classifier
 from imgrec.models.classifier import describe
-from imgrec.models.utils.forward import modes_kept
+from imgrec.models.utils.forward import preserve_modes
 
 aten: Any = torch.ops.aten
 
@@ -75,7 +75,7 @@ def trace(classifier: Classifier, channels: int, image_size: int) -> tuple[fx.Gr
     example = torch.zeros(2, channels, image_size, image_size, device=device)  # a batch of 1 would be taken as fixed
     drawing = torch.random.fork_rng([device] if device.type == "cuda" else [])
     try:
-        with modes_kept(trunk), warnings.catch_warnings(), drawing:
+        with preserve_modes(trunk), warnings.catch_warnings(), drawing:
             warnings.simplefilter("ignore")
             sizes = ({0: torch.export.Dim("batch", min=1)},)
             exported = torch.export.export(trunk.train(), (example,), dynamic_shapes=sizes, strict=False)

@@ -1,4 +1,4 @@
-"""What a network is to learn from another one: a registry, and the weighted sum of several."""
+"""Registry of distillation losses, and their weighted sum."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from imgrec.registry import Registry, Spec, Specs, as_list
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What a network gives for a batch, for another one to learn from.
+    """Outputs of a network for a batch, for distillation.
 
-    Shapes: ``logits`` float ``(batch, num_classes)``; ``features`` float ``(batch, feature_dim)``, the pooled vector
-    before the head; ``maps`` what the layers give that a distillation names, one tensor each.
+    Shapes: ``logits`` float ``(batch, num_classes)``. ``features`` float ``(batch, feature_dim)``, the pooled vector
+        before
+    the head. ``maps`` holds the outputs of the layers that a distillation names.
     """
 
     logits: Tensor
@@ -27,39 +28,39 @@ class Signals:
 
 
 class Distillation(nn.Module):
-    """The base class of what is in :data:`DISTILLATIONS`; one method is a kind."""
+    """Base class of distillation losses, the entries of :data:`DISTILLATIONS`."""
 
     layers: Mapping[str, str] = {}
-    """By patterns of the student's layers those of the teacher's whose outputs are compared; see ``Signals.maps``."""
+    """Patterns of teacher layers by patterns of student layers, whose outputs are in ``Signals.maps``."""
 
     needs_logits: bool = True
-    """Whether it takes the teacher's logits, and so a teacher with a trained head."""
+    """True if it requires the logits of the teacher, and so a teacher with a trained head."""
 
     def forward(self, student: Signals, teacher: Signals, targets: Tensor) -> Tensor:
-        """How far the student is from the teacher, a scalar.
+        """Return the distance of the student from the teacher, a scalar.
 
         Args:
-            student: with gradients.
-            teacher: without.
-            targets: as in a :class:`imgrec.types.Batch`.
+            student: Outputs of the student, with gradients.
+            teacher: Outputs of the teacher, without gradients.
+            targets: Targets as in a :class:`imgrec.types.Batch`.
         """
         raise NotImplementedError
 
     def fit_to(self, student: Signals, teacher: Signals) -> None:
-        """Make what has to fit the two networks, from what they give for one image; nothing by default."""
+        """Build modules whose sizes depend on both networks, from their outputs for one image."""
 
 
 DISTILLATIONS: Registry[Distillation] = Registry("distillation", "distillations", specific=("layers",))
-"""Distillations by name: modules whose ``forward(student, teacher, targets)`` gives a scalar with a gradient."""
+"""Distillations by name: modules whose ``forward(student, teacher, targets)`` returns a scalar with a gradient."""
 
 
 class DistillationSum(nn.Module):
-    """The weighted sum of several distillations.
+    """Weighted sum of several distillations.
 
     Args:
-        kinds: one or more.
-        weights: one factor each.
-        names: one name each; the classes' names where not given.
+        kinds: One distillation or more.
+        weights: Factors, one per distillation.
+        names: Names, one per distillation. Defaults to the names of the classes.
     """
 
     def __init__(
@@ -70,27 +71,27 @@ class DistillationSum(nn.Module):
         self.weights = tuple(weights)
         self.names = unique_names(names or [type(kind).__name__ for kind in kinds])
         if not len(self.kinds) == len(self.weights) == len(self.names) > 0:
-            raise ValueError("give one or more distillations, and as many weights and names")
+            raise ValueError("kinds: expected one or more, with one weight and one name each")
 
     @property
     def each(self) -> list[tuple[str, Distillation]]:
-        """The kinds by their names."""
+        """Distillations with their names."""
         return [(name, kind) for name, kind in zip(self.names, self.kinds, strict=True)]  # type: ignore[misc]
 
     def forward(
         self, student: Signals, teacher: Signals, targets: Tensor, counts: Sequence[int] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total, and the weighted parts by name, detached.
+        """Return the total, and the weighted parts by name, detached.
 
         Args:
-            student: with gradients; its maps are those of all kinds, one kind after the other.
-            teacher: without gradients, likewise.
-            targets: as in a :class:`imgrec.types.Batch`.
-            counts: how many maps each kind has; none where left out.
+            student: Outputs of the student, with gradients. Its maps are those of all distillations, one after another.
+            teacher: Outputs of the teacher, without gradients, in the same order.
+            targets: Targets as in a :class:`imgrec.types.Batch`.
+            counts: Number of maps per distillation. Defaults to 0 each.
         """
         total = student.logits.new_zeros(())
         parts: dict[str, Tensor] = {}
-        shares = self._shared_out(student, teacher, counts)
+        shares = self._split_maps(student, teacher, counts)
         for (name, kind), weight, pair in zip(self.each, self.weights, shares, strict=True):
             part = weight * kind(*pair, targets)
             parts[name] = part.detach()
@@ -98,14 +99,14 @@ class DistillationSum(nn.Module):
         return total, parts
 
     def fit_to(self, student: Signals, teacher: Signals, counts: Sequence[int] | None = None) -> None:
-        """Make what has to fit the two networks; the arguments are those of :meth:`forward`."""
-        for (name, kind), pair in zip(self.each, self._shared_out(student, teacher, counts), strict=True):
+        """Build the modules that depend on both networks. The arguments are those of :meth:`forward`."""
+        for (name, kind), pair in zip(self.each, self._split_maps(student, teacher, counts), strict=True):
             try:
                 kind.fit_to(*pair)
             except UserError as error:
                 raise UserError(f"the distillation {name}: {error}") from error
 
-    def _shared_out(
+    def _split_maps(
         self, student: Signals, teacher: Signals, counts: Sequence[int] | None
     ) -> list[tuple[Signals, Signals]]:
         shares, first = [], 0
@@ -121,20 +122,20 @@ class DistillationSum(nn.Module):
         return shares
 
     def extra_repr(self) -> str:
-        """What ``print`` shows of it."""
+        """Return the arguments that ``print`` shows."""
         return ", ".join(f"{name}: {weight:g}" for name, weight in zip(self.names, self.weights, strict=True))
 
 
 def build_distillations(specs: Specs, where: str = "model.distillation", **facts: Any) -> DistillationSum:
-    """The distillations that the specs name.
+    """Build the distillations that the specs name.
 
     Args:
-        specs: one spec or a list; each may carry the key ``weight``, at least 0, 1 if not given.
-        where: the place in the config, for messages.
-        **facts: what the data says, see :meth:`imgrec.registry.Registry.build`.
+        specs: One spec or a list. Each may have the key ``weight``, at least 0. Defaults to 1.
+        where: Key in the config for messages.
+        **facts: Facts of the data, see :meth:`imgrec.registry.Registry.build`.
 
     Raises:
-        SpecError: an unknown name or argument, a value that is refused, an empty list.
+        SpecError: If a name or an argument is unknown, a value is invalid, or the list is empty.
 
     >>> build_distillations([{"name": "logits", "temperature": 2.0, "weight": 0.9}, "hard"]).weights
     (0.9, 1.0)
@@ -144,13 +145,15 @@ def build_distillations(specs: Specs, where: str = "model.distillation", **facts
     for place, spec, _ in items:
         kind: object = DISTILLATIONS.build(spec, place, **facts)
         if not isinstance(kind, Distillation):
-            raise SpecError(f"{place}: {spec!r} gives a {type(kind).__name__}, not an imgrec.losses.Distillation.")
+            raise SpecError(
+                f"{place}: expected an imgrec.losses.Distillation, got a {type(kind).__name__} from {spec!r}."
+            )
         built.append(kind)
     return DistillationSum(built, [weight for _, _, weight in items], part_names(as_list(specs)))
 
 
 def check_distillations(specs: Specs, where: str = "model.distillation") -> None:
-    """Raise what :func:`build_distillations` would raise, as far as it can be told without the facts."""
+    """Raise the errors of :func:`build_distillations` that do not depend on the facts."""
     for place, spec, _ in _items(specs, where):
         DISTILLATIONS.check(spec, place)
 
@@ -158,6 +161,8 @@ def check_distillations(specs: Specs, where: str = "model.distillation") -> None
 def _items(specs: Specs, where: str) -> list[tuple[str, Spec, float]]:
     listed = as_list(specs)
     if not listed:
-        raise SpecError(f"{where}: an empty list: give one distillation or more, or take ClassificationTask.")
+        raise SpecError(
+            f"{where}: expected one distillation or more, got an empty list. Otherwise use ClassificationTask."
+        )
     places = [f"{where}[{i}]" if isinstance(specs, list) else where for i in range(len(listed))]
     return [(place, *take_weight(spec, place, default=1.0)) for place, spec in zip(places, listed, strict=True)]

@@ -1,4 +1,4 @@
-"""Learning how another network sees: its intermediate features, and where it looks."""
+"""Distillation of intermediate features and of attention maps."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from imgrec.utils.vectors import of_size_one, unit_length
 
 
 def as_map(output: Tensor) -> Tensor:
-    """What a layer gave as maps ``(batch, channels, height, width)``.
+    """Return the output of a layer as maps ``(batch, channels, height, width)``.
 
-    Shapes: maps as they are; vectors ``(batch, channels)`` as maps of one place; tokens ``(batch, tokens, channels)``
-    as the square that they are, without a class token before them.
+    Shapes: maps are returned unchanged. Vectors ``(batch, channels)`` become maps of one position. Tokens ``(batch,
+        tokens,
+    channels)`` become a square, without a class token in front.
 
     Raises:
-        UserError: it is none of the three.
+        UserError: If the tensor has another shape.
     """
     if output.dim() == 4:
         return output
@@ -33,27 +34,32 @@ def as_map(output: Tensor) -> Tensor:
             side = math.isqrt(output.shape[1] - first)
             if side**2 == output.shape[1] - first > 0:
                 return output[:, first:].transpose(1, 2).reshape(len(output), -1, side, side)
-    raise UserError(f"a layer gives a tensor of shape {tuple(output.shape)}, which are no maps, tokens or vectors")
+    raise UserError(f"layers: expected maps, tokens or vectors, got a tensor of shape {tuple(output.shape)}.")
 
 
-def of_one_size(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Two maps with the lesser height and width of the two; the larger one is averaged over areas."""
+def match_size(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two maps at the smaller height and width of both. The larger one is averaged over areas."""
     size = (min(one.shape[2], other.shape[2]), min(one.shape[3], other.shape[3]))
     smaller = [each if each.shape[2:] == size else F.adaptive_avg_pool2d(each, size) for each in (one, other)]
     return smaller[0], smaller[1]
 
 
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Half the mean squared difference of two maps of as many channels, after :func:`of_one_size`.
+    """Return half the mean squared difference of two maps with the same channels, after :func:`match_size`.
 
-    Shapes: ``(batch, channels, height, width)``; a scalar, float32 or wider.
+    Shapes: ``(batch, channels, height, width)`` to a scalar, float32 or wider.
+
+    Example:
+        >>> import torch
+        >>> hint_loss(torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 2, 2))
+        tensor(0.5000)
     """
-    student, teacher = of_one_size(full_precision(student), full_precision(teacher))
+    student, teacher = match_size(full_precision(student), full_precision(teacher))
     return F.mse_loss(student, teacher) / 2
 
 
 def attention_map(output: Tensor) -> Tensor:
-    """Where a layer is active: the sum of the squares over its channels, of length 1 as a vector.
+    """Return the sum of squares over the channels, normalized to length 1 as a vector.
 
     Shapes: ``(batch, channels, height, width)`` to ``(batch, height * width)``.
     """
@@ -62,26 +68,35 @@ def attention_map(output: Tensor) -> Tensor:
 
 
 def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """The mean squared difference of two :func:`attention_map`, after :func:`of_one_size`.
+    """Return the mean squared difference of two results of :func:`attention_map`, after :func:`match_size`.
 
-    Shapes: ``(batch, channels, height, width)``, of any numbers of channels; a scalar, float32 or wider.
+    Shapes: ``(batch, channels, height, width)``, with any numbers of channels, to a scalar, float32 or wider.
+
+    Example:
+        >>> import torch
+        >>> attention_loss(torch.ones(1, 2, 4, 4), 3 * torch.ones(1, 8, 4, 4))
+        tensor(0.)
     """
-    student, teacher = of_one_size(full_precision(student), full_precision(teacher))
+    student, teacher = match_size(full_precision(student), full_precision(teacher))
     return F.mse_loss(attention_map(student), attention_map(teacher))
 
 
 @DISTILLATIONS.register("features")
 class Hints(Distillation):
-    """The squared distance from the teacher's features, through a 1x1 convolution that is learnt with the student.
+    """Squared distance from the features of the teacher, through a learned 1x1 convolution (FitNets).
 
-    The convolution brings the student's channels to the teacher's; it is in the checkpoint and not in the model folder.
+    The convolution maps the channels of the student to those of the teacher. It is saved in checkpoints and not
+    exported.
 
     Args:
-        layers: by patterns of the student's layers those of the teacher's: ``{layer2: blocks.3}``; two patterns that
-            mean several layers each pair them in order. Left out, it is the pooled features before the head.
+        layers: Patterns of teacher layers by patterns of student layers: ``{layer2: blocks.3}``. Patterns that match
+            several layers pair them in order. Defaults to the pooled features before the head.
 
     Raises:
-        UserError: the layers give no maps.
+        UserError: If the layers do not return maps.
+
+    See Also:
+        :func:`hint_loss`. Use :class:`AttentionTransfer` instead if channels are pruned during training.
 
     Source: Romero et al., 2015, "FitNets: hints for thin deep nets", arXiv 1412.6550.
 
@@ -100,27 +115,27 @@ class Hints(Distillation):
 
     @staticmethod
     def check_arguments(layers: dict[str, str] | None = None, **_: Any) -> None:
-        """Refuse what is wrong whatever the networks may be."""
+        """Raise an error if ``layers`` is empty."""
         if layers is not None and not layers:
-            raise UserError("`layers` is empty: leave it out for the pooled features, or name one.")
+            raise UserError("layers: expected one layer or more, got {}. Omit the key for the pooled features.")
 
     def fit_to(self, student: Signals, teacher: Signals) -> None:
-        """Make the convolutions."""
+        """Build the convolutions."""
         made = [
             nn.Conv2d(ours.shape[1], theirs.shape[1], 1, bias=False) for ours, theirs in self._pairs(student, teacher)
         ]
         self.adapters = nn.ModuleList(made)
 
     def forward(self, student: Signals, teacher: Signals, targets: Tensor) -> Tensor:
-        """A scalar, the sum over the layers."""
+        """Return the sum over the layers, a scalar."""
         total = student.logits.new_zeros(())
         for adapter, (ours, theirs) in zip(self.adapters, self._pairs(student, teacher), strict=True):
             if ours.shape[1] != adapter.in_channels:
                 raise UserError(
-                    f"the distillation features learns a map of {adapter.in_channels} channels, and its layer has "
-                    f"{ours.shape[1]} now: channels cannot be pruned beside it; take attention or logits"
+                    f"layers: expected {adapter.in_channels} channels, got {ours.shape[1]}. The distillation features "
+                    "does not support pruning of channels. Use attention or logits instead."
                 )
-            ours, theirs = of_one_size(ours, theirs)
+            ours, theirs = match_size(ours, theirs)
             total = total + hint_loss(adapter(ours), theirs)
         return total
 
@@ -132,19 +147,22 @@ class Hints(Distillation):
 
 @DISTILLATIONS.register("attention")
 class AttentionTransfer(Distillation):
-    """The squared distance from where the teacher's layers are active, whatever their channels.
+    """Squared distance between the attention maps of student and teacher, independent of their channels.
 
     A weight of 1000 is usual.
 
     Args:
-        layers: by patterns of the student's layers those of the teacher's: ``{layer2: blocks.3}``; two patterns that
-            mean several layers each pair them in order.
+        layers: Patterns of teacher layers by patterns of student layers: ``{layer2: blocks.3}``. Patterns that match
+            several layers pair them in order.
 
     Raises:
-        UserError: no layers, or layers that give no maps.
+        UserError: If ``layers`` is empty, or if the layers do not return maps.
 
-    Source: Zagoruyko and Komodakis, 2017, "Paying more attention to attention", arXiv 1612.03928; as in its authors'
-    code, the mean over images and places.
+    See Also:
+        :func:`attention_loss`. Use :class:`Hints` instead to match all channels.
+
+    Source: Zagoruyko and Komodakis, 2017, "Paying more attention to attention", arXiv 1612.03928; as in the authors'
+    code, the mean over images and positions.
 
     Example::
 
@@ -160,19 +178,19 @@ class AttentionTransfer(Distillation):
 
     @staticmethod
     def check_arguments(layers: dict[str, str], **_: Any) -> None:
-        """Refuse what is wrong whatever the networks may be."""
+        """Raise an error if ``layers`` is empty."""
         if not layers:
-            raise UserError("`layers` is empty: name a layer of the student, and the teacher's: {layer2: layer3}.")
+            raise UserError("layers: expected {student layer: teacher layer}, for example {layer2: layer3}, got {}.")
 
     def fit_to(self, student: Signals, teacher: Signals) -> None:
-        """Refuse layers without places."""
+        """Raise an error if a layer returns a map of one position."""
         for ours, theirs in zip(student.maps, teacher.maps, strict=True):
             for each in (as_map(ours), as_map(theirs)):
                 if each.shape[2] * each.shape[3] == 1:
-                    raise UserError("a layer gives one place only, where there is no attention to be learnt")
+                    raise UserError("layers: expected maps of more than one position, got 1 x 1.")
 
     def forward(self, student: Signals, teacher: Signals, targets: Tensor) -> Tensor:
-        """A scalar, the sum over the layers."""
+        """Return the sum over the layers, a scalar."""
         total = student.logits.new_zeros(())
         for ours, theirs in zip(student.maps, teacher.maps, strict=True):
             total = total + attention_loss(as_map(ours), as_map(theirs))

@@ -1,25 +1,24 @@
-"""Learning what another network says: its logits, softened, as labels, taken apart, or by their correlation."""
+"""Distillation of logits: softened probabilities, hard labels, decoupled terms and correlation."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imgrec.losses.base import full_precision, in_range
+from imgrec.losses.base import full_precision
 from imgrec.losses.distillation.base import DISTILLATIONS, Distillation, Signals
+from imgrec.utils.ranges import NonNegativeFloat, PositiveFloat, RightOpenUnitInterval, check_ranges
 
 _TINY = 1e-8
 
 
 def softened_divergence(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
-    """``T^2 * KL(softmax(teacher / T) || softmax(student / T))``, the mean over the batch.
+    """Return ``T^2 * KL(softmax(teacher / T) || softmax(student / T))``, the mean over the batch.
 
-    The square keeps the gradient as large as that of cross-entropy, whatever the temperature.
+    The factor keeps the scale of the gradient independent of the temperature.
 
-    Shapes: both float ``(batch, num_classes)``; a scalar, float32 or wider.
+    Shapes: both float ``(batch, num_classes)``, to a scalar, float32 or wider.
 
     >>> logits = torch.tensor([[2.0, 0.0]])
     >>> softened_divergence(logits, logits + 1)
@@ -31,9 +30,13 @@ def softened_divergence(student: Tensor, teacher: Tensor, temperature: float = 4
 
 
 def hard_label_loss(student: Tensor, teacher: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy with the class that the teacher holds to be the right one.
+    """Return the cross-entropy with the class that the teacher predicts.
 
-    Shapes: both float ``(batch, num_classes)``; a scalar, float32 or wider.
+    Shapes: both float ``(batch, num_classes)``, to a scalar, float32 or wider.
+
+    Example:
+        >>> hard_label_loss(torch.zeros(1, 4), torch.tensor([[0.0, 9.0, 0.0, 0.0]])).exp()
+        tensor(4.)
     """
     return F.cross_entropy(full_precision(student), teacher.argmax(1), label_smoothing=label_smoothing)
 
@@ -41,13 +44,18 @@ def hard_label_loss(student: Tensor, teacher: Tensor, label_smoothing: float = 0
 def decoupled_divergence(
     student: Tensor, teacher: Tensor, classes: Tensor, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0
 ) -> Tensor:
-    """``T^2 * (alpha * TCKD + beta * NCKD)``: of the target class against all others, and among the others.
+    """Return ``T^2 * (alpha * TCKD + beta * NCKD)``: the divergence on the target class, and on the other classes.
 
-    TCKD is the divergence of the two-way distributions (target, all others), NCKD that of the distributions over the
-    other classes alone. With ``beta`` one minus the teacher's probability of the target, per image, and ``alpha`` 1,
-    it is :func:`softened_divergence`.
+    TCKD is the divergence of the two-way distributions (target, all others). NCKD is the divergence of the
+    distributions over the other classes. With ``beta`` one minus the teacher's probability of the target, per image,
+    and ``alpha`` 1, it is :func:`softened_divergence`.
 
-    Shapes: logits float ``(batch, num_classes)``; classes int64 ``(batch,)``; a scalar, float32 or wider.
+    Shapes: logits float ``(batch, num_classes)``, classes int64 ``(batch,)``, to a scalar, float32 or wider.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0, 1.0]])
+        >>> decoupled_divergence(logits, logits, torch.tensor([0]))
+        tensor(0.)
     """
     log_q, log_p = ((full_precision(each) / temperature).log_softmax(1) for each in (student, teacher))
     others = torch.ones_like(log_q, dtype=torch.bool).scatter_(1, classes[:, None], False)
@@ -64,9 +72,14 @@ def decoupled_divergence(
 def correlation_loss(
     student: Tensor, teacher: Tensor, temperature: float = 1.0, between: float = 1.0, within: float = 1.0
 ) -> Tensor:
-    """``T^2`` times one minus Pearson's correlation of the probabilities: of each image's, and of each class's.
+    """Return ``T^2`` times one minus the Pearson correlation of the probabilities, per image and per class.
 
-    Shapes: both float ``(batch, num_classes)``; a scalar, float32 or wider.
+    Shapes: both float ``(batch, num_classes)``, to a scalar, float32 or wider.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 1.0]])
+        >>> bool(correlation_loss(logits, logits) < 1e-6)
+        True
     """
     q, p = ((full_precision(each) / temperature).softmax(1) for each in (student, teacher))
     return temperature**2 * (between * (1 - _pearson(q, p)) + within * (1 - _pearson(q.T, p.T)))
@@ -79,11 +92,14 @@ def _pearson(one: Tensor, other: Tensor) -> Tensor:
 
 @DISTILLATIONS.register("logits")
 class SoftLogits(Distillation):
-    """The divergence from the teacher's softened probabilities, times the temperature's square.
+    """Divergence from the softened probabilities of the teacher, times the square of the temperature.
 
     Args:
-        temperature: what both networks' logits are divided by; above 0. Higher ones show more of what the teacher
-            thinks of the wrong classes.
+        temperature: Divisor of the logits of both networks, above 0. Larger values emphasize the teacher's
+            probabilities of the wrong classes. Defaults to 4.
+
+    See Also:
+        :func:`softened_divergence`. Use :class:`DecoupledLogits` instead if the teacher is very confident.
 
     Source: Hinton, Vinyals and Dean, 2015, "Distilling the knowledge in a neural network", arXiv 1503.02531.
 
@@ -92,27 +108,25 @@ class SoftLogits(Distillation):
         distillation: {name: logits, temperature: 4, weight: 0.9}
     """
 
-    def __init__(self, temperature: float = 4.0) -> None:
+    @check_ranges
+    def __init__(self, temperature: PositiveFloat = 4.0) -> None:
         super().__init__()
-        self.check_arguments(temperature)
         self.temperature = float(temperature)
 
-    @staticmethod
-    def check_arguments(temperature: float = 4.0, **_: Any) -> None:
-        """Refuse what is wrong whatever the networks may be."""
-        in_range("temperature", temperature, open_low=True)
-
     def forward(self, student: Signals, teacher: Signals, targets: Tensor) -> Tensor:
-        """A scalar."""
+        """Return the loss, a scalar."""
         return softened_divergence(student.logits, teacher.logits, self.temperature)
 
 
 @DISTILLATIONS.register("hard")
 class HardLabels(Distillation):
-    """Cross-entropy with the class that the teacher names.
+    """Cross-entropy with the class that the teacher predicts.
 
     Args:
-        label_smoothing: the part of each such label, in [0, 1), that is spread evenly over all classes.
+        label_smoothing: Share of each label that is spread evenly over all classes, in [0, 1). Defaults to 0.
+
+    See Also:
+        :func:`hard_label_loss`. Use :class:`SoftLogits` instead to use the probabilities of all classes.
 
     Source: Touvron et al., 2021, "Training data-efficient image transformers and distillation through attention",
     arXiv 2012.12877.
@@ -122,32 +136,30 @@ class HardLabels(Distillation):
         distillation: {name: hard, label_smoothing: 0.1}
     """
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
+    @check_ranges
+    def __init__(self, label_smoothing: RightOpenUnitInterval = 0.0) -> None:
         super().__init__()
-        self.check_arguments(label_smoothing)
         self.label_smoothing = float(label_smoothing)
 
-    @staticmethod
-    def check_arguments(label_smoothing: float = 0.0, **_: Any) -> None:
-        """Refuse what is wrong whatever the networks may be."""
-        in_range("label_smoothing", label_smoothing, high=1.0, open_high=True)
-
     def forward(self, student: Signals, teacher: Signals, targets: Tensor) -> Tensor:
-        """A scalar."""
+        """Return the loss, a scalar."""
         return hard_label_loss(student.logits, teacher.logits, self.label_smoothing)
 
 
 @DISTILLATIONS.register("decoupled")
 class DecoupledLogits(Distillation):
-    """The divergence on the target class, and that among the other classes, each with a weight of its own.
+    """Decoupled knowledge distillation: separate weights for the target class and for the other classes.
 
-    On mixed images the target class is the one with the largest share.
+    The target class of a mixed image is the one with the largest share.
 
     Args:
-        temperature: what both networks' logits are divided by; above 0.
-        alpha: the weight of the target class against all others.
-        beta: the weight of the other classes among one another; in plain distillation it is small where the teacher is
-            sure.
+        temperature: Divisor of the logits of both networks, above 0. Defaults to 4.
+        alpha: Weight of the target class against all others, at least 0. Defaults to 1.
+        beta: Weight of the distribution over the other classes, at least 0. In plain distillation it is small for a
+            confident teacher. Defaults to 8.
+
+    See Also:
+        :func:`decoupled_divergence`. Use :class:`SoftLogits` instead to set one parameter.
 
     Source: Zhao et al., 2022, "Decoupled knowledge distillation", arXiv 2203.08679.
 
@@ -156,34 +168,32 @@ class DecoupledLogits(Distillation):
         distillation: {name: decoupled, alpha: 1, beta: 8}
     """
 
-    def __init__(self, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0) -> None:
+    @check_ranges
+    def __init__(
+        self, temperature: PositiveFloat = 4.0, alpha: NonNegativeFloat = 1.0, beta: NonNegativeFloat = 8.0
+    ) -> None:
         super().__init__()
-        self.check_arguments(temperature, alpha, beta)
         self.temperature = float(temperature)
         self.alpha = float(alpha)
         self.beta = float(beta)
 
-    @staticmethod
-    def check_arguments(temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0, **_: Any) -> None:
-        """Refuse what is wrong whatever the networks may be."""
-        in_range("temperature", temperature, open_low=True)
-        in_range("alpha", alpha)
-        in_range("beta", beta)
-
     def forward(self, student: Signals, teacher: Signals, targets: Tensor) -> Tensor:
-        """A scalar."""
+        """Return the loss, a scalar."""
         classes = targets.argmax(1) if targets.is_floating_point() else targets
         return decoupled_divergence(student.logits, teacher.logits, classes, self.temperature, self.alpha, self.beta)
 
 
 @DISTILLATIONS.register("correlation")
 class Correlation(Distillation):
-    """One minus the correlation with the teacher's probabilities: milder where the teacher is much stronger (DIST).
+    """One minus the correlation with the probabilities of the teacher, suited to a much stronger teacher (DIST).
 
     Args:
-        temperature: what both networks' logits are divided by; above 0.
-        between: the weight of the correlation over the classes of an image.
-        within: the weight of the correlation over the images of a batch, class by class.
+        temperature: Divisor of the logits of both networks, above 0. Defaults to 1.
+        between: Weight of the correlation over the classes of an image, at least 0. Defaults to 1.
+        within: Weight of the correlation over the images of a batch, per class, at least 0. Defaults to 1.
+
+    See Also:
+        :func:`correlation_loss`. Use :class:`SoftLogits` instead for small batches.
 
     Source: Huang et al., 2022, "Knowledge distillation from a stronger teacher", arXiv 2205.10536.
 
@@ -192,20 +202,15 @@ class Correlation(Distillation):
         distillation: {name: correlation, between: 2, within: 2}
     """
 
-    def __init__(self, temperature: float = 1.0, between: float = 1.0, within: float = 1.0) -> None:
+    @check_ranges
+    def __init__(
+        self, temperature: PositiveFloat = 1.0, between: NonNegativeFloat = 1.0, within: NonNegativeFloat = 1.0
+    ) -> None:
         super().__init__()
-        self.check_arguments(temperature, between, within)
         self.temperature = float(temperature)
         self.between = float(between)
         self.within = float(within)
 
-    @staticmethod
-    def check_arguments(temperature: float = 1.0, between: float = 1.0, within: float = 1.0, **_: Any) -> None:
-        """Refuse what is wrong whatever the networks may be."""
-        in_range("temperature", temperature, open_low=True)
-        in_range("between", between)
-        in_range("within", within)
-
     def forward(self, student: Signals, teacher: Signals, targets: Tensor) -> Tensor:
-        """A scalar."""
+        """Return the loss, a scalar."""
         return correlation_loss(student.logits, teacher.logits, self.temperature, self.between, self.within)

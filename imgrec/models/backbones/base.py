@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.models.backbones.arguments import reason
-from imgrec.models.utils.forward import modes_kept
+from imgrec.models.utils.forward import preserve_modes
 
 
 class Features(NamedTuple):
@@ -65,7 +65,7 @@ def probe_feature_dim(network: nn.Module, title: str, in_channels: int, image_si
         UserError: the network cannot take such images, or what it gives is not one vector an image.
     """
     try:
-        with modes_kept(network):
+        with preserve_modes(network):
             shape = _shape(network.eval(), in_channels, image_size)
             if shape is not None:
                 _shape(network.train(), in_channels, image_size)

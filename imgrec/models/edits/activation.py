@@ -58,7 +58,7 @@ class SwapActivation(Edit):
 
     @staticmethod
     def check_arguments(to: Activation = "silu", only: Activation | list[Activation] | None = None, **_: Any) -> None:
-        """Refuse what is wrong whatever the network may be."""
+        """Raise an error if the arguments are invalid for any network."""
         if only is not None and (not _as_list(only) or _as_list(only) == [to]):
             raise UserError(f"`only` names the activations that become {to}, got {only!r}.")
 

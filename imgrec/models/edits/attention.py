@@ -90,7 +90,7 @@ class SqueezeExcitation(Attention):
 
     @staticmethod
     def check_arguments(reduction: float = 16, **_: Any) -> None:
-        """Refuse what is wrong whatever the network may be."""
+        """Raise an error if the arguments are invalid for any network."""
         if reduction < 1:
             raise UserError(f"`reduction` must be at least 1, got {reduction}.")
 
@@ -173,7 +173,7 @@ class BlockAttention(Attention):
 
     @staticmethod
     def check_arguments(reduction: float = 16, kernel_size: int = 7, **_: Any) -> None:
-        """Refuse what is wrong whatever the network may be."""
+        """Raise an error if the arguments are invalid for any network."""
         SqueezeExcitation.check_arguments(reduction)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise UserError(f"`kernel_size` must be an odd number, got {kernel_size}.")

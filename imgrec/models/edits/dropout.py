@@ -50,7 +50,7 @@ class Dropping(Edit):
 
     @classmethod
     def check_arguments(cls, rate: float = 0.1, **_: Any) -> None:
-        """Refuse what is wrong whatever the network may be."""
+        """Raise an error if the arguments are invalid for any network."""
         if not 0.0 <= rate < 1.0:
             raise UserError(f"`rate` must be at least 0 and below 1, got {rate}.")
 
@@ -158,7 +158,7 @@ class DropBlocks(Dropping):
 
     @classmethod
     def check_arguments(cls, rate: float = 0.1, size: int = 7, **_: Any) -> None:
-        """Refuse what is wrong whatever the network may be."""
+        """Raise an error if the arguments are invalid for any network."""
         super().check_arguments(rate)
         if size < 1:
             raise UserError(f"`size` must be at least 1, got {size}.")

@@ -91,7 +91,7 @@ class LoRA(Edit):
 
     @classmethod
     def check_arguments(cls, rank: int = 8, alpha: float = 16.0, **_: object) -> None:
-        """Refuse what is wrong whatever the network may be."""
+        """Raise an error if the arguments are invalid for any network."""
         if rank < 1:
             raise UserError(f"`rank` is 1 or more, got {rank}.")
         if alpha <= 0:

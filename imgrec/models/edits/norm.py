@@ -88,7 +88,7 @@ class SwapNorm(Edit):
 
     @staticmethod
     def check_arguments(groups: int = 32, **_: Any) -> None:
-        """Refuse what is wrong whatever the network may be."""
+        """Raise an error if the arguments are invalid for any network."""
         if groups < 1:
             raise UserError(f"`groups` must be at least 1, got {groups}.")
 

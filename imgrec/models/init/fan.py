@@ -66,7 +66,7 @@ class Xavier(ByFans):
 
     @staticmethod
     def check_arguments(gain: float = 1.0, **_: Any) -> None:
-        """Refuse what is wrong whatever the model may be."""
+        """Raise an error if the arguments are invalid for any model."""
         above_zero("gain", gain)
 
     def std(self, weight: Weight) -> float:  # noqa: D102

@@ -69,7 +69,7 @@ class Uniform(Drawn):
 
     @staticmethod
     def check_arguments(low: float = -0.05, high: float = 0.05, **_: Any) -> None:
-        """Refuse what is wrong whatever the model may be."""
+        """Raise an error if the arguments are invalid for any model."""
         if not low < high:
             raise UserError(f"`low` must be below `high`, got {low} and {high}.")
 
@@ -102,7 +102,7 @@ class Normal(Drawn):
 
     @staticmethod
     def check_arguments(std: float = 0.02, **_: Any) -> None:
-        """Refuse what is wrong whatever the model may be."""
+        """Raise an error if the arguments are invalid for any model."""
         above_zero("std", std)
 
     def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
@@ -142,7 +142,7 @@ class TruncatedNormal(Drawn):
 
     @staticmethod
     def check_arguments(std: float = 0.02, bound: float = 2.0, **_: Any) -> None:
-        """Refuse what is wrong whatever the model may be."""
+        """Raise an error if the arguments are invalid for any model."""
         above_zero("std", std)
         above_zero("bound", bound)
 
@@ -181,7 +181,7 @@ class Orthogonal(Drawn):
 
     @staticmethod
     def check_arguments(gain: float = 1.0, **_: Any) -> None:
-        """Refuse what is wrong whatever the model may be."""
+        """Raise an error if the arguments are invalid for any model."""
         above_zero("gain", gain)
 
     def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102

@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 @contextmanager
-def modes_kept(module: nn.Module) -> Iterator[None]:
+def preserve_modes(module: nn.Module) -> Iterator[None]:
     """Within, ``train()`` and ``eval()`` may be called at will; a part that was frozen stays so afterwards.
 
     >>> network = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
-    >>> with modes_kept(network):
+    >>> with preserve_modes(network):
     ...     _ = network.train()
     >>> [part.training for part in network]
     [True, False]
@@ -41,7 +41,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     >>> network.training
     True
     """
-    with modes_kept(module):
+    with preserve_modes(module):
         module.eval()
         yield
 

@@ -14,7 +14,7 @@ _NORMS = (nn.modules.batchnorm._NormBase,)
 
 
 @contextmanager
-def statistics_kept(model: nn.Module) -> Iterator[None]:
+def frozen_batch_stats(model: nn.Module) -> Iterator[None]:
     """Within, a pass in training leaves batch normalization's running statistics as they are.
 
     Each batch is normalized by its own statistics, as ever; they are just not learnt from. So what a network is
@@ -23,13 +23,13 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
     other statistics offers a method of this name that does the same for them.
 
     >>> norm = nn.BatchNorm2d(1)
-    >>> with statistics_kept(norm):
+    >>> with frozen_batch_stats(norm):
     ...     _ = norm(torch.randn(4, 1, 2, 2))
     >>> int(norm.num_batches_tracked), float(norm.running_mean)
     (0, 0.0)
     """
     with ExitStack() as stack:
-        own: Any = getattr(model, "statistics_kept", None)
+        own: Any = getattr(model, "frozen_batch_stats", None)
         if callable(own):
             stack.enter_context(own())
         learning = [
@@ -46,7 +46,7 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
                 module.track_running_stats = True
 
 
-def another_pass(model: nn.Module, images: Tensor, twice_differentiable: bool = False) -> Tensor:
+def extra_forward(model: nn.Module, images: Tensor, twice_differentiable: bool = False) -> Tensor:
     """The logits of one more pass in the same step: other dropout, no trace in running statistics.
 
     Under DDP it is called within the step, and gradients come out right: they are gathered when backward has added up
@@ -59,7 +59,7 @@ def another_pass(model: nn.Module, images: Tensor, twice_differentiable: bool = 
             attention and of compiled networks, are left alone then.
     """
     with ExitStack() as stack:
-        stack.enter_context(statistics_kept(model))
+        stack.enter_context(frozen_batch_stats(model))
         if twice_differentiable:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if any(module._compiled_call_impl is not None for module in model.modules()):
@@ -87,7 +87,7 @@ def _chance(module: nn.Module) -> float:
 
 
 @contextmanager
-def same_draws(device: torch.device) -> Iterator[None]:
+def same_rng(device: torch.device) -> Iterator[None]:
     """Within, random numbers are drawn that the next pass will draw again: two passes with the same dropout."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
