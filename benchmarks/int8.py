@@ -26,8 +26,8 @@ from imgrec.compress.quantization.onnx_static import OnnxInt8, Ranges
 from imgrec.compress.quantization.openvino import OpenVinoInt8
 from imgrec.compress.quantization.sensitivity import divergence
 from imgrec.export import Predictor, load_model_folder
-from imgrec.export.formats.onnx import write_onnx
 from imgrec.export.formats.openvino import to_openvino
+from imgrec.export.onnx_writer import write_onnx
 from imgrec.export.runtimes.registry import Runtime, open_runtime
 from imgrec.models import build_classifier
 from imgrec.stats.accuracy_drop import accuracy_drop

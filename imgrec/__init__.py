@@ -34,6 +34,7 @@ _WHERE = {
     "EMA": "imgrec.callbacks",
     "EarlyStopping": "imgrec.callbacks",
     "EpochPictures": "imgrec.callbacks",
+    "FORMATS": "imgrec.export",
     "Freeze": "imgrec.callbacks",
     "GradualUnfreezing": "imgrec.callbacks",
     "HEADS": "imgrec.models",
@@ -48,6 +49,7 @@ _WHERE = {
     "REGULARIZERS": "imgrec.regularizers",
     "LastCheckpoint": "imgrec.callbacks",
     "LayerStatistics": "imgrec.callbacks",
+    "RUNTIMES": "imgrec.export",
     "RunFolder": "imgrec.runs.folder",
     "RunRecorder": "imgrec.callbacks",
     "SCHEDULES": "imgrec.optim",
@@ -75,11 +77,13 @@ __all__ = [
     "BACKBONES",
     "DISTILLATIONS",
     "EMA",
+    "FORMATS",
     "HEADS",
     "LOSSES",
     "OPTIMIZERS",
     "QAT",
     "REGULARIZERS",
+    "RUNTIMES",
     "SCHEDULES",
     "SOURCES",
     "AdaptiveClipping",
@@ -155,6 +159,7 @@ if TYPE_CHECKING:
     from imgrec.data import SOURCES, ImageDataModule
     from imgrec.engine.evaluate import evaluate_run
     from imgrec.errors import TrainingFailedError, UserError
+    from imgrec.export import FORMATS, RUNTIMES
     from imgrec.loggers.tensorboard import TensorBoardLogger
     from imgrec.loggers.wandb.logger import WandbLogger
     from imgrec.losses import DISTILLATIONS, LOSSES

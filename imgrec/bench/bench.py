@@ -16,6 +16,7 @@ from imgrec.bench.candidates import Candidate
 from imgrec.bench.evaluation import Evaluated, evaluate, reference_of, scored
 from imgrec.bench.process import BenchProcess, MeasurementError
 from imgrec.errors import UserError
+from imgrec.export.runtimes.registry import check_device
 from imgrec.reports.bench.results import Bench, BenchRow, Latency, percentile
 from imgrec.runs.environment import hardware
 
@@ -151,8 +152,10 @@ def _open(
     if candidate.missing:
         live.notes.append(candidate.missing)
         return live
-    if candidate.runtime == "openvino" and options.device != "cpu":
-        live.notes.append("OpenVINO computes on the processor here: --device cpu")
+    try:
+        check_device(candidate.runtime, options.device, "--device")
+    except UserError as error:
+        live.notes.append(str(error))
         return live
     say(f"opening {candidate.name} in {candidate.runtime}")
     process = stack.enter_context(BenchProcess(options.threads))

@@ -10,16 +10,19 @@ import torch
 
 from imgrec.compare.groups import without_common_folders
 from imgrec.compress.profiling import bytes_on_disk, count_macs, count_nonzero, count_parameters
-from imgrec.errors import UserError, suggestion
+from imgrec.errors import UserError
 from imgrec.export.export_folder import read_export
+from imgrec.export.formats.registry import default_runtime, find_format, format_names
 from imgrec.export.model_folder.save import WEIGHTS
 from imgrec.export.runtimes.registry import (
-    RUNTIMES,
     check_precision,
     is_export,
     network_bytes,
     network_file,
+    network_suffixes,
     require_runtime,
+    runtime_class,
+    runtime_names,
     runtimes_of,
 )
 from imgrec.models import Classifier
@@ -27,11 +30,8 @@ from imgrec.runs.folder import RunFolder, is_run_folder
 from imgrec.runs.network import read_network
 from imgrec.types import DataFacts
 
-DEFAULT = ("torch", "onnxruntime", "openvino")
-"""The runtimes of a network where none is named: compiling takes a minute, and is done on request."""
-
-Exporter = Callable[[Classifier, DataFacts, Path], Path]
-"""Writes a classifier as ONNX below a folder, and gives the path of what :func:`open_runtime` opens."""
+Exporter = Callable[[Classifier, DataFacts, Path, str], Path]
+"""Exports a classifier to a folder in a format, and returns the path that :func:`open_runtime` opens."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,10 @@ class Candidate:
 
     def opened(self) -> dict[str, str | None]:
         """What the measuring process is told: the file itself, so that it need not look what an export is."""
-        if self.runtime in ("torch", "compile"):
+        if not runtime_class(self.runtime).suffixes:
             return {"path": self.path, "runtime": self.runtime, "precision": self.precision}
-        file, own = network_file(self.path)
-        told = f"{own}:{self.precision}" if self.precision else own
-        return {"path": str(file), "runtime": self.runtime, "precision": told}
+        file, stored = network_file(self.path)
+        return {"path": str(file), "runtime": self.runtime, "precision": self.precision, "stored": stored}
 
 
 def find_candidates(
@@ -95,10 +94,7 @@ def find_candidates(
             missing.
     """
     for name in runtimes or ():
-        if name not in RUNTIMES:
-            near = suggestion(name, RUNTIMES)
-            raise UserError(f'--runtime: there is no "{name}".{near} Accepted: {", ".join(RUNTIMES)}, all.')
-        require_runtime(name)
+        runtime_class(name, "--runtime").require()
     for word in precisions or ():
         check_precision("torch", word)
     if precisions and runtimes and not any(_accepts(name, precisions) for name in runtimes):
@@ -107,7 +103,7 @@ def find_candidates(
     found: list[Candidate] = []
     for number, (source, name) in enumerate(zip(sources, names, strict=True)):
         path = Path(source)
-        if path.suffix in (".onnx", ".xml") or is_export(path):
+        if path.suffix in network_suffixes() or is_export(path):
             found += _of_file(path, source, name, runtimes, precisions)
         else:
             found += _of_network(path, source, name, runtimes, precisions, work / str(number), export)
@@ -153,21 +149,18 @@ def _of_network(
     counts = _counts(classifier, facts)
     weights = next((p for p in (path / "model" / WEIGHTS, path / WEIGHTS) if p.is_file()), None)
     base = Candidate(name, source, str(path), "", run=run, own=run is not None, facts=facts, counts=counts)
-    chosen = runtimes or DEFAULT
-    here = [each for each in chosen if each in ("torch", "compile")]
+    chosen = runtimes or [name for name in runtime_names() if runtime_class(name).is_measured_by_default]
+    here = [name for name in chosen if not runtime_class(name).suffixes]
     size = {"bytes": bytes_on_disk(weights)} if weights is not None else {}
     found = _in_runtimes(replace(base, counts={**counts, **size}), here, precisions, named)
-    made: Path | None = None
+    made: dict[str, Path] = {}
     for runtime in (each for each in chosen if each not in here):
         try:
             require_runtime(runtime)
             ready = _float32(exports, runtime)
             if ready is None:
-                require_runtime("onnxruntime")  # the extra that exports
-                made = made or export(classifier, facts, work)
-            place = ready or made
-            assert place is not None
-            other = replace(base, path=str(place), own=False, counts={**counts, "bytes": network_bytes(place)})
+                ready = _exported(classifier, facts, runtime, work, made, export)
+            other = replace(base, path=str(ready), own=False, counts={**counts, "bytes": network_bytes(ready)})
             found += _in_runtimes(other, [runtime], precisions, named)
         except UserError as error:
             if named:
@@ -211,7 +204,7 @@ def _in_runtimes(
             found.append(replace(base, runtime=runtime, missing=str(error)))
             continue
         told: Sequence[str | None] = [None]
-        lowered = runtime not in ("torch", "compile") and network_file(base.path)[1] != "fp32"
+        lowered = bool(runtime_class(runtime).suffixes) and network_file(base.path)[1] != "fp32"
         if precisions is not None and not lowered and _accepts(runtime, precisions):
             told = precisions
         found += [
@@ -233,11 +226,25 @@ def _exports(run: RunFolder) -> list[Path]:
     return sorted(each for each in run.exports.glob("*") if is_export(each))
 
 
+def _exported(
+    classifier: Classifier, facts: DataFacts, runtime: str, work: Path, made: dict[str, Path], export: Exporter
+) -> Path:
+    """Return a temporary export for a runtime, in ONNX if it opens ONNX. ``made`` holds the exports by format."""
+    formats = format_names(runtime)
+    if not formats:
+        raise UserError(f"{runtime_class(runtime).title} opens no format that a network can be exported to.")
+    name = "onnx" if "onnx" in formats else formats[0]
+    if name not in made:
+        find_format(name).require()
+        require_runtime(default_runtime(name))
+        made[name] = export(classifier, facts, work / name, name)
+    return made[name]
+
+
 def _float32(exports: Sequence[Path], runtime: str) -> Path | None:
-    """A run's own export in float32 that a runtime opens, OpenVINO's own format before ONNX for it."""
-    formats = ("onnx",) if runtime == "onnxruntime" else ("openvino", "onnx")
+    """Return the export of a run in float32 that a runtime opens, in the runtime's own format if there is one."""
     found = [(read_export(each), each) for each in exports]
-    for wanted in formats:
+    for wanted in format_names(runtime):
         for export, folder in found:
             if (export.format, export.precision) == (wanted, "fp32"):
                 return folder

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.errors import UserError
+from imgrec.export.runtimes.base import OpenOptions
+from imgrec.export.runtimes.registry import open_runtime, runtime_class
 from imgrec.utils.memory import forget_peak, process_memory
-from imgrec.utils.optional import require
 
 _WARM_CALLS = 3
 
@@ -36,15 +37,32 @@ class Worker:
         self._cuda = False
 
     def open(
-        self, path: str, runtime: str, threads: int, device: str, precision: str | None, cores: list[int] | None
+        self,
+        path: str,
+        runtime: str,
+        threads: int,
+        device: str,
+        precision: str | None,
+        cores: list[int] | None,
+        stored: str = "fp32",
     ) -> dict[str, Any]:
-        """Open a network: a run folder, a checkpoint, a model folder, an export or a file."""
+        """Open a network and return its precision, batch size and image shape.
+
+        Args:
+            path: Network file, or the source of a classifier.
+            runtime: Name in :data:`imgrec.RUNTIMES`.
+            threads: Number of threads.
+            device: Device of the runtime.
+            precision: Precision to compute in, or ``None`` for the default.
+            cores: Cores that the process is restricted to, or ``None`` for all.
+            stored: Precision of the file. Defaults to ``fp32``.
+        """
         if cores and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cores)  # before any library makes its threads
         from imgrec.runs.meters import energy_meters
 
         gpus = [] if device == "cpu" else _gpu(device)
-        make = self._import(path, runtime, threads, device, precision)
+        make = self._import(path, runtime, OpenOptions(stored, precision, threads, device))
         gc.collect()
         self._before = process_memory("now")
         self._runtime = make()
@@ -103,27 +121,22 @@ class Worker:
         np.save(logits, np.concatenate(parts), allow_pickle=False)
         return {}
 
-    def _import(self, path: str, runtime: str, threads: int, device: str, precision: str | None) -> Callable[[], Any]:
-        """Import what the runtime needs, and give what opens the network; ONNX Runtime and OpenVINO need no torch."""
-        if runtime == "onnxruntime":
-            from imgrec.export.runtimes.onnxruntime import OnnxRuntime
+    def _import(self, path: str, runtime: str, options: OpenOptions) -> Callable[[], Any]:
+        """Import the packages that the runtime requires, and return the function that opens the network.
 
-            require("onnxruntime", "export", "ONNX Runtime")
-            return lambda: OnnxRuntime(Path(path), precision or "fp32", threads, device)
-        if runtime == "openvino":
-            from imgrec.export.runtimes.openvino import OpenVinoRuntime
-
-            require("openvino", "openvino", "OpenVINO")
-            own, _, told = (precision or "fp32").partition(":")
-            return lambda: OpenVinoRuntime(Path(path), own, told or None, threads)
-        from imgrec.export.runtimes.registry import open_runtime
+        A runtime of files is opened without imgrec's own imports of torch.
+        """
+        cls = runtime_class(runtime)
+        if cls.suffixes:
+            cls.require()
+            return lambda: cls(Path(path), options)
         from imgrec.runs.network import read_network
 
-        self._cuda = device.startswith("cuda")
+        self._cuda = options.device.startswith("cuda")
 
         def make() -> Any:
             classifier, facts = read_network(path)
-            return open_runtime(classifier, runtime, threads, device, precision, facts)
+            return open_runtime(classifier, runtime, options.threads, options.device, options.precision, facts)
 
         return make
 

@@ -14,7 +14,6 @@ from imgrec.compress.pruning.masks import Scope
 from imgrec.compress.pruning.schedule import Shape
 from imgrec.compress.pruning.targets import parse_target
 from imgrec.compress.pruning.weight_importance import Criterion
-from imgrec.errors import UserError
 from imgrec.losses.base import in_range
 from imgrec.registry import Registry
 
@@ -285,7 +284,7 @@ class Quantize(Step):
     name: ClassVar[str] = "quantize"
 
     to: Literal["int8", "fp16", "bf16", "fp32"] = "int8"
-    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    runtime: str = "onnxruntime"
     max_drop: float | None = None
     sure: bool = False
     max_kept: float = 0.5
@@ -299,12 +298,10 @@ class Quantize(Step):
             in_range("max_drop", self.max_drop)
         in_range("max_kept", self.max_kept, high=1.0)
         in_range("calibration", self.calibration, low=1)
-        if self.to == "bf16" and self.runtime != "openvino":
-            raise UserError("`to`: bf16 is for openvino; onnxruntime takes int8, fp16 and fp32.")
 
     @property
     def label(self) -> str:  # noqa: D102
-        return self.to if self.runtime == "onnxruntime" else f"{self.runtime}-{self.to}"
+        return self.to if self.runtime == Quantize.runtime else f"{self.runtime}-{self.to}"
 
     @property
     def said(self) -> str:  # noqa: D102

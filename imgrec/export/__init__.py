@@ -9,9 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _WHERE = {
+    "FORMATS": "formats",
     "Loaded": "model_folder.load",
     "Prediction": "predictor",
     "Predictor": "predictor",
+    "RUNTIMES": "runtimes",
     "find_origin": "trained_model",
     "load_model_folder": "model_folder.load",
     "open_runtime": "runtimes.registry",
@@ -22,6 +24,8 @@ _WHERE = {
 }
 
 __all__ = [
+    "FORMATS",
+    "RUNTIMES",
     "Loaded",
     "Prediction",
     "Predictor",
@@ -35,9 +39,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from imgrec.export.formats import FORMATS
     from imgrec.export.model_folder.load import Loaded, load_model_folder, read_model_folder
     from imgrec.export.model_folder.save import save_model_folder
     from imgrec.export.predictor import Prediction, Predictor
+    from imgrec.export.runtimes import RUNTIMES
     from imgrec.export.runtimes.registry import open_runtime
     from imgrec.export.trained_model import find_origin, read_origin, read_specs
 

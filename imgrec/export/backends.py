@@ -13,10 +13,9 @@ from imgrec.compress.quantization.int8 import Int8Classifier
 from imgrec.compress.quantization.qat import QuantizedClassifier
 from imgrec.errors import UserError
 from imgrec.export.runtimes.base import Runtime
+from imgrec.export.runtimes.registry import runtime_title
 from imgrec.models import Classifier
 
-TITLES = {"torch": "PyTorch", "compile": "PyTorch, compiled", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-"""Names of the runtimes in messages."""
 _TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
@@ -24,7 +23,7 @@ class Backend(ABC):
     """A network that maps a batch of images to logits.
 
     Attributes:
-        runtime: one of :data:`imgrec.export.runtimes.registry.RUNTIMES`.
+        runtime: a name in :data:`imgrec.RUNTIMES`.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``; ``int8 (simulated)`` if PyTorch rounds as int8 does.
         device: the device of the images that :meth:`__call__` receives.
     """
@@ -50,7 +49,7 @@ class Backend(ABC):
         >>> backend.title
         'ONNX Runtime, int8'
         """
-        return f"{TITLES[self.runtime]}, {self.precision}"
+        return f"{runtime_title(self.runtime)}, {self.precision}"
 
 
 class ClassifierBackend(Backend):

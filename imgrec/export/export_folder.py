@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from imgrec.errors import UserError, suggestion
+from imgrec.export.formats import FORMATS
+from imgrec.export.formats.registry import find_format
 from imgrec.export.model_folder.preprocessing import check_preprocessing
 from imgrec.types import DataFacts
 from imgrec.utils import json_text
@@ -19,7 +21,6 @@ VERSION = 1
 """The version of export.json."""
 
 DESCRIPTION = "export.json"
-FORMATS = {"onnx": "model.onnx", "openvino": "model.xml"}
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
@@ -32,7 +33,7 @@ class Export:
 
     Attributes:
         folder: where it stands.
-        format: a key of :data:`FORMATS`.
+        format: a name in :data:`imgrec.FORMATS`.
         precision: one of :data:`PRECISIONS`.
         facts: the data that the network was built for; they hold its preprocessing.
         logits_max_difference: how far its logits were from PyTorch's in float32, at most.
@@ -52,7 +53,7 @@ class Export:
     @property
     def file(self) -> Path:
         """The network."""
-        return self.folder / FORMATS[self.format]
+        return self.folder / find_format(self.format).files[0]
 
     def to_dict(self) -> dict[str, Any]:
         """What export.json holds."""
@@ -60,7 +61,7 @@ class Export:
             "version": VERSION,
             "format": self.format,
             "precision": self.precision,
-            "file": FORMATS[self.format],
+            "file": find_format(self.format).files[0],
             "facts": self.facts.to_dict(),
             "logits_max_difference": self.logits_max_difference,
             "quantization": self.quantization,
@@ -137,14 +138,13 @@ def mark_budget(folder: Path, budget: Mapping[str, Any]) -> None:
     write_text(folder / DESCRIPTION, text + "\n")
 
 
-def files_of(kind: str) -> tuple[str, ...]:
-    """The files of a network of a format.
+def files_of(format: str) -> tuple[str, ...]:
+    """Return the names of the files of a format.
 
     >>> files_of("openvino")
     ('model.xml', 'model.bin')
     """
-    name = FORMATS[kind]
-    return (name, "model.bin") if kind == "openvino" else (name,)
+    return find_format(format).files
 
 
 def check_choice(value: str, accepted: Iterable[str], where: str) -> None:
@@ -157,5 +157,5 @@ def check_choice(value: str, accepted: Iterable[str], where: str) -> None:
 
 
 def _is_replaceable(folder: Path) -> bool:
-    own = {DESCRIPTION, *(name for kind in FORMATS for name in files_of(kind))}
+    own = {DESCRIPTION, *(name for format in FORMATS.names() for name in files_of(format))}
     return folder.is_dir() and {p.name for p in folder.iterdir()} <= own

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from imgrec.export.runtimes.registry import runtime_title
 from imgrec.runs.folder import RunFolder
 from imgrec.utils.formatting import format_size, short_count
 
@@ -44,7 +45,6 @@ MATTERS = (
 """The same, what a narrow terminal keeps first."""
 
 _SIZES = {"parameters": "Parameters", "nonzero": "not zero", "macs": "MACs of an image", "bytes": "Bytes on disk"}
-_RUNTIMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 _SPLITS = {"test": "Test", "val": "Validation"}
 
 
@@ -138,7 +138,7 @@ def _notes(run: RunFolder, found: Mapping[str, Any]) -> list[str]:
         )
     if (time := found.get("latency")) is not None:
         notes.append(
-            f"Times are of both in {_RUNTIMES.get(time['runtime'], time['runtime'])}, called in turn with one image on "
+            f"Times are of both in {runtime_title(time['runtime'])}, called in turn with one image on "
             "one thread; `imgrec bench` measures more, and other runtimes."
         )
     sizes = found["sizes"]

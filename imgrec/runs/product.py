@@ -6,16 +6,15 @@ from pathlib import Path
 
 from imgrec.errors import UserError
 from imgrec.export.export_folder import Export, read_export
-from imgrec.export.formats.qat_onnx import NAME
+from imgrec.export.formats.registry import default_runtime
+from imgrec.export.qat_onnx import NAME
 from imgrec.export.runtimes.base import Runtime
-from imgrec.export.runtimes.registry import is_export, open_runtime
+from imgrec.export.runtimes.registry import is_export, network_suffixes, open_runtime
 from imgrec.runs.folder import RunFolder, is_run_folder
 from imgrec.utils.paths import inside
 
 KEY = "export"
 """Key of summary.json that names the export whose figures are those of the run."""
-RUNTIME_OF = {"onnx": "onnxruntime", "openvino": "openvino"}
-"""Runtime that opens a format of exports."""
 
 
 def measured_export(run: RunFolder) -> Path | None:
@@ -54,12 +53,12 @@ def find_export(path: Path) -> Path | None:
     """Return the folder of the export that a path means, or ``None`` if it means a network in PyTorch.
 
     Args:
-        path: a run folder, the folder of an export, or its file ``.onnx`` or ``.xml``.
+        path: a run folder, the folder of an export, or its network file, for example ``model.onnx``.
 
     Raises:
         UserError: If a file has no export.json beside it, which describes its images and classes.
     """
-    if path.suffix in (".onnx", ".xml") and path.is_file():
+    if path.suffix in network_suffixes() and path.is_file():
         if is_export(path.parent) and read_export(path.parent).file.name == path.name:
             return path.parent
         raise UserError(
@@ -83,5 +82,5 @@ def open_export(folder: Path, device: str = "auto", threads: int = 1) -> tuple[R
         UserError: If the runtime is not installed, cannot open the file, or does not have the device.
     """
     export = read_export(folder)
-    runtime = RUNTIME_OF[export.format]
+    runtime = default_runtime(export.format)
     return open_runtime(folder, runtime, threads, "cpu" if device == "auto" else device), export

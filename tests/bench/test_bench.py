@@ -26,7 +26,7 @@ from imgrec.bench.process import BenchProcess, MeasurementError
 from imgrec.errors import UserError
 from imgrec.export import load_model_folder
 from imgrec.export.export_folder import Export, export_aside, read_export, write_description
-from imgrec.export.formats.onnx import write_onnx
+from imgrec.export.onnx_writer import write_onnx
 from imgrec.models import Classifier
 from imgrec.reports.bench.results import Bench, BenchRow, Latency, percentile, read_bench, write_bench
 from imgrec.runs.folder import RunFolder
@@ -41,7 +41,7 @@ from imgrec.utils.memory import process_memory
 ROW = BenchRow("net", "runs/net", "torch", "fp32")
 
 
-def export(classifier: Classifier, facts: DataFacts, folder: Path) -> Path:
+def export(classifier: Classifier, facts: DataFacts, folder: Path, format: str = "onnx") -> Path:
     """An export as the command makes one, less the check of its logits."""
     with export_aside(folder) as aside:
         write_onnx(classifier, facts, aside / "model.onnx")
@@ -49,7 +49,7 @@ def export(classifier: Classifier, facts: DataFacts, folder: Path) -> Path:
     return folder
 
 
-def no_export(classifier: Classifier, facts: DataFacts, folder: Path) -> Path:
+def no_export(classifier: Classifier, facts: DataFacts, folder: Path, format: str) -> Path:
     raise AssertionError("the run has an export")
 
 
@@ -192,8 +192,8 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(run: Path, tmp_pa
         ([str(tmp_path / "gone")], None, None, "run folder not found"),
         ([str(tmp_path)], None, None, "no run folder"),
         ([str(run)], ["tensorrt"], None, 'there is no "tensorrt"'),
-        ([str(run)], None, ["fp8"], "precision fp8: accepted are fp32, bf16, fp16"),
-        ([str(run)], ["onnxruntime"], ["bf16"], "computes in what the file says"),
+        ([str(run)], None, ["fp8"], r"precision \(torch\): expected fp32, bf16, fp16, got fp8"),
+        ([str(run)], ["onnxruntime"], ["bf16"], "onnxruntime computes in the precision of the file"),
     ):
         with pytest.raises(UserError, match=message):
             find_candidates(sources, runtimes, precisions, tmp_path, no_export)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from imgrec.export import load_model_folder
 from imgrec.export.export_folder import Export, export_aside, write_description
-from imgrec.export.formats.onnx import write_onnx
+from imgrec.export.onnx_writer import write_onnx
 from imgrec.reports.bench.results import read_bench
 from imgrec.runs.folder import RunFolder
 

@@ -15,8 +15,8 @@ from torchvision.transforms.functional import to_pil_image
 import imgrec
 from imgrec.errors import UserError
 from imgrec.export import Predictor, load_model_folder
-from imgrec.export.formats.onnx import export_onnx
-from imgrec.export.formats.qat_onnx import NAME
+from imgrec.export.export_network import export_onnx
+from imgrec.export.qat_onnx import NAME
 from imgrec.runs.load import load_classifier
 from imgrec.runs.network import read_network
 from imgrec.runs.summary import update_summary

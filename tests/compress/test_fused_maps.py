@@ -14,7 +14,7 @@ from imgrec.compress.profiling import count_macs
 from imgrec.compress.quantization.qat import QuantizedClassifier
 from imgrec.errors import UserError
 from imgrec.export import load_model_folder, save_model_folder
-from imgrec.export.formats.onnx import export_onnx
+from imgrec.export.export_network import export_onnx
 from imgrec.models import ClassifierSpecs
 from imgrec.types import DataFacts
 

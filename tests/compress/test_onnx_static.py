@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from imgrec.compress.quantization.onnx_graph import layers_of, name_nodes
 from imgrec.compress.quantization.onnx_static import OnnxInt8
 from imgrec.errors import UserError
-from imgrec.export.formats.onnx import write_onnx
+from imgrec.export.onnx_writer import write_onnx
 from imgrec.export.runtimes.registry import open_runtime
 from imgrec.models import Classifier, build_classifier
 from imgrec.types import DataFacts

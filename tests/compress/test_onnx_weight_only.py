@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from imgrec.compress.quantization.onnx_weight_only import OnnxProducts, half_weights, quantize_dynamic, quantize_weights
 from imgrec.errors import UserError
-from imgrec.export.formats.onnx import write_onnx
+from imgrec.export.onnx_writer import write_onnx
 from imgrec.export.runtimes.registry import open_runtime
 from imgrec.models import build_classifier
 from imgrec.types import DataFacts

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from imgrec.compress.quantization.openvino import Biases, OpenVinoInt8
 from imgrec.compress.quantization.sensitivity import divergence
-from imgrec.export.formats.onnx import write_onnx
+from imgrec.export.onnx_writer import write_onnx
 from imgrec.export.runtimes.registry import open_runtime
 from imgrec.models import build_classifier
 from imgrec.types import DataFacts

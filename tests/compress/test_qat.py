@@ -19,7 +19,7 @@ from imgrec.compress.quantization.qat import QuantizedClassifier
 from imgrec.compress.surgery import rebuild, surgery_of
 from imgrec.errors import UserError
 from imgrec.export import load_model_folder, save_model_folder
-from imgrec.export.formats.qat_onnx import export_qat
+from imgrec.export.qat_onnx import export_qat
 from imgrec.models import Classifier, build_classifier
 from imgrec.types import DataFacts
 

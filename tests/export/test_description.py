@@ -18,8 +18,7 @@ from torchvision.transforms.functional import to_pil_image
 import imgrec
 from imgrec.export import Predictor, load_model_folder
 from imgrec.export.description import describe
-from imgrec.export.formats.onnx import export_onnx
-from imgrec.export.formats.openvino import export_openvino
+from imgrec.export.export_network import export_onnx, export_openvino
 from imgrec.studies.compression.quantize import quantize_run
 from imgrec.types import DataFacts
 from tests.export.test_onnx_export import TINY, built

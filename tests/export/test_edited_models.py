@@ -15,7 +15,7 @@ from imgrec.compress.pruning.channels import prune_channels
 from imgrec.compress.quantization.qat import QuantizedClassifier
 from imgrec.errors import UserError
 from imgrec.export import load_model_folder, save_model_folder
-from imgrec.export.formats.onnx import export_onnx
+from imgrec.export.export_network import export_onnx
 from imgrec.export.model_folder.load import read_model_folder
 from imgrec.models import Classifier, ClassifierSpecs
 from imgrec.types import DataFacts

@@ -16,8 +16,7 @@ import torch
 import imgrec.export.verify
 from imgrec.errors import UserError
 from imgrec.export.export_folder import read_export
-from imgrec.export.formats.onnx import export_onnx
-from imgrec.export.formats.openvino import export_openvino
+from imgrec.export.export_network import export_onnx, export_openvino
 from imgrec.export.runtimes.registry import open_runtime
 from imgrec.models import Classifier, build_classifier
 from imgrec.types import DataFacts
@@ -190,7 +189,7 @@ def test_the_usual_networks_are_exported_and_quantized(backbone: Any, size: int,
 
 def test_the_rooms_do_not_import_the_extras() -> None:
     code = (
-        "import sys, imgrec.export.formats.onnx, imgrec.export.formats.openvino\n"
+        "import sys, imgrec.export.formats, imgrec.export.runtimes\n"
         "import imgrec.compress.quantization.onnx_static, imgrec.studies.compression.quantize\n"
         "print([name for name in ('onnx', 'onnxruntime', 'openvino', 'nncf') if name in sys.modules])"
     )

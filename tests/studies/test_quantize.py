@@ -137,7 +137,7 @@ def test_judged_on_the_validation_images_that_were_not_calibrated_on(run: Path) 
         ({"runtime": "tensorrt"}, "Accepted: onnxruntime, openvino"),
         ({"to": "bf16"}, "Accepted: int8, fp16, fp32"),
         ({"method": "dynamik"}, 'Did you mean "dynamic"'),
-        ({"to": "fp16", "method": "dynamic"}, "is int8 for onnxruntime"),
+        ({"to": "fp16", "method": "dynamic"}, 'expected "static" for fp16 and onnxruntime'),
         ({"max_drop": -1}, "expected points of accuracy"),
         ({"level": 95}, "between 0 and 1"),
         ({"max_kept": 2}, "max_kept"),

@@ -16,7 +16,7 @@ from imgrec.data import ImageDataModule
 from imgrec.data.calibration import calibration_images
 from imgrec.errors import UserError
 from imgrec.export import save_model_folder
-from imgrec.export.formats.qat_onnx import NAME, export_qat
+from imgrec.export.qat_onnx import NAME, export_qat
 from imgrec.export.trained_model import read_any
 from imgrec.loggers.csv import shortest
 from imgrec.runs.data import refuse_other_images

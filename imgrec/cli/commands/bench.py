@@ -43,10 +43,13 @@ def run(command: str, words: list[str]) -> int:
         "--runtime",
         nargs="+",
         metavar="NAME",
-        help="torch, compile, onnxruntime, openvino, or all (default: all but compile)",
+        help="names of `imgrec list runtimes`, or all (default: all but compile)",
     )
     parser.add_argument(
-        "--precision", nargs="+", metavar="P", help="what PyTorch and OpenVINO compute in: fp32, bf16, fp16"
+        "--precision",
+        nargs="+",
+        metavar="P",
+        help="precision to compute in, for the runtimes that have a choice: fp32, bf16, fp16",
     )
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 32], metavar="N", help="default: 1 32")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="on as many cores (default: 1)")
@@ -69,7 +72,7 @@ def run(command: str, words: list[str]) -> int:
 
     from imgrec.bench.bench import Options, check_options, run_bench
     from imgrec.bench.candidates import find_candidates
-    from imgrec.export.runtimes.registry import RUNTIMES
+    from imgrec.export.runtimes.registry import runtime_names
     from imgrec.reports.bench.results import BENCH, write_bench
 
     options = Options(
@@ -81,7 +84,7 @@ def run(command: str, words: list[str]) -> int:
         images=arguments.images,
     )
     check_options(options)
-    runtimes = list(RUNTIMES) if arguments.runtime == ["all"] else arguments.runtime
+    runtimes = runtime_names() if arguments.runtime == ["all"] else arguments.runtime
     with tempfile.TemporaryDirectory(prefix="imgrec-bench-") as work, _Progress() as say:
         say("reading")
         candidates = find_candidates(arguments.sources, runtimes, arguments.precision, Path(work), _export)
@@ -101,10 +104,10 @@ def run(command: str, words: list[str]) -> int:
     return 0
 
 
-def _export(classifier: Classifier, facts: DataFacts, folder: Path) -> Path:
-    from imgrec.export.formats.onnx import export_onnx
+def _export(classifier: Classifier, facts: DataFacts, folder: Path, format: str) -> Path:
+    from imgrec.export.export_network import export_network
 
-    return export_onnx(classifier, facts, folder).folder
+    return export_network(classifier, facts, folder, format).folder
 
 
 def _write_json(bench: Bench, path: Path) -> None:

@@ -171,7 +171,11 @@ def _parser() -> argparse.ArgumentParser:
     more.add_argument("--lr", type=float, help="the highest learning rate of --finetune and --qat")
     more.add_argument("--distill", action="store_true", help="learn from the dense run, too, where it trains")
     more.add_argument("--ema", type=float, metavar="DECAY", help="average the weights, where it trains")
-    more.add_argument("--runtime", metavar="NAME", help="what --quantize is for: onnxruntime (default), openvino")
+    more.add_argument(
+        "--runtime",
+        metavar="NAME",
+        help="runtime that --quantize exports for, see `imgrec list runtimes` (default: onnxruntime)",
+    )
     more.add_argument(
         "--max-drop",
         type=float,

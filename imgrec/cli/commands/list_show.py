@@ -33,6 +33,8 @@ REGISTRIES: dict[str, tuple[str, str, str]] = {
     "optimizers": ("imgrec.optim", "OPTIMIZERS", "model.optimizer"),
     "schedules": ("imgrec.optim", "SCHEDULES", "model.schedule"),
     "steps": ("imgrec.compress.steps", "STEPS", "imgrec compress RUN --plan, under `steps`"),
+    "runtimes": ("imgrec.export.runtimes", "RUNTIMES", "imgrec bench --runtime, imgrec compress --runtime"),
+    "formats": ("imgrec.export.formats", "FORMATS", "the networks in exports/ of a run"),
 }
 
 

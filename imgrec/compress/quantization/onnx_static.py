@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from imgrec.compress.quantization.calibration import Images, check_calibration, unit_batches
 from imgrec.compress.quantization.onnx_graph import image_shape, layers_of, match_layers
+from imgrec.compress.quantization.quantizer import Quantizer
 from imgrec.errors import UserError, suggestion
 from imgrec.utils.optional import require
 
@@ -21,7 +22,7 @@ Ranges = Literal["minmax", "percentile", "entropy"]
 _STAY_FLOAT = ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "Softmax", "Gather", "Slice")
 
 
-class OnnxInt8:
+class OnnxInt8(Quantizer):
     """An ONNX file with the ranges of its activations, from which int8 networks are written.
 
     Quantized networks are in the QDQ format: activations unsigned 8 bit with a scale each, weights signed 8 bit with a
@@ -60,13 +61,9 @@ class OnnxInt8:
         check_calibration(images, image_shape(self._model))
         self.settings = {"ranges": ranges, "per_channel": per_channel, "reduce_range": reduce_range}
         self._layers = layers_of(self._model)
+        self.layers = tuple(self._layers)
         self._types = _quantizable_types()
         self._tensors = _calibrated(self._model, images, ranges, self._types, batch_size)
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The names of the layers with weights, in the order of the network."""
-        return tuple(self._layers)
 
     def write(self, target: Path, keep: Collection[str] = ()) -> Path:
         """Write the network in int8.

@@ -7,11 +7,12 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from imgrec.compress.quantization.onnx_graph import layers_of, match_layers
+from imgrec.compress.quantization.quantizer import Quantizer
 from imgrec.errors import UserError
 from imgrec.utils.optional import require
 
@@ -99,7 +100,7 @@ def quantize_weights(source: Path, target: Path, keep: Collection[str] = ()) -> 
     return target
 
 
-class OnnxProducts:
+class OnnxProducts(Quantizer):
     """A file ``.onnx`` whose matrix products can be written in int8, with some of them left as they are.
 
     Args:
@@ -111,8 +112,8 @@ class OnnxProducts:
         self._source = source
         self._write = quantize_dynamic if method == "dynamic" else quantize_weights
         chosen, _ = _products(source, ())
-        self.layers: tuple[str, ...] = tuple(chosen)
-        self.settings: dict[str, Any] = {"per_channel": method == "dynamic"}
+        self.layers = tuple(chosen)
+        self.settings = {"per_channel": method == "dynamic"}
 
     def write(self, target: Path, keep: Collection[str] = ()) -> Path:
         """Write the network in int8; ``keep`` are names of layers that stay in floating point."""

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from imgrec.compress.quantization.calibration import Images, check_calibration, unit_batches
 from imgrec.compress.quantization.onnx_graph import image_shape, layers_of, match_layers
+from imgrec.compress.quantization.onnx_static import OnnxInt8
+from imgrec.compress.quantization.quantizer import Quantizer
 from imgrec.compress.quantization.sensitivity import divergence
 from imgrec.errors import UserError
 from imgrec.utils.optional import require
@@ -24,9 +26,10 @@ Biases = Literal["auto", "fast", "accurate", "none"]
 
 _TRIED: tuple[Biases, ...] = ("fast", "none")
 _BATCH = 64
+_MAX_LAYERS_TO_RANK = 24
 
 
-class OpenVinoInt8:
+class OpenVinoInt8(Quantizer):
     """An ONNX file and images, from which int8 networks for OpenVINO are written.
 
     Each is calibrated anew: NNCF also corrects the biases, and which ones depends on what is quantized.
@@ -46,6 +49,8 @@ class OpenVinoInt8:
     Source: NNCF, https://github.com/openvinotoolkit/nncf
     """
 
+    suffix = ".xml"
+
     def __init__(self, source: Path, images: Images, biases: Biases = "auto") -> None:
         with _silent():
             require("nncf", "openvino", "int8 for OpenVINO")
@@ -56,16 +61,12 @@ class OpenVinoInt8:
         self._source = source
         self._images = images
         self._layers = layers_of(model)
+        self.layers = tuple(self._layers)
         self._transformer = any(node.op_type == "Softmax" for node in model.graph.node)
 
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The names of the layers with weights, in the order of the network."""
-        return tuple(self._layers)
-
     @cached_property
-    def settings(self) -> dict[str, Any]:
-        """How it quantizes, as plain data."""
+    def settings(self) -> dict[str, Any]:  # type: ignore[override]
+        """Options of the quantization as plain data."""
         return {"ranges": "nncf", "per_channel": True, "biases": self.biases}
 
     @cached_property
@@ -91,6 +92,15 @@ class OpenVinoInt8:
         kept = match_layers(keep, self.layers, "keep")
         openvino.save_model(self._quantized(kept, self.biases), str(target), compress_to_fp16=False)
         return target
+
+    def for_sensitivity(self, images: Images) -> Quantizer:
+        """Return a quantizer on fewer images, of ONNX Runtime if the network has more than 24 layers.
+
+        NNCF calibrates again for each network that is written, which takes too long for many layers.
+        """
+        if len(self.layers) > _MAX_LAYERS_TO_RANK:
+            return OnnxInt8(self._source, images)
+        return OpenVinoInt8(self._source, images, self.biases)
 
     def _quantized(self, kept: Collection[str], biases: Biases) -> Any:
         import nncf

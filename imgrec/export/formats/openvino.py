@@ -1,64 +1,72 @@
-"""A classifier as OpenVINO's own files."""
+"""OpenVINO files."""
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, cast
+from xml.etree import ElementTree
 
 from imgrec.errors import UserError
-from imgrec.export.description import describe
-from imgrec.export.export_folder import FORMATS, Export, check_choice, export_aside, write_description
-from imgrec.export.formats.metadata import embed
-from imgrec.export.formats.onnx import write_onnx
-from imgrec.export.verify import check_agreement
-from imgrec.models import Classifier
-from imgrec.types import DataFacts
+from imgrec.export.formats.base import FORMATS, Format
 from imgrec.utils.optional import require
+from imgrec.utils.paths import write_text
+
+if TYPE_CHECKING:
+    from imgrec.compress.quantization.calibration import Images
+    from imgrec.compress.quantization.quantizer import Quantizer
 
 
-def export_openvino(
-    classifier: Classifier,
-    facts: DataFacts,
-    folder: str | Path,
-    precision: str = "fp32",
-    images: NDArray[np.float32] | None = None,
-) -> Export:
-    """Write a classifier as a folder with model.xml, model.bin and export.json, by way of ONNX.
+@FORMATS.register("openvino")
+class OpenVinoFormat(Format):
+    """OpenVINO IR ``model.xml`` with its weights ``model.bin``, for OpenVINO.
 
-    The network takes batches of any size and normalizes its images itself. OpenVINO's logits are compared with
-    PyTorch's, in several batch sizes, before the folder takes its place.
-
-    Args:
-        classifier: on any device and in any mode; it stays as it is.
-        facts: the data that it was built for.
-        folder: a new or empty folder, or an export, which is replaced as a whole.
-        precision: ``fp32``; ``fp16``, which stores the weights in half the bytes and computes in float32; or ``bf16``,
-            which computes in bfloat16 beside that: fast on processors that have it.
-        images: what the logits are compared on, float32 in [0, 1], ``(N, C, H, W)``; by default noise.
-
-    Raises:
-        UserError: the network cannot be exported, or its logits differ; a package is missing; the folder holds
-            something else.
+    Precisions: ``fp32``; ``fp16``, which stores the weights in half the bytes and computes in float32; ``bf16``, which
+    also computes in bfloat16 and is fast on processors with bfloat16 instructions; ``int8``. Requires the extra
+    ``openvino``.
     """
-    check_choice(precision, ("fp32", "fp16", "bf16"), "precision")
-    require("openvino", "openvino", "OpenVINO export")
-    with export_aside(folder) as aside:
-        with tempfile.TemporaryDirectory() as place:
-            source = write_onnx(classifier, facts, Path(place) / FORMATS["onnx"])
-            file = to_openvino(source, aside / FORMATS["openvino"], half=precision != "fp32")
-        difference = check_agreement(file, "openvino", classifier, facts, images, precision)
-        description = describe(facts, classifier.mean, classifier.std)
-        embed(file, description)
-        export = Export(Path(folder), "openvino", precision, facts, difference, description=description.to_dict())
-        write_description(aside, export)
-    return export
+
+    files = ("model.xml", "model.bin")
+    precisions = ("fp32", "fp16", "bf16")
+    quantization = ("static",)
+    packages = (("onnx", "export"), ("openvino", "openvino"))
+    quantization_packages = (("nncf", "openvino"),)
+
+    def convert(self, source: Path, target: Path, precision: str = "fp32") -> Path:
+        """Convert an ONNX file, with weights in float16 unless ``precision`` is ``fp32``."""
+        return to_openvino(source, target, half=precision != "fp32")
+
+    def embed(self, file: Path, values: dict[str, str]) -> None:
+        """Store entries in ``rt_info``, in the element ``imgrec``."""
+        root = ElementTree.fromstring(file.read_text(encoding="utf-8"))
+        info = root.find("rt_info")
+        if info is None:
+            info = ElementTree.SubElement(root, "rt_info")
+        own = info.find("imgrec")
+        if own is not None:
+            info.remove(own)
+        own = ElementTree.SubElement(info, "imgrec")
+        for key, value in values.items():
+            ElementTree.SubElement(own, key, {"value": value})
+        write_text(file, '<?xml version="1.0"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n")
+
+    def quantizer(self, source: Path, images: Images, method: str, ranges: str, biases: str) -> Quantizer:
+        """Return the quantizer of NNCF."""
+        from imgrec.compress.quantization.openvino import OpenVinoInt8
+
+        return OpenVinoInt8(source, images, cast(Any, biases))
 
 
 def to_openvino(source: Path, target: Path, half: bool = False) -> Path:
-    """Convert an ONNX file; ``target`` ends in ``.xml``, and its weights stand beside it, in float16 if wanted."""
+    """Convert an ONNX file to OpenVINO IR.
+
+    Args:
+        source: File ``.onnx``.
+        target: File ``.xml``. Its weights are written to ``.bin`` in the same folder.
+        half: Whether to store the weights in float16. Defaults to false.
+
+    Raises:
+        UserError: If the package is missing or OpenVINO cannot convert the network.
+    """
     openvino = require("openvino", "openvino", "OpenVINO export")
     try:
         network = openvino.convert_model(str(source))

@@ -1,4 +1,4 @@
-"""An ONNX file in ONNX Runtime."""
+"""Runtime of ONNX files: ONNX Runtime, on a CPU or a CUDA device."""
 
 from __future__ import annotations
 
@@ -8,32 +8,55 @@ from typing import Any
 import numpy as np
 
 from imgrec.errors import UserError
-from imgrec.export.runtimes.base import Images, Logits, Runtime
-from imgrec.utils.optional import require
+from imgrec.export.runtimes.base import RUNTIMES, Images, Logits, OpenOptions, Runtime
 
 _TYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
+@RUNTIMES.register("onnxruntime")
 class OnnxRuntime(Runtime):
-    """ONNX Runtime with all graph optimizations; see :func:`imgrec.export.runtimes.registry.open_runtime`."""
+    """ONNX Runtime with all graph optimizations.
 
-    kind = "onnxruntime"
+    Opens ``.onnx`` files on ``cpu`` and, if the installed package was built with CUDA, on ``cuda``. It computes in the
+    precision of the file. Requires the extra ``export``.
 
-    def __init__(self, file: Path, precision: str, threads: int, device: str) -> None:
-        onnxruntime = require("onnxruntime", "export", "ONNX Runtime")
-        self.precision = precision
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+    Args:
+        network: File ``.onnx``.
+        options: Precision of the file, threads and device.
+
+    Raises:
+        UserError: If the package is missing, the file cannot be opened, or its inputs are not one batch of images.
+
+    Example:
+        >>> from imgrec import RUNTIMES
+        >>> RUNTIMES.entry("onnxruntime").factory.suffixes
+        ('.onnx',)
+    """
+
+    title = "ONNX Runtime"
+    short_title = "ORT"
+    suffixes = (".onnx",)
+    devices = ("cpu", "cuda")
+    package = ("onnxruntime", "export")
+    order = 2
+    marker = "^"
+
+    def __init__(self, network: Path, options: OpenOptions) -> None:
+        onnxruntime = self.require()
+        self.precision = options.stored
+        session = onnxruntime.SessionOptions()
+        session.intra_op_num_threads = options.threads
+        session.inter_op_num_threads = 1
+        session.log_severity_level = 3
+        provider = _provider(onnxruntime, options.device)
         try:
-            self._session: Any = onnxruntime.InferenceSession(str(file), options, providers=[_provider(device)])
-        except Exception as error:  # its exceptions share no base class but Exception
-            raise UserError(f"{file} cannot be opened by ONNX Runtime: {_first_line(error)}") from error
+            self._session: Any = onnxruntime.InferenceSession(str(network), session, providers=[provider])
+        except Exception as error:  # its exceptions have no common base class except Exception
+            raise UserError(f"{network} cannot be opened by ONNX Runtime: {_first_line(error)}") from error
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _TYPES:
-            has = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
-            raise UserError(f"{file}: expected one input of images, float (N, C, H, W); it has {has}")
+            found = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
+            raise UserError(f"{network}: expected one input of images, float (N, C, H, W), got {found}.")
         self._name = inputs[0].name
         self._type = _TYPES[inputs[0].type]
         batch, *shape = (length if isinstance(length, int) else 0 for length in inputs[0].shape)
@@ -49,13 +72,14 @@ class OnnxRuntime(Runtime):
         self._session = None
 
 
-def _provider(device: str) -> Any:
+def _provider(onnxruntime: Any, device: str) -> Any:
+    """Return the execution provider of a device."""
     if device == "cpu":
         return "CPUExecutionProvider"
-    onnxruntime = require("onnxruntime", "export", "ONNX Runtime")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise UserError(
-            "the installed ONNX Runtime was built without CUDA: device: cpu, or pip install onnxruntime-gpu"
+            f"device: expected cpu, got {device}. The installed ONNX Runtime was built without CUDA. "
+            "Install onnxruntime-gpu to use a GPU."
         )
     return ("CUDAExecutionProvider", {"device_id": int(device.partition(":")[2] or 0)})
 

@@ -1,4 +1,4 @@
-"""An ONNX file or OpenVINO's own in OpenVINO, on the processor."""
+"""Runtime of OpenVINO and ONNX files: OpenVINO, on the CPU."""
 
 from __future__ import annotations
 
@@ -8,47 +8,62 @@ from typing import Any
 import numpy as np
 
 from imgrec.errors import UserError
-from imgrec.export.runtimes.base import Images, Logits, Runtime
-from imgrec.utils.optional import require
+from imgrec.export.runtimes.base import RUNTIMES, Images, Logits, OpenOptions, Runtime
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
+@RUNTIMES.register("openvino")
 class OpenVinoRuntime(Runtime):
-    """See :func:`imgrec.export.runtimes.registry.open_runtime`.
+    """OpenVINO with one inference stream.
+
+    Opens ``.xml`` and ``.onnx`` files on ``cpu``. Layers that are not quantized are computed in ``fp32`` unless
+    ``precision`` is ``bf16`` or ``fp16``, or unless the file is stored in ``bf16``. Requires the extra ``openvino``.
 
     Args:
-        file: a ``.onnx`` or ``.xml`` file.
-        own: the precision that the file says: of its numbers, not of what is computed with them.
-        told: what is to be computed in what is not quantized, or ``None``: bf16 for a file that says so, else fp32.
-        threads: how many compute.
+        network: File ``.xml`` with its weights ``.bin`` in the same folder, or file ``.onnx``.
+        options: Precision and threads.
+
+    Raises:
+        UserError: If the package is missing, the file cannot be opened, or its inputs are not one batch of images.
+
+    Example:
+        >>> from imgrec import RUNTIMES
+        >>> RUNTIMES.entry("openvino").factory.precisions
+        ('fp32', 'bf16', 'fp16')
     """
 
-    kind = "openvino"
+    title = short_title = "OpenVINO"
+    suffixes = (".xml", ".onnx")
+    precisions = ("fp32", "bf16", "fp16")
+    package = ("openvino", "openvino")
+    order = 3
+    marker = "D"
 
-    def __init__(self, file: Path, own: str, told: str | None, threads: int) -> None:
-        openvino = require("openvino", "openvino", "OpenVINO")
-        computed = told or ("bf16" if own == "bf16" else "fp32")
-        self.precision = own if told is None else told
-        if own == "int8" and told is not None:
-            self.precision = f"int8+{told}"
+    def __init__(self, network: Path, options: OpenOptions) -> None:
+        openvino = self.require()
+        requested = options.precision
+        computed = requested or ("bf16" if options.stored == "bf16" else "fp32")
+        self.precision = requested or options.stored
+        if options.stored == "int8" and requested is not None:
+            self.precision = f"int8+{requested}"
         core = openvino.Core()
         config = {
-            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_NUM_THREADS": options.threads,
             "NUM_STREAMS": "1",
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _HINTS[computed],
-            "ENABLE_CPU_PINNING": False,  # the caller says which cores
+            "INFERENCE_PRECISION_HINT": _HINTS[computed],  # the default is bf16 on processors with fast bf16
+            "ENABLE_CPU_PINNING": False,  # the caller sets the affinity of the process
         }
         try:
-            self._network: Any = core.compile_model(core.read_model(str(file)), "CPU", config)
+            self._network: Any = core.compile_model(core.read_model(str(network)), "CPU", config)
         except RuntimeError as error:
-            raise UserError(f"{file} cannot be opened by OpenVINO: {_reason(error)}") from error
+            raise UserError(f"{network} cannot be opened by OpenVINO: {_reason(error)}") from error
         inputs = self._network.inputs
         shape = inputs[0].partial_shape if len(inputs) == 1 else None
         if shape is None or shape.rank.is_dynamic or len(shape) != 4:
-            has = ", ".join(f"{sorted(each.names)} {each.partial_shape}" for each in inputs)
-            raise UserError(f"{file}: expected one input of images, (N, C, H, W); it has {has}")
+            found = ", ".join(f"{sorted(each.names)} {each.partial_shape}" for each in inputs)
+            raise UserError(f"{network}: expected one input of images, (N, C, H, W), got {found}.")
         self._type = inputs[0].element_type.to_dtype()
         batch, *lengths = (length.get_length() if length.is_static else 0 for length in shape)
         self.batch_size = batch or None
@@ -65,6 +80,6 @@ class OpenVinoRuntime(Runtime):
 
 
 def _reason(error: RuntimeError) -> str:
-    """The last line that says something: OpenVINO names its own source files first."""
+    """Return the last line of a message of OpenVINO. The lines before it name its source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imgrec.export.runtimes import RUNTIMES
+from imgrec.export.runtimes.registry import runtime_class, runtime_title
 from imgrec.reports.bench.results import Bench, BenchRow
 from imgrec.reports.figures import Drawing
 from imgrec.reports.svg import INK, LINE, SERIES, SOFT, STYLE, SvgFigure
@@ -18,8 +20,6 @@ from imgrec.utils.paths import written_aside
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MARKERS = {"torch": "o", "compile": "s", "onnxruntime": "^", "openvino": "D"}
-_SHORT = {"torch": "PyTorch", "compile": "compiled", "onnxruntime": "ORT", "openvino": "OpenVINO"}
 _PRINTED = ("#0b68b0", "#c8500a", "#0a8a66", "#b4508f", "#967000", "#2b9cc9", "#6a4fb0", "#5f6872")
 _ON_PAPER = {INK: "#1c2530", SOFT: "#55606c", LINE: "#dfe4ea", **dict(zip(SERIES, _PRINTED, strict=True))}
 _LOGARITHMIC = 4.0  # the ratio of costs from which the axis is
@@ -41,7 +41,7 @@ class Point:
     @property
     def label(self) -> str:
         """What stands beside it: how it was run."""
-        return f"{_SHORT.get(self.row.runtime, self.row.runtime)} {self.row.precision}"
+        return f"{runtime_title(self.row.runtime, short=True)} {self.row.precision}"
 
 
 def pareto_drawings(bench: Bench) -> list[Drawing]:
@@ -130,7 +130,7 @@ def _draw(
         x, y = point.cost, point.accuracy
         axes.plot([x, x], [point.low, point.high], color=colour, linewidth=1.1, alpha=0.55, zorder=2)
         axes.plot([x, point.worst], [y, y], color=colour, linewidth=1.1, alpha=0.55, zorder=2)
-        marker = _MARKERS.get(point.row.runtime, "o")
+        marker = runtime_class(point.row.runtime).marker if point.row.runtime in RUNTIMES else "o"
         face = colour if point.row.precision == "fp32" else colours.get("paper", "none")
         axes.plot(
             [x], [y], marker=marker, color=colour, markerfacecolor=face, markersize=6, markeredgewidth=1.5, zorder=3

@@ -37,7 +37,7 @@ class BenchRow:
     Attributes:
         name: the network, as a person calls it.
         source: the path that was given.
-        runtime: see :data:`imgrec.export.runtimes.registry.RUNTIMES`.
+        runtime: see :data:`imgrec.RUNTIMES`.
         precision: what most of the arithmetic is done in.
         parameters: how many numbers were learnt.
         nonzero: how many of them are not zero; zeros save nothing where they are stored and multiplied.

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from imgrec.compress.profiling import time_pair
 from imgrec.export import Loaded
-from imgrec.export.formats.onnx import write_onnx
-from imgrec.export.formats.openvino import to_openvino
-from imgrec.export.runtimes.registry import open_runtime
+from imgrec.export.formats.registry import find_format, format_names
+from imgrec.export.runtimes.registry import open_runtime, runtime_class
 
 _ROUNDS = 31
 
@@ -37,10 +36,9 @@ def latency_beside(
     image = images[:1].float().div(255).cpu().numpy()
     with tempfile.TemporaryDirectory() as place:
         other: object = dense.classifier
-        if runtime != "torch":
-            other = write_onnx(dense.classifier, facts, Path(place) / "dense.onnx")
-        if runtime == "openvino":
-            other = to_openvino(Path(place) / "dense.onnx", Path(place) / "dense.xml")
+        if runtime_class(runtime).suffixes:
+            format = find_format(format_names(runtime)[0])
+            other = format.write(dense.classifier, facts, Path(place) / f"dense{format.suffix}")
         ours = product if isinstance(product, Path) else product.classifier
         with (
             open_runtime(ours, runtime, precision=precision, facts=facts) as after,

@@ -5,27 +5,28 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
 from imgrec.compress.quantization.calibration import Images, check_calibration, unit_batches
 from imgrec.compress.quantization.onnx_graph import match_layers
-from imgrec.compress.quantization.onnx_static import OnnxInt8, Ranges
-from imgrec.compress.quantization.onnx_weight_only import OnnxProducts, half_weights
-from imgrec.compress.quantization.openvino import Biases, OpenVinoInt8
+from imgrec.compress.quantization.onnx_static import Ranges
+from imgrec.compress.quantization.openvino import Biases
+from imgrec.compress.quantization.quantizer import Quantizer
 from imgrec.compress.quantization.sensitivity import Layers, divergence, neighbours, rank_layers, search_budget
 from imgrec.data import ImageDataModule
 from imgrec.data.calibration import CalibrationSplit, calibration_images
 from imgrec.errors import BudgetExceededError, UserError
 from imgrec.export.description import describe
-from imgrec.export.export_folder import FORMATS, Export, check_choice, export_aside, write_description
-from imgrec.export.formats.metadata import embed
-from imgrec.export.formats.onnx import write_onnx
-from imgrec.export.formats.openvino import to_openvino
-from imgrec.export.runtimes.registry import open_runtime, require_runtime
+from imgrec.export.export_folder import Export, check_choice, export_aside, write_description
+from imgrec.export.formats import Format
+from imgrec.export.formats.registry import export_runtimes, find_format, format_names, format_of_suffix
+from imgrec.export.metadata import embed_description
+from imgrec.export.onnx_writer import write_onnx
+from imgrec.export.runtimes.registry import open_runtime, require_runtime, runtime_class, runtimes_for_suffix
 from imgrec.export.verify import check_agreement
 from imgrec.runs.data import data_of
 from imgrec.runs.folder import RunFolder
@@ -35,27 +36,8 @@ from imgrec.studies.compression.accuracy_budget import Budget, Judge, Judgement,
 logger = logging.getLogger(__name__)
 
 Method = Literal["static", "dynamic", "weights"]
-_FORMATS = {"onnxruntime": "onnx", "openvino": "openvino"}
-_PRECISIONS = {"onnxruntime": ("int8", "fp16", "fp32"), "openvino": ("int8", "bf16", "fp16", "fp32")}
 _RANKED_ON = 64
 """Calibration images on which a layer's sensitivity is measured."""
-_FEW = 24
-"""Up to so many layers, their sensitivity for OpenVINO is measured there; of more, in ONNX Runtime."""
-
-
-class Writer(Protocol):
-    """A network from which others are written, each with some layers left in floating point."""
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """How it quantizes, as plain data."""
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The names of the layers that can be quantized."""
-
-    def write(self, target: Path, keep: Collection[str] = ()) -> Path:
-        """Write the network with all other layers quantized."""
 
 
 def quantize_run(
@@ -86,8 +68,8 @@ def quantize_run(
 
     Args:
         run: a run folder.
-        to: ``int8``, ``fp16``, ``bf16`` (OpenVINO) or ``fp32``.
-        runtime: ``onnxruntime`` or ``openvino``.
+        to: Precision of the export: ``int8``, ``fp16``, ``fp32``, or another one of the runtime's format.
+        runtime: Runtime that the export is for, a name in :data:`imgrec.RUNTIMES`.
         max_drop: how many points of accuracy it may cost; without one it is measured, and nothing follows from it.
         level: the confidence of the interval that is reported with the drop.
         sure: hold the upper end of that interval against ``max_drop``, not the drop itself.
@@ -115,20 +97,21 @@ def quantize_run(
             be exported.
     """
     budget = Budget(max_drop, level, sure, max_kept)
-    _check_words(to, runtime, method)
+    name_of_format = _check_words(to, runtime, method)
+    format = find_format(name_of_format)
     folder = RunFolder(run)
     classifier, facts = load_classifier(folder.path)
     given = data_of(folder) if data is None else data
     check_data(given, facts)
     target = folder.exports / (name or f"{runtime}-{to}")
     with export_aside(target) as aside, tempfile.TemporaryDirectory() as place:
-        work = _Work(Path(place), aside / FORMATS[_FORMATS[runtime]], to, runtime, budget)
+        work = _Work(Path(place), aside / format.files[0], to, runtime, budget, format)
         if to == "int8":
             drawn = calibration_images(given, calibration, calibrate_on, seed)
             images = drawn.images.numpy()
             check_calibration(images, (facts.channels, facts.image_size, facts.image_size))
             work.begin(write_onnx(classifier, facts, work.source), given, set(drawn.ids))
-            writer = _writer(work.source, runtime, method, images, ranges, biases)
+            writer = format.quantizer(work.source, images, method, ranges, biases)
             kept = match_layers(exclude, writer.layers)
             record = {
                 "method": method,
@@ -141,8 +124,8 @@ def quantize_run(
             record = work.cast()
         difference = check_agreement(work.file, runtime, classifier, facts, None, to)
         description = describe(facts, classifier.mean, classifier.std)
-        embed(work.file, description)
-        export = Export(target, _FORMATS[runtime], to, facts, difference, record, description.to_dict())
+        embed_description(work.file, description)
+        export = Export(target, name_of_format, to, facts, difference, record, description.to_dict())
         write_description(aside, export)
     return target
 
@@ -150,34 +133,30 @@ def quantize_run(
 class _Work:
     """One export in the making: where its files lie, and what it is held against."""
 
-    def __init__(self, place: Path, file: Path, to: str, runtime: str, budget: Budget) -> None:
+    def __init__(self, place: Path, file: Path, to: str, runtime: str, budget: Budget, format: Format) -> None:
         self.file = file
         self.source = place / "source.onnx"
         self._place = place
         self._to = to
         self._runtime = runtime
         self._budget = budget
+        self._format = format
 
     def begin(self, source: Path, data: ImageDataModule, left_out: set[str]) -> None:
         """Judge the network in float32, in the same runtime."""
-        reference = source if self._runtime == "onnxruntime" else to_openvino(source, self._place / "float.xml")
+        reference = self._format.convert(source, self._place / f"float{self._format.suffix}")
         self._judge = Judge(data, reference, self._runtime, left_out, self._budget)
 
     def cast(self) -> dict[str, Any]:
         """Write the network in another kind of floating point."""
-        if self._runtime == "openvino":
-            to_openvino(self.source, self.file, half=self._to != "fp32")
-        else:
-            self.file.write_bytes(self.source.read_bytes())
-            if self._to == "fp16":
-                half_weights(self.file)
+        self._format.convert(self.source, self.file, self._to)
         found = self._judge(self.file, "bf16" if self._to == "bf16" else None)
         self._log("%s for %s: %s", self._to, self._runtime, found.drop)
         if found.cost(self._budget) > self._budget.points:
             raise BudgetExceededError(f"{self._beyond()}: {found.drop}")
         return {"method": "cast", **self._said(found, True)}
 
-    def int8(self, writer: Writer, images: Images, excluded: Sequence[str]) -> dict[str, Any]:
+    def int8(self, writer: Quantizer, images: Images, excluded: Sequence[str]) -> dict[str, Any]:
         """Write the network in int8, with as few layers in floating point as the budget asks for."""
         free = [layer for layer in writer.layers if layer not in excluded]
         ranking: list[tuple[Layers, float]] = []
@@ -212,20 +191,18 @@ class _Work:
             "trials": [{"kept": list(trial.kept), **trial.result.to_dict()} for trial in search.trials],
         }
 
-    def _rank(self, writer: Writer, images: Images, layers: Sequence[str]) -> list[tuple[Layers, float]]:
-        runtime, source, ranker = "onnxruntime", self.source, writer
-        if isinstance(writer, OpenVinoInt8) and len(layers) > _FEW:
-            ranker = OnnxInt8(self.source, images)  # OpenVINO calibrates anew for each network, which takes long
-        elif isinstance(writer, OpenVinoInt8):
-            runtime, source = "openvino", to_openvino(self.source, self._place / "reference.xml")
-            ranker = OpenVinoInt8(self.source, images, writer.biases)
+    def _rank(self, writer: Quantizer, images: Images, layers: Sequence[str]) -> list[tuple[Layers, float]]:
+        ranker = writer.for_sensitivity(images)
+        format = format_of_suffix(ranker.suffix)
+        runtime = self._runtime if format.suffix == self._format.suffix else runtimes_for_suffix(format.suffix)[0]
+        source = format.convert(self.source, self._place / f"reference{format.suffix}")
         batches = list(unit_batches(images, _RANKED_ON))
         threads = torch.get_num_threads()
         with open_runtime(source, runtime, threads=threads) as network:
             reference = network(batches[0])
 
         def measure(group: Layers) -> float:
-            file = self._place / f"one{'.xml' if runtime == 'openvino' else '.onnx'}"
+            file = self._place / f"one{ranker.suffix}"
             ranker.write(file, [layer for layer in ranker.layers if layer not in group])
             with open_runtime(file, runtime, threads=threads) as network:
                 return divergence(reference, network(batches[0]))
@@ -247,16 +224,33 @@ class _Work:
         }
 
 
-def _writer(source: Path, runtime: str, method: Method, images: Images, ranges: Ranges, biases: Biases) -> Writer:
-    if runtime == "openvino":
-        return OpenVinoInt8(source, images, biases)
-    return OnnxInt8(source, images, ranges) if method == "static" else OnnxProducts(source, method)
+def needed_to_quantize(to: str, runtime: str) -> tuple[tuple[str, str], ...]:
+    """Return the modules that a quantization requires, each with its extra.
+
+    Raises:
+        UserError: If the runtime is unknown, or its format does not store the precision.
+    """
+    name = check_target(to, runtime)
+    format, package = find_format(name), runtime_class(runtime).package
+    return (*format.packages, *((package,) if package else ()), *format.quantization_packages)
 
 
-def _check_words(to: str, runtime: str, method: str) -> None:
-    check_choice(runtime, _FORMATS, "runtime")
-    check_choice(to, _PRECISIONS[runtime], f"to ({runtime})")
+def check_target(to: str, runtime: str) -> str:
+    """Return the format of a quantization for a runtime.
+
+    Raises:
+        UserError: If the runtime is unknown, opens no format, or its format does not store the precision.
+    """
+    check_choice(runtime, export_runtimes(), "runtime")
+    name = format_names(runtime)[0]
+    check_choice(to, find_format(name).all_precisions, f"to ({runtime})")
+    return name
+
+
+def _check_words(to: str, runtime: str, method: str) -> str:
+    name = check_target(to, runtime)
     check_choice(method, get_args(Method), "method")
-    if method != "static" and (to, runtime) != ("int8", "onnxruntime"):
-        raise UserError(f'method: "{method}" is int8 for onnxruntime; {to} for {runtime} takes "static"')
+    if method != "static" and (to != "int8" or method not in find_format(name).quantization):
+        raise UserError(f'method: expected "static" for {to} and {runtime}, got "{method}".')
     require_runtime(runtime)
+    return name

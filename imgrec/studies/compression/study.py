@@ -28,7 +28,7 @@ from imgrec.studies.compression.finetune_config import Config, training_config
 from imgrec.studies.compression.latency import latency_beside
 from imgrec.studies.compression.operations import Operations
 from imgrec.studies.compression.plan_budget import check_parent, judge_budget
-from imgrec.studies.compression.quantize import quantize_run
+from imgrec.studies.compression.quantize import needed_to_quantize, quantize_run
 from imgrec.studies.compression.stages import OWN, Stage, stages_of
 from imgrec.studies.compression.variant import Parent, discard_untouched, find_variant, is_done, make_variant
 from imgrec.utils.optional import require
@@ -40,10 +40,6 @@ Train = Callable[[Path, Config], bool]
 _NEEDED: dict[type[Step], tuple[tuple[str, str], ...]] = {
     Prune: (("torch_pruning", "compress"),),
     Qat: (("onnx", "export"), ("onnxruntime", "export")),
-}
-_RUNTIMES = {
-    "onnxruntime": (("onnx", "export"), ("onnxruntime", "export")),
-    "openvino": (("onnx", "export"), ("openvino", "openvino"), ("nncf", "openvino")),
 }
 
 
@@ -268,7 +264,7 @@ class Compression:
 
 def needed(step: Step) -> tuple[tuple[str, str], ...]:
     """The packages that a step needs, each with the extra that brings it."""
-    return _RUNTIMES[step.runtime] if isinstance(step, Quantize) else _NEEDED.get(type(step), ())
+    return needed_to_quantize(step.to, step.runtime) if isinstance(step, Quantize) else _NEEDED.get(type(step), ())
 
 
 def after_qat(stages: Sequence[Stage]) -> bool:

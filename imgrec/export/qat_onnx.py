@@ -1,4 +1,4 @@
-"""What quantization-aware training ends in: an ONNX file with int8 kernels, which says what the training saw."""
+"""Export of a classifier after quantization-aware training to an int8 ONNX file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from imgrec.compress.quantization.int8 import to_int8
 from imgrec.compress.quantization.qat import QuantizedClassifier
 from imgrec.export.description import describe
-from imgrec.export.export_folder import FORMATS, Export, export_aside, write_description
-from imgrec.export.formats.metadata import embed
-from imgrec.export.formats.onnx import write_onnx
+from imgrec.export.export_folder import Export, export_aside, write_description
+from imgrec.export.formats.onnx import OnnxFormat
+from imgrec.export.metadata import embed_description
+from imgrec.export.onnx_writer import write_onnx
 from imgrec.export.runtimes.registry import open_runtime
 from imgrec.export.verify import check_agreement, logits_of
 from imgrec.types import DataFacts
 from imgrec.utils.optional import require
 
 NAME = "onnx-int8-qat"
-"""The folder's name among a run's exports."""
+"""Name of the export in the run folder."""
 
 
 def export_qat(
@@ -31,24 +32,24 @@ def export_qat(
     folder: str | Path,
     images: NDArray[np.float32] | None = None,
 ) -> Export:
-    """Write a network that was trained quantization-aware as a folder with model.onnx, in QDQ format, and export.json.
+    """Export a quantization-aware classifier to a folder with model.onnx, in QDQ format, and export.json.
 
-    ONNX Runtime's logits are compared with those that the network gave in training's floating point: the rounding is
-    the same, so that they differ by the order of sums, and where a value lay between two whole numbers.
+    The logits of ONNX Runtime are compared with those of the simulated quantization in PyTorch. Both round in the same
+    way. They differ by the order of summation, and by one quantization step if a value is halfway between two steps.
 
     Args:
-        quantized: on any device and in any mode; it stays as it is.
-        facts: the data that it was built for.
-        folder: a new or empty folder, or an export, which is replaced as a whole.
-        images: what the logits are compared on, float32 in [0, 1], ``(N, C, H, W)``; by default noise. Of given ones,
-            the share that is named the same is kept in export.json, as ``agreement``.
+        quantized: Classifier on any device and in any mode. It is not changed.
+        facts: Facts of the data that the classifier was built for.
+        folder: New or empty folder, or an export, which is replaced as a whole.
+        images: Images for the comparison, float32 in [0, 1], ``(N, C, H, W)``. The share of them with the same
+            predicted class is stored in export.json as ``agreement``. Defaults to noise, without this share.
 
     Raises:
-        UserError: the network cannot be exported, or gives logits that are no numbers; a package is missing; the folder
-            holds something else.
+        UserError: If the network cannot be exported, its logits are NaN or infinite, a package is missing, or the
+            folder contains other files.
     """
     with export_aside(folder) as aside:
-        file = write_onnx(to_int8(quantized), facts, aside / FORMATS["onnx"])
+        file = write_onnx(to_int8(quantized), facts, aside / OnnxFormat.files[0])
         difference = check_agreement(file, "onnxruntime", quantized, facts, images, "int8")
         about: dict[str, Any] = {
             "method": "qat",
@@ -60,14 +61,14 @@ def export_qat(
                 same = network(images).argmax(1) == logits_of(quantized, images).argmax(1)
             about |= {"agreement": float(same.mean()), "images": len(images)}
         description = describe(facts, quantized.mean, quantized.std)
-        embed(file, description)
+        embed_description(file, description)
         export = Export(Path(folder), "onnx", "int8", facts, difference, about, description.to_dict())
         write_description(aside, export)
     return export
 
 
 def int8_kernels(file: Path) -> dict[str, int]:
-    """Which kernels for int8 ONNX Runtime takes for a file on this machine, and how many of each."""
+    """Return the number of int8 kernels of each type that ONNX Runtime selects for a file on this machine."""
     onnx = require("onnx", "export", "int8 for ONNX Runtime")
     runtime = require("onnxruntime", "export", "int8 for ONNX Runtime")
     with tempfile.TemporaryDirectory() as place:
