@@ -15,7 +15,7 @@ import gc
 import pytorch_lightning as pl
 from imgrec.engine.experiment import Engine
 from imgrec.engine.config import read_config
-from imgrec.cli.training import train
+from imgrec.engine.training import train
 
 class Resident(pl.Callback):
     def on_train_epoch_start(self, trainer, task):

@@ -1,9 +1,10 @@
-"""The short table that a command ends with."""
+"""Metrics that a command prints at its end."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -11,9 +12,12 @@ from imgrec.metrics.names import long_title_of, ordered
 from imgrec.runs.folder import RunFolder
 from imgrec.utils.console import PlainConsole
 
+if TYPE_CHECKING:
+    from imgrec.engine.training import TrainingResult
+
 
 def print_results(results: Mapping[str, Mapping[str, float]], run: RunFolder | None, report: Path | None) -> None:
-    """Print one row per metric and one column per split, then the paths of what was written."""
+    """Print one row per metric and one column per split, then the paths of the run and its report."""
     console = PlainConsole(soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     table.add_column("")
@@ -35,3 +39,15 @@ def print_results(results: Mapping[str, Mapping[str, float]], run: RunFolder | N
         console.print(f"run        {run.path}")
     if report is not None:
         console.print(f"report     {report}")
+
+
+def print_training(result: TrainingResult) -> None:
+    """Print the metrics of a training, and raise the first failure to write a result.
+
+    Raises:
+        ResourceError: If a result could not be written.
+    """
+    if result.metrics:
+        print_results(result.metrics, result.run, result.report)
+    if result.error is not None:
+        raise result.error

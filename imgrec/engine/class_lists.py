@@ -33,7 +33,7 @@ class ClassList:
 
     def own(self) -> list[Entry[Any]]:
         """Those of imgrec, by name."""
-        import imgrec
+        imgrec = import_module("imgrec")  # the short names of a config are its public names
 
         base = _import(self.base)
         found = {name: getattr(imgrec, name) for name in imgrec.__all__ if name not in self.left_out}

@@ -37,6 +37,7 @@ from imgrec.runs.evaluations import (
     refuse_other,
     write_evaluation_folder,
 )
+from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions
 from imgrec.stats.metric_intervals import metric_intervals
 from imgrec.trust import Trust, allow, opening
@@ -46,8 +47,8 @@ from imgrec.utils.terminal import print
 _PROGRESS_SECONDS = 5.0
 
 
-def evaluate_run(
-    run: str | Path | Any,
+def evaluate(
+    run: RunFolder | str | Path,
     data: str | Path | Mapping[str, Any] | Source,
     *,
     name: str | None = None,
@@ -95,9 +96,10 @@ def evaluate_run(
 
     Example::
 
-        found = imgrec.evaluate_run("runs/digits/quickstart/20261121-143005", "field-images")
+        found = imgrec.evaluate("runs/digits/quickstart/20261121-143005", "field-images")
         print(found.metrics["acc"], found.intervals["acc"])
     """
+    run = run.path if isinstance(run, RunFolder) else run
     if batch_size < 1:
         raise UserError(f"batch_size: expected 1 or more, got {batch_size}.")
     if name is not None:
@@ -141,6 +143,10 @@ def evaluate_run(
     if folder is not None:
         write_evaluation_folder(folder, found, evaluation_page(found, images_of(_Shown(matched.source))))
     return found
+
+
+evaluate_run = evaluate
+"""Previous name of :func:`evaluate`."""
 
 
 def evaluation_loader(

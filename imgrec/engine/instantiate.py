@@ -80,7 +80,7 @@ def find_class(class_path: str, base: type, where: str) -> type:
 
 
 def _opened_class(class_path: str, base: type, where: str) -> Any:
-    import imgrec
+    imgrec = import_module("imgrec")  # the short names of a config are its public names
 
     name = class_path.rpartition(".")[2]
     accepted = [getattr(imgrec, name)] if name in imgrec.__all__ else []

@@ -6,7 +6,7 @@ import copy
 import gc
 import os
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,13 @@ from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities.memory import is_oom_error
 
 from imgrec.callbacks import make_lean
-from imgrec.cli.options import Arguments
-from imgrec.engine.config import Config, check_keys, merge, override, read_config
+from imgrec.engine.config import Config
 from imgrec.engine.experiment import Engine, build_trainer
+from imgrec.engine.fit import load_config
 from imgrec.engine.instantiate import instantiate
 from imgrec.errors import UserError
 from imgrec.tasks.callback import Callback
 from imgrec.utils.memory import forget_peak, free_memory, process_memory
-from imgrec.utils.terminal import print
 
 BRIEF: Config = {
     "callbacks": None,
@@ -47,43 +46,14 @@ _PROCESSES = "WORLD_SIZE"
 
 
 def config_of(*given: str | Path | Mapping[str, Any]) -> Config:
-    """One config of files and mappings, later over earlier.
+    """Merge files and mappings into one config, later over earlier.
 
     Raises:
-        UserError: a file cannot be read, or none was given.
+        UserError: If a file cannot be read, or if no config is given.
     """
     if not given:
-        raise UserError("a config is missing: a file such as experiments/digits/quickstart.yaml, or a mapping")
-    merged: Config = {}
-    for each in given:
-        if isinstance(each, Mapping):
-            check_keys(each)
-        merged = merge(merged, each if isinstance(each, Mapping) else read_config(each))
-    return merged
-
-
-def engine_of_words(command: str, arguments: Arguments, own: Collection[str]) -> Engine:
-    """What the command line of a trial means: its configs with its overrides; says which callbacks will not run.
-
-    Args:
-        command: the name of the command, for messages.
-        arguments: its words.
-        own: the options that are the command's and not the config's.
-
-    Raises:
-        UserError: no config is named, or see :func:`settled_engine`.
-    """
-    files = [*arguments.targets, *arguments.configs]
-    if not files:
-        raise UserError(f"{command} needs a config: imgrec {command} experiments/digits/quickstart.yaml")
-    config = config_of(*files)
-    for key, value in arguments.overrides:
-        if key not in own:
-            config = override(config, key, value)
-    engine = settled_engine(config)
-    if idle := left_out(engine):
-        print(f"not run    {', '.join(idle)}", flush=True)
-    return engine
+        raise UserError("config: expected a file such as experiments/digits/quickstart.yaml or a mapping, got none.")
+    return load_config(given)
 
 
 def settled_engine(config: Config) -> Engine:

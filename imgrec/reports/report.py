@@ -199,3 +199,10 @@ def _moment(text: Any) -> str:
     except ValueError:
         return ""
     return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
+
+
+def write_report_of(run: RunFolder, data: Any) -> Path:
+    """Write the report of a run with the thumbnails of its data module, and return its path."""
+    from imgrec.runs.data import images_of
+
+    return write_report(run, images=images_of(data) if hasattr(data, "load_images") else None)

@@ -13,7 +13,7 @@ import torch
 import imgrec
 import imgrec.engine.short_run as trial
 from imgrec.callbacks.throughput import StepMeter
-from imgrec.cli.commands.batch_find import BatchSize, BatchSizes, predicted_memory, search
+from imgrec.engine.batch_find import BatchSize, BatchSizes, predicted_memory, search
 from imgrec.engine.config import normal_form
 from imgrec.errors import UserError
 from imgrec.utils import memory as process

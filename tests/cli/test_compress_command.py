@@ -15,10 +15,10 @@ import pytest
 import torch
 
 import imgrec
-from imgrec.cli.commands.compress import train_in
 from imgrec.compress.plan import Plan
 from imgrec.compress.profiling import count_macs
 from imgrec.compress.surgery import surgery_of
+from imgrec.engine.resume import train_in
 from imgrec.errors import BudgetExceededError, UserError
 from imgrec.export import load_model_folder
 from imgrec.runs.predictions import Predictions, write_predictions

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import imgrec
-from imgrec.cli.commands.cost import step_costs
 from imgrec.engine.config import merge, normal_form
 from imgrec.engine.short_run import settled_engine
 from imgrec.errors import UserError
 from imgrec.studies.cost import StepCost
+from imgrec.studies.technique_costs import step_costs
 from imgrec.utils import yaml
 from tests.conftest import TINY, Cli
 

@@ -17,11 +17,11 @@ from PIL import Image
 
 import imgrec
 from imgrec.callbacks import Callback, PositionalSeeding
-from imgrec.cli.commands.lr_find import configured_rate, range_test
-from imgrec.cli.training import train
 from imgrec.engine.config import merge, normal_form
 from imgrec.engine.experiment import Engine
+from imgrec.engine.lr_find import configured_rate, range_test
 from imgrec.engine.short_run import settled_engine, train_briefly
+from imgrec.engine.training import train
 from imgrec.errors import UserError
 from imgrec.utils import yaml
 from tests.conftest import TINY

@@ -19,10 +19,10 @@ import yaml
 from torch import Tensor
 
 from imgrec import ClassificationTask, ImageDataModule, RunFolder
-from imgrec.cli import training
-from imgrec.cli.commands import report
+from imgrec.engine import training
 from imgrec.engine.experiment import Engine
 from imgrec.errors import UserError
+from imgrec.reports import report
 from imgrec.tasks.synthetic_step import noise, trial
 from imgrec.types import DataFacts
 
@@ -114,7 +114,7 @@ def test_ctrl_c_outside_of_training(
             "data": (ImageDataModule, "setup"),
             "precision": (Engine, "settle"),
             "between": (training, "_evaluate_after_fit"),
-            "report": (report, "write"),
+            "report": (report, "write_report_of"),
         }
         if when in owner:
             patch.setattr(*owner[when], interrupt)

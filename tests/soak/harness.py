@@ -366,8 +366,8 @@ def import_everything() -> None:
     import imgrec.cli.commands.report
     import imgrec.cli.commands.resume
     import imgrec.cli.results
-    import imgrec.cli.training
     import imgrec.engine.experiment
+    import imgrec.engine.training
     import imgrec.runs.load  # noqa: F401
 
 

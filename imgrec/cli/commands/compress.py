@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgrec.cli.parser import Parser
-from imgrec.engine.config import Config, read_config
+from imgrec.engine.config import read_config
 from imgrec.errors import UserError
-from imgrec.trust import Trust, allow, opening
-from imgrec.utils.paths import Postponed
+from imgrec.trust import allow
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
@@ -58,89 +57,22 @@ def run(command: str, words: list[str]) -> int:
     return 0
 
 
-def compress_run(run: RunFolder | str | Path, *plans: Any, trust: Trust = None) -> list[RunFolder]:
-    """Make compressed variants of a trained run, each a run folder of its own beside it; what is finished is kept.
-
-    Args:
-        run: a run folder.
-        plans: each a list of steps, specs of :data:`imgrec.compress.steps.STEPS`; a mapping as a plan's YAML holds it;
-            or the path of such a file.
-        trust: names of classes and modules that the run's config may name in addition to the registries; ``True``
-            allows every name. Default: none.
-
-    Returns:
-        The run folders, in the order of the plans.
-
-    Raises:
-        UserError: If a plan is refused, or cannot be carried out on this run.
-        BudgetExceededError: If a variant lost more accuracy than the ``max_drop`` of its plan allows. All variants are
-            made, and marked, before it is raised. Also if a step that quantizes loses more than its own ``max_drop``;
-            then there is no export.
-
-    Example::
-
-        half, small = imgrec.compress_run(
-            "runs/digits/quickstart/20261121-143005",
-            [{"name": "prune", "target": {"macs": 0.5}}, "finetune"],
-            ["quantize"],
-        )
-    """
-    from imgrec.compress.plan import read_plans
-
-    found: list[Plan] = []
-    for place, plan in enumerate(plans):
-        file = isinstance(plan, str | Path)
-        values = read_config(plan) if file else plan
-        found += read_plans(values, str(plan) if file else f"plans[{place}]", Path(plan).stem if file else None)
-    with opening(Path(run), trust):
-        allow(list(plans))
-        return _compress(run, found)
-
-
-def _compress(run: RunFolder | str | Path, plans: Sequence[Plan], dry: bool = False) -> list[RunFolder]:
+def _compress(run: str, plans: Sequence[Plan], dry: bool) -> None:
     from imgrec.engine.experiment import quiet_libraries
-    from imgrec.studies.compression.plan_budget import raise_if_exceeded
-    from imgrec.studies.compression.study import Compression
+    from imgrec.studies.compression.run import carry_out, compression_of, raise_if_over_budget
 
     quiet_libraries()
-    compression = Compression(run, train_in, check)
+    compression = compression_of(run)
     if dry:
         compression.refuse(plans)
         print("\n".join(line for plan in plans for line in compression.preview(plan)))
-        return []
-    postponed = Postponed()
-    with postponed:
-        compression.run(plans)
-    if compression.done or postponed.error is None:
+        return
+    error = carry_out(compression, plans)
+    if compression.done or error is None:
         _print(compression.done)
-    postponed.raise_first()
-    raise_if_exceeded([run for run, plan in zip(compression.done, plans, strict=True) if plan.max_drop is not None])
-    return compression.done
-
-
-def train_in(folder: Path, config: Config) -> bool:
-    """Train in a folder, or go on there; whether it is complete."""
-    from imgrec.cli.commands.resume import go_on, is_complete
-    from imgrec.cli.options import Arguments
-    from imgrec.cli.training import train
-    from imgrec.engine.experiment import Engine
-    from imgrec.runs.folder import RunFolder, is_run_folder
-
-    if is_run_folder(folder) and "status" in RunFolder(folder).summary:
-        found = RunFolder(folder)
-        if not is_complete(found, found.config):
-            go_on(found, config, Arguments())
-    else:
-        train(Engine(config), None, folder)
-    found = RunFolder(folder)
-    return is_complete(found, found.config)
-
-
-def check(config: Config) -> None:
-    """Refuse a config, before any data is read."""
-    from imgrec.engine.experiment import Engine
-
-    Engine(config)
+    if error is not None:
+        raise error
+    raise_if_over_budget(compression, plans)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,6 @@ from imgrec.errors import UserError, suggestion
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
-    from imgrec.engine.experiment import Engine
     from imgrec.optim.lr_range_test import RangeTest
 
 HELP = """usage: imgrec lr-find CONFIG.yaml [CONFIG.yaml ...] [--steps N] [--out FILE] [--key.subkey VALUE ...]
@@ -54,9 +53,10 @@ def run(command: str, words: list[str]) -> int:
     given = DEFAULTS | {key: value for key, value in arguments.overrides if key in DEFAULTS}
     _check(given)
 
-    from imgrec.engine.short_run import engine_of_words
+    from imgrec.cli.short_run import build_short_run
+    from imgrec.engine.lr_find import configured_rate, range_test
 
-    engine = engine_of_words(command, arguments, DEFAULTS)
+    engine = build_short_run(command, arguments, DEFAULTS)
     picture = Path(given["out"])
     place, _ = configured_rate(engine)
     found = range_test(engine, given["steps"], given["low"], given["high"], given["stop-at"])
@@ -65,90 +65,10 @@ def run(command: str, words: list[str]) -> int:
     return status
 
 
-def find_learning_rate(
-    *config: str | Path | Mapping[str, Any],
-    steps: int = 100,
-    low: float = 1e-6,
-    high: float = 10.0,
-    stop_at: float = 4.0,
-) -> RangeTest:
-    """The learning-rate range test of `imgrec lr-find`; nothing but what it gives stays of it.
-
-    Args:
-        config: paths of configs, or mappings as they hold them; later over earlier.
-        steps: optimizer steps.
-        low: the learning rate of the first step.
-        high: that of the last.
-        stop_at: how many times its least running mean the loss may be.
-
-    Returns:
-        Rates and losses; its ``suggestions()`` are the rates that the rules suggest.
-
-    Raises:
-        UserError: the config or an argument cannot be.
-
-    Example::
-
-        found = imgrec.find_learning_rate("experiments/digits/quickstart.yaml")
-        print(found.suggestions()["steepest"])
-    """
-    from imgrec.engine.short_run import config_of, settled_engine
-
-    _check(DEFAULTS | {"steps": steps, "low": low, "high": high, "stop-at": stop_at})
-    return range_test(settled_engine(config_of(*config)), steps, low, high, stop_at)
-
-
-def range_test(engine: Engine, steps: int, low: float, high: float, stop_at: float) -> RangeTest:
-    """The range test of what an engine would train; see :func:`imgrec.engine.short_run.train_briefly`."""
-    from imgrec.callbacks.lr_range_test import LearningRateRange
-    from imgrec.engine.short_run import train_briefly
-    from imgrec.optim.lr_range_test import exponential_rates
-
-    _, base = configured_rate(engine)
-    watching = LearningRateRange(exponential_rates(low, high, steps), base, stop_at)
-    train_briefly(engine, watching)
-    return watching.result
-
-
-def configured_rate(engine: Engine) -> tuple[str, float | None]:
-    """Where the config says the learning rate, and what it says; no rate where a task of one's own has it elsewhere.
-
-    Raises:
-        UserError: the optimizer has no learning rate.
-    """
-    from imgrec.optim import OPTIMIZERS
-    from imgrec.tasks import BaseTask
-
-    place = "model.optimizer"
-    if not isinstance(engine.task, BaseTask):
-        return f"{place}.lr", None
-    spec: Any = engine.task.optimizer_spec
-    while True:
-        name, given = OPTIMIZERS.parse(spec, place)
-        parameters = OPTIMIZERS.entry(name, place).parameters
-        if "lr" in given or "lr" in parameters:
-            rate = given.get("lr", parameters["lr"].default if "lr" in parameters else None)
-            if not isinstance(rate, int | float):
-                raise UserError(f"{place}: {name} is given no learning rate to multiply; give `lr`")
-            return f"{place}.lr", float(rate)
-        if "base" not in parameters:  # what wraps another optimizer has its rate
-            raise UserError(f"{place}: {name} has no learning rate to look for")
-        spec, place = given.get("base", parameters["base"].default), f"{place}.base"
-
-
 def _check(given: Mapping[str, Any]) -> None:
-    steps, low, high, stop = (given[key] for key in ("steps", "low", "high", "stop-at"))
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 10:
-        raise UserError(f"--steps: expected a number, 10 or more, got {steps!r}")
-    for key in ("low", "high", "stop-at"):
-        if not isinstance(given[key], int | float) or isinstance(given[key], bool):
-            raise UserError(f"--{key}: expected a number, got {given[key]!r}")
-    if not 0 < low < high < float("inf"):
-        raise UserError(
-            f"--low and --high: expected two learning rates above 0, the lower one first, got {low}, {high}"
-        )
-    if not stop > 1:
-        raise UserError(f"--stop-at: expected a number above 1, got {stop}")
+    from imgrec.engine.lr_find import check_range
+
+    check_range(given["steps"], given["low"], given["high"], given["stop-at"])
     if given["rule"] not in _RULES:
         raise UserError(
             f'--rule: there is no "{given["rule"]}".{suggestion(str(given["rule"]), _RULES)} '

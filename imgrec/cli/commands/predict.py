@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from imgrec.cli.parser import Parser
-from imgrec.cli.predict_inputs import Inputs, find_images
 from imgrec.engine.config import parse_value
+from imgrec.engine.predict_inputs import Inputs, find_images
 from imgrec.errors import IncompleteError, UserError
 from imgrec.trust import allow
 from imgrec.utils.csv_files import rows_written

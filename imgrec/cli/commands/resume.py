@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from imgrec import trust
 from imgrec.cli.options import Arguments, parse
-from imgrec.cli.training import train
 from imgrec.engine.config import Config, merge, override, read_config
 from imgrec.errors import UserError
-from imgrec.runs.folder import CONFIG, RunFolder, find_runs
-from imgrec.utils.paths import refuse_links
+from imgrec.runs.folder import CONFIG, RunFolder
 from imgrec.utils.terminal import print
 
 HELP = """usage: imgrec resume RUN [--allow-changed KEY ...] [--config FILE.yaml ...] [--key.subkey VALUE ...]
@@ -47,87 +43,21 @@ def run(command: str, words: list[str]) -> int:
         config = merge(config, trust.allow(read_config(path)))
     for key, value in arguments.overrides:
         config = override(config, key, trust.allow(value))
-    return go_on(found, config, arguments)
+    return resume_run(found, config, arguments)
 
 
-def find_run(word: str, config: Config) -> RunFolder | None:
-    """The run that ``--ckpt_path`` names: a folder, or with ``last`` the experiment's newest that is not finished.
+def resume_run(run: RunFolder, config: Config, arguments: Arguments) -> int:
+    """Continue a run with a config, and print its metrics."""
+    from imgrec.cli.results import print_training
+    from imgrec.engine.experiment import Engine
+    from imgrec.engine.resume import plan_resume, resume_config
 
-    Other seeds are other runs.
-    """
-    if word != "last":
-        return RunFolder(word)
-    root = Path(config.get("runs", "runs")).expanduser() / str(config["experiment"])
-    seed = config.get("seed_everything", 0)
-    unfinished = []
-    for path in find_runs(root, depth=1):
-        found = RunFolder(path)
-        same_seed = seed is True or found.config.get("seed_everything") == seed
-        if same_seed and not is_complete(found, found.config):
-            unfinished.append((str(found.environment.get("started")), path.name, found))
-    return max(unfinished, key=lambda each: each[:2])[2] if unfinished else None
-
-
-def is_complete(run: RunFolder, config: Config) -> bool:
-    """Whether nothing is left to do in a run: it was trained, and evaluated where that was asked for."""
-    evaluated = run.report.is_file() or not config.get("evaluate_after_fit", True)
-    return run.summary.get("status") == "finished" and evaluated
-
-
-def go_on(run: RunFolder, config: Config, arguments: Arguments) -> int:
-    """Go on in a run's folder with ``config``.
-
-    Raises:
-        UserError: the config is another one than the run's, another process trains in the folder, its checkpoints
-            cannot be read, or its data has changed.
-    """
-    from lightning_utilities.core.rank_zero import rank_zero_only
-
-    from imgrec.engine.experiment import Engine, quiet_libraries, resolve
-    from imgrec.runs.checkpoints import find_usable
-    from imgrec.runs.lock import RunLock
-    from imgrec.runs.resume import Resumption, check_changes
-
-    quiet_libraries()
-    if config.get("seed_everything") is True:
-        config = {**config, "seed_everything": run.config["seed_everything"]}
-    now = resolve(config)
-    refuse_links(run.path)
-    with trust.opening(run.path):
-        before = resolve(read_config(run.path / CONFIG))
-    _settle(now, before)
-    changed, allowed = check_changes(run.path, before, now, arguments.allowed)
+    plan = plan_resume(run, config, arguments.allowed)
     if arguments.print_config:
-        print(Engine(now).resolved, end="")
-        return 0
-    if is_complete(run, before) and not changed:
+        print(Engine(plan.config).resolved, end="")
+    elif plan.is_finished:
         summary = run.summary
         print(f"the run {run.path} is finished: {summary.get('epochs')} epochs, {summary.get('steps')} steps")
-        return 0
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        RunLock(run.path).release()
-    start = find_usable(run.path)
-    engine = Engine(now if start is None else _without_weights(now))
-    engine.config["model"]["init_args"].pop("load_weights", None)
-    if engine.trainer.fast_dev_run:
-        raise UserError("trainer.fast_dev_run: a rehearsal leaves nothing that could go on")
-    return train(engine, start.path if start else None, run.path, Resumption(start, changed, allowed))
-
-
-def _without_weights(config: Config) -> Config:
-    """The config of a task that needs nothing of what training once started from, where it is one that can."""
-    from imgrec.engine.instantiate import find_class
-    from imgrec.tasks import BaseTask
-
-    task = find_class(config["model"]["class_path"], object, "model")
-    return override(config, "model.load_weights", False) if issubclass(task, BaseTask) else config
-
-
-def _settle(now: Config, before: Config) -> None:
-    """Put in, where ``now`` leaves it open, what the run settled for itself: a random seed, what was measured."""
-    for place in (["trainer", "precision"], ["model", "init_args", "channels_last"]):
-        ours, theirs = now, before
-        for key in place[:-1]:
-            ours, theirs = ours[key], theirs[key]
-        if ours.get(place[-1]) == "auto":
-            ours[place[-1]] = theirs.get(place[-1])
+    else:
+        print_training(resume_config(plan))
+    return 0

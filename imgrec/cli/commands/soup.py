@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from imgrec.cli.parser import Parser
-from imgrec.trust import Trust, opening
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
@@ -29,48 +26,11 @@ one architecture, the same classes and preprocessing, and none was trained on im
 def run(command: str, words: list[str]) -> int:
     """Make the soup, and print it beside its ingredients."""
     arguments = _parser().parse_args(words)
-    made = _make(arguments.runs, arguments.method, arguments.batch_norm, arguments.device)
+    from imgrec.studies.soup.run import make_soup
+
+    made = make_soup(arguments.runs, arguments.method, arguments.batch_norm, arguments.device)
     _print(made)
     return 0
-
-
-def soup_runs(
-    *runs: RunFolder | str | Path,
-    method: Literal["greedy", "uniform"] = "greedy",
-    batch_norm: int = 1024,
-    device: str = "auto",
-    trust: Trust = None,
-) -> RunFolder:
-    """Average the weights of trained networks into a new run folder; see :class:`imgrec.studies.soup.soup.Soup`.
-
-    Args:
-        runs: run folders, checkpoints in run folders, or folders of runs.
-        method: ``greedy`` adds networks as long as validation accuracy does not fall; ``uniform`` takes all.
-        batch_norm: training images that the statistics of batch norms are estimated on anew; 0 averages them, too.
-        device: ``auto`` takes a GPU where there is one.
-        trust: names of classes and modules that the runs may name in addition to the registries; ``True`` allows every
-            name. Default: none.
-
-    Raises:
-        UserError: networks that cannot be averaged; nothing was written then.
-
-    Example::
-
-        soup = imgrec.soup_runs("runs/a/20261121-143005", "runs/a/20261121-150000")
-        print(soup.summary["soup"]["accuracy"])
-    """
-    with opening("soup", trust):
-        return _make(runs, method, batch_norm, device)
-
-
-def _make(
-    runs: Sequence[RunFolder | str | Path], method: Literal["greedy", "uniform"], batch_norm: int, device: str
-) -> RunFolder:
-    from imgrec.engine.experiment import quiet_libraries
-    from imgrec.studies.soup.soup import Soup
-
-    quiet_libraries()
-    return Soup(runs, method, batch_norm, device).run()
 
 
 def _print(made: RunFolder) -> None:

@@ -1,36 +1,72 @@
-"""A training with everything around it: the run folder, the evaluation of the best checkpoint, the report."""
+"""Training of an experiment: the run folder, the evaluation of the best checkpoint, the report."""
 
 from __future__ import annotations
 
 import logging
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgrec.errors import UserError
+from imgrec.errors import ResourceError, UserError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
     from imgrec.engine.experiment import Engine
+    from imgrec.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 _INTERVAL = re.compile(r"`val_check_interval` \((\d+)\) must be less .* training batches \((\d+)\)")
-"""Lightning's message of an interval that is longer than an epoch."""
+"""Message of Lightning for an interval that is longer than an epoch."""
 
 
-def train(engine: Engine, checkpoint: str | Path | None, run: Path | None = None, resumption: Any = None) -> int:
-    """Train from ``checkpoint`` on, then evaluate the best checkpoint and write the report.
+@dataclass(frozen=True)
+class TrainingResult:
+    """Result of a training.
 
     Args:
-        engine: what the config builds.
-        checkpoint: where training goes on from; ``None`` begins.
-        run: the run folder to go on in; by default a new one is made.
-        resumption: how it goes on there.
+        run: Run folder, or ``None`` after ``trainer.fast_dev_run``.
+        metrics: Metrics of the best checkpoint by split, for example ``metrics["test"]["acc"]``. Empty without
+            ``evaluate_after_fit``, after an interruption, and in processes other than the first.
+        report: Path of report.html. Defaults to ``None``.
+        error: First failure to write a result. Defaults to ``None``.
+    """
+
+    run: RunFolder | None
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    report: Path | None = None
+    error: ResourceError | None = None
+
+    def folder(self) -> RunFolder:
+        """Return the run folder.
+
+        Raises:
+            ResourceError: If a result could not be written.
+            UserError: If the training has no run folder because of ``trainer.fast_dev_run``.
+        """
+        if self.error is not None:
+            raise self.error
+        if self.run is None:
+            raise UserError("trainer.fast_dev_run: expected false for a run folder, got true.")
+        return self.run
+
+
+def train(
+    engine: Engine, checkpoint: str | Path | None, run: Path | None = None, resumption: Any = None
+) -> TrainingResult:
+    """Train, evaluate the best checkpoint and write the report.
+
+    Args:
+        engine: Built experiment.
+        checkpoint: Checkpoint to continue from. ``None`` starts a new training.
+        run: Run folder to continue in. Defaults to a new folder.
+        resumption: State of the resumed run. Defaults to ``None``.
     """
     from imgrec.callbacks import RunRecorder, make_lean
     from imgrec.loggers.base import close_mirrors
+    from imgrec.runs.folder import RunFolder
     from imgrec.runs.load import read_checkpoint
     from imgrec.tasks import BaseTask
 
@@ -39,27 +75,31 @@ def train(engine: Engine, checkpoint: str | Path | None, run: Path | None = None
     if run is not None:
         _use_splits_of(run, engine, resumption)
     trainer = engine.settle()
-    rehearsal = bool(trainer.fast_dev_run)
     config = engine.config
     recorder = RunRecorder(config["experiment"], config["runs"], engine.resolved, folder=run, resumption=resumption)
     trainer.callbacks.insert(0, recorder)
     make_lean(trainer, engine.task)
     recorder.held = True
+    metrics: dict[str, dict[str, float]] = {}
+    report = None
     try:
         _fit(engine, checkpoint)
         if config["evaluate_after_fit"] and not trainer.interrupted:
-            _evaluate_after_fit(engine, recorder, rehearsal)
+            metrics, report = _evaluate_after_fit(engine, recorder)
         close_mirrors(trainer)
+        if recorder.unwritten.error is not None:
+            recorder.check_folder()
     except (KeyboardInterrupt, SystemExit):
         if trainer.is_global_zero and recorder.folder is not None and not trainer.interrupted:
             logger.warning("trained, but not evaluated; to continue: imgrec resume %s", recorder.folder)
         raise
     except (OSError, UserError):
-        recorder.check_folder()  # a file that could not be written is the second message then
+        recorder.check_folder()  # a deleted folder is the cause of the other error
         raise
     finally:
         recorder.close()
-    return 0
+    found = None if recorder.folder is None or trainer.fast_dev_run else RunFolder(recorder.folder)
+    return TrainingResult(found, metrics, report, recorder.unwritten.error if metrics else None)
 
 
 def _fit(engine: Engine, checkpoint: str | Path | None) -> None:
@@ -72,7 +112,7 @@ def _fit(engine: Engine, checkpoint: str | Path | None) -> None:
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
     except ValueError as error:
-        if MESSAGE in str(error):  # of a task that is not imgrec's, or of a batch that came unexpected
+        if MESSAGE in str(error):  # of a task of another class, or of an unexpected batch
             raise single_image_error() from error
         found = _INTERVAL.search(str(error))
         if found is None:
@@ -84,47 +124,44 @@ def _fit(engine: Engine, checkpoint: str | Path | None) -> None:
 
 
 def _use_splits_of(run: Path, engine: Engine, resumption: Any) -> None:
-    """Train with the split that a run folder stores: of the run itself, or of the run that it is made from."""
+    """Train with the split that a run folder stores: the split of the run itself or of its parent."""
     from imgrec.data.splits.table import SplitTable
     from imgrec.runs.data import hold_to_run
     from imgrec.runs.folder import SPLITS_FILE, RunFolder
 
     stored = run / SPLITS_FILE
     if not stored.is_file() or not hasattr(engine.data, "use_splits"):
-        return  # the fingerprint is compared when training begins
+        return  # the fingerprint is compared at the start of training
     if resumption is not None:
         hold_to_run(engine.data, RunFolder(run), resumption.changes_data)
     else:
         engine.data.use_splits(SplitTable.read(stored))
 
 
-def _evaluate_after_fit(engine: Engine, recorder: Any, rehearsal: bool) -> None:
+def _evaluate_after_fit(engine: Engine, recorder: Any) -> tuple[dict[str, dict[str, float]], Path | None]:
+    """Evaluate the best checkpoint and write the report. Return the metrics by split and the path of the report."""
     from pytorch_lightning.callbacks import WeightAveraging
 
-    from imgrec.cli.commands.report import write
-    from imgrec.cli.results import print_results
+    from imgrec.reports.report import write_report_of
     from imgrec.runs.folder import RunFolder
 
     trainer, data, task = engine.trainer, engine.data, engine.task
-    # in a test, Lightning's averaging puts the weights of the last step in the place of the checkpoint's averages
+    # in a test, WeightAveraging of Lightning replaces the averages of the checkpoint by the weights of the last step
     trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, WeightAveraging)]
-    best = None if rehearsal else recorder.trained_checkpoint(trainer)
-    results = evaluate_splits(trainer, task, data, best, ["validate", "test"])
-    if rehearsal or recorder.folder is None:
-        return
-    if trainer.is_global_zero:
-        run = RunFolder(recorder.folder)
-        report = None
-        with recorder.unwritten:
-            report = write(run, data)
-        print_results(results, run, report)
-        recorder.unwritten.raise_first()
+    best = None if trainer.fast_dev_run else recorder.trained_checkpoint(trainer)
+    metrics = evaluate_splits(trainer, task, data, best, ["validate", "test"])
+    if trainer.fast_dev_run or recorder.folder is None or not trainer.is_global_zero:
+        return {}, None
+    report = None
+    with recorder.unwritten:
+        report = write_report_of(RunFolder(recorder.folder), data)
+    return metrics, report
 
 
 def evaluate_splits(
     trainer: pl.Trainer, task: Any, data: Any, checkpoint: str | Path | None, commands: list[str]
 ) -> dict[str, dict[str, float]]:
-    """The figures of each split by name; a test split that the data lacks is left out."""
+    """Return the metrics by split. Splits without images are skipped if there are several commands."""
     results: dict[str, dict[str, float]] = {}
     for command in commands:
         split = {"validate": "val"}.get(command, command)

@@ -1,0 +1,40 @@
+"""Experiment of the commands that train a few steps: lr-find, batch-find, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from imgrec.cli.options import Arguments
+from imgrec.engine.config import override
+from imgrec.errors import UserError
+from imgrec.utils.terminal import print
+
+if TYPE_CHECKING:
+    from imgrec.engine.experiment import Engine
+
+
+def build_short_run(command: str, arguments: Arguments, options: Collection[str]) -> Engine:
+    """Build the experiment of a command line, and print the callbacks that do not run.
+
+    Args:
+        command: Name of the command, for messages.
+        arguments: Parsed command line.
+        options: Options of the command itself, which are not overrides of the config.
+
+    Raises:
+        UserError: If no config is given, or if :func:`imgrec.engine.short_run.settled_engine` raises it.
+    """
+    from imgrec.engine.short_run import config_of, left_out, settled_engine
+
+    files = [*arguments.targets, *arguments.configs]
+    if not files:
+        raise UserError(f"{command} needs a config: imgrec {command} experiments/digits/quickstart.yaml")
+    config = config_of(*files)
+    for key, value in arguments.overrides:
+        if key not in options:
+            config = override(config, key, value)
+    engine = settled_engine(config)
+    if idle := left_out(engine):
+        print(f"not run    {', '.join(idle)}", flush=True)
+    return engine
