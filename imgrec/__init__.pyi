@@ -1,6 +1,7 @@
 """Public names of imgrec. ``imgrec/__init__.py`` loads each of them when it is first used."""
 
 from .augment import AUGMENTATIONS
+from .bench.run import bench_runs
 from .callbacks import (
     EMA,
     QAT,
@@ -92,6 +93,7 @@ __all__ = [
     "TrainingFailedError",
     "UserError",
     "WandbLogger",
+    "bench_runs",
     "compare_runs",
     "compress_run",
     "evaluate",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +13,7 @@ from imgrec.errors import UserError
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
-    from imgrec.models import Classifier
     from imgrec.reports.bench.results import Bench
-    from imgrec.types import DataFacts
 
 _PICTURES = (".png", ".svg", ".pdf")
 _EPILOG = """A run stands for its network in PyTorch, ONNX Runtime and OpenVINO, as far as they are installed, and for
@@ -70,9 +67,8 @@ def run(command: str, words: list[str]) -> int:
     if arguments.picture is not None and Path(arguments.picture).suffix not in _PICTURES:
         raise UserError(f"--picture {arguments.picture}: expected a name that ends in {', '.join(_PICTURES)}")
 
-    from imgrec.bench.bench import Options, check_options, run_bench
-    from imgrec.bench.candidates import find_candidates
-    from imgrec.export.runtimes.registry import runtime_names
+    from imgrec.bench.bench import Options
+    from imgrec.bench.run import measure_sources
     from imgrec.reports.bench.results import BENCH, write_bench
 
     options = Options(
@@ -83,15 +79,10 @@ def run(command: str, words: list[str]) -> int:
         split=arguments.split,
         images=arguments.images,
     )
-    check_options(options)
-    runtimes = runtime_names() if arguments.runtime == ["all"] else arguments.runtime
-    with tempfile.TemporaryDirectory(prefix="imgrec-bench-") as work, _Progress() as say:
-        say("reading")
-        candidates = find_candidates(arguments.sources, runtimes, arguments.precision, Path(work), _export)
-        bench = run_bench(candidates, options, Path(work), say)
+    with _Progress() as report:
+        bench, home = measure_sources(arguments.sources, arguments.runtime, arguments.precision, options, report)
     _print(bench)
-    home = candidates[0].run
-    record = None if home is None or arguments.no_record else str(home.path / BENCH)
+    record = None if home is None or arguments.no_record else str(home / BENCH)
     write_each(
         [
             (record, lambda path: write_bench(path, bench)),
@@ -102,12 +93,6 @@ def run(command: str, words: list[str]) -> int:
         ]
     )
     return 0
-
-
-def _export(classifier: Classifier, facts: DataFacts, folder: Path, format: str) -> Path:
-    from imgrec.export.export_network import export_network
-
-    return export_network(classifier, facts, folder, format).folder
 
 
 def _write_json(bench: Bench, path: Path) -> None:
