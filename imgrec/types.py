@@ -154,7 +154,7 @@ class DataFacts:
 
     Args:
         class_names: Names of the classes, in the order of their indices.
-        class_counts: Number of training images per class, in the same order.
+        class_counts: Number of training images per class, in the same order. Empty if unknown.
         image_size: Side of the square input image, in pixels.
         channels: Number of channels, 1 or 3. Defaults to 3.
         eval_transforms: Specs of the transforms that convert any image to the input size. A model outside its run
@@ -202,10 +202,11 @@ class DataFacts:
 
     def for_registry(self) -> dict[str, Any]:
         """Return the facts that the constructor of a component can request by name."""
+        counts = {"class_counts": self.class_counts} if self.class_counts else {}  # unknown for a plain DataLoader
         return {
             "num_classes": self.num_classes,
             "class_names": self.class_names,
-            "class_counts": self.class_counts,
+            **counts,
             "image_size": self.image_size,
             "in_channels": self.channels,
         }

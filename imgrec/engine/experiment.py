@@ -149,7 +149,7 @@ def with_defaults(cls: type, given: Mapping[str, Any]) -> Config:
             value = {"name": default, **value}
         if value is not parameter.empty:
             arguments[name] = value
-    for state in ("facts", "load_weights"):  # a checkpoint's business
+    for state in ("facts", "load_weights", "num_classes", "class_names"):  # of a checkpoint, or of a plain DataLoader
         if state not in given:
             arguments.pop(state, None)
     return {**arguments, **{k: v for k, v in given.items() if k not in arguments}}

@@ -60,16 +60,24 @@ def load_config(config: Configs, overrides: Mapping[str, Any] | None = None) -> 
         UserError: If a file cannot be read, or a key is invalid.
     """
     given = [config] if isinstance(config, str | Path | Mapping) else list(config)
-    merged: Config = {}
-    for each in given:
-        if isinstance(each, Mapping):
-            check_keys(each)
-            merged = merge(merged, normal_form(each))
-        else:
-            merged = merge(merged, read_config(each))
+    merged = merge_configs(given)
     merged.setdefault("experiment", experiment_name([str(each) for each in given if not isinstance(each, Mapping)]))
     for key, value in (overrides or {}).items():
         merged = override(merged, key, value)
+    return merged
+
+
+def merge_configs(configs: Sequence[str | Path | Mapping[str, Any]]) -> Config:
+    """Merge files and mappings into one config, later over earlier.
+
+    Raises:
+        UserError: If a file cannot be read, or a key is invalid.
+    """
+    merged: Config = {}
+    for each in configs:
+        if isinstance(each, Mapping):
+            check_keys(each)
+        merged = merge(merged, normal_form(each) if isinstance(each, Mapping) else read_config(each))
     return merged
 
 

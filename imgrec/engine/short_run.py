@@ -21,7 +21,7 @@ from pytorch_lightning.utilities.memory import is_oom_error
 from imgrec.callbacks import make_lean
 from imgrec.engine.config import Config
 from imgrec.engine.experiment import Engine, build_trainer
-from imgrec.engine.fit import load_config
+from imgrec.engine.fit import merge_configs
 from imgrec.engine.instantiate import instantiate
 from imgrec.errors import UserError
 from imgrec.tasks.callback import Callback
@@ -53,7 +53,7 @@ def config_of(*given: str | Path | Mapping[str, Any]) -> Config:
     """
     if not given:
         raise UserError("config: expected a file such as experiments/digits/quickstart.yaml or a mapping, got none.")
-    return load_config(given)
+    return merge_configs(given)
 
 
 def settled_engine(config: Config) -> Engine:

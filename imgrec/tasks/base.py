@@ -25,6 +25,7 @@ from imgrec.tasks.callback import imgrec_callbacks
 from imgrec.tasks.collectives import first_buffers, on_first, process_count
 from imgrec.tasks.epoch_predictions import EpochBuffer, EpochPredictions, RunningMeans
 from imgrec.tasks.evaluation_weights import agree_on_weights, keep_evaluated, put_evaluated, put_trained
+from imgrec.tasks.plain_batches import is_plain, plain_batch, plain_class_names, size_of_data
 from imgrec.tasks.sam_step import loss_at_worst_point, loss_scale
 from imgrec.tasks.single_image import refuse_single_image
 from imgrec.trust import in_own_scope
@@ -53,6 +54,8 @@ class BaseTask(BuiltTask):
             with. ``auto``: `imgrec fit` measures it, and writes what it chose into the run's config; elsewhere, no.
         compile: ``true``, or the arguments of ``torch.compile``, such as ``{mode: reduce-overhead}``: the network is
             compiled at its first batch, which takes a minute or more. Names in checkpoints stay.
+        num_classes: Number of classes, for a DataLoader without a data module.
+        class_names: Names of the classes, for a DataLoader without a data module. Defaults to those of its data set.
     """
 
     def __init__(
@@ -64,8 +67,11 @@ class BaseTask(BuiltTask):
         load_weights: bool = True,
         channels_last: bool | Literal["auto"] = "auto",
         compile: bool | dict[str, Any] = False,
+        num_classes: int | None = None,
+        class_names: list[str] | None = None,
     ) -> None:
-        super().__init__(regularizers, facts, load_weights, channels_last, compile)
+        names = plain_class_names(num_classes, class_names)
+        super().__init__(regularizers, facts, load_weights, channels_last, compile, names)
         self.save_hyperparameters()
         self.optimizer_spec = optimizer
         self.schedule_spec = schedule
@@ -75,6 +81,7 @@ class BaseTask(BuiltTask):
         self.accumulated = AccumulatedSamples()
         self._epoch = EpochBuffer()
         self._running = RunningMeans()
+        self._batch_size = 1
         check_optimizer(optimizer, "model.optimizer")
         check_schedule(schedule, "model.schedule")
 
@@ -141,6 +148,7 @@ class BaseTask(BuiltTask):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss and weighted penalties; each part is logged. A sharpness-aware optimizer gets that of a second pass."""
+        batch = self._as_batch(batch, batch_idx)
         begins = batch_idx % self.trainer.accumulate_grad_batches == 0  # Lightning clears the gradients here
         self.accumulated.add(len(batch), begins)
         optimizer = self._sharpness_aware()
@@ -222,15 +230,37 @@ class BaseTask(BuiltTask):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the logits."""
-        self._keep(batch)
+        self._keep(self._as_batch(batch, batch_idx, self.trainer.val_dataloaders))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the logits."""
-        self._keep(batch)
+        self._keep(self._as_batch(batch, batch_idx, self.trainer.test_dataloaders))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> StepOutput:
-        """The output of the shared step."""
-        return self.model_step(batch)
+        """Return the output of the shared step."""
+        return self.model_step(self._as_batch(batch, batch_idx))
+
+    def _as_batch(self, batch: Any, batch_idx: int, loader: Any = None) -> Batch:
+        """Return a batch of a plain DataLoader as :class:`imgrec.types.Batch`.
+
+        Args:
+            batch: Batch, or pair of images and targets.
+            batch_idx: Index of the batch in its epoch.
+            loader: DataLoader of an evaluation, whose padding is removed. Defaults to no padding.
+
+        Raises:
+            UserError: If the batch is neither.
+        """
+        if isinstance(batch, Batch):
+            return batch
+        if not is_plain(batch):
+            raise UserError(f"batch: expected a pair of tensors, images and targets, got {type(batch).__name__}.")
+        if batch_idx == 0:
+            self._batch_size = len(batch[0])
+        trainer = self.trainer
+        first = batch_idx * self._batch_size * trainer.world_size + trainer.global_rank
+        size = None if loader is None else size_of_data(loader)
+        return plain_batch(batch, first, self.current_epoch, trainer.world_size, size)
 
     def on_validation_epoch_end(self) -> None:
         """Compute everything once, from the epoch's logits; a schedule may wait for it."""

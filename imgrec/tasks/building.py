@@ -18,6 +18,7 @@ from imgrec.models import check_compile, compile_network, set_channels_last
 from imgrec.registry import Specs
 from imgrec.regularizers import RegularizerSum, build_regularizers, check_regularizers
 from imgrec.tasks.compatibility import refuse_other_architecture, refuse_other_classes
+from imgrec.tasks.plain_batches import facts_of_loader
 from imgrec.tasks.strategies import shard
 from imgrec.trust import Trust, allow, current, declare, in_own_scope, reading
 from imgrec.types import PART_FACTS, DataFacts
@@ -38,6 +39,7 @@ class BuiltTask(pl.LightningModule, ABC):
         load_weights: whether the specs' pretrained weights are loaded.
         channels_last: the order of weights and images in memory.
         compile: whether, and how, the network is compiled.
+        class_names: Names of the classes for a DataLoader without a data module. Defaults to those of its data set.
     """
 
     model: nn.Module
@@ -55,9 +57,11 @@ class BuiltTask(pl.LightningModule, ABC):
         load_weights: bool,
         channels_last: bool | Literal["auto"],
         compile: bool | dict[str, Any],
+        class_names: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__()
         self.opened = current()
+        self.class_names = class_names
         self.regularizer_specs = regularizers
         self.load_weights = load_weights
         self.channels_last = channels_last
@@ -119,8 +123,8 @@ class BuiltTask(pl.LightningModule, ABC):
             self._adopt(facts)  # a callback may ask for the model before `setup`, as Lightning's WeightAveraging does
         if self.facts is None:
             raise UserError(
-                "the task has not seen its data: fit it with an imgrec.ImageDataModule, "
-                "or pass facts=datamodule.facts.to_dict()"
+                "task: expected facts of the data before the model is built, got none. Fit the task with an "
+                "imgrec.ImageDataModule or a DataLoader, or pass facts=datamodule.facts.to_dict()."
             )
         seed_defaults(run_seed(), "initialization")
         self.model = self._laid_out(self._pruned(self.build_model(self.facts), self._expected))
@@ -181,7 +185,9 @@ class BuiltTask(pl.LightningModule, ABC):
 
     def _facts_of_data(self) -> DataFacts | None:
         facts = getattr(getattr(self._trainer, "datamodule", None), "facts", None)
-        return facts if isinstance(facts, DataFacts) else None
+        if isinstance(facts, DataFacts):
+            return facts
+        return facts_of_loader(self._trainer, self.class_names) if self._trainer and self.facts is None else None
 
     def _adopt(self, facts: DataFacts) -> None:
         self.facts = facts

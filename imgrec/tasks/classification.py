@@ -19,6 +19,7 @@ from imgrec.tasks.building import Metrics
 from imgrec.tasks.initial_weights import check_start, start_from
 from imgrec.tasks.loss_checks import check_head_of_loss, refuse_mixed_targets, refuse_mixing, refuse_other_scale
 from imgrec.tasks.partial_start import Start
+from imgrec.tasks.plain_batches import facts_of_images
 from imgrec.types import PART_FACTS, Batch, DataFacts, StepOutput
 
 
@@ -53,8 +54,10 @@ class ClassificationTask(BaseTask):
         load_weights: see :class:`BaseTask`.
         channels_last: see :class:`BaseTask`.
         compile: see :class:`BaseTask`.
+        num_classes: see :class:`BaseTask`.
+        class_names: see :class:`BaseTask`.
 
-    Example of a research idea, in a file of one's own::
+    Example of a research idea in a separate file::
 
         class Confident(ClassificationTask):
             def compute_loss(self, output):
@@ -82,6 +85,8 @@ class ClassificationTask(BaseTask):
         load_weights: bool = True,
         channels_last: bool | Literal["auto"] = "auto",
         compile: bool | dict[str, Any] = False,
+        num_classes: int | None = None,
+        class_names: list[str] | None = None,
     ) -> None:
         super().__init__(
             optimizer=optimizer,
@@ -91,6 +96,8 @@ class ClassificationTask(BaseTask):
             load_weights=load_weights,
             channels_last=channels_last,
             compile=compile,
+            num_classes=num_classes,
+            class_names=class_names,
         )
         self.specs = ClassifierSpecs(backbone, head, normalize, neck, pooling, edits, init)
         self.loss_spec = loss
@@ -185,6 +192,22 @@ class ClassificationTask(BaseTask):
         return loss
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images, as in a :class:`Batch`, to logits."""
+        """Compute the logits of images.
+
+        The model is built from the facts of the task, or from the shape of the images if the classes were given.
+
+        Args:
+            images: uint8, or float in [0, 1], ``(batch, channels, size, size)``.
+
+        Returns:
+            Logits ``(batch, num_classes)``.
+
+        Raises:
+            UserError: If the task has neither facts nor classes.
+        """
+        if not hasattr(self, "model"):
+            if self.facts is None and self.class_names is not None:
+                self._adopt(facts_of_images(images, self.class_names))
+            self.configure_model()
         logits: Tensor = self.model(images)
         return logits

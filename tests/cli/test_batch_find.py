@@ -95,7 +95,7 @@ def test_there_are_no_more_images_than_there_are(monkeypatch: pytest.MonkeyPatch
 def test_nine_tenths_of_what_is_free_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     found = search(Pretended(monkeypatch, free=1000 * MIB).engine, None, 8, 64)
     assert found.budget == 900 * MIB
-    with pytest.raises(UserError, match="does not say how much memory is free: give --memory 6GiB"):
+    with pytest.raises(UserError, match="--memory: expected a size such as 6GiB"):
         search(Pretended(monkeypatch).engine, None, 8, 64)
 
 

@@ -129,10 +129,10 @@ def test_one_technique_in_two_sizes_has_two_rows(cli: Cli, tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "this config names no technique that could be left out"),
+        ([], "this config has no technique to remove"),
         (["--rounds", "0"], "--rounds: expected a number, 1 or more, got 0"),
-        (["--toggle", "se"], "what is toggled stands under `model`"),
-        (["--toggle.trainer.max_epochs", "3"], "toggle trainer.max_epochs: what is toggled stands under `model`"),
+        (["--toggle", "se"], "expected a key under `model`"),
+        (["--toggle.trainer.max_epochs", "3"], "toggle trainer.max_epochs: expected a key under `model`"),
         (["--toggle.model.neck", "fpm"], 'no neck is called "fpm". Did you mean "fpn"'),
         (["--toggle.model.nick", "fpn"], "nick"),
     ],

@@ -109,7 +109,7 @@ def test_the_version(cli: Cli) -> None:
         (["--seed_everything", "1"], "a command is missing"),
         (["fit", "tiny.yaml"], "--config tiny.yaml"),
         (["test", "a", "b"], "one run folder or checkpoint, got 2"),
-        (["test"], "needs a run folder or a checkpoint"),
+        (["test"], "expected a run folder or a checkpoint"),
         (["fit"], 'needs the argument "source"'),
     ],
 )

@@ -137,7 +137,12 @@ FUNCTIONS: dict[str, tuple[Callable[[Path], Any], list[Attack]]] = {
     "load": (imgrec.load, MODEL_FOLDER + CHECKPOINT + CHECKPOINT_TASK),
     "compress_run": (lambda run: imgrec.compress_run(run, ["finetune"]), RUN_DATA[:3] + RUN_TRAINING[:2]),
     "soup_runs": (lambda run: imgrec.soup_runs(run, second(run)), MODEL_FOLDER[:2] + RUN_DATA[:3]),
-    "evaluate_run": (lambda run: imgrec.evaluate_run(run, "digits"), MODEL_FOLDER[:2] + CHECKPOINT_TASK[:1]),
+    "evaluate": (lambda run: imgrec.evaluate(run, "digits"), MODEL_FOLDER[:2] + CHECKPOINT_TASK[:1]),
+    "evaluate_run": (lambda run: imgrec.evaluate_run(run, "digits"), MODEL_FOLDER[:1]),
+    "evaluate_split": (lambda run: imgrec.evaluate_split(run, "val"), RUN_DATA[:3]),
+    "resume": (lambda run: imgrec.resume(unfinished(run)), RUN_DATA[:3] + RUN_TRAINING[:2]),
+    "predict": (lambda run: imgrec.predict(run, picture(run)), MODEL_FOLDER[:2] + CHECKPOINT_TASK[:1]),
+    "bench_runs": (lambda run: imgrec.bench_runs(run, runtimes=["torch"], images=0), MODEL_FOLDER[:2]),
     "ClassificationTask": (
         lambda run: imgrec.ClassificationTask.load_from_checkpoint(run / "checkpoints" / "best.ckpt"),
         [*CHECKPOINT[:3], *CHECKPOINT_TASK[:3], CHECKPOINT_TASK[4]],
@@ -145,7 +150,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Path], Any], list[Attack]]] = {
 }
 READERS = {"RunFolder", "run_table", "compare_runs"}
 """Functions and classes that read figures of runs and resolve no name."""
-TRAININGS = {"find_batch_size", "find_learning_rate", "technique_costs"}
+TRAININGS = {"fit", "find_batch_size", "find_learning_rate", "technique_costs"}
 """Functions that take the user's own config."""
 
 CALLS = [(name, attack) for name, (_, attacks) in FUNCTIONS.items() for attack in attacks]

@@ -121,6 +121,8 @@ def evaluate(command: Literal["validate", "test"], arguments: Arguments) -> int:
         found = evaluate_export(command, exported, has_options)
         print(f"model      {found.export}")
     else:
+        if path is None and arguments.ckpt_path is None and not arguments.print_config:
+            raise UserError(f"{command}: expected a run folder or a checkpoint: imgrec {command} runs/...")
         configs = [read_config(each) for each in arguments.configs]
         evaluation = prepare(command, path, configs, arguments.overrides, arguments.ckpt_path)
         if arguments.print_config:
