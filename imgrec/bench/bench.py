@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from imgrec.bench.candidates import Candidate
-from imgrec.bench.evaluation import Evaluated, evaluate, reference_of, scored
+from imgrec.bench.evaluation import Evaluated, evaluate_candidates, reference_of, scored
 from imgrec.bench.process import BenchProcess, MeasurementError
 from imgrec.errors import UserError
 from imgrec.export.runtimes.registry import check_device
@@ -238,7 +238,7 @@ def _evaluate(live: Sequence[_Live], options: Options, work: Path, say: Callable
 
     candidates = [each.candidate for each in live]
     asks = [ask(place) for place in range(len(live))]
-    return evaluate(candidates, asks, options.split, options.images, work, say)
+    return evaluate_candidates(candidates, asks, options.split, options.images, work, say)
 
 
 def _row(live: _Live, baseline: _Live | None, options: Options) -> BenchRow:

@@ -41,7 +41,7 @@ Ask = Callable[[Path, Path], Any]
 _CHUNK = 64  # images that are read and handed over at once
 
 
-def evaluate(
+def evaluate_candidates(
     candidates: Sequence[Candidate],
     asks: Sequence[Ask | None],
     split: Split,

@@ -65,7 +65,7 @@ def measure_sources(
     options: Options,
     report: Callable[[str], None] = lambda text: None,
 ) -> tuple[Bench, Path | None]:
-    """Measure sources, and return the result and the run folder of the first source; see :func:`bench_runs`.
+    """Measure sources as :func:`bench_runs` does. Return the result and the run folder of the first source.
 
     Args:
         sources: Paths of runs and exports.

@@ -42,10 +42,17 @@ def fit(
         TrainingFailedError: If the loss becomes NaN or infinite, or diverges.
         ResourceError: If the disk is full or a worker process is killed.
 
-    Example::
-
-        run = imgrec.fit("experiments/digits/quickstart.yaml", {"trainer.max_epochs": 5})
-        print(run.summary["test"]["acc"], run.report)
+    Example:
+        >>> import tempfile
+        >>> config = {
+        ...     "model": {"backbone": {"name": "cifar_resnet", "depth": 8, "widths": [4, 4, 4]}},
+        ...     "data": {"source": "digits", "channels": 1, "image_size": 16},
+        ...     "trainer": {"max_epochs": 1, "limit_train_batches": 2, "enable_progress_bar": False},
+        ... }
+        >>> run = fit(config, {"runs": tempfile.mkdtemp(), "experiment": "example"})  # doctest: +ELLIPSIS
+        run ...
+        >>> run.summary["status"], run.report.name
+        ('finished', 'report.html')
 
     See also: :func:`imgrec.engine.resume.resume` continues an interrupted run in its own folder.
     """

@@ -47,7 +47,7 @@ def find_learning_rate(
 
 
 def range_test(engine: Engine, steps: int, low: float, high: float, stop_at: float) -> RangeTest:
-    """Run the range test on a copy of an experiment; see :func:`imgrec.engine.short_run.train_briefly`."""
+    """Run the range test on a copy of an experiment (:func:`imgrec.engine.short_run.train_briefly`)."""
     from imgrec.callbacks.lr_range_test import LearningRateRange
     from imgrec.engine.short_run import train_briefly
     from imgrec.optim.lr_range_test import exponential_rates

@@ -55,7 +55,7 @@ class Inputs:
         return f"{count} {verb} ending, and {'is' if count == 1 else 'are'} skipped: {', '.join(shown + more)}"
 
 
-def find_images(given: Iterable[str]) -> Inputs:
+def find_images(words: Iterable[str]) -> Inputs:
     """Find the images that files, folders and everything below them, globs and tables of paths name.
 
     Raises:
@@ -70,7 +70,7 @@ def find_images(given: Iterable[str]) -> Inputs:
                 seen.add(path)
                 found.rows.append(ImageRow(path))
 
-    for word in given:
+    for word in words:
         path = Path(word).expanduser()
         if path.is_dir():
             add(_in_folder(path, found.skipped))
@@ -106,7 +106,7 @@ def _in_folder(folder: Path, skipped: Counter[str]) -> list[Path]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield all ordinary files below a folder; hidden folders and those of the system are not entered."""
+    """Yield all regular files below a folder, without hidden folders and folders of the system."""
     from imgrec.data.sources.file_names import is_system_entry
 
     for place, folders, names in os.walk(folder):
@@ -120,7 +120,7 @@ def _read_table(path: Path, found: Inputs) -> None:
 
     table = read_csv(path, (), strip=False)
     if not table.rows:
-        raise UserError(f"{path}: no image at all; its first row names the columns, each other row an image.")
+        raise UserError(f"{path}: expected one row per image after the header, got no row.")
     lower = [name.lower() for name in table.header]
     column = next((lower.index(name) for name in PATH_COLUMNS if name in lower), 0)
     others = [name for at, name in enumerate(table.header) if at != column]

@@ -58,8 +58,8 @@ def resume(
             every name. Defaults to none.
 
     Raises:
-        UserError: If a key differs that is not allowed to, if another process trains in the folder, if no checkpoint
-            can be read, or if the data has changed.
+        UserError: If a key differs that is not in ``allow_changed``, if another process trains in the folder, or
+            if the checkpoint cannot be used.
 
     Example::
 

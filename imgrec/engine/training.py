@@ -91,7 +91,7 @@ def train(
             recorder.check_folder()
     except (KeyboardInterrupt, SystemExit):
         if trainer.is_global_zero and recorder.folder is not None and not trainer.interrupted:
-            logger.warning("trained, but not evaluated; to continue: imgrec resume %s", recorder.folder)
+            logger.warning("The run is trained, but not evaluated. To continue: imgrec resume %s", recorder.folder)
         raise
     except (OSError, UserError):
         recorder.check_folder()  # a deleted folder is the cause of the other error

@@ -25,7 +25,7 @@ from imgrec.tasks.callback import imgrec_callbacks
 from imgrec.tasks.collectives import first_buffers, on_first, process_count
 from imgrec.tasks.epoch_predictions import EpochBuffer, EpochPredictions, RunningMeans
 from imgrec.tasks.evaluation_weights import agree_on_weights, keep_evaluated, put_evaluated, put_trained
-from imgrec.tasks.plain_batches import is_plain, plain_batch, plain_class_names, size_of_data
+from imgrec.tasks.plain_batches import is_pair, plain_batch, plain_class_names, size_of_data
 from imgrec.tasks.sam_step import loss_at_worst_point, loss_scale
 from imgrec.tasks.single_image import refuse_single_image
 from imgrec.trust import in_own_scope
@@ -253,7 +253,7 @@ class BaseTask(BuiltTask):
         """
         if isinstance(batch, Batch):
             return batch
-        if not is_plain(batch):
+        if not is_pair(batch):
             raise UserError(f"batch: expected a pair of tensors, images and targets, got {type(batch).__name__}.")
         if batch_idx == 0:
             self._batch_size = len(batch[0])

@@ -31,7 +31,7 @@ def plain_class_names(num_classes: int | None, class_names: Sequence[str] | None
     return names
 
 
-def is_plain(batch: Any) -> bool:
+def is_pair(batch: Any) -> bool:
     """Return True if a batch is a pair of tensors: images and targets."""
     return isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(each, Tensor) for each in batch)
 

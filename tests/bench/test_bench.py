@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from imgrec.bench.bench import Options, check_options, run_bench
 from imgrec.bench.candidates import Candidate, find_candidates
-from imgrec.bench.evaluation import Evaluated, choose, evaluate, reference_of, scored
+from imgrec.bench.evaluation import Evaluated, choose, evaluate_candidates, reference_of, scored
 from imgrec.bench.process import BenchProcess, MeasurementError
 from imgrec.errors import UserError
 from imgrec.export import load_model_folder
@@ -292,7 +292,7 @@ def test_a_run_whose_data_is_gone_keeps_the_accuracy_that_it_recorded(run: Path,
     (copy / "config.yaml").write_text(yaml.dump(config))
     given = [str(copy), str(copy / "exports" / "int8")]
     candidates = find_candidates(given, ["torch", "onnxruntime"], None, tmp_path, no_export)
-    own, *others = evaluate(candidates, [None] * len(candidates), "test", None, tmp_path, print)
+    own, *others = evaluate_candidates(candidates, [None] * len(candidates), "test", None, tmp_path, print)
     recorded = RunFolder(copy).predictions("test")
     assert own.predictions is not None
     np.testing.assert_array_equal(own.predictions.logits, recorded.logits)
@@ -323,7 +323,7 @@ def test_a_network_from_elsewhere_sees_the_images_of_a_run_that_it_was_built_for
     found = dict(
         zip(
             [each.path for each in candidates],
-            evaluate(candidates, [asks(network)] * len(candidates), "val", 40, tmp_path, print),
+            evaluate_candidates(candidates, [asks(network)] * len(candidates), "val", 40, tmp_path, print),
             strict=True,
         )
     )

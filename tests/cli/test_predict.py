@@ -181,7 +181,7 @@ def test_a_table_of_paths(cli: Cli, trained: Path, images: dict[str, str], tmp_p
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("path\n", "no image at all"),
+        ("path\n", "expected one row per image after the header"),
         ("path,x\na.png,1\n,2\n", 'line 3: nothing in the column "path"'),
         ("path,x\nmy,a.png,1\n", "line 2: expected 2 cells as in the header, got 3"),
         ('path,x\n"a.png,1\nb.png,2\n', "line 2: cannot be read as CSV"),

@@ -28,7 +28,7 @@ def digits(dtype: torch.dtype = torch.uint8) -> TensorDataset:
 
 
 def trainer(**arguments: Any) -> pl.Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     return pl.Trainer(accelerator="cpu", logger=False, **quiet, **arguments)
 
 

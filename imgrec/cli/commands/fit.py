@@ -65,11 +65,11 @@ def run(command: str, words: list[str]) -> int:
     if arguments.tta is not None and command != "test":
         raise UserError(f"--tta is for test and predict, not for {command}")
     if command == "fit":
-        return fit(arguments)
-    return evaluate(cast(Literal["validate", "test"], command), arguments)
+        return run_fit(arguments)
+    return run_evaluation(cast(Literal["validate", "test"], command), arguments)
 
 
-def fit(arguments: Arguments) -> int:
+def run_fit(arguments: Arguments) -> int:
     """Train a config, or continue a run with ``--ckpt_path last`` or a run folder, and print the metrics."""
     from imgrec.engine.fit import existing_checkpoint, fit_config, load_config
 
@@ -104,7 +104,7 @@ def fit(arguments: Arguments) -> int:
     return 0
 
 
-def evaluate(command: Literal["validate", "test"], arguments: Arguments) -> int:
+def run_evaluation(command: Literal["validate", "test"], arguments: Arguments) -> int:
     """Evaluate a run or a checkpoint, and print the metrics."""
     if len(arguments.targets) > 1:
         raise UserError(f"{command} takes one run folder or checkpoint, got {len(arguments.targets)}")

@@ -24,7 +24,7 @@ def compress_run(run: RunFolder | str | Path, *plans: Any, trust: Trust = None) 
 
     Args:
         run: Run folder.
-        plans: Plans. A plan is a list of specs of :data:`imgrec.compress.steps.STEPS`, a mapping, or a YAML file.
+        plans: Lists of specs of :data:`imgrec.compress.steps.STEPS`, mappings with ``steps``, or YAML files.
         trust: Names of classes and modules that the run may contain in addition to the registries. ``True`` allows
             every name. Defaults to none.
 

@@ -19,7 +19,7 @@ def soup_runs(
     device: str = "auto",
     trust: Trust = None,
 ) -> RunFolder:
-    """Average the weights of trained networks into a new run folder; see :class:`imgrec.studies.soup.soup.Soup`.
+    """Average the weights of trained networks into a new run folder (:class:`imgrec.studies.soup.soup.Soup`).
 
     Args:
         runs: Run folders, checkpoints in run folders, or folders of runs.
@@ -45,7 +45,7 @@ def soup_runs(
 def make_soup(
     runs: Sequence[RunFolder | str | Path], method: Literal["greedy", "uniform"], batch_norm: int, device: str
 ) -> RunFolder:
-    """Average the weights of runs; see :func:`soup_runs`."""
+    """Average the weights of runs as :func:`soup_runs` does."""
     from imgrec.engine.experiment import quiet_libraries
     from imgrec.studies.soup.soup import Soup
 
