@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from imgrec.augment import to_float
-from imgrec.losses import cross_entropy
+from imgrec.losses.cross_entropy import cross_entropy
 from imgrec.models.utils.passes import extra_forward
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
