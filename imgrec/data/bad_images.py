@@ -1,4 +1,4 @@
-"""One pass over all images before training: which cannot be read, and why."""
+"""Search for unreadable images before training."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from imgrec.utils.progress import progress_bar
 
 
 def usable_cores() -> int:
-    """The number of processor cores that this process may use."""
+    """Return the number of processor cores that this process can use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_bad_images(source: Source, rows: Iterable[int]) -> dict[str, str]:
-    """Decodes every image of these rows; the ids of those that cannot be read, with the reason, sorted by id.
+    """Decode every image of these rows in several threads, and return the reason by id for unreadable ones.
 
-    Several threads decode; on a terminal a bar shows how far they are, where there are many images.
+    The result is sorted by id. A progress bar is shown on a terminal if there are many images.
     """
     rows = list(rows)
     bad: dict[str, str] = {}
@@ -29,7 +29,7 @@ def find_bad_images(source: Source, rows: Iterable[int]) -> dict[str, str]:
 
         def reasons() -> Iterator[str | None]:
             waiting = iter(rows)
-            while block := list(islice(waiting, 512)):  # a block at a time, so that an interrupt ends it soon
+            while block := list(islice(waiting, 512)):  # in blocks, so that an interrupt ends it soon
                 yield from pool.map(lambda row: _reason(source, row), block)
 
         for row, reason in zip(rows, progress_bar(reasons(), len(rows), "Checking images"), strict=True):
@@ -39,7 +39,7 @@ def find_bad_images(source: Source, rows: Iterable[int]) -> dict[str, str]:
 
 
 def refuse_bad_images(bad: Mapping[str, str], total: int, at_most: int = 10) -> None:
-    """Raise :class:`UserError` with the count, the first ids and the reasons, where there are bad images."""
+    """Raise :class:`UserError` with the count, the first ids and the reasons if there are bad images."""
     if not bad:
         return
     lines = [f"  {name}: {reason}" for name, reason in islice(bad.items(), at_most)]

@@ -1,4 +1,4 @@
-"""Images of a run's own data on which a network in int8 is calibrated: drawn by position, never from the test split."""
+"""Calibration images of the data of a run for int8, never from the test split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CalibrationSplit = Literal["train", "val"]
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """Images as a network takes them, uint8 ``(N, C, H, W)``, and where they are from."""
+    """Input images of a model, uint8 ``(N, C, H, W)``, and their origin."""
 
     images: Tensor
     ids: tuple[str, ...]
@@ -32,23 +32,23 @@ def calibration_images(
 ) -> CalibrationImages:
     """Draw images of a split, with the transforms of evaluation.
 
-    Which images they are is a function of the seed and of their ids alone. One that cannot be read is passed over.
+    The selection is a function of the seed and the ids. Unreadable images are skipped.
 
     Args:
-        data: a data module that is set up.
-        count: how many.
-        split: ``train`` or ``val``; a network that has seen test images in any way is not tested on them.
-        seed: another one draws other images.
+        data: Data module after its setup.
+        count: Number of images. Defaults to 256.
+        split: ``train`` or ``val``. Test images are not allowed. Defaults to ``train``.
+        seed: Seed of the draw. Defaults to 0.
 
     Raises:
-        UserError: the split is another one, or holds fewer images that can be read.
+        UserError: If the split is another one, or has fewer readable images.
     """
     if split not in ("train", "val"):
-        raise UserError(f'calibration: accepted are the splits train and val, never the test split; got "{split}"')
+        raise UserError(f'calibration: expected the split train or val, got "{split}"')
     rows = data.splits.train if split == "train" else data.splits.val
     ids = data.source.ids
     if count < 1 or count > len(rows):
-        raise UserError(f"calibration: {count} images were asked for, and the split {split} has {len(rows)}")
+        raise UserError(f"calibration: expected at most {len(rows)} images of the split {split}, got {count}")
     order = sorted(rows.tolist(), key=lambda row: position_seed(seed, "calibration", ids[row]))
     table = EvaluationSet(data.source, rows, data.eval_pipeline, data.facts.channels, seed)  # type: ignore[arg-type]
     images: list[Tensor] = []
@@ -61,4 +61,4 @@ def calibration_images(
         drawn.append(ids[row])
         if len(drawn) == count:
             return CalibrationImages(torch.stack(images), tuple(drawn), split, seed)
-    raise UserError(f"calibration: of the {len(rows)} images of the split {split} only {len(drawn)} can be read")
+    raise UserError(f"calibration: only {len(drawn)} of {len(rows)} images of the split {split} can be read")

@@ -80,7 +80,7 @@ def first_image(source: Source, rows: Rows) -> tuple[str, Tensor]:
             return source.ids[row], source.load(int(row))
         except BadImage as error:
             reason = error.reason
-    raise UserError(f"data.source: none of the {len(rows)} training images can be read; the last one: {reason}.")
+    raise UserError(f"data.source: none of the {len(rows)} training images can be read. The last one: {reason}.")
 
 
 def decode_some(source: Source, rows: Rows, count: int = 16) -> None:

@@ -42,7 +42,7 @@ class DataAccess(pl.LightningDataModule):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the data and of the excluded images; see :meth:`imgrec.data.Source.fingerprint`."""
+        """Digest of the data and of the excluded images, based on :meth:`imgrec.data.Source.fingerprint`."""
         found = self.source.fingerprint()
         if not self._reader.excluded:
             return found
@@ -53,7 +53,7 @@ class DataAccess(pl.LightningDataModule):
         return self.splits.sizes()
 
     def load_images(self, ids: Iterable[str]) -> list[Tensor | None]:
-        """Return images of the source by their ids: uint8 ``(1 or 3, height, width)``; ``None`` for unreadable ones."""
+        """Return images of the source by their ids: uint8 ``(1 or 3, height, width)``, ``None`` for unreadable ones."""
         found: list[Tensor | None] = []
         for name in ids:
             row = self._row_of.get(name)
@@ -74,12 +74,11 @@ class DataAccess(pl.LightningDataModule):
 
         Args:
             table: Split of the run.
-            changed: Accept that the data has changed. Images of the run keep their split, missing ones are left out,
+            changed: If True, changed data is accepted. Images of the run keep their split, missing ones are left out,
                 and new ones are in the split that they have without the table. Defaults to False.
 
         Raises:
-            UserError: By :meth:`setup`, unless ``changed``: if images of the run are missing, or have another label or
-                other content.
+            UserError: If images of the run are missing or differ. :meth:`setup` raises it, unless ``changed``.
         """
         self._reader = replace(self._reader, table=table, accept_changes=changed)
         self._ready = None

@@ -23,9 +23,9 @@ def choose_dtype(given: ImageDtype, module: Any, training_is_float: bool) -> tor
     """Return the dtype of the images that a LightningModule receives, the same for every split.
 
     Args:
-        given: the argument of the data module. Everything except ``auto`` takes precedence.
-        module: the LightningModule. Its attribute ``image_dtype`` is ``"uint8"``, ``"float32"`` or ``"any"``; without
-            it, ``"float32"``. ``"any"`` accepts both and receives uint8 unless a training transform returns floats.
+        given: Argument of the data module. All values except ``auto`` have precedence.
+        module: LightningModule. Its attribute ``image_dtype`` is ``"uint8"``, ``"float32"`` or ``"any"``, by default
+            ``"float32"``. ``"any"`` accepts both and receives uint8 unless a training transform returns floats.
         training_is_float: True if the training transforms can return floats.
 
     Raises:

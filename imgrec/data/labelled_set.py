@@ -1,4 +1,4 @@
-"""A labelled set from what a user gives: a folder, a file, or the spec of a source."""
+"""Labelled set from a folder, a file, or the spec of a source."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _CONFIGS = (".yaml", ".yml")
 
 
 def source_spec(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``{"source": spec}`` for what a user gives, with ``classes`` if a config has them.
+    """Return ``{"source": spec}`` for a labelled set, with ``classes`` if a config has them.
 
     Args:
-        given: a folder of class folders, or of parquet or tar files; a CSV, parquet or tar file; a YAML file with a
-            spec, or a config whose ``data.source`` is taken; the name of a source; or a spec.
+        given: Folder of class folders, parquet or tar files, or a CSV, parquet or tar file. Alternatively a spec, the
+            name of a source, or a YAML file with a spec or with ``data.source``.
 
     Raises:
         UserError: If it is none of these.
@@ -76,7 +76,7 @@ def build_whole_source(spec: Spec, classes: Any = None) -> Source:
 
 
 def rows_in_split(source: Source, split: str | None) -> Rows:
-    """Return the rows of a split that the source itself gives; all rows for ``None``.
+    """Return the rows of a given split of the source, or all rows for ``None``.
 
     Raises:
         UserError: If the source has no such split. The message has the splits that it has.

@@ -27,7 +27,7 @@ from imgrec.registry import Spec
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """Arguments of a data module that its loaders depend on; see :class:`imgrec.data.ImageDataModule`."""
+    """Arguments of a data module that its loaders depend on, as in :class:`imgrec.data.ImageDataModule`."""
 
     channels: Literal[1, 3]
     batch_size: int | Literal["all"]
@@ -130,7 +130,7 @@ class LoaderFactory:
         return (None, None) if source.repeats is None else (source.repeats[rows], strata(source, rows))
 
     def _cached(self, pipeline: Pipeline, splits: set[str | None]) -> tuple[CachedImages | None, Pipeline]:
-        """Return decoded images and the remaining transforms; warn once of 16-bit images with 12 bits or fewer."""
+        """Return decoded images and the remaining transforms. Warn once of 16-bit images with 12 bits or fewer."""
         images, rest = self.caches.open(pipeline, splits)
         if sixteen_bit.counts.total and not self._warned_of_depth:
             if images is None:
@@ -140,7 +140,7 @@ class LoaderFactory:
 
 
 def resumed_samples(trainer: Any, batch_size: int | Literal["all"]) -> int:
-    """Return the number of samples of this epoch that a resumed run had completed; 0 in every other epoch.
+    """Return the number of samples of this epoch that a resumed run had completed, 0 in every other epoch.
 
     Args:
         trainer: Trainer of a fit, or ``None``.

@@ -1,4 +1,4 @@
-"""From rows of a source to batches: reading, transforming, and what happens to images that cannot be read."""
+"""Batches of a source: reading, transforms, and the replacement of unreadable images."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ from imgrec.errors import UserError
 from imgrec.types import Batch, sample_keys
 from imgrec.utils.seeding import position_generator, position_seed
 
-Place = tuple[int, int] | int
-"""A position in the split, with the epoch or without."""
+Position = tuple[int, int] | int
+"""Position in the split, optionally with the epoch."""
 
 
 class Images(Protocol):
-    """Where the pixels of a source's rows come from: the source itself, or a cache of it."""
+    """Provider of the pixels of rows: the source, or a cache of it."""
 
     def load(self, index: int) -> Tensor:
-        """The image of a row; see :meth:`Source.load`."""
+        """Return the image of a row, as :meth:`Source.load` does."""
 
     def gather(self, rows: NDArray[np.int64]) -> Tensor | None:
-        """The images of rows at once; see :meth:`Source.gather`."""
+        """Return the images of several rows, as :meth:`Source.gather` does."""
 
 
 class _Rows(Dataset[Batch]):
-    """Rows of a source, their transforms, and the seed of what these draw.
+    """Base class of datasets of whole batches: rows of a source and their transforms.
 
-    A DataLoader asks for a whole batch at once. Where no transform changes an image of the right size, and the images
-    are at hand in that size, a batch is one gather from memory; else it is read image by image.
+    A DataLoader requests a whole batch. If no transform changes an image of the right size and all images are in memory
+    in this size, a batch is one copy from memory. Otherwise it is read image by image.
 
     Args:
-        source: the table of images.
-        rows: which of its rows, in which order.
-        pipeline: what happens to each image.
-        channels: channels of the images in a batch.
-        seed: the seed of what the transforms draw.
-        images: where the pixels come from, before ``pipeline``; by default the source.
+        source: Table of images.
+        rows: Rows of the source, in their order.
+        pipeline: Transforms of single images.
+        channels: Channels of the images in a batch.
+        seed: Seed of the transforms.
+        images: Provider of the pixels before ``pipeline``. Defaults to the source.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class _Rows(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: Place) -> Batch:
+    def __getitem__(self, place: Position) -> Batch:
         return self.__getitems__([place])
 
-    def __getitems__(self, places: Sequence[Place]) -> Batch:
+    def __getitems__(self, places: Sequence[Position]) -> Batch:
         raise NotImplementedError
 
     @property
@@ -86,7 +86,7 @@ class _Rows(Dataset[Batch]):
         return self.gather(self.rows[:1]) is not None
 
     def gather(self, rows: NDArray[np.int64]) -> Tensor | None:
-        """The images of a batch in one copy, where that can be."""
+        """Return the images of a batch as one copy from memory, or ``None`` if that is not possible."""
         side = self.pipeline.image_size
         images = self.images.gather(rows) if self._unchanged else None
         if images is None or images.shape[-2:] != (side, side):
@@ -98,18 +98,18 @@ class _Rows(Dataset[Batch]):
         return torch.stack([to_channels(image, 1) for image in images])
 
     def read(self, row: int, *draw: int | str, copy: int = 0) -> Tensor:
-        """The transformed image of a row. Raises :class:`BadImage`."""
+        """Return the transformed image of a row. Raise :class:`BadImage` if it cannot be read."""
         name = self.source.ids[row]
-        further = (copy,) if copy else ()
+        copy_key = (copy,) if copy else ()
         try:
             with decoding():
                 image = to_channels(self.images.load(row), self.channels)
-                return self.pipeline(image, position_generator(self.seed, *draw, name, *further))
+                return self.pipeline(image, position_generator(self.seed, *draw, name, *copy_key))
         except UserError as error:
             raise UserError(f"{error} The image: {name}.") from error
 
     def empty(self, count: int) -> Tensor:
-        """Room for the images of a batch."""
+        """Return an uninitialized tensor for the images of a batch."""
         return torch.empty(count, self.channels, self.pipeline.image_size, self.pipeline.image_size, dtype=torch.uint8)
 
     def batch(
@@ -120,7 +120,7 @@ class _Rows(Dataset[Batch]):
         epoch: int = 0,
         copies: NDArray[np.int64] | None = None,
     ) -> Batch:
-        """The batch of these positions, whose images are at hand."""
+        """Build the batch of these positions from its images."""
         positions = np.asarray(positions, dtype=np.int64)
         rows = self.rows[positions]
         ids = tuple([self.source.ids[row] for row in rows.tolist()])
@@ -139,15 +139,15 @@ class _Rows(Dataset[Batch]):
 
 
 class TrainingSet(_Rows):
-    """Training batches by (position, epoch); what is drawn for a sample is a function of (seed, epoch, id).
+    """Training batches by (position, epoch). The draws of a sample are a function of (seed, epoch, id).
 
-    In the place of an image that cannot be read stands the next one that can, in the order of the split: the batch
-    keeps its size, and names what it lacks. A position beyond the split is a further copy of a sample, with draws of
-    its own: see :class:`TrainingSampler`.
+    An unreadable image is replaced by the next readable one in the order of the split. The batch keeps its size and
+    reports the missing image. A position beyond the split is an additional copy of a sample with independent draws, as
+    in :class:`TrainingSampler`.
     """
 
-    def __getitems__(self, places: Sequence[Place]) -> Batch:
-        """The batch of these places, all of one epoch."""
+    def __getitems__(self, places: Sequence[Position]) -> Batch:
+        """Return the batch of these positions of one epoch."""
         pairs = [(place, 0) if isinstance(place, int) else place for place in places]
         epoch = pairs[0][1]
         copies, positions = np.divmod(np.asarray([position for position, _ in pairs], dtype=np.int64), len(self))
@@ -169,17 +169,17 @@ class TrainingSet(_Rows):
                 return place, self.read(row, epoch, copy=copy), skipped
             except BadImage as error:
                 skipped.append((self.source.ids[row], error.reason))
-        raise UserError(f"none of the {len(self)} training images can be read; {_listed(skipped)}")
+        raise UserError(f"none of the {len(self)} training images can be read: {_listed(skipped)}")
 
 
 class EvaluationSet(_Rows):
-    """Evaluation batches by position, the same at every time; images that cannot be read are left out.
+    """Deterministic evaluation batches by position. Unreadable images are left out.
 
     The batch of :data:`imgrec.data.samplers.order.BLANK` is empty.
     """
 
-    def __getitems__(self, places: Sequence[Place]) -> Batch:
-        """The batch of these positions."""
+    def __getitems__(self, places: Sequence[Position]) -> Batch:
+        """Return the batch of these positions."""
         positions = [place if isinstance(place, int) else place[0] for place in places]
         if positions == [BLANK]:
             return self.batch(self.empty(0), [])
@@ -187,30 +187,30 @@ class EvaluationSet(_Rows):
         if whole is not None:
             return self.batch(whole, positions)
         images, skipped = self.empty(len(positions)), []
-        there: list[int] = []
+        readable: list[int] = []
         for position in positions:
             row = int(self.rows[position])
             try:
-                images[len(there)] = self.read(row, "evaluation")
+                images[len(readable)] = self.read(row, "evaluation")
             except BadImage as error:
                 skipped.append((self.source.ids[row], error.reason))
             else:
-                there.append(position)
-        return self.batch(images[: len(there)], there, skipped)
+                readable.append(position)
+        return self.batch(images[: len(readable)], readable, skipped)
 
 
 class BatchLoader(DataLoader[Batch]):
-    """A DataLoader of sets that give whole batches, which begins an epoch when its first batch is asked for.
+    """DataLoader of datasets of whole batches that starts an epoch when its first batch is requested.
 
-    Lightning iterates the loader before a resumed run has got its place in training back, and before it names the
-    epoch; worker processes would have begun the wrong one by then.
+    Lightning iterates the loader before it restores the position of a resumed run and before it sets the epoch. Worker
+    processes would otherwise start the wrong epoch.
     """
 
     waited = 0.0
-    """Seconds that were spent on waiting for batches, over all epochs."""
+    """Time spent on waiting for batches in all epochs, in seconds."""
 
     def __init__(self, dataset: _Rows, **options: Any) -> None:
-        super().__init__(dataset, collate_fn=as_it_is, worker_init_fn=outlive_signals, **options)
+        super().__init__(dataset, collate_fn=return_batch, worker_init_fn=outlive_signals, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
@@ -225,11 +225,11 @@ class BatchLoader(DataLoader[Batch]):
             raise UserError(_message(error)) from error
 
     def batch_at(self, epoch: int, index: int) -> Batch:
-        """The batch that an iteration gives at a position, read anew in this process; for a loader of one's own.
+        """Return the batch at a position of an epoch, read in this process.
 
         Args:
-            epoch: counted from 0; the sampler is set to it.
-            index: which batch of the epoch, from 0.
+            epoch: Epoch, from 0. The sampler is set to it.
+            index: Index of the batch in the epoch, from 0.
         """
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
@@ -239,20 +239,20 @@ class BatchLoader(DataLoader[Batch]):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the place in training is all that the batches depend on. Lightning asks for it in a checkpoint."""
+        """Return no state, because batches are a function of the position in training. Lightning calls this method."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to do: see :meth:`state_dict`."""
+        """Ignore the state of :meth:`state_dict`, which is empty."""
 
 
-def as_it_is(batch: Any) -> Any:
-    """The batch: the sets collate themselves."""
+def return_batch(batch: Any) -> Any:
+    """Return the batch unchanged, because the datasets collate it."""
     return batch
 
 
 def _message(error: UserError) -> str:
-    """The message alone, of an error that a worker process wrapped in its traceback."""
+    """Return the message of an error without the traceback of a worker process."""
     return str(error).rpartition(f"{UserError.__module__}.{UserError.__qualname__}: ")[2].strip()
 
 

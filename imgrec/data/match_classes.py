@@ -40,15 +40,15 @@ def match_classes(
 ) -> MatchedSource:
     """Match the classes of a source by name with those of a model.
 
-    Names are compared in Unicode's composed form. A name that ``mapping`` has is replaced by its new name; a name that
-    it lacks counts as new name already if the model has it.
+    Names are compared in Unicode's composed form. A name in ``mapping`` is replaced by its new name. A name
+    without an entry is a new name already if the model has it.
 
     Args:
-        source: labelled images, one label each.
-        class_names: the classes of the model, in the order of its logits.
+        source: Labelled images, one label each.
+        class_names: Classes of the model, in the order of its logits.
         mapping: ``data.classes`` of the run.
-        rows: rows of the source to use; all by default.
-        skip_unknown: leave images of unknown classes out instead of refusing them.
+        rows: Rows of the source to use. Defaults to all rows.
+        skip_unknown: If True, images of unknown classes are left out instead of rejected.
 
     Raises:
         UserError: If images have several labels, if a class is unknown to the model, or if no image is left.
@@ -71,7 +71,7 @@ def match_classes(
     if not len(kept):
         raise UserError(
             f"evaluate: none of {len(chosen):,} images has a class of the model. The set has "
-            f"{_listed(source.class_names)}; the model has {_listed(class_names)}."
+            f"{_listed(source.class_names)}, the model has {_listed(class_names)}."
         )
     return MatchedSource(SourceView(source, kept, targets[targets >= 0], class_names), left_out, unknown)
 

@@ -33,7 +33,7 @@ from imgrec.data.sources.base import SOURCES
 from imgrec.data.sources.python_object import as_source_spec, dataset_source, plain_spec
 from imgrec.data.splits.reader import SplitReader
 from imgrec.data.wrappers.class_mapping import check_classes
-from imgrec.data.wrappers.corrections import read_exclusions, read_labels
+from imgrec.data.wrappers.corrections import read_exclusions, read_relabelling
 from imgrec.errors import UserError
 from imgrec.registry import Spec, Specs, as_list
 from imgrec.trust import Trust, allow, current, declare, in_own_scope, reading
@@ -52,30 +52,29 @@ else:
 class ImageDataModule(DataAccess, BatchTransfer):
     """Labelled images from any source, split, transformed and batched.
 
-    The constructor rejects wrong arguments before any data is read; :meth:`setup` rejects wrong data. After it,
+    The constructor rejects wrong arguments before any data is read. :meth:`setup` rejects wrong data. After it,
     ``facts`` contains the properties of the data that a model requires.
 
-    Batches are :class:`imgrec.types.Batch`; ``images, targets = batch`` unpacks them. The loaders and the transfer to
+    Batches are :class:`imgrec.types.Batch`. ``images, targets = batch`` unpacks them. The loaders and the transfer to
     the device use uint8. After the transfer, the images of every split have one dtype and range. A LightningModule that
-    is not an imgrec task receives float32 in [0, 1], for every choice of transforms, unless it has the attribute
-    ``image_dtype = "uint8"``. imgrec tasks accept both: they receive uint8, or float32 in [0, 1] in every split if a
-    training transform can return floats.
+    is not an imgrec task receives float32 in [0, 1], unless it has the attribute ``image_dtype = "uint8"``. imgrec
+    tasks accept both. They receive uint8, or float32 in [0, 1] in every split if a training transform returns floats.
 
     Args:
-        source: Spec of the source; see `imgrec list sources`. In Python also a torch Dataset of ``(image, label)``, or
-            a pair ``(images, labels)`` of arrays or tensors; see `imgrec show sources dataset`.
+        source: Spec of the source (`imgrec list sources`). In Python also a torch Dataset of ``(image, label)``, or
+            a pair ``(images, labels)`` of arrays or tensors (`imgrec show sources dataset`).
         image_size: Side of the square input of the model, in pixels. Defaults to the side of the first image.
         channels: 3 for color, 1 for gray. Images are converted. Defaults to 3.
         batch_size: Training images per batch and process. ``all`` is one batch of every training image (full-batch
             gradient descent, for small data sets). Defaults to 64.
         eval_batch_size: Images per batch of validation, test and prediction. Defaults to ``batch_size``, or to 256 if
             that is ``all``.
-        train_transforms: Transforms of training images; see `imgrec list augmentations`. Defaults to the transforms of
+        train_transforms: Transforms of training images (`imgrec list augmentations`). Defaults to the transforms of
             evaluation.
         eval_transforms: Transforms of all other images. Defaults to a resize and a center crop.
         val_fraction: Fraction of each class for validation if the source has no validation split. Defaults to 0.1.
-        test_fraction: Fraction of each class for the test if the source has no split at all; 0 for none. Defaults to
-            0.1.
+        test_fraction: Fraction of each class for the test if the source has no split at all, 0 for none. Defaults
+            to 0.1.
         split_seed: Seed of the random split. Defaults to 0.
         num_workers: Worker processes. Defaults to 0 if a batch is one copy from memory or from a cache, otherwise to
             the number of cores, at most 8.
@@ -84,19 +83,19 @@ class ImageDataModule(DataAccess, BatchTransfer):
         seed: Seed of the order and of augmentation. Defaults to the seed of the run.
         classes: Names of the classes to keep, or a mapping of old to new names. Several old names can have one new
             name; ``null`` leaves a class out. See :func:`imgrec.data.map_classes`.
-        cache: Location of images that are decoded once: ``memory``; ``disk``, also for later runs, in
-            ``IMGREC_CACHE`` or ``~/.cache/imgrec``; ``off``; or ``auto``: memory if they fit into a quarter of the free
-            memory and 4 GiB, otherwise the disk. All caches on disk together have a limit, by default half of the
-            free space; the least recently used ones are removed. ``IMGREC_CACHE_LIMIT`` or `imgrec cache limit` sets
-            another one. See :func:`imgrec.data.plan_cache` for the content.
+        cache: Location of images that are decoded once. ``memory``, ``disk`` or ``off``. ``auto`` is memory if they fit
+            into a quarter of the free memory and 4 GiB, otherwise the disk. Caches on disk are in ``IMGREC_CACHE`` or
+            ``~/.cache/imgrec`` and are used by later runs. They have a common limit, by default half of the free space,
+            and the least recently used ones are removed. ``IMGREC_CACHE_LIMIT`` or `imgrec cache limit` sets it.
+            See :func:`imgrec.data.plan_cache` for the content.
         exclude: CSV file with images to leave out of every split: the output of `imgrec audit --fix`, or a column
             ``id``. All other images keep their split.
         relabel: CSV file with new classes of images, in a column ``action`` as `imgrec audit --fix` writes it, or in a
             column ``label``.
-        image_dtype: dtype of the images after the transfer to the device, in every split: ``uint8`` for 0 to 255,
-            ``float32`` for [0, 1], or ``auto`` for the one that the LightningModule requests.
-        sampler: Number of times that each training image is used in an epoch, against imbalance; see
-            `imgrec list samplers`. Defaults to once.
+        image_dtype: dtype of the images after the transfer to the device. ``uint8`` for 0 to 255, ``float32`` for
+            [0, 1], or ``auto`` for the request of the LightningModule. Defaults to ``auto``.
+        sampler: Number of times that each training image is used in an epoch, against imbalance
+            (`imgrec list samplers`). Defaults to once.
 
     Raises:
         UserError: If an argument is unknown, has a wrong type or is out of range.
@@ -143,7 +142,7 @@ class ImageDataModule(DataAccess, BatchTransfer):
         check_training_transforms(train_transforms, "data.train_transforms", in_channels=channels, **known)
         check_transforms(eval_transforms, "data.eval_transforms", in_channels=channels, **known)
         excluded = [] if exclude is None else read_exclusions(exclude)
-        labels = {} if relabel is None else read_labels(relabel)
+        labels = {} if relabel is None else read_relabelling(relabel)
         source = self._plain_spec = plain_spec(self._spec)  # a checkpoint contains plain data only
         self.save_hyperparameters()
         self.skipped: dict[str, str] = {}
@@ -167,8 +166,8 @@ class ImageDataModule(DataAccess, BatchTransfer):
             checkpoint_path: A ``.ckpt`` file.
             trust: Names of classes and modules that may be imported in addition. ``True`` allows every name.
             *given: Positional arguments of Lightning's method.
-            **named: Its other arguments, and arguments that replace those of the checkpoint, such as ``source`` if the
-                data module was made from a Python object.
+            **named: Keyword arguments of Lightning's method, and arguments that replace those of the checkpoint, such
+                as ``source`` if the data module was made from a Python object.
 
         Raises:
             UserError: If the checkpoint names a class that is neither registered nor trusted.
@@ -190,7 +189,7 @@ class ImageDataModule(DataAccess, BatchTransfer):
         num_workers: int | None = None,
         **arguments: Any,
     ) -> Self:
-        """Return a data module of map-style datasets of ``(image, label)``; see `imgrec show sources dataset`.
+        """Return a data module of map-style datasets of ``(image, label)``, as in the source `dataset`.
 
         Args:
             train_dataset: Training images.
@@ -247,7 +246,7 @@ class ImageDataModule(DataAccess, BatchTransfer):
 
     @cached_property
     def mixing(self) -> Mix | None:
-        """The transform that mixes the images of a batch, or ``None``; available before any data is read."""
+        """The transform that mixes the images of a batch, or ``None``. It is available before any data is read."""
         known = {"image_size": self._image_size or 64, "in_channels": self._channels, "num_classes": 2}
         return build_training_pipeline(self._train_specs, "data.train_transforms", **known).mix
 
@@ -273,7 +272,7 @@ class ImageDataModule(DataAccess, BatchTransfer):
         if not len(self.splits.test):
             has_splits = any(split is not None for split in self.source.splits)
             hint = "add a test split to the source" if has_splits else "set data.test_fraction above 0"
-            raise UserError(f"data: expected a test split, got none; {hint}.")
+            raise UserError(f"data: expected a test split, got none. Hint: {hint}.")
         return self._loaders.evaluation(self.splits.test, self.eval_pipeline, self._seed, self.trainer)
 
     def predict_dataloader(self) -> BatchLoader:

@@ -1,4 +1,4 @@
-"""Images for pictures and pages: loaded one after the other and reduced at once, so that few pixels are in memory."""
+"""Thumbnails for figures and pages, loaded and reduced one by one to limit the memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ LONGEST = 1024
 
 
 def load_reduced(data: Any, ids: Iterable[str], longest: int = LONGEST) -> list[Tensor | None]:
-    """Return images of a data module, each reduced to a longest side; smaller images stay as they are.
+    """Return images of a data module, each reduced to a longest side. Smaller images are unchanged.
 
     Args:
-        data: a data module with a method ``load_images``.
-        ids: the ids of the images.
-        longest: pixels, 1 or more.
+        data: Data module with a method ``load_images``.
+        ids: Ids of the images.
+        longest: Longest side, in pixels, at least 1. Defaults to 1024.
 
-    Shapes: uint8 ``(1 or 3, height, width)``; ``None`` for an image that cannot be read.
+    Shapes: uint8 ``(1 or 3, height, width)``, or ``None`` for an unreadable image.
     """
     found: list[Tensor | None] = []
     for name in ids:

@@ -25,14 +25,14 @@ _open: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def outlive_signals(worker: int) -> None:
-    """Let a worker process continue when all processes of a job receive a signal: the training needs it for a step.
+    """Keep a worker process running when all processes of a job receive a signal: the training needs it for a step.
 
     A scheduler sends SIGTERM to all of them at once, a terminal SIGHUP or Ctrl-C. The training then writes a checkpoint
     and ends its workers itself. A second SIGTERM or SIGHUP ends a worker at once, and so does the end of the program:
     see :func:`end_with_program`. Workers whose training has died end when they notice.
 
     Args:
-        worker: Number of the worker; not used.
+        worker: Number of the worker. Not used.
     """
     own, since = os.getpid(), 0.0
 

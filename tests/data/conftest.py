@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgrec.data.workers import close_workers
+
 Writer = Callable[..., Path]
 
 
@@ -19,7 +21,7 @@ def _write_image() -> Writer:
 
 
 def write_image(path: Path, seed: int = 0, size: tuple[int, int] = (12, 12)) -> Path:
-    """A small colour image of noise; PNG or JPEG by its ending."""
+    """Write a small color image of noise as PNG or JPEG, by the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -64,3 +66,10 @@ def within_seconds() -> Iterator[Callable[[int], object]]:
     yield signal.alarm
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def _no_workers_left() -> Iterator[None]:
+    """Shut down persistent workers: the garbage collector would wait five seconds for each of them."""
+    yield
+    close_workers()

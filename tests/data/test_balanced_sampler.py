@@ -35,7 +35,7 @@ def epoch(order: TrainingSampler, number: int = 0) -> list[int]:
 
 
 def seen(source: Source, order: TrainingSampler, number: int) -> list[int]:
-    """How often each class is in an epoch."""
+    """Return the number of images of each class in an epoch."""
     places = np.asarray(epoch(order, number)) % len(source)
     return [int(n) for n in np.bincount(source.targets[places], minlength=len(source.class_names))]
 
@@ -67,7 +67,7 @@ def test_temperature_0_is_every_image_once() -> None:
 
 
 def repeat_factors(counts: NDArray[np.float64], threshold: float) -> list[float]:
-    """Written out from the paper's appendix."""
+    """Compute the factors of the appendix of the paper."""
     return [max(1.0, (threshold / (count / counts.sum())) ** 0.5) for count in counts]
 
 
@@ -149,12 +149,12 @@ def test_a_class_without_training_image_is_passed_over() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "class_aware", "temperature": -1}, "data.sampler: temperature: must be 0 or more, got -1"),
-        ({"name": "repeat_factor", "threshold": 0}, "data.sampler: threshold: a fraction"),
+        ({"name": "class_aware", "temperature": -1}, "data.sampler.temperature: expected float >= 0, got -1"),
+        ({"name": "repeat_factor", "threshold": 0}, r"data\.sampler\.threshold: expected float in \(0, 1\]"),
         ("balance", 'no sampler is called "balance". Did you mean "balanced"'),
     ],
 )
-def test_what_cannot_be_is_refused(spec: str | dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_rejected(spec: str | dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         SAMPLERS.build(spec, "data.sampler")
 

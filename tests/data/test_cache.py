@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import logging
 import multiprocessing
 import os
@@ -15,33 +14,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from imgrec.data import BadImage, BrokenCacheError, DecodedImages, ImageDataModule, decode_image, stored_caches
 from imgrec.data.cache import build as building_module
 from imgrec.data.cache.build import build_in_memory, build_on_disk, building
-from imgrec.data.cache.limit import cache_limit, make_room, store_limit
-from imgrec.data.cache.lock import mark_used
 from imgrec.data.cache.registry import clear, verify
 from imgrec.errors import UserError
 from imgrec.types import Batch
+from tests.data.helpers import ABOUT, ROWS, cached_module, jpegs, uniform
 
 Writer = Callable[..., Path]
-ABOUT = {"origin": "here", "plan": "as they are", "source": "noise"}
-ROWS = np.arange(70)
 
 
 @pytest.fixture(autouse=True)
 def cache_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("IMGREC_CACHE", str(tmp_path / "caches"))
     return tmp_path / "caches" / "decoded"
-
-
-def uniform(row: int) -> Tensor:
-    if row % 30 == 7:
-        raise BadImage(f"the fault of {row}")
-    return torch.randint(256, (3, 5, 6), generator=torch.Generator().manual_seed(row), dtype=torch.uint8)
 
 
 def mixed(row: int) -> Tensor:
@@ -124,7 +113,7 @@ def damage(folder: Path, kind: str) -> None:
         "meta.json:gone",
     ],
 )
-def test_a_damaged_cache_is_refused_on_opening(tmp_path: Path, kind: str) -> None:
+def test_a_damaged_cache_is_rejected_on_opening(tmp_path: Path, kind: str) -> None:
     build_on_disk(uniform, ROWS, True, tmp_path / "a", ABOUT)
     damage(tmp_path / "a", kind)
     with pytest.raises(BrokenCacheError, match=str(tmp_path)):
@@ -191,22 +180,6 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_a_cache(tmp_path: Path)
 # ---------------------------------------------------------------- in the data module
 
 
-def jpegs(root: Path, count: int = 12, size: tuple[int, int] = (12, 12)) -> Path:
-    for label in "ab":
-        for i in range(count):
-            pixels = np.random.default_rng([ord(label), i]).integers(0, 256, (*size, 3), dtype=np.uint8)
-            (root / label).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).resize((size[1], size[0])).save(root / label / f"{i:02d}.jpg", quality=90)
-    return root
-
-
-def module(root: Path, **arguments: Any) -> ImageDataModule:
-    options = {"num_workers": 0, "batch_size": 5, "eval_batch_size": 4, **arguments}
-    made = ImageDataModule({"name": "folder", "root": str(root)}, **options)
-    made.setup()
-    return made
-
-
 def batches(data: ImageDataModule) -> Iterator[Batch]:
     yield from data.train_dataloader()
     yield from data.val_dataloader()
@@ -237,14 +210,14 @@ PIPELINES: list[dict[str, Any]] = [
 def test_a_cache_changes_no_pixel(tmp_path: Path, mode: str, options: dict[str, Any]) -> None:
     root = jpegs(tmp_path / "images")
     (root / "a" / "05.jpg").write_bytes(b"")
-    assert_same(module(root, cache="off", **options), module(root, cache=mode, **options))
+    assert_same(cached_module(root, cache="off", **options), cached_module(root, cache=mode, **options))
     if mode == "disk":
-        assert_same(module(root, cache="off", **options), module(root, cache=mode, **options))
+        assert_same(cached_module(root, cache="off", **options), cached_module(root, cache=mode, **options))
 
 
 def test_random_crops_are_taken_from_an_image_that_is_a_little_larger_than_they_are(tmp_path: Path) -> None:
     root = jpegs(tmp_path / "images", size=(60, 80))
-    data = module(root, image_size=20, train_transforms=["random_resized_crop"], cache="disk")
+    data = cached_module(root, image_size=20, train_transforms=["random_resized_crop"], cache="disk")
     assert len(list(data.train_dataloader())) == 4
     (stored,) = stored_caches()
     assert stored.meta["plan"] == "short side at most 23 pixels"
@@ -254,19 +227,19 @@ def test_random_crops_are_taken_from_an_image_that_is_a_little_larger_than_they_
 
 def test_a_batch_of_images_of_the_right_size_is_one_copy(tmp_path: Path) -> None:
     root = jpegs(tmp_path / "images")
-    assert module(root, cache="memory").train_dataloader().dataset.is_one_copy  # type: ignore[attr-defined]
-    assert not module(root, cache="off").train_dataloader().dataset.is_one_copy  # type: ignore[attr-defined]
-    assert module(root, cache="disk", num_workers=None).train_dataloader().num_workers == 0
+    assert cached_module(root, cache="memory").train_dataloader().dataset.is_one_copy  # type: ignore[attr-defined]
+    assert not cached_module(root, cache="off").train_dataloader().dataset.is_one_copy  # type: ignore[attr-defined]
+    assert cached_module(root, cache="disk", num_workers=None).train_dataloader().num_workers == 0
 
 
 def test_changed_data_is_decoded_again_and_the_old_cache_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = jpegs(tmp_path / "images")
-    list(module(root, cache="disk").train_dataloader())
+    list(cached_module(root, cache="disk").train_dataloader())
     (before,) = stored_caches()
     path = root / "a" / "03.jpg"
     other = (root / "b" / "03.jpg").read_bytes()
     path.write_bytes(other)
-    data = module(root, cache="disk")
+    data = cached_module(root, cache="disk")
     found = {i: image for b in batches(data) for i, image in zip(b.ids, b.images, strict=True)}
     assert torch.equal(found["a/03.jpg"], decode_image(other))
     (after,) = stored_caches()
@@ -274,12 +247,12 @@ def test_changed_data_is_decoded_again_and_the_old_cache_goes(tmp_path: Path, ca
     assert "the data changed; its old cache" in caplog.text
 
 
-def test_a_truncated_cache_is_refused_and_built_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_cache_is_rejected_and_built_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = jpegs(tmp_path / "images")
-    list(module(root, cache="disk").train_dataloader())
+    list(cached_module(root, cache="disk").train_dataloader())
     (stored,) = stored_caches()
     damage(stored.folder, "images.bin:short")
-    assert_same(module(root, cache="off"), module(root, cache="disk"))
+    assert_same(cached_module(root, cache="off"), cached_module(root, cache="disk"))
     assert "building it again, it is refused" in caplog.text
     assert [cache.problem for cache in stored_caches()] == [None]
 
@@ -292,7 +265,7 @@ def test_a_full_disk_falls_back_to_decoding_and_leaves_no_half_file(
 
     monkeypatch.setattr(building_module, "_settle", full)
     root = jpegs(tmp_path / "images")
-    assert_same(module(root, cache="off"), module(root, cache="disk"))
+    assert_same(cached_module(root, cache="off"), cached_module(root, cache="disk"))
     assert "No space left on device" in caplog.text
     assert stored_caches() == []
     assert [path.suffix for path in cache_place.iterdir()] == [".lock"]
@@ -304,15 +277,15 @@ def test_a_place_that_cannot_be_written_to_falls_back_too(
     (tmp_path / "file").touch()
     monkeypatch.setenv("IMGREC_CACHE", str(tmp_path / "file"))
     root = jpegs(tmp_path / "images")
-    assert_same(module(root, cache="off"), module(root, cache="disk"))
+    assert_same(cached_module(root, cache="off"), cached_module(root, cache="disk"))
     assert "images are decoded each time" in caplog.text
 
 
 def test_classes_and_splits_that_change_find_the_same_cache(tmp_path: Path) -> None:
     root = jpegs(tmp_path / "images")
-    list(module(root, cache="disk").train_dataloader())
-    list(module(root, cache="disk", split_seed=3, val_fraction=0.3).train_dataloader())
-    list(module(root, cache="disk", classes={"a": "first", "b": "second"}).train_dataloader())
+    list(cached_module(root, cache="disk").train_dataloader())
+    list(cached_module(root, cache="disk", split_seed=3, val_fraction=0.3).train_dataloader())
+    list(cached_module(root, cache="disk", classes={"a": "first", "b": "second"}).train_dataloader())
     assert len(stored_caches()) == 1
 
 
@@ -322,86 +295,26 @@ def test_auto_prefers_memory_and_reports_size_and_place_before_it_writes(
     root = jpegs(tmp_path / "images")
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("imgrec.data.cache.policy.free_memory", lambda: 8 << 30)
-    list(module(root).train_dataloader())
+    list(cached_module(root).train_dataloader())
     assert "data.cache: memory for 24 images (as they are), about 0.0 MiB: up to 2.0 GiB fit" in caplog.text
     assert not cache_place.exists()
     monkeypatch.setattr("imgrec.data.cache.policy.free_memory", lambda: 400)
     caplog.clear()
     monkeypatch.setattr(building_module, "_settle", lambda file: seen.append(caplog.text))
     seen: list[str] = []
-    list(module(root).train_dataloader())
+    list(cached_module(root).train_dataloader())
     assert f"data.cache: writes {cache_place}" in seen[0]
     assert "on disk for 24 images (as they are), about 0.0 MiB: more than 0.0 MiB of memory" in seen[0]
     assert [record.levelname for record in caplog.records if "writes" in record.message] == ["WARNING"]
     caplog.clear()
-    list(module(root).train_dataloader())
+    list(cached_module(root).train_dataloader())
     assert "it exists" in caplog.text
     for mode in ("auto", "disk"):
         caplog.clear()
         monkeypatch.setenv("IMGREC_CACHE_LIMIT", "1kB")
-        list(module(root, image_size=6, cache=mode).train_dataloader())
+        list(cached_module(root, image_size=6, cache=mode).train_dataloader())
         assert "data.cache: off for 24 images" in caplog.text
         assert "it exceeds the limit of all caches, 0.0 MiB (IMGREC_CACHE_LIMIT=1kB)" in caplog.text
-
-
-def test_the_least_recently_used_caches_are_removed_and_those_in_use_remain(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    names = ["first", "second", "third", "fourth"]
-    for age, name in enumerate(names):
-        build_on_disk(uniform, ROWS, True, tmp_path / name, ABOUT)
-        os.utime(tmp_path / name / "meta.json", (1000 + age, 1000 + age))
-    mark_used(tmp_path / "first" / "meta.json")
-    size = max(cache.size for cache in stored_caches(tmp_path))
-    monkeypatch.setenv("IMGREC_CACHE_LIMIT", f"{4 * size + 100}B")
-    opened = DecodedImages.open(tmp_path / "second")
-    worker = pickle.loads(pickle.dumps(opened))
-    del opened  # the copy of a worker process still holds the cache
-    assert make_room(size, tmp_path)
-    assert {cache.name for cache in stored_caches(tmp_path)} == {"first", "second", "fourth"}
-    assert "removed third" in caplog.text
-    assert not make_room(5 * size, tmp_path)  # more than the limit: nothing is removed in vain
-    assert len(stored_caches(tmp_path)) == 3
-    assert not make_room(4 * size, tmp_path)
-    assert {cache.name for cache in stored_caches(tmp_path)} == {"second"}
-    assert worker.load(0).equal(uniform(0))
-    del worker
-    assert make_room(4 * size, tmp_path)
-    assert stored_caches(tmp_path) == []
-
-
-def test_a_new_cache_makes_room_and_remains_within_the_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    first, second = jpegs(tmp_path / "images"), jpegs(tmp_path / "others", count=13)
-    list(module(first, cache="disk").train_dataloader())
-    gc.collect()  # the data module, and with it the lock, is in a cycle
-    (old,) = stored_caches()
-    os.utime(old.folder / "meta.json", (1000, 1000))
-    monkeypatch.setenv("IMGREC_CACHE_LIMIT", f"{2 * old.size - 100}B")
-    kept = module(second, cache="disk")
-    list(kept.train_dataloader())
-    (new,) = stored_caches()
-    assert new.name != old.name
-    list(module(first, cache="disk").train_dataloader())
-    assert [cache.name for cache in stored_caches()] == [new.name]
-    assert "the other caches are in use and leave no room below the limit" in caplog.text
-
-
-@pytest.mark.parametrize("text", ["20", "20 GB", "1.5TiB", "30%", "0.5k"])
-def test_sizes(tmp_path: Path, text: str) -> None:
-    store_limit(text, tmp_path / "decoded")
-    limit = cache_limit(tmp_path / "decoded")
-    expected = {"20": 20, "20 GB": 20e9, "1.5TiB": 1.5 * 2**40, "0.5k": 500}.get(text)
-    assert limit.origin == f"imgrec cache limit {text}"
-    assert limit.size == expected or (text == "30%" and 0 < limit.size < 2**60)
-
-
-@pytest.mark.parametrize("text", ["", "much", "-1GB", "120%", "3 elephants"])
-def test_what_is_no_size_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(UserError, match="imgrec cache limit: expected a size such as 20GB"):
-        store_limit(text, tmp_path / "decoded")
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_source_in_memory_needs_no_cache(cache_place: Path) -> None:
@@ -412,6 +325,6 @@ def test_a_source_in_memory_needs_no_cache(cache_place: Path) -> None:
     assert not cache_place.exists()
 
 
-def test_an_unknown_mode_is_refused() -> None:
+def test_an_unknown_mode_is_rejected() -> None:
     with pytest.raises(UserError, match=r"data\.cache: expected Literal\['auto', 'off', 'memory', 'disk'\], got 'ram'"):
         ImageDataModule("digits", cache="ram")  # type: ignore[arg-type]

@@ -45,13 +45,13 @@ def test_they_are_the_same_each_time_and_more_are_those_and_others(data: ImageDa
 
 
 def test_never_of_the_test_split(data: ImageDataModule) -> None:
-    with pytest.raises(UserError, match="never the test split"):
+    with pytest.raises(UserError, match="expected the split train or val"):
         calibration_images(data, 40, cast(Any, "test"))
 
 
-def test_more_than_there_are_is_refused(data: ImageDataModule) -> None:
+def test_more_than_there_are_is_rejected(data: ImageDataModule) -> None:
     there = len(data.splits.val)
-    with pytest.raises(UserError, match=f"{there + 1} images were asked for, and the split val has {there}"):
+    with pytest.raises(UserError, match=f"expected at most {there} images of the split val, got {there + 1}"):
         calibration_images(data, there + 1, "val")
 
 

@@ -77,13 +77,13 @@ def test_several_labels_an_image() -> None:
             {"cta": "x"},
             r'data\.classes: the data has no class "cta"\. Did you mean "cat"\? It has: bird, cat, dog, ship',
         ),
-        (["cat", "dgo"], 'no class "dgo". Did you mean "dog"'),
-        (["cat"], "two classes or more; what is left of 4: cat"),
-        ({"*": None}, "what is left of 4: none"),
-        ({"*": "all"}, "what is left of 4: all"),
+        (["cat", "dgo"], 'no class "dgo"\\. Did you mean "dog"'),
+        (["cat"], "expected two classes or more, got cat of 4"),
+        ({"*": None}, "got none of 4"),
+        ({"*": "all"}, "got all of 4"),
     ],
 )
-def test_what_the_data_cannot_give_is_refused(classes: Any, message: str) -> None:
+def test_classes_that_the_data_lacks_are_rejected(classes: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         map_classes(table(), classes)
 
@@ -91,13 +91,13 @@ def test_what_the_data_cannot_give_is_refused(classes: Any, message: str) -> Non
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ({True: "yes"}, "the names of classes are words, got True; quote it"),
-        ([None, "a"], "words, got None"),
-        (["a", "a"], 'the class "a" stands there twice'),
-        ("cat", "a list of class names, or a mapping"),
+        ({True: "yes"}, "expected text as class names, got True"),
+        ([None, "a"], "class names, got None"),
+        (["a", "a"], 'expected each class once, got "a" twice'),
+        ("cat", "expected a list of class names or a mapping"),
     ],
 )
-def test_what_is_no_mapping_is_refused_before_the_data_is_read(classes: Any, message: str) -> None:
+def test_an_invalid_mapping_is_rejected_before_data_is_read(classes: Any, message: str) -> None:
     with pytest.raises(UserError, match=r"data\.classes: .*" + message):
         ImageDataModule("digits", classes=classes)
 

@@ -51,7 +51,7 @@ def test_several_labels_are_united_too() -> None:
     first = Table("a", ["x", "y"], 2, targets=[[1, 0], [1, 1]])
     second = Table("b", ["z", "y"], 1, targets=[[1, 1]])
     assert Concat([first, second]).targets.tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
-    with pytest.raises(UserError, match=r"several labels an image \(1\) beside sources with one"):
+    with pytest.raises(UserError, match=r"expected one label per image in all or in none, got several in 1"):
         Concat([Table("c", ["x", "y"]), first])
 
 
@@ -96,10 +96,10 @@ def test_a_weight_repeats_and_subsamples_in_training_only(classes: Writer) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sources": []}, r"data\.source: sources: a list of one source or more"),
-        ({"sources": ["digits"], "weights": [1, 2]}, r"weights: one for each of the 1 sources, got 2"),
-        ({"sources": ["digits"], "weights": [0]}, r"weights: numbers above 0, got 0"),
-        ({"sources": ["digits", "digits"], "names": ["a", "a"]}, r"names: each another one"),
+        ({"sources": []}, r"data\.source: sources: expected a list of one source or more"),
+        ({"sources": ["digits"], "weights": [1, 2]}, r"weights: expected one for each of 1 sources, got 2"),
+        ({"sources": ["digits"], "weights": [0]}, r"weights: expected float > 0, got 0"),
+        ({"sources": ["digits", "digits"], "names": ["a", "a"]}, r"names: expected different names"),
         ({"sources": ["digits", "digit"]}, r'data\.source\.sources\[1\]: no source is called "digit"'),
         (
             {"sources": ["digits", {"name": "folder", "rot": "x"}]},
@@ -107,7 +107,7 @@ def test_a_weight_repeats_and_subsamples_in_training_only(classes: Writer) -> No
         ),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_read(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_rejected_before_data_is_read(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ImageDataModule({"name": "concat", **arguments})
 

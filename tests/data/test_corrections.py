@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imgrec.data import Digits, ImageDataModule, split_source
-from imgrec.data.wrappers.corrections import apply_corrections, read_exclusions, read_labels
+from imgrec.data.wrappers.corrections import apply_corrections, read_exclusions, read_relabelling
 from imgrec.errors import UserError
 
 
@@ -26,12 +26,12 @@ AUDIT = """id,split,class,finding,detail,related,action
 def test_the_list_of_an_audit_is_read_by_its_actions(tmp_path: Path) -> None:
     file = write(tmp_path / "findings.csv", AUDIT)
     assert read_exclusions(file) == ["0000"]
-    assert read_labels(file) == {"0001": "7"}
+    assert read_relabelling(file) == {"0001": "7"}
 
 
 def test_a_list_written_by_hand_needs_ids_alone(tmp_path: Path) -> None:
     assert read_exclusions(write(tmp_path / "a.csv", "id\na b.jpg \nc.jpg\n\n")) == ["a b.jpg ", "c.jpg"]
-    assert read_labels(write(tmp_path / "b.csv", "id,label\nx,cat\n")) == {"x": "cat"}
+    assert read_relabelling(write(tmp_path / "b.csv", "id,label\nx,cat\n")) == {"x": "cat"}
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_list_written_by_hand_needs_ids_alone(tmp_path: Path) -> None:
     [
         ("name\nx\n", 'no column "id"'),
         ("", "is empty"),
-        ("id\nx\n", 'needs a column "label" or a column "action"'),
+        ("id\nx\n", 'expected a column "label" or "action"'),
         ("id,label\nx,cat\nx,dog\n", 'line 3 gives "x" a second class: cat and dog'),
         ("id,label\nx,cat\ny,\n", "line 3: the new class is empty"),
         ("id,label\nx,cat\n,dog\n", 'line 3: nothing in the column "id"'),
@@ -49,9 +49,9 @@ def test_a_list_written_by_hand_needs_ids_alone(tmp_path: Path) -> None:
         ("id,label,label\nx,cat,dog\n", 'line 1: the column name "label" occurs twice'),
     ],
 )
-def test_a_list_that_cannot_be_read_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_list_that_cannot_be_read_is_rejected(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        read_labels(write(tmp_path / "list.csv", text))
+        read_relabelling(write(tmp_path / "list.csv", text))
     with pytest.raises(UserError, match=r"data\.exclude: CSV file not found"):
         read_exclusions(tmp_path / "nowhere.csv")
 
@@ -79,7 +79,7 @@ def test_new_labels_leave_splits_and_images_as_they_are() -> None:
     assert changed.load(3).equal(source.load(3))
 
 
-def test_lists_that_do_not_fit_the_data_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_lists_that_do_not_fit_the_data_are_rejected(caplog: pytest.LogCaptureFixture) -> None:
     source = Digits()
     splits = split_source(source)
     with pytest.raises(UserError, match="the data has none of these 2 images"):
@@ -109,6 +109,6 @@ def test_the_data_module_reads_both(tmp_path: Path) -> None:
     assert only.fingerprint not in (plain.fingerprint, amended.fingerprint)
 
 
-def test_a_missing_list_is_refused_before_any_data_is_read() -> None:
+def test_a_missing_list_is_rejected_before_any_data_is_read() -> None:
     with pytest.raises(UserError, match=r"data\.relabel: CSV file not found"):
         ImageDataModule("digits", relabel="nowhere.csv")

@@ -97,7 +97,7 @@ def test_tables_that_cannot_be_used(tmp_path: Path, text: str, arguments: dict[s
         ("path,label\nx,a\n\\\\server\\y.png,b\n", "line 3.* is an absolute Windows path"),
     ],
 )
-def test_malformed_rows_are_refused_with_their_line(tmp_path: Path, text: str, message: str) -> None:
+def test_malformed_rows_are_rejected_with_their_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         CsvTable(table(tmp_path, text))
 

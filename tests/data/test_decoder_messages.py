@@ -25,7 +25,7 @@ def pixels(side: int = 64) -> Image.Image:
 
 
 def fax_with_bad_codes() -> bytes:
-    """A TIFF file with damaged Group 4 data: libtiff reports it and returns pixels."""
+    """Write a TIFF file with damaged Group 4 data: libtiff reports it and returns pixels."""
     buffer = io.BytesIO()
     pixels().convert("1").save(buffer, "TIFF", compression="group4")
     data = bytearray(buffer.getvalue())
@@ -36,7 +36,7 @@ def fax_with_bad_codes() -> bytes:
 
 
 def two_orientations() -> bytes:
-    """A TIFF file whose orientation has two values: Pillow warns about it and returns pixels."""
+    """Write a TIFF file whose orientation has two values: Pillow warns about it and returns pixels."""
     buffer = io.BytesIO()
     pixels().save(buffer, "TIFF", tiffinfo={274: 1})
     entry = (274).to_bytes(2, "little") + (3).to_bytes(2, "little")
@@ -44,7 +44,7 @@ def two_orientations() -> bytes:
 
 
 def palette_png_with_bad_control() -> bytes:
-    """A PNG file whose animation control has no frames: Pillow warns about it and returns pixels."""
+    """Write a PNG file whose animation control has no frames: Pillow warns about it and returns pixels."""
     buffer = io.BytesIO()
     pixels().save(buffer, "PNG")
     data = buffer.getvalue()
@@ -53,7 +53,7 @@ def palette_png_with_bad_control() -> bytes:
 
 
 def zip_with_bad_data() -> bytes:
-    """A TIFF file with damaged Deflate data: libtiff reports it, and Pillow refuses the image."""
+    """Write a TIFF file with damaged Deflate data: libtiff reports it, and Pillow refuses the image."""
     buffer = io.BytesIO()
     pixels().save(buffer, "TIFF", compression="tiff_adobe_deflate")
     data = bytearray(buffer.getvalue())
@@ -72,7 +72,7 @@ DAMAGED = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    """Two classes; the first one holds the damaged files."""
+    """Write two classes. The first one contains the damaged files."""
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         pixels().save(tmp_path / name / "whole.png")

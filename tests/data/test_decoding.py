@@ -68,7 +68,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(kind: str) -> None:
     assert found.tolist() == [[[0, 1, 128, 255]]]
 
 
-def test_pixels_without_a_known_scale_are_refused() -> None:
+def test_pixels_without_a_known_scale_are_rejected() -> None:
     with pytest.raises(BadImage, match="floating-point"):
         decode_image(encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"))
     with pytest.raises(BadImage, match="32-bit"):
@@ -167,7 +167,7 @@ def test_of_an_animation_the_first_frame() -> None:
         assert set(found.flatten().tolist()) == {10}
 
 
-def test_heic_is_refused_by_name(tmp_path: Path) -> None:
+def test_heic_is_rejected_by_name(tmp_path: Path) -> None:
     path = tmp_path / "photo.heic"
     path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
     with pytest.raises(BadImage, match="it is HEIC, which is not read: convert it"):
@@ -175,7 +175,7 @@ def test_heic_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_decompression_bomb_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_rejected(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(Image.fromarray(noise(40, 40)), kind)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
     with pytest.raises(BadImage, match="more pixels than are decoded safely"):
@@ -191,7 +191,7 @@ def test_what_asks_for_enormous_images_takes_no_memory() -> None:
 
 
 def png_of_16_bits(values: NDArray[np.int64]) -> bytes:
-    """A PNG with 16 bits per value, grey or colour, which Pillow itself cannot write in colour."""
+    """Write a PNG with 16 bits per value, grey or colour, which Pillow itself cannot write in colour."""
     height, width = values.shape[:2]
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
     header = struct.pack(">IIBBBBB", width, height, 16, 2 if values.ndim == 3 else 0, 0, 0, 0)

@@ -110,6 +110,6 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         SOURCES.check({"name": "hub", "dataset": "uoft-cs/cifar10"}, "data.source")
 
 
-def test_a_split_that_is_none_is_refused_first() -> None:
+def test_a_split_that_is_none_is_rejected_first() -> None:
     with pytest.raises(UserError, match='splits: no split is called "holdout"'):
         Hub.check_arguments("any", splits={"dev": "holdout"})

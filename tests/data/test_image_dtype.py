@@ -22,7 +22,7 @@ from imgrec.types import Batch
 
 
 class SometimesFloat(BatchTransform):
-    """Returns floats in some batches only."""
+    """Model that returns floats in some batches only."""
 
     def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:
         return images.float() / 255 if draws.uniform()[0] > 0.5 else images
@@ -63,7 +63,7 @@ class Bytes(Foreign):
 
 
 def images_of(data: ImageDataModule, module: pl.LightningModule) -> dict[str, list[Tensor]]:
-    """The images of two batches of training and of validation, as a step receives them."""
+    """Return the images of two batches of training and of validation, as a step receives them."""
     found: dict[str, list[Tensor]] = {}
     for split, loader in (("train", data.train_dataloader()), ("val", data.val_dataloader())):
         batches = list(islice(loader, 2))
@@ -129,7 +129,7 @@ def test_a_trainer_with_a_foreign_module(transforms: list[Any], model: type[Fore
     assert torch.equal(module.seen["val"][0], expected if dtype == torch.uint8 else expected.float() / 255)
 
 
-def test_wrong_requests_are_refused() -> None:
+def test_wrong_requests_are_rejected() -> None:
     with pytest.raises(UserError, match=r"data\.image_dtype: expected Literal\['auto', 'uint8', 'float32'\]"):
         ImageDataModule("digits", image_dtype="float16")  # type: ignore[arg-type]
     data = ImageDataModule("digits", num_workers=0)
@@ -143,7 +143,7 @@ def test_wrong_requests_are_refused() -> None:
         images_of(data, module)
 
 
-def test_a_transform_of_single_images_that_returns_floats_is_refused() -> None:
+def test_a_transform_of_single_images_that_returns_floats_is_rejected() -> None:
     data = ImageDataModule("digits", train_transforms=[f"{__name__}.FloatSample"], num_workers=0)
     with pytest.raises(UserError, match=r"data\.train_transforms: expected uint8 .*FloatSample.*, got torch\.float32"):
         data.setup()

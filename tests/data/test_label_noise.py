@@ -130,16 +130,19 @@ def test_it_composes_with_other_classes_and_a_tail() -> None:
     ("arguments", "message"),
     [
         ({}, r'^data\.source: the source "label_noise" needs the argument "rate"'),
-        ({"rate": 1.2}, r"^data\.source: rate: a probability, from 0 to 1, got 1\.2"),
-        ({"rate": float("nan")}, r"rate: a probability, from 0 to 1, got nan"),
+        ({"rate": 1.2}, r"^data\.source\.rate: expected float in \[0, 1\], got 1\.2"),
+        ({"rate": float("nan")}, r"rate: expected float in \[0, 1\], got nan"),
         ({"rate": 0.2, "kind": "pair"}, r"data\.source\.kind: expected Literal"),
         ({"rate": 0.2, "kind": "asymmetric"}, r"flips: .* got none with `kind: asymmetric`"),
-        ({"rate": 0.2, "flips": {"1": "7"}}, r"flips: .*for no other; got .* with `kind: symmetric`"),
-        ({"rate": 0.2, "kind": "asymmetric", "flips": {"1": "1"}}, r'flips: the class "1" is taken for itself'),
+        ({"rate": 0.2, "flips": {"1": "7"}}, r"flips: .* only, got .* with `kind: symmetric`"),
+        (
+            {"rate": 0.2, "kind": "asymmetric", "flips": {"1": "1"}},
+            r'flips: expected another class for each class, got "1" for itself',
+        ),
         ({"rate": 0.2, "val": "wrong"}, r"data\.source\.val: expected Literal\['clean', 'noisy'\], got 'wrong'"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_read(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_rejected_before_data_is_read(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ImageDataModule({"name": "label_noise", "source": "digits", **arguments})
 
@@ -155,5 +158,5 @@ def test_several_labels_are_not_made_wrong() -> None:
             super().__init__()
             self.targets = np.eye(10, dtype=np.float32)[self.targets]
 
-    with pytest.raises(UserError, match="for single-label data; these have several"):
+    with pytest.raises(UserError, match="expected one label per image, got several"):
         LabelNoise(Several(), rate=0.1)

@@ -53,7 +53,7 @@ def test_the_mapping_of_the_run_is_followed_and_new_names_are_accepted() -> None
     assert match_classes(Names("a", "b", "c"), ("b", "a"), ["b", "a"]).left_out == {"c": 2}
 
 
-def test_unknown_classes_are_refused_with_the_nearest_or_counted() -> None:
+def test_unknown_classes_are_rejected_with_the_nearest_or_counted() -> None:
     source = Names("dgo", "cat")
     with pytest.raises(UserError, match=r'"dgo" \(2 images\) Did you mean "dog"\?.*--skip-unknown'):
         match_classes(source, ("cat", "dog"))
@@ -63,7 +63,7 @@ def test_unknown_classes_are_refused_with_the_nearest_or_counted() -> None:
         match_classes(source, ("x", "y"), skip_unknown=True)
 
 
-def test_what_cannot_be_a_set_is_refused(tmp_path: Any) -> None:
+def test_what_cannot_be_a_set_is_rejected(tmp_path: Any) -> None:
     for given, message in (
         ("digit", 'Did you mean "digits"'),
         ("{file: a.csv}", "expected `name`, `source` or `data.source`"),

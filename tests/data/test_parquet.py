@@ -33,7 +33,7 @@ def png(seed: int) -> bytes:
 
 
 def write(path: Path, labels: list[Any], first: int = 0, feature: Any = None, group: int = 4, **columns: Any) -> Path:
-    """A file as Hugging Face's libraries write it: images numbered from ``first``, labels, features in the metadata."""
+    """Write a file as Hugging Face libraries do: images numbered from ``first``, labels, features in the metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cells = [{"bytes": png(first + i), "path": f"{first + i}.png"} for i in range(len(labels))]
     table = pa.table({"image": pa.array(cells, CELL), "label": pa.array(labels)} | columns)
@@ -189,7 +189,7 @@ def test_paths_labels_and_classes_are_read_as_in_csv_tables(tmp_path: Path, capl
     assert numbered.targets.tolist() == [1, 0, 1]
 
 
-def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     path = str(write(tmp_path / "a.parquet", [0, 1]))
     refused(path, 'no column "lable". Did you mean "label"', label_column="lable")
     refused(path, "memory: must be 0 or more", memory=-1)

@@ -57,7 +57,7 @@ def test_the_limit_is_pillows_or_the_environments(monkeypatch: pytest.MonkeyPatc
 
 
 def most_at_once(monkeypatch: pytest.MonkeyPatch, pixels: int) -> int:
-    """Decode with eight threads; return the largest number of images that were held at the same time."""
+    """Decode with eight threads and return the largest number of images that were held at the same time."""
     monkeypatch.setenv(VARIABLE, "1600")
     lock, held, most = threading.Lock(), 0, 0
 
@@ -145,7 +145,7 @@ import torch, numpy as np
 import pytorch_lightning
 from imgrec.augment import build_transforms
 from imgrec.data import Folder, Splits, find_bad_images
-from imgrec.data.loading import EvaluationSet, as_it_is
+from imgrec.data.loading import EvaluationSet, return_batch
 from imgrec.data.cache.build import build_in_memory
 from imgrec.data.cache.plan import plan_cache
 from imgrec.data.cache.policy import Table
@@ -172,7 +172,7 @@ if kind.startswith("predict"):
     assert all(each.error is None for each in found), found
 elif kind == "workers":
     table = EvaluationSet(source, rows, pipeline, 3, 0)
-    for batch in torch.utils.data.DataLoader(table, batch_size=1, num_workers=4, collate_fn=as_it_is):
+    for batch in torch.utils.data.DataLoader(table, batch_size=1, num_workers=4, collate_fn=return_batch):
         pass
 elif kind == "cache":
     plan = plan_cache(pipeline, 3, [tuple(image.shape[1:]) for image in Table.of(source, {None}).probe()])
@@ -193,7 +193,7 @@ print(resident(resource.RUSAGE_SELF) - before, resident(resource.RUSAGE_CHILDREN
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems measure memory in other units")
 def test_memory_is_bounded_by_one_image(tmp_path: Path) -> None:
-    """Four PNG files of 177 million pixels, by every path that decodes; documented: 8 bytes for a pixel of one."""
+    """Four PNG files of 177 million pixels, by every path that decodes. The limit is 8 bytes for a pixel of one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image, "MAX_IMAGE_PIXELS", None)
         picture = Image.new("RGB", (13_300, 13_300), (120, 40, 200))

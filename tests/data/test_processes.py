@@ -1,4 +1,4 @@
-"""Two real processes: together they see what one sees, whatever Lightning's own sampler flag says."""
+"""Two real processes: together they process the images of a single one, for both values of Lightning's sampler flag."""
 
 from __future__ import annotations
 

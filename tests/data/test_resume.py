@@ -1,4 +1,4 @@
-"""A run that stopped in the middle of an epoch goes on with the batches that an uninterrupted one sees."""
+"""A run that stopped in the middle of an epoch resumes with the batches of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS = 5  # 5 * 256 of 1439 training images an epoch
 
 
 class Small(pl.LightningModule):
-    """Sees which images come in which step, and asks for the number of steps before training, as a schedule does."""
+    """Model that records the images of each step and reads the number of steps before training, as a schedule does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Small(pl.LightningModule):
 
 
 def run(folder: Path, workers: int = 0, stop: int = -1, resume: Path | None = None) -> Small:
-    """Trains to the end, or stops after ``stop`` steps with a checkpoint."""
+    """Train to the end, or stop after ``stop`` steps with a checkpoint."""
     pl.seed_everything(0, verbose=False)
     model = Small()
     data = ImageDataModule(

@@ -37,7 +37,7 @@ def test_global_random_state_plays_no_part() -> None:
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_processes_together_make_the_batches_of_one(world_size: int) -> None:
-    """With a batch of ``b`` each, the union of all ranks' k-th batches is the k-th batch of ``world_size * b``."""
+    """For a batch of ``b`` each, the union of all ranks' k-th batches is the k-th batch of ``world_size * b``."""
     alone = positions(TrainingSampler(61, seed=0), 5)
     ranks = [positions(TrainingSampler(61, 0, rank, world_size), 5) for rank in range(world_size)]
     assert {len(r) for r in ranks} == {61 // world_size}
@@ -73,13 +73,13 @@ def test_what_was_done_is_passed_over_once_the_epoch_begins() -> None:
 
 
 def test_fewer_images_than_processes() -> None:
-    with pytest.raises(UserError, match="3 training images for 4 processes"):
+    with pytest.raises(UserError, match="expected a training image for each of 4 processes, got 3"):
         TrainingSampler(3, 0, 0, 4)
 
 
 @pytest.mark.parametrize("extra", [0.57, 0.05, 3.9])
 def test_a_sample_that_is_expected_a_fraction_of_times_is_drawn_so_often(extra: float) -> None:
-    """One sample alone has a fraction: it comes floor(r) times, or once more, with the right frequency."""
+    """One sample alone has a fraction: it comes floor(r) times, or one further time, with the right frequency."""
     count, epochs, repeats = 100, 1500, np.ones(100)
     repeats[7] += extra
     order = TrainingSampler(count, seed=3, repeats=repeats)

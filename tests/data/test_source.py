@@ -36,7 +36,7 @@ class Table(Source):
         (["x", "y"], [0], ["a", "b"], None, "2 ids, 1 targets"),
     ],
 )
-def test_a_table_that_cannot_be_is_refused(
+def test_a_table_that_cannot_be_is_rejected(
     ids: list[str], targets: list[int], names: list[str], splits: list[str] | None, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):

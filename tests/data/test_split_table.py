@@ -41,7 +41,7 @@ def make(source: Any, **options: Any) -> ImageDataModule:
 
 
 def seen(data: ImageDataModule) -> dict[str, dict[str, str]]:
-    """The class of each id, by split."""
+    """Return the class of each id, by split."""
     data.setup()
     names, source = data.facts.class_names, data.source
     parts = {"train": data.splits.train, "val": data.splits.val, "test": data.splits.test}
@@ -155,7 +155,7 @@ def test_several_labels_an_image(tmp_path: Path) -> None:
         (lambda root: shutil.rmtree(root / "dog"), r"16 of 48 train and 2 of 6 val and 2 of 6 test images are missing"),
     ],
 )
-def test_what_is_missing_or_changed_is_refused_with_the_difference(
+def test_what_is_missing_or_changed_is_rejected_with_the_difference(
     change: Callable[[Path], None], message: str, root: Path
 ) -> None:
     data = make({"name": "folder", "root": str(root)})
@@ -169,7 +169,7 @@ def test_what_is_missing_or_changed_is_refused_with_the_difference(
         after.setup()
 
 
-def test_another_label_is_refused_and_allowed_changes_keep_every_known_image_in_its_split(
+def test_another_label_is_rejected_and_allowed_changes_keep_every_known_image_in_its_split(
     root: Path, tmp_path: Path
 ) -> None:
     data = make({"name": "folder", "root": str(root)})
@@ -188,7 +188,7 @@ def test_another_label_is_refused_and_allowed_changes_keep_every_known_image_in_
     assert all(found[name] == word for name, word in known.items() if name != "cat/a01.png")
 
 
-def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "splits.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match="not a readable parquet file"):
         SplitTable.read(tmp_path / "splits.parquet")

@@ -15,7 +15,7 @@ class Rows(Source):
 
 
 def rows(counts: dict[str | None, list[int]], shuffle: int | None = None) -> Rows:
-    """A table with so many rows of each class in each split."""
+    """Return a table with the given number of rows of each class in each split."""
     table = [
         (f"{split or 'x'}/{target}/{i:03d}", target, split)
         for split, sizes in counts.items()

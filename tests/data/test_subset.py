@@ -19,7 +19,7 @@ Writer = Callable[..., Path]
 
 
 class Rows(Source):
-    """Grey images, so many of each class, all in one split or in none."""
+    """Gray images, ``count`` of each class, all in one split or in none."""
 
     def __init__(self, counts: list[int], splits: Sequence[str] | None = None, targets: Any = None) -> None:
         labels = np.repeat(np.arange(len(counts)), counts) if targets is None else np.asarray(targets)
@@ -121,7 +121,7 @@ def test_several_labels_an_image_are_shared_out_label_by_label() -> None:
     kept = Subset(source, fraction=0.25, test_fraction=0.0)
     before = table[[source.ids.index(name) for name in ids(Subset(source, fraction=1.0, test_fraction=0.0))]].sum(0)
     assert np.abs(np.asarray(counts(kept)) - before / 4).max() <= 1.5
-    with pytest.raises(UserError, match="per_class: an image has several labels here; say images or fraction"):
+    with pytest.raises(UserError, match="per_class: expected images or fraction for a source with several labels"):
         Subset(source, per_class=2)
 
 
@@ -166,18 +166,18 @@ def test_a_subset_trains_from_a_cache(classes: Writer) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, r"data\.source: one of images, per_class and fraction says how many images are kept; got none"),
-        ({"images": 5, "fraction": 0.1}, r"says how many images are kept; got images and fraction"),
-        ({"images": 0}, r"images: must be 1 or more, got 0"),
-        ({"per_class": -1}, r"per_class: must be 1 or more, got -1"),
-        ({"fraction": 1.5}, r"fraction: a part of the images, above 0 and up to 1, got 1\.5"),
+        ({}, r"data\.source: expected one of images, per_class and fraction, got none"),
+        ({"images": 5, "fraction": 0.1}, r"per_class and fraction, got images and fraction"),
+        ({"images": 0}, r"images: expected int > 0 \| None, got 0"),
+        ({"per_class": -1}, r"per_class: expected int > 0 \| None, got -1"),
+        ({"fraction": 1.5}, r"fraction: expected float in \(0, 1\] \| None, got 1\.5"),
         ({"fraction": 0.5, "splits": ["trian"]}, r'splits: no split is called "trian"\. Did you mean "train"\?'),
-        ({"fraction": 0.5, "splits": []}, r"splits: one of train, val, test or more, got none"),
+        ({"fraction": 0.5, "splits": []}, r"splits: expected one or more of train, val, test, got none"),
         ({"fraction": 0.5, "source": "digit"}, r'data\.source\.source: no source is called "digit"'),
-        ({"fraction": "half"}, r"data\.source\.fraction: expected float \| None, got 'half'"),
+        ({"fraction": "half"}, r"data\.source\.fraction: expected float in \(0, 1\] \| None, got 'half'"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_read(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_rejected_before_data_is_read(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ImageDataModule({"name": "subset", "source": "digits", **arguments})
 
@@ -185,13 +185,13 @@ def test_what_cannot_be_is_refused_before_anything_is_read(arguments: dict[str, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"images": 9}, r"images: 9 are fewer than the 10 classes; each keeps one at least"),
-        ({"images": 5000}, r"images: 5,000 were asked for, and the split train has 1,439"),
-        ({"per_class": 142}, r"per_class: 142 were asked for of the split train; 2 has 141, 8 has \d+\.$"),
-        ({"per_class": 500}, r"per_class: .*; 0 has 142, .* and 5 more classes have fewer"),
+        ({"images": 9}, r"images: expected one or more for each of 10 classes, got 9"),
+        ({"images": 5000}, r"images: expected at most 1,439, the images of the split train, got 5,000"),
+        ({"per_class": 142}, r"per_class: expected .* in train, got 142: 2 has 141, 8 has \d+\.$"),
+        ({"per_class": 500}, r"per_class: .*: 0 has 142, .* and 5 more classes have fewer"),
     ],
 )
-def test_a_source_that_has_not_so_many_says_what_it_has(arguments: dict[str, Any], message: str) -> None:
+def test_a_source_with_too_few_images_raises_an_error(arguments: dict[str, Any], message: str) -> None:
     module = ImageDataModule({"name": "subset", "source": "digits", **arguments}, image_size=8)
     with pytest.raises(UserError, match=r"^data\.source: " + message):
         module.setup()

@@ -91,7 +91,7 @@ def test_a_dataset_with_words_for_its_splits(tmp_path: Path, write_image: Callab
         ({}, 'needs the argument "dataset"'),
     ],
 )
-def test_wrong_arguments_are_refused_before_anything_is_read(spec: dict[str, object], message: str) -> None:
+def test_wrong_arguments_are_rejected_before_anything_is_read(spec: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message) as error:
         SOURCES.check({"name": "torchvision", **spec}, "data.source")
     assert str(error.value).startswith("data.source")
@@ -128,7 +128,7 @@ def test_fashion_mnist(real_data: Path) -> None:
 
 
 def idx(array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> bytes:
-    """An array as bytes in the format of MNIST's files."""
+    """Return an array as bytes in the format of MNIST's files."""
     sizes = b"".join(n.to_bytes(4, "big") for n in array.shape)
     return bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes()
 

@@ -146,7 +146,7 @@ def test_a_shard_that_ends_too_early(tmp_path: Path, caplog: pytest.LogCaptureFi
         source.load(3)
 
 
-def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     packed = write(tmp_path / "a.tar", samples(range(3)), "w:gz")
     with pytest.raises(UserError, match=r"a\.tar is compressed \(gzip\).* unpack it"):
         TarShards(str(packed))

@@ -44,7 +44,7 @@ def test_a_worker_outlives_one_signal_and_not_two(loader: Any, number: int, monk
     next(batches)
     process = loader._iterator._workers[0]
     os.kill(process.pid, number)
-    assert len(list(batches)) == len(loader) - 1  # it goes on
+    assert len(list(batches)) == len(loader) - 1  # it continues
     assert process.is_alive()
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises in the test
     try:

@@ -1,4 +1,4 @@
-"""Imbalance: how often each training image is expected in an epoch, by how many its class has."""
+"""Samplers against class imbalance: the expected number of uses of each training image in an epoch."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.data.sources.base import Source
-from imgrec.errors import UserError
 from imgrec.registry import Registry
+from imgrec.utils.ranges import LeftOpenUnitInterval, NonNegativeFloat, check_ranges
 
 Floats = NDArray[np.float64]
 
 
 class Sampler(ABC):
-    """Says how often each training image is expected in an epoch; which ones it is, the training order draws.
+    """Base class of samplers. A sampler computes the expected number of uses of each training image in an epoch.
 
-    A subclass gives a factor for each class, by its share of the images::
+    A subclass computes a factor for each class from its number of images::
 
         @SAMPLERS.register("rare_first")
         class RareFirst(Sampler):
             def factors(self, counts, images):
                 return np.where(counts < 100, 2.0, 1.0)
 
-    An image with several labels goes by the one with the largest factor, an image without any by the smallest.
+    An image with several labels has the largest of their factors. An image without labels has the smallest factor.
     """
 
     fixed_length = True
-    """Whether an epoch has as many images as there are training images: factors are then scaled to that."""
+    """True if an epoch has as many images as the training split. The factors are then scaled."""
 
     @abstractmethod
     def factors(self, counts: Floats, images: float) -> Floats:
-        """A factor above 0 for each class.
+        """Return a factor above 0 for each class.
 
         Shapes: ``(classes,)`` to ``(classes,)``.
 
         Args:
-            counts: how many training images have each class, above 0; not whole where a source has a weight.
-            images: how many training images there are: the sum of the counts where each image has one class.
+            counts: Number of training images of each class, above 0. Fractional if a source has a weight.
+            images: Number of training images.
         """
 
     def repeats(self, source: Source, rows: NDArray[np.int64]) -> Floats:
-        """How often each of these rows is expected in an epoch: ``(rows,)``, multiplied with the source's own repeats.
+        """Return the expected number of uses of each row in an epoch, ``(rows,)``, including those of the source.
 
         Args:
-            source: the table of images.
-            rows: those of the training split.
+            source: Table of images.
+            rows: Rows of the training split.
         """
         own = np.ones(len(rows)) if source.repeats is None else source.repeats[rows]
         targets = source.targets[rows]
@@ -54,8 +54,8 @@ class Sampler(ABC):
             counts = own @ targets.astype(np.float64)
         else:
             counts = np.asarray(np.bincount(targets, own, len(source.class_names)), dtype=np.float64)
-        there = counts > 0
-        factors = np.where(there, self.factors(np.where(there, counts, 1.0), own.sum()), np.inf)
+        present = counts > 0
+        factors = np.where(present, self.factors(np.where(present, counts, 1.0), own.sum()), np.inf)
         if source.multi_label:
             largest = np.where(targets > 0.5, factors, -np.inf).max(1)
             found = own * np.where(np.isfinite(largest), largest, factors.min())
@@ -65,22 +65,21 @@ class Sampler(ABC):
 
 
 SAMPLERS: Registry[Sampler] = Registry("sampler", "samplers")
-"""How training images are sampled, by name; for ``data.sampler``."""
+"""Samplers of training images by their name in ``data.sampler``."""
 
 
 @SAMPLERS.register("class_aware")
 class ClassAware(Sampler):
-    """Each class as often as its count to the power of ``1 - temperature`` says.
+    """Sampling of each class in proportion to its number of images to the power of ``1 - temperature``.
 
-    An image is drawn in proportion to ``count ** -temperature`` of its class: 0 leaves the classes as they are, 0.5 is
-    square-root sampling, 1 shows all classes equally often. An epoch has as many images as there are training images:
-    those of frequent classes are left out now and then, others in each epoch, those of rare ones are repeated.
+    0 keeps the distribution of the data, 0.5 is square-root sampling, and 1 uses all classes equally often. The length
+    of an epoch is unchanged. Different images of frequent classes are left out in each epoch, and images of rare
+    classes are repeated.
+
+    See also `balanced` (temperature 1) and `repeat_factor`, which leaves no image out.
 
     Args:
-        temperature: from 0, as the data is, to 1, balanced; above 1 rare classes come more often than frequent ones.
-
-    Raises:
-        UserError: a temperature below 0.
+        temperature: Exponent, at least 0. Above 1, rare classes are more frequent than common ones. Defaults to 0.5.
 
     Source: Kang, Xie, Rohrbach, Yan, Gordo, Feng and Kalantidis 2020, "Decoupling representation and classifier for
     long-tailed recognition", ICLR, arXiv 1910.09217, equation 1, with q = 1 - temperature.
@@ -89,9 +88,8 @@ class ClassAware(Sampler):
     array([0.1, 0.2])
     """
 
-    def __init__(self, temperature: float = 0.5) -> None:
-        if not 0 <= temperature < float("inf"):
-            raise UserError(f"temperature: must be 0 or more, got {temperature}.")
+    @check_ranges
+    def __init__(self, temperature: NonNegativeFloat = 0.5) -> None:
         self.temperature = temperature
 
     def factors(self, counts: Floats, images: float) -> Floats:  # noqa: D102
@@ -100,9 +98,9 @@ class ClassAware(Sampler):
 
 @SAMPLERS.register("balanced")
 class Balanced(ClassAware):
-    """All classes equally often in each epoch, to within one image.
+    """Sampling of all classes equally often in each epoch, to within one image.
 
-    An epoch has as many images as there are training images; see `class_aware`, of which this is temperature 1.
+    The length of an epoch is unchanged. This is `class_aware` with temperature 1.
 
     Source: Shen, Lin and Huang 2016, "Relay backpropagation for effective learning of deep convolutional neural
     networks", ECCV, arXiv 1512.05830, section 3.3.
@@ -118,16 +116,13 @@ class Balanced(ClassAware):
 
 @SAMPLERS.register("repeat_factor")
 class RepeatFactor(Sampler):
-    """Each image once, and those of rare classes several times: repeat-factor sampling.
+    """Repeat-factor sampling: each image once, and images of rare classes several times.
 
-    A class that the fraction f of the images has is shown ``max(1, sqrt(threshold / f))`` times an epoch; nothing is
-    left out, so that the epoch grows. An image expected 1.57 times comes once or twice, drawn for each epoch.
+    An image of a class with the fraction f of the images is used ``max(1, sqrt(threshold / f))`` times. No image is
+    left out, so that the epoch is longer. A fractional number is rounded randomly in each epoch.
 
     Args:
-        threshold: classes are rare that have less than this fraction of the images.
-
-    Raises:
-        UserError: a threshold that is no fraction.
+        threshold: Fraction of the images, in (0, 1], below which a class is rare. Defaults to 0.001.
 
     Source: Gupta, Dollar and Girshick 2019, "LVIS: a dataset for large vocabulary instance segmentation", CVPR,
     arXiv 1908.03195, appendix B.2.
@@ -138,9 +133,8 @@ class RepeatFactor(Sampler):
 
     fixed_length = False
 
-    def __init__(self, threshold: float = 0.001) -> None:
-        if not 0 < threshold <= 1:
-            raise UserError(f"threshold: a fraction of the images, above 0 and up to 1, got {threshold}.")
+    @check_ranges
+    def __init__(self, threshold: LeftOpenUnitInterval = 0.001) -> None:
         self.threshold = threshold
 
     def factors(self, counts: Floats, images: float) -> Floats:  # noqa: D102
@@ -148,5 +142,5 @@ class RepeatFactor(Sampler):
 
 
 def strata(source: Source, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """The class of each of these rows, within which the training order draws evenly; ``None`` with several labels."""
+    """Return the class of each row for stratified sampling, or ``None`` for data with several labels."""
     return None if source.multi_label else source.targets[rows].astype(np.int64)

@@ -1,4 +1,4 @@
-"""The order of the samples: a function of (seed, epoch), shared out over the processes."""
+"""Samplers of the order of training and evaluation, distributed over the processes."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from imgrec.errors import UserError
 from imgrec.utils.seeding import position_generator
 
 _ROUNDING = 1e-6
-"""Sums of fractions that miss a whole number by less are that number."""
+"""Tolerance within which a sum of fractions is a whole number."""
 
 _ENOUGH = 20
-"""Number of samples with fractional repeats that share the rounding of the length alone."""
+"""Number of samples with fractional repeats from which they alone share the rounding of the length."""
 
 
 def process_rank() -> tuple[int, int]:
-    """The rank of this process and the number of processes: ``(0, 1)`` where there is one."""
+    """Return the rank of this process and the number of processes, ``(0, 1)`` for a single process."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
 
 
 class _Sampler(DistributedSampler[int]):
-    """A sampler that Lightning takes for one that shares out the samples already, whatever its flags say."""
+    """Base class of samplers that Lightning does not replace by a distributed sampler."""
 
     def __init__(self, count: int, rank: int, world_size: int) -> None:
-        # the constructor of DistributedSampler is not called: it wants a dataset, and pads what it shares out
+        # the constructor of DistributedSampler is not called: it requires a dataset, and pads
         self.count = count
         self.rank = rank
         self.num_replicas = world_size
@@ -40,33 +40,33 @@ class _Sampler(DistributedSampler[int]):
 
 
 class TrainingSampler(_Sampler):
-    """Each epoch's order of the training samples, a function of (seed, epoch), as pairs (position, epoch).
+    """Random order of the training samples, a function of (seed, epoch), as pairs (position, epoch).
 
-    The epoch travels with the position, so that worker processes that live on know which one it is. Several processes
-    take turns: together they make the same batches, of ``world_size`` times the size, whatever their number; what is
-    left over when the samples do not divide, fewer than there are processes, is passed over in that epoch.
+    A position contains the epoch for persistent worker processes. Several processes alternate, so that together they
+    have the same batches as one process with a batch ``world_size`` times as large. The remainder of the division of
+    the samples by the processes is not used in that epoch.
 
-    With ``repeats`` a sample may come several times in an epoch, or not at all. A sample that is expected r times
-    comes floor(r) times, and once more with the probability of the fraction. Each stratum, and the whole, has as many
-    samples as expected, to within one. The k-th further copy of the sample at ``position`` has the place
-    ``position + k * count``, so that it can be told from the first and be augmented in another way.
+    With ``repeats``, a sample can occur several times in an epoch or not at all. A sample with r repeats occurs
+    floor(r) times, and a further time with the probability of the fraction. Each stratum and the whole epoch have the
+    expected number of samples, to within one. Copy k of the sample at ``position`` has the position
+    ``position + k * count``, so that its augmentation differs.
 
-    The length is the sum of ``repeats``, rounded up, and the same in every epoch, so that schedules and resumed runs
-    count the same steps. The rounding is less than one sample. It is shared by the samples with a fraction, if there
-    are at least 20 of them, otherwise by all samples, in proportion to what each lacks to one further copy.
+    The length is the sum of ``repeats``, rounded up, in every epoch, so that schedules and resumed runs count the same
+    steps. The rounding is less than one sample. It is distributed over the samples with a fraction if there are at
+    least 20 of them, otherwise over all samples.
 
     Args:
-        count: the number of training samples.
-        seed: the seed of the order.
-        rank: which process this is.
-        world_size: the number of processes.
-        skip: called when an epoch begins; how many of this process's samples were done already, for a run that
-            goes on in the middle of an epoch.
-        repeats: how often each sample is expected in an epoch, ``(count,)``; by default once.
-        strata: the stratum of each sample, its class say, ``(count,)``; by default all are in one.
+        count: Number of training samples.
+        seed: Seed of the order.
+        rank: Rank of this process. Defaults to 0.
+        world_size: Number of processes. Defaults to 1.
+        skip: Function that is called at the start of an epoch and returns the number of samples that this process has
+            already completed. Defaults to 0 samples.
+        repeats: Expected number of uses of each sample in an epoch, ``(count,)``. Defaults to one.
+        strata: Stratum of each sample, such as its class, ``(count,)``. Defaults to a single stratum.
 
-    Source, of the draw with ``repeats``: Madow 1949, "On the theory of systematic sampling, II", Annals of
-    Mathematical Statistics 20, 10.1214/aoms/1177729988.
+    Source: Madow 1949, "On the theory of systematic sampling, II", Annals of Mathematical Statistics 20,
+    10.1214/aoms/1177729988 (the draw with ``repeats``).
 
     >>> order = TrainingSampler(4, seed=0)
     >>> order.set_epoch(7)
@@ -88,7 +88,7 @@ class TrainingSampler(_Sampler):
     ) -> None:
         self.total = count if repeats is None else math.ceil(repeats.sum() - _ROUNDING)
         if self.total < world_size:
-            raise UserError(f"{self.total} training images for {world_size} processes: each needs one at least.")
+            raise UserError(f"expected a training image for each of {world_size} processes, got {self.total}.")
         super().__init__(count, rank, world_size)
         self.seed = seed
         self.skip = skip
@@ -107,7 +107,7 @@ class TrainingSampler(_Sampler):
         return iter([(position, self.epoch) for position in own[self.skip() :].tolist()])
 
     def _places(self, repeats: NDArray[np.float64], generator: torch.Generator) -> Tensor:
-        """The place of each sample of an epoch, in no particular order."""
+        """Return the position of each sample of an epoch, in no particular order."""
         start = torch.rand((), generator=generator).item()
         mixed = torch.randperm(self.count, generator=generator).numpy()
         if self.strata is not None:
@@ -115,12 +115,12 @@ class TrainingSampler(_Sampler):
         whole = np.floor(repeats + _ROUNDING / 1000)
         fractions = np.maximum(repeats - whole, 0)
         further = self.total - int(whole.sum())
-        # the length is rounded up: the difference is shared in proportion to what each sample lacks to a further copy
+        # the length is rounded up, and the difference is distributed in proportion to 1 - fraction
         fractional = fractions > _ROUNDING
         shared = fractional if fractional.sum() >= _ENOUGH else repeats > 0
         room = (1 - fractions) * shared
         fractions += (further - fractions.sum()) * room / max(room.sum(), _ROUNDING)
-        # along the samples, one further copy wherever the sum of the fractions passes another whole number
+        # systematic sampling: a further copy at each whole number of the cumulative fractions
         left = np.cumsum(np.maximum(fractions, 0)[mixed])
         steps = np.floor(left / max(left[-1], _ROUNDING) * further + start)
         copies = whole.astype(np.int64)
@@ -130,27 +130,26 @@ class TrainingSampler(_Sampler):
         return torch.from_numpy(positions + number * self.count)
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the order of this epoch, from 0, from the next iteration on. Lightning calls it."""
+        """Set the epoch, from 0, of the next iteration. Lightning calls this method."""
         self.epoch = epoch
 
 
 BLANK = -1
-"""A position without an image: it fills the last batch of a process that has one batch fewer than another."""
+"""Position without an image, for the last batch of a process with one batch fewer than another."""
 
 
 class EvaluationSampler(_Sampler):
-    """The positions of this process: every sample once over all processes, and none twice.
+    """Positions of this process. Every sample occurs once over all processes.
 
-    The processes take whole batches in turn, those that one process alone would make. A prediction depends, in its
-    last digits, on the batch that it was computed in; so it is the same with any number of processes. All processes
-    have the same number of batches, because a forward pass may have something to exchange: where one would lack a
-    batch it gets :data:`BLANK`.
+    The processes alternate in whole batches, which are those of a single process. The last digits of a prediction
+    depend on its batch, and are therefore equal with any number of processes. All processes have the same number of
+    batches, because a forward pass can communicate. A missing batch is :data:`BLANK`.
 
     Args:
-        count: the number of samples.
-        rank: which process this is.
-        world_size: the number of processes.
-        batch_size: samples in a batch.
+        count: Number of samples.
+        rank: Rank of this process. Defaults to 0.
+        world_size: Number of processes. Defaults to 1.
+        batch_size: Samples in a batch. Defaults to 1.
 
     >>> [list(EvaluationSampler(5, rank, 2, batch_size=2)) for rank in range(2)]
     [[0, 1, 4], [2, 3, -1]]

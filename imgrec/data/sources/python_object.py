@@ -25,7 +25,7 @@ class PythonObject:
         length: Number of items. Defaults to unknown.
 
     Raises:
-        UserError: Always, with the way to pass the object again.
+        UserError: If it is built or checked, because the object is not stored.
     """
 
     def __init__(self, type: str, length: int | None = None) -> None:
@@ -65,7 +65,7 @@ def dataset_source(
     if train_dataset is None:
         raise UserError("train_dataset: expected a torch Dataset, got None.")
     if predict_dataset is not None:
-        raise UserError("predict_dataset: expected None; pass test_dataset, whose images are predicted.")
+        raise UserError("predict_dataset: expected None. Pass test_dataset, whose images are predicted.")
     given = {"dataset": train_dataset, "val_dataset": val_dataset, "test_dataset": test_dataset}
     return {"name": "dataset", **{key: value for key, value in given.items() if value is not None}}
 

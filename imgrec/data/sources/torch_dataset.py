@@ -21,7 +21,7 @@ from imgrec.errors import UserError
 
 
 class _Items:
-    """Images and labels of one dataset; ``pixels`` are all images if they are in memory in one shape."""
+    """Images and labels of one dataset. ``pixels`` are all images if they are in memory in one shape."""
 
     def __init__(self, dataset: Any, layout: ArrayLayout) -> None:
         self.dataset = dataset
@@ -67,8 +67,8 @@ class TorchDataset(Source):
     ``ImageDataModule(source=dataset)`` takes the object itself. A checkpoint does not store the object: pass it again
     to load the data module.
 
-    Items of a dataset can be random. ``data.cache: auto`` therefore does not cache them; ``memory`` stores the first
-    reading of each.
+    Items of a dataset can be random. ``data.cache: auto`` therefore does not cache them, and ``memory`` stores the
+    first reading of each.
 
     Args:
         dataset: Dataset to split, or the training images if another dataset is given.

@@ -1,4 +1,4 @@
-"""The classes of a data set restricted, renamed or merged by a mapping."""
+"""Selection, renaming and merging of classes."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from imgrec.data.sources.file_names import class_name
 from imgrec.errors import UserError, suggestion
 
 ClassMapping = Mapping[str | int, str | int | None] | Sequence[str | int]
-"""New names by old ones, or the names of the classes that stay."""
+"""New names by old names, or the names of the classes to keep."""
 
 OTHERS = "*"
-"""The key of a mapping that stands for every class it does not name."""
+"""Key of a mapping for every class without an entry."""
 
 
 def map_classes(source: Source, classes: ClassMapping | None, where: str = "data.classes") -> Source:
-    """The source with other classes.
+    """Return the source with selected, renamed or merged classes.
 
-    A list keeps the classes that it names, in its order, and leaves the images of the others out. A mapping gives new
-    names: two old names with one new name are merged, a class whose new name is ``null`` is left out with its images,
-    and one that the mapping does not name keeps its name. The key ``"*"`` stands for all of these: ``"*": null``
-    leaves them out, ``"*": rest`` makes one class of them. The order of the new classes is that of the first old one
-    of each. With several labels an image, a class that is left out takes no image with it, and merged classes are had
-    by the images that have any of them.
+    A list keeps its classes, in its order, and leaves the images of all others out. A mapping renames classes. Two old
+    names with one new name are merged. A class with the new name ``null`` is left out with its images. A class without
+    an entry keeps its name, unless the key ``"*"`` has a value for all of these: ``null``, or the name of one class.
+
+    The new classes have the order of their first old class. For images with several labels, leaving a class out leaves
+    no image out, and an image has a merged class if it has any of its parts.
 
     Args:
-        source: the table of images.
-        classes: the list or the mapping; ``None`` changes nothing.
-        where: its place in the config, for messages.
+        source: Table of images.
+        classes: List or mapping. ``None`` returns the source unchanged.
+        where: Place in the config, for messages.
 
     Raises:
-        UserError: it names a class that the source has not, or fewer than two classes are left.
+        UserError: If the source lacks a class, or if fewer than two classes remain.
 
-    >>> from imgrec.data import Digits
-    >>> small = map_classes(Digits(), {"0": "round", "8": "round", "1": "straight", "7": "straight", "*": None})
-    >>> small.class_names, small.class_counts().tolist()
-    (('round', 'straight'), [352, 361])
+    Example:
+        >>> from imgrec.data import Digits
+        >>> small = map_classes(Digits(), {"0": "round", "8": "round", "1": "straight", "7": "straight", "*": None})
+        >>> small.class_names, small.class_counts().tolist()
+        (('round', 'straight'), [352, 361])
     """
     if classes is None:
         return source
@@ -47,10 +48,7 @@ def map_classes(source: Source, classes: ClassMapping | None, where: str = "data
     if not isinstance(classes, Mapping):
         kept = [class_name(str(name)) for name in classes]
     if len(kept) < 2:
-        raise UserError(
-            f"{where}: a classification needs two classes or more; what is left of {len(new_names)}: "
-            f"{', '.join(kept) or 'none'}."
-        )
+        raise UserError(f"{where}: expected two classes or more, got {', '.join(kept) or 'none'} of {len(new_names)}.")
     number = np.asarray([-1 if name is None else kept.index(name) for name in new_names])
     if source.multi_label:
         table = np.stack([source.targets[:, number == i].max(1) for i in range(len(kept))], axis=1)
@@ -63,24 +61,24 @@ def map_classes(source: Source, classes: ClassMapping | None, where: str = "data
 
 
 def check_classes(classes: ClassMapping | None, where: str = "data.classes") -> None:
-    """Raise :class:`UserError` for what can be told to be wrong without the data."""
+    """Raise :class:`UserError` for a mapping that is invalid for every source."""
     if classes is None:
         return
     if isinstance(classes, str) or not isinstance(classes, Mapping | Sequence):
-        raise UserError(f"{where}: a list of class names, or a mapping of old names to new ones, got {classes!r}.")
+        raise UserError(f"{where}: expected a list of class names or a mapping of old to new names, got {classes!r}.")
     values = list(classes.values()) if isinstance(classes, Mapping) else list(classes)
     for value in [*classes, *values]:
         accepted = isinstance(value, str | int) and not isinstance(value, bool)
         if not accepted and not (value is None and isinstance(classes, Mapping)):
-            raise UserError(f"{where}: the names of classes are words, got {value!r}; quote it where it is one.")
+            raise UserError(f"{where}: expected text as class names, got {value!r}. Quote it in the YAML.")
     names = [class_name(str(value)) for value in values]
     if not isinstance(classes, Mapping) and len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f'{where}: the class "{twice}" stands there twice.')
+        raise UserError(f'{where}: expected each class once, got "{twice}" twice.')
 
 
 def _new_names(names: Sequence[str], classes: ClassMapping, where: str) -> list[str | None]:
-    """The new name of each class, or ``None`` where it is left out."""
+    """Return the new name of each class, or ``None`` for a class to leave out."""
     check_classes(classes, where)
     mapping: dict[str, str | None]
     if isinstance(classes, Mapping):

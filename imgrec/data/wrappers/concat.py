@@ -1,4 +1,4 @@
-"""Several sources as one."""
+"""Concatenation of several sources."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from imgrec.errors import UserError
 
 @SOURCES.register("concat")
 class Concat(Source):
-    """Several sources one after another, each with a weight.
+    """Concatenation of several sources, each with a weight.
 
-    A class is the same in all sources that have a class of its name; the classes stand in the order of the first
-    source, followed by what the next ones add. An image's id is the name of its source and its id there. Each image
-    keeps its split; where one source has splits and another none, the images of the latter are for training.
+    Classes of one name are one class. Their order is that of the first source, followed by the additional classes of
+    the next ones. The id of an image is the name of its source and its id there. Each image keeps its split. If only
+    some sources have splits, the images of the others are training images.
 
-    A weight says how often the images of a source are expected in an epoch of training: with 3 each comes three times,
-    augmented differently; with 0.25 a quarter of them comes, another quarter in each epoch. Which ones is a function
-    of seed and epoch; the weights change nothing in validation and test, and no image gets into two splits.
+    A weight is the expected number of uses of each image in an epoch of training. With 3, each image is used three
+    times with different augmentation. With 0.25, a different quarter is used in each epoch, as a function of seed
+    and epoch. Weights have no effect on validation and test.
 
     Args:
-        sources: the sources, as in ``data.source``.
-        weights: one number above 0 for each source; by default 1 each.
-        names: one name for each source, for the ids; by default their numbers, from 0.
+        sources: Sources, as in ``data.source``.
+        weights: One weight above 0 for each source. Defaults to 1.
+        names: One name for each source, for the ids. Defaults to their indices.
 
     Raises:
-        UserError: no source, another number of weights or names, a weight that cannot be, or sources of which some
-            have one label an image and others several.
+        UserError: If there is no source, if the number of weights or names differs, or if only some sources have
+            several labels per image.
 
     Example::
 
@@ -54,7 +54,9 @@ class Concat(Source):
         parts = names or [str(number) for number in range(len(sources))]
         if len({source.multi_label for source in self.sources}) > 1:
             several = [name for name, source in zip(parts, self.sources, strict=True) if source.multi_label]
-            raise UserError(f"sources with several labels an image ({', '.join(several)}) beside sources with one.")
+            raise UserError(
+                f"sources: expected one label per image in all or in none, got several in {', '.join(several)}."
+            )
         classes = list(dict.fromkeys(name for source in self.sources for name in source.class_names))
         self.is_deterministic = all(source.is_deterministic for source in self.sources)
         self._starts = np.cumsum([0, *map(len, self.sources)])
@@ -73,17 +75,17 @@ class Concat(Source):
 
     @staticmethod
     def check_arguments(sources: list[Any], weights: list[float] | None = None, names: list[str] | None = None) -> None:
-        """Raise :class:`UserError` for what can be told to be wrong before anything is read."""
+        """Raise :class:`UserError` for arguments that contradict each other, before any data is read."""
         if not isinstance(sources, list) or not sources:
-            raise UserError("sources: a list of one source or more.")
+            raise UserError("sources: expected a list of one source or more.")
         for what, given in (("weights", weights), ("names", names)):
             if given is not None and len(given) != len(sources):
-                raise UserError(f"{what}: one for each of the {len(sources)} sources, got {len(given)}.")
+                raise UserError(f"{what}: expected one for each of {len(sources)} sources, got {len(given)}.")
         wrong = [weight for weight in weights or [] if not 0 < weight < math.inf]
         if wrong:
-            raise UserError(f"weights: numbers above 0, got {wrong[0]}; leave a source out instead.")
+            raise UserError(f"weights: expected float > 0, got {wrong[0]}. Remove the source instead.")
         if names is not None and len(set(names)) < len(names):
-            raise UserError(f"names: each another one, got {', '.join(names)}.")
+            raise UserError(f"names: expected different names, got {', '.join(names)}.")
 
     def load(self, index: int) -> Tensor:  # noqa: D102
         source, row = self._at(index)
@@ -119,7 +121,7 @@ class Concat(Source):
 
     @cached_property
     def row_digests(self) -> list[str]:
-        """The digests of the rows of all sources, one source after another."""
+        """Digests of the rows of all sources, one source after another."""
         return [digest for source in self.sources for digest in source.row_digests]
 
     def _at(self, index: int) -> tuple[Source, int]:
@@ -137,7 +139,7 @@ def _targets(source: Source, classes: list[str]) -> NDArray[Any]:
 
 
 def _columns(sources: list[Source]) -> dict[str, NDArray[Any]]:
-    """The columns of all sources; ``None`` where a source lacks one that another has."""
+    """Return the columns of all sources, with ``None`` for a source without the column."""
     found: dict[str, NDArray[Any]] = {}
     for name in dict.fromkeys(name for source in sources for name in source.columns):
         parts = [source.columns.get(name, np.full(len(source), None)) for source in sources]

@@ -1,4 +1,4 @@
-"""Lists of images to leave out and to relabel, as an audit writes them or by hand, laid over a source."""
+"""Corrections of a source: lists of images to exclude and to relabel, written by an audit or by hand."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from imgrec.utils.paths import locate
 logger = logging.getLogger(__name__)
 
 EXCLUDE = "exclude"
-"""The action of a row whose image is to be left out."""
+"""Action of a row whose image is excluded."""
 
 RELABEL = "relabel:"
-"""What the action of a row begins with whose image has another class; the name of the class follows."""
+"""Prefix of the action of a row whose image has another class, followed by the name of the class."""
 
 
 def read_exclusions(file: str | Path, where: str = "data.exclude") -> list[str]:
-    """The ids that a CSV file leaves out.
+    """Read the ids that a CSV file excludes.
 
-    The file has a column ``id``. Where it has a column ``action`` too, as the list of an audit has, the rows count
-    whose action is ``exclude``; else all rows do.
+    The file has a column ``id``. With a column ``action``, as in the list of an audit, only rows with the action
+    ``exclude`` are used.
 
     Args:
-        file: looked up in the current folder, then under ``IMGREC_DATA``.
-        where: the place in the config, for messages.
+        file: CSV file, in the current folder or under ``IMGREC_DATA``.
+        where: Place in the config, for messages.
 
     Raises:
         UserError: If the file is missing, is no CSV file or has no column ``id``, or if a row has no id or an unknown
@@ -48,20 +48,20 @@ def read_exclusions(file: str | Path, where: str = "data.exclude") -> list[str]:
     return list(dict.fromkeys(_id(table, row, at, where) for row in rows))
 
 
-def read_labels(file: str | Path, where: str = "data.relabel") -> dict[str, str]:
-    """The new class of each id that a CSV file relabels.
+def read_relabelling(file: str | Path, where: str = "data.relabel") -> dict[str, str]:
+    """Read the new class of each id that a CSV file relabels.
 
-    The file has a column ``id``, and a column ``label`` with the name of the class, or, as the list of an audit, a
-    column ``action``, of which the rows count that say ``relabel: <class>``.
+    The file has a column ``id``, and a column ``label`` with the name of the class. With a column ``action`` instead,
+    as in the list of an audit, only rows with the action ``relabel: <class>`` are used.
 
     Raises:
-        UserError: If the file is missing or is no CSV file, if a column is missing, if a row has no id, no new class
-            or an unknown action, or if one id has two new classes. The message names the line.
+        UserError: If the file or a column is missing, if a row is incomplete or has an unknown action, or if an id has
+            two new classes. The message contains the line.
     """
     table = _read(file, where)
     if "label" not in table.header and "action" not in table.header:
         given = ", ".join(table.header)
-        raise UserError(f'{where}: {file} needs a column "label" or a column "action"; it has: {given}.')
+        raise UserError(f'{where}: {file}: expected a column "label" or "action", got {given}.')
     at = table.column("id")
     labels: dict[str, str] = {}
     for row in table.rows:
@@ -102,25 +102,25 @@ def _id(table: CsvRows, row: CsvRow, at: int, where: str) -> str:
     if not row.cells[at]:
         raise UserError(f'{where}: {table.place(row)}: nothing in the column "id".')
     name = row.cells[at]
-    return restored(name) if "action" in table.header else name  # the audit neutralizes what a spreadsheet would run
+    return restored(name) if "action" in table.header else name  # the audit escapes formulas of spreadsheets
 
 
 def apply_corrections(
     source: Source, splits: Splits, excluded: Sequence[str] = (), labels: Mapping[str, str] | None = None
 ) -> tuple[Source, Splits]:
-    """The source with new labels, and its splits without what is left out; every other image stays in its split.
+    """Return the source with new labels, and its splits without excluded images.
 
-    Ids that the source has not are a warning with their count: a list may be older than the folder.
+    Ids that the source lacks are logged with their count, because a list can be older than the data.
 
     Args:
-        source: the table of images.
-        splits: its splits, with the old labels.
-        excluded: the ids to leave out, as :func:`read_exclusions` gives them.
-        labels: new classes by id, as :func:`read_labels` gives them.
+        source: Table of images.
+        splits: Splits of the source by the old labels.
+        excluded: Ids to exclude.
+        labels: New classes by id.
 
     Raises:
-        UserError: the source has none of these ids, has no such class, or its images have several labels each; or a
-            class has no image left for training or for validation.
+        UserError: If the source lacks all of the ids or a class, if images have several labels, or if a class has no
+            remaining image for training or validation.
     """
     if labels:
         source = relabelled(source, labels, "data.relabel")
@@ -130,8 +130,8 @@ def apply_corrections(
     try:
         check_splits(source, splits)
     except UserError as error:
-        what = " and ".join(["data.exclude"] * bool(excluded) + ["data.relabel"] * bool(labels))
-        raise UserError(f"{what}: after this there is {error}") from error
+        corrections = " and ".join(["data.exclude"] * bool(excluded) + ["data.relabel"] * bool(labels))
+        raise UserError(f"{corrections}: after this there is {error}") from error
     return source, splits
 
 
@@ -140,14 +140,14 @@ def relabelled(source: Source, labels: Mapping[str, str], where: str = "data.rel
 
     Args:
         source: the table of images.
-        labels: new classes by id, as :func:`read_labels` returns them.
+        labels: new classes by id, as :func:`read_relabelling` returns them.
         where: the place in the config, for messages.
 
     Raises:
         UserError: If the source has none of these ids, has no such class, or has several labels per image.
     """
     if source.multi_label:
-        raise UserError(f"{where}: one new class an image is for single-label data; these images have several labels.")
+        raise UserError(f"{where}: expected a source with one label per image, got several.")
     numbers = {name: number for number, name in enumerate(source.class_names)}
     for label in labels.values():
         if label not in numbers:
@@ -165,10 +165,10 @@ def _rows(source: Source, ids: Sequence[str], where: str) -> list[int]:
     row_of = {name: row for row, name in enumerate(source.ids)}
     unknown = [name for name in ids if name not in row_of]
     if unknown and len(unknown) == len(ids):
-        raise UserError(f'{where}: the data has none of these {len(ids)} images; the first one: "{unknown[0]}".')
+        raise UserError(f'{where}: the data has none of these {len(ids)} images, such as "{unknown[0]}".')
     if unknown:
         logger.warning(
-            '%s: %d of %d images are not in the data; the first: "%s"', where, len(unknown), len(ids), unknown[0]
+            '%s: %d of %d images are not in the data, such as "%s"', where, len(unknown), len(ids), unknown[0]
         )
     return [row_of[name] for name in ids if name in row_of]
 

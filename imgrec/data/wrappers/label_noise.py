@@ -1,4 +1,4 @@
-"""Wrong labels, put in on purpose: to learn in spite of them, or to find them again."""
+"""Synthetic label noise, to evaluate robust training and the search for wrong labels."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from imgrec.data.sources.base import SOURCES, SourceView
 from imgrec.data.wrappers.training_split import assign_splits, check_class_names, rows_of
 from imgrec.errors import UserError
+from imgrec.utils.ranges import ClosedUnitInterval, check_ranges
 from imgrec.utils.seeding import position_seed
 
 logger = logging.getLogger(__name__)
@@ -19,37 +20,34 @@ logger = logging.getLogger(__name__)
 Kind = Literal["symmetric", "pairs", "asymmetric"]
 
 TRUE_LABEL = "true_label"
-"""The column of a source that holds the name of each image's class before labels were made wrong."""
+"""Column with the class of each image before the noise."""
 
 
 @SOURCES.register("label_noise")
 class LabelNoise(SourceView):
     """Another source with wrong labels among the training images.
 
-    Each training image gets a wrong label with the probability ``rate``: with ``symmetric`` that of any other class,
-    all equally often; with ``pairs`` that of the next class, the first one's after the last; with ``asymmetric`` that
-    of the class that ``flips`` names, and images of classes that it does not name keep theirs. Which labels are wrong
-    is a function of the seed and of an image's id alone; with the same seed, the wrong labels of a lower rate are
-    among those of a higher one.
+    Each training image receives a wrong label with the probability ``rate``. With ``symmetric``, it is a uniformly
+    sampled other class. With ``pairs``, it is the next class. With ``asymmetric``, it is the class in ``flips``, and
+    classes without an entry are unchanged. The noise is a function of the seed and the id of an image. With the same
+    seed, the wrong labels of a lower rate are contained in those of a higher one.
 
-    Validation and test are carved by the true labels, before any is made wrong, and are clean; ``val: noisy`` makes
-    validation as wrong as training, as it is where nobody has clean labels to choose by. The true labels stay in the
-    column ``true_label``.
+    The split is made by the true labels, and test labels are clean. ``val: noisy`` adds noise to validation as well,
+    for the case without clean labels for model selection. The column ``true_label`` contains the true labels.
 
     Args:
-        source: the source, as in ``data.source``; one label an image.
-        rate: the probability of a wrong label, from 0 to 1.
-        kind: which label is the wrong one.
-        flips: for ``asymmetric``: the class that an image is taken for, by the class it has.
-        val: whether validation has the true labels or wrong ones too.
-        seed: another one makes other labels wrong.
-        val_fraction: as in the data module, which says it.
-        test_fraction: likewise.
-        split_seed: likewise.
+        source: Source, as in ``data.source``, with one label per image.
+        rate: Probability of a wrong label, in [0, 1].
+        kind: Type of the noise: ``symmetric``, ``pairs`` or ``asymmetric``. Defaults to ``symmetric``.
+        flips: New class by old class, for ``asymmetric``.
+        val: ``clean`` or ``noisy`` validation labels. Defaults to ``clean``.
+        seed: Seed of the noise. Defaults to 0.
+        val_fraction: Validation fraction of the data module.
+        test_fraction: Test fraction of the data module.
+        split_seed: Seed of the split of the data module.
 
     Raises:
-        UserError: a rate that is no probability, ``flips`` missing or of no use, a class in it that the source has
-            not, or several labels an image.
+        UserError: If ``flips`` does not fit to ``kind`` or contains an unknown class, or if images have several labels.
 
     Source: Patrini, Rozza, Menon, Nock and Qu 2017, "Making deep neural networks robust to label noise: a loss
     correction approach", CVPR, arXiv 1609.03683 (symmetric, asymmetric); Han, Yao, Yu, Niu, Xu, Hu, Tsang and Sugiyama
@@ -66,10 +64,11 @@ class LabelNoise(SourceView):
     ({'7'}, {1})
     """
 
+    @check_ranges
     def __init__(
         self,
         source: Annotated[Any, SOURCES],
-        rate: float,
+        rate: ClosedUnitInterval,
         kind: Kind = "symmetric",
         flips: dict[str, str] | None = None,
         val: Literal["clean", "noisy"] = "clean",
@@ -80,18 +79,20 @@ class LabelNoise(SourceView):
     ) -> None:
         self.check_arguments(source, rate, kind, flips, val)
         if source.multi_label:
-            raise UserError("label_noise: one wrong label an image is for single-label data; these have several.")
+            raise UserError("label_noise: expected one label per image, got several.")
         names = list(source.class_names)
         check_class_names([*(flips or {}), *(flips or {}).values()], names, "flips")
         numbers = {names.index(old): names.index(new) for old, new in (flips or {}).items()}
-        decided = assign_splits(source, val_fraction, test_fraction, split_seed)
-        rows = rows_of(decided, "train", *(["val"] if val == "noisy" else []))
+        assigned = assign_splits(source, val_fraction, test_fraction, split_seed)
+        rows = rows_of(assigned, "train", *(["val"] if val == "noisy" else []))
         targets: NDArray[np.int64] = source.targets.copy()
         draws = np.asarray([_draws(seed, source.ids[row]) for row in rows.tolist()]).reshape(-1, 2)
         targets[rows] = wrong_labels(targets[rows], draws, rate, wrong_classes(kind, len(names), numbers))
-        logger.info("data.source: %d of %d labels are made wrong", (targets != source.targets).sum(), len(rows))
+        logger.info(
+            "data.source: %d of %d labels were replaced by wrong ones", (targets != source.targets).sum(), len(rows)
+        )
         true = source.columns.get(TRUE_LABEL, np.asarray(names)[source.targets])
-        super().__init__(source, targets=targets, splits=decided, columns={TRUE_LABEL: true})
+        super().__init__(source, targets=targets, splits=assigned, columns={TRUE_LABEL: true})
 
     @staticmethod
     def check_arguments(
@@ -102,27 +103,25 @@ class LabelNoise(SourceView):
         val: str = "clean",
         **_: Any,
     ) -> None:
-        """Raise :class:`UserError` for what can be told to be wrong before anything is read."""
-        if not 0 <= rate <= 1:
-            raise UserError(f"rate: a probability, from 0 to 1, got {rate}.")
+        """Raise :class:`UserError` for arguments that contradict each other, before any data is read."""
         for name, given, accepted in (("kind", kind, get_args(Kind)), ("val", val, ("clean", "noisy"))):
             if given not in accepted:
-                raise UserError(f'{name}: accepted are {", ".join(accepted)}, got "{given}".')
+                raise UserError(f'{name}: expected {", ".join(accepted)}, got "{given}".')
         if (kind == "asymmetric") != bool(flips):
             raise UserError(
-                f"flips: which class is taken for which, for `kind: asymmetric` and for no other; got {flips or 'none'}"
-                f" with `kind: {kind}`."
+                f"flips: expected a mapping of classes with `kind: asymmetric` only, got {flips or 'none'} with "
+                f"`kind: {kind}`."
             )
         same = [old for old, new in (flips or {}).items() if old == new]
         if same:
-            raise UserError(f'flips: the class "{same[0]}" is taken for itself.')
+            raise UserError(f'flips: expected another class for each class, got "{same[0]}" for itself.')
 
 
 def wrong_classes(kind: Kind, classes: int, flips: Mapping[int, int] | None = None) -> NDArray[np.float64]:
-    """Which wrong label an image of each class gets, as probabilities: ``(classes, classes)``.
+    """Return the probabilities of the wrong labels for each class, ``(classes, classes)``.
 
-    A row sums to 1 and has 0 on the diagonal; that of a class whose images keep their label is 0. With the rate r,
-    ``r * wrong_classes(...)`` and the rest on the diagonal is the transition matrix of the noise.
+    A row has the sum 1 and 0 on the diagonal, or is 0 for a class without noise. The transition matrix of the noise is
+    this matrix times the rate, plus the remaining probability on the diagonal.
 
     >>> wrong_classes("pairs", 3).tolist()
     [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
@@ -138,15 +137,15 @@ def wrong_classes(kind: Kind, classes: int, flips: Mapping[int, int] | None = No
 def wrong_labels(
     targets: NDArray[np.int64], draws: NDArray[np.float64], rate: float, wrong: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """The targets, some of them made wrong.
+    """Return targets with wrong labels.
 
     Shapes: targets ``(images,)`` to ``(images,)``.
 
     Args:
-        targets: the true classes.
-        draws: ``(images, 2)`` from [0, 1): whether a label is wrong, and which one it then is.
-        rate: the probability that a label is wrong.
-        wrong: as :func:`wrong_classes` gives it.
+        targets: True classes.
+        draws: Uniform numbers in [0, 1), ``(images, 2)``: for the occurrence of noise, and for the wrong class.
+        rate: Probability of a wrong label.
+        wrong: Result of :func:`wrong_classes`.
     """
     found = targets.copy()
     for target in np.flatnonzero(wrong.sum(1)).tolist():
@@ -157,5 +156,5 @@ def wrong_labels(
 
 
 def _draws(seed: int, name: str) -> list[float]:
-    """Two numbers from [0, 1), of 53 bits each."""
+    """Return two uniform numbers in [0, 1) with 53 bits."""
     return [(position_seed(seed, "label_noise", what, name) >> 10) / 2**53 for what in ("whether", "which")]

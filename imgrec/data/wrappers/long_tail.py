@@ -1,45 +1,45 @@
-"""A long tail: from each class fewer training images than from the one before."""
+"""Long-tailed version of another source: the number of training images decreases from class to class."""
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
+from annotated_types import Ge
 from numpy.typing import NDArray
 
 from imgrec.data.sources.base import SOURCES, SourceView
 from imgrec.data.wrappers.training_split import assign_splits, check_class_names, ranks_in_class, rows_of, stored_splits
 from imgrec.errors import UserError
+from imgrec.utils.ranges import Finite, check_ranges
 
 Profile = Literal["exponential", "step"]
 
 
 @SOURCES.register("long_tail")
 class LongTail(SourceView):
-    """Another source with a long tail: from each class fewer training images than from the one before.
+    """Long-tailed version of another source: the number of training images decreases from class to class.
 
-    The first class keeps as many images as the largest class has, the last one an ``imbalance``-th of that; with the
-    profile ``exponential`` the counts fall by the same factor from class to class, with ``step`` the second half of
-    the classes has the few and the first half the many. A class that has fewer images than that keeps all it has.
+    The first class has the size of the largest class, and the last class has this size divided by ``imbalance``. With
+    the profile ``exponential``, the size decreases by a constant factor. With ``step``, the first half of the classes
+    is large and the second half is small. A smaller class is unchanged.
 
-    Validation and test stay as they are, and are carved before anything is left out: measured on them, a rare class
-    counts as much as a frequent one where the source is balanced. Which images are kept is a function of the seed and
-    the ids; with the same seed, a longer tail lies within a shorter one. CIFAR-10 with ``imbalance: 100`` is what the
-    literature calls CIFAR-10-LT, less the tenth that is for validation.
+    Validation and test images are unchanged, so that they remain balanced if the source is balanced. The result is a
+    function of the seed and the ids. With the same seed, a longer tail is contained in a shorter one. CIFAR-10 with
+    ``imbalance: 100`` is the CIFAR-10-LT of the literature without the tenth that is used for validation.
 
     Args:
-        source: the source, as in ``data.source``; one label an image.
-        imbalance: how many times as many images the first class has as the last, 1 or more.
-        profile: how the counts fall.
-        order: the classes from the most frequent to the rarest; by default as the source has them.
-        seed: another one draws other images.
-        val_fraction: as in the data module, which says it.
-        test_fraction: likewise.
-        split_seed: likewise.
+        source: Source, as in ``data.source``, with one label per image.
+        imbalance: Ratio of the sizes of the first and the last class, at least 1. Defaults to 100.
+        profile: ``exponential`` or ``step``. Defaults to ``exponential``.
+        order: Classes from the most frequent to the rarest. Defaults to the order of the source.
+        seed: Seed of the draw. Defaults to 0.
+        val_fraction: Validation fraction of the data module.
+        test_fraction: Test fraction of the data module.
+        split_seed: Seed of the split of the data module.
 
     Raises:
-        UserError: an imbalance below 1, an order that does not name each class once, or several labels an image.
+        UserError: If ``order`` does not contain each class once, or if images have several labels.
 
     Source: Cui, Jia, Lin, Song and Belongie 2019, "Class-balanced loss based on effective number of samples", CVPR,
     arXiv 1901.05555, section 5.1 (exponential); Buda, Maki and Mazurowski 2018, "A systematic study of the class
@@ -57,10 +57,11 @@ class LongTail(SourceView):
 
     narrow = True
 
+    @check_ranges
     def __init__(
         self,
         source: Annotated[Any, SOURCES],
-        imbalance: float = 100.0,
+        imbalance: Annotated[float, Ge(1), Finite] = 100.0,
         profile: Profile = "exponential",
         order: list[str] | None = None,
         seed: int = 0,
@@ -70,25 +71,25 @@ class LongTail(SourceView):
     ) -> None:
         self.check_arguments(source, imbalance, profile, order)
         if source.multi_label:
-            raise UserError("long_tail: a tail is of classes with one label an image; these images have several.")
+            raise UserError("long_tail: expected one label per image, got several.")
         names = list(source.class_names)
         if order is not None:
             check_class_names(order, names, "order")
             if missing := [name for name in names if name not in order]:
-                raise UserError(f"order: every class stands in it once; missing: {', '.join(missing[:5])}.")
-        decided = assign_splits(source, val_fraction, test_fraction, split_seed)
-        if stored_splits(source) is not None:  # the images that were kept for the run
-            found = rows_of(decided, "train", "val", "test")
-            super().__init__(source, found, splits=[decided[row] for row in found.tolist()])
+                raise UserError(f"order: expected every class once, got none of {', '.join(missing[:5])}.")
+        assigned = assign_splits(source, val_fraction, test_fraction, split_seed)
+        if stored_splits(source) is not None:  # the images of the run
+            found = rows_of(assigned, "train", "val", "test")
+            super().__init__(source, found, splits=[assigned[row] for row in found.tolist()])
             return
-        rows = rows_of(decided, "train")
+        rows = rows_of(assigned, "train")
         left = np.empty(len(names), dtype=np.int64)
         left[[names.index(name) for name in order or names]] = tail_counts(
             int(source.class_counts(rows).max()), len(names), imbalance, profile
         )
         kept = rows[ranks_in_class(source, rows, seed, "long_tail") < left[source.targets[rows]]]
-        found = np.sort(np.concatenate([kept, rows_of(decided, "val", "test")]))
-        super().__init__(source, found, splits=[decided[row] for row in found.tolist()])
+        found = np.sort(np.concatenate([kept, rows_of(assigned, "val", "test")]))
+        super().__init__(source, found, splits=[assigned[row] for row in found.tolist()])
 
     @staticmethod
     def check_arguments(
@@ -98,24 +99,22 @@ class LongTail(SourceView):
         order: list[str] | None = None,
         **_: Any,
     ) -> None:
-        """Raise :class:`UserError` for what can be told to be wrong before anything is read."""
-        if not 1 <= imbalance < math.inf:
-            raise UserError(f"imbalance: a finite number of 1 or more, got {imbalance}.")
+        """Raise :class:`UserError` for arguments that contradict each other, before any data is read."""
         if profile not in get_args(Profile):
-            raise UserError(f'profile: accepted are {" and ".join(get_args(Profile))}, got "{profile}".')
+            raise UserError(f'profile: expected {" or ".join(get_args(Profile))}, got "{profile}".')
         if order is not None and len(set(order)) < len(order):
             twice = next(name for name in order if order.count(name) > 1)
-            raise UserError(f'order: the class "{twice}" stands there twice.')
+            raise UserError(f'order: expected each class once, got "{twice}" twice.')
 
 
 def tail_counts(most: int, classes: int, imbalance: float, profile: Profile = "exponential") -> NDArray[np.int64]:
-    """How many images each class has, from the most frequent to the rarest; one at least.
+    """Return the number of images of each class, at least one, from the most frequent to the rarest.
 
     Args:
-        most: how many the first one has.
-        classes: how many classes there are, two or more.
-        imbalance: how many times as many the first one has as the last.
-        profile: how the counts fall from the first to the last.
+        most: Number of images of the first class.
+        classes: Number of classes, at least two.
+        imbalance: Ratio of the first to the last number.
+        profile: Shape of the decrease. Defaults to ``exponential``.
 
     >>> tail_counts(5000, 10, 100).tolist()
     [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]

@@ -1,4 +1,4 @@
-"""A part of another source: fewer images to learn from, drawn class by class."""
+"""Random subset of the training images of another source, stratified by class."""
 
 from __future__ import annotations
 
@@ -12,34 +12,33 @@ from imgrec.data.splits.assign import Rows
 from imgrec.data.splits.stratify import stratify
 from imgrec.data.wrappers.training_split import assign_splits, ranks_in_class, rows_of, stored_splits
 from imgrec.errors import UserError, suggestion
+from imgrec.utils.ranges import LeftOpenUnitInterval, PositiveInt, check_ranges
 from imgrec.utils.seeding import position_seed
 
 
 @SOURCES.register("subset")
 class Subset(SourceView):
-    """Fewer training images of another source, drawn class by class.
+    """Random subset of the training images of another source, stratified by class.
 
-    One of ``images``, ``per_class`` and ``fraction`` says how many. ``images`` and ``fraction`` keep the proportions
-    of the classes as well as whole images can, and one image of each class at least. Validation and test stay as they
-    are, and are carved before anything is left out: they are the same images whatever the size, so that runs with
-    more and more images can be compared. Which images are kept is a function of the seed and the ids; with the same
-    seed, a smaller subset lies within every larger one.
+    One of ``images``, ``per_class`` and ``fraction`` determines the size. ``images`` and ``fraction`` keep the
+    proportions of the classes and at least one image of each class. Images with several labels are stratified by label.
 
-    Images with several labels each are shared out label by label, by ``images`` or ``fraction``.
+    Validation and test images do not depend on the size, so that runs of different sizes can be compared. The subset is
+    a function of the seed and the ids. With the same seed, a smaller subset is contained in every larger one.
 
     Args:
-        source: the source, as in ``data.source``.
-        images: how many images.
-        per_class: how many of each class.
-        fraction: which part of them, above 0 and up to 1.
-        splits: the splits that are made smaller, each by as much as is said.
-        seed: another one draws other images.
-        val_fraction: as in the data module, which says it.
-        test_fraction: likewise.
-        split_seed: likewise.
+        source: Source, as in ``data.source``.
+        images: Number of images.
+        per_class: Number of images of each class.
+        fraction: Fraction of the images, in (0, 1].
+        splits: Splits to reduce, each to this size. Defaults to ``[train]``.
+        seed: Seed of the draw. Defaults to 0.
+        val_fraction: Validation fraction of the data module.
+        test_fraction: Test fraction of the data module.
+        split_seed: Seed of the split of the data module.
 
     Raises:
-        UserError: none or several of the three sizes, or one that the source cannot give.
+        UserError: If none or several of the three sizes are given, or if the source has too few images.
 
     Example::
 
@@ -53,12 +52,13 @@ class Subset(SourceView):
 
     narrow = True
 
+    @check_ranges
     def __init__(
         self,
         source: Annotated[Any, SOURCES],
-        images: int | None = None,
-        per_class: int | None = None,
-        fraction: float | None = None,
+        images: PositiveInt | None = None,
+        per_class: PositiveInt | None = None,
+        fraction: LeftOpenUnitInterval | None = None,
         splits: list[str] | None = None,
         seed: int = 0,
         val_fraction: float = 0.1,
@@ -66,20 +66,20 @@ class Subset(SourceView):
         split_seed: int = 0,
     ) -> None:
         self.check_arguments(source, images, per_class, fraction, splits)
-        decided = assign_splits(source, val_fraction, test_fraction, split_seed)
+        assigned = assign_splits(source, val_fraction, test_fraction, split_seed)
         if stored_splits(source) is not None:  # the images that were drawn for the run
-            rows = rows_of(decided, *SPLITS)
-            super().__init__(source, rows, splits=[decided[row] for row in rows.tolist()])
+            rows = rows_of(assigned, *SPLITS)
+            super().__init__(source, rows, splits=[assigned[row] for row in rows.tolist()])
             return
         smaller = splits or ["train"]
-        kept = [rows_of(decided, *(word for word in SPLITS if word not in smaller))]
+        kept = [rows_of(assigned, *(word for word in SPLITS if word not in smaller))]
         for word in smaller:
-            rows = rows_of(decided, word)
+            rows = rows_of(assigned, word)
             if not len(rows):
                 raise UserError(f'splits: there is no image in the split "{word}".')
-            kept.append(rows[_chosen(source, rows, images, per_class, fraction, seed, word)])
+            kept.append(rows[_select(source, rows, images, per_class, fraction, seed, word)])
         rows = np.sort(np.concatenate(kept))
-        super().__init__(source, rows, splits=[decided[row] for row in rows.tolist()])
+        super().__init__(source, rows, splits=[assigned[row] for row in rows.tolist()])
 
     @staticmethod
     def check_arguments(
@@ -90,19 +90,14 @@ class Subset(SourceView):
         splits: list[str] | None = None,
         **_: Any,
     ) -> None:
-        """Raise :class:`UserError` for what can be told to be wrong before anything is read."""
+        """Raise :class:`UserError` for arguments that contradict each other, before any data is read."""
         sizes = {"images": images, "per_class": per_class, "fraction": fraction}
         given = [name for name, value in sizes.items() if value is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise UserError(f"one of images, per_class and fraction says how many images are kept; got {found}.")
-        for name, count in (("images", images), ("per_class", per_class)):
-            if count is not None and count < 1:
-                raise UserError(f"{name}: must be 1 or more, got {count}.")
-        if fraction is not None and not 0 < fraction <= 1:
-            raise UserError(f"fraction: a part of the images, above 0 and up to 1, got {fraction}.")
+            raise UserError(f"expected one of images, per_class and fraction, got {found}.")
         if splits is not None and not splits:
-            raise UserError(f"splits: one of {', '.join(SPLITS)} or more, got none.")
+            raise UserError(f"splits: expected one or more of {', '.join(SPLITS)}, got none.")
         for word in splits or []:
             if word not in SPLITS:
                 raise UserError(
@@ -111,15 +106,15 @@ class Subset(SourceView):
 
 
 def proportional_order(ranks: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """An order of images of which every beginning has the classes in proportion: one of each first, then by share.
+    """Return an order of images in which every prefix has the classes in proportion, at least one of each first.
 
     Shapes: all ``(images,)``.
 
     Args:
-        ranks: the rank of each image within its class, from 0.
-        counts: how many images its class has.
+        ranks: Rank of each image within its class, from 0.
+        counts: Number of images of its class.
 
-    Source: Webster's divisor method, whose seats never fall where the house grows; Balinski and Young 1982, "Fair
+    Source: Webster's divisor method, which is monotone in the number of seats. Balinski and Young 1982, "Fair
     Representation: Meeting the Ideal of One Man, One Vote", Yale University Press.
 
     >>> proportional_order(np.array([0, 1, 2, 3, 0, 1]), np.array([4, 4, 4, 4, 2, 2])).tolist()
@@ -128,16 +123,16 @@ def proportional_order(ranks: NDArray[np.int64], counts: NDArray[np.int64]) -> N
     return np.lexsort((ranks, np.where(ranks == 0, 0.0, (2 * ranks + 1) / counts)))
 
 
-def _chosen(
+def _select(
     source: Source, rows: Rows, images: int | None, per_class: int | None, fraction: float | None, seed: int, word: str
 ) -> NDArray[np.int64]:
-    """The places in ``rows`` of what is kept of one split."""
+    """Return the positions in ``rows`` of the subset of one split."""
     count = images if images is not None else max(1, round((fraction or 0) * len(rows)))
     if images is not None and images > len(rows):
-        raise UserError(f"images: {images:,} were asked for, and the split {word} has {len(rows):,}.")
+        raise UserError(f"images: expected at most {len(rows):,}, the images of the split {word}, got {images:,}.")
     if source.multi_label:
         if per_class is not None:
-            raise UserError("per_class: an image has several labels here; say images or fraction.")
+            raise UserError("per_class: expected images or fraction for a source with several labels per image.")
         share = count / len(rows)
         if share == 1:
             return np.arange(len(rows))
@@ -149,9 +144,12 @@ def _chosen(
         short = [f"{source.class_names[i]} has {counts[i]}" for i in np.flatnonzero(counts < per_class).tolist()]
         if short:
             more = f" and {len(short) - 5} more classes have fewer" if len(short) > 5 else ""
-            raise UserError(f"per_class: {per_class} were asked for of the split {word}; {', '.join(short[:5])}{more}.")
+            found = f"{', '.join(short[:5])}{more}"
+            raise UserError(
+                f"per_class: expected at most the images of each class in {word}, got {per_class}: {found}."
+            )
         return np.flatnonzero(ranks < per_class)
     classes = int((counts > 0).sum())
     if images is not None and images < classes:
-        raise UserError(f"images: {images} are fewer than the {classes} classes; each keeps one at least.")
+        raise UserError(f"images: expected one or more for each of {classes} classes, got {images}.")
     return proportional_order(ranks, counts[source.targets[rows]])[: max(count, classes)]

@@ -1,4 +1,4 @@
-"""What sources share that alter the training images of another: its splits decided, its images ranked."""
+"""Functions for sources that alter the training images of another: its splits and random ranks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def with_stored_splits(splits: Mapping[str, str] | None) -> Iterator[None]:
 
 
 def stored_splits(source: Source) -> list[str | None] | None:
-    """Return the stored split of each row; ``None`` for a new row; ``None`` alone if nothing is stored.
+    """Return the stored split of each row, with ``None`` for new rows, or ``None`` if no split is stored.
 
     In a source that puts a name before the ids of its parts, as ``concat`` does, the name is found by the ids. If
     several parts have the same ids, it is not, and nothing counts as stored.
@@ -48,10 +48,9 @@ def stored_splits(source: Source) -> list[str | None] | None:
 
 
 def assign_splits(source: Source, val_fraction: float, test_fraction: float, seed: int) -> list[str | None]:
-    """The split of each row, by name, as :func:`imgrec.data.split_source` makes it of this source.
+    """Return the split of each row of a source, stored (:func:`stored_splits`) or by :func:`imgrec.data.split_source`.
 
-    What alters training images alone has to know which they are before it alters any. Validation and test are
-    therefore the images that they would be without it. Stored splits come first, see :func:`stored_splits`.
+    A source that alters training images calls it first, so that validation and test are the same without it.
     """
     stored = stored_splits(source)
     if stored is not None:
@@ -65,14 +64,14 @@ def assign_splits(source: Source, val_fraction: float, test_fraction: float, see
 
 
 def rows_of(splits: Sequence[str | None], *words: str) -> Rows:
-    """The rows that are in one of these splits, in ascending order."""
+    """Return the rows of these splits in ascending order."""
     return np.flatnonzero(np.isin(np.asarray(splits, dtype=object), words))
 
 
 def ranks_in_class(source: Source, rows: Rows, *position: int | str) -> NDArray[np.int64]:
-    """The rank of each of these rows among those of its class, from 0: a function of the position and the ids alone.
+    """Return the random rank of each row within its class, from 0, as a function of the position and the ids.
 
-    Rows that are added or left out move the others by as many ranks at most; their order stays.
+    The order of the other rows does not change if a row is added or left out.
     """
     keys = [(position_seed(*position, source.ids[row]), source.ids[row]) for row in rows.tolist()]
     order = np.asarray(sorted(range(len(rows)), key=keys.__getitem__), dtype=np.int64)
@@ -84,9 +83,9 @@ def ranks_in_class(source: Source, rows: Rows, *position: int | str) -> NDArray[
     return ranks
 
 
-def check_class_names(given: Sequence[str], class_names: Sequence[str], where: str) -> None:
+def check_class_names(names: Sequence[str], class_names: Sequence[str], where: str) -> None:
     """Raise :class:`UserError` for a name that no class has, with the nearest one."""
-    for name in given:
+    for name in names:
         if name not in class_names:
             listed = f"{', '.join(class_names[:20])}{' and more' if len(class_names) > 20 else ''}"
             raise UserError(
