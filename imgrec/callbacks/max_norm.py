@@ -16,7 +16,7 @@ from imgrec.errors import UserError
 from imgrec.losses.base import in_range
 from imgrec.models.utils.patterns import Scope, in_scope, scope_names
 from imgrec.optim.max_norm import project_max_norm_
-from imgrec.optim.optimizers.averaged import evaluated_elsewhere
+from imgrec.optim.optimizers.averaged import find_eval_weights_optimizer
 from imgrec.tasks.callback import Callback
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -96,7 +96,7 @@ class MaxNorm(Callback):
         self.validate_model(trainer, pl_module)  # without a recorder nobody has asked for it yet
         self._weights = self._find(pl_module)
         for optimizer in trainer.optimizers:
-            elsewhere = evaluated_elsewhere(optimizer)
+            elsewhere = find_eval_weights_optimizer(optimizer)
             if elsewhere is not None and elsewhere.averages_alone:
                 raise UserError(
                     f"trainer.callbacks: {type(elsewhere).__name__} trains weights that lie between two others, which "
@@ -107,7 +107,7 @@ class MaxNorm(Callback):
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         weights = [weight for weight in self._weights if weight.grad is not None]
         project_max_norm_(weights, self.limit)
-        elsewhere = evaluated_elsewhere(optimizer)
+        elsewhere = find_eval_weights_optimizer(optimizer)
         if elsewhere is not None:
             points = [elsewhere.point(weight) for weight in weights]
             project_max_norm_([point for point in points if point is not None], self.limit)

@@ -1,12 +1,12 @@
 """Optimizers, parameter groups and schedules."""
 
 from imgrec.optim.lr_scaling import LearningRateScaling, scale_learning_rate
-from imgrec.optim.optimizers.averaged import EvaluatedElsewhere, evaluated_elsewhere
+from imgrec.optim.optimizers.averaged import EvalWeightsOptimizer, find_eval_weights_optimizer
 from imgrec.optim.optimizers.builtin import OPTIMIZERS
-from imgrec.optim.optimizers.factory import OptimizerFactory, lay_out_as_parameters
+from imgrec.optim.optimizers.factory import OptimizerFactory, match_memory_format
 from imgrec.optim.optimizers.lookahead import Lookahead
 from imgrec.optim.optimizers.registry import build_optimizer, check_optimizer
-from imgrec.optim.optimizers.sam import Asam, Sam, SharpnessAware, sharpness_aware, worst_nearby
+from imgrec.optim.optimizers.sam import Asam, Sam, SharpnessAware, sam_perturbation, sharpness_aware
 from imgrec.optim.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from imgrec.optim.optimizers.wrapper import OptimizerWrapper
 from imgrec.optim.param_groups import layer_numbers, parameter_groups
@@ -36,7 +36,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "CosineRestarts",
-    "EvaluatedElsewhere",
+    "EvalWeightsOptimizer",
     "Exponential",
     "FollowedSchedule",
     "GroupRule",
@@ -62,17 +62,17 @@ __all__ = [
     "check_schedule",
     "cosine_factor",
     "cosine_restarts_factor",
-    "evaluated_elsewhere",
     "exponential_factor",
-    "lay_out_as_parameters",
+    "find_eval_weights_optimizer",
     "layer_numbers",
     "linear_factor",
+    "match_memory_format",
     "parameter_groups",
     "polynomial_factor",
     "read_rules",
+    "sam_perturbation",
     "scale_learning_rate",
     "sharpness_aware",
     "step_factor",
-    "worst_nearby",
     "wsd_factor",
 ]

@@ -1,4 +1,4 @@
-"""Averages of tensors: the mathematics behind averaged weights, over the steps of a training and over trainings."""
+"""Averages of weights, over the steps of a training and over trainings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def ema_decay(updates: int, decay: float, warmup: bool = True) -> float:
-    """The decay of the next update, when there were ``updates`` before it.
+    """Return the decay of the next update after ``updates`` updates.
 
-    With ``warmup`` it is ``min(decay, (1 + updates) / (10 + updates))``: the average of a short run is not one of its
-    first steps.
+    With ``warmup`` it is ``min(decay, (1 + updates) / (10 + updates))``, so that the average of a short run does not
+    depend mainly on its first steps.
 
     >>> ema_decay(0, 0.999), ema_decay(90, 0.999), ema_decay(10**5, 0.999)
     (0.1, 0.91, 0.999)
@@ -24,37 +24,38 @@ def ema_decay(updates: int, decay: float, warmup: bool = True) -> float:
 
 @torch.no_grad()
 def ema_update_(averages: Sequence[Tensor], values: Sequence[Tensor], decay: float) -> None:
-    """``average = decay * average + (1 - decay) * value``, in place; what is no floating point is copied.
+    """Compute ``average = decay * average + (1 - decay) * value`` in place. Integer tensors are copied.
 
-    Averages may be of a wider type than their values: an average in bfloat16 would stand still.
+    Averages may have a wider dtype than their values, because the updates of an average in bfloat16 would round to
+    zero.
     """
     wide = [a.is_floating_point() or a.is_complex() for a in averages]
-    kept = [average for average, w in zip(averages, wide, strict=True) if w]
-    if kept:
-        given = [value.detach().to(a.dtype) for a, value, w in zip(averages, values, wide, strict=True) if w]
-        torch._foreach_lerp_(kept, given, 1 - decay)
-    counted = [average for average, w in zip(averages, wide, strict=True) if not w]
-    if counted:
-        torch._foreach_copy_(counted, [value for value, w in zip(values, wide, strict=True) if not w])
+    floats = [average for average, w in zip(averages, wide, strict=True) if w]
+    if floats:
+        new = [value.detach().to(a.dtype) for a, value, w in zip(averages, values, wide, strict=True) if w]
+        torch._foreach_lerp_(floats, new, 1 - decay)
+    integers = [average for average, w in zip(averages, wide, strict=True) if not w]
+    if integers:
+        torch._foreach_copy_(integers, [value for value, w in zip(values, wide, strict=True) if not w])
 
 
 def wide_copy(value: Tensor) -> Tensor:
-    """A copy to keep an average in: float32 where ``value`` is of a half precision."""
+    """Return a copy for an average: float32 if ``value`` has half precision."""
     half = value.dtype in (torch.float16, torch.bfloat16)
     return value.detach().to(torch.float32 if half else value.dtype, copy=True)
 
 
 @torch.no_grad()
 def mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of state dicts, tensor by tensor; what is no floating point is that of the first.
+    """Return the mean of state dicts, tensor by tensor. Integer tensors are those of the first state dict.
 
-    Sums are of float32 at least, and each tensor has its own type again at the end.
+    Sums use float32 or wider. Each result has the dtype of its tensor.
 
     Args:
-        states: at least one; equal keys, shapes and types.
+        states: State dicts, at least one, with equal keys, shapes and dtypes.
 
     Raises:
-        ValueError: there is none, or they do not belong together; the message names the first tensor that differs.
+        ValueError: If there is none, or if they differ. The message names the first tensor that differs.
 
     Source: Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves accuracy
     without increasing inference time", arXiv 2203.05482.

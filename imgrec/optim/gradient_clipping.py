@@ -1,4 +1,4 @@
-"""Adaptive gradient clipping: no unit's gradient is larger than a part of the unit's weights."""
+"""Adaptive gradient clipping by the norm of the weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgrec.utils.vectors import of_size_one
 def unit_norms(tensor: Tensor) -> Tensor:
     """Return the Euclidean norm of each unit, in a shape that multiplies the tensor.
 
-    A unit is what makes one output: a filter, a row of a matrix; all of a bias or of a scale together.
+    A unit is a filter, or a row of a matrix, that computes one output. All of a bias or a scale is one unit.
 
     >>> unit_norms(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
     tensor([[5.],
@@ -29,13 +29,13 @@ def unit_norms(tensor: Tensor) -> Tensor:
 def clip_adaptively_(
     gradients: Sequence[Tensor], weights: Sequence[Tensor], factor: float = 0.01, eps: float = 1e-3
 ) -> None:
-    """Scale, in place, each unit's gradient down to ``factor`` times the norm of its weights, where it is larger.
+    """Scale the gradient of each unit to at most ``factor`` times the norm of its weights, in place.
 
     Args:
-        gradients: of the weights.
-        weights: of the same shapes.
-        factor: the largest ratio of the two norms.
-        eps: the least norm that a unit's weights are taken to have, so that those that begin at zero can grow.
+        gradients: Gradients of the weights.
+        weights: Weights, in the shapes of the gradients.
+        factor: Maximum ratio of the two norms. Defaults to 0.01.
+        eps: Lower bound of the norm of the weights, so that weights initialized with zero can grow. Defaults to 1e-3.
 
     Source: Brock et al., High-Performance Large-Scale Image Recognition Without Normalization, 2021, arXiv:2102.06171.
 

@@ -1,4 +1,4 @@
-"""The learning-rate range test: which rates are tried, when it is enough, and what the curve of the losses suggests."""
+"""Learning-rate range test: tested rates, stopping rule and suggestions from the loss curve."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from imgrec.errors import UserError
 
-_SCATTERS = 2.0
-"""How many times the scatter between batches the loss has to fall by: mere scatter does so once in a thousand tests."""
-_FEWEST = 10
-_SMOOTHED = 0.025
-"""The width of the Gaussian that smooths the curve, as a part of it."""
+_REQUIRED_DECREASE = 2.0
+"""Required decrease of the loss in standard deviations between batches. Noise exceeds it in 0.1 % of tests."""
+_MIN_STEPS = 10
+_FILTER_WIDTH = 0.025
+"""Width of the Gaussian filter of the curve, as a fraction of its length."""
 
 
 def exponential_rates(low: float, high: float, steps: int) -> list[float]:
-    """``steps`` learning rates from ``low`` to ``high``, each the same multiple of the one before it.
+    """Return ``steps`` learning rates from ``low`` to ``high`` with a constant ratio.
 
     >>> [round(rate, 6) for rate in exponential_rates(1e-4, 1.0, 5)]
     [0.0001, 0.001, 0.01, 0.1, 1.0]
@@ -28,27 +28,26 @@ def exponential_rates(low: float, high: float, steps: int) -> list[float]:
 
 
 def smooth(losses: ArrayLike, width: float) -> NDArray[np.float64]:
-    """The means of losses around each place, weighted by a Gaussian of ``width`` places; what is beyond an end is not.
+    """Return losses smoothed by a Gaussian of ``width`` positions, normalized at both ends.
 
-    A mean of the past alone, as an exponential moving average is, would move the whole curve towards higher rates, by
-    as many places as it remembers.
+    An exponential moving average would shift the curve towards higher rates, because it uses past values only.
 
     >>> smooth([1.0, 1.0, 4.0, 1.0, 1.0], width=0.5).round(2).tolist()
     [1.0, 1.32, 3.36, 1.32, 1.0]
     """
     values = np.asarray(losses, dtype=np.float64)
-    places = np.arange(len(values))
-    weights = np.exp(-0.5 * ((places[:, None] - places[None, :]) / width) ** 2)
+    positions = np.arange(len(values))
+    weights = np.exp(-0.5 * ((positions[:, None] - positions[None, :]) / width) ** 2)
     found: NDArray[np.float64] = weights @ values / weights.sum(axis=1)
     return found
 
 
 class Diverged:
-    """Tells when a range test has seen enough: the loss is no number, or far above the least that it was.
+    """Stopping rule of a range test: the loss is not finite, or far above its minimum.
 
     Args:
-        factor: how many times the least running mean is too high.
-        decay: of the running mean: what stays at each step.
+        factor: Ratio of the running mean to its minimum above which the test stops.
+        decay: Decay of the running mean. Defaults to 0.7.
 
     >>> rule = Diverged(factor=4.0)
     >>> [rule.update(loss) for loss in (2.0, 1.0, 3.0, 30.0, float("nan"))]
@@ -62,7 +61,7 @@ class Diverged:
         self._least = math.inf
 
     def update(self, loss: float) -> bool:
-        """Take in the loss of a step; whether it is enough."""
+        """Add the loss of a step and return True if the test should stop."""
         if not math.isfinite(loss):
             return True
         self._sum = self.decay * self._sum + (1 - self.decay) * loss
@@ -73,9 +72,9 @@ class Diverged:
 
 
 def steepest(rates: Sequence[float], losses: NDArray[np.float64]) -> float:
-    """The rate at which a smooth curve falls most from one rate to the next multiple of it, before its lowest place.
+    """Return the rate at which a smooth curve decreases most per log rate, before its minimum.
 
-    Source: Smith, "Cyclical learning rates for training neural networks", 2017, arXiv 1506.01186, whose test it is.
+    Source: Smith, "Cyclical learning rates for training neural networks", 2017, arXiv 1506.01186.
 
     >>> steepest([1e-4, 1e-3, 1e-2, 1e-1, 1.0], np.array([3.0, 2.9, 1.5, 1.4, 9.0]))
     0.001
@@ -86,12 +85,12 @@ def steepest(rates: Sequence[float], losses: NDArray[np.float64]) -> float:
 
 
 def valley(rates: Sequence[float], losses: NDArray[np.float64]) -> float:
-    """The rate in the middle of a smooth curve's longest way down.
+    """Return the rate in the middle of the longest decrease of a smooth curve.
 
-    That way is the longest sequence of places, not all of them neighbours, whose losses fall.
+    The longest decrease is the longest subsequence of positions with falling losses.
 
-    Source: fastai's ``valley``, https://docs.fast.ai/callback.schedule.html#valley; there it begins as many places
-    before its end as it is long.
+    Source: fastai's ``valley``, https://docs.fast.ai/callback.schedule.html#valley; there the decrease starts at its
+    end minus its length.
 
     >>> round(valley([1e-4, 1e-3, 1e-2, 1e-1, 1.0], np.array([3.0, 2.9, 1.5, 1.4, 9.0])), 6)
     0.003162
@@ -108,7 +107,7 @@ def valley(rates: Sequence[float], losses: NDArray[np.float64]) -> float:
 
 
 def tenth_of_minimum(rates: Sequence[float], losses: NDArray[np.float64]) -> float:
-    """A tenth of the rate at which a smooth curve is lowest.
+    """Return a tenth of the rate at the minimum of a smooth curve.
 
     Source: the rule of thumb of Howard and Gugger, "Deep learning for coders", 2020, chapter 5.
 
@@ -123,17 +122,17 @@ RULES: dict[str, Callable[[Sequence[float], NDArray[np.float64]], float]] = {
     "valley": valley,
     "minimum": tenth_of_minimum,
 }
-"""Rules by name: rates and smooth losses to a suggestion."""
+"""Rules by name: functions from rates and smooth losses to a suggestion."""
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What a range test saw.
+    """Result of a range test.
 
     Attributes:
-        rates: the learning rate of each step, rising.
-        losses: the training loss of each step, finite.
-        diverged: whether it was ended because the loss went away.
+        rates: Learning rate of each step, increasing.
+        losses: Finite training loss of each step.
+        diverged: True if the test stopped because the loss diverged.
     """
 
     rates: tuple[float, ...]
@@ -142,27 +141,28 @@ class RangeTest:
 
     @property
     def smoothed(self) -> NDArray[np.float64]:
-        """The curve that the rules look at."""
-        return smooth(self.losses, max(1.0, _SMOOTHED * len(self.losses)))
+        """Smoothed loss curve, the input of the rules."""
+        return smooth(self.losses, max(1.0, _FILTER_WIDTH * len(self.losses)))
 
     def suggestions(self) -> dict[str, float]:
-        """What each rule of :data:`RULES` suggests, by its name.
+        """Return the suggestion of each rule of :data:`RULES` by its name.
 
         Raises:
-            UserError: there are too few steps, or the loss never fell by more than batches differ.
+            UserError: If there are too few steps, or if the loss never decreased by more than the noise between
+                batches.
         """
-        if len(self.losses) < _FEWEST:
-            end = " before the loss diverged; begin lower" if self.diverged else ""
+        if len(self.losses) < _MIN_STEPS:
+            end = " before the loss diverged. Start at a lower rate" if self.diverged else ""
             raise UserError(
-                f"a range test of {len(self.losses)} steps{end}: {_FEWEST} are the fewest that say anything"
+                f"learning-rate range test: expected at least {_MIN_STEPS} steps, got {len(self.losses)}{end}."
             )
         curve = self.smoothed
         lowest = int(curve.argmin())
-        begun = max(_FEWEST // 2, lowest // 2)
-        scatter = float(np.diff(self.losses[: 2 * begun]).std()) / math.sqrt(2)  # neighbours differ by twice its square
-        if curve[:begun].mean() - curve[lowest] <= _SCATTERS * scatter:
+        start = max(_MIN_STEPS // 2, lowest // 2)
+        noise = float(np.diff(self.losses[: 2 * start]).std()) / math.sqrt(2)  # a difference has twice the variance
+        if curve[:start].mean() - curve[lowest] <= _REQUIRED_DECREASE * noise:
             raise UserError(
-                f"the loss fell nowhere between the learning rates {self.rates[0]:.2g} and {self.rates[-1]:.2g} by "
-                "more than batches differ: try a wider range, more steps, or larger batches"
+                f"the loss did not decrease between the learning rates {self.rates[0]:.2g} and {self.rates[-1]:.2g} by "
+                "more than the noise between batches. Use a wider range, more steps, or larger batches."
             )
         return {name: rule(self.rates, curve) for name, rule in RULES.items()}

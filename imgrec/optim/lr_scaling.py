@@ -1,4 +1,4 @@
-"""A learning rate that was found at one batch size, at another."""
+"""Linear scaling of the learning rate with the batch size."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from imgrec.errors import UserError
 
 @dataclass(frozen=True)
 class LearningRateScaling:
-    """What the linear rule made of a learning rate; both values are kept, so that nothing is rescaled silently.
+    """Result of the linear scaling rule, with the learning rate before and after.
 
     Args:
-        given: the learning rate in the config.
-        used: the learning rate that the optimizer got.
-        effective_batch: images in an optimizer step, over all processes and accumulated batches.
-        reference_batch: images in an optimizer step that ``given`` is for.
+        given: Learning rate in the config.
+        used: Learning rate of the optimizer.
+        effective_batch: Number of images per optimizer step, over all processes and accumulated batches.
+        reference_batch: Number of images per optimizer step for which ``given`` was tuned.
     """
 
     given: float
@@ -24,7 +24,7 @@ class LearningRateScaling:
     reference_batch: int
 
     def to_dict(self) -> dict[str, float]:
-        """As it stands in a run's summary."""
+        """Return the entry of the run summary."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -35,10 +35,10 @@ class LearningRateScaling:
 
 
 def scale_learning_rate(lr: float, reference_batch: int, effective_batch: int | None) -> LearningRateScaling:
-    """The linear scaling rule: ``lr * effective_batch / reference_batch``.
+    """Scale the learning rate by the linear rule: ``lr * effective_batch / reference_batch``.
 
     Raises:
-        UserError: ``reference_batch`` is below 1, or the effective batch is not known.
+        UserError: If ``reference_batch`` is below 1, or if the effective batch is unknown.
 
     Source: Goyal et al. 2017, "Accurate, large minibatch SGD: training ImageNet in 1 hour", arXiv 1706.02677.
 
@@ -46,9 +46,9 @@ def scale_learning_rate(lr: float, reference_batch: int, effective_batch: int | 
     0.2
     """
     if reference_batch < 1:
-        raise UserError(f"lr_reference_batch: must be 1 or more, got {reference_batch}.")
+        raise UserError(f"lr_reference_batch: expected int > 0, got {reference_batch}.")
     if effective_batch is None:
-        raise UserError("lr_reference_batch: needs a loader that says its batch_size, or effective_batch beside it.")
+        raise UserError("lr_reference_batch: requires a loader with `batch_size`, or `effective_batch`.")
     if effective_batch < 1:
-        raise UserError(f"effective_batch: must be 1 or more, got {effective_batch}.")
+        raise UserError(f"effective_batch: expected int > 0, got {effective_batch}.")
     return LearningRateScaling(lr, lr * effective_batch / reference_batch, effective_batch, reference_batch)

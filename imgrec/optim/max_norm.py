@@ -1,4 +1,4 @@
-"""Constraints on weights: what a step has carried too far is put back."""
+"""Max-norm constraint on weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from imgrec.optim.gradient_clipping import unit_norms
 
 @torch.no_grad()
 def project_max_norm_(weights: Iterable[Tensor], limit: float) -> None:
-    """Shorten, in place, the weights of each unit to a Euclidean norm of ``limit`` where it is larger.
+    """Scale the weights of each unit to a Euclidean norm of at most ``limit``, in place.
 
     Args:
-        weights: a unit is what makes one output: a filter, a row of a matrix.
-        limit: the largest norm.
+        weights: Tensors. A unit is a filter, or a row of a matrix, that computes one output.
+        limit: Maximum norm.
 
     Source: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, 2014, JMLR 15,
     section 5.1.

@@ -1,4 +1,4 @@
-"""Parameter groups: which parameters decay, how much slower the early layers learn, and what a pattern asks for."""
+"""Parameter groups: weight decay exemptions, layer-wise learning-rate decay and rules of patterns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import Parameter
 
 from imgrec.errors import UserError
-from imgrec.optim.rules import GroupRule, ruled
+from imgrec.optim.rules import GroupRule, rules_by_parameter
 from imgrec.regularizers import norm_and_bias_names
 
 T = TypeVar("T")
@@ -26,29 +26,30 @@ def parameter_groups(
     layer_decay: float | None = None,
     rules: Sequence[GroupRule] = (),
 ) -> list[dict[str, Any]]:
-    """The trainable parameters of a model, grouped as an optimizer takes them.
+    """Return the trainable parameters of a model as groups for an optimizer.
 
-    Weight decay leaves out biases, normalization layers and other parameters of fewer than two dimensions, and what the
-    network's own ``no_weight_decay()`` names or matches (``pos_embed.*``, for example). The rule is that of timm's
-    ``param_groups_weight_decay`` and ``param_groups_layer_decay``, wherever in the model the timm network stands.
+    Weight decay excludes biases, normalization layers and other parameters of fewer than two dimensions. It also
+    excludes the names and patterns of the network's ``no_weight_decay()``, for example ``pos_embed.*``. The rule is
+    that of ``param_groups_weight_decay`` and ``param_groups_layer_decay`` in timm, for a timm network at any depth of
+    the model.
 
     Args:
-        model: any module; for layer decay one that holds a timm network.
-        weight_decay: the weight decay of the parameters that decay.
-        decay_norm_and_bias: biases and normalization layers decay too.
-        lr: the learning rate of the last layer, which layer decay and rules scale; needed with them only.
-        layer_decay: from each layer to the one before it, the learning rate is multiplied by this. The head is the last
-            layer.
-        rules: what patterns of parameter names ask for; of several that say the same thing, the last one counts.
+        model: Module. Layer decay requires one that contains a timm network.
+        weight_decay: Weight decay of the parameters that are not excluded. Defaults to 0.
+        decay_norm_and_bias: ``True`` applies weight decay to biases and normalization layers, too. Defaults to
+            ``False``.
+        lr: Learning rate of the last layer, which layer decay and rules scale. Required with them.
+        layer_decay: Factor of the learning rate from each layer to the previous one. The head is the last layer.
+        rules: Settings by patterns of parameter names. The last rule with a setting takes precedence.
 
     Returns:
-        Groups with ``params``, ``weight_decay`` and, where there are several, a ``name``: ``decay`` and ``no_decay``,
-        with layer decay ``layer_3_decay`` and so on, under a rule ``head:decay``, and each group's own ``lr``. Groups
-        that no rule is about come first.
+        Groups with ``params``, ``weight_decay`` and, if there are several, a ``name``. Names are ``decay`` and
+        ``no_decay``, with layer decay ``layer_3_decay``, and with a rule ``head:decay``. Layer decay and rules add the
+        ``lr`` of the group. Groups without a rule come first.
 
     Raises:
-        UserError: no trainable parameter; layer decay on a model without a timm network that says what its layers are;
-            a rule whose pattern means nothing.
+        UserError: If there is no trainable parameter, if layer decay is set for a model without a timm network that
+            defines its layers, or if the pattern of a rule matches nothing.
 
     Source: layer decay: Clark et al., ELECTRA, 2020, arXiv:2003.10555.
 
@@ -58,18 +59,18 @@ def parameter_groups(
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
-        raise UserError("the model has no trainable parameter: is all of it frozen?")
+        raise UserError("the model has no trainable parameter. Is the whole model frozen?")
     layers = layer_numbers(model) if layer_decay is not None else {}
     last = max(layers.values(), default=0)
-    kept = set(_network_exemptions(model))
+    exempted = set(_network_exemptions(model))
     small = norm_and_bias_names(model)
-    asked = ruled(model, rules)
+    matching = rules_by_parameter(model, rules)
     sorted_in: dict[tuple[tuple[int, ...], int, float], list[Parameter]] = defaultdict(list)
     for name, parameter in trainable.items():
-        applied = asked.get(name, ())
+        applied = matching.get(name, ())
         decay = _last([rules[i].weight_decay for i in applied], weight_decay)
         everything = _last([rules[i].decay_norm_and_bias for i in applied], decay_norm_and_bias)
-        exempt = name in kept or (name in small and not everything)
+        exempt = name in exempted or (name in small and not everything)
         sorted_in[applied, layers.get(name, last), 0.0 if exempt else decay].append(parameter)
     groups: list[dict[str, Any]] = []
     for (applied, layer, decay), parameters in sorted(sorted_in.items(), key=lambda i: (i[0][0], i[0][1], -i[0][2])):
@@ -87,26 +88,25 @@ def parameter_groups(
     return groups
 
 
-def _last(asked: Sequence[T | None], otherwise: T) -> T:
-    """What the last rule says that says anything."""
-    return next((each for each in reversed(asked) if each is not None), otherwise)
+def _last(settings: Sequence[T | None], default: T) -> T:
+    """Return the last setting that is not ``None``, or the default."""
+    return next((each for each in reversed(settings) if each is not None), default)
 
 
 def layer_numbers(model: nn.Module) -> dict[str, int]:
-    """For each parameter the number of its layer, counted from the input as the timm network inside counts them.
+    """Return the layer number of each parameter, counted from the input as in the timm network of the model.
 
-    What stands outside the timm network, the head, belongs to the last layer, where timm puts its own classifier.
+    Parameters outside the timm network, that is the head, belong to the last layer, as the classifier in timm does.
 
     Raises:
-        UserError: there is no timm network inside that says what its layers are.
+        UserError: If the model contains no timm network that defines its layers.
     """
     from timm.models import group_parameters
 
     found = next(((n, m) for n, m in model.named_modules() if callable(getattr(m, "group_matcher", None))), None)
     if found is None:
         raise UserError(
-            "`layer_decay` needs a backbone that says what its layers are, as timm's do (`group_matcher`); "
-            "this one does not."
+            "layer_decay: requires a backbone that defines its layers (`group_matcher`), for example one of timm."
         )
     prefix, network = (f"{found[0]}." if found[0] else ""), found[1]
     classifier = (getattr(network, "pretrained_cfg", None) or {}).get("classifier") or "head"
@@ -121,7 +121,7 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
 
 
 class _Named:
-    """What timm asks of a module here: names of parameters. The parameters themselves do not matter."""
+    """Minimal module for timm, which reads only the names of the parameters."""
 
     def __init__(self, names: dict[str, str]) -> None:
         self.names = names
@@ -133,8 +133,8 @@ class _Named:
 def _network_exemptions(model: nn.Module) -> Iterator[str]:
     """Yield the parameters that match a pattern of ``no_weight_decay()`` of the outermost modules that have it.
 
-    timm asks the network alone and matches with wildcards: ``pos_embed.*`` of XCiT. A block inside a network may have
-    the method, too, as the cross-covariance attention of XCiT does for its temperature; timm does not ask it.
+    timm calls the method of the network only, and supports wildcards such as ``pos_embed.*`` of XCiT. A block inside a
+    network may have the method, too, as the cross-covariance attention of XCiT does. timm does not call it.
     """
     names = [name for name, _ in model.named_parameters()]
     found: list[str] = []

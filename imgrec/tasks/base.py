@@ -14,7 +14,7 @@ from imgrec.errors import UserError
 from imgrec.losses import WeightedSum
 from imgrec.models.utils.loss_scale import scaled_losses
 from imgrec.optim import LearningRateScaling, build_optimizer, build_schedule, check_optimizer, check_schedule
-from imgrec.optim.optimizers.averaged import EvaluatedElsewhere
+from imgrec.optim.optimizers.averaged import EvalWeightsOptimizer
 from imgrec.optim.optimizers.sam import SharpnessAware, sharpness_aware
 from imgrec.optim.optimizers.wrapper import OptimizerWrapper
 from imgrec.optim.schedules.scheduler import FollowedSchedule
@@ -24,9 +24,9 @@ from imgrec.tasks.building import BuiltTask
 from imgrec.tasks.callback import imgrec_callbacks
 from imgrec.tasks.collectives import first_buffers, on_first, process_count
 from imgrec.tasks.epoch_predictions import EpochBuffer, EpochPredictions, RunningMeans
-from imgrec.tasks.evaluation_weights import agree_on_weights, keep_evaluated, put_evaluated, put_trained
+from imgrec.tasks.evaluation_weights import agree_on_weights, keep_evaluated, swap_to_eval, swap_to_train
 from imgrec.tasks.plain_batches import is_pair, plain_batch, plain_class_names, size_of_data
-from imgrec.tasks.sam_step import loss_at_worst_point, loss_scale
+from imgrec.tasks.sam_step import loss_scale, sam_loss
 from imgrec.tasks.single_image import refuse_single_image
 from imgrec.trust import in_own_scope
 from imgrec.types import Batch, StepOutput, blank_batch
@@ -105,7 +105,7 @@ class BaseTask(BuiltTask):
         self.total_steps = int(steps)
         refuse_single_image(self.model, self.facts, self.trainer.train_dataloader)
         optimizer = build_optimizer(self.optimizer_spec, self, "model.optimizer", self._effective_batch())
-        if self._device_mesh is not None and isinstance(optimizer, OptimizerWrapper | EvaluatedElsewhere):
+        if self._device_mesh is not None and isinstance(optimizer, OptimizerWrapper | EvalWeightsOptimizer):
             raise UserError(
                 f"model.optimizer: {type(optimizer).__name__.lower()} copies the weights, and trainer.strategy: fsdp2 "
                 "shares them out: take strategy: ddp."
@@ -154,7 +154,7 @@ class BaseTask(BuiltTask):
         optimizer = self._sharpness_aware()
         if optimizer is None:
             return self._objective(batch)
-        return loss_at_worst_point(
+        return sam_loss(
             optimizer,
             self.model,
             lambda: self._objective(batch),
@@ -180,7 +180,7 @@ class BaseTask(BuiltTask):
         if last and (factor := self.accumulated.correction(trainer.accumulate_grad_batches)) != 1:
             scale_gradients(self.parameters(), factor)
         if (optimizer := self._sharpness_aware()) is not None:
-            optimizer.descend()
+            optimizer.restore()
 
     def _sharpness_aware(self) -> SharpnessAware | None:
         return next((found for each in self.trainer.optimizers if (found := sharpness_aware(each)) is not None), None)
@@ -214,19 +214,19 @@ class BaseTask(BuiltTask):
         """Evaluate one and the same network: under DDP a forward pass does this, when a network is sharded nobody."""
         if self._device_mesh is not None:
             first_buffers(self.model)
-        put_evaluated(self.trainer)
+        swap_to_eval(self.trainer)
 
     def on_validation_end(self) -> None:
         """Go on with the weights that are trained, where those are others."""
-        put_trained(self.trainer)
+        swap_to_train(self.trainer)
 
     def on_train_start(self) -> None:
         """Train the weights that are trained, where a training goes on in the same process."""
-        put_trained(self.trainer)
+        swap_to_train(self.trainer)
 
     def on_train_end(self) -> None:
         """Leave what is evaluated in the network; the last checkpoint is written."""
-        put_evaluated(self.trainer)
+        swap_to_eval(self.trainer)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the logits."""

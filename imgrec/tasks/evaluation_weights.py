@@ -12,7 +12,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
 from imgrec.errors import UserError
-from imgrec.optim.optimizers.averaged import EvaluatedElsewhere, evaluated_elsewhere
+from imgrec.optim.optimizers.averaged import EvalWeightsOptimizer, find_eval_weights_optimizer
 from imgrec.optim.schedules.base import SCHEDULES
 from imgrec.registry import Spec
 from imgrec.tasks.callback import Callback
@@ -26,7 +26,7 @@ def agree_on_weights(trainer: pl.Trainer, optimizer: Optimizer, schedule: Spec) 
     Raises:
         UserError: weights are averaged twice.
     """
-    found = evaluated_elsewhere(optimizer)
+    found = find_eval_weights_optimizer(optimizer)
     if found is None:
         return
     averaging = next((each for each in trainer.callbacks if _averages(each)), None)  # type: ignore[attr-defined]
@@ -49,14 +49,14 @@ def _averages(callback: object) -> bool:
     return isinstance(callback, WeightAveraging) or (isinstance(callback, Callback) and callback.averages_weights)
 
 
-def put_evaluated(trainer: pl.Trainer) -> None:
+def swap_to_eval(trainer: pl.Trainer) -> None:
     """While fitting, put the weights that are evaluated into the network."""
     if trainer.state.fn == TrainerFn.FITTING:
         for found in _of(trainer):
             found.eval()
 
 
-def put_trained(trainer: pl.Trainer) -> None:
+def swap_to_train(trainer: pl.Trainer) -> None:
     """While fitting, put the weights that are trained back."""
     if trainer.state.fn == TrainerFn.FITTING:
         for found in _of(trainer):
@@ -75,5 +75,5 @@ def keep_evaluated(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: 
                     checkpoint["state_dict"][name] = value
 
 
-def _of(trainer: pl.Trainer) -> list[EvaluatedElsewhere]:
-    return [found for each in trainer.optimizers if (found := evaluated_elsewhere(each)) is not None]
+def _of(trainer: pl.Trainer) -> list[EvalWeightsOptimizer]:
+    return [found for each in trainer.optimizers if (found := find_eval_weights_optimizer(each)) is not None]

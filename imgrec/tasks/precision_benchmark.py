@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from imgrec.errors import UserError
 from imgrec.models import set_channels_last
-from imgrec.optim import build_optimizer, lay_out_as_parameters
+from imgrec.optim import build_optimizer, match_memory_format
 from imgrec.tasks.base import BaseTask
 from imgrec.tasks.synthetic_step import make_step, noise
 from imgrec.types import DataFacts
@@ -157,7 +157,7 @@ class _Step:
     def __call__(self, way: Way, size: int) -> float:
         if self.order != way.channels_last:
             set_channels_last(self.task.model, way.channels_last)
-            lay_out_as_parameters(self.optimizer)
+            match_memory_format(self.optimizer)
             self.order = way.channels_last
         batch = noise(self.facts, size).to(self.device)
         self._synchronize()

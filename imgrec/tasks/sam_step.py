@@ -13,14 +13,14 @@ from imgrec.optim.optimizers.sam import SharpnessAware
 from imgrec.optim.optimizers.wrapper import trained_parameters
 
 
-def loss_at_worst_point(
+def sam_loss(
     optimizer: SharpnessAware,
     model: nn.Module,
     first: Callable[[], Tensor],
     second: Callable[[], Tensor],
     scale: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The loss at the worst point near the weights, where they stand until ``optimizer.descend()``.
+    """The loss at the worst point near the weights, where they stand until ``optimizer.restore()``.
 
     The gradient that leads there is that of this process and of this batch, and touches no ``.grad``: nothing is
     gathered from other processes, or added to what was accumulated. Both passes draw the same random numbers, and only
@@ -33,18 +33,18 @@ def loss_at_worst_point(
         second: computes it once more.
         scale: what is done to a loss against underflow of its gradients, as a gradient scaler does it.
     """
-    optimizer.descend()  # where a step was broken off between its passes
+    optimizer.restore()  # where a step was broken off between its passes
     parameters = trained_parameters(optimizer)
     with same_rng(parameters[0].device):
         loss = first()
     with torch.autocast(loss.device.type, enabled=False):
         gradients = torch.autograd.grad(loss if scale is None else scale(loss), parameters, allow_unused=True)
-    optimizer.ascend(gradients)
+    optimizer.perturb(gradients)
     try:
         with frozen_batch_stats(model):
             return second()
     except BaseException:
-        optimizer.descend()
+        optimizer.restore()
         raise
 
 

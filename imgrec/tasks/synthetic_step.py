@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from imgrec.optim.optimizers.sam import sharpness_aware
 from imgrec.tasks.base import BaseTask
-from imgrec.tasks.sam_step import loss_at_worst_point
+from imgrec.tasks.sam_step import sam_loss
 from imgrec.types import Batch, DataFacts
 
 AUTOCAST: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -71,9 +71,9 @@ def make_step(model: nn.Module, optimizer: Optimizer, objective: Callable[[], Te
     sharp = sharpness_aware(optimizer)
     kind = next(model.parameters()).device.type
     with torch.autocast(kind, AUTOCAST[precision], enabled=AUTOCAST[precision] is not None):
-        loss = objective() if sharp is None else loss_at_worst_point(sharp, model, objective, objective)
+        loss = objective() if sharp is None else sam_loss(sharp, model, objective, objective)
     torch.autograd.backward(loss)
     if sharp is not None:
-        sharp.descend()
+        sharp.restore()
     optimizer.step()
     optimizer.zero_grad()

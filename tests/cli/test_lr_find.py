@@ -183,7 +183,7 @@ def test_it_ends_where_the_loss_goes_away_and_passes_over_the_end_of_training() 
 def test_a_loss_that_never_falls_gives_no_suggestion_but_its_curve(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     done = cli("lr-find", tiny, "--steps", 12, "--low", "1e-12", "--high", "1e-11")
     assert done.returncode == 3
-    assert "suggested  nothing: the loss fell nowhere between the learning rates 1e-12 and 1e-11" in done.stdout
+    assert "suggested  nothing: the loss did not decrease between the learning rates 1e-12 and 1e-11" in done.stdout
     assert (tmp_path / "lr-find.png").is_file()
     assert len(table(tmp_path / "lr-find.csv")) == 12
 

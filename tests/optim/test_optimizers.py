@@ -174,22 +174,25 @@ def test_a_resumed_optimizer_goes_on_as_if_nothing_had_happened() -> None:
     ("spec", "message"),
     [
         ("adamm", r'^model\.optimizer: no optimizer is called "adamm"\. Did you mean "adam"'),
-        ({"name": "adamw", "lr": -1}, r"^model\.optimizer: `lr` must be at least 0, got -1"),
+        ({"name": "adamw", "lr": -1}, r"^model\.optimizer.*lr: expected .*, got -1"),
         ({"name": "adamw", "lr": "fast"}, r"^model\.optimizer\.lr: expected float, got 'fast'"),
-        ({"name": "adamw", "weight_decay": -0.1}, r"^model\.optimizer: `weight_decay` must be at least 0"),
+        ({"name": "adamw", "weight_decay": -0.1}, r"^model\.optimizer.*weight_decay: expected "),
         ({"name": "adamw", "betas": [0.9, 1.5]}, r"^model\.optimizer: Invalid beta parameter at index 1: 1\.5"),
         ({"name": "adamw", "betas": [0.9]}, r"^model\.optimizer\.betas: expected tuple\[float, float\]"),
         ({"name": "adamw", "momentum": 0.9}, r'^model\.optimizer: the optimizer "adamw" has no argument "momentum"'),
         ({"name": "adamw", "learning_rate": 1}, r'has no argument "learning_rate"'),
         ({"name": "adamw", "wieght_decay": 1}, r'no argument "wieght_decay"\. Did you mean "weight_decay"'),
         ({"name": "nesterov", "momentum": 0.0}, r"^model\.optimizer: Nesterov momentum requires a momentum"),
-        ({"name": "adam", "fused": True, "foreach": True}, r"^model\.optimizer: Adam refuses its arguments: .*fused"),
-        ({"name": "adamw", "layer_decay": 0}, r"^model\.optimizer: `layer_decay` must be above 0 and at most 1"),
+        ({"name": "adam", "fused": True, "foreach": True}, r"^model\.optimizer: Adam: invalid arguments: .*fused"),
+        ({"name": "adamw", "layer_decay": 0}, r"^model\.optimizer.*layer_decay: expected "),
         ({"name": "adam", "params": 3}, r'no argument "params"'),
-        ({"name": "adam", "model": 3}, r"^model\.optimizer: `model` is no argument of a spec, got 3"),
+        ({"name": "adam", "model": 3}, r"^model\.optimizer: model: expected no such argument in a spec, got 3"),
         ("adafactor", r'^model\.optimizer: the optimizer "adafactor" needs the argument "lr"'),
-        ("adahessian", r'^model\.optimizer: the optimizer "adahessian" cannot be used here: it needs gradients of'),
-        ("fusedsgd", r'^model\.optimizer: the optimizer "fusedsgd" cannot be used here: it needs the package apex'),
+        (
+            "adahessian",
+            r'^model\.optimizer: the optimizer "adahessian" cannot be used here: it requires second-order gradients',
+        ),
+        ("fusedsgd", r'^model\.optimizer: the optimizer "fusedsgd" cannot be used here: it requires the package apex'),
         ({"name": "torch.optim.LBFGS", "weight_decay": 1}, r'no argument "weight_decay"'),
         ({"name": "torch.optim.Nothing"}, r'^model\.optimizer: the optimizer "torch\.optim\.Nothing" cannot be imp'),
     ],
@@ -205,7 +208,7 @@ def test_what_is_wrong_is_told_with_its_place(spec: Any, message: str) -> None:
 def test_what_only_the_model_can_tell() -> None:
     with pytest.raises(SpecError, match=r"^model\.optimizer: the model has no trainable parameter"):
         build_optimizer("adamw", network().requires_grad_(False))
-    with pytest.raises(SpecError, match=r"^model\.optimizer: `layer_decay` needs a backbone"):
+    with pytest.raises(SpecError, match=r"^model\.optimizer: layer_decay: requires a backbone"):
         build_optimizer({"name": "adamw", "layer_decay": 0.7}, network())
 
 
@@ -249,9 +252,9 @@ def test_a_learning_rate_is_scaled_on_request_only_and_with_every_group() -> Non
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lr_reference_batch": 0}, "must be 1 or more, got 0"),
+        ({"lr_reference_batch": 0}, "expected int > 0, got 0"),
         ({"lr_reference_batch": 25.5}, "lr_reference_batch"),
-        ({"lr_reference_batch": 256, "effective_batch": -1}, "effective_batch: must be 1 or more"),
+        ({"lr_reference_batch": 256, "effective_batch": -1}, "effective_batch: expected int > 0"),
     ],
 )
 def test_a_reference_batch_that_cannot_be_is_refused_before_anything_is_built(given: Any, message: str) -> None:
@@ -260,7 +263,7 @@ def test_a_reference_batch_that_cannot_be_is_refused_before_anything_is_built(gi
 
 
 def test_a_reference_batch_needs_to_know_the_batch() -> None:
-    with pytest.raises(SpecError, match="needs a loader that says its batch_size"):
+    with pytest.raises(SpecError, match="requires a loader with `batch_size`"):
         build_optimizer({"name": "adamw", "lr_reference_batch": 256}, network())
 
 

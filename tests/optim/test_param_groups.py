@@ -111,7 +111,7 @@ def test_layer_decay_scales_the_learning_rate_of_the_optimizer() -> None:
 
 def test_what_cannot_be_grouped_is_refused() -> None:
     model = nn.Linear(2, 2)
-    with pytest.raises(UserError, match=r"^`layer_decay` needs a backbone that says what its layers are"):
+    with pytest.raises(UserError, match=r"^layer_decay: requires a backbone that defines its layers"):
         parameter_groups(model, lr=0.1, layer_decay=0.5)
     with pytest.raises(UserError, match=r"^the model has no trainable parameter"):
         parameter_groups(model.requires_grad_(False))

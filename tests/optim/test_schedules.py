@@ -161,7 +161,7 @@ def test_the_last_step_and_what_follows_it_are_on_the_curve(name: str) -> None:
 
 def test_a_momentum_is_moved_only_where_there_is_one() -> None:
     spec = {"name": "one_cycle", "momentum": [0.85, 0.95]}
-    with pytest.raises(SpecError, match=r"^model\.schedule: `momentum`: SGD trains without momentum"):
+    with pytest.raises(SpecError, match=r"^model\.schedule: momentum: expected an optimizer with momentum, got SGD"):
         build_schedule(spec, build_optimizer("sgd", nn.Linear(2, 2)), 10)
     plain = build_optimizer("nesterov", nn.Linear(2, 2))
     scheduler = build_schedule("one_cycle", plain, 10)
@@ -289,7 +289,7 @@ def test_training_without_an_end() -> None:
 
 
 def test_what_is_no_schedule_is_refused() -> None:
-    with pytest.raises(SpecError, match=r"not a callable"):
+    with pytest.raises(SpecError, match=r"expected a callable"):
         build_schedule("fractions.Fraction", optimizer(), 3)
 
 
@@ -298,27 +298,30 @@ def test_what_is_no_schedule_is_refused() -> None:
     [
         ("cosin", r'^model\.schedule: no schedule is called "cosin"\. Did you mean "cosine" or'),
         ({"name": "cosine", "warm_up": 0.1}, r'no argument "warm_up"\. Did you mean "warmup"'),
-        ({"name": "cosine", "warmup": 5}, r"^model\.schedule: `warmup` must be at least 0 and below 1, got 5"),
-        ({"name": "cosine", "final": 2.0}, r"^model\.schedule: `final` must be at least 0 and at most 1"),
-        ({"name": "exponential", "final": 0}, r"^model\.schedule: `final` must be above 0"),
-        ({"name": "step", "milestones": [30, 60]}, r"^model\.schedule: `milestones` must be above 0 and below 1, got"),
-        ({"name": "step", "every": 0.2, "milestones": [0.5]}, r"^model\.schedule: give `milestones` or `every`"),
-        ({"name": "step", "gamma": 0}, r"^model\.schedule: `gamma` must be above 0"),
-        ({"name": "cosine_restarts", "cycles": 0}, r"^model\.schedule: `cycles` must be 1 or more, got 0"),
-        ({"name": "cosine_restarts", "peak": 2.0}, r"^model\.schedule: `peak` must be above 0 and at most 1"),
-        ({"name": "one_cycle", "warmup": 0}, r"^model\.schedule: `warmup` must be above 0 and below 1"),
+        ({"name": "cosine", "warmup": 5}, r"^model\.schedule.*warmup: expected .*, got 5"),
+        ({"name": "cosine", "final": 2.0}, r"^model\.schedule.*final: expected "),
+        ({"name": "exponential", "final": 0}, r"^model\.schedule.*final: expected "),
+        ({"name": "step", "milestones": [30, 60]}, r"^model\.schedule.*milestones: expected "),
+        (
+            {"name": "step", "every": 0.2, "milestones": [0.5]},
+            r"^model\.schedule: every: expected `milestones` or `every`, got both",
+        ),
+        ({"name": "step", "gamma": 0}, r"^model\.schedule.*gamma: expected "),
+        ({"name": "cosine_restarts", "cycles": 0}, r"^model\.schedule.*cycles: expected .*, got 0"),
+        ({"name": "cosine_restarts", "peak": 2.0}, r"^model\.schedule.*peak: expected "),
+        ({"name": "one_cycle", "warmup": 0}, r"^model\.schedule.*warmup: expected "),
         (
             {"name": "one_cycle", "momentum": [0.95, 0.85]},
-            r"^model\.schedule: `momentum` is the lowest and the highest",
+            r"^model\.schedule: momentum: expected \[min, max\]",
         ),
         ({"name": "one_cycle", "shape": "round"}, r"^model\.schedule\.shape: expected"),
-        ({"name": "polynomial", "power": 0}, r"^model\.schedule: `power` must be above 0"),
-        ({"name": "wsd", "decay": 0}, r"^model\.schedule: `decay` must be above 0 and at most 1"),
-        ({"name": "multi_step", "milestones": [1.5]}, r"^model\.schedule: `milestones` must be above 0 and below 1"),
+        ({"name": "polynomial", "power": 0}, r"^model\.schedule.*power: expected "),
+        ({"name": "wsd", "decay": 0}, r"^model\.schedule.*decay: expected "),
+        ({"name": "multi_step", "milestones": [1.5]}, r"^model\.schedule.*milestones: expected "),
         ({"name": "multi_step", "every": 0.5}, r'^model\.schedule: the schedule "multi_step" has no argument "every"'),
-        ({"name": "plateau", "monitor": "train/loss"}, r"^model\.schedule: `monitor` is a metric of validation"),
-        ({"name": "plateau", "patience": -1}, r"^model\.schedule: `patience` is 0 validations or more"),
-        ({"name": "plateau", "gamma": 1.0}, r"^model\.schedule: `gamma` must be above 0 and below 1"),
+        ({"name": "plateau", "monitor": "train/loss"}, r"^model\.schedule: monitor: expected a metric of validation"),
+        ({"name": "plateau", "patience": -1}, r"^model\.schedule\.patience: expected int >= 0"),
+        ({"name": "plateau", "gamma": 1.0}, r"^model\.schedule.*gamma: expected "),
         ({"name": "step", "milestones": "late"}, r"^model\.schedule\.milestones: expected"),
     ],
     ids=str,

@@ -11,7 +11,7 @@ import torch
 
 from imgrec import EMA, ClassificationTask
 from imgrec.errors import UserError
-from imgrec.optim import evaluated_elsewhere
+from imgrec.optim import find_eval_weights_optimizer
 from tests.callbacks.small_training import BACKBONE, digits, same, trainer
 
 FREE: dict[str, Any] = {"name": "schedule_free_adamw", "lr": 0.01}
@@ -59,7 +59,7 @@ def test_the_result_is_validated_and_kept_and_training_goes_on_exactly(
         resumed, datamodule=digits(), ckpt_path=path, weights_only=True
     )
     assert same(dict(resumed.state_dict()), dict(whole.state_dict()))
-    elsewhere = evaluated_elsewhere(made.optimizers[0])
+    elsewhere = find_eval_weights_optimizer(made.optimizers[0])
     assert elsewhere is not None
     left = {n: p.detach().clone() for n, p in whole.named_parameters()}
     elsewhere.train()

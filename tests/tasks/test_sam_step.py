@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from imgrec import ClassificationTask, Pruning
 from imgrec.compress.pruning.masks import sparsity_of
 from imgrec.errors import UserError
-from imgrec.optim import build_optimizer, sharpness_aware, worst_nearby
+from imgrec.optim import build_optimizer, sam_perturbation, sharpness_aware
 from imgrec.tasks.precision_benchmark import Way, measure
-from imgrec.tasks.sam_step import loss_at_worst_point, loss_scale
+from imgrec.tasks.sam_step import loss_scale, sam_loss
 from imgrec.tasks.synthetic_step import trial
 from imgrec.types import StepOutput
 from tests.callbacks.small_training import BACKBONE, digits, trainer
@@ -66,7 +66,7 @@ def gradients_at_worst_points(network: nn.Module, batches: list[Any], rho: float
             found = torch.autograd.grad(loss, weights)
             if way:
                 with torch.no_grad():
-                    for w, step in zip(weights, worst_nearby(weights, found, rho), strict=True):
+                    for w, step in zip(weights, sam_perturbation(weights, found, rho), strict=True):
                         w.add_(step)
         total = [t + g / len(batches) for t, g in zip(total, found, strict=True)]
         network.load_state_dict(begun)
@@ -131,10 +131,10 @@ def test_a_gradient_scaler_changes_nothing_of_the_worst_point() -> None:
             return value
 
         scale = loss_scale(SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler)))
-        loss = loss_at_worst_point(optimizer, model, objective, objective, scale)
+        loss = sam_loss(optimizer, model, objective, objective, scale)
         places.append((loss.detach(), model.weight.detach().clone()))
         assert model.weight.grad is None
-        optimizer.descend()
+        optimizer.restore()
     torch.testing.assert_close(places[0], places[1])
 
 

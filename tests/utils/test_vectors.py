@@ -15,7 +15,7 @@ from imgrec.losses.distillation.features import attention_map
 from imgrec.models.heads.linear import HEADS
 from imgrec.optim.gradient_clipping import clip_adaptively_, unit_norms
 from imgrec.optim.max_norm import project_max_norm_
-from imgrec.optim.optimizers.sam import worst_nearby
+from imgrec.optim.optimizers.sam import sam_perturbation
 from imgrec.regularizers.contrastive import supervised_contrastive
 from imgrec.regularizers.decorrelation import koleo_penalty
 from imgrec.regularizers.input_gradient import jacobian_penalty
@@ -67,8 +67,8 @@ def influence(values: Tensor) -> Tensor:
 
 INVARIANT: dict[str, Callable[[Tensor], Tensor]] = {
     "virtual_adversarial": lambda x: scale_to_length(x.view(2, 1, 4, 4), 8 / 255),
-    "sam": lambda x: worst_nearby([x, x], [x, -x], 0.05)[0],
-    "asam": lambda x: worst_nearby([torch.ones_like(x)], [x], 0.5, eta=0.01)[0],
+    "sam": lambda x: sam_perturbation([x, x], [x, -x], 0.05)[0],
+    "asam": lambda x: sam_perturbation([torch.ones_like(x)], [x], 0.5, eta=0.01)[0],
     "supervised_contrastive": lambda x: supervised_contrastive(x, LABELS),
     "cosine similarities": cosine_similarities,
     "koleo": koleo_penalty,
@@ -97,7 +97,7 @@ def test_zeros_stay_and_have_a_finite_gradient() -> None:
     zeros = torch.zeros(2, 3, requires_grad=True)
     assert unit_length(zeros).tolist() == [[0.0] * 3] * 2
     assert scale_to_length(torch.zeros(1, 1, 2, 2), 0.5).abs().max() == 0
-    assert worst_nearby([zeros], [torch.zeros(2, 3)], 0.5)[0].abs().max() == 0
+    assert sam_perturbation([zeros], [torch.zeros(2, 3)], 0.5)[0].abs().max() == 0
     (gradient,) = torch.autograd.grad(unit_length(zeros).sum(), zeros)
     assert gradient.isfinite().all()
 

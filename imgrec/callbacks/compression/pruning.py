@@ -27,7 +27,7 @@ from imgrec.compress.pruning.masks import Scope, first_and_last, fit_for, sparsi
 from imgrec.compress.pruning.schedule import Decisions, Shape, sparsity_at
 from imgrec.compress.pruning.weight_importance import Criterion
 from imgrec.errors import TrainingFailedError, UserError
-from imgrec.optim.optimizers.averaged import evaluated_elsewhere
+from imgrec.optim.optimizers.averaged import find_eval_weights_optimizer
 from imgrec.runs.summary import update_summary
 from imgrec.tasks.callback import Callback
 from imgrec.utils.seeding import run_seed
@@ -311,7 +311,7 @@ class Pruning(Callback):
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if self._masking is not None:
             self._masking.mask_weights()
-            if (elsewhere := evaluated_elsewhere(optimizer)) is not None:
+            if (elsewhere := find_eval_weights_optimizer(optimizer)) is not None:
                 points = {name: elsewhere.point(weight) for name, weight in self._masking.weights.items()}
                 self._masking.mask_others({name: point for name, point in points.items() if point is not None})
 

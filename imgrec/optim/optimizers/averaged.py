@@ -1,4 +1,4 @@
-"""Optimizers that compute gradients at one point and mean another: the weights that are evaluated and kept."""
+"""Optimizers whose evaluation weights differ from the training weights (Lookahead, schedule-free)."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from torch.optim import Optimizer
 from imgrec.optim.optimizers.wrapper import chain
 
 
-class EvaluatedElsewhere(Optimizer):
-    """An optimizer whose result is not where the weights stand while it trains.
+class EvalWeightsOptimizer(Optimizer):
+    """Base class of optimizers whose evaluation weights differ from the training weights.
 
-    ``eval()`` puts the result into the parameters, ``train()`` puts the weights back, bit for bit. A task of imgrec
-    does so around validation and at the end of training, and keeps the result as a checkpoint's ``state_dict``; the
-    weights that training goes on with are in the optimizer's own state, and are put in their place when it is loaded.
+    ``eval()`` copies the evaluation weights to the parameters, and ``train()`` restores the training weights exactly. A
+    task of imgrec calls them around validation and at the end of training. The ``state_dict`` of a checkpoint holds the
+    evaluation weights. The training weights are in the optimizer state, and loading it restores them.
     """
 
     averages_alone: bool = False
-    """Whether what is evaluated is an average of all steps already, so that averaging it once more is a mistake."""
+    """True if the evaluation weights are an average of all steps, which should not be averaged again."""
 
     swaps: bool = True
-    """Whether the two change places at all; not where something else averages the weights."""
+    """True if ``eval()`` swaps the weights. False if a callback averages the weights instead."""
 
     _weights: list[tuple[Tensor, Tensor]] | None = None
 
     @abstractmethod
     def evaluated(self) -> list[tuple[Tensor, Tensor]]:
-        """Parameters, and what they are to be evaluated as; those that have had no step yet are left out."""
+        """Return parameters with their evaluation weights, without parameters that have had no step."""
 
     @abstractmethod
     def point(self, parameter: Tensor) -> Tensor | None:
-        """What the optimizer's state holds beside a parameter that is a weight, too, and is masked as the weight is."""
+        """Return the weight in the optimizer state that belongs to a parameter and is masked with it, or ``None``."""
 
     @torch.no_grad()
     def eval(self) -> None:
-        """Put what is evaluated into the parameters."""
+        """Copy the evaluation weights to the parameters."""
         if self._weights is None and self.swaps:
             pairs = self.evaluated()
             self._weights = [(parameter, parameter.detach().clone()) for parameter, _ in pairs]
@@ -47,22 +47,22 @@ class EvaluatedElsewhere(Optimizer):
 
     @torch.no_grad()
     def train(self) -> None:
-        """Put the weights that are trained back."""
+        """Restore the training weights."""
         for parameter, weights in self._weights or ():
             parameter.copy_(weights)
         self._weights = None
 
     def state_dict(self) -> dict[str, Any]:
-        """As ever, and ``weights``: those that are trained, in the order of the groups."""
+        """Return the state dict of torch with ``weights``, the training weights in the order of the groups."""
         state = super().state_dict()
         if self.swaps:
-            kept = {id(parameter): weights for parameter, weights in self._weights or ()}
-            state["weights"] = [kept.get(id(p), p.detach()) for group in self.param_groups for p in group["params"]]
+            stored = {id(parameter): weights for parameter, weights in self._weights or ()}
+            state["weights"] = [stored.get(id(p), p.detach()) for group in self.param_groups for p in group["params"]]
         return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As ever, and the weights that are trained go into the parameters."""
+        """Load the state dict and copy the training weights to the parameters."""
         super().load_state_dict(state_dict)
         self._weights = None
         if self.swaps and "weights" in state_dict:
@@ -71,6 +71,6 @@ class EvaluatedElsewhere(Optimizer):
                 parameter.copy_(weights)
 
 
-def evaluated_elsewhere(optimizer: Optimizer) -> EvaluatedElsewhere | None:
-    """The one of that kind among an optimizer and those inside it."""
-    return next((each for each in chain(optimizer) if isinstance(each, EvaluatedElsewhere)), None)
+def find_eval_weights_optimizer(optimizer: Optimizer) -> EvalWeightsOptimizer | None:
+    """Return the optimizer with evaluation weights among an optimizer and those that it wraps, or ``None``."""
+    return next((each for each in chain(optimizer) if isinstance(each, EvalWeightsOptimizer)), None)

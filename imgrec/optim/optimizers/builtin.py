@@ -1,4 +1,4 @@
-"""The optimizers that everybody names, each with its own defaults."""
+"""Common optimizers of torch and timm, with their defaults."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 from imgrec.optim.optimizers.factory import OptimizerFactory
 from imgrec.optim.optimizers.registry import OPTIMIZERS
 
-__all__ = ["OPTIMIZERS"]  # with them in it
+__all__ = ["OPTIMIZERS"]  # filled by this module
 
-_CLASS: Any = vars(timm.optim)["get_optimizer_class"]  # timm exports it for people, not for type checkers
+_CLASS: Any = vars(timm.optim)["get_optimizer_class"]  # timm exports it without types
 
 
 def _register(
@@ -25,7 +25,7 @@ def _register(
 _register(
     "sgd",
     torch.optim.SGD,
-    """Stochastic gradient descent, plain: no momentum unless `momentum` is given.
+    """Stochastic gradient descent, without momentum unless `momentum` is set.
 
     Source: Robbins and Monro, A Stochastic Approximation Method, 1951, doi:10.1214/aoms/1177729586.
 
@@ -65,7 +65,7 @@ _register(
 _register(
     "adam",
     torch.optim.Adam,
-    """Adam: steps scaled by running moments of the gradient; its weight decay is part of the gradient.
+    """Adam: steps scaled by running moments of the gradient. Weight decay is part of the gradient.
 
     Source: Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015, arXiv:1412.6980.
 
@@ -77,7 +77,7 @@ _register(
 _register(
     "adamw",
     torch.optim.AdamW,
-    """Adam with weight decay apart from the gradient, 0.01.
+    """Adam with decoupled weight decay, 0.01 by default.
 
     Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019, arXiv:1711.05101.
 
@@ -89,7 +89,7 @@ _register(
 _register(
     "adagrad",
     torch.optim.Adagrad,
-    """Adagrad: each weight's steps shrink with the sum of its squared gradients.
+    """Adagrad: steps divided by the root of the sum of squared gradients.
 
     Source: Duchi et al., Adaptive Subgradient Methods for Online Learning and Stochastic Optimization, 2011, JMLR 12.
 
@@ -101,7 +101,7 @@ _register(
 _register(
     "rmsprop",
     torch.optim.RMSprop,
-    """RMSprop: the gradient over the root of the running mean of its square; no momentum unless `momentum` is given.
+    """RMSprop: gradient divided by its running root mean square, without momentum unless `momentum` is set.
 
     Source: Tieleman and Hinton, Lecture 6.5: RMSprop, 2012, COURSERA: Neural Networks for Machine Learning.
 
@@ -113,7 +113,7 @@ _register(
 _register(
     "adamax",
     torch.optim.Adamax,
-    """Adam with the largest gradient of late in the place of the root of the mean square.
+    """Adam with the decayed maximum of the gradient instead of its root mean square.
 
     Source: Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015, arXiv:1412.6980, section 7.
 
@@ -125,7 +125,7 @@ _register(
 _register(
     "nadam",
     torch.optim.NAdam,
-    """Adam with Nesterov momentum; `decoupled_weight_decay: true` takes weight decay apart from the gradient.
+    """Adam with Nesterov momentum. `decoupled_weight_decay: true` decouples weight decay from the gradient.
 
     Source: Dozat, Incorporating Nesterov Momentum into Adam, 2016, ICLR workshop.
 
@@ -137,9 +137,9 @@ _register(
 _register(
     "lamb",
     _CLASS("lamb", bind_defaults=False),
-    """Adam whose step in each layer is as long as a part of the layer's weights: for very large batches.
+    """LAMB: Adam with steps proportional to the norm of the weights of each layer, for very large batches.
 
-    timm's implementation; it scales all gradients down to a norm of `max_grad_norm`, 1, before the step.
+    The implementation of timm clips all gradients to a norm of `max_grad_norm`, 1 by default, before the step.
 
     Source: You et al., Large Batch Optimization for Deep Learning: Training BERT in 76 Minutes, 2020, arXiv:1904.00962.
 
@@ -151,9 +151,9 @@ _register(
 _register(
     "lion",
     _CLASS("lion", bind_defaults=False),
-    """Lion: steps by the sign of a momentum; its learning rates are 3 to 10 times smaller than Adam's.
+    """Lion: steps along the sign of a momentum. Its learning rate is 3 to 10 times smaller than that of Adam.
 
-    Its weight decay is as much larger.
+    Its weight decay is larger by the same factor.
 
     Source: Chen et al., Symbolic Discovery of Optimization Algorithms, 2023, arXiv:2302.06675.
 
@@ -165,15 +165,15 @@ _register(
 _register(
     "muon",
     _CLASS("muon", bind_defaults=False),
-    """Muon: momentum, made orthogonal, for matrices and filters; NAdamW for biases and normalization layers.
+    """Muon: orthogonalized momentum for matrices and filters, NAdamW for biases and normalization layers.
 
-    timm's implementation, with the coefficients of the authors' iteration (`ns_coefficients: original`). On matrices it
-    equals `torch.optim.Muon` with `adjust_lr_fn: match_rms_adamw`, which takes no filters and no biases. timm's own
-    default, `quintic`, is a later set of coefficients that brings singular values closer to 1. Its steps were 5 to 27 %
-    longer on random gradients of seven shapes from 64 x 64 to 512 x 4,608. Filters are flattened to matrices, a row
-    each. Steps have the size of AdamW's (`adjust_lr_fn`), so that learning rates of AdamW serve for both kinds. A layer
-    for NAdamW, an output layer for example, is named in `groups: [{scope: head, use_fallback: true}]`. If
-    `nesterov` is false, the fallback is AdamW.
+    The implementation of timm with the coefficients of the paper (`ns_coefficients: original`). On matrices it equals
+    `torch.optim.Muon` with `adjust_lr_fn: match_rms_adamw`, which supports neither filters nor biases. The default of
+    timm, `quintic`, is a later set of coefficients that brings singular values closer to 1. Its steps were 5 to 27 %
+    longer on random gradients of seven shapes from 64 x 64 to 512 x 4,608. Each filter becomes a row of a matrix. Steps
+    have the size of AdamW steps (`adjust_lr_fn`), so learning rates of AdamW are suitable for both. To use NAdamW for a
+    layer, for example the output layer, set `groups: [{scope: head, use_fallback: true}]`. If `nesterov` is false, the
+    fallback is AdamW.
 
     Source: Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks, 2024,
     kellerjordan.github.io/posts/muon; Liu et al., Muon is Scalable for LLM Training, 2025, arXiv:2502.16982.

@@ -1,4 +1,4 @@
-"""What makes an optimizer class a registry entry: a model goes in, parameter groups and checks come with it."""
+"""Factory of optimizers: adds parameter groups, checks and shared arguments to an optimizer class."""
 
 from __future__ import annotations
 
@@ -22,49 +22,51 @@ from imgrec.optim.param_groups import parameter_groups
 from imgrec.optim.rules import GroupRule, read_rules
 from imgrec.utils.signature import check_type
 
-_SHARED = """For every optimizer: `weight_decay` leaves out normalization layers and biases unless
-`decay_norm_and_bias: true`; `layer_decay: 0.75`, say, multiplies the learning rate by that from each layer of a timm
-backbone to the one before it; a fused kernel is the default where there is one, `fused: false` switches it off.
-`groups: [{scope: head, lr_factor: 10}, {scope: "*.bias", weight_decay: 0}]` gives the parameters that a pattern means
-another learning rate, weight decay, or any other of these arguments that a parameter group can have of its own.
-`lr` is taken as it stands, whatever the batch size and the number of processes. With `lr_reference_batch: 256` it is
-meant for steps of 256 images, and is multiplied by the images of a step (batch size x processes x accumulated batches)
-over 256; the log and the run's summary hold both values."""
+_SHARED = """For every optimizer: `weight_decay` excludes normalization layers and biases unless
+`decay_norm_and_bias: true`. `layer_decay: 0.75` multiplies the learning rate by 0.75 from each layer of a timm backbone
+to the previous one. A fused kernel is the default if there is one, and `fused: false` disables it.
+`groups: [{scope: head, lr_factor: 10}, {scope: "*.bias", weight_decay: 0}]` sets the learning rate, the weight decay,
+or any other argument that a parameter group can have, for the parameters that match a pattern.
+`lr` does not depend on the batch size and the number of processes. With `lr_reference_batch: 256` it is defined for
+steps of 256 images. It is then multiplied by the images per step (batch size x processes x accumulated batches) over
+256. The log and the run summary contain both values."""
 _FUSED: dict[Callable[..., Optimizer], tuple[str, ...]] = {
     torch.optim.SGD: ("cpu", "cuda"),
     torch.optim.Adam: ("cpu", "cuda"),
     torch.optim.AdamW: ("cpu", "cuda"),
     torch.optim.Adagrad: ("cpu",),
 }
-"""Where torch has a fused kernel."""
+"""Devices with a fused kernel in torch."""
 
 _REPLACED: dict[Callable[..., Optimizer], Callable[..., Optimizer]] = {torch.optim.SGD: SGD}
-"""Classes of torch that fail with a fused kernel when a parameter thaws later, and what is built instead."""
+"""Replacements of torch classes whose fused kernel fails if a parameter is unfrozen later."""
 
 _OF_ALL = frozenset(("lr", "weight_decay", "fused", "foreach", "capturable", "differentiable", "maximize"))
-"""What a rule of ``groups`` says in another way, or what holds for all parameters."""
+"""Arguments that a rule of ``groups`` sets by another key, or that apply to all parameters."""
 
-_GROUPS: Any = list[dict] | None  # type: ignore[type-arg]  # of [str, Any], a pattern "0" would be read as a number
+_GROUPS: Any = list[dict] | None  # type: ignore[type-arg]  # with [str, Any], jsonargparse would read a pattern "0" as a number
 
-_OURS = frozenset(("model", "groups", "layer_decay", "decay_norm_and_bias", "lr_reference_batch", "effective_batch"))
-"""Arguments that every entry has, whatever its class."""
+_SHARED_ARGUMENTS = frozenset(
+    ("model", "groups", "layer_decay", "decay_norm_and_bias", "lr_reference_batch", "effective_batch")
+)
+"""Arguments of every entry."""
 
 
 class OptimizerFactory:
-    """Builds an optimizer of one class for a model.
+    """Factory that builds an optimizer of one class for a model.
 
-    Calling it takes the model and the class's own arguments, and more: ``decay_norm_and_bias`` and ``layer_decay``, see
-    :func:`imgrec.optim.parameter_groups`; ``lr_reference_batch``, see :func:`imgrec.optim.scale_learning_rate`, with
-    the fact ``effective_batch``; what was scaled then stands in the optimizer's ``lr_scaling``; ``groups``, see
-    :func:`imgrec.optim.read_rules`. Where the class has a
-    fused kernel for the parameters' devices, that one is taken unless ``fused: false`` or ``foreach: true`` is given:
-    on a CPU, Adam's step is five times faster with it.
+    A call accepts the model, the arguments of the class, and the shared arguments: ``decay_norm_and_bias`` and
+    ``layer_decay``, see :func:`imgrec.optim.parameter_groups`, ``lr_reference_batch`` with the fact
+    ``effective_batch``, see :func:`imgrec.optim.scale_learning_rate`, and ``groups``, see
+    :func:`imgrec.optim.read_rules`. The attribute ``lr_scaling`` of the optimizer holds the scaling. If the class has a
+    fused kernel for the devices of the parameters, it is used unless ``fused: false`` or ``foreach: true`` is set. On a
+    CPU, the step of Adam is five times faster with it.
 
     Args:
-        cls: an optimizer class, or any callable whose first argument ``params`` takes parameter groups.
-        defaults: values that stand in for the class's own defaults.
-        doc: a docstring in place of the class's own.
-        group_options: what a parameter group may say beside the class's own arguments, with its type.
+        cls: Optimizer class, or a callable whose first argument ``params`` accepts parameter groups.
+        defaults: Values that replace the defaults of the class.
+        doc: Docstring that replaces that of the class.
+        group_options: Keys of parameter groups in addition to the arguments of the class, with their types.
 
     >>> OptimizerFactory(torch.optim.SGD, {"momentum": 0.9})(nn.Linear(2, 2), lr=0.1).defaults["momentum"]
     0.9
@@ -84,14 +86,14 @@ class OptimizerFactory:
         self.__annotations__ = {n: p.annotation for n, p in self.__signature__.parameters.items()}
 
     def __call__(self, model: nn.Module, **arguments: Any) -> Optimizer:
-        """The optimizer for the trainable parameters of ``model``.
+        """Build the optimizer for the trainable parameters of ``model``.
 
         Raises:
-            UserError: a value that is refused, no trainable parameter, layer decay where there are no layers, or a rule
-                of ``groups`` that means nothing.
+            UserError: If a value is invalid, there is no trainable parameter, layer decay is set for a model without
+                layers, or a rule of ``groups`` matches nothing.
         """
         if not isinstance(model, nn.Module):
-            raise UserError(f"`model` is no argument of a spec, got {model!r}.")
+            raise UserError(f"model: expected no such argument in a spec, got {model!r}.")
         values = self._checked(arguments)
         reference, effective_batch = values.pop("lr_reference_batch", None), values.pop("effective_batch", None)
         scaling = None if reference is None else scale_learning_rate(values["lr"], reference, effective_batch)
@@ -115,41 +117,41 @@ class OptimizerFactory:
         if "fused" in values and values["fused"] is None:
             values["fused"] = self._fused(values, parameters)
         optimizer = self._build(groups, values)
-        self._refuse_idle(rules, optimizer)
+        self._check_group_options(rules, optimizer)
         if values.get("fused"):
-            # Lightning refuses to clip gradients for an optimizer that would unscale them itself
+            # Lightning does not clip gradients for an optimizer that unscales them itself
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-        optimizer.register_load_state_dict_post_hook(lay_out_as_parameters)
+        optimizer.register_load_state_dict_post_hook(match_memory_format)
         optimizer.lr_scaling = scaling  # type: ignore[attr-defined]
         return optimizer
 
     def check_arguments(self, **given: Any) -> None:
-        """Refuse what the class would refuse, on a parameter of four zeros."""
+        """Raise the errors of the class, on a parameter of four zeros."""
         if "model" in given:
-            raise UserError(f"`model` is no argument of a spec, got {given['model']!r}.")
+            raise UserError(f"model: expected no such argument in a spec, got {given['model']!r}.")
         values = self._checked({k: check_type(v, self.__annotations__.get(k, Any), k) for k, v in given.items()})
         if (reference := values.pop("lr_reference_batch", None)) is not None:
             scale_learning_rate(values["lr"], reference, values.get("effective_batch") or 1)
         for key in ("layer_decay", "decay_norm_and_bias", "effective_batch"):
             values.pop(key, None)
         rules = self._rules(values)
-        self._refuse_idle(rules, self._build([nn.Parameter(torch.zeros(2, 2))], values))
+        self._check_group_options(rules, self._build([nn.Parameter(torch.zeros(2, 2))], values))
 
     def _rules(self, values: dict[str, Any]) -> list[GroupRule]:
-        hints = {n: hint for n, hint in self.__annotations__.items() if n not in _OURS and n not in _OF_ALL}
+        hints = {n: hint for n, hint in self.__annotations__.items() if n not in _SHARED_ARGUMENTS and n not in _OF_ALL}
         rules = read_rules(values.pop("groups", None), {**hints, **self.group_options})
         if "weight_decay" not in self.__annotations__ and any(rule.weight_decay for rule in rules):
             raise UserError(f"groups: {_name(self.cls)} has no weight decay.")
         return rules
 
-    def _refuse_idle(self, rules: Sequence[GroupRule], optimizer: Optimizer) -> None:
+    def _check_group_options(self, rules: Sequence[GroupRule], optimizer: Optimizer) -> None:
         for rule in rules:
             for option in rule.options:
                 if option not in optimizer.defaults and option not in self.group_options:
-                    raise UserError(f"{rule.where}: {_name(self.cls)} has one `{option}` for all parameters.")
+                    raise UserError(f"{rule.where}: `{option}` of {_name(self.cls)} applies to all parameters.")
 
     def _checked(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The arguments with the defaults, their ranges checked."""
+        """Return the arguments with the defaults, after a check of their ranges."""
         defaults = {
             n: p.default
             for n, p in self.__signature__.parameters.items()
@@ -167,7 +169,7 @@ class OptimizerFactory:
         try:
             return _REPLACED.get(self.cls, self.cls)(parameters, **values)
         except (TypeError, RuntimeError, AssertionError, ImportError) as error:
-            raise UserError(f"{_name(self.cls)} refuses its arguments: {error or type(error).__name__}") from error
+            raise UserError(f"{_name(self.cls)}: invalid arguments: {error or type(error).__name__}") from error
 
     def _fused(self, values: dict[str, Any], parameters: list[nn.Parameter]) -> bool | None:
         if values.get("foreach") or values.get("differentiable"):
@@ -181,11 +183,12 @@ def _name(cls: Callable[..., Any]) -> str:
     return str(getattr(cls, "__name__", cls))
 
 
-def lay_out_as_parameters(optimizer: Optimizer) -> None:
-    """Bring the moments of an optimizer into the order in memory that their parameters have.
+def match_memory_format(optimizer: Optimizer) -> None:
+    """Convert the moments of an optimizer to the memory format of their parameters.
 
-    A checkpoint keeps the order of the run that wrote it. Fused kernels go through parameter and moments element by
-    element in memory: one in another order (channels last) would be updated with the moments of other elements.
+    A checkpoint stores the memory format of the run that wrote it. Fused kernels process parameters and moments element
+    by element in memory. With different formats, such as channels last, elements would be updated with the wrong
+    moments.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -194,7 +197,7 @@ def lay_out_as_parameters(optimizer: Optimizer) -> None:
 
 
 def _signature(cls: Callable[..., Any], defaults: Mapping[str, Any]) -> inspect.Signature:
-    """``model`` in place of ``params``, the class's other arguments with plain annotations, and ours."""
+    """Return a signature with ``model`` instead of ``params``, plain annotations, and the shared arguments."""
     own = inspect.signature(cls).parameters
     try:
         hints = typing.get_type_hints(cls.__init__ if inspect.isclass(cls) else cls)
@@ -225,7 +228,7 @@ def _signature(cls: Callable[..., Any], defaults: Mapping[str, Any]) -> inspect.
 
 
 def plain_annotation(hint: Any, default: Any) -> Any:
-    """An annotation that plain data can have: tensors left out; where there is none, guessed from the default.
+    """Return an annotation for plain data, without tensors. A missing annotation follows from the default.
 
     >>> plain_annotation(tuple[float | Tensor, float | Tensor], (0.9, 0.99))
     tuple[float, float]

@@ -1,4 +1,4 @@
-"""Optimizers that need no decay of the learning rate: gradients between the steps and their average."""
+"""Schedule-free optimizers: gradients at an interpolation of the iterates and their average."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imgrec.losses.base import in_range
-from imgrec.optim.optimizers.averaged import EvaluatedElsewhere
+from imgrec.optim.optimizers.averaged import EvalWeightsOptimizer
 from imgrec.optim.optimizers.factory import OptimizerFactory
 from imgrec.optim.optimizers.registry import OPTIMIZERS
+from imgrec.utils.ranges import NonNegativeFloat, OpenUnitInterval, RightOpenUnitInterval, check_ranges
 
 
 @torch.no_grad()
 def schedule_free_(
     y: Sequence[Tensor], z: Sequence[Tensor], direction: Sequence[Tensor], lr: float, beta: float, weight: float
 ) -> None:
-    """One step, in place, on what is trained, ``y``, and on what makes the steps, ``z``.
+    """Update the training weights ``y`` and the iterates ``z`` by one step, in place.
 
-    ``z -= lr * direction``; the average ``x``, of which nothing is kept but that ``y = (1 - beta) z + beta x``, takes
-    in the new ``z`` with ``weight``.
+    The step is ``z -= lr * direction``. The average ``x`` includes the new ``z`` with ``weight``. It is not stored, but
+    follows from ``y = (1 - beta) z + beta x``.
 
     Args:
-        y: the weights at which the direction was computed.
-        z: the point that takes the steps.
-        direction: what is gone along, downwards.
-        lr: the learning rate.
-        beta: how near ``y`` is to the average, above 0 and below 1.
-        weight: of the new point in the average, in [0, 1].
+        y: Weights at which the direction was computed.
+        z: Points of the iteration.
+        direction: Descent direction.
+        lr: Learning rate.
+        beta: Interpolation between iterate (0) and average (1), in (0, 1).
+        weight: Weight of the new iterate in the average, in [0, 1].
     """
     torch._foreach_lerp_(list(y), list(z), weight)
     torch._foreach_add_(list(y), list(direction), alpha=lr * (beta * (1 - weight) - 1))
@@ -39,7 +39,7 @@ def schedule_free_(
 
 @torch.no_grad()
 def schedule_free_average(y: Tensor, z: Tensor, beta: float) -> Tensor:
-    """The average ``x`` of which ``y = (1 - beta) z + beta x``.
+    """Return the average ``x`` from ``y = (1 - beta) z + beta x``.
 
     >>> schedule_free_average(torch.tensor(0.95), torch.tensor(0.5), beta=0.9)
     tensor(1.)
@@ -47,25 +47,25 @@ def schedule_free_average(y: Tensor, z: Tensor, beta: float) -> Tensor:
     return torch.lerp(y, z, 1 - 1 / beta)
 
 
-class ScheduleFree(EvaluatedElsewhere):
-    """What schedule-free optimizers share: points that step, their running average, and weights between the two.
+class ScheduleFree(EvalWeightsOptimizer):
+    """Base class of schedule-free optimizers: iterates, their running average, and training weights between the two.
 
-    The average, weighted by the squares of the learning rates, is what is evaluated and kept.
+    The average, weighted by the squares of the learning rates, provides the evaluation weights.
     """
 
     averages_alone = True
 
-    def __init__(self, params: Any, lr: float, beta: float, weight_decay: float, **defaults: Any) -> None:
-        in_range("beta", beta, high=1.0, open_low=True, open_high=True)
+    @check_ranges
+    def __init__(self, params: Any, lr: float, beta: OpenUnitInterval, weight_decay: float, **defaults: Any) -> None:
         progress = {"steps": 0, "weight_sum": 0.0, "highest_lr": 0.0}
         super().__init__(params, {"lr": lr, "beta": beta, "weight_decay": weight_decay, **defaults, **progress})
 
     @abstractmethod
     def direction(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """What each of the parameters goes along, downwards, without weight decay."""
+        """Return the descent direction of each parameter, without weight decay."""
 
     def evaluated(self) -> list[tuple[Tensor, Tensor]]:
-        """The averages."""
+        """Return the averages."""
         return [
             (p, schedule_free_average(p, self.state[p]["z"], group["beta"]))
             for group in self.param_groups
@@ -74,16 +74,16 @@ class ScheduleFree(EvaluatedElsewhere):
         ]
 
     def point(self, parameter: Tensor) -> Tensor | None:
-        """The point that takes the steps."""
+        """Return the iterate."""
         found: Tensor | None = self.state.get(parameter, {}).get("z")
         return found
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step.
+        """Take one step.
 
         Args:
-            closure: computes the loss and its gradients.
+            closure: Function that computes the loss and its gradients.
         """
         loss = None
         if closure is not None:
@@ -111,17 +111,18 @@ class ScheduleFree(EvaluatedElsewhere):
 
 
 class ScheduleFreeSGD(ScheduleFree):
-    """SGD without a schedule: a constant learning rate after a warm-up, and the average of all steps as the result.
+    """Schedule-free SGD: a constant learning rate after a warm-up, and the average of all steps as the result.
 
-    The learning rate is larger than that of `sgd`, 10 to 50 times, say, and `model.schedule` is
-    `{name: constant, warmup: 0.05}`. Weight decay is part of the gradient. What is validated, tested and kept is the
-    average; running statistics of batch norm are those of the weights that train, which are near it.
+    The learning rate is 10 to 50 times that of ``sgd``, and ``model.schedule`` is ``{name: constant, warmup: 0.05}``.
+    Weight decay is part of the gradient. Validation, testing and the saved model use the average. Running statistics of
+    batch normalization are those of the training weights, which are close to it.
 
     Args:
-        params: parameters or groups of them.
-        lr: the learning rate.
-        beta: how near the weights that train are to the average, in the place of a momentum.
-        weight_decay: as of `sgd`.
+        params: Parameters or parameter groups.
+        lr: Learning rate. Defaults to 1.
+        beta: Interpolation of the training weights between iterate and average, in (0, 1), instead of a momentum.
+            Defaults to 0.9.
+        weight_decay: Weight decay as in ``sgd``. Defaults to 0.
 
     Source: Defazio et al., The Road Less Scheduled, 2024, arXiv:2405.15682.
 
@@ -135,24 +136,25 @@ class ScheduleFreeSGD(ScheduleFree):
         super().__init__(params, lr, beta, weight_decay)
 
     def direction(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """The gradients."""
+        """Return the gradients."""
         return gradients
 
 
 class ScheduleFreeAdamW(ScheduleFree):
-    """AdamW without a schedule: a constant learning rate after a warm-up, and the average of all steps as the result.
+    """Schedule-free AdamW: a constant learning rate after a warm-up, and the average of all steps as the result.
 
-    The learning rate is larger than that of `adamw`, 1 to 10 times, say, and `model.schedule` is
-    `{name: constant, warmup: 0.05}`. What is validated, tested and kept is the average; running statistics of batch
-    norm are those of the weights that train, which are near it.
+    The learning rate is 1 to 10 times that of ``adamw``, and ``model.schedule`` is ``{name: constant, warmup: 0.05}``.
+    Validation, testing and the saved model use the average. Running statistics of batch normalization are those of the
+    training weights, which are close to it.
 
     Args:
-        params: parameters or groups of them.
-        lr: the learning rate.
-        beta: how near the weights that train are to the average, in the place of a momentum.
-        beta2: how much of the mean square of the gradient stays at each step.
-        eps: keeps from dividing by nothing.
-        weight_decay: as of `adamw`.
+        params: Parameters or parameter groups.
+        lr: Learning rate. Defaults to 0.0025.
+        beta: Interpolation of the training weights between iterate and average, in (0, 1), instead of a momentum.
+            Defaults to 0.9.
+        beta2: Decay of the mean square of the gradient, in [0, 1). Defaults to 0.999.
+        eps: Constant added to the denominator, at least 0. Defaults to 1e-8.
+        weight_decay: Weight decay as in ``adamw``. Defaults to 0.
 
     Source: Defazio et al., The Road Less Scheduled, 2024, arXiv:2405.15682.
 
@@ -162,26 +164,25 @@ class ScheduleFreeAdamW(ScheduleFree):
         schedule: {name: constant, warmup: 0.05}
     """
 
+    @check_ranges
     def __init__(
         self,
         params: Any,
         lr: float = 0.0025,
         beta: float = 0.9,
-        beta2: float = 0.999,
-        eps: float = 1e-8,
+        beta2: RightOpenUnitInterval = 0.999,
+        eps: NonNegativeFloat = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        in_range("beta2", beta2, high=1.0, open_high=True)
-        in_range("eps", eps)
         super().__init__(params, lr, beta, weight_decay, beta2=beta2, eps=eps)
 
     def direction(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """The gradients, over the roots of their running mean squares."""
+        """Return the gradients divided by the roots of their running mean squares."""
         for parameter in parameters:
             state = self.state[parameter]
             if "mean_square" not in state:
                 state["mean_square"] = torch.zeros_like(parameter)
-                state["squares"] = 0  # a parameter that thaws later has had fewer of them than the group has had steps
+                state["squares"] = 0  # lower than the steps of the group for a parameter that is unfrozen later
             state["squares"] = state.get("squares", group["steps"] - 1) + 1
         squares = [self.state[parameter]["mean_square"] for parameter in parameters]
         torch._foreach_mul_(squares, group["beta2"])

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent whose fused kernel accepts parameters that begin to train later than others."""
+"""Stochastic gradient descent whose fused kernel accepts parameters that start training later."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class SGD(torch.optim.SGD):
-    """torch's SGD, for parameters that get their first gradient after others: they were frozen, or have lost a state.
+    """SGD of torch, also for parameters that get their first gradient later, after unfreezing or loss of their state.
 
-    torch's fused kernel requires momentum buffers of all parameters or of none, and fails on the rest. Here a buffer
-    that is missing begins with a value from which the kernel computes what it computes in a first step. That value is
-    zero without dampening. Everything else is torch's.
+    The fused kernel of torch requires momentum buffers of all parameters or of none, and fails otherwise. Here a
+    missing buffer is initialized so that the kernel computes the result of a first step. Without dampening the value is
+    zero. Everything else is unchanged.
 
-    Source: ``torch.optim.SGD``, whose other implementations begin a missing buffer with the gradient.
+    Source: ``torch.optim.SGD``, whose other implementations initialize a missing buffer with the gradient.
 
     >>> early, late = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
     >>> optimizer = SGD([early, late], lr=1.0, momentum=0.9, fused=True)
@@ -47,9 +47,9 @@ def first_buffer(parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> 
     """Return the buffer ``b`` for which ``momentum * b + (1 - dampening) * d = d``, with the direction ``d`` of a step.
 
     Args:
-        parameter: The weights before the step.
-        gradient: Their gradient.
-        group: The parameter group: momentum, above 0; dampening; weight decay; maximize.
+        parameter: Weights before the step.
+        gradient: Gradient of the weights.
+        group: Parameter group with ``momentum`` above 0, ``dampening``, ``weight_decay`` and ``maximize``.
     """
     buffer = torch.zeros_like(parameter)
     if group["dampening"]:
@@ -59,10 +59,10 @@ def first_buffer(parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> 
 
 
 def unfuse(optimizer: torch.optim.Optimizer) -> None:
-    """Turn the fused kernel off in an optimizer that was not built by imgrec and cannot begin a buffer later.
+    """Disable the fused kernel of an optimizer that imgrec did not build, because it cannot add a buffer later.
 
     Args:
-        optimizer: Any optimizer; only torch's own SGD with momentum is changed.
+        optimizer: Any optimizer. Only ``torch.optim.SGD`` with momentum is changed.
     """
     if type(optimizer) is torch.optim.SGD:
         for group in optimizer.param_groups:

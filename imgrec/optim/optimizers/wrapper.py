@@ -1,4 +1,4 @@
-"""What stands around another optimizer: its groups and its state are the other one's own."""
+"""Base class of optimizers that wrap another optimizer."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from imgrec.errors import UserError
 
 
 class OptimizerWrapper(Optimizer):
-    """An optimizer around another one.
+    """Optimizer that wraps another optimizer.
 
-    Groups, state and what is in a checkpoint are those of the optimizer inside, so that a schedule, a callback or
-    surgery on the network that works on the one works on the other.
+    Groups, state and state dict are those of the wrapped optimizer. A schedule, a callback or model surgery that
+    supports the wrapped optimizer also supports the wrapper.
 
     Args:
-        base: the optimizer inside.
+        base: Wrapped optimizer.
     """
 
     def __init__(self, base: Optimizer) -> None:
         if not isinstance(base, Optimizer):
-            raise UserError(f"`base` is an optimizer or its spec, got {type(base).__name__}.")
-        # as torch restores a pickled one: the hooks and the profiling of `step`, without parameters of its own
+            raise UserError(f"base: expected an optimizer or its spec, got {type(base).__name__}.")
+        # as torch restores a pickled optimizer: the hooks and the profiling of `step`, without parameters
         self.__setstate__({"base": base, "defaults": base.defaults})
 
     base: Optimizer
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]  # torch's is an attribute
-        """The groups of the optimizer inside."""
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]  # an attribute in torch
+        """Groups of the wrapped optimizer."""
         return self.base.param_groups
 
     @property
     def state(self) -> Any:  # type: ignore[override]
-        """The state of the optimizer inside."""
+        """State of the wrapped optimizer."""
         return self.base.state
 
     @property
     def lr_scaling(self) -> Any:
-        """What became of the learning rate; see :func:`imgrec.optim.scale_learning_rate`."""
+        """Scaling of the learning rate, see :func:`imgrec.optim.scale_learning_rate`."""
         return getattr(self.base, "lr_scaling", None)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Give the optimizer inside another group."""
+        """Add a group to the wrapped optimizer."""
         self.base.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the optimizer inside."""
+        """Return the state dict of the wrapped optimizer."""
         return self.base.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Have the optimizer inside load its state."""
+        """Load the state dict of the wrapped optimizer."""
         self.base.load_state_dict(state_dict)
 
     def __repr__(self) -> str:
@@ -61,7 +61,7 @@ class OptimizerWrapper(Optimizer):
 
 
 def chain(optimizer: Optimizer) -> Iterator[Optimizer]:
-    """An optimizer, and those inside it, from the outermost to the innermost."""
+    """Yield an optimizer and the optimizers that it wraps, from the outermost to the innermost."""
     yield optimizer
     while isinstance(optimizer, OptimizerWrapper):
         optimizer = optimizer.base
@@ -69,5 +69,5 @@ def chain(optimizer: Optimizer) -> Iterator[Optimizer]:
 
 
 def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
-    """The parameters of an optimizer that are to have a gradient, in the order of its groups."""
+    """Return the parameters of an optimizer that require a gradient, in the order of its groups."""
     return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]

@@ -1,19 +1,26 @@
-"""More ways down: at given points, along a power, and not before the end."""
+"""Decay schedules: at given milestones, polynomial, and at the end of training."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal
 
-from imgrec.errors import UserError
-from imgrec.losses.base import in_range
+from imgrec.losses.base import one_of
 from imgrec.optim.schedules.base import SCHEDULES, Schedule, Step, cosine_factor, linear_factor
+from imgrec.utils.ranges import (
+    ClosedUnitInterval,
+    LeftOpenUnitInterval,
+    OpenUnitInterval,
+    PositiveFloat,
+    RightOpenUnitInterval,
+    check_ranges,
+)
 
 Shape = Literal["linear", "cosine", "sqrt"]
 
 
 def polynomial_factor(progress: float, power: float = 0.9, final: float = 0.0) -> float:
-    """What is left of training, to a power: from 1 down to ``final``.
+    """Return the remaining fraction of training to a power, from 1 down to ``final``.
 
     >>> [round(polynomial_factor(p, power=2.0), 4) for p in (0.0, 0.5, 1.0)]
     [1.0, 0.25, 0.0]
@@ -22,7 +29,7 @@ def polynomial_factor(progress: float, power: float = 0.9, final: float = 0.0) -
 
 
 def sqrt_factor(progress: float, final: float = 0.0) -> float:
-    """One minus a square root, from 1 down to ``final``: steep first.
+    """Return one minus a square root, from 1 down to ``final``, steepest at the start.
 
     >>> [round(sqrt_factor(p), 3) for p in (0.0, 0.25, 1.0)]
     [1.0, 0.5, 0.0]
@@ -34,7 +41,7 @@ _SHAPES = {"linear": linear_factor, "cosine": cosine_factor, "sqrt": sqrt_factor
 
 
 def wsd_factor(progress: float, decay: float = 0.2, final: float = 0.0, shape: Shape = "sqrt") -> float:
-    """1, and over the last ``decay`` of training down to ``final``.
+    """Return 1, and a decay to ``final`` over the last fraction ``decay`` of training.
 
     >>> [round(wsd_factor(p, decay=0.2, shape="linear"), 3) for p in (0.0, 0.8, 0.9, 1.0)]
     [1.0, 1.0, 0.5, 0.0]
@@ -45,13 +52,16 @@ def wsd_factor(progress: float, decay: float = 0.2, final: float = 0.0, shape: S
 
 @SCHEDULES.register("multi_step")
 class MultiStep(Step):
-    """The learning rate is multiplied by ``gamma`` at each of the given points of training.
+    """Multiplication of the learning rate by ``gamma`` at each of the given milestones.
 
     Args:
-        milestones: fractions of what follows the warm-up, in (0, 1).
-        gamma: the factor at each; above 0.
-        warmup: the part of training, in [0, 1), over which the factor grows linearly to 1.
-        warmup_start: the factor of the very first step.
+        milestones: Fractions of the part after the warm-up, in (0, 1). Defaults to 0.5 and 0.75.
+        gamma: Factor at each milestone, above 0. Defaults to 0.1.
+        warmup: Fraction of training over which the factor increases linearly to 1, in [0, 1). Defaults to 0.
+        warmup_start: Factor of the first step, in [0, 1]. Defaults to 0.01.
+
+    See Also:
+        :class:`Step`. Use it instead for milestones at regular intervals.
 
     Source: He et al., Deep Residual Learning for Image Recognition, 2016, arXiv:1512.03385: at a half and three
     quarters of training on CIFAR-10.
@@ -59,27 +69,34 @@ class MultiStep(Step):
     Example::
 
         schedule: {name: multi_step, milestones: [0.5, 0.75], gamma: 0.1}
+
+    >>> [round(MultiStep([0.5])(p), 3) for p in (0.0, 0.5, 1.0)]
+    [1.0, 0.1, 0.1]
     """
 
+    @check_ranges
     def __init__(
         self,
-        milestones: list[float] | None = None,
-        gamma: float = 0.1,
-        warmup: float = 0.0,
-        warmup_start: float = 0.01,
+        milestones: list[OpenUnitInterval] | None = None,
+        gamma: PositiveFloat = 0.1,
+        warmup: RightOpenUnitInterval = 0.0,
+        warmup_start: ClosedUnitInterval = 0.01,
     ) -> None:
         super().__init__(milestones, None, gamma, warmup, warmup_start)
 
 
 @SCHEDULES.register("polynomial")
 class Polynomial(Schedule):
-    """What is left of training, to a power: a line for 1, later and steeper below it, earlier above it.
+    """Polynomial decay: the remaining fraction of training to a power, linear for 1.
 
     Args:
-        power: above 0.
-        final: the factor after the last step, in [0, 1].
-        warmup: the part of training, in [0, 1), over which the factor grows linearly to 1.
-        warmup_start: the factor of the very first step.
+        power: Exponent, above 0. Defaults to 0.9.
+        final: Factor after the last step, in [0, 1]. Defaults to 0.
+        warmup: Fraction of training over which the factor increases linearly to 1, in [0, 1). Defaults to 0.
+        warmup_start: Factor of the first step, in [0, 1]. Defaults to 0.01.
+
+    See Also:
+        :func:`polynomial_factor`. Use :class:`Linear` instead for the exponent 1.
 
     Source: Chen et al., DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and
     Fully Connected CRFs, 2018, arXiv:1606.00915: the "poly" policy.
@@ -87,30 +104,44 @@ class Polynomial(Schedule):
     Example::
 
         schedule: {name: polynomial, power: 0.9}
+
+    >>> [Polynomial(power=2.0)(p) for p in (0.0, 0.5, 1.0)]
+    [1.0, 0.25, 0.0]
     """
 
-    def __init__(self, power: float = 0.9, final: float = 0.0, warmup: float = 0.0, warmup_start: float = 0.01) -> None:
+    @check_ranges
+    def __init__(
+        self,
+        power: PositiveFloat = 0.9,
+        final: ClosedUnitInterval = 0.0,
+        warmup: RightOpenUnitInterval = 0.0,
+        warmup_start: ClosedUnitInterval = 0.01,
+    ) -> None:
         super().__init__(warmup, warmup_start)
-        self.power = in_range("power", power, open_low=True)
-        self.final = in_range("final", final, high=1.0)
+        self.power = float(power)
+        self.final = float(final)
 
     def curve(self, progress: float) -> float:
-        """See :func:`polynomial_factor`."""
+        """Return :func:`polynomial_factor`."""
         return polynomial_factor(progress, self.power, self.final)
 
 
 @SCHEDULES.register("wsd")
 class Wsd(Schedule):
-    """Warm-up, stable, decay: the base learning rate until shortly before the end, and then down.
+    """Warmup-stable-decay (WSD): constant base learning rate, with a decay at the end of training.
 
-    What was trained with the base learning rate can be gone on with, for longer than was planned.
+    Training can be continued from the stable phase for longer than planned.
 
     Args:
-        decay: the part of what follows the warm-up over which it goes down, above 0 and at most 1.
-        final: the factor after the last step, in [0, 1].
-        shape: of the way down: ``linear``, ``cosine``, or one minus a square root, ``sqrt``.
-        warmup: the part of training, in [0, 1), over which the factor grows linearly to 1.
-        warmup_start: the factor of the very first step.
+        decay: Fraction of the part after the warm-up over which the factor decays, in (0, 1]. Defaults to 0.2.
+        final: Factor after the last step, in [0, 1]. Defaults to 0.
+        shape: Shape of the decay: ``linear``, ``cosine``, or ``sqrt``, which is one minus a square root. Defaults to
+            ``sqrt``.
+        warmup: Fraction of training over which the factor increases linearly to 1, in [0, 1). Defaults to 0.
+        warmup_start: Factor of the first step, in [0, 1]. Defaults to 0.01.
+
+    See Also:
+        :func:`wsd_factor`. Use :class:`Cosine` instead if the length of training is fixed.
 
     Source: Hu et al., MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training Strategies,
     2024, arXiv:2404.06395; shapes: Hägele et al., Scaling Laws and Compute-Optimal Training Beyond Fixed Training
@@ -119,23 +150,26 @@ class Wsd(Schedule):
     Example::
 
         schedule: {name: wsd, warmup: 0.05, decay: 0.2}
+
+    >>> [round(Wsd(shape="linear")(p), 3) for p in (0.0, 0.8, 0.9, 1.0)]
+    [1.0, 1.0, 0.5, 0.0]
     """
 
+    @check_ranges
     def __init__(
         self,
-        decay: float = 0.2,
-        final: float = 0.0,
+        decay: LeftOpenUnitInterval = 0.2,
+        final: ClosedUnitInterval = 0.0,
         shape: Shape = "sqrt",
-        warmup: float = 0.0,
-        warmup_start: float = 0.01,
+        warmup: RightOpenUnitInterval = 0.0,
+        warmup_start: ClosedUnitInterval = 0.01,
     ) -> None:
         super().__init__(warmup, warmup_start)
-        self.decay = in_range("decay", decay, high=1.0, open_low=True)
-        self.final = in_range("final", final, high=1.0)
-        if shape not in _SHAPES:
-            raise UserError(f"`shape` is one of {', '.join(_SHAPES)}, got {shape!r}.")
+        self.decay = float(decay)
+        self.final = float(final)
+        one_of("shape", shape, tuple(_SHAPES))
         self.shape: Shape = shape
 
     def curve(self, progress: float) -> float:
-        """See :func:`wsd_factor`."""
+        """Return :func:`wsd_factor`."""
         return wsd_factor(progress, self.decay, self.final, self.shape)
