@@ -146,7 +146,7 @@ def test_without_evaluation_and_without_a_test_split(cli: Cli, tiny: Path, tmp_p
     assert not run.has_predictions("test")
     refused = cli("test", run.path)
     assert refused.returncode == 2
-    assert "no test split" in refused.stderr
+    assert "expected a test split" in refused.stderr
 
 
 def test_a_rehearsal_leaves_nothing(cli: Cli, tiny: Path, tmp_path: Path) -> None:

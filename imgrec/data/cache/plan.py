@@ -1,4 +1,4 @@
-"""What a cache of decoded images holds: the images themselves, or what the first transforms make of them."""
+"""Content of a cache of decoded images: the images, or the result of their first transforms."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from imgrec.augment.resize import resize_short_side
 from imgrec.data.decoding.image import to_channels
 
 MARGIN = 1.15
-"""How much longer the short side of a cached image is than the square that random crops are resized to."""
+"""Ratio of the short side of a cached image to the size of random resized crops."""
 
 _GENERATOR = torch.Generator()
 
 
 @dataclass(frozen=True)
 class CachePlan:
-    """What is done to an image before it is kept, and what is left to do when it is taken out.
+    """Transforms before an image is stored in a cache, and the remaining transforms.
 
     Args:
-        steps: the pipeline's first transforms, those that draw nothing: done once, with the same result as each time.
-        short_side: the images' short side is reduced to this many pixels, never enlarged; ``None`` leaves it.
-        rest: the transforms that are left.
-        channels: channels of the kept images, where anything is done to them; images kept as they are keep theirs.
-        side: side of the square that all kept images are expected to have; ``None`` where they may differ.
+        steps: First transforms of the pipeline, which are deterministic.
+        short_side: Size to which the short side is reduced, in pixels. ``None`` for no change.
+        rest: Remaining transforms.
+        channels: Channels of the stored images if they are transformed. Unchanged images keep their channels.
+        side: Expected side of all stored images if they are square, otherwise ``None``.
     """
 
     steps: tuple[Transform, ...]
@@ -39,7 +39,7 @@ class CachePlan:
     side: int | None
 
     def apply(self, image: Tensor) -> Tensor:
-        """What is kept of an image: uint8 ``(channels, height, width)``."""
+        """Return the stored image: uint8 ``(channels, height, width)``."""
         if self.steps:
             image = to_channels(image, self.channels)
             for step in self.steps:
@@ -49,7 +49,7 @@ class CachePlan:
         return image
 
     def describe(self) -> str:
-        """All that the kept pixels depend on, as one line of JSON: equal plans have equal ones."""
+        """Return everything that determines the stored pixels, as one line of JSON."""
         steps = [[type(step).__name__, vars(step)] for step in self.steps]
         channels = self.channels if self.steps or self.short_side is not None else None
         return json.dumps({"steps": steps, "short_side": self.short_side, "channels": channels}, sort_keys=True)
@@ -61,17 +61,17 @@ class CachePlan:
 
 
 def plan_cache(pipeline: Pipeline, channels: Literal[1, 3], shapes: Sequence[tuple[int, int]]) -> CachePlan:
-    """What to keep for a pipeline.
+    """Return the plan of the cache for a pipeline.
 
-    Images that have the model's square already are kept as they are. Else what the pipeline does at its beginning
-    without drawing (resize, squash, center_crop) is done before. Before a random_resized_crop the short side is
-    reduced to :data:`MARGIN` times the square: the crop is then taken from a smaller image, and its pixels differ a
-    little from those without a cache; in every other case they are the same. Anything else needs the whole image.
+    Images of the size of the model input are stored unchanged. Otherwise the deterministic transforms at the start of
+    the pipeline (resize, squash, center_crop) are applied first. Before a random_resized_crop, the short side is
+    reduced to :data:`MARGIN` times the input size. The pixels of this crop differ slightly from those without a cache.
+    They are equal in all other cases.
 
     Args:
-        pipeline: what happens to an image in the loader.
-        channels: channels of the images that the pipeline takes.
-        shapes: height and width of some of the images.
+        pipeline: Transforms of single images.
+        channels: Channels of the images for the pipeline.
+        shapes: Height and width of some of the images.
     """
     side = pipeline.image_size
     if all(shape == (side, side) for shape in shapes):
@@ -94,7 +94,7 @@ def plan_cache(pipeline: Pipeline, channels: Literal[1, 3], shapes: Sequence[tup
 
 
 def leaves_alone(pipeline: Pipeline) -> bool:
-    """Whether images that have the model's square already come out of the pipeline as they went in."""
+    """Return True if the pipeline does not change images of the size of the model input."""
     return all(_leaves_alone(transform, pipeline.image_size) for transform in pipeline.transforms)
 
 

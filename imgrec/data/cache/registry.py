@@ -1,4 +1,4 @@
-"""Where caches lie on this machine, which there are, and how they are cleared away."""
+"""Caches of decoded images on this machine: location, list, verification and removal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from imgrec.errors import UserError
 
 @dataclass(frozen=True)
 class StoredCache:
-    """A cache folder: what it says of itself, or what is wrong with it."""
+    """Cache folder with its description, or with the reason that it is broken."""
 
     folder: Path
     meta: dict[str, Any]
@@ -26,12 +26,12 @@ class StoredCache:
 
     @property
     def name(self) -> str:
-        """The folder's name, by which commands know it."""
+        """Name of the folder, which commands use."""
         return self.folder.name
 
     @property
     def size(self) -> int:
-        """What its files take, in bytes."""
+        """Size of its files, in bytes."""
         return sum(file_size(path) for path in self._files())
 
     @property
@@ -50,20 +50,20 @@ class StoredCache:
 
 
 def cache_root() -> Path:
-    """The folder of all caches of decoded images, below ``IMGREC_CACHE``, else below ``~/.cache/imgrec``."""
+    """Return the folder of all caches of decoded images, in ``IMGREC_CACHE`` or ``~/.cache/imgrec``."""
     given = os.environ.get("IMGREC_CACHE")
     return (Path(given).expanduser() if given else Path.home() / ".cache" / "imgrec") / "decoded"
 
 
 def stored_caches(root: Path | None = None) -> list[StoredCache]:
-    """All caches, the newest last; those that are not whole come first and say why."""
+    """Return all caches, broken ones first and the newest last."""
     root = cache_root() if root is None else root
     found = [_stored(folder) for folder in sorted(root.iterdir()) if folder.is_dir()] if root.is_dir() else []
     return sorted(found, key=lambda cache: str(cache.meta.get("created", "")))
 
 
 def verify(cache: StoredCache) -> Iterator[str]:
-    """Everything that is wrong with a cache: each image is compared with its checksum."""
+    """Yield the defects of a cache. Each image is compared with its checksum."""
     try:
         images = DecodedImages.open(cache.folder)
     except BrokenCacheError as error:
@@ -73,22 +73,22 @@ def verify(cache: StoredCache) -> Iterator[str]:
 
 
 def clear(cache: StoredCache) -> None:
-    """Delete a cache, or what a killed build left; processes that have it open keep it until they end.
+    """Delete a cache or an incomplete build. Processes that have it open can use it until they end.
 
     Raises:
-        UserError: it is being built at the moment.
+        UserError: If another process is building it.
     """
     name = cache.name.removeprefix(".").partition(".building-")[0]
 
     def refuse() -> None:
         raise UserError(f"the cache {name} is being built by another process")
 
-    with building(cache.folder.with_name(name), refuse):  # it takes leftovers of killed builds away
+    with building(cache.folder.with_name(name), refuse):  # it removes incomplete builds
         shutil.rmtree(cache.folder, ignore_errors=cache.name.startswith("."))
 
 
 def remove_unused(cache: StoredCache) -> bool:
-    """Delete a cache unless a process has it open or builds it; return True if it was deleted."""
+    """Delete a cache unless a process has it open or builds it. Return True if it was deleted."""
 
     def refuse() -> None:
         raise BlockingIOError

@@ -1,4 +1,4 @@
-"""Decoded images, packed into one block of bytes: in memory, or in a file that is mapped into it."""
+"""Decoded images in one block of bytes, in memory or in a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from imgrec.errors import UserError
 FORMAT = 1
 IMAGES, INDEX, META = "images.bin", "index.npy", "meta.json"
 ENTRY = np.dtype([("offset", "<u8"), ("height", "<u4"), ("width", "<u4"), ("channels", "u1"), ("crc", "<u4")])
-"""One row of the index; an image that could not be read has 0 channels."""
+"""Row of the index. An unreadable image has 0 channels."""
 
 
 class BrokenCacheError(UserError):
-    """A cache folder that is not whole, or not one of ours."""
+    """Cache folder that is incomplete, or that is not a cache."""
 
 
 class DecodedImages:
-    """Images behind one another in one block of uint8, with an index of where each one begins.
+    """Images in one block of uint8 with an index of their offsets.
 
-    In a uniform block all readable images have one shape, and are stored channel by channel, so that a batch is one
-    copy. Otherwise they are stored pixel by pixel, which resizing is fastest on.
+    If all readable images have one shape, they are stored with the channels first, so that a batch is one copy.
+    Otherwise they are stored with the channels last, for which resizing is fastest.
 
     Args:
-        data: all bytes, uint8 ``(bytes,)``.
-        index: one :data:`ENTRY` an image.
-        bad: why images that are not there could not be read, by slot.
-        planar: whether the images are stored channel by channel.
-        folder: the folder that ``data`` is mapped from, if any.
+        data: All bytes, uint8 ``(bytes,)``.
+        index: One :data:`ENTRY` per image.
+        bad: Reasons of unreadable images by slot.
+        planar: True if the channels are first.
+        folder: Folder of the memory-mapped file. Defaults to none.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class DecodedImages:
         return len(self.index)
 
     def load(self, slot: int) -> Tensor:
-        """A copy of one image: uint8 ``(channels, height, width)``. Raises :class:`BadImage`."""
+        """Return a copy of an image: uint8 ``(channels, height, width)``. Raise :class:`BadImage` if there is none."""
         if slot in self.bad:
             raise BadImage(self.bad[slot])
         offset, height, width, channels, _ = self.index[slot].tolist()
@@ -72,22 +72,22 @@ class DecodedImages:
         return image.view(height, width, channels).clone().permute(2, 0, 1)
 
     def gather(self, slots: NDArray[np.int64]) -> Tensor | None:
-        """A copy of several images of one shape; ``None`` where shapes differ, or one could not be read."""
+        """Return a copy of several images, or ``None`` if their shapes differ or if one is unreadable."""
         if self._all is None or (self.bad and not self.bad.keys().isdisjoint(slots.tolist())):
             return None
         return self._all.index_select(0, self._place[torch.from_numpy(slots)])
 
     def damaged(self) -> Iterator[int]:
-        """The slots whose bytes are not those that were written."""
+        """Yield the slots whose bytes differ from their checksum."""
         for slot, (offset, height, width, channels, crc) in enumerate(self.index.tolist()):
             if channels and zlib.crc32(self.data[offset : offset + channels * height * width].numpy().data) != crc:
                 yield slot
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """The images of a cache folder, mapped into memory.
+        """Open the images of a cache folder as a memory map.
 
-        Sizes and the index's checksum are compared; the images' own checksums are not: see :meth:`damaged`. As long as
+        Sizes and the checksum of the index are verified. :meth:`damaged` verifies those of the images. As long as
         the returned object exists, the cache counts as in use and is not removed to make room for another one.
 
         Raises:
@@ -110,7 +110,7 @@ class DecodedImages:
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__) | {"_lock": None}
-        if self.folder is not None:  # a worker process maps the file itself
+        if self.folder is not None:  # a worker process maps the file again
             state["data"] = state["_all"] = None
         return state
 
@@ -121,12 +121,12 @@ class DecodedImages:
 
 
 class CachedImages:
-    """The rows of a source, taken out of decoded images; rows that are not there are read from the source.
+    """Rows of a source from decoded images. Missing rows are read from the source.
 
     Args:
-        images: what is at hand.
-        slots: int64, for each row of the source its slot in ``images``, or -1.
-        read: reads what the cache would hold of a row. Raises :class:`BadImage`.
+        images: Decoded images.
+        slots: int64: slot of each row of the source in ``images``, or -1.
+        read: Function that reads the image of a missing row.
     """
 
     def __init__(self, images: DecodedImages, slots: NDArray[np.int64], read: Callable[[int], Tensor]) -> None:
@@ -135,21 +135,21 @@ class CachedImages:
         self._read = read
 
     def load(self, index: int) -> Tensor:
-        """The image of a row. Raises :class:`BadImage`."""
+        """Return the image of a row. Raise :class:`BadImage` if it is unreadable."""
         slot = int(self.slots[index])
         return self._read(index) if slot < 0 else self.images.load(slot)
 
     def gather(self, rows: NDArray[np.int64]) -> Tensor | None:
-        """The images of rows at once; ``None`` where they have no common shape, or are not all there."""
+        """Return the images of several rows, or ``None`` if shapes differ or if one is missing."""
         slots = self.slots[rows]
         return None if (slots < 0).any() else self.images.gather(slots)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """What a cache says about itself.
+    """Read the description of a cache.
 
     Raises:
-        BrokenCacheError: there is nothing that can be read, or it is of another format.
+        BrokenCacheError: If it is missing, incomplete or of another format.
     """
     try:
         meta = json.loads(_read(folder / META))
@@ -181,5 +181,5 @@ def _mapped(path: Path, size: int) -> Tensor:
     if not size:
         return torch.empty(0, dtype=torch.uint8)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that it is not writable: nothing writes to it, load() copies
+        warnings.simplefilter("ignore", UserWarning)  # the memory map is read-only, and load() copies
         return torch.from_numpy(np.memmap(path, np.uint8, "r"))

@@ -1,4 +1,4 @@
-"""Which images are for training, which for validation, which for the test: given, or carved once and for all."""
+"""Assignment of images to training, validation and test: given by the source, or random and stratified."""
 
 from __future__ import annotations
 
@@ -21,38 +21,36 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Splits:
-    """Rows of a source, each in the order of their ids; ``test`` is empty where there is none."""
+    """Rows of each split of a source, in the order of their ids. ``test`` can be empty."""
 
     train: Rows
     val: Rows
     test: Rows
 
     def sizes(self) -> dict[str, int]:
-        """The number of images of each split."""
+        """Return the number of images of each split."""
         return {"train": len(self.train), "val": len(self.val), "test": len(self.test)}
 
 
 def split_source(source: Source, val_fraction: float = 0.1, test_fraction: float = 0.1, seed: int = 0) -> Splits:
-    """The splits of a source: the given ones are kept, missing ones carved out of what is left, class by class.
+    """Return the splits of a source. Given splits are kept, and missing ones are drawn class by class.
 
-    Validation images that are not given come out of the training images, never out of the test images. Test images are
-    carved only where the source has no split at all. Rows without a split go with the training images.
+    Missing validation images are drawn from the training images, never from the test images. Test images are drawn only
+    if the source has no split at all. Rows without a split are training images. A class without given validation or
+    test images is logged as a warning.
 
-    What is carved depends on the ids and the seed alone: not on the order of the rows, and for one image hardly on
-    which others are there. In each class the ids are ranked by a hash of seed and id; the first go to the test, the
-    next to validation: the given fraction of the class, rounded, and one image at least. Images with several labels
-    each are shared out by :func:`imgrec.data.splits.stratify.stratify`.
+    The draw is a function of the ids and the seed. In each class, the ids are ranked by a hash of seed and id. The
+    first ones are test images, the next ones validation images, at least one each. Images with several labels are
+    assigned by :func:`imgrec.data.splits.stratify.stratify`.
 
     Args:
-        source: the table.
-        val_fraction: the part of each class that is for validation, where none is given.
-        test_fraction: the part of each class that is for the test, where no split at all is given; 0 for no test.
-        seed: another seed carves other images.
-
-    A class that given validation or test images lack is logged as a warning.
+        source: Table of images.
+        val_fraction: Fraction of each class for validation, if none is given. Defaults to 0.1.
+        test_fraction: Fraction of each class for the test, if no split is given. 0 for no test. Defaults to 0.1.
+        seed: Seed of the draw. Defaults to 0.
 
     Raises:
-        UserError: If a class has too few images to be in every split that is carved, or no training image.
+        UserError: If a class has too few images for every split, or no training image.
     """
     given = set(source.splits) - {None}
     pool = _rows(source, {None, "train"})
@@ -73,7 +71,7 @@ def split_source(source: Source, val_fraction: float = 0.1, test_fraction: float
 
 
 def _by_class(source: Source, pool: Rows, fractions: tuple[float, float], seed: int) -> tuple[list[Rows], ...]:
-    """What goes to the test, to validation and to training, class by class."""
+    """Return the rows of test, validation and training, class by class."""
     found: tuple[list[Rows], list[Rows], list[Rows]] = ([], [], [])
     short = []
     for target, name in enumerate(source.class_names):
@@ -93,7 +91,7 @@ def _by_class(source: Source, pool: Rows, fractions: tuple[float, float], seed: 
 
 
 def _stratified(source: Source, pool: Rows, fractions: tuple[float, float], seed: int) -> tuple[list[Rows], ...]:
-    """The same for images with several labels."""
+    """Return the rows of test, validation and training for images with several labels."""
     ids = [source.ids[row] for row in pool.tolist()]
     return tuple([pool[rows]] for rows in stratify(source.targets[pool], ids, fractions, seed))
 

@@ -1,4 +1,4 @@
-"""Splits of images with several labels each: every label shared out in proportion."""
+"""Stratified splits of images with several labels."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from imgrec.utils.seeding import position_seed
 def stratify(
     targets: NDArray[np.float32], ids: Sequence[str], fractions: Sequence[float], seed: int
 ) -> list[NDArray[np.int64]]:
-    """Shares rows out so that each label is spread over the parts as the rows are.
+    """Split rows so that each label has the same distribution over the parts as the rows.
 
-    The rarest label that is left goes first: each of its rows goes to the part that lacks most of that label, of those
-    to the one that lacks most rows. Rows without a label come last. Of a label with as many rows as there are parts,
-    every part gets one.
+    The rarest remaining label is processed first. Each of its rows is assigned to the part that lacks most of this
+    label, and among these to the part that lacks most rows. Rows without a label are last. If a label has at least as
+    many rows as there are parts, every part receives one.
 
     Shapes: targets ``(rows, classes)`` of 0 and 1.
 
     Args:
-        targets: the labels of each row.
-        ids: the ids of the rows; with the seed, they alone decide what is taken first.
-        fractions: the size of each part but the last, which gets the rest.
-        seed: another seed gives other parts.
+        targets: Labels of each row.
+        ids: Ids of the rows, which determine the order of the assignment together with the seed.
+        fractions: Size of each part except the last, which receives the remaining rows.
+        seed: Seed of the order.
 
     Returns:
         The rows of each part, one part more than there are fractions, each in ascending order.

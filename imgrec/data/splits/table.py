@@ -1,4 +1,4 @@
-"""The split of a run as a table: the samples of training, validation and test, and what identifies their content."""
+"""Table of the split of a run: samples of training, validation and test with digests of their content."""
 
 from __future__ import annotations
 
@@ -35,13 +35,12 @@ class SplitTable:
     """The samples of a run, one row per sample.
 
     Args:
-        ids: id of each sample.
+        ids: Id of each sample.
         splits: ``train``, ``val`` or ``test``.
-        groups: value of the source's column ``group``, or ``None``.
-        labels: name of the class; of several classes, their names joined by ``|``.
-        content: digest of what the fingerprint of the data covers of the sample; see
-            :meth:`imgrec.data.Source.row_digests`.
-        class_names: the classes, in the order of the targets.
+        groups: Value of the column ``group`` of the source, or ``None``.
+        labels: Name of the class, or the names of several classes joined by ``|``.
+        content: Digest of the content of each sample, as in :meth:`imgrec.data.Source.row_digests`.
+        class_names: Classes in the order of the targets.
     """
 
     ids: Sequence[str]
@@ -120,7 +119,7 @@ class SplitTable:
             raise UserError(f"{path}: expected each id once, with train, val or test as its split")
         return cls(ids, splits, groups, labels, content, tuple(names))
 
-    # ---------------------------------------------------------------- on the data of today
+    # ---------------------------------------------------------------- with the present data
 
     def splits_in(self, source: Source) -> Splits:
         """Return the rows of the samples that the source has, by split."""
@@ -142,7 +141,7 @@ class SplitTable:
         return SplitTable(ids, list(words.values()), [], [], [], self.class_names).splits_in(source)
 
     def check(self, source: Source, left_out: Sequence[str] = ()) -> list[str]:
-        """Refuse a source that is not the data of this table; return the ids that only the source has.
+        """Reject a source that is not the data of this table, and return the ids that only the source has.
 
         Args:
             source: the data, with the labels that a run would be trained on.
@@ -203,14 +202,14 @@ class SplitTable:
         return [source.ids[row] for row in rows.tolist() if own.get(source.ids[row]) == digests[row]]
 
     def _counted(self, names: Sequence[str]) -> str:
-        """The number of samples for each split: ``2 of 1,439 train and 1 of 179 test images are``."""
+        """Return the number of samples for each split: ``2 of 1,439 train and 1 of 179 test images are``."""
         sizes, found = Counter(self.splits), Counter(self.split_of[name] for name in names)
         parts = [f"{found[word]:,} of {sizes[word]:,} {word}" for word in SPLITS if found[word]]
         return f"{' and '.join(parts)} images are"
 
 
 def labels_of(source: Source, rows: NDArray[np.int64]) -> list[str]:
-    """Return the class name of each row; the names of several classes are joined by ``|``."""
+    """Return the class name of each row, or the names of several classes joined by ``|``."""
     names = source.class_names
     if source.multi_label:
         return ["|".join(names[i] for i in np.flatnonzero(source.targets[row] > 0.5)) for row in rows.tolist()]
@@ -218,7 +217,7 @@ def labels_of(source: Source, rows: NDArray[np.int64]) -> list[str]:
 
 
 def with_classes(source: Source, class_names: tuple[str, ...]) -> Source:
-    """Return the source with these classes in this order; images of other classes are left out."""
+    """Return the source with these classes in this order. Images of other classes are left out."""
     if source.class_names == class_names:
         return source
     number = {name: i for i, name in enumerate(class_names)}
@@ -234,6 +233,6 @@ def with_classes(source: Source, class_names: tuple[str, ...]) -> Source:
 
 
 def _listed(names: Sequence[str], word: str = "") -> str:
-    """The first ids, after a colon or other words; an empty string if there are none."""
+    """Return the first ids after a colon or other words, or an empty string if there are none."""
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return f"{word or ':'} {', '.join(names[:_SHOWN])}{more}" if names else ""
