@@ -1,70 +1,25 @@
-"""Measure networks and runtimes by one yardstick: each in a process of its own, all in turn."""
+"""Benchmark of networks and runtimes: one process for each, timed in turn."""
 
 from __future__ import annotations
 
 import os
-import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from imgrec.bench.candidates import Candidate
 from imgrec.bench.evaluation import Evaluated, evaluate_candidates, reference_of, scored
 from imgrec.bench.process import BenchProcess, MeasurementError
+from imgrec.bench.rows import CandidateMeasurement, Options, make_notes, make_row, runtime_versions, waiting_share
 from imgrec.errors import UserError
 from imgrec.export.runtimes.registry import check_device
-from imgrec.reports.bench.results import Bench, BenchRow, Latency, percentile
+from imgrec.reports.bench.results import Bench
 from imgrec.runs.environment import hardware
 
 ROUNDS = 10
-"""In each, every network is timed for a tenth of the budget: what slows the machine for a while slows all alike."""
-
-_BUSY = 0.1  # the share of waiting from which it is said
-_SPARSE = 0.02  # the share of zeros from which a row is called sparse
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a bench is made.
-
-    Attributes:
-        batches: the sizes that are timed.
-        threads: how many compute, on as many cores.
-        device: ``cpu`` or ``cuda``.
-        budget: seconds of timing for each row and batch size.
-        split: whose images: ``test`` or ``val``.
-        images: how many of them, chosen by their ids; all by default, and none at 0.
-    """
-
-    batches: Sequence[int] = (1, 32)
-    threads: int = 1
-    device: str = "cpu"
-    budget: float = 3.0
-    split: Literal["val", "test"] = "test"
-    images: int | None = None
-
-
-@dataclass
-class _Live:
-    """A candidate whose process is open, and what was measured so far."""
-
-    candidate: Candidate
-    process: BenchProcess | None = None
-    precision: str = "fp32"
-    batch_size: int | None = None
-    memory: int | None = None
-    rounds: dict[int, list[list[float]]] = field(default_factory=dict)
-    joules: float | None = None
-    computed: float = 0.0
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def evaluation_batch(self) -> int:
-        return self.batch_size or max(self.rounds, default=1)
+"""Number of rounds. Networks are timed in turn in each, so that a temporary load of the machine affects all."""
 
 
 def run_bench(
@@ -98,20 +53,20 @@ def run_bench(
     recorded, said = reference_of([each.candidate for each in live], evaluated, options.split, options.images)
     baseline = next((each for each in live if each.rounds), None)
     rows = tuple(
-        scored(_row(each, baseline, options), found, said, options.split)
+        scored(make_row(each, baseline, options), found, said, options.split)
         for each, found in zip(live, evaluated, strict=True)
     )
     machine = hardware()
     gpu = machine["gpus"][0]["name"] if options.device != "cpu" and machine["gpus"] else None
     reference = recorded or next((row.title for row in rows if row.accuracy is not None), "")
-    notes = _notes(rows, why, _waited(live) if options.device == "cpu" else 0.0)
+    notes = make_notes(rows, why, waiting_share(live) if options.device == "cpu" else 0.0)
     return Bench(
         rows=rows,
         reference=reference,
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
         processor=str(gpu or machine["cpu"]),
         threads=options.threads,
-        versions=_versions(candidates),
+        versions=runtime_versions(candidates),
         notes=notes,
     )
 
@@ -147,8 +102,8 @@ def _cores(options: Options) -> list[int] | None:
 
 def _open(
     candidate: Candidate, options: Options, cores: list[int] | None, stack: ExitStack, say: Callable[[str], None]
-) -> _Live:
-    live = _Live(candidate, precision=candidate.precision or "fp32")
+) -> CandidateMeasurement:
+    live = CandidateMeasurement(candidate, precision=candidate.precision or "fp32")
     if candidate.missing:
         live.notes.append(candidate.missing)
         return live
@@ -179,7 +134,7 @@ def _open(
 _ENERGY = "energy: "
 
 
-def _refuse_what_never_opens(live: Sequence[_Live]) -> None:
+def _refuse_what_never_opens(live: Sequence[CandidateMeasurement]) -> None:
     for source in dict.fromkeys(each.candidate.source for each in live):
         own = [each for each in live if each.candidate.source == source]
         if all(each.process is None and not each.candidate.missing for each in own):
@@ -188,7 +143,7 @@ def _refuse_what_never_opens(live: Sequence[_Live]) -> None:
         raise UserError("; ".join(dict.fromkeys(each.notes[0] for each in live)))
 
 
-def _warm(live: Sequence[_Live], options: Options, say: Callable[[str], None]) -> list[str]:
+def _warm(live: Sequence[CandidateMeasurement], options: Options, say: Callable[[str], None]) -> list[str]:
     """Call each network with each batch size; gives why energy is not measured, where it is not."""
     why: list[str] = []
     for each in live:
@@ -207,7 +162,7 @@ def _warm(live: Sequence[_Live], options: Options, say: Callable[[str], None]) -
     return list(dict.fromkeys(why))
 
 
-def _time(live: Sequence[_Live], options: Options, say: Callable[[str], None]) -> None:
+def _time(live: Sequence[CandidateMeasurement], options: Options, say: Callable[[str], None]) -> None:
     largest = max(options.batches)
     for number in range(ROUNDS):
         say(f"timing, round {number + 1} of {ROUNDS}")
@@ -228,7 +183,9 @@ def _time(live: Sequence[_Live], options: Options, say: Callable[[str], None]) -
                     each.joules = (each.joules or 0.0) + found["joules"]
 
 
-def _evaluate(live: Sequence[_Live], options: Options, work: Path, say: Callable[[str], None]) -> list[Evaluated]:
+def _evaluate(
+    live: Sequence[CandidateMeasurement], options: Options, work: Path, say: Callable[[str], None]
+) -> list[Evaluated]:
     def ask(place: int) -> Callable[[Path, Path], Any] | None:
         each = live[place]
         process, size = each.process, each.evaluation_batch
@@ -239,66 +196,3 @@ def _evaluate(live: Sequence[_Live], options: Options, work: Path, say: Callable
     candidates = [each.candidate for each in live]
     asks = [ask(place) for place in range(len(live))]
     return evaluate_candidates(candidates, asks, options.split, options.images, work, say)
-
-
-def _row(live: _Live, baseline: _Live | None, options: Options) -> BenchRow:
-    candidate, counts = live.candidate, live.candidate.counts or {}
-    latencies = []
-    for batch, rounds in sorted(live.rounds.items()):
-        calls = [seconds for each in rounds for seconds in each]
-        ratio = None
-        if baseline is not None and batch in baseline.rounds:
-            pairs = zip(baseline.rounds[batch], rounds, strict=False)
-            ratio = statistics.median(statistics.median(theirs) / statistics.median(own) for theirs, own in pairs)
-        latencies.append(Latency(batch, statistics.median(calls), percentile(calls, 0.95), len(calls), ratio))
-    largest = max(options.batches)
-    calls_of_largest = sum(map(len, live.rounds.get(largest, [])))
-    row = BenchRow(
-        candidate.name,
-        candidate.source,
-        candidate.runtime,
-        live.precision,
-        parameters=counts.get("parameters"),
-        nonzero=counts.get("nonzero"),
-        macs=counts.get("macs"),
-        bytes=counts.get("bytes"),
-        memory=live.memory if largest in live.rounds else None,
-        latencies=tuple(latencies),
-        note="; ".join(live.notes),
-    )
-    if largest in live.rounds:
-        row = replace(row, images_per_second=largest / latencies[-1].median)
-    if live.joules is not None and calls_of_largest:
-        row = replace(row, joules=live.joules / (calls_of_largest * largest))
-    return row
-
-
-def _versions(candidates: Sequence[Candidate]) -> str:
-    packages = {"compile": "torch"}
-    names = dict.fromkeys(packages.get(each.runtime, each.runtime) for each in candidates if not each.missing)
-    return ", ".join(f"{name} {version(name)}" for name in names)
-
-
-def _waited(live: Sequence[_Live]) -> float:
-    """The share of the timed seconds in which the calls did not compute: others had the core."""
-    timed = sum(seconds for each in live for rounds in each.rounds.values() for calls in rounds for seconds in calls)
-    return max(0.0, 1 - sum(each.computed for each in live) / timed) if timed else 0.0
-
-
-def _notes(rows: Sequence[BenchRow], why: Sequence[str], waited: float) -> tuple[str, ...]:
-    notes = []
-    if waited > _BUSY:
-        notes.append(
-            f"The machine was busy: {100 * waited:.0f} % of the timed seconds were spent on waiting for a core. "
-            "The latencies are longer than on an idle machine, and their ratios uncertain."
-        )
-    if any((row.zeros or 0) > _SPARSE for row in rows):
-        notes.append(
-            "Zeros are counted and are not a speed-up: a dense kernel multiplies them like other numbers. "
-            "What a row gains is in its measured latency alone."
-        )
-    if why and all(row.joules is None for row in rows):
-        notes.append(f"Energy was not measured ({'; '.join(why)}).")
-    if len({row.images for row in rows if row.images}) > 1:
-        notes.append("The accuracies are of different images: see the count of each.")
-    return tuple(notes)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from imgrec.trust import Trust, opening
 
 if TYPE_CHECKING:
-    from imgrec.bench.bench import Options
+    from imgrec.bench.rows import Options
     from imgrec.models import Classifier
     from imgrec.reports.bench.results import Bench
     from imgrec.types import DataFacts
@@ -51,7 +51,7 @@ def bench_runs(
         bench = imgrec.bench_runs("runs/digits/quickstart/20261121-143005", runtimes=["torch"], batches=[1])
         print(bench.rows[0].title)
     """
-    from imgrec.bench.bench import Options
+    from imgrec.bench.rows import Options
 
     options = Options(tuple(dict.fromkeys(batches)), threads, device, budget, split, images)
     with opening("bench", trust):

@@ -9,7 +9,7 @@ from typing import Any
 
 from imgrec.compress.pruning.targets import parse_target
 from imgrec.compress.pruning.targets import said as words
-from imgrec.compress.steps import STEPS, DropBlocks, Finetune, Mask, Prune, Qat, Quantize, Step
+from imgrec.compress.steps import STEPS, CompressionStep, DropResidualBlocks, Finetune, Mask, Prune, Qat, Quantize
 from imgrec.errors import UserError, suggestion
 from imgrec.registry import Spec
 
@@ -33,7 +33,7 @@ class Plan:
     """
 
     name: str
-    steps: tuple[Step, ...]
+    steps: tuple[CompressionStep, ...]
     max_drop: float | None = None
 
     @classmethod
@@ -129,7 +129,7 @@ def check_budget(max_drop: Any, where: str) -> None:
         raise UserError(f"{where}: max_drop: expected points of accuracy, 0 to 100, got {max_drop!r}")
 
 
-def check_order(steps: Sequence[Step], where: str = "plan") -> None:
+def check_order(steps: Sequence[CompressionStep], where: str = "plan") -> None:
     """Refuse steps whose order makes no sense, with the reason.
 
     Fine-tuning with nothing before it is accepted: it is the control of what the other steps do.
@@ -153,7 +153,7 @@ def check_order(steps: Sequence[Step], where: str = "plan") -> None:
             )
 
 
-def clash(before: Step, step: Step) -> str | None:
+def clash(before: CompressionStep, step: CompressionStep) -> str | None:
     """Why ``step`` cannot come anywhere after ``before``; ``None`` where it can."""
     if isinstance(before, Quantize):
         return _after_quantize(before, step)
@@ -161,13 +161,13 @@ def clash(before: Step, step: Step) -> str | None:
         return _after_qat(step)
     if isinstance(before, Mask):
         return _after_mask(before, step)
-    smaller = isinstance(step, Prune | DropBlocks) and isinstance(before, Prune | DropBlocks)
+    smaller = isinstance(step, Prune | DropResidualBlocks) and isinstance(before, Prune | DropResidualBlocks)
     if smaller:
         return _not_smaller(before, step)
     return None
 
 
-def _after_quantize(before: Quantize, step: Step) -> str | None:
+def _after_quantize(before: Quantize, step: CompressionStep) -> str | None:
     if not isinstance(step, Quantize):
         return "what is exported is neither trained nor pruned any more; quantize comes last."
     if (before.to, before.runtime) == (step.to, step.runtime):
@@ -175,8 +175,8 @@ def _after_quantize(before: Quantize, step: Step) -> str | None:
     return None
 
 
-def _after_qat(step: Step) -> str | None:
-    if isinstance(step, Prune | DropBlocks):
+def _after_qat(step: CompressionStep) -> str | None:
+    if isinstance(step, Prune | DropResidualBlocks):
         return "the scales of int8 were learnt for the layers as they are; prune first."
     if isinstance(step, Mask):
         return "the weights were trained for int8 as they are; mask first, the zeros stay while qat trains."
@@ -187,8 +187,8 @@ def _after_qat(step: Step) -> str | None:
     return None
 
 
-def _after_mask(before: Mask, step: Step) -> str | None:
-    if isinstance(step, Prune | DropBlocks):
+def _after_mask(before: Mask, step: CompressionStep) -> str | None:
+    if isinstance(step, Prune | DropResidualBlocks):
         return "the masks are of the layers as they are, and would be lost; prune first."
     if isinstance(step, Mask) and not (before.pattern or step.pattern) and step.sparsity <= before.sparsity:
         return f"{100 * before.sparsity:g} % of the weights are zero already."

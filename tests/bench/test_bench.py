@@ -19,10 +19,11 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score
 from torch import Tensor, nn
 
-from imgrec.bench.bench import Options, check_options, run_bench
+from imgrec.bench.bench import check_options, run_bench
 from imgrec.bench.candidates import Candidate, find_candidates
 from imgrec.bench.evaluation import Evaluated, choose, evaluate_candidates, reference_of, scored
 from imgrec.bench.process import BenchProcess, MeasurementError
+from imgrec.bench.rows import Options
 from imgrec.errors import UserError
 from imgrec.export import load_model_folder
 from imgrec.export.export_folder import Export, export_aside, read_export, write_description

@@ -77,10 +77,10 @@ def test_a_file_from_elsewhere_has_a_latency_and_says_what_it_lacks(cli: Cli, tm
     assert anything.accuracy is None
     assert anything.note == "no accuracy: the file does not say what it was trained on"
     assert [latency.batch for latency in fixed.latencies] == [2]
-    assert "batch 1: the network takes batches of 2 only, and was given one of 1" in fixed.note
+    assert "batch 1: images: expected a batch of 2, got 1" in fixed.note
     assert wide.latencies == ()
     assert "accepts images of any size" in wide.note
-    assert "fixed.onnx, onnxruntime fp32: batch 1: the network takes batches of 2 only" in done.stdout
+    assert "fixed.onnx, onnxruntime fp32: batch 1: images: expected a batch of 2" in done.stdout
     assert not list(tmp_path.glob("**/bench.csv"))
 
 

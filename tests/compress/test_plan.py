@@ -34,7 +34,7 @@ def test_a_plan_is_named_by_its_steps_and_says_itself_again(steps: list[Any], na
     assert plan.name == name
     assert Plan.of(plan.to_specs()) == plan
     assert [spec["name"] for spec in plan.to_specs()] == [s if isinstance(s, str) else s["name"] for s in steps]
-    assert all(step.said for step in plan.steps)
+    assert all(step.description for step in plan.steps)
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from imgrec.compress.pruning.rounds import Rounds
+from imgrec.compress.pruning.schedule import Rounds
 from imgrec.errors import UserError
 
 
 def test_rounds_are_evenly_apart_and_end_where_they_should() -> None:
-    assert Rounds(0.1, 0.5, 5).at(1000) == [100, 200, 300, 400, 500]
-    assert Rounds(0.0, 0.9, 2).at(10) == [0, 9]
-    assert Rounds(0.25, rounds=1).at(10) == [2]
+    assert Rounds(0.1, 0.5, 5).steps_of(1000) == [100, 200, 300, 400, 500]
+    assert Rounds(0.0, 0.9, 2).steps_of(10) == [0, 9]
+    assert Rounds(0.25, rounds=1).steps_of(10) == [2]
     assert Rounds(0.25, rounds=1).last == 0.25
     assert Rounds(0.1, 0.5, 5).last == 0.5
 
@@ -20,7 +20,7 @@ def test_rounds_are_evenly_apart_and_end_where_they_should() -> None:
 @pytest.mark.parametrize("target", [0.1, 0.47, 0.9])
 def test_every_round_takes_as_much_and_the_last_reaches_the_target(target: float) -> None:
     rounds = Rounds(rounds=4)
-    parts = [rounds.part(number, target) for number in range(5)]
+    parts = [rounds.remaining(number, target) for number in range(5)]
     assert parts[0] == 1
     assert parts[-1] == pytest.approx(target)
     assert [a - b for a, b in pairwise(parts)] == pytest.approx([(1 - target) / 4] * 4)
@@ -32,7 +32,7 @@ def test_every_round_takes_as_much_and_the_last_reaches_the_target(target: float
         ({"rounds": 0}, "`rounds` is 1 or more, got 0"),
         ({"start": 1.0}, "`start` is a fraction of training, from 0 to below 1, got 1.0"),
         ({"end": -0.5}, "`end` is a fraction of training"),
-        ({"start": 0.5, "end": 0.5}, "`start` comes before `end` where there are several rounds"),
+        ({"start": 0.5, "end": 0.5}, "`start` comes before `end` if there are several rounds"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -43,4 +43,4 @@ def test_numbers_that_cannot_be_are_refused(arguments: dict[str, Any], message: 
 @pytest.mark.parametrize(("rounds", "steps"), [(Rounds(0.1, 0.5, 5), 8), (Rounds(0.9, rounds=1), 1)])
 def test_too_few_steps_are_refused(rounds: Rounds, steps: int) -> None:
     with pytest.raises(UserError, match=f"of {steps} steps leave none for training after each"):
-        rounds.at(steps)
+        rounds.steps_of(steps)

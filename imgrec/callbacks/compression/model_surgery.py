@@ -20,14 +20,14 @@ from imgrec.models import set_channels_last
 from imgrec.models.utils.forward import preserve_modes
 from imgrec.tasks.callback import imgrec_callbacks
 
-Surgery = Callable[[nn.Module], Mapping[str, Tensor]]
+SurgeryFn = Callable[[nn.Module], Mapping[str, Tensor]]
 """Changes a network in place. Parameters stay the objects that they were, with other data, or are gone.
 
 Gives, for each parameter and buffer that was cut, int64 indices into the flattened old one, in the new shape.
 """
 
 
-def operate(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: Surgery) -> None:
+def apply_surgery(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: SurgeryFn) -> None:
     """Have the network of a task operated on between two optimizer steps, so that the next one goes on from there.
 
     - The optimizer keeps its groups, its learning rates and its schedule; momentum and moments are cut as the weights.

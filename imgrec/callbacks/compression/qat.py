@@ -17,7 +17,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from imgrec.callbacks.augmentation import ImageSizeSchedule
-from imgrec.callbacks.compression.model_surgery import operate
+from imgrec.callbacks.compression.model_surgery import apply_surgery
 from imgrec.callbacks.compression.structured_pruning import StructuredPruning
 from imgrec.callbacks.monitoring.layer_statistics import LayerStatistics
 from imgrec.callbacks.recording.current_run import run_folder
@@ -168,7 +168,7 @@ class QAT(Callback):
         task: Any = pl_module
         step, (first, bounds, norms) = trainer.global_step, self._steps
         if step >= first and not isinstance(task.model, QuantizedClassifier):
-            operate(trainer, pl_module, lambda model: self._swap(task, model, batch.images))
+            apply_surgery(trainer, pl_module, lambda model: self._swap(task, model, batch.images))
             trainer.print(
                 f"quantization-aware from step {step} on: {len(task.model.ranges)} tensors are rounded to int8"
             )

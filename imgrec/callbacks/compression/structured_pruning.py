@@ -12,7 +12,7 @@ from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from imgrec.callbacks.compression.model_surgery import operate
+from imgrec.callbacks.compression.model_surgery import apply_surgery
 from imgrec.callbacks.recording.current_run import run_folder
 from imgrec.compress.pruning.blocks import drop_blocks
 from imgrec.compress.pruning.channel_importance import ChannelCriterion
@@ -20,7 +20,7 @@ from imgrec.compress.pruning.channel_search import ChannelPruning, RoundTo, Scop
 from imgrec.compress.pruning.channels import prune_channels
 from imgrec.compress.pruning.dependency_graph import Attention
 from imgrec.compress.pruning.optimizer_state import check_states
-from imgrec.compress.pruning.rounds import Rounds
+from imgrec.compress.pruning.schedule import Rounds
 from imgrec.compress.pruning.targets import CostKind, cost_of, parse_target
 from imgrec.compress.surgery import surgical_copy
 from imgrec.errors import UserError
@@ -199,7 +199,7 @@ class StructuredPruning(Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return [int(self.how.importance == "taylor")]  # a rehearsal
         try:
-            found = self.rounds.at(int(steps))
+            found = self.rounds.steps_of(int(steps))
         except UserError as error:
             raise UserError(f"StructuredPruning: {error}") from error
         if self.how.importance == "taylor" and found[0] == 0:
@@ -249,7 +249,7 @@ class StructuredPruning(Callback):
         seen = None
         if self.depth is not None and number == 1:
             seen = trainer.strategy.broadcast(batch.images)  # all processes look at the same ones
-        operate(trainer, pl_module, lambda model: self._prune(model, pl_module, number, seen))
+        apply_surgery(trainer, pl_module, lambda model: self._prune(model, pl_module, number, seen))
         self._done, self._gradients = number, {}
         self._left = self._costs(pl_module, *_WORDS)
         figures = {f"train/{name}": self._left[name] for name in _WORDS} | {"epoch": trainer.current_epoch}
@@ -268,7 +268,7 @@ class StructuredPruning(Callback):
         report = prune_channels(
             model,
             _images(pl_module),
-            {self.kind: self.rounds.part(number, self.share)},
+            {self.kind: self.rounds.remaining(number, self.share)},
             how,
             gradients=self._gradients if self.how.importance == "taylor" else None,
             dense=self._first[self.kind],

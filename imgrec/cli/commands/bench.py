@@ -67,7 +67,7 @@ def run(command: str, words: list[str]) -> int:
     if arguments.picture is not None and Path(arguments.picture).suffix not in _PICTURES:
         raise UserError(f"--picture {arguments.picture}: expected a name that ends in {', '.join(_PICTURES)}")
 
-    from imgrec.bench.bench import Options
+    from imgrec.bench.rows import Options
     from imgrec.bench.run import measure_sources
     from imgrec.reports.bench.results import BENCH, write_bench
 

@@ -17,7 +17,7 @@ from imgrec.compress.quantization.fake_quantize import (
     whole_weights,
 )
 from imgrec.compress.quantization.qat import QuantizedClassifier
-from imgrec.compress.quantization.quantizer_placement import NORM, WEIGHTED, norm_after, passes
+from imgrec.compress.quantization.quantizer_placement import NORM, WEIGHTED, norm_after, preserves_quantization
 from imgrec.compress.quantization.tracing import Program, is_buffer_update
 from imgrec.compress.surgery import surgery_of
 from imgrec.models import Classifier
@@ -106,7 +106,7 @@ class _Conversion:
             self.graph.erase_node(node)
         elif is_buffer_update(node):
             self.graph.erase_node(node)
-        elif passes(node) and _input(node) in self._steps:
+        elif preserves_quantization(node) and _input(node) in self._steps:
             # the runtime wants whole numbers on both sides of what moves them
             self._whole(node, *self._steps[_input(node)])
 

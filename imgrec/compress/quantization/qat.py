@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from imgrec.compress.quantization.fake_quantize import ActivationRange, Watching, fake_weight
-from imgrec.compress.quantization.quantizer_placement import places_of
+from imgrec.compress.quantization.quantizer_placement import place_quantizers
 from imgrec.compress.quantization.tracing import Program, layer_of, trace
 from imgrec.compress.surgery import note_step, refuse_parametrized, surgery_of, surgical
 from imgrec.errors import UserError
@@ -29,7 +29,7 @@ class QuantizedClassifier(Classifier):
     not called.
 
     What is rounded is what ONNX Runtime has int8 kernels for, see
-    :func:`imgrec.compress.quantization.quantizer_placement.places_of`; the
+    :func:`imgrec.compress.quantization.quantizer_placement.place_quantizers`; the
     pass through it is in float32, under automatic mixed precision, too.
 
     Args:
@@ -52,7 +52,7 @@ class QuantizedClassifier(Classifier):
             )
         refuse_parametrized(classifier)
         graph, constants = trace(classifier, channels, image_size)
-        places = places_of(graph)
+        places = place_quantizers(graph)
         if not places.layers:
             why = next(iter(places.left.values()), "it has no convolution and no linear layer")
             raise UserError(f"the network has no layer that can be quantized: {why}")

@@ -48,7 +48,7 @@ _PASSES = (
 
 
 @dataclass(frozen=True)
-class Places:
+class QuantizerPlacement:
     """What is rounded in a graph.
 
     Attributes:
@@ -62,7 +62,7 @@ class Places:
     left: dict[str, str]
 
 
-def places_of(graph: fx.Graph) -> Places:
+def place_quantizers(graph: fx.Graph) -> QuantizerPlacement:
     """Find what is rounded in ``graph``, as :func:`imgrec.compress.quantization.tracing.trace` gives it.
 
     Weights of convolutions and linear layers are, with what goes into them; what comes out of convolutions, after the
@@ -92,10 +92,10 @@ def places_of(graph: fx.Graph) -> Places:
             found[_end(node)] = None
         elif node.target in _POOLS and _of_maps(node):
             found |= {_source(node.args[0]): None, node: None}
-    return Places(tuple(layers), tuple(node for node in graph.nodes if node in found), left)
+    return QuantizerPlacement(tuple(layers), tuple(node for node in graph.nodes if node in found), left)
 
 
-def passes(node: fx.Node) -> bool:
+def preserves_quantization(node: fx.Node) -> bool:
     """Whether a node gives what it was given: rounded values stay rounded."""
     return node.op == "call_function" and node.target in _PASSES
 
@@ -113,7 +113,7 @@ def _is_own_weight(weight: Any, layer: fx.Node) -> bool:
 
 def _source(node: Any) -> fx.Node:
     """The node that made the values."""
-    while passes(node):
+    while preserves_quantization(node):
         node = node.args[0]
     found: fx.Node = node
     return found

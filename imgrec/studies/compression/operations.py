@@ -16,7 +16,7 @@ from imgrec.compress.pruning.channels import prune_channels
 from imgrec.compress.pruning.masks import apply_masks, keep_best, n_of_m, sparsity_of
 from imgrec.compress.pruning.targets import cost_of, parse_target, share_of
 from imgrec.compress.pruning.weight_importance import score
-from imgrec.compress.steps import DropBlocks, Mask, Prune, Step
+from imgrec.compress.steps import CompressionStep, DropResidualBlocks, Mask, Prune
 from imgrec.export import Loaded
 from imgrec.models import Classifier
 from imgrec.types import Batch
@@ -38,7 +38,7 @@ class Operations:
         self.data = data
         self.dense = dense
 
-    def apply(self, step: Step, loaded: Loaded) -> dict[str, Any]:
+    def apply(self, step: CompressionStep, loaded: Loaded) -> dict[str, Any]:
         """Carry out a step on a network, in place; gives what is to be kept of it in words and figures.
 
         Raises:
@@ -47,11 +47,11 @@ class Operations:
         network = loaded.classifier
         if isinstance(step, Mask):
             return {"said": mask_weights(network, step)}
-        assert isinstance(step, Prune | DropBlocks)
+        assert isinstance(step, Prune | DropResidualBlocks)
         dense, start = self.scale(network, step.target)
         batches, said = self.batches, {}
         if isinstance(step, Prune):
-            pruned = prune_channels(network, self.images, step.target, step.how, batches, dense=dense, start=start)
+            pruned = prune_channels(network, self.images, step.target, step.config, batches, dense=dense, start=start)
             said = {"said": str(pruned), "skipped": pruned.skipped}
         else:
             importance = step.importance
@@ -101,12 +101,12 @@ class Operations:
 @torch.no_grad()
 def mask_weights(classifier: Classifier, step: Mask) -> str:
     """Set the weights of a network to zero that matter least, by magnitude or at random; says what became of it."""
-    weights, _ = step.how.layers(classifier)
+    weights, _ = step.config.layers(classifier)
     generator = position_generator(run_seed(), "mask") if step.criterion == "random" else None
     scores = score(weights, step.criterion, generator=generator)
-    if step.how.pattern is None:
+    if step.config.pattern is None:
         masks = keep_best(scores, step.sparsity, step.scope)
     else:
-        masks = {name: n_of_m(value, *step.how.pattern) for name, value in scores.items()}
+        masks = {name: n_of_m(value, *step.config.pattern) for name, value in scores.items()}
     apply_masks(weights, masks)
     return f"{100 * sparsity_of(weights):.1f} % of the weights of {len(weights)} layers are zero"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imgrec.compress.plan import Plan
-from imgrec.compress.steps import Mask, Quantize, Step, Training
+from imgrec.compress.steps import CompressionStep, Mask, Quantize, Training
 
 OWN = "."
 """The place of the last network of a plan: the variant's own run folder."""
@@ -23,7 +23,7 @@ class Stage:
         held: whether they are there already.
     """
 
-    step: Step
+    step: CompressionStep
     place: str
     mask: Mask | None = None
     held: bool = False
@@ -32,8 +32,8 @@ class Stage:
     def said(self) -> str:
         """What it does, in a line."""
         if self.mask is None:
-            return self.step.said
-        return f"{self.step.said}, {'with its zeros held' if self.held else self.mask.said}"
+            return self.step.description
+        return f"{self.step.description}, {'with its zeros held' if self.held else self.mask.description}"
 
     def folder(self, variant: Path) -> Path:
         """Where its network stands: a run folder where it trains, else a model folder."""

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 
 from imgrec.compress.plan import Plan, clash
-from imgrec.compress.steps import Prune, Qat, Quantize, Step, Training
+from imgrec.compress.steps import CompressionStep, Prune, Qat, Quantize, Training
 from imgrec.compress.surgery import surgery_of
 from imgrec.errors import UserError
 from imgrec.export import Loaded, read_model_folder, read_origin, save_model_folder
@@ -37,7 +37,7 @@ from imgrec.utils.terminal import print
 Train = Callable[[Path, Config], bool]
 """Trains what a config says in a folder, or goes on there; false where it was stopped before its end."""
 
-_NEEDED: dict[type[Step], tuple[tuple[str, str], ...]] = {
+_NEEDED: dict[type[CompressionStep], tuple[tuple[str, str], ...]] = {
     Prune: (("torch_pruning", "compress"),),
     Qat: (("onnx", "export"), ("onnxruntime", "export")),
 }
@@ -194,7 +194,7 @@ class Compression:
                 self.say(f"  not pruned: {layer}: {why}")
             self.say(f"  {done['said']}")
             folder.parent.mkdir(parents=True, exist_ok=True)
-            card = f"Made from {self.parent.name}: {stage.step.said}.\n"
+            card = f"Made from {self.parent.name}: {stage.step.description}.\n"
             save_model_folder(folder, loaded.classifier, loaded.specs, loaded.facts, card=card)
 
     def _quantize(self, step: Quantize, stages: Sequence[Stage], variant: RunFolder) -> None:
@@ -224,7 +224,11 @@ class Compression:
                 update_summary(variant, {"export": product.relative_to(variant.path).as_posix()})
             update_summary(variant, {"status": "finished", "parameters": here["parameters"]})
             difference = difference_to_parent(variant, self.parent.run, here, before, product)
-            done = {"parent": self.parent.name, "variant": plan.name, "steps": [step.said for step in plan.steps]}
+            done = {
+                "parent": self.parent.name,
+                "variant": plan.name,
+                "steps": [step.description for step in plan.steps],
+            }
             runtime, precision = _runtime(exports[-1] if exports else None)
             latency = latency_beside(product or loaded, self.dense, self.operations.images, runtime, precision)
             update_summary(variant, {KEY: {**done, **difference, "latency": latency}})
@@ -262,7 +266,7 @@ class Compression:
         return {"experiment": experiment, "runs": root, **config}
 
 
-def needed(step: Step) -> tuple[tuple[str, str], ...]:
+def needed(step: CompressionStep) -> tuple[tuple[str, str], ...]:
     """The packages that a step needs, each with the extra that brings it."""
     return needed_to_quantize(step.to, step.runtime) if isinstance(step, Quantize) else _NEEDED.get(type(step), ())
 
