@@ -26,7 +26,7 @@ from imgrec.models import (
 from imgrec.models.backbones.cifar_resnet import CifarResNet
 from imgrec.models.edits.separable import nearest_separable
 from imgrec.models.utils.activations import activation_of
-from imgrec.models.utils.probe import try_out
+from imgrec.models.utils.probe import probe
 
 
 def small() -> nn.Module:
@@ -80,7 +80,7 @@ def test_attention_stands_at_every_residual_branch_or_where_it_is_told_to(kind: 
         *("bn1", "stages.0", "stages.1", "stages.2")
     ]
     changed = kind(after="features.10", image_size=64)(built("torchvision/vgg11"))
-    assert try_out(changed, 3, 64).given[f"features.10.{kind.key}"].is_map
+    assert probe(changed, 3, 64).outputs[f"features.10.{kind.key}"].is_map
 
 
 def test_attention_is_refused_where_there_are_no_maps_or_no_branches() -> None:
@@ -237,7 +237,7 @@ def test_a_blur_keeps_all_weights_and_all_sizes() -> None:
     for name in ("resnet18", "efficientnet_b0"):
         plain, changed = built(name), BlurPool(image_size=64)(built(name))
         assert [p.shape for p in plain.parameters()] == [p.shape for p in changed.parameters()]
-        assert try_out(changed, 3, 64).given[""].shape == try_out(plain, 3, 64).given[""].shape
+        assert probe(changed, 3, 64).outputs[""].shape == probe(plain, 3, 64).outputs[""].shape
         first = next(m for m in changed.modules() if isinstance(m, nn.Conv2d))
         assert first.stride == (2, 2)
     with pytest.raises(UserError, match="no convolution or maximum pool that halves"):

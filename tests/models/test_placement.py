@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from imgrec.errors import UserError
-from imgrec.models.edits.placement import choose_layers, put_in_place
+from imgrec.models.edits.placement import replace_modules, select_layers
 
 
 def is_relu(_: str, module: nn.Module) -> bool:
@@ -21,24 +21,24 @@ def network() -> nn.Sequential:
 
 
 def test_a_pattern_may_name_what_holds_a_layer_and_where_the_classifier_has_it(network: nn.Sequential) -> None:
-    assert list(choose_layers(network, None, is_relu, "ReLU")) == ["0.1", "1.0"]
-    assert list(choose_layers(network, "1", is_relu, "ReLU")) == ["1.0"]
-    assert list(choose_layers(network, ["backbone.network.0", "1.*"], is_relu, "ReLU")) == ["0.1", "1.0"]
+    assert list(select_layers(network, None, is_relu, "ReLU")) == ["0.1", "1.0"]
+    assert list(select_layers(network, "1", is_relu, "ReLU")) == ["1.0"]
+    assert list(select_layers(network, ["backbone.network.0", "1.*"], is_relu, "ReLU")) == ["0.1", "1.0"]
 
 
 def test_a_pattern_that_means_nothing_is_refused(network: nn.Sequential) -> None:
     with pytest.raises(UserError, match=r'pattern "2" matches no layer.*The network\'s: 0, 0.0, 0.1, 1'):
-        choose_layers(network, ["0", "2"], is_relu, "ReLU")
+        select_layers(network, ["0", "2"], is_relu, "ReLU")
     with pytest.raises(UserError, match=r'pattern "0.0" matches no ReLU; the network\'s: 0.1, 1.0'):
-        choose_layers(network, "0.0", is_relu, "ReLU")
+        select_layers(network, "0.0", is_relu, "ReLU")
     with pytest.raises(UserError, match="the network has no blur"):
-        choose_layers(network, None, lambda _n, _m: False, "blur")
+        select_layers(network, None, lambda _n, _m: False, "blur")
 
 
 def test_a_layer_that_stands_in_two_places_is_replaced_in_both() -> None:
     shared = nn.ReLU()
     network = nn.Sequential(shared, nn.Sequential(nn.Linear(1, 1), shared))
-    changed: Any = put_in_place(network, {shared: nn.SiLU()})
+    changed: Any = replace_modules(network, {shared: nn.SiLU()})
     assert changed[1][1] is changed[0]
     assert isinstance(changed[0], nn.SiLU)
     assert network is changed
@@ -46,7 +46,7 @@ def test_a_layer_that_stands_in_two_places_is_replaced_in_both() -> None:
 
 def test_the_whole_network_may_be_replaced_by_what_holds_it() -> None:
     network = nn.Linear(1, 1).eval()
-    changed: Any = put_in_place(network, {network: nn.Sequential(network)})
+    changed: Any = replace_modules(network, {network: nn.Sequential(network)})
     assert isinstance(changed, nn.Sequential)
     assert changed[0] is network
     assert not changed.training

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.models import BACKBONES
-from imgrec.models.utils.probe import Branch, try_out
+from imgrec.models.utils.probe import ResidualBranch, probe
 
 
 def network(name: str, **arguments: object) -> nn.Module:
@@ -36,29 +36,29 @@ RESIDUAL = {
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_the_residual_branches_of_a_network_are_all_found(name: str) -> None:
     count, end, last, maps = RESIDUAL[name]
-    trial = try_out(network(name), 3, 64)
-    assert len(trial.branches) == count
-    assert (trial.branches[0].end, trial.branches[0].last) == (end, last)
-    assert trial.given[end].is_map == maps
+    probed = probe(network(name), 3, 64)
+    assert len(probed.branches) == count
+    assert (probed.branches[0].end, probed.branches[0].last) == (end, last)
+    assert probed.outputs[end].is_map == maps
 
 
 @pytest.mark.parametrize("name", ["torchvision/vgg11", "torchvision/densenet121", "torchvision/squeezenet1_1"])
 def test_a_network_that_adds_nothing_has_none(name: str) -> None:
-    assert try_out(network(name), 3, 64).branches == []
+    assert probe(network(name), 3, 64).branches == []
 
 
 def test_streams_that_are_fused_are_no_residual_branches() -> None:
-    ends = [branch.end or "" for branch in try_out(network("hrnet_w18_small"), 3, 64).branches]
+    ends = [branch.end or "" for branch in probe(network("hrnet_w18_small"), 3, 64).branches]
     assert ends
     assert not any("fuse" in end for end in ends)
 
 
 def test_channels_are_told_from_places() -> None:
-    given = try_out(network("swin_tiny_patch4_window7_224", window_size=4), 3, 64).given
+    given = probe(network("swin_tiny_patch4_window7_224", window_size=4), 3, 64).outputs
     assert given["layers.0.blocks.0.norm1"].channels == 3  # (N, H, W, C)
     assert not given["layers.0.blocks.0.norm1"].is_map
     assert given["patch_embed.proj"].is_map
-    convolved = try_out(network("convnext_atto"), 3, 64).given
+    convolved = probe(network("convnext_atto"), 3, 64).outputs
     assert convolved["stages.0.blocks.0.norm"].is_map  # a layer normalization that permutes, and permutes back
 
 
@@ -79,10 +79,14 @@ class Odd(nn.Module):
 
 
 def test_what_no_single_layer_ends_is_said_to_have_no_end() -> None:
-    trial = try_out(Odd(), 3, 4)
-    assert trial.branches == [Branch(None, None, None), Branch(None, None, "two"), Branch(None, None, None)]
-    assert trial.functions == [("relu", "")]
-    assert trial.given["two"].calls == 2
+    probed = probe(Odd(), 3, 4)
+    assert probed.branches == [
+        ResidualBranch(None, None, None),
+        ResidualBranch(None, None, "two"),
+        ResidualBranch(None, None, None),
+    ]
+    assert probed.functions == [("relu", "")]
+    assert probed.outputs["two"].calls == 2
 
 
 def test_a_trial_leaves_the_network_and_the_draws_as_they_were() -> None:
@@ -91,7 +95,7 @@ def test_a_trial_leaves_the_network_and_the_draws_as_they_were() -> None:
     tried[1].eval()
     kept = {name: value.clone() for name, value in tried.state_dict().items()}
     before = torch.random.get_rng_state()
-    try_out(tried, 3, 8)
+    probe(tried, 3, 8)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert [module.training for module in tried] == [True, False, True, True]
     assert all(torch.equal(value, kept[name]) for name, value in tried.state_dict().items())
@@ -100,4 +104,4 @@ def test_a_trial_leaves_the_network_and_the_draws_as_they_were() -> None:
 
 def test_images_that_a_network_cannot_take_are_refused() -> None:
     with pytest.raises(UserError, match=r"cannot take images of 2 x 2 pixels with 3 channel\(s\)"):
-        try_out(nn.Sequential(nn.Conv2d(3, 4, 5)), 3, 2)
+        probe(nn.Sequential(nn.Conv2d(3, 4, 5)), 3, 2)

@@ -8,11 +8,11 @@ from torch import nn
 
 from imgrec.errors import UserError
 from imgrec.models.edits.base import EDITS, Edit
-from imgrec.models.edits.placement import choose_layers, put_in_place, refuse_layers
+from imgrec.models.edits.placement import refuse_layers, replace_modules, select_layers
 from imgrec.models.utils.activations import Activation, activation_of, make_activation
 from imgrec.models.utils.layers import SHORT
 from imgrec.models.utils.patterns import Scope, in_scope
-from imgrec.models.utils.probe import try_out
+from imgrec.models.utils.probe import probe
 
 _GATES = ("sigmoid", "hardsigmoid")
 
@@ -65,11 +65,11 @@ class SwapActivation(Edit):
     def __call__(self, network: nn.Module) -> nn.Module:
         """The network with the other activations."""
         kind = " or ".join(self.only) + " layer" if self.only else "activation layer"
-        chosen = choose_layers(network, self.scope, lambda _, module: self._wanted(activation_of(module)), kind)
+        chosen = select_layers(network, self.scope, lambda _, module: self._wanted(activation_of(module)), kind)
         modules = dict(network.named_modules())
         called = {
             name: function
-            for function, name in try_out(network, *self.images).functions
+            for function, name in probe(network, *self.images).functions
             if activation_of(modules[name]) is None
             and self._wanted(function.rstrip("_"))
             and in_scope(SHORT + name, self.scope)
@@ -79,7 +79,7 @@ class SwapActivation(Edit):
             "activation layer",
             "the activation there is a function that the network's code calls, and no layer that can be swapped",
         )
-        return put_in_place(network, {old: make_activation(self.to) for old in chosen.values()})
+        return replace_modules(network, {old: make_activation(self.to) for old in chosen.values()})
 
     def _wanted(self, name: str | None) -> bool:
         return name is not None and (name in self.only if self.only else name not in _GATES)

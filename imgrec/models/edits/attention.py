@@ -12,8 +12,7 @@ from torch import nn
 
 from imgrec.errors import UserError
 from imgrec.models.edits.base import EDITS, Edit
-from imgrec.models.edits.edits_branches import choose_ends, put_behind
-from imgrec.models.edits.placement import refuse_layers
+from imgrec.models.edits.placement import find_branch_ends, insert_after, refuse_layers
 from imgrec.models.utils.patterns import Scope
 
 _DIVISOR = 8
@@ -43,14 +42,14 @@ class Attention(Edit):
 
     def __call__(self, network: nn.Module) -> nn.Module:
         """The network with the attention."""
-        ends = choose_ends(network, self.scope, self.after, *self.images)
+        ends = find_branch_ends(network, self.scope, self.after, *self.images)
         refuse_layers(
             [name for name, given in ends.items() if not given.is_map],
             "layer",
             "what comes out there is no map, (N, C, H, W), whose channels could be weighed",
             "after" if self.after is not None else "scope",
         )
-        return put_behind(network, {name: self.layer(given.shape[1]) for name, given in ends.items()}, self.key)
+        return insert_after(network, {name: self.layer(given.shape[1]) for name, given in ends.items()}, self.key)
 
 
 @EDITS.register("se")

@@ -9,9 +9,9 @@ from timm.layers.blur_pool import BlurPool2d
 from torch import nn
 
 from imgrec.models.edits.base import EDITS, Edit
-from imgrec.models.edits.placement import choose_layers, put_in_place, refuse_layers
+from imgrec.models.edits.placement import refuse_layers, replace_modules, select_layers
 from imgrec.models.utils.patterns import Scope
-from imgrec.models.utils.probe import try_out
+from imgrec.models.utils.probe import probe
 
 
 @EDITS.register("blur_pool")
@@ -53,10 +53,10 @@ class BlurPool(Edit):
         def wanted(name: str, module: nn.Module) -> bool:
             return _halves(module) and (self.scope is not None or name != first)
 
-        chosen = choose_layers(network, self.scope, wanted, "convolution or maximum pool that halves its maps")
-        before = try_out(network, *self.images).given
-        changed = put_in_place(network, {old: self._blurred(old) for old in chosen.values()})
-        after = try_out(changed, *self.images).given
+        chosen = select_layers(network, self.scope, wanted, "convolution or maximum pool that halves its maps")
+        before = probe(network, *self.images).outputs
+        changed = replace_modules(network, {old: self._blurred(old) for old in chosen.values()})
+        after = probe(changed, *self.images).outputs
         refuse_layers(
             [name for name in chosen if name in before and before[name].shape != after[name].shape],
             "layer",

@@ -12,8 +12,7 @@ from torchvision.ops import StochasticDepth
 from imgrec.errors import UserError
 from imgrec.models.edits.base import EDITS, Edit
 from imgrec.models.edits.drop_block import DropBlock
-from imgrec.models.edits.edits_branches import choose_ends, put_behind
-from imgrec.models.edits.placement import refuse_layers
+from imgrec.models.edits.placement import find_branch_ends, insert_after, refuse_layers
 from imgrec.models.utils.patterns import Scope
 
 
@@ -60,7 +59,7 @@ class Dropping(Edit):
 
     def __call__(self, network: nn.Module) -> nn.Module:
         """The network with the dropping."""
-        ends = choose_ends(network, self.scope, self.after, *self.images, slots=True)
+        ends = find_branch_ends(network, self.scope, self.after, *self.images, slots=True)
         if self.maps_only:
             refuse_layers(
                 [name for name, given in ends.items() if not given.is_map],
@@ -69,7 +68,7 @@ class Dropping(Edit):
                 "after" if self.after is not None else "scope",
             )
         layers = {name: self.layer((i + 1) / len(ends)) for i, name in enumerate(ends)}
-        return put_behind(network, layers, self.key)
+        return insert_after(network, layers, self.key)
 
 
 @EDITS.register("dropout")

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from imgrec.errors import UserError
 from imgrec.models.edits.base import EDITS, Edit
-from imgrec.models.edits.placement import choose_layers
+from imgrec.models.edits.placement import select_layers
 from imgrec.models.utils.patterns import Scope, scope_names
 from imgrec.models.utils.simplify import fold_weights
 
@@ -99,7 +99,7 @@ class LoRA(Edit):
 
     def __call__(self, network: nn.Module) -> nn.Module:
         """The network with the changes; of all that it had, only what ``train`` means has a gradient."""
-        layers = choose_layers(
+        layers = select_layers(
             network,
             self.scope,
             lambda _, module: isinstance(module, _LAYERS) and not parametrize.is_parametrized(module, "weight"),

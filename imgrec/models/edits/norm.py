@@ -14,9 +14,9 @@ from torch import nn
 
 from imgrec.errors import UserError
 from imgrec.models.edits.base import EDITS, Edit
-from imgrec.models.edits.placement import choose_layers, put_in_place, refuse_layers
+from imgrec.models.edits.placement import refuse_layers, replace_modules, select_layers
 from imgrec.models.utils.patterns import Scope
-from imgrec.models.utils.probe import Given, try_out
+from imgrec.models.utils.probe import LayerOutput, probe
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, RmsNorm, RmsNorm2d)
 
@@ -94,15 +94,15 @@ class SwapNorm(Edit):
 
     def __call__(self, network: nn.Module) -> nn.Module:
         """The network with the other normalization."""
-        chosen = choose_layers(network, self.scope, lambda _, m: isinstance(m, _NORMS), "normalization layer")
-        given = try_out(network, *self.images).given
+        chosen = select_layers(network, self.scope, lambda _, m: isinstance(m, _NORMS), "normalization layer")
+        given = probe(network, *self.images).outputs
         refuse_layers(
             [name for name in chosen if name in given and not given[name].is_map],
             "normalization layer",
             "what is normalized there is no map, (N, C, H, W), but features of places or tokens",
         )
         new = {m: self._new(m, given[name].shape[1]) for name, m in chosen.items() if name in given}
-        return put_in_place(network, new)
+        return replace_modules(network, new)
 
     def _new(self, old: nn.Module, channels: int) -> nn.Module:
         norm = make_norm(self.to, channels, self.groups)
@@ -143,7 +143,7 @@ class WeightStandardization(Edit):
 
     def __call__(self, network: nn.Module) -> nn.Module:
         """The network with standardized convolutions."""
-        given = try_out(network, *self.images).given
+        given = probe(network, *self.images).outputs
 
         def wanted(name: str, module: nn.Module) -> bool:
             if not isinstance(module, nn.Conv2d) or type(module) not in _STANDARDIZED:
@@ -151,8 +151,8 @@ class WeightStandardization(Edit):
             several = module.weight[0].numel() > 1
             return several and module.padding_mode == "zeros" and not _is_gate(name, given)
 
-        chosen = choose_layers(network, self.scope, wanted, "convolution whose weights can be standardized")
-        return put_in_place(network, {old: _standardized(old) for old in chosen.values()})
+        chosen = select_layers(network, self.scope, wanted, "convolution whose weights can be standardized")
+        return replace_modules(network, {old: _standardized(old) for old in chosen.values()})
 
 
 def _standardized(old: Any) -> nn.Module:
@@ -172,7 +172,7 @@ def _standardized(old: Any) -> nn.Module:
     return standardized
 
 
-def _is_gate(name: str, given: Mapping[str, Given]) -> bool:
+def _is_gate(name: str, given: Mapping[str, LayerOutput]) -> bool:
     """Whether a layer sees one place inside something that gives larger maps, as in squeeze-and-excitation."""
     own, around = given.get(name), given.get(name.rpartition(".")[0])
     return (

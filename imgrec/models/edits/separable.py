@@ -10,7 +10,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from imgrec.models.edits.base import EDITS, Edit
-from imgrec.models.edits.placement import choose_layers, put_in_place
+from imgrec.models.edits.placement import replace_modules, select_layers
 from imgrec.models.utils.patterns import Scope
 
 
@@ -69,8 +69,8 @@ class Separable(Edit):
         def wanted(name: str, module: nn.Module) -> bool:
             return _is_dense(module) and (self.scope is not None or name != first)
 
-        chosen = choose_layers(network, self.scope, wanted, "dense convolution of 3x3 or more")
-        return put_in_place(network, {m: self._separated(m) for m in chosen.values() if isinstance(m, nn.Conv2d)})
+        chosen = select_layers(network, self.scope, wanted, "dense convolution of 3x3 or more")
+        return replace_modules(network, {m: self._separated(m) for m in chosen.values() if isinstance(m, nn.Conv2d)})
 
     def _separated(self, old: nn.Conv2d) -> nn.Module:
         depthwise = type(old)(

@@ -7,7 +7,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from imgrec.errors import UserError
 from imgrec.models.edits.base import EDITS, Edit
-from imgrec.models.edits.placement import choose_layers
+from imgrec.models.edits.placement import select_layers
 from imgrec.models.utils.patterns import Scope
 from imgrec.models.utils.simplify import fold_weights
 
@@ -42,7 +42,7 @@ class WeightNorm(Edit):
 
     def __call__(self, network: nn.Module) -> nn.Module:
         """The network with its weights as lengths and directions."""
-        layers = choose_layers(
+        layers = select_layers(
             network,
             self.scope,
             lambda _, module: isinstance(module, _LAYERS) and not parametrize.is_parametrized(module, "weight"),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from imgrec.models.init.base import INITIALIZERS, Weight
-from imgrec.models.init.fixed import Drawn, above_zero
+from imgrec.models.init.fixed import RandomInitializer, above_zero
 from imgrec.models.utils.patterns import Scope
 
 Nonlinearity = Literal["linear", "relu", "leaky_relu", "tanh", "sigmoid", "selu"]
@@ -33,7 +33,7 @@ def he_std(fan: int, nonlinearity: Nonlinearity = "relu", slope: float = 0.01) -
     return float(nn.init.calculate_gain(nonlinearity, slope) / fan**0.5)
 
 
-class ByFans(Drawn):
+class FanInitializer(RandomInitializer):
     """Weights around 0, normal or even, whose spread follows from what goes into a layer and what comes out."""
 
     even: ClassVar[bool] = False
@@ -50,7 +50,7 @@ class ByFans(Drawn):
             values.normal_(0.0, std)
 
 
-class Xavier(ByFans):
+class Xavier(FanInitializer):
     """Weights whose spread follows from both the inputs and the outputs of a layer.
 
     Args:
@@ -115,7 +115,7 @@ class XavierUniform(Xavier):
     even = True
 
 
-class He(ByFans):
+class He(FanInitializer):
     """Weights whose spread follows from the inputs or the outputs of a layer, and the nonlinearity behind it.
 
     Args:

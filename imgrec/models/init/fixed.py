@@ -13,7 +13,7 @@ from imgrec.models.init.base import INITIALIZERS, Initializer, Weight, choose_we
 from imgrec.models.utils.patterns import Scope
 
 
-class Drawn(Initializer):
+class RandomInitializer(Initializer):
     """Weights of linear layers and convolutions drawn at random; their biases set to one value.
 
     Normalization layers, embeddings of positions and tokens, and what has one dimension stay as they are.
@@ -45,7 +45,7 @@ class Drawn(Initializer):
 
 
 @INITIALIZERS.register("uniform")
-class Uniform(Drawn):
+class Uniform(RandomInitializer):
     """Weights drawn evenly between two bounds.
 
     Args:
@@ -78,7 +78,7 @@ class Uniform(Drawn):
 
 
 @INITIALIZERS.register("normal")
-class Normal(Drawn):
+class Normal(RandomInitializer):
     """Weights drawn from a normal distribution.
 
     Args:
@@ -110,7 +110,7 @@ class Normal(Drawn):
 
 
 @INITIALIZERS.register("truncated_normal")
-class TruncatedNormal(Drawn):
+class TruncatedNormal(RandomInitializer):
     """Weights drawn from a normal distribution whose ends are cut off, as those of vision transformers.
 
     Args:
@@ -152,7 +152,7 @@ class TruncatedNormal(Drawn):
 
 
 @INITIALIZERS.register("orthogonal")
-class Orthogonal(Drawn):
+class Orthogonal(RandomInitializer):
     """Weights as parts of rotations: what each output of a layer looks at is orthogonal to the others, and as long.
 
     A convolution is taken as a matrix of outputs by everything that goes into one, each group for itself. Where there

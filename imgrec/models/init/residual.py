@@ -11,7 +11,7 @@ from imgrec.models.classifier import Classifier
 from imgrec.models.init.base import INITIALIZERS, Initializer
 from imgrec.models.utils.layers import SHORT, listed
 from imgrec.models.utils.patterns import Scope, in_scope
-from imgrec.models.utils.probe import try_out
+from imgrec.models.utils.probe import probe
 
 
 @INITIALIZERS.register("zero_residual")
@@ -47,7 +47,7 @@ class ZeroResidual(Initializer):
     def __call__(self, model: nn.Module) -> list[str]:
         """Set the last weights of each branch to zero."""
         network, prefix = (model.backbone.network, SHORT) if isinstance(model, Classifier) else (model, "")
-        branches = try_out(network, *self.images).branches
+        branches = probe(network, *self.images).branches
         if not branches:
             raise UserError("the network has no residual branch.")
         known = {prefix + (branch.last or branch.end or ""): branch for branch in branches}

@@ -1,4 +1,4 @@
-"""A network in another mode for a while, or tried out: afterwards each part is in the mode that it was in."""
+"""Temporary changes of the mode of a network, and runs on meta tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @contextmanager
 def preserve_modes(module: nn.Module) -> Iterator[None]:
-    """Within, ``train()`` and ``eval()`` may be called at will; a part that was frozen stays so afterwards.
+    """Restore the training or evaluation mode of each submodule on exit.
 
     >>> network = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
     >>> with preserve_modes(network):
@@ -32,7 +32,7 @@ def preserve_modes(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within, the whole module is in evaluation mode.
+    """Set the whole module to evaluation mode inside the context.
 
     >>> network = nn.Dropout()
     >>> with evaluating(network):
@@ -46,12 +46,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def tried_out(module: nn.Module, run: Callable[[torch.device], T]) -> T:
-    """What ``run`` finds out about a module in evaluation mode: on meta tensors, which cost no arithmetic.
+def run_on_meta(module: nn.Module, run: Callable[[torch.device], T]) -> T:
+    """Return the result of ``run`` on a module in evaluation mode with the meta device, which needs no arithmetic.
 
-    Where an operator has no meta kernel, ``run`` is called once more, with the module's own device.
+    If an operator has no meta kernel, ``run`` is called again with the device of the module.
 
-    >>> tried_out(nn.Linear(2, 3), lambda device: device.type)
+    >>> run_on_meta(nn.Linear(2, 3), lambda device: device.type)
     'meta'
     """
     with evaluating(module):

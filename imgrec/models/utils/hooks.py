@@ -1,4 +1,4 @@
-"""Forward hooks that are there for a while."""
+"""Context manager for forward hooks."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Self
 from torch.utils.hooks import RemovableHandle
 
 
-class Watch:
-    """Within ``with``: forward hooks are registered by :meth:`begin`, and removed at the end, also after an error."""
+class HookGroup:
+    """Base class of context managers that register forward hooks and remove them on exit."""
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
 
-    def begin(self) -> list[RemovableHandle]:
-        """Register the hooks."""
+    def register_hooks(self) -> list[RemovableHandle]:
+        """Register the hooks and return their handles."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
-        self._handles = self.begin()
+        self._handles = self.register_hooks()
         return self
 
     def __exit__(

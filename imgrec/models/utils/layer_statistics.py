@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from imgrec.models.utils.hooks import Watch
+from imgrec.models.utils.hooks import HookGroup
 
 _AROUND = ("model", "backbone", "network")
 """What stands around the layers of a task: parts of their names that say nothing."""
@@ -46,7 +46,7 @@ def layer_norms(tensors: Mapping[str, Tensor], depth: int = 1) -> dict[str, Tens
     return {layer: torch.linalg.vector_norm(torch.stack(parts)) for layer, parts in found.items()}
 
 
-class ActivationProbe(Watch):
+class ActivationProbe(HookGroup):
     """Within ``with``: the mean and the spread of what each layer gives, and how many of its units are dead.
 
     A unit, that is a channel of a ReLU's output, is dead where it is 0 everywhere, in every image of the batch.
@@ -66,7 +66,7 @@ class ActivationProbe(Watch):
         self._outputs: dict[str, Tensor] = {}
         self._dead: dict[str, list[Tensor]] = {}
 
-    def begin(self) -> list[RemovableHandle]:
+    def register_hooks(self) -> list[RemovableHandle]:
         """Watch the layers and their rectifiers, with nothing seen yet."""
         self._outputs, self._dead = {}, {}
         seen: set[str] = set()

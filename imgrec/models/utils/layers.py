@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from imgrec.errors import UserError, suggestion
-from imgrec.models.utils.hooks import Watch
+from imgrec.models.utils.hooks import HookGroup
 
 SHORT = "backbone.network."
 """What a pattern may leave out: where a classifier has the network that timm or torchvision built."""
@@ -53,7 +53,7 @@ def listed(names: Sequence[str], at_most: int = 24) -> str:
     return ", ".join(chosen[:at_most]) + (", ..." if len(chosen) < len(names) else "")
 
 
-class LayerOutputs(Watch):
+class LayerOutputs(HookGroup):
     """Within ``with``: keeps what the named layers of ``model`` give.
 
     Args:
@@ -73,7 +73,7 @@ class LayerOutputs(Watch):
         self.names = tuple(names)
         self._outputs: dict[str, Tensor] = {}
 
-    def begin(self) -> list[RemovableHandle]:
+    def register_hooks(self) -> list[RemovableHandle]:
         """Register the hooks; a layer that is not there raises UserError."""
         handles = []
         for name in dict.fromkeys(self.names):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from imgrec.models.utils.hooks import Watch
+from imgrec.models.utils.hooks import HookGroup
 
 
 @torch.no_grad()
@@ -41,7 +41,7 @@ class BadOutput:
     rows: tuple[int, ...]
 
 
-class FirstNonfinite(Watch):
+class FirstNonfinite(HookGroup):
     """Within ``with``: looks at what every module inside ``root`` gives, and keeps the first bad output.
 
     A module that is called by another one ends first, so the innermost is the one that is kept. It waits for the
@@ -60,7 +60,7 @@ class FirstNonfinite(Watch):
         self.root = root
         self.found: BadOutput | None = None
 
-    def begin(self) -> list[RemovableHandle]:
+    def register_hooks(self) -> list[RemovableHandle]:
         """Watch every module inside."""
         return [
             module.register_forward_hook(self._hook(name))

@@ -1,4 +1,4 @@
-"""Further passes of a network within one training step: other views, perturbed images, gradients of the inputs."""
+"""Additional forward passes within one training step: other views, perturbed images, gradients of the inputs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _NORMS = (nn.modules.batchnorm._NormBase,)
 
 @contextmanager
 def frozen_batch_stats(model: nn.Module) -> Iterator[None]:
-    """Within, a pass in training leaves batch normalization's running statistics as they are.
+    """Keep the running statistics of batch normalization unchanged inside the context.
 
-    Each batch is normalized by its own statistics, as ever; they are just not learnt from. So what a network is
-    evaluated with stays that of the images it is trained on, and not of perturbed ones, and nothing counts twice. A
-    layer in evaluation mode, a frozen one say, uses its running statistics and is left alone. A network that keeps
-    other statistics offers a method of this name that does the same for them.
+    Each batch is still normalized by its own statistics. The running statistics thus remain those of the training
+    images, without perturbed images and without counting an image twice. A layer in evaluation mode, for example a
+    frozen one, uses its running statistics and is not changed. A network with other statistics can define a method of
+    this name.
 
     >>> norm = nn.BatchNorm2d(1)
     >>> with frozen_batch_stats(norm):
@@ -29,34 +29,34 @@ def frozen_batch_stats(model: nn.Module) -> Iterator[None]:
     (0, 0.0)
     """
     with ExitStack() as stack:
-        own: Any = getattr(model, "frozen_batch_stats", None)
-        if callable(own):
-            stack.enter_context(own())
-        learning = [
+        method: Any = getattr(model, "frozen_batch_stats", None)
+        if callable(method):
+            stack.enter_context(method())
+        tracking = [
             module
             for module in model.modules()
             if isinstance(module, _NORMS) and module.training and module.track_running_stats
         ]
-        for module in learning:
-            module.track_running_stats = False  # such a layer normalizes by the batch, and has nothing to update
+        for module in tracking:
+            module.track_running_stats = False  # the layer normalizes by the batch and updates nothing
         try:
             yield
         finally:
-            for module in learning:
+            for module in tracking:
                 module.track_running_stats = True
 
 
 def extra_forward(model: nn.Module, images: Tensor, twice_differentiable: bool = False) -> Tensor:
-    """The logits of one more pass in the same step: other dropout, no trace in running statistics.
+    """Return the logits of an additional forward pass in the same step, with a new dropout mask.
 
-    Under DDP it is called within the step, and gradients come out right: they are gathered when backward has added up
-    those of all passes.
+    Running statistics are unchanged. The gradients are correct under DDP, which reduces them after the backward pass
+    through all forward passes.
 
     Args:
-        model: takes images, uint8 or float in [0, 1], and gives logits.
-        images: ``(batch, channels, height, width)``.
-        twice_differentiable: the result's gradient is to be differentiated once more. Kernels that cannot be, of
-            attention and of compiled networks, are left alone then.
+        model: Network from images, uint8 or float in [0, 1], to logits.
+        images: Images ``(batch, channels, height, width)``.
+        twice_differentiable: ``True`` disables fused attention and compiled code, which have no second derivative.
+            Defaults to ``False``.
     """
     with ExitStack() as stack:
         stack.enter_context(frozen_batch_stats(model))
@@ -69,25 +69,25 @@ def extra_forward(model: nn.Module, images: Tensor, twice_differentiable: bool =
 
 
 def drops(model: nn.Module) -> bool:
-    """Whether two passes of a network in training differ: dropout, or stochastic depth, with a chance above 0.
+    """Return True if two passes of a network in training mode differ, by dropout or stochastic depth.
 
     >>> drops(nn.Sequential(nn.Dropout(0.1))), drops(nn.Sequential(nn.Dropout(0.0), nn.BatchNorm2d(3)))
     (True, False)
     """
-    return any(_chance(module) > 0 for module in model.modules())
+    return any(_drop_probability(module) > 0 for module in model.modules())
 
 
-def _chance(module: nn.Module) -> float:
-    """The chance that a layer drops something; layers that do so are known by the library that they come from."""
+def _drop_probability(module: nn.Module) -> float:
+    """Return the drop probability of a layer, recognized by the class names of torch, torchvision and timm."""
     kind = type(module).__name__
     if not isinstance(module, nn.modules.dropout._DropoutNd) and "Drop" not in kind and kind != "StochasticDepth":
         return 0.0
-    chances = [getattr(module, name, None) for name in ("p", "drop_prob")]
-    return max((float(chance) for chance in chances if isinstance(chance, int | float)), default=0.0)
+    values = [getattr(module, name, None) for name in ("p", "drop_prob")]
+    return max((float(value) for value in values if isinstance(value, int | float)), default=0.0)
 
 
 @contextmanager
 def same_rng(device: torch.device) -> Iterator[None]:
-    """Within, random numbers are drawn that the next pass will draw again: two passes with the same dropout."""
+    """Restore the random state on exit, so that the next pass uses the same random numbers and dropout masks."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield

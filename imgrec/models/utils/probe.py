@@ -1,318 +1,56 @@
-"""What passes through a network in one trial run: what each layer gives, and where residual branches end."""
+"""Run of a network on meta tensors: output of each layer, and ends of residual branches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
-
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
+from torch import nn
 
 from imgrec.errors import UserError
 from imgrec.models.backbones.arguments import reason
-from imgrec.models.utils.forward import tried_out
+from imgrec.models.utils.forward import run_on_meta
+from imgrec.models.utils.probe_recorder import ACTIVATIONS, Recorder
+from imgrec.models.utils.probe_records import LayerOutput, ModelProbe, ResidualBranch
 
-_ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
-_PRODUCTS = {"mul", "mul_", "multiply", "div", "div_", "__mul__", "__rmul__", "__truediv__"}
-_WEIGHTED = {"linear", "bilinear", "multi_head_attention_forward", "_native_multi_head_attention"} | {
-    f"conv{transposed}{dims}d" for transposed in ("", "_transpose") for dims in (1, 2, 3)
-}
-_NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
-_LAST_IS_CHANNEL = {"linear", "layer_norm", "rms_norm"}
-_FIRST_IS_CHANNEL = {"batch_norm", "group_norm", "instance_norm", *(name for name in _WEIGHTED if "conv" in name)}
-_LINEAR = {
-    *("permute", "transpose", "swapaxes", "movedim", "reshape", "view", "flatten", "unflatten", "contiguous", "roll"),
-    *("squeeze", "unsqueeze", "dropout", "dropout1d", "dropout2d", "to", "float", "pad", "__getitem__", "neg"),
-}
-"""What turns nothing but zeros into zeros, and gives each value the gradient that it got."""
-_SMOOTH = {"gelu", "silu", "mish", "tanh"}
-"""What is 0 at 0, and not flat there."""
-ACTIVATIONS = {"sigmoid", "relu", "relu_", "relu6", "leaky_relu", "elu", "celu", "selu", "prelu", "hardswish"} | {
-    *("hardtanh", "hardsigmoid", "softplus", "logsigmoid", *_SMOOTH)
-}
-"""Functions that are layers of their own in most networks."""
+__all__ = ["ACTIVATIONS", "LayerOutput", "ModelProbe", "ResidualBranch", "probe"]
 
 
-@dataclass(frozen=True)
-class Given:
-    """What a layer gave.
+def probe(network: nn.Module, in_channels: int, image_size: int) -> ModelProbe:
+    """Run a network on two images and record its layers, without changing it.
 
-    Attributes:
-        shape: for a batch of two images.
-        channels: which dimension counts channels, as far as that can be told: 1 of a map ``(N, C, H, W)``.
-        calls: how often the layer was called.
-    """
-
-    shape: tuple[int, ...]
-    channels: int | None
-    calls: int
-
-    @property
-    def is_map(self) -> bool:
-        """Whether this is one map a channel, ``(N, C, H, W)``."""
-        return len(self.shape) == 4 and self.channels == 1
-
-
-@dataclass(frozen=True)
-class Branch:
-    """A residual branch: layers whose result is added to what went into them, or to a plain projection of that.
-
-    Attributes:
-        end: the name of the layer that gives what is added; ``None`` where no single layer does.
-        slot: the name of an identity that hands on what is added, if there is one.
-        last: the name of the last layer with weights, where zero weights in it make the branch zero and get a gradient
-            then; ``None`` where something like a ReLU stands behind it.
-    """
-
-    end: str | None
-    slot: str | None
-    last: str | None
-
-
-@dataclass
-class Trial:
-    """What was seen in a trial run.
-
-    Attributes:
-        given: by layer, what it gave when it was last called; layers that give no tensor are not in it.
-        branches: the residual branches, in the order of the network.
-        functions: functions of :data:`ACTIVATIONS` by the innermost module that called them, in order.
-    """
-
-    given: dict[str, Given] = field(default_factory=dict)
-    branches: list[Branch] = field(default_factory=list)
-    functions: list[tuple[str, str]] = field(default_factory=list)
-
-
-def try_out(network: nn.Module, in_channels: int, image_size: int) -> Trial:
-    """Pass two images through ``network`` and watch; it stays as it is.
-
-    The run is in evaluation mode and on meta tensors: it costs no arithmetic and draws no random number. A residual
-    branch is known by its addition: of two results of one tensor, the one that has passed more layers with weights.
+    The run is in evaluation mode and on meta tensors, without arithmetic and random numbers. A residual branch is
+    recognized by its addition: of two results of one tensor, it is the one that passed more layers with weights.
 
     Args:
-        network: takes normalized images.
-        in_channels: of the images.
-        image_size: their side, in pixels.
+        network: Network for normalized images.
+        in_channels: Number of channels of the images.
+        image_size: Height and width of the images, in pixels.
 
     Raises:
-        UserError: the network cannot take such images.
+        UserError: If the network does not accept such images.
 
     >>> from imgrec.models.backbones.cifar_resnet import BasicBlock
-    >>> try_out(BasicBlock(8, 8, 1), 8, 4).branches
-    [Branch(end='bn2', slot=None, last='bn2')]
+    >>> probe(BasicBlock(8, 8, 1), 8, 4).branches
+    [ResidualBranch(end='bn2', slot=None, last='bn2')]
     """
     try:
-        return tried_out(network, lambda device: _watched(network, in_channels, image_size, device))
+        return run_on_meta(network, lambda device: _record(network, in_channels, image_size, device))
     except UserError:
         raise
-    except Exception as error:  # whatever a network raises on images it cannot take
+    except Exception as error:  # networks raise different errors for invalid images
         raise UserError(
-            f"the network cannot take images of {image_size} x {image_size} pixels with {in_channels} channel(s): "
+            f"the network does not accept images of {image_size} x {image_size} pixels with {in_channels} channel(s): "
             f"{reason(error)}"
         ) from error
 
 
-def _watched(network: nn.Module, in_channels: int, image_size: int, device: torch.device) -> Trial:
+def _record(network: nn.Module, in_channels: int, image_size: int, device: torch.device) -> ModelProbe:
     tensors = {n: t.detach().to(device) for n, t in (*network.named_parameters(), *network.named_buffers())}
     images = torch.zeros(2, in_channels, image_size, image_size, device=device)
-    watcher = _Watcher(network, images)
+    recorder = Recorder(network, images)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), watcher:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), recorder:
             torch.func.functional_call(network, tensors, (images,))
     finally:
-        for handle in watcher.handles:
+        for handle in recorder.handles:
             handle.remove()
-    return watcher.trial()
-
-
-@dataclass
-class _Node:
-    """A tensor at one moment, and how it came to be."""
-
-    parents: tuple[int, ...]
-    before: int
-    """A bit for each node that this one depends on, itself included."""
-    weighted: bool
-    channels: int | None
-    last: str | None
-    ends: list[str] = field(default_factory=list)
-    slots: list[str] = field(default_factory=list)
-    scaled: int | None = None
-    """The node of which this is a multiple."""
-
-
-class _Watcher(TorchFunctionMode):
-    """Notes every function call and every module's output while it is active."""
-
-    def __init__(self, network: nn.Module, images: Tensor) -> None:
-        super().__init__()
-        self.modules = dict(network.named_modules())
-        self.handles: list[RemovableHandle] = []
-        self._nodes: list[_Node] = []
-        self._of: dict[int, int] = {}
-        self._alive: list[Tensor] = []
-        self._inside: list[str] = []
-        self._additions: list[tuple[int, int]] = []
-        self._trial = Trial()
-        self._calls: dict[str, int] = {}
-        self._note(images, (), channels=1)
-        for name, module in self.modules.items():
-            self.handles.append(module.register_forward_pre_hook(partial(self._enter, name)))
-            self.handles.append(module.register_forward_hook(partial(self._leave, name)))
-
-    # ---------------------------------------------------------------- while the network runs
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        given = func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
-        tensors = list(_tensors((args, kwargs)))
-        known = [self._of[id(t)] for t in tensors if id(t) in self._of]
-        if not known:
-            return given
-        if name in _ADDITIONS and len(known) == 2 and tensors[0].shape == tensors[1].shape:
-            self._additions.append((known[0], known[1]))
-        if name in ACTIVATIONS:
-            self._trial.functions.append((name, self._inside[-1]))
-        changes = name.endswith("_") or name.startswith("__i") or kwargs.get("inplace") is True
-        for out in _tensors(given):
-            if changes or id(out) not in self._of:
-                self._note(out, tuple(known), name, args, kwargs, len(tensors))
-        return given
-
-    def _note(
-        self,
-        tensor: Tensor,
-        parents: tuple[int, ...],
-        name: str = "",
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        count: int = 0,
-        channels: int | None = None,
-    ) -> None:
-        number = len(self._nodes)
-        before = 1 << number
-        for parent in parents:
-            before |= self._nodes[parent].before
-        if parents:
-            channels = self._channels(tensor, parents, name, args, kwargs or {})
-        weighted = name in _WEIGHTED or (name in ("matmul", "__matmul__", "einsum") and count > len(parents))
-        scaled = parents[0] if name in _PRODUCTS and len(parents) == 1 else None
-        node = _Node(parents, before, weighted, channels, self._last(name, parents, weighted), scaled=scaled)
-        self._nodes.append(node)
-        self._of[id(tensor)] = number
-        self._alive.append(tensor)  # an id is unique among what is alive
-
-    def _last(self, name: str, parents: tuple[int, ...], weighted: bool) -> str | None:
-        if weighted or name in _NORMS:
-            inside = self._inside[-1]
-            if isinstance(self.modules[inside], nn.MultiheadAttention):
-                return f"{inside}.out_proj"
-            return inside if isinstance(getattr(self.modules[inside], "weight", None), Tensor) else None
-        if name in _LINEAR | _SMOOTH | _PRODUCTS:
-            found = [last for parent in parents if (last := self._nodes[parent].last) is not None]
-            return found[0] if len(found) == 1 else None
-        return None
-
-    def _channels(
-        self, out: Tensor, parents: tuple[int, ...], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> int | None:
-        if name in _LAST_IS_CHANNEL:
-            return out.dim() - 1
-        if name in _FIRST_IS_CHANNEL:
-            return 1
-        before = next((c for parent in parents if (c := self._nodes[parent].channels) is not None), None)
-        if before is None:
-            return None
-        if name in ("permute", "transpose", "swapaxes"):
-            order = _order(name, args[1:], kwargs, out.dim())
-            return order.index(before) if order is not None else None
-        if name in ("reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "movedim", "__getitem__"):
-            same = isinstance(args[0], Tensor) and args[0].dim() == out.dim() and args[0].shape == out.shape
-            return before if same else None
-        return before if before < out.dim() else None
-
-    def _enter(self, name: str, module: nn.Module, inputs: Any) -> None:
-        self._inside.append(name)
-
-    def _leave(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self._inside.pop()
-        self._calls[name] = self._calls.get(name, 0) + 1
-        if not isinstance(output, Tensor):
-            return
-        if id(output) not in self._of:  # made by code that is not seen
-            known = tuple(self._of[id(t)] for t in _tensors(inputs) if id(t) in self._of)
-            self._note(output, known, "" if known else "unknown")
-        node = self._nodes[self._of[id(output)]]
-        (node.slots if any(each is output for each in inputs) else node.ends).append(name)
-        self._trial.given[name] = Given(tuple(output.shape), node.channels, self._calls[name])
-
-    # ---------------------------------------------------------------- afterwards
-
-    def trial(self) -> Trial:
-        """What was seen."""
-        for one, other in self._additions:
-            common = self._nodes[one].before & self._nodes[other].before
-            if not common:
-                continue
-            start = common.bit_length() - 1
-            costs = [self._cost(node, start) for node in (one, other)]
-            if min(costs) <= _MOST_IN_SHORTCUT and costs[0] != costs[1]:
-                self._trial.branches.append(self._branch(one if costs[0] > costs[1] else other))
-        return self._trial
-
-    def _cost(self, number: int, start: int) -> int:
-        """The most layers with weights on a way from one node to another."""
-        costs = {start: 0}
-        for each in range(start + 1, number + 1):
-            node = self._nodes[each]
-            ways = [costs[parent] for parent in node.parents if parent in costs]
-            if ways:
-                costs[each] = node.weighted + max(ways)
-        return costs[number]
-
-    def _branch(self, number: int) -> Branch:
-        node = self._nodes[number]
-        last = node.last
-        while not node.ends and not node.slots and node.scaled is not None:
-            node = self._nodes[node.scaled]
-        slots = [s for s in node.slots if type(self.modules[s]) is nn.Identity and self._calls[s] == 1]
-        ends = [name for name in (*node.ends, *reversed(node.slots)) if self._calls[name] == 1]
-        return Branch(ends[0] if ends else None, slots[-1] if slots else None, last)
-
-
-_MOST_IN_SHORTCUT = 2
-"""A shortcut is nothing, a 1x1 convolution, or a depthwise one and a 1x1."""
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _tensors(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _tensors(each)
-
-
-def _order(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], dims: int) -> list[int] | None:
-    """For each dimension of the result, the dimension of the input that it was."""
-    said = list(args) or list(kwargs.values())
-    if len(said) == 1 and isinstance(said[0], Sequence):
-        said = list(said[0])
-    if not all(isinstance(each, int) for each in said):
-        return None
-    said = [each % dims for each in said]
-    if name == "permute":
-        return said
-    order = list(range(dims))
-    order[said[0]], order[said[1]] = order[said[1]], order[said[0]]
-    return order
+    return recorder.result()

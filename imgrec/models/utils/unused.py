@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imgrec.models.utils.forward import tried_out
+from imgrec.models.utils.forward import run_on_meta
 
 
 def remove_unused(model: nn.Module, in_channels: int, image_size: int) -> list[str]:
@@ -54,7 +54,7 @@ def _in_use(model: nn.Module, in_channels: int, image_size: int) -> tuple[set[st
     hooks = [module.register_forward_hook(partial(_note, run)) for module in model.modules()]
     try:
         sizes = (2, in_channels, image_size, image_size)
-        return tried_out(model, lambda device: _with_gradient(model, device, sizes)), run
+        return run_on_meta(model, lambda device: _with_gradient(model, device, sizes)), run
     finally:
         for hook in hooks:
             hook.remove()
