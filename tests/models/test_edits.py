@@ -71,7 +71,7 @@ def test_what_cannot_be_done_says_which_edit_it_was() -> None:
         ),
         ({"name": "se", "scope": "conv1"}, r'model\.edits: the pattern "conv1" matches no end of a residual branch'),
         (f"{__name__}.Wider", r"after this edit \(.*Wider\) gives 9 features, before it gave 8"),
-        ({"name": "swap_norm", "to": "instance"}, r"after this edit \(swap_norm\) cannot take images of 32 x 32"),
+        ({"name": "swap_norm", "to": "instance"}, r"after this edit \(swap_norm\) does not accept images of 32 x 32"),
     ]
     for edits, message in made:
         with pytest.raises(SpecError, match=message):

@@ -86,9 +86,9 @@ def test_attention_stands_at_every_residual_branch_or_where_it_is_told_to(kind: 
 def test_attention_is_refused_where_there_are_no_maps_or_no_branches() -> None:
     with pytest.raises(UserError, match=r"blocks.0.attn.proj.* and 21 more: .*\(N, C, H, W\)"):
         SqueezeExcitation(image_size=64)(built("vit_tiny_patch16_224"))
-    with pytest.raises(UserError, match="no residual branch; `after` names the layers"):
+    with pytest.raises(UserError, match=r"no residual branch. Set `after` to the layers"):
         SqueezeExcitation(image_size=64)(built("torchvision/vgg11"))
-    with pytest.raises(UserError, match="one of them, not both"):
+    with pytest.raises(UserError, match=r"residual branches\), got both"):
         SqueezeExcitation(scope="stages", after="bn1", image_size=16)(small())
     with pytest.raises(UserError, match="relu: it is called in several places"):
         SqueezeExcitation(after="layer1.0.relu", image_size=64)(built("torchvision/resnet18"))

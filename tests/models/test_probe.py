@@ -103,5 +103,5 @@ def test_a_trial_leaves_the_network_and_the_draws_as_they_were() -> None:
 
 
 def test_images_that_a_network_cannot_take_are_refused() -> None:
-    with pytest.raises(UserError, match=r"cannot take images of 2 x 2 pixels with 3 channel\(s\)"):
+    with pytest.raises(UserError, match=r"does not accept images of 2 x 2 pixels with 3 channel\(s\)"):
         probe(nn.Sequential(nn.Conv2d(3, 4, 5)), 3, 2)

@@ -114,5 +114,5 @@ def test_a_wrong_argument_is_refused_before_the_data_is_read(arguments: dict[str
 
 
 def test_images_that_are_too_small_are_refused() -> None:
-    with pytest.raises(SpecError, match="cannot take images of 4 x 4 pixels"):
+    with pytest.raises(SpecError, match="does not accept images of 4 x 4 pixels"):
         build_classifier("resnet9", "linear", "auto", facts(4))

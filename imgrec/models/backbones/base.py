@@ -73,7 +73,7 @@ def probe_feature_dim(network: nn.Module, title: str, in_channels: int, image_si
                 shape = _real_shape(network.eval(), in_channels, image_size)
     except Exception as error:  # whatever a network raises on images it cannot take
         raise UserError(
-            f"{title} cannot take images of {image_size} x {image_size} pixels with {in_channels} channel(s): "
+            f"{title} does not accept images of {image_size} x {image_size} pixels with {in_channels} channel(s): "
             f"{reason(error)}. Another data.image_size, another backbone or other arguments are needed.{hint}"
         ) from error
     if len(shape) != 2:
