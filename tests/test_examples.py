@@ -21,7 +21,6 @@ MISSING: frozenset[str] = frozenset(
         "EpochPictures",
         "Freeze",
         "GradualUnfreezing",
-        "ImageDataModule",
         "ImageSizeSchedule",
         "LastCheckpoint",
         "LayerStatistics",

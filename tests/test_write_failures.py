@@ -45,6 +45,7 @@ _ALLOWED = {
     "imgrec/compress/quantization/onnx_static.py": "a folder given by export_aside",
     "imgrec/compress/quantization/onnx_weight_only.py": "a folder given by export_aside",
     "imgrec/compress/quantization/openvino.py": "a folder given by export_aside",
+    "imgrec/export/onnx_writer.py": "a folder given by export_aside",
     "imgrec/export/formats/onnx.py": "a folder given by export_aside",
     "imgrec/export/formats/openvino.py": "a folder given by export_aside",
     "imgrec/export/export_folder.py": "a folder given by export_aside",

@@ -31,7 +31,10 @@ def test_the_picture_has_a_row_an_epoch_and_one_of_originals(cli: Any, tiny: Pat
         (["--rows", "0"], "--rows: expected a number, 1 or more, got 0"),
         (["--out", "seen.bmp"], "--out seen.bmp: expected a name that ends in .png"),
         (["--progress", "2"], "--progress: expected a fraction of training"),
-        (["--data.train_transforms", "[hflip, resize]"], "data.train_transforms[1]: resize changes single images"),
+        (
+            ["--data.train_transforms", "[hflip, resize]"],
+            "data.train_transforms[1]: expected transforms of single images",
+        ),
         (["--data.train_transforms", "cifr"], 'data.train_transforms: no augmentation is called "cifr"'),
     ],
 )

@@ -61,7 +61,7 @@ def test_every_entry_is_shown(plural: str, cli: Cli) -> None:
 def test_an_entry_is_shown_with_types_defaults_and_source(cli: Cli) -> None:
     said = cli("show", "losses", "focal").stdout
     assert "gamma" in said
-    assert "float  (default 2.0)" in said
+    assert "float >= 0  (default 2.0)" in said
     assert "Source: Lin et al." in said
 
 

@@ -145,6 +145,7 @@ _REVIEWED = {
     "momentum dampening nesterov",
     "schedules": "warmup warmup_start final milestones",
     "steps": "target epochs lr distill ema exclude",
+    "runtimes": "network options",
 }
 """Names that several entries of a registry share, with one meaning in all of them."""
 

@@ -1,12 +1,14 @@
 """Make the run folders in tests/interface/runs: ``python tests/interface/make_runs.py FOLDER``.
 
-The stored folders were made by the version of imgrec before its modules moved to the packages of their layers. Do not
-make them again with a later version: they show that later versions read what that version wrote.
+The stored folders were made by commit 4720193, the last one before the modules moved to the packages of their layers.
+Do not make them again with a later version. They show that later versions read the files of that version. machine.json
+describes the machine on which they were made.
 Each experiment has two runs: ``complete``, and ``stopped``, which SIGTERM ended in the middle of epoch 2.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import yaml
 
 from imgrec.cli.main import main
@@ -65,6 +68,7 @@ def configs() -> dict[str, dict[str, Any]]:
 
 def make(folder: Path) -> None:
     """Train every experiment twice in ``folder``."""
+    (folder / "machine.json").write_text(json.dumps(describe_machine(), indent=2) + "\n")
     os.chdir(folder)
     os.environ["XDG_CACHE_HOME"] = os.environ["IMGREC_CACHE"] = str(folder / "cache")
     for name, config in configs().items():
@@ -75,6 +79,16 @@ def make(folder: Path) -> None:
             (made,) = (path for path in (folder / "runs" / name).iterdir() if path.name not in ("complete", "stopped"))
             made.rename(made.with_name(run))
             shorten(made.with_name(run))
+
+
+def describe_machine() -> dict[str, str]:
+    """Return the properties of this machine on which the bits of a training depend."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").split("\n\n")[0].splitlines() if path.is_file() else []
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = hashlib.sha256(" ".join(sorted(fields.get("flags", "").split())).encode()).hexdigest()[:16]
+    names = ("model name", "cpu family", "model", "stepping")
+    return {**{name: fields.get(name, "") for name in names}, "flags": flags, "torch": torch.__version__}
 
 
 def shorten(run: Path) -> None:

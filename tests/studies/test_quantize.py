@@ -143,7 +143,7 @@ def test_judged_on_the_validation_images_that_were_not_calibrated_on(run: Path) 
         ({"max_kept": 2}, "max_kept"),
         ({"calibration": 8}, "8 images are too few"),
         ({"calibration": 100_000}, "got 100000"),
-        ({"calibrate_on": "test"}, "never the test split"),
+        ({"calibrate_on": "test"}, "calibration: expected the split train or val"),
         ({"max_drop": 0.5, "sure": True}, "cannot show with 95 % confidence that at most 0.5 points are lost"),
     ],
 )

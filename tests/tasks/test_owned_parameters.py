@@ -105,7 +105,7 @@ def test_a_network_is_looked_at_before_it_trains(fit: Fit, tiny_backbone: dict[s
         match=r'^model\.regularizers\[1\]: scope: the pattern "layr1" matches no parameter\. Did you mean "layer1"',
     ):
         fit(task(tiny_backbone, regularizers=specs))
-    with pytest.raises(UserError, match=r"^model\.regularizers: r_drop compares two passes"):
+    with pytest.raises(UserError, match=r"^model\.regularizers: r_drop requires a network with dropout"):
         fit(task(tiny_backbone, regularizers={"name": "r_drop", "weight": 1.0}))
 
 

@@ -39,14 +39,14 @@ def test_a_task_trains_from_a_plain_loader(dtype: torch.dtype, tmp_path: Path) -
     pl.seed_everything(0, verbose=False)
     task = ClassificationTask(**TINY_TASK, num_classes=10)
     fitting = trainer(max_epochs=6)
-    fitting.fit(task, DataLoader(train, 32, shuffle=True), DataLoader(test, 100))
-    (metrics,) = fitting.test(task, DataLoader(test, 100), verbose=False)
+    fitting.fit(task, DataLoader(train, batch_size=32, shuffle=True), DataLoader(test, batch_size=100))
+    (metrics,) = fitting.test(task, DataLoader(test, batch_size=100), verbose=False)
     assert metrics["test/acc"] > 0.7
     assert task.predictions is not None
     assert len(task.predictions.ids) == len(test)
     assert task.facts is not None
     assert task.facts.class_names == tuple("0123456789")
-    outputs = fitting.predict(task, DataLoader(test, 100))
+    outputs = fitting.predict(task, DataLoader(test, batch_size=100))
     logits = torch.cat([each.logits for each in outputs])  # type: ignore[union-attr]
     assert logits.shape == (597, 10)
     correct = (logits.argmax(1) == data.tensors[1][1200:]).float().mean()
@@ -62,7 +62,7 @@ def test_class_names_come_from_the_data_set() -> None:
     data = digits()
     data.classes = [f"digit {k}" for k in range(10)]  # type: ignore[attr-defined]  # as data sets of torchvision
     task = ClassificationTask(**TINY_TASK)
-    trainer(max_epochs=1, limit_train_batches=2).fit(task, DataLoader(Subset(data, range(64)), 16))
+    trainer(max_epochs=1, limit_train_batches=2).fit(task, DataLoader(Subset(data, range(64)), batch_size=16))
     assert task.facts is not None
     assert task.facts.class_names[3] == "digit 3"
 
@@ -98,7 +98,7 @@ class Stream(IterableDataset[Any]):
 def test_invalid_data_has_one_error(data: Any, arguments: dict[str, Any], message: str) -> None:
     task = ClassificationTask(**TINY_TASK, **arguments)
     with pytest.raises(UserError, match=message):
-        trainer(max_epochs=1).fit(task, DataLoader(data, 4))
+        trainer(max_epochs=1).fit(task, DataLoader(data, batch_size=4))
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_the_refusals_count_what_differs() -> None:
 
 def test_a_task_that_has_not_seen_data_says_so(tiny_backbone: dict[str, Any]) -> None:
     task = ClassificationTask(tiny_backbone)
-    with pytest.raises(UserError, match=r"^the task has not seen its data: fit it with an imgrec\.ImageDataModule"):
+    with pytest.raises(UserError, match=r"expected facts of the data before the model is built"):
         task.configure_model()
 
 
@@ -156,7 +156,7 @@ def test_a_schedule_needs_an_end_of_training(fit: Fit, tiny_backbone: dict[str, 
         ({"loss": ["focal", {"name": "focal", "gamma": "x"}]}, r"^model\.loss\[1\]\.gamma: expected float"),
         ({"regularizers": {"name": "l2"}}, r"^model\.regularizers.*weight"),
         ({"optimizer": {"name": "adamw", "lr": "fast"}}, r"^model\.optimizer\.lr: expected float"),
-        ({"schedule": {"name": "cosine", "warmup": 2.0}}, r"^model\.schedule: .*warmup"),
+        ({"schedule": {"name": "cosine", "warmup": 2.0}}, r"^model\.schedule\.warmup: expected float in"),
         ({"normalize": "imagnet"}, r'^model\.normalize: .*"imagenet"'),
     ],
 )

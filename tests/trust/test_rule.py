@@ -221,6 +221,8 @@ ALLOWED = {
     ("trust/policy.py", "import_module"): "the rule",
     ("utils/optional.py", "import_module"): "the name is a constant of the caller",
     ("cli/main.py", "import_module"): "the table of commands",
+    ("export/formats/__init__.py", "import_module"): "the modules of the package",
+    ("export/runtimes/__init__.py", "import_module"): "the modules of the package",
     ("cli/commands/list_show.py", "import_module"): "the table of registries",
     ("runs/specs.py", "import_module"): "the table of registries",
     ("engine/class_lists.py", "import_module"): "the table of class lists",
