@@ -42,7 +42,8 @@ def runs(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def is_same_machine() -> bool:
-    return describe_machine() == json.loads((STORED.parent / "machine.json").read_text(encoding="utf-8"))
+    stored = json.loads((STORED.parent / "machine.json").read_text(encoding="utf-8"))
+    return bool(describe_machine() == stored)
 
 
 def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
