@@ -49,7 +49,6 @@ _ALLOWED = {
     "imgrec/export/formats/onnx.py": "a folder given by export_aside",
     "imgrec/export/formats/openvino.py": "a folder given by export_aside",
     "imgrec/export/export_folder.py": "a folder given by export_aside",
-    "imgrec/studies/compression/quantize.py": "a folder given by export_aside",
     "imgrec/reports/html.py": "a picture in memory",
     "imgrec/reports/svg.py": "a picture in memory",
 }
