@@ -1,1 +1,1 @@
-"""From a config to a run folder: fit, evaluate, resume."""
+"""Training, evaluation and resumption of experiments: from a config to a run folder."""

@@ -74,7 +74,7 @@ class Runtime(ABC):
     package: ClassVar[tuple[str, str] | None] = None
     """Module of its package and the extra that installs it, or ``None`` if imgrec itself requires the package."""
     is_measured_by_default: ClassVar[bool] = True
-    """Whether ``imgrec bench`` measures networks in it without ``--runtime``."""
+    """True if ``imgrec bench`` measures networks in it without ``--runtime``."""
     order: ClassVar[int] = 100
     """Position in lists and tables, ascending."""
     marker: ClassVar[str] = "v"

@@ -107,7 +107,7 @@ class Judge:
         self._right, self._said = self._look(reference, None)
 
     def __call__(self, file: Path, precision: str | None = None) -> Judgement:
-        """What ``file`` loses; ``precision`` is the precision that the runtime computes in."""
+        """Return the accuracy drop of ``file``, computed in ``precision``, and its agreement with the reference."""
         right, said = self._look(file, precision)
         agree = np.asarray(said == self._said)
         same = agree.all(axis=1) if agree.ndim > 1 else agree
