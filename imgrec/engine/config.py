@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ FREE_MAPPINGS = frozenset(
     ("alpha", "class_weights", "classes", "compile", "flips", "layers", "options", "rename", "settings", "splits")
 )
 """Arguments whose value is a mapping with free keys, such as class names. A test compares them with the annotations."""
+
+_FOREIGN_ARGUMENT = re.compile(r"trainer\.\w+\+?(\[\d+\])?\.(init_args\.)?(?!init_args$|class_path$)\w+")
+"""Dotted key of an argument of a callback, logger or plugin of Lightning, whose mapping may have numbers as keys."""
 
 _RULES_OR_CLASSES = frozenset(("alpha", "class_weights"))
 """Free mappings of class weights, which may instead be a rule with arguments: ``{name: effective, beta: 0.999}``."""
@@ -48,7 +52,9 @@ def read_config(path: str | Path) -> Config:
 
 
 def check_keys(values: Any, place: str = "", at: str = "") -> None:
-    """Refuse a key that is not text, except in a free mapping: a class may be called ``1``.
+    """Check that every key is text, except in a free mapping and in an argument of a Lightning class.
+
+    A class may have the name ``1``, and ``GradientAccumulationScheduler`` has ``scheduling: {1: 2}``.
 
     Args:
         values: a config, or a part of one.
@@ -63,8 +69,9 @@ def check_keys(values: Any, place: str = "", at: str = "") -> None:
             check_keys(each, place, f"{at}[{i}]")
     if not isinstance(values, Mapping) or at.rpartition(".")[2] in FREE_MAPPINGS:
         return
+    numbers = _FOREIGN_ARGUMENT.fullmatch(at) is not None
     for key, value in values.items():
-        if not isinstance(key, str):
+        if not isinstance(key, str) and not (numbers and type(key) is int):
             written = "null" if key is None else str(key).lower()
             where = f"{at}: " if at else ""
             raise UserError(f'{place}{where}expected text as a key, got {written}. Quote a text: "{written}".')

@@ -96,6 +96,10 @@ def test_every_reader_of_a_file_names_file_and_lines(tmp_path: Path, cli: Cli) -
         ("model: {optimizer: {null: 2}}", "model.optimizer: expected text as a key, got null."),
         ("true: 2", "expected text as a key, got true."),
         ("trainer: {callbacks: [{class_path: Timer, 2: x}]}", "trainer.callbacks[0]: expected text as a key, got 2."),
+        (
+            "trainer: {callbacks: [{class_path: Timer, init_args: {2: x}}]}",
+            "trainer.callbacks[0].init_args: expected text as a key, got 2.",
+        ),
     ],
 )
 def test_a_key_that_is_not_text_is_one_error(text: str, said: str, tmp_path: Path, cli: Cli) -> None:
@@ -114,6 +118,14 @@ def test_a_key_that_is_not_text_in_an_option(cli: Cli) -> None:
         ended = cli("fit", *words)
         assert ended.returncode == 2, ended.stderr
         assert "expected text as a key" in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [{"init_args": {"scheduling": {1: 2}}}, {"scheduling": {1: 2}}])
+def test_an_argument_of_a_lightning_class_accepts_numbers_as_keys(arguments: dict[str, Any], tmp_path: Path) -> None:
+    callback = {"class_path": "GradientAccumulationScheduler", **arguments}
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    assert read_config(path)["trainer"]["callbacks"] == [callback]
 
 
 def test_python_callers_get_the_same_error() -> None:
