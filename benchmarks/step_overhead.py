@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from imgrec import ImageDataModule
 from imgrec.callbacks import RunRecorder, make_lean
-from imgrec.engine.experiment import Engine
+from imgrec.engine.experiment import Experiment
 from imgrec.models import Backbone, Classifier, build_classifier
 from imgrec.optim import build_optimizer
 
@@ -200,12 +200,12 @@ def ours(steps: int, between: list[float]) -> float:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(Screen()):
         trainer = {"accelerator": "cpu", "max_epochs": EPOCHS, "limit_train_batches": steps, "limit_val_batches": 5}
-        engine = Engine({**CONFIG, "trainer": trainer, "runs": folder})
-        made = engine.settle()
-        made.callbacks.insert(0, RunRecorder("overhead", folder, engine.resolved))
+        experiment = Experiment({**CONFIG, "trainer": trainer, "runs": folder})
+        made = experiment.resolve_auto()
+        made.callbacks.insert(0, RunRecorder("overhead", folder, experiment.resolved))
         made.callbacks.append(clock)
-        make_lean(made, engine.task)
-        made.fit(engine.task, datamodule=engine.data)
+        make_lean(made, experiment.task)
+        made.fit(experiment.task, datamodule=experiment.data)
     between += clock.between
     return 1000 * clock.steps / steps
 

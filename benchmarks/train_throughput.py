@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from imgrec.callbacks import RunRecorder, make_lean
-from imgrec.engine.experiment import Engine
+from imgrec.engine.experiment import Experiment
 
 GOALS = {"resnet18": 1.6, "mobilenetv3_small_100": 1.7, "tf_efficientnet_lite0": 1.3}
 CIFAR = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2470, 0.2435, 0.2616]}
@@ -135,13 +135,13 @@ def ours(config: dict[str, dict[str, Any]], batches: int, chosen: list[str]) -> 
     whole = {"model": {"init_args": model}, "data": config["data"]}
     limits = {"max_epochs": 2, "limit_train_batches": batches, "limit_val_batches": 1, "accelerator": "cpu"}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        engine = Engine({**whole, "trainer": limits, "runs": folder})
-        trainer = engine.settle()
-        trainer.callbacks = [RunRecorder("throughput", folder, engine.resolved), *trainer.callbacks, clock]
-        make_lean(trainer, engine.task)
-        trainer.fit(engine.task, datamodule=engine.data)
-    order = ", channels last" if engine.task.channels_last else ""
-    chosen.append(f"precision {engine.config['trainer']['precision']}{order}")
+        experiment = Experiment({**whole, "trainer": limits, "runs": folder})
+        trainer = experiment.resolve_auto()
+        trainer.callbacks = [RunRecorder("throughput", folder, experiment.resolved), *trainer.callbacks, clock]
+        make_lean(trainer, experiment.task)
+        trainer.fit(experiment.task, datamodule=experiment.data)
+    order = ", channels last" if experiment.task.channels_last else ""
+    chosen.append(f"precision {experiment.config['trainer']['precision']}{order}")
     return clock.seconds[-1] / (batches * BATCH)
 
 

@@ -13,7 +13,7 @@ from tests.conftest import TINY
 TRAINING = """
 import gc
 import pytorch_lightning as pl
-from imgrec.engine.experiment import Engine
+from imgrec.engine.experiment import Experiment
 from imgrec.engine.config import read_config
 from imgrec.engine.training import train
 
@@ -28,9 +28,9 @@ config = read_config("tiny.yaml")
 config["evaluate_after_fit"] = False
 config["trainer"] = {"max_epochs": 41, "limit_train_batches": 20, "log_every_n_steps": 1, "accelerator": "cpu"}
 config["data"]["init_args"]["train_transforms"] = ["resize", {"name": "random_crop", "padding": 2}, "mixup"]
-engine = Engine(config)
-engine.trainer.callbacks.append(Resident())
-train(engine, None)
+experiment = Experiment(config)
+experiment.trainer.callbacks.append(Resident())
+train(experiment, None)
 """
 
 

@@ -11,10 +11,10 @@ from imgrec.errors import UserError
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
-    from imgrec.engine.experiment import Engine
+    from imgrec.engine.experiment import Experiment
 
 
-def build_short_run(command: str, arguments: Arguments, options: Collection[str]) -> Engine:
+def build_short_run(command: str, arguments: Arguments, options: Collection[str]) -> Experiment:
     """Build the experiment of a command line, and print the callbacks that do not run.
 
     Args:
@@ -23,9 +23,9 @@ def build_short_run(command: str, arguments: Arguments, options: Collection[str]
         options: Options of the command itself, which are not overrides of the config.
 
     Raises:
-        UserError: If no config is given, or if :func:`imgrec.engine.short_run.settled_engine` raises it.
+        UserError: If no config is given, or if :func:`imgrec.engine.short_run.prepare_experiment` raises it.
     """
-    from imgrec.engine.short_run import config_of, left_out, settled_engine
+    from imgrec.engine.short_run import config_of, left_out, prepare_experiment
 
     files = [*arguments.targets, *arguments.configs]
     if not files:
@@ -34,7 +34,7 @@ def build_short_run(command: str, arguments: Arguments, options: Collection[str]
     for key, value in arguments.overrides:
         if key not in options:
             config = override(config, key, value)
-    engine = settled_engine(config)
-    if idle := left_out(engine):
+    experiment = prepare_experiment(config)
+    if idle := left_out(experiment):
         print(f"not run    {', '.join(idle)}", flush=True)
-    return engine
+    return experiment

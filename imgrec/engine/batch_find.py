@@ -11,7 +11,7 @@ from imgrec.errors import UserError
 from imgrec.utils.formatting import format_size, parse_size
 
 if TYPE_CHECKING:
-    from imgrec.engine.experiment import Engine
+    from imgrec.engine.experiment import Experiment
 
 _STEPS = 4
 _SHARE = 0.9
@@ -84,26 +84,26 @@ def find_batch_size(
 
         print(imgrec.find_batch_size("experiments/digits/quickstart.yaml", memory="2GiB").largest.size)
     """
-    from imgrec.engine.short_run import config_of, settled_engine
+    from imgrec.engine.short_run import config_of, prepare_experiment
 
     check_sizes(memory, smallest, largest)
-    return search(settled_engine(config_of(*config)), memory, smallest, largest)
+    return search(prepare_experiment(config_of(*config)), memory, smallest, largest)
 
 
-def search(engine: Engine, memory: str | None, smallest: int, largest: int) -> BatchSizes:
+def search(experiment: Experiment, memory: str | None, smallest: int, largest: int) -> BatchSizes:
     """Train copies of an experiment with doubling batch sizes.
 
     Raises:
         UserError: If the first size does not fit, or if the data module has no batch size.
     """
     from imgrec.callbacks.throughput import StepMeter
-    from imgrec.engine.short_run import MemoryOf, train_briefly
+    from imgrec.engine.short_run import MemoryMeter, train_briefly
 
-    images = _training_images(engine)
-    device = engine.trainer.strategy.root_device
-    held = MemoryOf(device)
+    images = _training_images(experiment)
+    device = experiment.trainer.strategy.root_device
+    held = MemoryMeter(device)
     budget = _budget(memory, held)
-    accumulated = min(2, engine.trainer.accumulate_grad_batches)  # the second batch finds the gradients of the first
+    accumulated = min(2, experiment.trainer.accumulate_grad_batches)  # the second batch finds the gradients of the first
     tried: list[BatchSize] = []
     size, end = min(smallest, images), ""
     while not end:
@@ -112,9 +112,9 @@ def search(engine: Engine, memory: str | None, smallest: int, largest: int) -> B
             end = f"{size} would take about {format_size(predicted)}"
             break
         meter = StepMeter(_STEPS)
-        held.count_anew()
+        held.reset_peak()
         try:
-            train_briefly(engine, meter, data={"batch_size": size}, trainer={"accumulate_grad_batches": accumulated})
+            train_briefly(experiment, meter, data={"batch_size": size}, trainer={"accumulate_grad_batches": accumulated})
         except RuntimeError as error:
             if not held.is_exhausted(error):
                 raise
@@ -135,13 +135,13 @@ def search(engine: Engine, memory: str | None, smallest: int, largest: int) -> B
     return BatchSizes(tuple(tried), budget, end)
 
 
-def _training_images(engine: Engine) -> int:
-    arguments = engine.config["data"]["init_args"]
+def _training_images(experiment: Experiment) -> int:
+    arguments = experiment.config["data"]["init_args"]
     if not isinstance(arguments.get("batch_size"), int):
-        raise UserError(f"data: {engine.config['data']['class_path']} expected an argument `batch_size`, got none.")
-    engine.data.prepare_data()
-    engine.data.setup("fit")
-    sizes = engine.data.split_sizes() if hasattr(engine.data, "split_sizes") else {}
+        raise UserError(f"data: {experiment.config['data']['class_path']} expected an argument `batch_size`, got none.")
+    experiment.data.prepare_data()
+    experiment.data.setup("fit")
+    sizes = experiment.data.split_sizes() if hasattr(experiment.data, "split_sizes") else {}
     return int(sizes.get("train", 2**31))
 
 

@@ -1,4 +1,4 @@
-"""What a YAML names by class and not by registry: callbacks and loggers. ``imgrec list callbacks`` lists them."""
+"""Callbacks and loggers, which a config names by class. ``imgrec list callbacks`` lists them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class ClassList:
     """Classes of one kind that a config names by ``class_path``, or by their name alone.
 
     Args:
-        kind: what one of them is called.
-        where: where they stand in a config.
-        base: the dotted path of their base class.
-        lightnings: those of Lightning that go well with imgrec; any other can be named, too.
-        left_out: those of imgrec's that the command itself brings.
+        kind: Singular noun for messages.
+        where: Key in the config.
+        base: Dotted path of the base class.
+        recommended: Names of listed classes of Lightning. A config accepts any other class, too.
+        hidden: Names of classes of imgrec that the commands add themselves.
     """
 
     kind: str
     where: str
     base: str
-    lightnings: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
+    recommended: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
 
     def own(self) -> list[Entry[Any]]:
         """Those of imgrec, by name."""
@@ -39,41 +39,44 @@ class ClassList:
         found = {name: getattr(imgrec, name) for name in imgrec.__all__ if name not in self.left_out}
         return [Entry(n, c) for n, c in sorted(found.items()) if isinstance(c, type) and issubclass(c, base)]
 
-    def others(self) -> list[Entry[Any]]:
-        """Those of Lightning's that are of use beside them."""
-        return [self.entry(name) for name in self.lightnings]
+    def list_recommended(self) -> list[Entry[Any]]:
+        """Return the recommended classes of Lightning."""
+        return [self.entry(name) for name in self.recommended]
 
     def entry(self, name: str) -> Entry[Any]:
-        """The class of that name, or of that dotted path.
+        """Return the class of a name or a dotted path.
 
         Raises:
-            UserError: there is none.
+            UserError: If there is no such class.
         """
         return Entry(name, find_class(name, _import(self.base), self.where))
 
     def lines(self, pattern: str | None) -> Iterator[str]:
-        """Each with what it is, those whose names match ``pattern``.
+        """Yield one line per class: the name and the first sentence of its docstring.
+
+        Args:
+            pattern: Glob pattern of the names, or ``None`` for all.
 
         Raises:
-            UserError: none does.
+            UserError: If no name matches.
         """
         groups = [
             [entry for entry in group if pattern is None or fnmatch(entry.name, pattern)]
-            for group in (self.own(), self.others())
+            for group in (self.list_own(), self.list_recommended())
         ]
         if pattern is not None and not any(groups):
-            known = [entry.name for entry in (*self.own(), *self.others())]
+            known = [entry.name for entry in (*self.list_own(), *self.list_recommended())]
             raise UserError(f'no {self.kind} matches "{pattern}".{suggestion(pattern.strip("*"), known)}')
         width = max(len(entry.name) for group in groups for entry in group)
-        for said, group in zip(("", "of Lightning:"), groups, strict=True):
-            if group and said and pattern is None:
+        for title, group in zip(("", "of Lightning:"), groups, strict=True):
+            if group and title and pattern is None:
                 yield ""
-                yield said
+                yield title
             for entry in group:
                 yield f"{entry.name:<{width}}  {_sentence(entry.doc)}"
         if pattern is None:
             yield ""
-            yield f"{self.where} takes any other of Lightning's by its name, too, and any class by its dotted path"
+            yield f"{self.where} accepts any other class of Lightning by its name, and any class by its dotted path"
 
 
 CLASS_LISTS: dict[str, ClassList] = {
@@ -81,26 +84,26 @@ CLASS_LISTS: dict[str, ClassList] = {
         kind="callback",
         where="trainer.callbacks",
         base="pytorch_lightning.Callback",
-        lightnings=(
+        recommended=(
             "DeviceStatsMonitor",
             "GradientAccumulationScheduler",
             "LearningRateMonitor",
             "ModelCheckpoint",
             "ModelSummary",
         ),
-        left_out=("Callback", "RunRecorder"),
+        hidden=("Callback", "RunRecorder"),
     ),
     "loggers": ClassList(
         kind="logger",
         where="trainer.logger",
         base="pytorch_lightning.loggers.Logger",
-        lightnings=("CSVLogger", "MLFlowLogger", "TensorBoardLogger"),
+        recommended=("CSVLogger", "MLFlowLogger", "TensorBoardLogger"),
     ),
 }
 
 
 def _sentence(doc: str) -> str:
-    """The first sentence, on one line."""
+    """Return the first sentence on one line."""
     return " ".join(doc.partition("\n\n")[0].split()).partition(". ")[0].removesuffix(".") + "."
 
 

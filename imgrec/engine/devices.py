@@ -1,4 +1,4 @@
-"""What has to be right between ``trainer`` and the devices before Lightning's Trainer is built."""
+"""Checks of the trainer arguments that depend on the devices."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from imgrec.tasks.sync_batch_norm import SyncBatchNorm
 
 
 def prepare_devices(arguments: dict[str, Any]) -> None:
-    """Refuse the strategy that loses the weight decay; take a conversion of batch normalization that loses nothing.
+    """Refuse FSDP 1, and add the plugin that synchronizes batch normalization without losing its state.
 
     Args:
-        arguments: those of the Trainer; ``plugins`` may get another one.
+        arguments: Arguments of the Trainer. The value of ``plugins`` may be replaced.
 
     Raises:
-        UserError: it names the strategy to take.
+        UserError: If the strategy flattens the parameters, which disables the weight decay.
     """
     strategy = arguments.get("strategy")
     if isinstance(strategy, str) and strategy in FSDPStrategy.get_registered_strategies():
         raise UserError(
-            f'trainer.strategy: "{strategy}" flattens the parameters before the optimizer sees them, and no weight '
-            'would decay. Take "fsdp2": it shares them out as they are.'
+            f'trainer.strategy: "{strategy}" flattens the parameters before the optimizer is built, so no weight '
+            'would decay. Use "fsdp2", which shards them in their shape.'
         )
     if arguments.get("sync_batchnorm"):
         given = arguments.get("plugins") or []
@@ -33,13 +33,13 @@ def prepare_devices(arguments: dict[str, Any]) -> None:
 
 
 def check_devices(trainer: pl.Trainer) -> None:
-    """Refuse what would fail at the first batch.
+    """Raise an error for a combination of devices and arguments that would fail at the first batch.
 
     Raises:
-        UserError: batch normalization is to be synchronised on a CPU.
+        UserError: If batch normalization is synchronized on a CPU.
     """
     layers = getattr(trainer.strategy, "_layer_sync", None)
     if layers is not None and trainer.world_size > 1 and isinstance(trainer.accelerator, CPUAccelerator):
         raise UserError(
-            "trainer.sync_batchnorm: torch synchronises batch normalization on GPUs only; on a CPU, leave it away."
+            "trainer.sync_batchnorm: expected false on a CPU, got true. torch synchronizes batch normalization on GPUs only."
         )

@@ -98,18 +98,18 @@ def fit_config(config: Config, checkpoint: str | Path | None = None) -> Training
     Raises:
         UserError: If the config, the data or the checkpoint is invalid.
     """
-    from imgrec.engine.experiment import Engine
+    from imgrec.engine.experiment import Experiment
     from imgrec.engine.training import train
     from imgrec.runs.folder import check_writable
     from imgrec.runs.load import read_checkpoint
 
     existing_checkpoint(checkpoint)
-    engine = Engine(config)
-    if not engine.trainer.fast_dev_run:
-        check_writable(engine.config["runs"], engine.config["experiment"])
+    experiment = Experiment(config)
+    if not experiment.trainer.fast_dev_run:
+        check_writable(experiment.config["runs"], experiment.config["experiment"])
     if checkpoint is not None:
         read_checkpoint(Path(checkpoint))
-    return train(engine, checkpoint)
+    return train(experiment, checkpoint)
 
 
 def existing_checkpoint(path: str | Path | None) -> str | None:

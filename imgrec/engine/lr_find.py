@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from imgrec.errors import UserError
 
 if TYPE_CHECKING:
-    from imgrec.engine.experiment import Engine
+    from imgrec.engine.experiment import Experiment
     from imgrec.optim.lr_range_test import RangeTest
 
 
@@ -40,25 +40,25 @@ def find_learning_rate(
         found = imgrec.find_learning_rate("experiments/digits/quickstart.yaml")
         print(found.suggestions()["steepest"])
     """
-    from imgrec.engine.short_run import config_of, settled_engine
+    from imgrec.engine.short_run import config_of, prepare_experiment
 
     check_range(steps, low, high, stop_at)
-    return range_test(settled_engine(config_of(*config)), steps, low, high, stop_at)
+    return range_test(prepare_experiment(config_of(*config)), steps, low, high, stop_at)
 
 
-def range_test(engine: Engine, steps: int, low: float, high: float, stop_at: float) -> RangeTest:
+def range_test(experiment: Experiment, steps: int, low: float, high: float, stop_at: float) -> RangeTest:
     """Run the range test on a copy of an experiment (:func:`imgrec.engine.short_run.train_briefly`)."""
     from imgrec.callbacks.lr_range_test import LearningRateRange
     from imgrec.engine.short_run import train_briefly
     from imgrec.optim.lr_range_test import exponential_rates
 
-    _, base = configured_rate(engine)
+    _, base = configured_rate(experiment)
     watching = LearningRateRange(exponential_rates(low, high, steps), base, stop_at)
-    train_briefly(engine, watching)
+    train_briefly(experiment, watching)
     return watching.result
 
 
-def configured_rate(engine: Engine) -> tuple[str, float | None]:
+def configured_rate(experiment: Experiment) -> tuple[str, float | None]:
     """Return the key and the value of the learning rate in the config. The value of a custom task is ``None``.
 
     Raises:
@@ -68,9 +68,9 @@ def configured_rate(engine: Engine) -> tuple[str, float | None]:
     from imgrec.tasks import BaseTask
 
     place = "model.optimizer"
-    if not isinstance(engine.task, BaseTask):
+    if not isinstance(experiment.task, BaseTask):
         return f"{place}.lr", None
-    spec: Any = engine.task.optimizer_spec
+    spec: Any = experiment.task.optimizer_spec
     while True:
         name, given = OPTIMIZERS.parse(spec, place)
         parameters = OPTIMIZERS.entry(name, place).parameters

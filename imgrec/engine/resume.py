@@ -104,7 +104,7 @@ def resume_config(plan: ResumePlan) -> TrainingResult:
     """
     from lightning_utilities.core.rank_zero import rank_zero_only
 
-    from imgrec.engine.experiment import Engine
+    from imgrec.engine.experiment import Experiment
     from imgrec.engine.training import train
     from imgrec.runs.checkpoints import find_usable
     from imgrec.runs.lock import RunLock
@@ -114,11 +114,11 @@ def resume_config(plan: ResumePlan) -> TrainingResult:
     if getattr(rank_zero_only, "rank", 0) == 0:
         RunLock(path).release()
     start = find_usable(path)
-    engine = Engine(plan.config if start is None else _without_weights(plan.config))
-    engine.config["model"]["init_args"].pop("load_weights", None)
-    if engine.trainer.fast_dev_run:
+    experiment = Experiment(plan.config if start is None else _without_weights(plan.config))
+    experiment.config["model"]["init_args"].pop("load_weights", None)
+    if experiment.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: expected false to resume a run, got true. It writes no checkpoint.")
-    return train(engine, start.path if start else None, path, Resumption(start, plan.changed, plan.allowed))
+    return train(experiment, start.path if start else None, path, Resumption(start, plan.changed, plan.allowed))
 
 
 def find_run(word: str, config: Config) -> RunFolder | None:
@@ -151,7 +151,7 @@ def train_in(folder: Path, config: Config) -> bool:
     Raises:
         ResourceError: If a result cannot be written.
     """
-    from imgrec.engine.experiment import Engine
+    from imgrec.engine.experiment import Experiment
     from imgrec.engine.training import train
     from imgrec.runs.folder import is_run_folder
 
@@ -161,7 +161,7 @@ def train_in(folder: Path, config: Config) -> bool:
         if not plan.is_finished:
             resume_config(plan).folder()
     else:
-        train(Engine(config), None, folder).folder()
+        train(Experiment(config), None, folder).folder()
     found = RunFolder(folder)
     return is_complete(found, found.config)
 

@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.memory import is_oom_error
 
 from imgrec.callbacks import make_lean
 from imgrec.engine.config import Config
-from imgrec.engine.experiment import Engine, build_trainer
+from imgrec.engine.experiment import Experiment, build_trainer
 from imgrec.engine.fit import merge_configs
 from imgrec.engine.instantiate import instantiate
 from imgrec.errors import UserError
@@ -56,7 +56,7 @@ def config_of(*given: str | Path | Mapping[str, Any]) -> Config:
     return merge_configs(given)
 
 
-def settled_engine(config: Config) -> Engine:
+def prepare_experiment(config: Config) -> Experiment:
     """What the config builds, with what `imgrec fit` would measure first measured.
 
     Raises:
@@ -64,27 +64,27 @@ def settled_engine(config: Config) -> Engine:
     """
     if int(os.environ.get(_PROCESSES, "1")) > 1:
         raise UserError(f"a trial runs in one process, and {_PROCESSES} is {os.environ[_PROCESSES]}")
-    engine = Engine(config)
-    if engine.trainer.fast_dev_run:
+    experiment = Experiment(config)
+    if experiment.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run trains a batch or two: there is nothing to try out")
-    engine.settle()
-    return engine
+    experiment.resolve_auto()
+    return experiment
 
 
 def train_briefly(
-    engine: Engine,
+    experiment: Experiment,
     *watching: pl.Callback,
     data: Mapping[str, Any] | None = None,
     trainer: Mapping[str, Any] | None = None,
 ) -> None:
-    """Begin the training that an engine would begin, on copies of its task, data and callbacks.
+    """Begin the training that an experiment would begin, on copies of its task, data and callbacks.
 
     It runs on one device: batches of other devices are accumulated. There is no validation, nothing is logged or
     written, and only callbacks with ``runs_in_short_runs`` run, see :class:`imgrec.Callback`.
-    Afterwards the engine, its parts and the random generators of this process are as they were.
+    Afterwards the experiment, its parts and the random generators of this process are as they were.
 
     Args:
-        engine: see :func:`settled_engine`.
+        experiment: see :func:`prepare_experiment`.
         watching: further callbacks, which say when to stop.
         data: arguments of the data module to change.
         trainer: arguments of the trainer to change.
@@ -92,17 +92,17 @@ def train_briefly(
     Raises:
         UserError: the training cannot begin.
     """
-    own = engine.config["trainer"]
+    own = experiment.config["trainer"]
     arguments = {**own, **BRIEF, "devices": _one_device(own.get("devices"))}
-    arguments["accumulate_grad_batches"] = engine.trainer.accumulate_grad_batches * engine.trainer.world_size
-    part = engine.config["data"]
+    arguments["accumulate_grad_batches"] = experiment.trainer.accumulate_grad_batches * experiment.trainer.world_size
+    part = experiment.config["data"]
     spec = {**part, "init_args": {**part["init_args"], **(data or {})}}
-    with generators_kept():
-        task = copy.deepcopy(engine.task, {id(engine.task._trainer): None})
+    with preserve_rng():
+        task = copy.deepcopy(experiment.task, {id(experiment.task._trainer): None})
         module = instantiate(spec, pl.LightningDataModule, "data")
         brief: Any = build_trainer({**arguments, **(trainer or {})}, bare=True)
         brief.callbacks = [
-            *(copy.deepcopy(each) for each in engine.trainer.callbacks if is_step_callback(each)),
+            *(copy.deepcopy(each) for each in experiment.trainer.callbacks if is_step_callback(each)),
             *watching,
         ]
         make_lean(brief, task)
@@ -122,16 +122,16 @@ def is_step_callback(callback: pl.Callback) -> bool:
     )
 
 
-def left_out(engine: Engine) -> list[str]:
+def left_out(experiment: Experiment) -> list[str]:
     """The classes of the config's own callbacks that do not run in a trial."""
-    given = engine.config["trainer"].get("callbacks") or []
+    given = experiment.config["trainer"].get("callbacks") or []
     named = [each if isinstance(each, str) else each["class_path"] for each in _listed(given)]
     short = [name.rpartition(".")[2] for name in named]
-    running = {type(each).__name__ for each in engine.trainer.callbacks if is_step_callback(each)}
+    running = {type(each).__name__ for each in experiment.trainer.callbacks if is_step_callback(each)}
     return [name for name in short if name not in running]
 
 
-class MemoryOf:
+class MemoryMeter:
     """The memory of a device that this process takes, beyond what it had at the beginning.
 
     Args:
@@ -149,7 +149,7 @@ class MemoryOf:
             return torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device)
         return free_memory()
 
-    def count_anew(self) -> None:
+    def reset_peak(self) -> None:
         """Forget the peak."""
         _let_go()
         if self.device.type == "cuda":
@@ -170,7 +170,7 @@ class MemoryOf:
 
 
 @contextmanager
-def generators_kept() -> Iterator[None]:
+def preserve_rng() -> Iterator[None]:
     """The default generators of Python, NumPy and torch are afterwards as they were."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (libraries draw from it)
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []

@@ -17,7 +17,7 @@ from imgrec.trust import Trust
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
-    from imgrec.engine.experiment import Engine
+    from imgrec.engine.experiment import Experiment
     from imgrec.engine.target import Target
 
 Command = Literal["validate", "test"]
@@ -46,7 +46,7 @@ class SplitEvaluation:
 
     Args:
         command: ``validate`` or ``test``.
-        engine: Built experiment.
+        experiment: Built experiment.
         checkpoint: Path of the checkpoint.
         target: Run folder or checkpoint with its config. ``None`` if the config was given.
         is_unchanged: True without configs, overrides and a checkpoint of the user. The metrics are then written into
@@ -54,7 +54,7 @@ class SplitEvaluation:
     """
 
     command: Command
-    engine: Engine
+    experiment: Experiment
     checkpoint: str | None
     target: Target | None
     is_unchanged: bool
@@ -78,23 +78,23 @@ class SplitEvaluation:
         from imgrec.engine.training import evaluate_splits
         from imgrec.runs.load import read_checkpoint
 
-        engine, target = self.engine, self.target
+        experiment, target = self.experiment, self.target
         if self.checkpoint is None:
             raise UserError(f"{self.command}: expected a run folder or a checkpoint: imgrec {self.command} runs/...")
         content = read_checkpoint(Path(self.checkpoint))
         if tta is not None:
-            engine.trainer.callbacks.append(TestTimeViews(tta, tta_average))
+            experiment.trainer.callbacks.append(TestTimeViews(tta, tta_average))
         if target and target.trained:
-            _select_images(target.trained, target.config, engine, self.split)
+            _select_images(target.trained, target.config, experiment, self.split)
         elif target:
-            _refuse_changed_data(target, engine, content)
+            _refuse_changed_data(target, experiment, content)
         folder = target.run if target and self.is_unchanged and tta is None else None
         recorder = RunRecorder(folder=folder.path) if folder is not None else None
         if recorder is not None:
-            engine.trainer.callbacks.insert(0, recorder)
-        metrics = evaluate_splits(engine.trainer, engine.task, engine.data, self.checkpoint, [self.command])
+            experiment.trainer.callbacks.insert(0, recorder)
+        metrics = evaluate_splits(experiment.trainer, experiment.task, experiment.data, self.checkpoint, [self.command])
         error = None if recorder is None else recorder.unwritten.error
-        return SplitMetrics(metrics if engine.trainer.is_global_zero else {}, folder, error=error)
+        return SplitMetrics(metrics if experiment.trainer.is_global_zero else {}, folder, error=error)
 
 
 def evaluate_split(
@@ -165,7 +165,7 @@ def prepare(
     Raises:
         UserError: If the config or the checkpoint is invalid.
     """
-    from imgrec.engine.experiment import Engine
+    from imgrec.engine.experiment import Experiment
     from imgrec.engine.target import find_target
 
     target = find_target(path) if path is not None else None
@@ -175,8 +175,8 @@ def prepare(
     for key, value in overrides:
         config = override(config, key, policy.allow(value))
     given = existing_checkpoint(checkpoint) or (target.checkpoint if target else None)
-    engine = Engine(override(config, "model.load_weights", False), bare=True)
-    return SplitEvaluation(command, engine, given, target, not (configs or overrides or checkpoint))
+    experiment = Experiment(override(config, "model.load_weights", False), bare=True)
+    return SplitEvaluation(command, experiment, given, target, not (configs or overrides or checkpoint))
 
 
 def exported_run(path: str | Path) -> RunFolder | None:
@@ -219,21 +219,21 @@ def evaluate_export(command: Command, run: RunFolder, has_options: bool) -> Spli
     return SplitMetrics({split: figures_of(found)}, run, title)
 
 
-def _select_images(run: RunFolder, config: Config, engine: Engine, split: str) -> None:
+def _select_images(run: RunFolder, config: Config, experiment: Experiment, split: str) -> None:
     """Use the images of the split of the run. With options that select others, warn of training images in them."""
     from imgrec.engine.experiment import resolve
     from imgrec.runs.data import hold_to_run, selects_otherwise
 
-    if not selects_otherwise(engine.config["data"], resolve(config)["data"]):
-        hold_to_run(engine.data, run)
+    if not selects_otherwise(experiment.config["data"], resolve(config)["data"]):
+        hold_to_run(experiment.data, run)
         return
-    stored = run.splits() if hasattr(engine.data, "split_table") else None
+    stored = run.splits() if hasattr(experiment.data, "split_table") else None
     if stored is None:
         return
-    engine.data.prepare_data()
-    engine.data.setup("test")
-    rows = getattr(engine.data.splits, split)
-    if found := stored.trained_on(engine.data.source, rows):
+    experiment.data.prepare_data()
+    experiment.data.setup("test")
+    rows = getattr(experiment.data.splits, split)
+    if found := stored.trained_on(experiment.data.source, rows):
         print(
             f"warning: the run was trained on {len(found):,} of these {len(rows):,} images ({found[0]}): "
             "the figures are too good",
@@ -241,17 +241,17 @@ def _select_images(run: RunFolder, config: Config, engine: Engine, split: str) -
         )
 
 
-def _refuse_changed_data(target: Target, engine: Engine, content: Mapping[str, Any]) -> None:
+def _refuse_changed_data(target: Target, experiment: Experiment, content: Mapping[str, Any]) -> None:
     """Raise an error if the data of a checkpoint without a run folder has changed, because its split is not stored."""
     from imgrec.engine.experiment import resolve
     from imgrec.runs.data import DATA, selects_otherwise
 
     before = content.get("imgrec", {}).get(DATA)
-    if before is None or selects_otherwise(engine.config["data"], resolve(target.config)["data"]):
+    if before is None or selects_otherwise(experiment.config["data"], resolve(target.config)["data"]):
         return
-    engine.data.prepare_data()
-    engine.data.setup("test")
-    now = getattr(engine.data, "fingerprint", None)
+    experiment.data.prepare_data()
+    experiment.data.setup("test")
+    now = getattr(experiment.data, "fingerprint", None)
     if now != before:
         raise UserError(
             f"the data of {target.checkpoint} has changed since it was trained: its fingerprint was {before} and is "

@@ -13,7 +13,7 @@ from imgrec.errors import ResourceError, UserError
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-    from imgrec.engine.experiment import Engine
+    from imgrec.engine.experiment import Experiment
     from imgrec.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -54,12 +54,12 @@ class TrainingResult:
 
 
 def train(
-    engine: Engine, checkpoint: str | Path | None, run: Path | None = None, resumption: Any = None
+    experiment: Experiment, checkpoint: str | Path | None, run: Path | None = None, resumption: Any = None
 ) -> TrainingResult:
     """Train, evaluate the best checkpoint and write the report.
 
     Args:
-        engine: Built experiment.
+        experiment: Built experiment.
         checkpoint: Checkpoint to continue from. ``None`` starts a new training.
         run: Run folder to continue in. Defaults to a new folder.
         resumption: State of the resumed run. Defaults to ``None``.
@@ -70,22 +70,22 @@ def train(
     from imgrec.runs.load import read_checkpoint
     from imgrec.tasks import BaseTask
 
-    if checkpoint is not None and isinstance(engine.task, BaseTask):
-        engine.task.expect(read_checkpoint(Path(checkpoint)))
+    if checkpoint is not None and isinstance(experiment.task, BaseTask):
+        experiment.task.expect(read_checkpoint(Path(checkpoint)))
     if run is not None:
-        _use_splits_of(run, engine, resumption)
-    trainer = engine.settle()
-    config = engine.config
-    recorder = RunRecorder(config["experiment"], config["runs"], engine.resolved, folder=run, resumption=resumption)
+        _use_splits_of(run, experiment, resumption)
+    trainer = experiment.resolve_auto()
+    config = experiment.config
+    recorder = RunRecorder(config["experiment"], config["runs"], experiment.resolved, folder=run, resumption=resumption)
     trainer.callbacks.insert(0, recorder)
-    make_lean(trainer, engine.task)
+    make_lean(trainer, experiment.task)
     recorder.held = True
     metrics: dict[str, dict[str, float]] = {}
     report = None
     try:
-        _fit(engine, checkpoint)
+        _fit(experiment, checkpoint)
         if config["evaluate_after_fit"] and not trainer.interrupted:
-            metrics, report = _evaluate_after_fit(engine, recorder)
+            metrics, report = _evaluate_after_fit(experiment, recorder)
         close_mirrors(trainer)
         if recorder.unwritten.error is not None:
             recorder.check_folder()
@@ -102,13 +102,13 @@ def train(
     return TrainingResult(found, metrics, report, recorder.unwritten.error if metrics else None)
 
 
-def _fit(engine: Engine, checkpoint: str | Path | None) -> None:
+def _fit(experiment: Experiment, checkpoint: str | Path | None) -> None:
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     from imgrec.tasks.single_image import MESSAGE, single_image_error
 
     try:
-        engine.trainer.fit(engine.task, datamodule=engine.data, ckpt_path=checkpoint, weights_only=True)
+        experiment.trainer.fit(experiment.task, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
     except ValueError as error:
@@ -123,29 +123,29 @@ def _fit(engine: Engine, checkpoint: str | Path | None) -> None:
         ) from error
 
 
-def _use_splits_of(run: Path, engine: Engine, resumption: Any) -> None:
+def _use_splits_of(run: Path, experiment: Experiment, resumption: Any) -> None:
     """Train with the split that a run folder stores: the split of the run itself or of its parent."""
     from imgrec.data.splits.table import SplitTable
     from imgrec.runs.data import hold_to_run
     from imgrec.runs.folder import SPLITS_FILE, RunFolder
 
     stored = run / SPLITS_FILE
-    if not stored.is_file() or not hasattr(engine.data, "use_splits"):
+    if not stored.is_file() or not hasattr(experiment.data, "use_splits"):
         return  # the fingerprint is compared at the start of training
     if resumption is not None:
-        hold_to_run(engine.data, RunFolder(run), resumption.changes_data)
+        hold_to_run(experiment.data, RunFolder(run), resumption.changes_data)
     else:
-        engine.data.use_splits(SplitTable.read(stored))
+        experiment.data.use_splits(SplitTable.read(stored))
 
 
-def _evaluate_after_fit(engine: Engine, recorder: Any) -> tuple[dict[str, dict[str, float]], Path | None]:
+def _evaluate_after_fit(experiment: Experiment, recorder: Any) -> tuple[dict[str, dict[str, float]], Path | None]:
     """Evaluate the best checkpoint and write the report. Return the metrics by split and the path of the report."""
     from pytorch_lightning.callbacks import WeightAveraging
 
     from imgrec.reports.report import write_report_of
     from imgrec.runs.folder import RunFolder
 
-    trainer, data, task = engine.trainer, engine.data, engine.task
+    trainer, data, task = experiment.trainer, experiment.data, experiment.task
     # in a test, WeightAveraging of Lightning replaces the averages of the checkpoint by the weights of the last step
     trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, WeightAveraging)]
     best = None if trainer.fast_dev_run else recorder.trained_checkpoint(trainer)

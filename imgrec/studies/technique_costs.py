@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from imgrec.errors import UserError
 
 if TYPE_CHECKING:
-    from imgrec.engine.experiment import Engine
+    from imgrec.engine.experiment import Experiment
     from imgrec.studies.cost import StepCost, TrainingStep
 
 _PLACE = "model."
@@ -37,20 +37,20 @@ def technique_costs(
         costs = imgrec.technique_costs("experiments/cifar10/fast.yaml", toggles={"model.neck": "fpn"})
         print(costs["neck fpn"].ratio)
     """
-    from imgrec.engine.short_run import config_of, settled_engine
+    from imgrec.engine.short_run import config_of, prepare_experiment
 
     given = list((toggles or {}).items())
     check_toggles(rounds, given)
-    return step_costs(settled_engine(config_of(*config)), given, rounds)[1]
+    return step_costs(prepare_experiment(config_of(*config)), given, rounds)[1]
 
 
 def step_costs(
-    engine: Engine, toggles: list[tuple[str, Any]], rounds: int
+    experiment: Experiment, toggles: list[tuple[str, Any]], rounds: int
 ) -> tuple[TrainingStep, dict[str, StepCost | str]]:
     """Measure the step of an experiment and the cost of each technique. Random generators are restored.
 
     Args:
-        engine: Experiment of :func:`imgrec.engine.short_run.settled_engine`.
+        experiment: Experiment of :func:`imgrec.engine.short_run.prepare_experiment`.
         toggles: Dotted keys and specs to add. If empty, each technique of the config is removed.
         rounds: Number of measurements of each step.
 
@@ -58,45 +58,45 @@ def step_costs(
         UserError: If a step cannot be built, or if the config has no technique.
     """
     from imgrec.engine.config import override
-    from imgrec.engine.short_run import generators_kept
+    from imgrec.engine.short_run import preserve_rng
     from imgrec.studies.cost import compare_steps, numbered, spec_name, without_each
 
-    own = engine.config["model"]["init_args"]
+    own = experiment.config["model"]["init_args"]
     leaner = without_each(own)
     if not toggles and not leaner:
         raise UserError("this config has no technique to remove. Add one with --toggle.model.KEY SPEC.")
-    with generators_kept():
-        batch = _batch(engine)
-        base = _step(engine, own, batch)
+    with preserve_rng():
+        batch = _batch(experiment)
+        base = _step(experiment, own, batch)
         found: dict[str, StepCost | str] = {}
         for key, spec in toggles:
-            changed = override(engine.config, key, spec)["model"]["init_args"]
+            changed = override(experiment.config, key, spec)["model"]["init_args"]
             name = f"{key.removeprefix(_PLACE).rstrip('+')} {spec_name(spec)}"
-            found[numbered(name, found)] = compare_steps(_step(engine, changed, batch), base, rounds)
+            found[numbered(name, found)] = compare_steps(_step(experiment, changed, batch), base, rounds)
         for name, less in {} if toggles else leaner.items():
             try:
-                found[name] = compare_steps(base, _step(engine, less, batch), rounds)
+                found[name] = compare_steps(base, _step(experiment, less, batch), rounds)
             except UserError as error:  # a margin loss requires its head
                 found[name] = str(error)
     return base, found
 
 
-def _batch(engine: Engine) -> tuple[Any, int]:
+def _batch(experiment: Experiment) -> tuple[Any, int]:
     """Return the facts of the data and the number of images in a batch."""
     from imgrec.types import DataFacts
 
-    engine.data.prepare_data()
-    engine.data.setup("fit")
-    facts = getattr(engine.data, "facts", None)
-    size = engine.config["data"]["init_args"].get("batch_size")
+    experiment.data.prepare_data()
+    experiment.data.setup("fit")
+    facts = getattr(experiment.data, "facts", None)
+    size = experiment.config["data"]["init_args"].get("batch_size")
     if isinstance(facts, DataFacts) and size == "all":
         size = sum(facts.class_counts)
     if not isinstance(facts, DataFacts) or not isinstance(size, int):
-        raise UserError(f"data: {engine.config['data']['class_path']} expected facts and a batch size, got none.")
+        raise UserError(f"data: {experiment.config['data']['class_path']} expected facts and a batch size, got none.")
     return facts, size
 
 
-def _step(engine: Engine, model: Mapping[str, Any], batch: tuple[Any, int]) -> TrainingStep:
+def _step(experiment: Experiment, model: Mapping[str, Any], batch: tuple[Any, int]) -> TrainingStep:
     """Build the training step of the task with other arguments."""
     import pytorch_lightning as pl
 
@@ -104,11 +104,11 @@ def _step(engine: Engine, model: Mapping[str, Any], batch: tuple[Any, int]) -> T
     from imgrec.studies.cost import step_of
     from imgrec.tasks import BaseTask
 
-    task: Any = instantiate({**engine.config["model"], "init_args": model}, pl.LightningModule, "model")
+    task: Any = instantiate({**experiment.config["model"], "init_args": model}, pl.LightningModule, "model")
     if not isinstance(task, BaseTask):
         raise UserError(f"model: {type(task).__name__} expected a subclass of imgrec.BaseTask.")
-    device = engine.trainer.strategy.root_device
-    return step_of(task, *batch, device, str(engine.trainer.precision))
+    device = experiment.trainer.strategy.root_device
+    return step_of(task, *batch, device, str(experiment.trainer.precision))
 
 
 def check_toggles(rounds: Any, toggles: Sequence[tuple[str, Any]]) -> None:

@@ -34,9 +34,9 @@ class Pretended:
         self.accumulated: list[int] = []
         self.device, self.room, self.of = torch.device(device), room, free
         patch.setattr(trial, "train_briefly", self.train)
-        patch.setattr(trial, "MemoryOf", lambda device: self)
+        patch.setattr(trial, "MemoryMeter", lambda device: self)
 
-    def train(self, engine: Any, meter: Any, *, data: Any, trainer: Any) -> None:
+    def train(self, experiment: Any, meter: Any, *, data: Any, trainer: Any) -> None:
         self.tried.append(data["batch_size"])
         self.accumulated.append(trainer["accumulate_grad_batches"])
         if data["batch_size"] > self.room:
@@ -45,7 +45,7 @@ class Pretended:
     def free(self) -> int | None:
         return self.of
 
-    def count_anew(self) -> None:
+    def reset_peak(self) -> None:
         pass
 
     def peak(self) -> int:
@@ -55,8 +55,8 @@ class Pretended:
         return isinstance(error, torch.OutOfMemoryError)
 
     @property
-    def engine(self) -> Any:
-        """An engine of 1,000 training images on this device, that accumulates four batches."""
+    def experiment(self) -> Any:
+        """An experiment of 1,000 training images on this device, that accumulates four batches."""
         data = SimpleNamespace(prepare_data=lambda: None, setup=lambda stage: None, split_sizes=lambda: {"train": 1000})
         trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=self.device), accumulate_grad_batches=4)
         config = {"data": {"class_path": "imgrec.ImageDataModule", "init_args": {"batch_size": 64}}}
@@ -134,7 +134,7 @@ def test_as_fast_is_the_smallest_within_five_percent() -> None:
     (RuntimeError("shapes cannot be multiplied"), False),
 ])  # fmt: skip
 def test_what_torch_says_when_there_is_no_memory(error: RuntimeError, exhausted: bool) -> None:
-    assert trial.MemoryOf.is_exhausted(error) == exhausted
+    assert trial.MemoryMeter.is_exhausted(error) == exhausted
 
 
 def test_images_a_second_are_those_after_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import torch
 
 import imgrec
 from imgrec.engine.config import merge, normal_form
-from imgrec.engine.short_run import settled_engine
+from imgrec.engine.short_run import prepare_experiment
 from imgrec.errors import UserError
 from imgrec.studies.cost import StepCost
 from imgrec.studies.technique_costs import step_costs
@@ -83,9 +83,9 @@ def test_a_toggle_costs_what_it_costs_when_it_is_left_out() -> None:
 
 
 def test_measuring_leaves_the_random_generators_as_they_were() -> None:
-    engine = settled_engine(config("model: {head: {name: linear, dropout: 0.5}, edits: se}"))
+    experiment = prepare_experiment(config("model: {head: {name: linear, dropout: 0.5}, edits: se}"))
     before = torch.get_rng_state()
-    step_costs(engine, [], rounds=1)
+    step_costs(experiment, [], rounds=1)
     assert torch.equal(torch.get_rng_state(), before)
 
 

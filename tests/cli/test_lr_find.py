@@ -18,9 +18,9 @@ from PIL import Image
 import imgrec
 from imgrec.callbacks import Callback, PositionalSeeding
 from imgrec.engine.config import merge, normal_form
-from imgrec.engine.experiment import Engine
+from imgrec.engine.experiment import Experiment
 from imgrec.engine.lr_find import configured_rate, range_test
-from imgrec.engine.short_run import settled_engine, train_briefly
+from imgrec.engine.short_run import prepare_experiment, train_briefly
 from imgrec.engine.training import train
 from imgrec.errors import UserError
 from imgrec.utils import yaml
@@ -106,15 +106,15 @@ def test_a_training_after_it_is_bit_for_bit_one_without_it(
     monkeypatch.chdir(tmp_path)
     ended = []
     for name in ("alone", "after"):
-        engine = Engine({**config(more), "runs": name})
+        experiment = Experiment({**config(more), "runs": name})
         if name == "after":
             before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
             drawn = generators()
-            found = range_test(engine, 15, 1e-4, 1.0, 100.0)
+            found = range_test(experiment, 15, 1e-4, 1.0, 100.0)
             assert len(found.losses) == 15
             assert drawn == generators()
             assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-        train(engine, None)
+        train(experiment, None)
         (run,) = (tmp_path / name / "experiment").iterdir()
         ended.append((torch.load(run / "checkpoints" / "last.ckpt", weights_only=True), unclocked(run / "metrics.csv")))
     (alone, rows), (after, other_rows) = ended
@@ -141,19 +141,19 @@ def same(one: Any, other: Any) -> bool:
 def test_it_begins_as_the_training_begins_with_its_images_draws_and_accumulation() -> None:
     own = config(EVERYTHING)
     own["trainer"]["callbacks"] = [each for each in own["trainer"]["callbacks"] if each["class_path"] != "Pruning"]
-    engine = settled_engine(own)
+    experiment = prepare_experiment(own)
     watch = Watch(batches=2)
     trainer = pl.Trainer(
         **{**own["trainer"], "callbacks": None},
         logger=False, enable_checkpointing=False, enable_progress_bar=False, limit_val_batches=0,
         use_distributed_sampler=False, accelerator="cpu",
     )  # fmt: skip
-    size = next(each for each in engine.trainer.callbacks if type(each).__name__ == "ImageSizeSchedule")
+    size = next(each for each in experiment.trainer.callbacks if type(each).__name__ == "ImageSizeSchedule")
     trainer.callbacks = [PositionalSeeding(), size, watch]  # type: ignore[attr-defined]
-    trainer.fit(engine.task, datamodule=engine.data)
+    trainer.fit(experiment.task, datamodule=experiment.data)
     assert watch.sizes == [8, 8]
 
-    found = range_test(settled_engine(own), 10, 1e-3, 1e-2, 1e9)
+    found = range_test(prepare_experiment(own), 10, 1e-3, 1e-2, 1e9)
     assert found.losses[0] == sum(watch.losses) / 2
 
 
@@ -161,9 +161,9 @@ def test_parameter_groups_keep_the_ratios_of_their_rates_and_the_schedule_is_lef
     own = config(
         "model: {optimizer: {name: adamw, lr: 0.002, layer_decay: 0.5}, schedule: {name: linear, warmup: 0.5}}"
     )
-    engine, watch = settled_engine(own), Watch()
-    engine.trainer.callbacks.append(watch)
-    rates = range_test(engine, 12, 1e-5, 1e-2, 1e9).rates
+    experiment, watch = prepare_experiment(own), Watch()
+    experiment.trainer.callbacks.append(watch)
+    rates = range_test(experiment, 12, 1e-5, 1e-2, 1e9).rates
     highest = [max(groups) for groups in watch.rates]
     assert np.allclose(highest, rates, rtol=1e-9)
     shares = [sorted({round(rate / max(groups), 9) for rate in groups}) for groups in watch.rates]
@@ -173,8 +173,8 @@ def test_parameter_groups_keep_the_ratios_of_their_rates_and_the_schedule_is_lef
 
 
 def test_it_ends_where_the_loss_goes_away_and_passes_over_the_end_of_training() -> None:
-    engine = settled_engine(config("model: {optimizer: {name: sgd, lr: 0.1}}"))
-    found = range_test(engine, 60, 1e-2, 1e6, 3.0)  # a training of 12 steps
+    experiment = prepare_experiment(config("model: {optimizer: {name: sgd, lr: 0.1}}"))
+    found = range_test(experiment, 60, 1e-2, 1e6, 3.0)  # a training of 12 steps
     assert found.diverged
     assert 12 < len(found.losses) < 60
     assert np.isfinite(found.losses).all()
@@ -195,7 +195,7 @@ def test_the_callbacks_that_do_not_run_are_named(cli: Cli, tiny: Path, tmp_path:
 
 
 def test_what_trained_in_half_precision_is_tried_so() -> None:
-    engine = settled_engine(config("trainer: {precision: bf16-mixed}"))
+    experiment = prepare_experiment(config("trainer: {precision: bf16-mixed}"))
     types: list[torch.dtype] = []
 
     class Types(Watch):
@@ -203,7 +203,7 @@ def test_what_trained_in_half_precision_is_tried_so() -> None:
             hook = pl_module.model.head.register_forward_hook(lambda *given: types.append(given[2].dtype))
             self.hooks = [*getattr(self, "hooks", []), hook]
 
-    train_briefly(engine, Types(batches=1))
+    train_briefly(experiment, Types(batches=1))
     assert types == [torch.bfloat16]
 
 
@@ -223,16 +223,16 @@ def test_as_a_function(tiny: Path) -> None:
     ],
 )
 def test_the_rate_is_that_of_the_config(optimizer: Any, place: str, rate: float) -> None:
-    engine = Engine(config(yaml.dump({"model": {"optimizer": optimizer}})))
-    assert configured_rate(engine) == (place, rate)
+    experiment = Experiment(config(yaml.dump({"model": {"optimizer": optimizer}})))
+    assert configured_rate(experiment) == (place, rate)
 
 
 def test_a_rate_for_a_reference_batch_is_that_of_the_config() -> None:
     """64 images a step at a rate meant for 256: what trains is a quarter of what is tried."""
-    engine = settled_engine(config("model: {optimizer: {name: sgd, lr: 0.4, lr_reference_batch: 256}}"))
+    experiment = prepare_experiment(config("model: {optimizer: {name: sgd, lr: 0.4, lr_reference_batch: 256}}"))
     spy = Watch()
-    engine.trainer.callbacks.append(spy)
-    found = range_test(engine, 10, 1e-3, 1e-2, 1e9)
+    experiment.trainer.callbacks.append(spy)
+    found = range_test(experiment, 10, 1e-3, 1e-2, 1e9)
     assert np.allclose([groups[0] for groups in spy.rates], np.asarray(found.rates) / 4)
 
 

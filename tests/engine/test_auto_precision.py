@@ -12,7 +12,7 @@ import yaml
 
 from imgrec.engine import auto_precision as precision
 from imgrec.engine.config import read_config
-from imgrec.engine.experiment import Engine
+from imgrec.engine.experiment import Experiment
 from imgrec.errors import UserError
 from imgrec.tasks.precision_benchmark import Measurement, Way
 from tests.conftest import Cli
@@ -121,12 +121,12 @@ def test_what_is_given_stays_and_only_auto_is_settled(
         part, name = key.split(".")
         target = config[part] if part == "trainer" else config[part].get("init_args", config[part])
         target[name] = value
-    engine = Engine(config)
+    experiment = Experiment(config)
     with caplog.at_level("INFO", logger="imgrec"):
-        trainer = engine.settle()
-    init_args = engine.config["model"]["init_args"]
-    assert (engine.config["trainer"]["precision"], init_args["channels_last"]) == expected
-    assert engine.task.channels_last is init_args["channels_last"]
+        trainer = experiment.resolve_auto()
+    init_args = experiment.config["model"]["init_args"]
+    assert (experiment.config["trainer"]["precision"], init_args["channels_last"]) == expected
+    assert experiment.task.channels_last is init_args["channels_last"]
     assert said in caplog.text
     assert trainer.precision == {"bf16": "bf16-mixed"}.get(expected[0], expected[0])
 
@@ -146,5 +146,5 @@ def test_an_unknown_precision_is_refused_with_the_nearest(tiny: Path) -> None:
     config = read_config(tiny)
     config["trainer"] = {"precision": "bf16-mixt"}
     with pytest.raises(UserError, match=r'there is no "bf16-mixt". Did you mean "bf16-mixed"') as caught:
-        Engine(config)
+        Experiment(config)
     assert "Accepted: auto, 32-true, bf16-mixed" in str(caught.value)

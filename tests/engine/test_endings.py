@@ -20,7 +20,7 @@ from torch import Tensor
 
 from imgrec import ClassificationTask, ImageDataModule, RunFolder
 from imgrec.engine import training
-from imgrec.engine.experiment import Engine
+from imgrec.engine.experiment import Experiment
 from imgrec.errors import UserError
 from imgrec.reports import report
 from imgrec.tasks.synthetic_step import noise, trial
@@ -112,7 +112,7 @@ def test_ctrl_c_outside_of_training(
     with monkeypatch.context() as patch:
         owner: dict[str, tuple[Any, str]] = {
             "data": (ImageDataModule, "setup"),
-            "precision": (Engine, "settle"),
+            "precision": (Experiment, "settle"),
             "between": (training, "_evaluate_after_fit"),
             "report": (report, "write_report_of"),
         }

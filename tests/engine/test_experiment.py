@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import CSVLogger
 from imgrec import ClassificationTask, ImageDataModule
 from imgrec.callbacks import EpochProgress, MonitorCheck, PositionalSeeding, RankWatch, SystemFigures
 from imgrec.engine.config import normal_form
-from imgrec.engine.experiment import Engine, build_loggers, default_callbacks, quiet_libraries, resolve
+from imgrec.engine.experiment import Experiment, build_loggers, default_callbacks, quiet_libraries, resolve
 from imgrec.errors import UserError
 
 
@@ -43,23 +43,23 @@ def test_every_default_is_written_out() -> None:
 
 
 def test_what_a_config_builds() -> None:
-    engine = Engine(normal_form({"data": {"source": "digits"}, "trainer": {"max_epochs": 3}}))
-    assert type(engine.task) is ClassificationTask
-    assert type(engine.data) is ImageDataModule
-    assert engine.trainer.max_epochs == 3
-    assert yaml.safe_load(engine.resolved) == engine.config
-    assert engine.trainer.loggers == []
-    assert not hasattr(engine.task, "model")  # the network is built once the data is known
+    experiment = Experiment(normal_form({"data": {"source": "digits"}, "trainer": {"max_epochs": 3}}))
+    assert type(experiment.task) is ClassificationTask
+    assert type(experiment.data) is ImageDataModule
+    assert experiment.trainer.max_epochs == 3
+    assert yaml.safe_load(experiment.resolved) == experiment.config
+    assert experiment.trainer.loggers == []
+    assert not hasattr(experiment.task, "model")  # the network is built once the data is known
 
 
 def test_for_evaluation_there_is_progress_and_the_watch_and_nothing_else() -> None:
     trainer = {"callbacks": [{"class_path": "EarlyStopping", "monitor": "val/acc"}], "logger": "CSVLogger"}
-    engine = Engine(normal_form({"data": {"source": "digits"}, "trainer": trainer}), bare=True)
-    assert kinds(engine.trainer.callbacks) == ["EpochProgress", "RankWatch"]
-    assert engine.trainer.loggers == []
+    experiment = Experiment(normal_form({"data": {"source": "digits"}, "trainer": trainer}), bare=True)
+    assert kinds(experiment.trainer.callbacks) == ["EpochProgress", "RankWatch"]
+    assert experiment.trainer.loggers == []
     silent = {**trainer, "enable_progress_bar": False}
-    engine = Engine(normal_form({"data": {"source": "digits"}, "trainer": silent}), bare=True)
-    assert kinds(engine.trainer.callbacks) == ["RankWatch"]
+    experiment = Experiment(normal_form({"data": {"source": "digits"}, "trainer": silent}), bare=True)
+    assert kinds(experiment.trainer.callbacks) == ["RankWatch"]
 
 
 CHECKPOINTS = {"BestCheckpoint", "LastCheckpoint", "ExactResume"}

@@ -23,7 +23,7 @@ from PIL import Image
 
 import imgrec
 from imgrec.engine.config import read_config
-from imgrec.engine.experiment import Engine
+from imgrec.engine.experiment import Experiment
 from imgrec.errors import UserError
 from imgrec.export import read_origin
 from imgrec.runs.data import build_data
@@ -123,10 +123,10 @@ def damage(data: bytes, draw: st.DataObject) -> bytes:
 # ---------------------------------------------------------------- what opens it
 
 
-def engine(run: Path) -> None:
+def experiment(run: Path) -> None:
     config = read_config(run / "config.yaml")
     with opening(run):
-        Engine({**config, "seed_everything": 0}, bare=True)
+        Experiment({**config, "seed_everything": 0}, bare=True)
 
 
 def figures(run: Path) -> None:
@@ -149,7 +149,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Any]]] = {
         lambda run: imgrec.load(run / "checkpoints" / "best.ckpt", device="cpu"),
     ),
     "data of a run": ("config.yaml", lambda run: build_data(RunFolder(run).config.get("data") or {}).setup("test")),
-    "config of a run": ("config.yaml", engine),
+    "config of a run": ("config.yaml", experiment),
     "figures of a run": ("summary.json", figures),
     "environment of a run": ("environment.json", figures),
     "table of runs": ("summary.json", lambda run: imgrec.run_table(run.parent)),

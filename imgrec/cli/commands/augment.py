@@ -47,15 +47,15 @@ def run(command: str, words: list[str]) -> int:
         if key not in DEFAULTS:
             config = override(config, key, value)
 
-    from imgrec.engine.experiment import Engine
+    from imgrec.engine.experiment import Experiment
 
-    engine = Engine(config)
-    engine.data.prepare_data()
-    engine.data.setup("fit")
-    for callback in engine.trainer.callbacks:
+    experiment = Experiment(config)
+    experiment.data.prepare_data()
+    experiment.data.setup("fit")
+    for callback in experiment.trainer.callbacks:
         if hasattr(callback, "schedule"):
-            callback.schedule(engine.data.training)
-    draw(engine.data, Path(given["out"]), given["columns"], given["rows"], given["progress"])
+            callback.schedule(experiment.data.training)
+    draw(experiment.data, Path(given["out"]), given["columns"], given["rows"], given["progress"])
     print(given["out"])
     return 0
 

@@ -93,9 +93,9 @@ def run_fit(arguments: Arguments) -> int:
         raise UserError("--allow-changed is for imgrec resume, and for --ckpt_path last or a run folder")
     checkpoint = existing_checkpoint(arguments.ckpt_path)
     if arguments.print_config:
-        from imgrec.engine.experiment import Engine
+        from imgrec.engine.experiment import Experiment
 
-        print(Engine(config).resolved, end="")
+        print(Experiment(config).resolved, end="")
         return 0
 
     from imgrec.cli.results import print_training
@@ -126,7 +126,7 @@ def run_evaluation(command: Literal["validate", "test"], arguments: Arguments) -
         configs = [read_config(each) for each in arguments.configs]
         evaluation = prepare(command, path, configs, arguments.overrides, arguments.ckpt_path)
         if arguments.print_config:
-            print(evaluation.engine.resolved, end="")
+            print(evaluation.experiment.resolved, end="")
             return 0
         found = evaluation.run(arguments.tta, arguments.tta_average)
 

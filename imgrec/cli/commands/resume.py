@@ -49,12 +49,12 @@ def run(command: str, words: list[str]) -> int:
 def resume_run(run: RunFolder, config: Config, arguments: Arguments) -> int:
     """Continue a run with a config, and print its metrics."""
     from imgrec.cli.results import print_training
-    from imgrec.engine.experiment import Engine
+    from imgrec.engine.experiment import Experiment
     from imgrec.engine.resume import plan_resume, resume_config
 
     plan = plan_resume(run, config, arguments.allowed)
     if arguments.print_config:
-        print(Engine(plan.config).resolved, end="")
+        print(Experiment(plan.config).resolved, end="")
     elif plan.is_finished:
         summary = run.summary
         print(f"the run {run.path} is finished: {summary.get('epochs')} epochs, {summary.get('steps')} steps")

@@ -63,7 +63,7 @@ def compress_run(run: RunFolder | str | Path, *plans: Any, trust: Trust = None) 
 
 
 def compression_of(run: RunFolder | str | Path) -> Compression:
-    """Return the compression study of a run, which trains with the engine."""
+    """Return the compression study of a run, which trains with the experiment."""
     return Compression(run, train_in, check_config)
 
 
@@ -91,6 +91,6 @@ def check_config(config: Config) -> None:
     Raises:
         UserError: If the config is invalid.
     """
-    from imgrec.engine.experiment import Engine
+    from imgrec.engine.experiment import Experiment
 
-    Engine(config)
+    Experiment(config)
