@@ -29,7 +29,7 @@ from imgrec import ClassificationTask, ImageDataModule, Pruning
 from imgrec.callbacks import PositionalSeeding, make_lean
 from imgrec.compress import prunable
 from imgrec.compress.pruning.masked_model import Masking
-from imgrec.engine.experiment import quiet_libraries
+from imgrec.engine.library_output import quiet_libraries
 
 CRITERIA = ("magnitude", "taylor", "movement", "random")
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)

@@ -25,16 +25,16 @@ def build_short_run(command: str, arguments: Arguments, options: Collection[str]
     Raises:
         UserError: If no config is given, or if :func:`imgrec.engine.short_run.prepare_experiment` raises it.
     """
-    from imgrec.engine.short_run import config_of, left_out, prepare_experiment
+    from imgrec.engine.short_run import prepare_experiment, read_configs, skipped_callbacks
 
     files = [*arguments.targets, *arguments.configs]
     if not files:
         raise UserError(f"{command} needs a config: imgrec {command} experiments/digits/quickstart.yaml")
-    config = config_of(*files)
+    config = read_configs(*files)
     for key, value in arguments.overrides:
         if key not in options:
             config = override(config, key, value)
     experiment = prepare_experiment(config)
-    if idle := left_out(experiment):
-        print(f"not run    {', '.join(idle)}", flush=True)
+    if skipped := skipped_callbacks(experiment):
+        print(f"not run    {', '.join(skipped)}", flush=True)
     return experiment

@@ -84,10 +84,10 @@ def find_batch_size(
 
         print(imgrec.find_batch_size("experiments/digits/quickstart.yaml", memory="2GiB").largest.size)
     """
-    from imgrec.engine.short_run import config_of, prepare_experiment
+    from imgrec.engine.short_run import prepare_experiment, read_configs
 
     check_sizes(memory, smallest, largest)
-    return search(prepare_experiment(config_of(*config)), memory, smallest, largest)
+    return search(prepare_experiment(read_configs(*config)), memory, smallest, largest)
 
 
 def search(experiment: Experiment, memory: str | None, smallest: int, largest: int) -> BatchSizes:
@@ -97,13 +97,16 @@ def search(experiment: Experiment, memory: str | None, smallest: int, largest: i
         UserError: If the first size does not fit, or if the data module has no batch size.
     """
     from imgrec.callbacks.throughput import StepMeter
-    from imgrec.engine.short_run import MemoryMeter, train_briefly
+    from imgrec.engine.memory_meter import MemoryMeter
+    from imgrec.engine.short_run import train_briefly
 
     images = _training_images(experiment)
     device = experiment.trainer.strategy.root_device
     held = MemoryMeter(device)
     budget = _budget(memory, held)
-    accumulated = min(2, experiment.trainer.accumulate_grad_batches)  # the second batch finds the gradients of the first
+    accumulated = min(
+        2, experiment.trainer.accumulate_grad_batches
+    )  # the second batch finds the gradients of the first
     tried: list[BatchSize] = []
     size, end = min(smallest, images), ""
     while not end:
@@ -114,7 +117,9 @@ def search(experiment: Experiment, memory: str | None, smallest: int, largest: i
         meter = StepMeter(_STEPS)
         held.reset_peak()
         try:
-            train_briefly(experiment, meter, data={"batch_size": size}, trainer={"accumulate_grad_batches": accumulated})
+            train_briefly(
+                experiment, meter, data={"batch_size": size}, trainer={"accumulate_grad_batches": accumulated}
+            )
         except RuntimeError as error:
             if not held.is_exhausted(error):
                 raise

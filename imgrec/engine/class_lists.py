@@ -31,12 +31,12 @@ class ClassList:
     recommended: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
 
-    def own(self) -> list[Entry[Any]]:
-        """Those of imgrec, by name."""
+    def list_own(self) -> list[Entry[Any]]:
+        """Return the classes of imgrec, sorted by name."""
         imgrec = import_module("imgrec")  # the short names of a config are its public names
 
         base = _import(self.base)
-        found = {name: getattr(imgrec, name) for name in imgrec.__all__ if name not in self.left_out}
+        found = {name: getattr(imgrec, name) for name in imgrec.__all__ if name not in self.hidden}
         return [Entry(n, c) for n, c in sorted(found.items()) if isinstance(c, type) and issubclass(c, base)]
 
     def list_recommended(self) -> list[Entry[Any]]:

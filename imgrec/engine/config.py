@@ -1,4 +1,4 @@
-"""Several YAML files and dotted overrides, merged into one config: later over earlier."""
+"""Merge of YAML files and dotted overrides into one config, later over earlier."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RULES_OR_CLASSES = frozenset(("alpha", "class_weights"))
 
 
 def parse_value(text: str) -> Any:
-    """Return a value as YAML reads it; a text that is not YAML is returned as it is.
+    """Return the YAML value of a text, or the text itself if it is not YAML.
 
     Raises:
         YAMLKeyError: If a mapping has a key twice, or a key that comes from a decimal comma.
@@ -51,37 +51,37 @@ def read_config(path: str | Path) -> Config:
     return normal_form(values)
 
 
-def check_keys(values: Any, place: str = "", at: str = "") -> None:
-    """Check that every key is text, except in a free mapping and in an argument of a Lightning class.
+def check_keys(values: Any, place: str = "", prefix: str = "") -> None:
+    """Raise an error for a key that is not text, except in a free mapping and in an argument of a Lightning class.
 
     A class may have the name ``1``, and ``GradientAccumulationScheduler`` has ``scheduling: {1: 2}``.
 
     Args:
-        values: a config, or a part of one.
-        place: the beginning of the message: the file or the option.
-        at: the dotted key of ``values``.
+        values: Config or part of a config.
+        place: Start of the message: the file or the option. Defaults to none.
+        prefix: Dotted key of ``values``. Defaults to none.
 
     Raises:
         UserError: If a key is a number, a boolean or null.
     """
     if isinstance(values, list):
         for i, each in enumerate(values):
-            check_keys(each, place, f"{at}[{i}]")
-    if not isinstance(values, Mapping) or at.rpartition(".")[2] in FREE_MAPPINGS:
+            check_keys(each, place, f"{prefix}[{i}]")
+    if not isinstance(values, Mapping) or prefix.rpartition(".")[2] in FREE_MAPPINGS:
         return
-    numbers = _FOREIGN_ARGUMENT.fullmatch(at) is not None
+    numbers = _FOREIGN_ARGUMENT.fullmatch(prefix) is not None
     for key, value in values.items():
         if not isinstance(key, str) and not (numbers and type(key) is int):
             written = "null" if key is None else str(key).lower()
-            where = f"{at}: " if at else ""
+            where = f"{prefix}: " if prefix else ""
             raise UserError(f'{place}{where}expected text as a key, got {written}. Quote a text: "{written}".')
-        check_keys(value, place, f"{at}.{key}" if at else key)
+        check_keys(value, place, f"{prefix}.{key}" if prefix else key)
 
 
 def normal_form(config: Mapping[str, Any]) -> Config:
-    """``model`` and ``data`` with their arguments under ``init_args``, as LightningCLI has it.
+    """Return a config with the arguments of ``model`` and ``data`` under ``init_args``, as in LightningCLI.
 
-    A YAML may leave ``class_path`` out, and may write the arguments beside it.
+    A YAML may omit ``class_path``, and may contain the arguments next to it.
 
     >>> normal_form({"model": {"loss": "focal"}})
     {'model': {'init_args': {'loss': 'focal'}}}
@@ -99,15 +99,18 @@ def normal_form(config: Mapping[str, Any]) -> Config:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
-    """Return the config ``over`` merged over the config ``base``.
+    """Return the config ``base`` overridden by ``over``.
 
-    Mappings are merged key by key, everything else is replaced; ``key+`` appends to a list. Another class
-    (``class_path``) replaces the old one with its arguments. Under ``model`` and ``data``, a spec with another name
-    keeps the arguments that mean the same there (:func:`imgrec.engine.spec_overrides.carried`), and a line names each
-    that is
-    dropped; a mapping without a ``name`` changes arguments of the spec that is there. The arguments of ``model`` and
-    ``data`` are kept if a class is named alone, or if none was named before: a subclass takes its base's.
-    In a free mapping (:data:`FREE_MAPPINGS`) every key is data: none is a name, and none appends.
+    Mappings are merged key by key. Everything else is replaced. ``key+`` appends to a list. A mapping with another
+    ``name`` or ``class_path`` replaces the old one with its arguments.
+
+    Under ``model`` and ``data``, a spec with another name keeps the arguments with the same meaning
+    (:func:`imgrec.engine.spec_overrides.carried`), and one line on stderr names each dropped argument. A mapping
+    without a ``name`` changes arguments of the present spec. The arguments of ``model`` and ``data`` are kept if the
+    new value names only a class, because a subclass has the arguments of its base. They are also kept if the old value
+    names no class.
+
+    In a free mapping (:data:`FREE_MAPPINGS`) every key is data: no key is a name, and no key appends.
 
     >>> merge({"model": {"loss": {"name": "focal", "gamma": 2}}}, {"model": {"loss": {"gamma": 3}}})
     {'model': {'loss': {'name': 'focal', 'gamma': 3}}}
@@ -163,7 +166,7 @@ def _carried(path: tuple[str, ...], base: Mapping[str, Any], old: Mapping[str, A
 
 
 def _merged_free(key: str, old: Any, new: Any) -> Config | None:
-    """Return two free mappings merged key by key; ``None`` if ``key`` is not one."""
+    """Return two free mappings merged key by key, or ``None`` if ``key`` is not a free mapping."""
     if key not in FREE_MAPPINGS or not isinstance(new, Mapping):
         return None
     rule = key in _RULES_OR_CLASSES
@@ -182,7 +185,7 @@ def _another(identity: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> b
 
 
 def override(config: Mapping[str, Any], key: str, value: Any) -> Config:
-    """``config`` with the value at a dotted key replaced.
+    """Return a config with the value at a dotted key replaced.
 
     >>> override({}, "model.loss", "focal")
     {'model': {'init_args': {'loss': 'focal'}}}
@@ -197,7 +200,9 @@ def override(config: Mapping[str, Any], key: str, value: Any) -> Config:
 
 
 def experiment_name(configs: list[str]) -> str:
-    """The name that the first config gives: its path below a folder ``experiments``, else its own name.
+    """Return the name of the experiment of configs.
+
+    It is the path of the first config below a folder ``experiments``, or the file name of a config outside of it.
 
     >>> experiment_name(["experiments/digits/quickstart.yaml", "more.yaml"])
     'digits/quickstart'

@@ -41,5 +41,6 @@ def check_devices(trainer: pl.Trainer) -> None:
     layers = getattr(trainer.strategy, "_layer_sync", None)
     if layers is not None and trainer.world_size > 1 and isinstance(trainer.accelerator, CPUAccelerator):
         raise UserError(
-            "trainer.sync_batchnorm: expected false on a CPU, got true. torch synchronizes batch normalization on GPUs only."
+            "trainer.sync_batchnorm: expected false on a CPU, got true. "
+            "torch synchronizes batch normalization on GPUs only."
         )

@@ -1,4 +1,4 @@
-"""A trained model as an evaluation needs it: logits of a batch, metrics, and what identifies its weights."""
+"""Trained model for an evaluation: logits of a batch, metrics, and the digest of its weights."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ Metrics = Callable[[Tensor, Tensor], dict[str, float]]
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedModel:
-    """A model that is evaluated.
+    """Model that is evaluated.
 
     Attributes:
-        facts: the facts of its data, with its preprocessing.
-        logits: returns the logits of a batch, on the CPU: float ``(batch, num_classes)``.
-        metrics: maps all logits and targets to named metrics: those of the task that trained it.
-        title: runtime, precision and device in words.
-        weights: digest of the file of its weights.
-        run: the run folder that it is of, if it is in one.
+        facts: Facts of its data, with its preprocessing.
+        logits: Function that returns the logits of a batch on the CPU, float ``(batch, num_classes)``.
+        metrics: Function that maps all logits and targets to metrics by name, those of the task that trained it.
+        title: Runtime, precision and device as text.
+        weights: Digest of the file of its weights.
+        run: Run folder that contains it, or ``None``.
     """
 
     facts: DataFacts
@@ -51,17 +51,18 @@ def open_model(
 ) -> EvaluatedModel:
     """Open the model of a run folder, a checkpoint, a model folder or an export.
 
-    A task of a user's own evaluates with its ``model_step`` and its ``build_metrics``. Any other model is the one that
-    :func:`imgrec.load` loads.
+    A custom task evaluates with its ``model_step`` and its ``build_metrics``. :func:`imgrec.load` loads every other
+    model.
 
     Args:
-        path: the run folder, checkpoint, model folder or export.
-        device: ``auto`` selects a GPU if there is one.
-        tta: further views of each image; see `imgrec list views`.
-        tta_average: mean of the ``probabilities`` or of the ``logits`` of the views.
+        path: Run folder, checkpoint, model folder or export.
+        device: Device such as ``cpu``. Defaults to ``auto``: a GPU if there is one.
+        tta: Specs of test-time views, see ``imgrec list views``. Defaults to none.
+        tta_average: Average of the ``probabilities`` or of the ``logits`` of the views. Defaults to
+            ``probabilities``.
 
     Raises:
-        UserError: If there is nothing of the kind.
+        UserError: If the path contains no model.
     """
     path = Path(path).expanduser()
     checkpoint = own_checkpoint(path)
@@ -81,13 +82,13 @@ def open_model(
 
 
 def run_around(path: Path) -> RunFolder | None:
-    """Return the run that a run folder, or a checkpoint, model folder or export inside of one, belongs to."""
+    """Return the run folder at a path, or the one that contains a checkpoint, model folder or export."""
     around = (path, *path.absolute().parents[:2])
     return next((RunFolder(each) for each in around if is_run_folder(each)), None)
 
 
 def own_checkpoint(path: Path) -> Path | None:
-    """Return the checkpoint of a model that a task of a user's own trained; ``None`` for the tasks of imgrec."""
+    """Return the checkpoint of a model that a custom task trained, or ``None`` for the tasks of imgrec."""
     if is_run_folder(path):
         run = RunFolder(path)
         named = str((run.config.get("model") or {}).get("class_path") or "imgrec.")
@@ -95,7 +96,7 @@ def own_checkpoint(path: Path) -> Path | None:
             return None
         try:
             return run.trained_checkpoint()
-        except UserError:  # a variant that was made without training has only its model folder
+        except UserError:  # a variant without a training has only its model folder
             return None
     if path.suffix != ".ckpt" or not path.is_file():
         return None
@@ -104,7 +105,7 @@ def own_checkpoint(path: Path) -> Path | None:
 
 
 def weights_file(path: Path) -> Path:
-    """Return the file that the weights of a model are in.
+    """Return the file of the weights of a model.
 
     Raises:
         UserError: If the path is not a run folder, a checkpoint, a model folder or an export.

@@ -1,4 +1,4 @@
-"""``class_path`` and ``init_args``: LightningCLI's way of naming a task, a data module, a callback or a logger."""
+"""Objects from ``class_path`` and ``init_args``, the format of LightningCLI for tasks, callbacks and loggers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from imgrec import trust
 from imgrec.errors import UserError, suggestion
 from imgrec.utils.signature import Entry, check_text_keys, check_type
 
-# a class in one of these may be called by its name alone
 SHORT_NAMES = (
     "imgrec",
     "pytorch_lightning.callbacks",
@@ -25,7 +24,7 @@ SHORT_NAMES = (
     "pytorch_lightning.profilers",
     "pytorch_lightning.plugins",
 )
-
+"""Modules whose classes a config names without the module."""
 
 OPENED = {
     "pytorch_lightning.callbacks": (
@@ -36,21 +35,21 @@ OPENED = {
     "pytorch_lightning.loggers": ("CSVLogger", "TensorBoardLogger"),
     "pytorch_lightning.strategies": ("DDPStrategy", "FSDPStrategy", "ModelParallelStrategy", "SingleDeviceStrategy"),
 }
-"""Classes of Lightning that received data may name, in addition to imgrec's own."""
+"""Classes of Lightning that received data may name, in addition to the public classes of imgrec."""
 
 _REDIRECTING = frozenset({"dirpath", "save_dir", "root_dir", "log_dir", "dir", "sub_dir", "settings"})
-"""Arguments of callbacks and loggers that name a place to write to, or a server."""
+"""Arguments of callbacks and loggers that name a folder to write to, or a server."""
 _READ = frozenset({"ticket"})
 """Arguments of callbacks that name a path to read."""
 
 
 def find_class(class_path: str, base: type, where: str) -> type:
-    """Return the class that a dotted path or a short name stands for.
+    """Return the class of a dotted path or a short name.
 
     Received data resolves imgrec's public classes and those of :data:`OPENED`.
 
     Raises:
-        UserError: If there is no such class, it is no ``base``, or received data must not name it.
+        UserError: If there is no such class, if it is not a subclass of ``base``, or if received data must not name it.
     """
     if not isinstance(class_path, str):
         raise UserError(f"{where}: expected the name of a class, got {class_path!r}.")
@@ -89,7 +88,7 @@ def _opened_class(class_path: str, base: type, where: str) -> Any:
         if name in names and class_path == f"{place}.{name}":
             return accepted[-1]
     classes = [each for each in accepted if isinstance(each, type)]
-    if not classes and class_path == name:  # a short name of Lightning's: the printed option needs the full one
+    if not classes and class_path == name:  # the printed option contains the full name of a short name of Lightning
         place = next((each for each in SHORT_NAMES if isinstance(getattr(import_module(each), name, None), type)), "")
         class_path = f"{place}.{name}" if place else name
     try:
@@ -110,15 +109,16 @@ def _known(modules: Iterable[str], base: type) -> list[str]:
 
 
 def instantiate(value: Any, base: type, where: str) -> Any:
-    """The object that ``value`` names; what already is an object stays as it is.
+    """Build the object that a class path or a mapping describes.
 
     Args:
-        value: a class path, or a mapping with ``class_path`` and ``init_args`` (or the arguments beside it).
-        base: what it must be an instance of.
-        where: the place in the config, for messages.
+        value: Class path, or mapping with ``class_path`` and ``init_args``. The arguments may also be next to
+            ``class_path``.
+        base: Required base class.
+        where: Key in the config, for messages.
 
     Raises:
-        UserError: an unknown class, an unknown, missing or wrongly typed argument, a value that is refused.
+        UserError: If the class is unknown, or if an argument is unknown, missing, of the wrong type or out of range.
     """
     if isinstance(value, str):
         value = {"class_path": value}
@@ -131,29 +131,29 @@ def instantiate(value: Any, base: type, where: str) -> Any:
     entry = Entry(value["class_path"], cls)
     if not issubclass(cls, LightningModule | LightningDataModule):
         refuse_redirections(entry, given, where)
-    arguments = check_arguments(entry, given, where)
+    arguments = build_arguments(entry, given, where)
     try:
         return cls(**arguments)
     except (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException) as error:
         if isinstance(error, UserError) or not cls.__module__.startswith("pytorch_lightning"):
-            raise  # in a class of one's own the traceback is what helps
+            raise  # the traceback of a custom class is required to correct it
         raise UserError(f"{where}: {value['class_path']} refuses its arguments: {error}") from error
 
 
 _FIELDS = re.compile(r"(?:[^{}]|\{[^{}\[\]!]*\})*")
-"""Text whose fields in braces are names of metrics. Other fields read attributes, and so spell any path."""
+"""Text whose fields in braces are names of metrics. Other fields read attributes and can therefore form any path."""
 
 
-def refuse_redirections(entry: Entry[Any], given: Mapping[str, Any], where: str) -> None:
-    """Raise if received data gives a callback or a logger a place outside the run folder, or a server.
+def refuse_redirections(entry: Entry[Any], arguments: Mapping[str, Any], where: str) -> None:
+    """Raise an error if received data gives a callback or a logger a path outside the run folder, or a server.
 
     Raises:
-        UntrustedError: If it does, and the opening does not trust everything.
+        UntrustedError: If an argument is such a path, and not everything is trusted.
     """
     scope = trust.current()
     if scope is None or scope.everything or scope.is_allowed(entry.name):
         return
-    for key, value in given.items():
+    for key, value in arguments.items():
         outside = isinstance(value, str) and key not in _READ and _leads_out(value)
         unknown = entry.open and key not in entry.parameters
         if value is not None and (outside or unknown or key in _REDIRECTING):
@@ -164,18 +164,22 @@ def _leads_out(text: str) -> bool:
     return Path(text).is_absolute() or ".." in text or not _FIELDS.fullmatch(text)
 
 
-def check_arguments(entry: Entry[Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The arguments with nested classes built and plain values checked against the annotations."""
-    check_text_keys(given, where)
-    for key in given:
+def build_arguments(entry: Entry[Any], given_arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the arguments with nested classes built and plain values checked against the annotations.
+
+    Raises:
+        UserError: If an argument is unknown, missing, or of the wrong type.
+    """
+    check_text_keys(given_arguments, where)
+    for key in given_arguments:
         if key not in entry.parameters and not entry.open:
             known = ", ".join(sorted(entry.parameters))
             raise UserError(f'{where}: there is no key "{key}".{suggestion(key, entry.parameters)} Accepted: {known}.')
-    missing = [n for n, p in entry.parameters.items() if p.default is p.empty and n not in given]
+    missing = [n for n, p in entry.parameters.items() if p.default is p.empty and n not in given_arguments]
     if missing:
         raise UserError(f'{where}: {entry.name} needs the argument "{missing[0]}"')
     arguments = {}
-    for key, value in given.items():
+    for key, value in given_arguments.items():
         built = build_nested(value, f"{where}.{key}")
         default = value is None and key in entry.parameters and entry.parameters[key].default is None
         plain = built is value and key in entry.parameters and not default
@@ -184,7 +188,7 @@ def check_arguments(entry: Entry[Any], given: Mapping[str, Any], where: str) -> 
 
 
 def build_nested(value: Any, where: str) -> Any:
-    """``value`` with every mapping that has a ``class_path`` built; the very same object where there is none."""
+    """Return a value with every mapping that has a ``class_path`` built, or the same object if it contains none."""
     if isinstance(value, Mapping) and "class_path" in value:
         return instantiate(value, object, where)
     if isinstance(value, Sequence) and not isinstance(value, str):

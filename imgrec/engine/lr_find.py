@@ -40,10 +40,10 @@ def find_learning_rate(
         found = imgrec.find_learning_rate("experiments/digits/quickstart.yaml")
         print(found.suggestions()["steepest"])
     """
-    from imgrec.engine.short_run import config_of, prepare_experiment
+    from imgrec.engine.short_run import prepare_experiment, read_configs
 
     check_range(steps, low, high, stop_at)
-    return range_test(prepare_experiment(config_of(*config)), steps, low, high, stop_at)
+    return range_test(prepare_experiment(read_configs(*config)), steps, low, high, stop_at)
 
 
 def range_test(experiment: Experiment, steps: int, low: float, high: float, stop_at: float) -> RangeTest:

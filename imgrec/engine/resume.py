@@ -81,7 +81,8 @@ def plan_resume(run: RunFolder, config: Config, allowed: Sequence[str] = ()) -> 
     Raises:
         UserError: If a key differs from the config of the run and is not allowed to.
     """
-    from imgrec.engine.experiment import quiet_libraries, resolve
+    from imgrec.engine.library_output import quiet_libraries
+    from imgrec.engine.resolve import resolve
     from imgrec.runs.resume import check_changes
 
     quiet_libraries()

@@ -19,16 +19,16 @@ Config = dict[str, Any]
 def carried(path: Sequence[str], config: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]) -> Config:
     """Return the arguments of the spec ``old`` that the spec ``new`` with another name keeps.
 
-    An argument is kept if the new entry has one of the same name, its annotation accepts the value, and the registry
-    does not declare the name as specific to an entry (:class:`imgrec.registry.Registry`). Arguments of a network that
-    its catalogue checks itself are kept if it accepts them. A line on stderr names what is kept, and one line each
-    argument that is not.
+    An argument is kept if the new entry has an argument of the same name and accepts the value. It is not kept if the
+    registry declares the name as specific to an entry (:class:`imgrec.registry.Registry`). Arguments that the
+    catalogue of a network checks are kept if it accepts them. A line on stderr names the kept arguments, and one line
+    names each dropped argument.
 
     Args:
-        path: the keys of the spec in the config: ``("model", "init_args", "optimizer")``.
-        config: the config that is overridden.
-        old: the spec in it.
-        new: the spec that replaces it.
+        path: Keys of the spec in the config, for example ``("model", "init_args", "optimizer")``.
+        config: Config that is overridden.
+        old: Spec in the config.
+        new: Spec that replaces it.
     """
     registry = registry_at(path, config)
     name = new.get("name")
@@ -50,14 +50,14 @@ def carried(path: Sequence[str], config: Mapping[str, Any], old: Mapping[str, An
             kept[key] = value
         elif not (_is_default(registry, before, key, value) and (key not in entry.parameters or value is None)):
             _print(f"{where}.{key}: {value!r} is dropped with {before}: {why}")
-    told = {key: value for key, value in kept.items() if not _equals_default(entry.parameters.get(key), value)}
-    if told:
-        _print(f"{where}: {name} keeps {', '.join(f'{key} {value!r}' for key, value in told.items())}")
+    listed = {key: value for key, value in kept.items() if not _equals_default(entry.parameters.get(key), value)}
+    if listed:
+        _print(f"{where}: {name} keeps {', '.join(f'{key} {value!r}' for key, value in listed.items())}")
     return kept
 
 
 def registry_at(path: Sequence[str], config: Mapping[str, Any]) -> Registry[Any] | None:
-    """Return the registry of the spec at ``path``, nested in other specs or not; ``None`` if it belongs to none."""
+    """Return the registry of the spec at a path, also inside other specs, or ``None`` if it has no registry."""
     from imgrec.registry import nested_registry
     from imgrec.runs.specs import registry_of
 
@@ -73,7 +73,7 @@ def registry_at(path: Sequence[str], config: Mapping[str, Any]) -> Registry[Any]
 
 
 def _around(path: Sequence[str], config: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
-    """Yield each spec around the one at ``path``, with the argument of it that leads there."""
+    """Yield each spec that contains the spec at ``path``, with the name of the argument that contains it."""
     here: Any = config
     for i, key in enumerate(path):
         if i > 2:

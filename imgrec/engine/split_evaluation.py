@@ -221,7 +221,7 @@ def evaluate_export(command: Command, run: RunFolder, has_options: bool) -> Spli
 
 def _select_images(run: RunFolder, config: Config, experiment: Experiment, split: str) -> None:
     """Use the images of the split of the run. With options that select others, warn of training images in them."""
-    from imgrec.engine.experiment import resolve
+    from imgrec.engine.resolve import resolve
     from imgrec.runs.data import hold_to_run, selects_otherwise
 
     if not selects_otherwise(experiment.config["data"], resolve(config)["data"]):
@@ -243,7 +243,7 @@ def _select_images(run: RunFolder, config: Config, experiment: Experiment, split
 
 def _refuse_changed_data(target: Target, experiment: Experiment, content: Mapping[str, Any]) -> None:
     """Raise an error if the data of a checkpoint without a run folder has changed, because its split is not stored."""
-    from imgrec.engine.experiment import resolve
+    from imgrec.engine.resolve import resolve
     from imgrec.runs.data import DATA, selects_otherwise
 
     before = content.get("imgrec", {}).get(DATA)

@@ -1,4 +1,4 @@
-"""What a command is pointed at: a run folder, or a checkpoint inside or outside of one."""
+"""Config and checkpoint of a trained model: a run folder, or a checkpoint inside or outside of a run folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from imgrec.utils.paths import inside
 
 @dataclass(frozen=True)
 class Target:
-    """The config and the checkpoint of a trained model.
+    """Config and checkpoint of a trained model.
 
     Attributes:
-        run: the run folder, if the figures in it are those of this checkpoint.
-        trained: the run folder that the checkpoint is in, if it is in one.
+        config: Config of the training.
+        checkpoint: Path of the checkpoint.
+        run: Run folder whose metrics are those of this checkpoint, or ``None``.
+        trained: Run folder that contains the checkpoint, or ``None``. Defaults to ``None``.
     """
 
     config: Config
@@ -27,22 +29,22 @@ class Target:
 
 
 def find_target(path: str | Path) -> Target:
-    """The target that ``path`` names.
+    """Return the config and the checkpoint of a run folder or a checkpoint.
 
     Raises:
-        UserError: it is neither a run folder nor a checkpoint that says what it was made with.
+        UserError: If the path is neither a run folder nor a checkpoint that contains its config.
     """
     path = Path(path)
     if not path.is_file():
         run = RunFolder(path)
-        own = run.summary.get("export") is None  # the figures of one that was quantized are those of its export
+        own = run.summary.get("export") is None  # the metrics of a quantized variant are those of its export
         return Target(read_config(run.path / CONFIG), str(run.trained_checkpoint()), run if own else None, run)
     around = path.absolute().parent.parent
     if is_run_folder(around):
         run = RunFolder(around)
         named = run.summary.get("checkpoint") or "checkpoints/best.ckpt"
         named = inside(run.path, str(named), "summary.json: checkpoint")
-        same = named.is_file() and path.samefile(named)  # another checkpoint's figures are not the run's
+        same = named.is_file() and path.samefile(named)  # the metrics of the run are not those of another checkpoint
         own = same and run.summary.get("export") is None
         return Target(read_config(around / CONFIG), str(path), run if own else None, run)
     from imgrec.runs.load import read_checkpoint
@@ -51,7 +53,10 @@ def find_target(path: str | Path) -> Target:
     model, data = checkpoint.get("hyper_parameters"), checkpoint.get("datamodule_hyper_parameters")
     made_by = checkpoint.get("imgrec")
     if not (model and data and made_by):
-        raise UserError(f"{path} is a checkpoint that does not say its data and its task: name the config by --config")
+        raise UserError(
+            f"{path}: expected a checkpoint with the config of its data and its task, got none. "
+            "Give the config by --config."
+        )
     model = {k: v for k, v in model.items() if k not in ("facts", "load_weights")}
     config = {
         "model": {"class_path": made_by["task"], "init_args": model},

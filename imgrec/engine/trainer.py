@@ -26,7 +26,7 @@ from imgrec.callbacks import (
 from imgrec.engine.auto_precision import parse_precision
 from imgrec.engine.config import Config
 from imgrec.engine.devices import check_devices, prepare_devices
-from imgrec.engine.instantiate import check_arguments, instantiate
+from imgrec.engine.instantiate import build_arguments, instantiate
 from imgrec.errors import UserError
 from imgrec.utils.signature import Entry
 
@@ -50,7 +50,7 @@ def build_trainer(config: Config, bare: bool) -> pl.Trainer:
     callbacks = given.pop("callbacks", None) or []
     logger = given.pop("logger", None)
     given["precision"] = parse_precision(given.get("precision"))
-    arguments = check_arguments(Entry("Trainer", pl.Trainer), given, "trainer")
+    arguments = build_arguments(Entry("Trainer", pl.Trainer), given, "trainer")
     if bare:
         bar = [EpochProgress()] if arguments.get("enable_progress_bar") is not False else []
         arguments |= {"callbacks": [*bar, RankWatch()], "logger": False, "enable_checkpointing": False}

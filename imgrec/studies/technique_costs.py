@@ -37,11 +37,11 @@ def technique_costs(
         costs = imgrec.technique_costs("experiments/cifar10/fast.yaml", toggles={"model.neck": "fpn"})
         print(costs["neck fpn"].ratio)
     """
-    from imgrec.engine.short_run import config_of, prepare_experiment
+    from imgrec.engine.short_run import prepare_experiment, read_configs
 
     given = list((toggles or {}).items())
     check_toggles(rounds, given)
-    return step_costs(prepare_experiment(config_of(*config)), given, rounds)[1]
+    return step_costs(prepare_experiment(read_configs(*config)), given, rounds)[1]
 
 
 def step_costs(

@@ -19,7 +19,7 @@ from imgrec.engine.instantiate import instantiate
 from imgrec.utils.signature import Entry
 
 Cli = Callable[..., "CompletedProcess[str]"]
-CALLBACKS = CLASS_LISTS["callbacks"].own()
+CALLBACKS = CLASS_LISTS["callbacks"].list_own()
 BAD: dict[str, list[dict[str, Any]]] = {
     "AdaptiveClipping": [{"factor": 0.0}, {"eps": -1.0}],
     "AugmentationStrength": [{"start": 2.0}, {"until": 0.0}],

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from imgrec import ClassificationTask, ImageDataModule, RunFolder, RunRecorder
-from imgrec.engine.experiment import best_and_last
+from imgrec.engine.trainer import best_and_last
 from imgrec.export import load_model_folder
 from imgrec.metrics.scores import classification_scores
 

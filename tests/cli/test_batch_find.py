@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import imgrec
-import imgrec.engine.short_run as trial
 from imgrec.callbacks.throughput import StepMeter
+from imgrec.engine import memory_meter, short_run
 from imgrec.engine.batch_find import BatchSize, BatchSizes, predicted_memory, search
 from imgrec.engine.config import normal_form
 from imgrec.errors import UserError
@@ -33,8 +33,8 @@ class Pretended:
         self.tried: list[int] = []
         self.accumulated: list[int] = []
         self.device, self.room, self.of = torch.device(device), room, free
-        patch.setattr(trial, "train_briefly", self.train)
-        patch.setattr(trial, "MemoryMeter", lambda device: self)
+        patch.setattr(short_run, "train_briefly", self.train)
+        patch.setattr(memory_meter, "MemoryMeter", lambda device: self)
 
     def train(self, experiment: Any, meter: Any, *, data: Any, trainer: Any) -> None:
         self.tried.append(data["batch_size"])
@@ -65,7 +65,7 @@ class Pretended:
 
 def test_the_largest_power_of_two_that_fits_and_the_next_is_not_tried_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     pretended = Pretended(monkeypatch)
-    found = search(pretended.engine, "300MiB", 8, 4096)
+    found = search(pretended.experiment, "300MiB", 8, 4096)
     assert pretended.tried == [8, 16, 32, 64, 128]
     assert [each.memory for each in found.tried] == [(100 + size) * MIB for size in pretended.tried]
     assert found.largest.size == 128
@@ -75,33 +75,33 @@ def test_the_largest_power_of_two_that_fits_and_the_next_is_not_tried_on_a_cpu(m
 
 def test_on_a_gpu_a_size_is_tried_until_one_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     pretended = Pretended(monkeypatch, "cuda", room=300)
-    found = search(pretended.engine, "1TiB", 8, 4096)
+    found = search(pretended.experiment, "1TiB", 8, 4096)
     assert pretended.tried == [8, 16, 32, 64, 128, 256, 512]
     assert (found.largest.size, found.end) == (256, "512 did not fit")
     pretended = Pretended(monkeypatch, "cuda")
-    assert search(pretended.engine, "300MiB", 8, 4096).end == "256 took 356.0 MiB"
+    assert search(pretended.experiment, "300MiB", 8, 4096).end == "256 took 356.0 MiB"
     assert pretended.tried[-1] == 256
 
 
 def test_there_are_no_more_images_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     pretended = Pretended(monkeypatch)
-    found = search(pretended.engine, "1TiB", 100, 4096)
+    found = search(pretended.experiment, "1TiB", 100, 4096)
     assert pretended.tried == [100, 200, 400, 800, 1000]
     assert found.end == "there are 1,000 training images"
-    assert search(pretended.engine, "1TiB", 100, 400).end == "--largest is 400"
-    assert search(pretended.engine, "1TiB", 100, 500).largest.size == 400
+    assert search(pretended.experiment, "1TiB", 100, 400).end == "--largest is 400"
+    assert search(pretended.experiment, "1TiB", 100, 500).largest.size == 400
 
 
 def test_nine_tenths_of_what_is_free_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = search(Pretended(monkeypatch, free=1000 * MIB).engine, None, 8, 64)
+    found = search(Pretended(monkeypatch, free=1000 * MIB).experiment, None, 8, 64)
     assert found.budget == 900 * MIB
     with pytest.raises(UserError, match="--memory: expected a size such as 6GiB"):
-        search(Pretended(monkeypatch).engine, None, 8, 64)
+        search(Pretended(monkeypatch).experiment, None, 8, 64)
 
 
 def test_not_even_the_first_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no batch fits in 50.0 MiB: 8 took 108.0 MiB"):
-        search(Pretended(monkeypatch).engine, "50MiB", 8, 64)
+        search(Pretended(monkeypatch).experiment, "50MiB", 8, 64)
 
 
 def test_another_error_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,9 +110,9 @@ def test_another_error_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> 
     def fail(*given: Any, **more: Any) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(trial, "train_briefly", fail)
+    monkeypatch.setattr(short_run, "train_briefly", fail)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        search(pretended.engine, "1GiB", 8, 64)
+        search(pretended.experiment, "1GiB", 8, 64)
 
 
 def test_the_memory_of_a_straight_line_is_told_exactly() -> None:
@@ -134,7 +134,7 @@ def test_as_fast_is_the_smallest_within_five_percent() -> None:
     (RuntimeError("shapes cannot be multiplied"), False),
 ])  # fmt: skip
 def test_what_torch_says_when_there_is_no_memory(error: RuntimeError, exhausted: bool) -> None:
-    assert trial.MemoryMeter.is_exhausted(error) == exhausted
+    assert memory_meter.MemoryMeter.is_exhausted(error) == exhausted
 
 
 def test_images_a_second_are_those_after_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:

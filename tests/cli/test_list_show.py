@@ -121,15 +121,15 @@ def test_classes_are_listed_own_ones_first_and_shown(plural: str, cli: Cli) -> N
     done = cli("list", plural)
     assert done.returncode == 0
     own, others = (block.splitlines() for block in done.stdout.split("\n\n")[:2])
-    assert [line.split()[0] for line in own] == [entry.name for entry in found.own()]
-    assert [line.split()[0] for line in others[1:]] == list(found.lightnings)
+    assert [line.split()[0] for line in own] == [entry.name for entry in found.list_own()]
+    assert [line.split()[0] for line in others[1:]] == list(found.recommended)
     assert all(len(line.split(maxsplit=1)[1]) > 20 and line.endswith(".") for line in [*own, *others[1:]])
-    for entry in (*found.own(), *found.others()):
+    for entry in (*found.list_own(), *found.list_recommended()):
         shown = cli("show", plural, entry.name)
         assert shown.returncode == 0, shown.stderr
         assert shown.stdout.startswith(f"{entry.name} - a {found.kind}, for {found.where}\n")
         assert entry.doc in shown.stdout
-    assert cli("list", plural, f"{found.own()[0].name[:4]}*").stdout.startswith(found.own()[0].name)
+    assert cli("list", plural, f"{found.list_own()[0].name[:4]}*").stdout.startswith(found.list_own()[0].name)
 
 
 def test_the_recorder_is_no_callback_that_a_config_names(cli: Cli) -> None:

@@ -247,7 +247,7 @@ def test_a_rate_for_a_reference_batch_is_that_of_the_config() -> None:
         (["--out", "a.txt"], "--out a.txt: expected a name that ends in .png"),
         (["--model.loss", "fokal"], 'Did you mean "focal"'),
         (["--stepps", "5"], 'there is no key "stepps"'),
-        (["--trainer.fast_dev_run"], "there is nothing to try out"),
+        (["--trainer.fast_dev_run"], "expected false for a short run"),
         (["none.yaml"], "config none.yaml: cannot be read"),
     ],
 )

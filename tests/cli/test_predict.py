@@ -94,7 +94,7 @@ def test_csv_and_json_lines_say_the_same(cli: Cli, trained: Path, images: dict[s
         assert done.returncode == 4
         assert done.stdout == f"{COUNT + 1} images -> {name}\n"
         assert "images/broken.png: cannot be read: the file is empty\n" in done.stderr
-        assert f"1 of {COUNT + 1} images could not be read; the results of the others" in done.stderr
+        assert f"1 of {COUNT + 1} images could not be read. The results of the others" in done.stderr
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "found.csv").read_text())))
     lines = [json.loads(line) for line in (tmp_path / "out" / "found.jsonl").read_text().splitlines()]
     assert [row["path"] for row in rows] == [line["path"] for line in lines]
@@ -199,7 +199,7 @@ def test_a_table_that_is_wrong_is_refused(text: str, said: str, cli: Cli, traine
 def test_a_count_is_at_least_one(option: str, cli: Cli, trained: Path, images: dict[str, str]) -> None:
     done = cli("predict", trained, "images", option, "0")
     assert done.returncode == 2
-    assert "at least 1" in done.stderr
+    assert "expected 1 or more" in done.stderr
 
 
 def test_a_long_list_says_where_it_is(

@@ -105,7 +105,7 @@ def test_measuring_changes_nothing_but_the_way(
     ("given", "expected", "said"),
     [
         ({"trainer.precision": "bf16"}, ("bf16", True), "precision bf16-mixed channels_last: a step"),
-        ({"trainer.precision": "64-true"}, ("64-true", False), "nothing is measured beside precision 64-true"),
+        ({"trainer.precision": "64-true"}, ("64-true", False), "nothing is measured for precision 64-true"),
         ({"model.channels_last": False}, ("32-true", False), "precision 32-true: a step of 8 images"),
         ({"trainer.devices": 2, "trainer.strategy": "ddp"}, ("32-true", False), "2 processes measure nothing"),
         ({"trainer.fast_dev_run": True}, ("32-true", False), "fast_dev_run measures nothing"),

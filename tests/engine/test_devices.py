@@ -22,14 +22,14 @@ def test_the_strategy_that_forgets_weight_decay_is_refused(cli: Cli, tiny: Path,
     done = cli("fit", "--config", tiny, *CPU, "--trainer.strategy", strategy)
     assert done.returncode == 2
     assert f'trainer.strategy: "{strategy}" flattens the parameters' in done.stderr
-    assert 'Take "fsdp2"' in done.stderr
+    assert 'Use "fsdp2"' in done.stderr
 
 
 def test_batch_normalization_is_synchronised_on_gpus_only(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     words = ["fit", "--config", tiny, "--trainer.sync_batchnorm", "true"]
     done = cli(*words, *CPU, "--trainer.strategy", "ddp")
     assert done.returncode == 2
-    assert "trainer.sync_batchnorm: torch synchronises batch normalization on GPUs only" in done.stderr
+    assert "trainer.sync_batchnorm: expected false on a CPU, got true. torch synchronizes" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
     assert cli(*words, "--trainer.accelerator", "cpu", "--print_config").returncode == 0  # one process: no effect
 

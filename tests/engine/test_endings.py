@@ -112,7 +112,7 @@ def test_ctrl_c_outside_of_training(
     with monkeypatch.context() as patch:
         owner: dict[str, tuple[Any, str]] = {
             "data": (ImageDataModule, "setup"),
-            "precision": (Experiment, "settle"),
+            "precision": (Experiment, "resolve_auto"),
             "between": (training, "_evaluate_after_fit"),
             "report": (report, "write_report_of"),
         }

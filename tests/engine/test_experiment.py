@@ -11,7 +11,10 @@ from pytorch_lightning.loggers import CSVLogger
 from imgrec import ClassificationTask, ImageDataModule
 from imgrec.callbacks import EpochProgress, MonitorCheck, PositionalSeeding, RankWatch, SystemFigures
 from imgrec.engine.config import normal_form
-from imgrec.engine.experiment import Experiment, build_loggers, default_callbacks, quiet_libraries, resolve
+from imgrec.engine.experiment import Experiment
+from imgrec.engine.library_output import quiet_libraries
+from imgrec.engine.resolve import resolve
+from imgrec.engine.trainer import build_loggers, default_callbacks
 from imgrec.errors import UserError
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from imgrec.cli.commands.list_show import REGISTRIES, registry
 from imgrec.engine.config import merge, override
-from imgrec.engine.short_run import config_of
+from imgrec.engine.short_run import read_configs
 from imgrec.engine.spec_overrides import carried, registry_at
 from imgrec.errors import UserError
 from imgrec.runs.specs import _REGISTRIES, registry_of
@@ -67,7 +67,7 @@ def test_a_second_config_and_a_bare_name_follow_the_same_rule() -> None:
     expected = config("model", "backbone", {"name": "resnet34", "pretrained": True})
     assert merge(base, config("model", "backbone", {"name": "resnet34"})) == expected
     assert merge(base, config("model", "backbone", "resnet34")) == expected
-    assert config_of(base, config("model", "backbone", "resnet34")) == expected
+    assert read_configs(base, config("model", "backbone", "resnet34")) == expected
     fresh = merge(base, config("model", "backbone", {"name": "resnet34", "pretrained": False}))
     assert fresh == config("model", "backbone", {"name": "resnet34", "pretrained": False})
 

@@ -17,7 +17,7 @@ import imgrec.callbacks
 from imgrec import errors
 from imgrec.cli.commands.list_show import REGISTRIES, registry
 from imgrec.cli.main import COMMANDS, main
-from imgrec.engine import experiment
+from imgrec.engine.resolve import PARTS, TOP_LEVEL
 from imgrec.utils.signals import PREEMPTED
 
 ARGUMENTS = ("ClassificationTask", "DistillationTask", "ImageDataModule")
@@ -30,7 +30,7 @@ def collect() -> dict[str, Any]:
         "registries": {plural: _entries(plural) for plural in sorted(REGISTRIES)},
         "arguments": {name: _arguments(getattr(imgrec, name)) for name in ARGUMENTS},
         "callbacks": {name: _arguments(getattr(imgrec.callbacks, name)) for name in _callbacks()},
-        "config": sorted([*experiment.TOP_LEVEL, *experiment.PARTS, "trainer"]),
+        "config": sorted([*TOP_LEVEL, *PARTS, "trainer"]),
         "commands": {command: _flags(command) for command in sorted(COMMANDS)},
         "exit statuses": {
             **{name: error.status for name, error in vars(errors).items() if hasattr(error, "status")},

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from imgrec import RunFolder, UserError, WandbLogger
-from imgrec.engine.experiment import build_loggers
+from imgrec.engine.trainer import build_loggers
 from imgrec.loggers import base as mirror
 from imgrec.loggers.wandb import run as wandb_run
 from imgrec.loggers.wandb.files import STEP, last_logged, wandb_history, wandb_logs, wandb_records

@@ -169,8 +169,9 @@ def _data_module(config: Config, run: RunFolder | None = None) -> Any:
     """The data module, set up to read the images as they are and to go on at broken ones."""
     import pytorch_lightning as pl
 
-    from imgrec.engine.experiment import quiet_libraries, resolve
     from imgrec.engine.instantiate import find_class, instantiate
+    from imgrec.engine.library_output import quiet_libraries
+    from imgrec.engine.resolve import resolve
 
     quiet_libraries()
     data = resolve({"data": config})["data"]

@@ -58,7 +58,7 @@ def run(command: str, words: list[str]) -> int:
 
 
 def _compress(run: str, plans: Sequence[Plan], dry: bool) -> None:
-    from imgrec.engine.experiment import quiet_libraries
+    from imgrec.engine.library_output import quiet_libraries
     from imgrec.studies.compression.run import carry_out, compression_of, raise_if_over_budget
 
     quiet_libraries()

@@ -1,8 +1,9 @@
-"""``imgrec evaluate``: a trained model on any labelled set, as a whole."""
+"""``imgrec evaluate``: evaluate a trained model on all of a labelled set."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from imgrec.cli.parser import Parser
@@ -13,17 +14,16 @@ from imgrec.utils.terminal import print
 if TYPE_CHECKING:
     from imgrec.runs.evaluations import Evaluation
 
-DESCRIPTION = """Evaluate a trained model on a labelled set: on everything in it, whatever splits it has. Classes are
-matched by name. Metrics come with 95 % intervals. The results go to RUN/evaluations/NAME/, and the results of the run
-itself stay as they are."""
+DESCRIPTION = """Evaluate a trained model on all images of a labelled set, regardless of its splits. Classes are matched
+by name. Metrics have 95 % intervals. The results are written to RUN/evaluations/NAME/. The metrics of the run itself
+are unchanged."""
 
 EPILOG = """DATA is one of:
-  a folder             class folders, or train/, val/ and test/ with class folders, or only some of them; or a folder
-                       of parquet or tar files
-  a file               .csv, .tsv, .parquet, .tar; or .yaml with a source, or a config, whose data.source is taken
-  a source             digits; '{name: csv, file: labels.csv, label_column: kind}' (imgrec list sources)
+  folder               class folders, split folders with class folders, parquet files or tar files
+  file                 .csv, .tsv, .parquet, .tar, or .yaml with a source or with a config, whose data.source is used
+  source               digits, or '{name: csv, file: labels.csv, label_column: kind}' (imgrec list sources)
 
-exit status: 0; 4 if some images could not be read, after the results of all others are written; 2 for a mistake
+exit status: 0, 2 for invalid input, 4 if some images could not be read. The results of the others are written first
 
   imgrec evaluate RUN field-images
   imgrec evaluate RUN may.csv --split test --name may --tta hflip
@@ -32,12 +32,12 @@ exit status: 0; 4 if some images could not be read, after the results of all oth
 
 
 def run(command: str, words: list[str]) -> int:
-    """Evaluate, print the figures, and write them."""
+    """Evaluate a model, and print and write its metrics."""
     arguments = _parser().parse_args(words)
 
-    from imgrec.engine.evaluate import evaluate_run, print_progress
+    from imgrec.engine.evaluate import evaluate
 
-    found = evaluate_run(
+    found = evaluate(
         arguments.run,
         arguments.data,
         name=arguments.name,
@@ -50,7 +50,7 @@ def run(command: str, words: list[str]) -> int:
         skip_unknown=arguments.skip_unknown,
         overwrite=arguments.overwrite,
         out=arguments.out,
-        say=print_progress,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
         show=lambda evaluation: _print(evaluation, arguments.per_class),
     )
     if found.folder is not None:
@@ -59,7 +59,7 @@ def run(command: str, words: list[str]) -> int:
         first, reason = next(iter(found.skipped.items()))
         total = len(found.predictions) + len(found.skipped)
         raise IncompleteError(
-            f"{len(found.skipped):,} of {total:,} images cannot be read, and are in no figure: {first} ({reason})"
+            f"{len(found.skipped):,} of {total:,} images cannot be read and are not in the metrics: {first} ({reason})"
         )
     return 0
 
@@ -71,27 +71,29 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", metavar="RUN", help="a run folder; or a checkpoint, a model folder or an export")
-    parser.add_argument("data", metavar="DATA", help="the labelled set, see below")
+    parser.add_argument("run", metavar="RUN", help="run folder, checkpoint, model folder or export")
+    parser.add_argument("data", metavar="DATA", help="labelled set, see below")
     parser.add_argument("--name", help="name of the evaluation (default: the name of DATA, with --split and --tta)")
-    parser.add_argument("--split", metavar="WORD", help="only the images that DATA itself has in train, val or test")
+    parser.add_argument("--split", metavar="WORD", help="only the images of one split of DATA: train, val or test")
     parser.add_argument("--per-class", action="store_true", help="print recall and number of images of each class")
     parser.add_argument(
-        "--skip-unknown", action="store_true", help="leave images of unknown classes out, and count them"
+        "--skip-unknown", action="store_true", help="skip images of unknown classes, and print their number"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an evaluation of that name that differs")
-    parser.add_argument("--out", metavar="FOLDER", help="write there instead; needed to write what is no run folder")
-    parser.add_argument("--tta", metavar="VIEWS", help="use further views of each image: hflip, '[hflip, five_crop]'")
+    parser.add_argument("--overwrite", action="store_true", help="replace a different evaluation of that name")
+    parser.add_argument("--out", metavar="FOLDER", help="folder to write to. Required unless RUN is a run folder")
+    parser.add_argument("--tta", metavar="VIEWS", help="views of test-time augmentation: hflip, '[hflip, five_crop]'")
     parser.add_argument(
         "--tta-average",
         "--tta_average",
-        metavar="WHAT",
+        metavar="NAME",
         default="probabilities",
-        help="probabilities (default), logits",
+        help="average of the views: probabilities (default) or logits",
     )
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument("--batch-size", "--batch_size", type=int, default=64, metavar="N", help="default: 64")
-    parser.add_argument("--num-workers", "--num_workers", type=int, metavar="N", help="processes that read images")
+    parser.add_argument(
+        "--num-workers", "--num_workers", type=int, metavar="N", help="number of processes that read images"
+    )
     return parser
 
 
@@ -105,9 +107,9 @@ def _print(found: Evaluation, per_class: bool) -> None:
 
     console = PlainConsole(soft_wrap=True)
     counts = found.class_counts()
-    there = sum(count > 0 for count in counts.values())
+    num_present = sum(count > 0 for count in counts.values())
     print(f"model      {found.model[0]}: {found.model[1]}")
-    print(f"data       {len(found.predictions):,} images of {there} of {len(counts)} classes")
+    print(f"data       {len(found.predictions):,} images of {num_present} of {len(counts)} classes")
     for note in evaluation_notes(found):
         print(f"note       {note}")
     table = Table(box=None, pad_edge=False)
@@ -130,12 +132,12 @@ def _class_table(found: Evaluation) -> object:
     from imgrec.metrics.per_image import per_image
     from imgrec.metrics.scores import per_class
 
-    said = found.predictions
-    figures = per_class(per_image(said.logits, said.targets))
+    predictions = found.predictions
+    figures = per_class(per_image(predictions.logits, predictions.targets))
     table = Table(box=None, pad_edge=False)
     for column in ("class", "images", "precision", "recall", "F1"):
         table.add_column(column, justify="left" if column == "class" else "right")
-    for i, name in enumerate(said.class_names):
+    for i, name in enumerate(predictions.class_names):
         values = (figures.precision[i], figures.recall[i], figures.f1[i])
         table.add_row(name, f"{figures.support[i]:,}", *(metric_text("", float(value)) for value in values))
     return table

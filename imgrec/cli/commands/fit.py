@@ -14,21 +14,22 @@ from imgrec.utils.terminal import print
 
 FIT_HELP = """usage: imgrec fit --config FILE.yaml [--config FILE.yaml ...] [--key.subkey VALUE ...]
 
-Train what the config says, evaluate the best checkpoint, and leave a run folder under runs/.
+Train the model of a config, evaluate the best checkpoint, and write a run folder under runs/.
 
-  -c, --config FILE    a config; several are merged, later over earlier
-  --key.subkey VALUE   one value: --model.loss focal --model.optimizer.lr 0.1 --trainer.max_epochs 5;
-                       a key ending in + appends: --trainer.callbacks+ EarlyStopping
-  --ckpt_path FILE     go on from this checkpoint, in a new run folder
-  --ckpt_path last     go on in the folder of the experiment's newest run that is not finished, exactly where it stood;
-                       where there is none, begin. Also --ckpt_path RUN; see imgrec resume --help
-  --print_config       print the resolved config, and stop
-  --experiment NAME    the folder under runs/; by default the config's own name: experiments/digits/a.yaml -> digits/a
-  --runs FOLDER        where runs are kept (default: runs)
+  -c, --config FILE    config file. Several are merged, later over earlier
+  --key.subkey VALUE   one value: --model.loss focal --model.optimizer.lr 0.1 --trainer.max_epochs 5.
+                       A key with + at its end appends: --trainer.callbacks+ EarlyStopping
+  --ckpt_path FILE     continue from this checkpoint, in a new run folder
+  --ckpt_path last     resume the newest unfinished run of the experiment in its folder, bit-equal to a run without
+                       interruption. Without an unfinished run, start a new one. --ckpt_path RUN resumes one run, see
+                       imgrec resume --help
+  --print_config       print the resolved config and exit
+  --experiment NAME    folder under runs/ (default: name of the config, experiments/digits/a.yaml -> digits/a)
+  --runs FOLDER        folder of all runs (default: runs)
 
 A config has the keys model, data, trainer and seed_everything:
 
-  model:               # class_path: imgrec.ClassificationTask, or a subclass of your own
+  model:               # class_path: imgrec.ClassificationTask or a subclass of it
     backbone: resnet18                          # imgrec list backbones
     loss: {name: focal, gamma: 2.0}             # imgrec list losses; imgrec show losses focal
     optimizer: {name: adamw, lr: 1e-3}          # imgrec list optimizers
@@ -40,22 +41,22 @@ A config has the keys model, data, trainer and seed_everything:
 
 EVALUATE_HELP = """usage: imgrec {command} RUN|CHECKPOINT [--config FILE.yaml ...] [--key.subkey VALUE ...]
 
-Evaluate on the {split} split. A run folder or a checkpoint is enough: they know their config.
-Without overrides, the figures and predictions of a run folder are written into it. A run whose figures are those of
-an export, such as an int8 variant, is evaluated by that export, in its runtime, and left as it is.
+Evaluate a model on the {split} split. A run folder or a checkpoint contains its config.
+Without overrides, the metrics and predictions of a run are written into its folder. The metrics of a quantized variant
+are those of its export. Such a run is evaluated with the export, in its runtime, and its folder is unchanged.
 
-  RUN                  a run folder (its best checkpoint), or a .ckpt file
-  -c, --config FILE    changes to the config, or the config where no run is given
-  --ckpt_path FILE     the checkpoint, where it is not the run's best
+  RUN                  run folder (its best checkpoint) or .ckpt file
+  -c, --config FILE    changes to the config, or the config if no run is given
+  --ckpt_path FILE     checkpoint other than the best one of the run
   --key.subkey VALUE   one value: --data.batch_size 256
-  --print_config       print the resolved config, and stop
-  --tta VIEWS          test: look at further views of each image, too: hflip, '[hflip, five_crop]' (imgrec list views)
-  --tta_average WHAT   take the mean of their probabilities (the default) or of their logits
+  --print_config       print the resolved config and exit
+  --tta VIEWS          for test: views of test-time augmentation, hflip or '[hflip, five_crop]' (imgrec list views)
+  --tta_average NAME   average of the views: probabilities (default) or logits
 """
 
 
 def run(command: str, words: list[str]) -> int:
-    """Carry out one of the three commands."""
+    """Run the command ``fit``, ``validate`` or ``test``."""
     arguments = parse(words)
     if arguments.help:
         split = {"validate": "validation"}.get(command, command)
@@ -87,7 +88,7 @@ def run_fit(arguments: Arguments) -> int:
         if run is not None:
             return resume_run(run, config, arguments)
         if not arguments.print_config:
-            print("no run is unfinished: a new one begins", flush=True)
+            print("no run is unfinished: starting a new one", flush=True)
         arguments.ckpt_path = None
     elif arguments.allowed:
         raise UserError("--allow-changed is for imgrec resume, and for --ckpt_path last or a run folder")

@@ -1,4 +1,4 @@
-"""``imgrec predict``: from a run or an export, and some images, to class names."""
+"""``imgrec predict``: predict the classes of images with a run or an export."""
 
 from __future__ import annotations
 
@@ -26,32 +26,35 @@ if TYPE_CHECKING:
 
 _PLAIN_PROGRESS_SECONDS = 5.0
 _LISTED = 10
-_EPILOG = """A PATH that ends in .csv or .tsv is a table of images: its column path, file or image, otherwise its first
-one, holds their paths, relative to the folder of the table. Its other columns are copied to --out. A run whose figures
-are those of an export, such as an int8 variant, predicts with that export; RUN/model is its network in PyTorch.
-Exit status: 0; 2 if nothing could be done; 4 if some images could not be read, with the results of all others."""
+_EPILOG = """A PATH with the suffix .csv or .tsv is a table of images. Its column path, file or image, otherwise its
+first column, contains paths relative to the folder of the table. Its other columns are copied to --out. A quantized
+variant predicts with its export. RUN/model is its network in PyTorch. Exit status: 0, 2 for invalid input, 4 if some
+images could not be read. The results of the other images are complete."""
 
 
 def run(command: str, words: list[str]) -> int:
-    """Print the top-k of every image; write them as CSV or JSON lines on request."""
-    parser = Parser(prog="imgrec predict", description="Name the classes of images.", epilog=_EPILOG)
+    """Print the top-k classes of every image, or write them as CSV or JSON lines."""
+    parser = Parser(prog="imgrec predict", description="Predict the classes of images.", epilog=_EPILOG)
     parser.add_argument(
-        "run", metavar="RUN", help="a run folder, a checkpoint, a model folder, or an export: its folder or its file"
+        "run", metavar="RUN", help="run folder, checkpoint, model folder, or export (its folder or its file)"
     )
     parser.add_argument(
         "paths", metavar="PATH", nargs="+", help="image files, folders, globs in quotes, and tables of paths (.csv)"
     )
-    parser.add_argument("--top", type=int, default=3, metavar="K", help="how many classes an image (default: 3)")
-    parser.add_argument("--out", metavar="FILE", help="write there instead of printing: FILE.csv or FILE.jsonl")
+    parser.add_argument("--top", type=int, default=3, metavar="K", help="number of classes per image (default: 3)")
+    parser.add_argument("--out", metavar="FILE", help="FILE.csv or FILE.jsonl to write instead of printing")
     parser.add_argument("--batch_size", type=int, default=64, metavar="N")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--tta", metavar="VIEWS", help="look at further views, too: hflip; '[hflip, five_crop]'")
+    parser.add_argument("--tta", metavar="VIEWS", help="views of test-time augmentation: hflip, '[hflip, five_crop]'")
     parser.add_argument(
-        "--tta_average", metavar="WHAT", default="probabilities", help="probabilities (default), logits"
+        "--tta_average",
+        metavar="NAME",
+        default="probabilities",
+        help="average of the views: probabilities (default) or logits",
     )
     arguments = parser.parse_args(words)
     if arguments.top < 1 or arguments.batch_size < 1:
-        raise UserError("--top and --batch_size are at least 1")
+        raise UserError("--top and --batch_size: expected 1 or more.")
     if arguments.out and Path(arguments.out).suffix not in (".csv", ".jsonl"):
         raise UserError(f"--out {arguments.out}: expected a name that ends in .csv or .jsonl")
     inputs = find_images(arguments.paths)
@@ -83,7 +86,7 @@ def run(command: str, words: list[str]) -> int:
 
 
 def _report(inputs: Inputs, failed: Sequence[Prediction], out: str | None) -> None:
-    """Print the number of skipped files; raise if images could not be read.
+    """Print the number of skipped files, and raise an error if images could not be read.
 
     Raises:
         IncompleteError: If an image could not be read.
@@ -98,12 +101,12 @@ def _report(inputs: Inputs, failed: Sequence[Prediction], out: str | None) -> No
         if len(failed) > _LISTED:
             print(f"and {len(failed) - _LISTED} more, in the column error of {out}", file=sys.stderr)
     raise IncompleteError(
-        f"{len(failed)} of {len(inputs.rows)} images could not be read; the results of the others are complete"
+        f"{len(failed)} of {len(inputs.rows)} images could not be read. The results of the others are complete."
     )
 
 
 def with_progress(predictions: Iterator[Prediction], total: int) -> Iterator[Prediction]:
-    """The same, while a bar moves on a terminal; elsewhere a line every five seconds."""
+    """Yield the predictions and show the progress: a bar on a terminal, otherwise a line every five seconds."""
     if sys.stderr.isatty():
         from rich.progress import track
 
@@ -111,11 +114,11 @@ def with_progress(predictions: Iterator[Prediction], total: int) -> Iterator[Pre
 
         yield from track(predictions, "predicting", total=total, console=PlainConsole(stderr=True), transient=True)
         return
-    said = time.monotonic()
+    printed = time.monotonic()
     for done, prediction in enumerate(predictions, 1):
         yield prediction
-        if time.monotonic() - said > _PLAIN_PROGRESS_SECONDS:
-            said = time.monotonic()
+        if time.monotonic() - printed > _PLAIN_PROGRESS_SECONDS:
+            printed = time.monotonic()
             print(f"{done}/{total} images", file=sys.stderr, flush=True)
 
 
@@ -134,7 +137,7 @@ def _writer(out: str | None, top: int, columns: Sequence[str]) -> Iterator[Write
 
 
 def _names(columns: Sequence[str], top: int) -> dict[str, str]:
-    """Return the names under which further columns are written; those of the results keep theirs."""
+    """Return the output names of further columns. A column with the name of a result column has a prefix."""
     taken = {"top", *_header(top)}
     return {column: f"input_{column}" if column in taken else column for column in columns}
 

@@ -1,4 +1,4 @@
-"""``imgrec resume``: a run goes on in its own folder, and ends as if it had never stopped."""
+"""``imgrec resume``: continue a run in its own folder."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from imgrec.utils.terminal import print
 
 HELP = """usage: imgrec resume RUN [--allow-changed KEY ...] [--config FILE.yaml ...] [--key.subkey VALUE ...]
 
-Go on with a run in its own folder, from its last checkpoint: in the middle of an epoch, too. On a CPU with as many
-threads it ends as it would have without the stop, bit for bit. Without a checkpoint it begins anew in its folder.
+Continue a run in its own folder from its last checkpoint, also in the middle of an epoch. On a CPU with the same number
+of threads, the result is bit-equal to that of a run without interruption. A run without a checkpoint is started again
+in its folder.
 
-  RUN                    a run folder that is not finished
-  --allow-changed KEY    what may differ from the run's config: trainer.max_epochs, optimizer.lr, data_fingerprint, ...
-  -c, --config FILE      changes to the run's config; each needs an --allow-changed
-  --key.subkey VALUE     one value, likewise: --allow-changed trainer.max_epochs --trainer.max_epochs 40
-  --print_config         print the resolved config, and stop
+  RUN                    folder of an unfinished run
+  --allow-changed KEY    key that may differ from the config of the run: trainer.max_epochs, optimizer.lr,
+                         data_fingerprint, ...
+  -c, --config FILE      changes to the config of the run. Each changed key requires --allow-changed
+  --key.subkey VALUE     one changed value: --allow-changed trainer.max_epochs --trainer.max_epochs 40
+  --print_config         print the resolved config and exit
 
-`imgrec fit --config C --ckpt_path last` does the same for the newest unfinished run of an experiment, and begins one
-where there is none: one command to start a job, and to start it again. SIGTERM and Ctrl-C write a checkpoint after the
-step that is being made; the exit status is 75 after SIGTERM, 1 after Ctrl-C. More often, or more of them, by
-trainer.callbacks: LastCheckpoint(every_steps, every_minutes, keep).
+`imgrec fit --config C --ckpt_path last` resumes the newest unfinished run of an experiment, or starts a new run if
+there is none. One command can therefore start a job and restart it. SIGTERM and Ctrl-C write a checkpoint after the
+current step. The exit status is 75 after SIGTERM and 1 after Ctrl-C. The callback LastCheckpoint in trainer.callbacks
+writes checkpoints more often with every_steps and every_minutes, and stores several with keep.
 """
 
 
 def run(command: str, words: list[str]) -> int:
-    """Carry out the command."""
+    """Run the command."""
     arguments = parse(words)
     if arguments.help:
         print(HELP, end="")
@@ -36,7 +38,9 @@ def run(command: str, words: list[str]) -> int:
     if len(arguments.targets) != 1:
         raise UserError(f"resume takes one run folder: imgrec resume runs/..., got {len(arguments.targets)}")
     if arguments.ckpt_path is not None:
-        raise UserError("resume takes the run's last checkpoint; from another one: imgrec fit --config ... --ckpt_path")
+        raise UserError(
+            "resume continues from the last checkpoint of a run. For another one, use imgrec fit --ckpt_path FILE"
+        )
     found = RunFolder(arguments.targets[0])
     config = read_config(found.path / CONFIG)
     for path in arguments.configs:

@@ -45,7 +45,7 @@ def compress_run(run: RunFolder | str | Path, *plans: Any, trust: Trust = None) 
         )
     """
     from imgrec.compress.plan import read_plans
-    from imgrec.engine.experiment import quiet_libraries
+    from imgrec.engine.library_output import quiet_libraries
 
     found: list[Plan] = []
     for place, plan in enumerate(plans):

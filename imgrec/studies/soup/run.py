@@ -46,7 +46,7 @@ def make_soup(
     runs: Sequence[RunFolder | str | Path], method: Literal["greedy", "uniform"], batch_norm: int, device: str
 ) -> RunFolder:
     """Average the weights of runs as :func:`soup_runs` does."""
-    from imgrec.engine.experiment import quiet_libraries
+    from imgrec.engine.library_output import quiet_libraries
     from imgrec.studies.soup.soup import Soup
 
     quiet_libraries()
