@@ -75,7 +75,7 @@ def check_keys(values: Any, place: str = "", prefix: str = "") -> None:
             written = "null" if key is None else str(key).lower()
             where = f"{prefix}: " if prefix else ""
             raise UserError(f'{place}{where}expected text as a key, got {written}. Quote a text: "{written}".')
-        check_keys(value, place, f"{prefix}.{key}" if prefix else key)
+        check_keys(value, place, f"{prefix}.{key}" if prefix else str(key))
 
 
 def normal_form(config: Mapping[str, Any]) -> Config:
