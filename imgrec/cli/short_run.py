@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from imgrec.cli.options import Arguments
 from imgrec.engine.config import override
 from imgrec.errors import UserError
 from imgrec.utils.terminal import print
@@ -14,26 +13,24 @@ if TYPE_CHECKING:
     from imgrec.engine.experiment import Experiment
 
 
-def build_short_run(command: str, arguments: Arguments, options: Collection[str]) -> Experiment:
+def build_short_run(command: str, files: Sequence[str], overrides: Sequence[tuple[str, Any]]) -> Experiment:
     """Build the experiment of a command line, and print the callbacks that do not run.
 
     Args:
         command: Name of the command, for messages.
-        arguments: Parsed command line.
-        options: Options of the command itself, which are not overrides of the config.
+        files: Config files, later files merged over earlier files.
+        overrides: Dotted keys with their values.
 
     Raises:
         UserError: If no config is given, or if :func:`imgrec.engine.short_run.prepare_experiment` raises it.
     """
     from imgrec.engine.short_run import prepare_experiment, read_configs, skipped_callbacks
 
-    files = [*arguments.targets, *arguments.configs]
     if not files:
         raise UserError(f"{command} needs a config: imgrec {command} experiments/digits/quickstart.yaml")
     config = read_configs(*files)
-    for key, value in arguments.overrides:
-        if key not in options:
-            config = override(config, key, value)
+    for key, value in overrides:
+        config = override(config, key, value)
     experiment = prepare_experiment(config)
     if skipped := skipped_callbacks(experiment):
         print(f"not run    {', '.join(skipped)}", flush=True)

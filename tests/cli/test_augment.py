@@ -28,9 +28,9 @@ def test_the_picture_has_a_row_an_epoch_and_one_of_originals(cli: Any, tiny: Pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rows", "0"], "--rows: expected a number, 1 or more, got 0"),
-        (["--out", "seen.bmp"], "--out seen.bmp: expected a name that ends in .png"),
-        (["--progress", "2"], "--progress: expected a fraction of training"),
+        (["--rows", "0"], "--rows: expected int > 0, got 0"),
+        (["--out", "seen.bmp"], "--out: expected a file name that ends in .png"),
+        (["--progress", "2"], "--progress: expected float in [0, 1], got 2"),
         (
             ["--data.train_transforms", "[hflip, resize]"],
             "data.train_transforms[1]: expected transforms of single images",
@@ -46,7 +46,7 @@ def test_a_wrong_word_ends_with_one_message(cli: Any, tiny: Path, words: list[st
 
 
 def test_without_a_config_it_says_what_it_needs(cli: Any) -> None:
-    assert "augment needs a config" in cli("augment").stderr
+    assert "augment: expected a config" in cli("augment").stderr
 
 
 def test_test_looks_at_further_views_and_leaves_the_run(cli: Any, trained: Path) -> None:

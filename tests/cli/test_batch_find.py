@@ -213,10 +213,10 @@ def test_the_table_is_printed_and_nothing_is_left(cli: Cli, tiny: Path, tmp_path
     ("words", "message"),
     [
         (["--memory", "6"], "--memory: expected a size with its unit, such as 6GiB or 500MB, got 6"),
-        (["--smallest", "0"], "--smallest: expected a number, 1 or more, got 0"),
+        (["--smallest", "0"], "--smallest: expected int > 0, got 0"),
         (["--smallest", "64", "--largest", "32"], "--smallest 64 is more than --largest 32"),
         (["--model.loss", "fokal"], 'Did you mean "focal"'),
-        (["--larges", "5"], 'there is no key "larges"'),
+        (["--larges", "5"], 'there is no option "--larges". Did you mean "--largest"'),
     ],
 )
 def test_a_wrong_word_ends_with_one_message(cli: Cli, tiny: Path, words: list[str], message: str) -> None:

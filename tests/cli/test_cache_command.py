@@ -40,7 +40,7 @@ def test_list_verify_clear(cli: Cli, place: Path) -> None:
     (place / "xyz" / "images.bin").write_bytes(content)
     verified = cli("cache", "verify")
     assert verified.returncode == 1
-    assert "xyz  1 found damaged" in verified.stdout
+    assert "xyz  1 damaged" in verified.stdout
     assert cli("cache", "verify", "ab").returncode == 0
     assert cli("cache", "clear", "xy").returncode == 0
     assert (place / "abc").is_dir()

@@ -130,7 +130,7 @@ def test_one_technique_in_two_sizes_has_two_rows(cli: Cli, tiny: Path) -> None:
     ("words", "message"),
     [
         ([], "this config has no technique to remove"),
-        (["--rounds", "0"], "--rounds: expected a number, 1 or more, got 0"),
+        (["--rounds", "0"], "--rounds: expected int > 0, got 0"),
         (["--toggle", "se"], "expected a key under `model`"),
         (["--toggle.trainer.max_epochs", "3"], "toggle trainer.max_epochs: expected a key under `model`"),
         (["--toggle.model.neck", "fpm"], 'no neck is called "fpm". Did you mean "fpn"'),

@@ -18,7 +18,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 def test_every_schedule_is_drawn(name: str, cli: Cli) -> None:
     done = cli("show", "schedules", name, "--plot")
     assert done.returncode == 0, done.stderr
-    drawn = done.stdout.partition("the learning rate is multiplied by:")[2].splitlines()
+    drawn = done.stdout.partition("factor of the learning rate:")[2].splitlines()
     assert sum(any(0x2800 < ord(c) < 0x2900 for c in line) for line in drawn) >= 1
     schedule = SCHEDULES.build(name)
     said = {line[:30].rstrip(): line for line in drawn}
@@ -48,7 +48,7 @@ def test_a_spec_is_drawn_into_a_picture(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("losses", "focal", "--plot"), "--plot draws the curve of a schedule; losses have none"),
+        (("losses", "focal", "--plot"), "--plot: expected the registry schedules, got losses."),
         (("schedules", "cosine", "--plot", "curve.txt"), "a picture's file ends in .png, .svg, .pdf, got curve.txt"),
         (("schedules", "{name: cosine, final: 3}", "--plot"), "final: expected "),
         (("schedules", "cosin", "--plot"), 'Did you mean "cosine"'),

@@ -66,7 +66,7 @@ def test_a_narrow_terminal_shows_what_matters_and_names_the_rest(
     lines = done.stdout.splitlines()
     assert all(len(line) <= 45 for line in lines[:-1])
     assert lines[0].split() == ["run", "status", "best/val/acc"]
-    assert "left out for want of width: seed, " in lines[-1]
+    assert "not shown, the terminal is too narrow: seed, " in lines[-1]
     monkeypatch.setenv("COLUMNS", "20")
     assert cli("runs").returncode == 0
 
@@ -83,8 +83,8 @@ def test_without_a_run_it_says_so(cli: Cli, runs: Path, tmp_path: Path) -> None:
         (["gone"], "folder of runs not found: gone"),
         (["--sort", "test/ac"], 'Did you mean "test/acc"'),
         (["--filter", "acc>0.5"], 'Did you mean "best/val/acc"'),
-        (["--limit", "0"], "--limit: expected 1 or more"),
-        (["--reverse"], "give both"),
+        (["--limit", "0"], "--limit: expected int > 0, got 0"),
+        (["--reverse"], "--reverse: expected --sort COLUMN"),
         (["--csv", "runs/pets"], "cannot be written"),
     ],
 )

@@ -87,7 +87,7 @@ def test_files_that_are_gone_are_said(cli: Cli, run: Path, offline: Path) -> Non
         done = cli("sync", run, "--dry-run")
     finally:
         (offline / "away.bin").rename(offline / "weights.bin")
-    assert "1 of its files are gone" in done.stderr
+    assert "1 of its files do not exist" in done.stderr
 
 
 def test_without_a_key_nothing_is_tried(cli: Cli, run: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_server_that_nobody_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(UserError, match=r"cannot be reached.*nothing is lost"):
+    with pytest.raises(UserError, match=r"cannot be reached.*Nothing was uploaded"):
         sync.check_server(url, timeout=5)
 
 

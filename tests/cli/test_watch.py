@@ -31,7 +31,7 @@ def test_a_finished_run_at_a_glance(cli: Cli, run: RunFolder) -> None:
     lines = done.stdout.splitlines()
     assert lines[0] == "tiny  copy  finished"
     assert "100 %" in lines[1]
-    assert re.match(r"epoch 2/2   step 12 of 12   [\d.]+ s in all", lines[2])
+    assert re.match(r"epoch 2/2   step 12 of 12   [\d.]+ s in total", lines[2])
     assert "images/s" in lines[3]
     assert "waiting for data" in lines[3]
     values = run.metrics()["val/acc"].values
@@ -55,7 +55,7 @@ def test_a_run_that_was_cut_off_in_a_line(cli: Cli, run: RunFolder) -> None:
     lock.release()
     assert done.returncode == 0, done.stderr
     assert "tiny  copy  running" in done.stdout
-    assert "nothing new for" in done.stdout
+    assert "no update for" in done.stdout
 
 
 @pytest.mark.parametrize("text", [None, "", "step,ep", "step,epoch\n"])

@@ -1,19 +1,22 @@
-"""``imgrec audit``: what is wrong with a data set, as a table, a page and a list."""
+"""``imgrec audit``: find defects of a data set, and write them as a table, a page and a list."""
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgrec.cli.options import Arguments, parse
+from imgrec.cli.option_types import Number, yaml_value
+from imgrec.cli.parser import Parser
 from imgrec.engine.config import Config, experiment_name, merge, override, read_config
-from imgrec.errors import UserError, suggestion
+from imgrec.errors import UserError
 from imgrec.trust import allow
 from imgrec.utils.paths import Postponed
+from imgrec.utils.ranges import LeftOpenUnitInterval, PositiveInt
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
@@ -21,98 +24,96 @@ if TYPE_CHECKING:
     from imgrec.runs.folder import RunFolder
     from imgrec.runs.predictions import Predictions
 
-HELP = """usage: imgrec audit TARGET [options] [--data.KEY VALUE ...]
-
-Looks at every image of a data set: broken and misnamed files, images unlike the others, duplicates (above all those
-across splits and across classes), doubtful labels. Writes audit.html, and findings.csv, which `data.exclude` and
-`data.relabel` read back.
-
-TARGET is the YAML of an experiment, a run folder, or a folder of images.
-
-options:
-  --config FILE         a YAML laid over the others
-  --out FOLDER          where to write (default: audit/<name of the target>)
-  --fix LIST.csv        write the proposed changes, one row for each image: to check, then for `data.exclude` and
-                        `data.relabel`; docs/audit.md and the page define what is excluded
-  --relabel             let --fix contain new labels of training images, too
-  --predictions RUN     look for label errors too, by the predictions of this run folder, or this parquet file, on
-                        images that it was not trained on; may be given several times (extra: clean)
-  --turned              look for copies rotated by 90, 180 or 270 degrees and for mirrored copies, too
-  --embeddings SPEC     look for cropped and other near duplicates by the features of a backbone, too:
-                        "{name: resnet18, pretrained: true}"
-  --image_size N        the side, in pixels, of the images that this backbone sees (default: 224)
-  --similarity X        the cosine of two feature vectors from which on they are near duplicates (default: a pair that
-                        is at most half as far apart as other neighbours are)
-"""
-
-_OPTIONS = ("out", "fix", "relabel", "predictions", "turned", "embeddings", "image_size", "similarity")
+DESCRIPTION = """Check every image of a data set. Find broken and misnamed files, outliers, duplicates (in particular
+those across splits and classes) and doubtful labels. Write audit.html, and findings.csv for `data.exclude` and
+`data.relabel`."""
 
 
 def run(command: str, words: list[str]) -> int:
-    """Audit, print the table, write the page and the lists."""
-    arguments = parse(words)
-    if arguments.help:
-        print(HELP, end="")
-        return 0
-    if len(arguments.targets) > 1:
-        raise UserError(f"audit takes one config, run folder or folder of images, got {len(arguments.targets)}")
-    options: dict[str, list[Any]] = {name: [] for name in _OPTIONS}
-    config = _config(arguments.targets)
-    for path in arguments.configs:
+    """Audit, print the table, and write the page and the lists."""
+    given = _parser().parse_args(words)
+    config = _config(given.target)
+    for path in given.config:
         config = merge(config, allow(read_config(path)))
-    for key, value in arguments.overrides:
-        allow(value)
-        if key in options:
-            options[key].append(value)
-        elif key.partition(".")[0] in ("data", "model", "trainer"):
-            config = override(config, key, value)
-        else:
-            raise UserError(
-                f'audit has no option "--{key}".{suggestion(key, _OPTIONS)} '
-                f"Accepted: --config, {', '.join(f'--{name}' for name in _OPTIONS)}, --data.*."
-            )
+    for key, value in given.overrides:
+        config = override(config, key, allow(value))
     if not config.get("data"):
-        raise UserError("audit needs a config, a run folder or a folder of images: imgrec audit my.yaml")
-    out = Path(_last(options, "out", str, Path("audit") / _name(arguments.targets + arguments.configs)))
-    backbone = _last(options, "embeddings", str | dict, None)
-    image_size = _last(options, "image_size", int, 224)
-    similarity = _last(options, "similarity", float | int, None)
-    fix = _last(options, "fix", str, None)
-    turned, relabel = _flag(options, "turned"), _flag(options, "relabel")
-    if image_size < 1 or (similarity is not None and not 0 < similarity <= 1):
-        raise UserError("--image_size is 1 or more, --similarity above 0 and at most 1")
+        raise UserError("audit: expected a config, a run folder or a folder of images: imgrec audit my.yaml")
+    name = _name([*([given.target] if given.target else []), *given.config])
+    out = Path("audit") / name if given.out is None else Path(given.out)
 
     from imgrec.audit import audit, proposals
     from imgrec.audit.messages import own_normalization
 
+    backbone = allow(given.embeddings)
     if backbone is not None:
         from imgrec.models import BACKBONES
 
         BACKBONES.check(backbone, "--embeddings", ("in_channels", "image_size", "load_weights"))
-    predictions = [(str(given), read) for given in options["predictions"] for read in _predictions(str(given))]
-    data = _data_module(config["data"], _run_of(arguments))
+    predictions = [(path, read) for path in given.predictions for read in _predictions(path)]
+    data = _data_module(config["data"], _run_of(given))
     began = time.monotonic()
     found = audit(
         data.source,
         data.splits,
         [read for _, read in predictions],
         backbone,
-        image_size,
-        similarity,
-        turned=turned,
-        judges=[name for name, _ in predictions],
+        given.image_size,
+        given.similarity,
+        turned=given.turned,
+        judges=[path for path, _ in predictions],
     )
-    proposed = proposals(found.findings, relabel)
-    name = _name(arguments.targets + arguments.configs)
-    _write(found, proposed, out, Path(fix) if fix else None, name, own_normalization(config))
+    proposed = proposals(found.findings, given.relabel)
+    _write(found, proposed, out, Path(given.fix) if given.fix else None, name, own_normalization(config))
     print(f"looked at   {len(found.inventory):,} images in {time.monotonic() - began:.1f} s")
     return 0
 
 
-def _config(targets: Sequence[str]) -> Config:
-    if not targets:
+def _parser() -> Parser:
+    parser = Parser(prog="imgrec audit", description=DESCRIPTION)
+    parser.add_argument(
+        "target", nargs="?", metavar="TARGET", help="the config of an experiment, a run folder, or a folder of images"
+    )
+    parser.accept_config(positional=False, keys=("data", "model", "trainer"))
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the results (default: audit/<name of TARGET>)")
+    parser.add_argument(
+        "--fix", metavar="FILE.csv", help="write the proposed changes, one row per image, for review and then for "
+        "`data.exclude` and `data.relabel`. docs/audit.md defines which images are excluded"
+    )  # fmt: skip
+    parser.add_argument("--relabel", action="store_true", help="include new labels of training images in --fix")
+    parser.add_argument(
+        "--predictions", action="append", default=[], metavar="RUN", help="also find label errors from the predictions "
+        "of this run folder or parquet file on images that it was not trained on; may be given several times (extra: "
+        "clean)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--turned", action="store_true", help="also find copies rotated by 90, 180 or 270 degrees, and mirrored copies"
+    )
+    parser.add_argument(
+        "--embeddings", type=_backbone, metavar="SPEC", help="also find near duplicates, such as crops, from the "
+        "features of a backbone: '{name: resnet18, pretrained: true}'"
+    )  # fmt: skip
+    parser.add_argument(
+        "--image_size", type=Number(PositiveInt), default=224, metavar="N", help="image size of the backbone, in pixels"
+    )
+    parser.add_argument(
+        "--similarity", type=Number(LeftOpenUnitInterval), metavar="X", help="minimum cosine similarity of the "
+        "features of near duplicates (default: pairs at most half as far apart as other neighbours)"
+    )  # fmt: skip
+    return parser
+
+
+def _backbone(text: str) -> Any:
+    value = yaml_value(text)
+    if not isinstance(value, str | dict):
+        raise argparse.ArgumentTypeError(f"expected the name or the spec of a backbone, got {text}.")
+    return value
+
+
+def _config(target: str | None) -> Config:
+    if target is None:
         return {}
-    path = Path(targets[0]).expanduser()
+    path = Path(target).expanduser()
     if (path / "config.yaml").is_file():
         return read_config(path / "config.yaml")
     if path.is_dir():
@@ -126,24 +127,8 @@ def _name(given: Sequence[str]) -> str:
     return experiment_name(list(given))
 
 
-def _last(options: Mapping[str, Sequence[Any]], name: str, kind: Any, default: Any) -> Any:
-    values = options[name]
-    if not values:
-        return default
-    if isinstance(values[-1], bool) or not isinstance(values[-1], kind):
-        raise UserError(f"--{name}: got {values[-1]!r}")
-    return values[-1]
-
-
-def _flag(options: Mapping[str, Sequence[Any]], name: str) -> bool:
-    value = options[name][-1] if options[name] else False
-    if not isinstance(value, bool):
-        raise UserError(f"--{name}: expected no value, true or false, got {value!r}.")
-    return value
-
-
 def _predictions(given: str) -> list[Predictions]:
-    """The predictions of a run folder, on every split that it has some of, or of one file."""
+    """Return the predictions of a file, or of every split of a run folder."""
     from imgrec.runs.folder import RunFolder
     from imgrec.runs.predictions import read_predictions
 
@@ -152,21 +137,21 @@ def _predictions(given: str) -> list[Predictions]:
     folder = RunFolder(given)
     found = [folder.predictions(split) for split in ("val", "test") if folder.has_predictions(split)]
     if not found:
-        raise UserError(f"--predictions {given}: this run has no predictions")
+        raise UserError(f"--predictions: expected a run with predictions, got {given}.")
     return found
 
 
-def _run_of(arguments: Arguments) -> RunFolder | None:
-    """Return the run whose own images are audited; ``None`` if the data is another one, or changed by options."""
+def _run_of(given: argparse.Namespace) -> RunFolder | None:
+    """Return the run whose images are audited. ``None`` if the target is no run or options change the data."""
     from imgrec.runs.folder import RunFolder, is_run_folder
 
-    changed = arguments.configs or any(key.partition(".")[0] == "data" for key, _ in arguments.overrides)
-    target = Path(arguments.targets[0]).expanduser() if arguments.targets and not changed else None
+    changed = given.config or any(key.partition(".")[0] == "data" for key, _ in given.overrides)
+    target = Path(given.target).expanduser() if given.target and not changed else None
     return RunFolder(target) if target is not None and is_run_folder(target) else None
 
 
 def _data_module(config: Config, run: RunFolder | None = None) -> Any:
-    """The data module, set up to read the images as they are and to go on at broken ones."""
+    """Return the data module, set up to read original images and to skip broken images."""
     import pytorch_lightning as pl
 
     from imgrec.engine.instantiate import find_class, instantiate
@@ -184,7 +169,7 @@ def _data_module(config: Config, run: RunFolder | None = None) -> Any:
         given["image_size"] = 64  # no image is resized: the audit looks at the source
     module: Any = instantiate(data, pl.LightningDataModule, "data")
     if not (hasattr(type(module), "source") and hasattr(type(module), "splits")):
-        raise UserError(f"data: a {type(module).__name__} does not say its `source` and its `splits`")
+        raise UserError(f"data: expected a data module with `source` and `splits`, got {type(module).__name__}.")
     if run is not None:
         from imgrec.runs.data import hold_to_run
 

@@ -1,51 +1,35 @@
-"""``imgrec augment``: a picture of what training really sees."""
+"""``imgrec augment``: a figure of augmented training images."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgrec.cli.options import parse
+from imgrec.cli.option_types import PICTURES, FileName, Number
+from imgrec.cli.parser import Parser
 from imgrec.engine.config import Config, merge, override, read_config
 from imgrec.errors import UserError
+from imgrec.utils.ranges import ClosedUnitInterval, PositiveInt
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.types import Batch
 
-HELP = """usage: imgrec augment CONFIG.yaml [--out grid.png] [--key.subkey VALUE ...]
-
-Draw what training sees: the same images in columns, first as they are, then as each epoch draws them, with their
-targets underneath. Transforms, whole-batch transforms and mixing are those of training, with the same draws.
-
-  CONFIG, -c FILE      a config; several are merged, later over earlier
-  --out FILE           the picture: .png, .jpg or .pdf (default: augment.png)
-  --columns N          how many images (default: 8)
-  --rows N             how many epochs (default: 6)
-  --progress F         the fraction of training that is done, for schedules and `until` (default: 0)
-  --key.subkey VALUE   one value: --data.train_transforms '[cifar, mixup]'
-"""
-
-DEFAULTS: dict[str, Any] = {"out": "augment.png", "columns": 8, "rows": 6, "progress": 0.0}
+DESCRIPTION = """Draw augmented training images: one column per image, the original image in the first row, then one
+row per epoch, with the targets below. Transforms, batch transforms and mixing are those of training, with equal
+random numbers."""
 
 
 def run(command: str, words: list[str]) -> int:
-    """Write the picture, and print its path."""
-    arguments = parse(words)
-    if arguments.help:
-        print(HELP, end="")
-        return 0
-    given = DEFAULTS | {key: value for key, value in arguments.overrides if key in DEFAULTS}
-    _check(given)
-    files = [*arguments.targets, *arguments.configs]
-    if not files:
-        raise UserError("augment needs a config: imgrec augment experiments/digits/quickstart.yaml")
+    """Write the figure, and print its path."""
+    given = _parser().parse_args(words)
+    if not given.files:
+        raise UserError("augment: expected a config: imgrec augment experiments/digits/quickstart.yaml")
     config: Config = {}
-    for path in files:
+    for path in given.files:
         config = merge(config, read_config(path))
-    for key, value in arguments.overrides:
-        if key not in DEFAULTS:
-            config = override(config, key, value)
+    for key, value in given.overrides:
+        config = override(config, key, value)
 
     from imgrec.engine.experiment import Experiment
 
@@ -55,48 +39,53 @@ def run(command: str, words: list[str]) -> int:
     for callback in experiment.trainer.callbacks:
         if hasattr(callback, "schedule"):
             callback.schedule(experiment.data.training)
-    draw(experiment.data, Path(given["out"]), given["columns"], given["rows"], given["progress"])
-    print(given["out"])
+    draw(experiment.data, Path(given.out), given.columns, given.rows, given.progress)
+    print(given.out)
     return 0
 
 
+def _parser() -> Parser:
+    parser = Parser(prog="imgrec augment", description=DESCRIPTION)
+    parser.accept_config()
+    parser.add_argument(
+        "--out", type=FileName(*PICTURES), default="augment.png", metavar="FILE", help="figure: .png, .jpg, .pdf, .svg"
+    )
+    parser.add_argument("--columns", type=Number(PositiveInt), default=8, metavar="N", help="number of images")
+    parser.add_argument("--rows", type=Number(PositiveInt), default=6, metavar="N", help="number of epochs")
+    parser.add_argument(
+        "--progress", type=Number(ClosedUnitInterval), default=0.0, metavar="F",
+        help="completed fraction of training, for schedules and `until`",
+    )  # fmt: skip
+    return parser
+
+
 def draw(data: Any, out: Path, columns: int, rows: int, progress: float) -> None:
-    """Write the picture of a data module's first training batch.
+    """Write a figure of the first training batch of a data module. The batch is mixed as a whole.
 
     Args:
-        data: an :class:`imgrec.ImageDataModule` after ``setup``.
-        out: where to; the suffix says which format.
-        columns: images of the batch that are shown; it is mixed as a whole.
-        rows: epochs.
-        progress: the fraction of training that is done.
+        data: An :class:`imgrec.ImageDataModule` after ``setup``.
+        out: The file. Its suffix is the format.
+        columns: Number of images in the figure.
+        rows: Number of epochs.
+        progress: Completed fraction of training, 0 to 1.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: If the file cannot be written.
     """
     from imgrec.data.thumbnails import load_reduced
     from imgrec.reports.images import GridRow, image_grid, save_picture, target_caption
 
     loader = data.train_dataloader()
     order = next(iter(loader.batch_sampler))
-    places = [place[0] if isinstance(place, tuple) else place for place in order]
+    positions = [each[0] if isinstance(each, tuple) else each for each in order]
     names = data.facts.class_names
-    loaded = [loader.dataset.__getitems__([(place, epoch) for place in places]) for epoch in range(rows)]
+    loaded = [loader.dataset.__getitems__([(position, epoch) for position in positions]) for epoch in range(rows)]
     epochs = [data.augment(batch, progress) for batch in loaded]
     columns = min(columns, len(loaded[0]))
 
     def row(label: str, images: Any, batch: Batch) -> GridRow:
         return GridRow(label, images[:columns], [target_caption(target, names) for target in batch.targets[:columns]])
 
-    originals = row("as it is", load_reduced(data, loaded[0].ids[:columns]), loaded[0])
-    seen = [row(f"epoch {epoch}", batch.images, batch) for epoch, batch in enumerate(epochs)]
-    save_picture(image_grid([originals, *seen]), out)
-
-
-def _check(given: dict[str, Any]) -> None:
-    for key in ("columns", "rows"):
-        if not isinstance(given[key], int) or isinstance(given[key], bool) or given[key] < 1:
-            raise UserError(f"--{key}: expected a number, 1 or more, got {given[key]!r}")
-    if not isinstance(given["progress"], int | float) or not 0 <= given["progress"] <= 1:
-        raise UserError(f"--progress: expected a fraction of training, 0 to 1, got {given['progress']!r}")
-    if Path(str(given["out"])).suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):
-        raise UserError(f"--out {given['out']}: expected a name that ends in .png, .jpg, .pdf or .svg")
+    originals = row("original", load_reduced(data, loaded[0].ids[:columns]), loaded[0])
+    augmented = [row(f"epoch {epoch}", batch.images, batch) for epoch, batch in enumerate(epochs)]
+    save_picture(image_grid([originals, *augmented]), out)

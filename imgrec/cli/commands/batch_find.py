@@ -1,61 +1,55 @@
-"""``imgrec batch-find``: the largest batch that fits in memory, and how fast each size trains."""
+"""``imgrec batch-find``: find the largest batch size that fits in memory, and the throughput of each size."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from imgrec.cli.options import parse
+from imgrec.cli.option_types import Number
+from imgrec.cli.parser import Parser
+from imgrec.utils.ranges import PositiveInt
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.engine.batch_find import BatchSizes
 
-HELP = """usage: imgrec batch-find CONFIG.yaml [CONFIG.yaml ...] [--memory SIZE] [--key.subkey VALUE ...]
+DESCRIPTION = """Find a batch size: train a copy for a few steps with batches of 8 images, 16, 32 and so on, as long
+as they fit in memory. Print the memory and the images per second of each size. The training is the one that `imgrec
+fit` would start, as in `imgrec lr-find`. It writes nothing."""
 
-Look for a batch size: train a copy for a few steps with 8 images in a batch, 16, 32, ..., as long as they fit in
-memory, and say of each size what memory it takes and how many images a second it trains. It is the training that
-`imgrec fit` would begin, as in `imgrec lr-find`; nothing of it stays.
-
-  CONFIG, -c FILE      a config; several are merged, later over earlier
-  --memory SIZE        the memory that training may take, 6GiB say (default: nine tenths of what is free)
-  --smallest N         the first size (default: 8)
-  --largest N          the last (default: 4096); never more than there are training images
-  --csv FILE           write the sizes with their figures, too
-  --key.subkey VALUE   one value: --data.image_size 224
-
-On a GPU a size is tried, and what does not fit ends the search. On a CPU the memory of the next size is told from those
-before it, and what would not fit is not tried. The memory of worker processes, and of the images that a cache holds on
-disk, is not counted.
-"""
-
-DEFAULTS: dict[str, Any] = {"memory": None, "smallest": 8, "largest": 4096, "csv": None}
+EPILOG = """On a GPU, the search ends at the first size that does not fit. On a CPU, the memory of a size is
+extrapolated from the two sizes before it, and a size that would not fit is not trained. The memory of worker
+processes and of images in the cache on disk is not counted."""
 
 
 def run(command: str, words: list[str]) -> int:
     """Search, and print a table."""
-    arguments = parse(words)
-    if arguments.help:
-        print(HELP, end="")
-        return 0
-    given = DEFAULTS | {key: value for key, value in arguments.overrides if key in DEFAULTS}
-    _check(given)
+    given = _parser().parse_args(words)
 
     from imgrec.cli.short_run import build_short_run
-    from imgrec.engine.batch_find import search
+    from imgrec.engine.batch_find import check_sizes, search
 
-    engine = build_short_run(command, arguments, DEFAULTS)
-    _say(search(engine, given["memory"], given["smallest"], given["largest"]), given["csv"])
+    check_sizes(given.memory, given.smallest, given.largest)
+    engine = build_short_run(command, given.files, given.overrides)
+    _print(search(engine, given.memory, given.smallest, given.largest), given.csv)
     return 0
 
 
-def _check(given: Mapping[str, Any]) -> None:
-    from imgrec.engine.batch_find import check_sizes
+def _parser() -> Parser:
+    parser = Parser(prog="imgrec batch-find", description=DESCRIPTION, epilog=EPILOG)
+    parser.accept_config()
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="memory for training, such as 6GiB (default: 90 %% of the free memory)"
+    )
+    parser.add_argument("--smallest", type=Number(PositiveInt), default=8, metavar="N", help="first batch size")
+    parser.add_argument(
+        "--largest", type=Number(PositiveInt), default=4096, metavar="N",
+        help="last batch size, at most the number of training images",
+    )  # fmt: skip
+    parser.add_argument("--csv", metavar="FILE", help="also write the table as CSV")
+    return parser
 
-    check_sizes(given["memory"], given["smallest"], given["largest"])
 
-
-def _say(found: BatchSizes, csv_file: str | None) -> None:
+def _print(found: BatchSizes, csv_file: str | None) -> None:
     from imgrec.cli.output import console_for, print_table
     from imgrec.cli.written import write_table
     from imgrec.utils.formatting import format_size
@@ -70,6 +64,6 @@ def _say(found: BatchSizes, csv_file: str | None) -> None:
     print(f"largest    --data.batch_size {largest.size}   ({of}; {found.end})")
     if as_fast.size < largest.size:
         print(f"as fast    --data.batch_size {as_fast.size}   (within 5 % of the most images a second)")
-    print("A learning rate goes with its batch size: imgrec lr-find looks for one, and `lr_reference_batch` scales it.")
+    print("The learning rate depends on the batch size: imgrec lr-find finds one, `lr_reference_batch` scales it.")
     figures = [[each.size, each.memory, f"{each.images_per_second:.6g}"] for each in found.tried]
     write_table(csv_file, ["batch_size", "bytes", "images_per_second"], figures)

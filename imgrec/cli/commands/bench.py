@@ -1,4 +1,4 @@
-"""``imgrec bench``: networks and runtimes by one yardstick: time, bytes, memory, accuracy."""
+"""``imgrec bench``: measure the latency, size, memory and accuracy of models and runtimes."""
 
 from __future__ import annotations
 
@@ -7,65 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgrec.cli.option_types import FileName, Number
 from imgrec.cli.parser import Parser
 from imgrec.cli.written import write_each
-from imgrec.errors import UserError
+from imgrec.utils.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.reports.bench.results import Bench
 
-_PICTURES = (".png", ".svg", ".pdf")
-_EPILOG = """A run stands for its network in PyTorch, ONNX Runtime and OpenVINO, as far as they are installed, and for
-each of its exports. Every row is measured in a process of its own, and all are timed in turn; the times are of whole
-calls, from images in memory to logits in memory. Accuracy is of the run's own images. Zeros of a pruned network are
-counted; they are no speed-up."""
+_EPILOG = """A run is measured in PyTorch, in ONNX Runtime and OpenVINO if they are installed, and in each of its
+exports. Each row is measured in its own process, and all rows are timed in turn. The times are those of whole calls,
+from images in memory to logits in memory. Accuracy is measured on the images of the run. Zeros of a pruned model are
+counted. They do not make it faster."""
 
 
 def run(command: str, words: list[str]) -> int:
-    """Print the table; write the files that are asked for, and bench.csv into the first given run."""
-    parser = Parser(
-        prog="imgrec bench",
-        description="Measure runs and exports by one yardstick: parameters, MACs, bytes, memory, latency, accuracy.",
-        epilog=_EPILOG,
-    )
-    parser.add_argument(
-        "sources",
-        nargs="+",
-        metavar="RUN|EXPORT",
-        help="run folders, checkpoints, model folders, folders of exports, files .onnx and .xml; the first one is "
-        "what the others are compared with",
-    )
-    parser.add_argument(
-        "--runtime",
-        nargs="+",
-        metavar="NAME",
-        help="names of `imgrec list runtimes`, or all (default: all but compile)",
-    )
-    parser.add_argument(
-        "--precision",
-        nargs="+",
-        metavar="P",
-        help="precision to compute in, for the runtimes that have a choice: fp32, bf16, fp16",
-    )
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 32], metavar="N", help="default: 1 32")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="on as many cores (default: 1)")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
-    parser.add_argument(
-        "--budget", type=float, default=3.0, metavar="S", help="seconds of timing, a row and batch size (default: 3)"
-    )
-    parser.add_argument("--split", choices=("test", "val"), default="test", help="whose images (default: test)")
-    parser.add_argument(
-        "--images", type=int, metavar="N", help="evaluate on so many of them, the same for all; 0: no accuracy"
-    )
-    parser.add_argument("--csv", metavar="FILE", help="write the figures, unrounded")
-    parser.add_argument("--json", metavar="FILE", help="the same as JSON")
-    parser.add_argument("--out", metavar="FILE.html", help="write a page: accuracy over latency, and the table")
-    parser.add_argument("--picture", metavar="FILE", help="write accuracy over latency alone: .png, .svg or .pdf")
-    parser.add_argument("--no-record", action="store_true", help="leave the run folder alone: write no bench.csv there")
-    arguments = parser.parse_args(words)
-    if arguments.picture is not None and Path(arguments.picture).suffix not in _PICTURES:
-        raise UserError(f"--picture {arguments.picture}: expected a name that ends in {', '.join(_PICTURES)}")
+    """Print the table, and write the requested files and bench.csv in the first run."""
+    arguments = _parser().parse_args(words)
 
     from imgrec.bench.rows import Options
     from imgrec.bench.run import measure_sources
@@ -95,6 +54,47 @@ def run(command: str, words: list[str]) -> int:
     return 0
 
 
+def _parser() -> Parser:
+    parser = Parser(
+        prog="imgrec bench",
+        description="Measure runs and exports: parameters, MACs, bytes, memory, latency, accuracy.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument(
+        "sources", nargs="+", metavar="RUN|EXPORT", help="run folders, checkpoints, model folders, folders of exports, "
+        ".onnx and .xml files. The others are compared with the first"
+    )  # fmt: skip
+    parser.add_argument(
+        "--runtime", nargs="+", metavar="NAME", help="names of `imgrec list runtimes`, or all (default: all except "
+        "compile)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", nargs="+", metavar="P", help="precision of runtimes with a choice: fp32, bf16, fp16"
+    )
+    count = Number(PositiveInt)
+    parser.add_argument("--batch", nargs="+", type=count, default=[1, 32], metavar="N", help="batch sizes")
+    parser.add_argument("--threads", type=count, default=1, metavar="N", help="number of threads")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument(
+        "--budget", type=Number(PositiveFloat), default=3.0, metavar="SECONDS", help="time per row and batch size, in "
+        "seconds"
+    )  # fmt: skip
+    parser.add_argument("--split", choices=("test", "val"), default="test", help="split of the images")
+    parser.add_argument(
+        "--images", type=Number(NonNegativeInt), metavar="N", help="number of images to evaluate on, the same for "
+        "every model. 0 skips accuracy"
+    )  # fmt: skip
+    parser.add_argument("--csv", metavar="FILE", help="write the figures, unrounded")
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--out", metavar="FILE.html", help="write a page with accuracy over latency, and the table")
+    parser.add_argument(
+        "--picture", type=FileName(".png", ".svg", ".pdf"), metavar="FILE", help="write the figure of accuracy over "
+        "latency: .png, .svg or .pdf"
+    )  # fmt: skip
+    parser.add_argument("--no-record", action="store_true", help="do not write bench.csv in the run folder")
+    return parser
+
+
 def _write_json(bench: Bench, path: Path) -> None:
     from imgrec.runs.summary import write_json
 
@@ -121,7 +121,7 @@ def _print(bench: Bench) -> None:
     columns = bench_columns(bench)
     left_out = print_table(console_for(10_000), columns, bench_cells(bench), left=LEFT, order=by_importance(bench))
     if left_out:
-        print(f"\nleft out for want of width: {', '.join(left_out)}; --csv and --out hold them")
+        print(f"\nnot shown, the terminal is too narrow: {', '.join(left_out)}. --csv and --out contain them")
     if bench.rows:
         print()
     for row in bench.rows:
@@ -132,29 +132,29 @@ def _print(bench: Bench) -> None:
 
 
 class _Progress:
-    """Says what happens now: in one line that changes on a terminal, elsewhere once for each thing."""
+    """Progress on stderr: a changing line on a terminal, otherwise one line per stage."""
 
     def __enter__(self) -> Callable[[str], None]:
         from imgrec.utils.console import PlainConsole
 
         console = PlainConsole(stderr=True)
         self._status = console.status("") if console.is_terminal else None
-        self._said = ""
+        self._stage = ""
         if self._status is not None:
             self._status.start()
-        return self._say
+        return self._report
 
     def __exit__(self, *error: object) -> None:
         if self._status is not None:
             self._status.stop()
 
-    def _say(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         if self._status is not None:
             from rich.text import Text
 
             self._status.update(Text(text))
             return
-        what = text.partition(",")[0]
-        if what != self._said:
-            self._said = what
-            print(what, file=sys.stderr, flush=True)
+        stage = text.partition(",")[0]
+        if stage != self._stage:
+            self._stage = stage
+            print(stage, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""``imgrec cache``: the caches of decoded images on this machine."""
+"""``imgrec cache``: manage the caches of decoded images on this machine."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ def run(command: str, words: list[str]) -> int:
     """List caches, compare their contents with their checksums, delete them, or limit their total size."""
     parser = Parser(
         prog="imgrec cache",
-        description="The caches of decoded images, in IMGREC_CACHE or ~/.cache/imgrec.",
+        description="Manage the caches of decoded images, in IMGREC_CACHE or ~/.cache/imgrec.",
     )
     actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("list", help="what each one holds, and its size")
-    verify = actions.add_parser("verify", help="compare every image with its checksum; status 1 where one is damaged")
-    clear = actions.add_parser("clear", help="delete caches; they are built again when they are needed")
+    actions.add_parser("list", help="list the content and the size of each cache")
+    verify = actions.add_parser("verify", help="compare every image with its checksum; exit status 1 if one is damaged")
+    clear = actions.add_parser("clear", help="delete caches; they are built again on use")
     for each in (verify, clear):
-        each.add_argument("name", nargs="*", help="a cache's name, or how it begins; by default all")
+        each.add_argument("name", nargs="*", help="name of a cache, or its first characters (default: all)")
     limit = actions.add_parser(
         "limit",
         help="print or set the limit on the total size of all caches",
         description="Print the limit on the total size of all caches, or set it and remove the least recently used "
-        "caches until it is kept. A cache that a process has open is never removed. IMGREC_CACHE_LIMIT takes "
+        "caches above it. A cache that is in use is never removed. IMGREC_CACHE_LIMIT takes "
         "precedence. The default is 50%.",
     )
-    limit.add_argument("size", nargs="?", help="20GB, 500MiB, or 30%% of the space that is free or taken by caches")
+    limit.add_argument("size", nargs="?", help="20GB, 500MiB, or 30%% of the sum of free space and caches")
     arguments = parser.parse_args(words)
     if arguments.action == "limit":
         return _limit(arguments.size)
@@ -40,18 +40,18 @@ def run(command: str, words: list[str]) -> int:
     from imgrec.data.cache.registry import cache_root, stored_caches
 
     found = stored_caches()
-    chosen = _chosen(found, getattr(arguments, "name", []))
+    selected = _select(found, getattr(arguments, "name", []))
     if not found:
         print(f"no cache in {cache_root()}")
         return 0
-    return {"list": _list, "verify": _verify, "clear": _clear}[arguments.action](chosen)
+    return {"list": _list, "verify": _verify, "clear": _clear}[arguments.action](selected)
 
 
-def _chosen(found: list[StoredCache], names: list[str]) -> list[StoredCache]:
+def _select(found: list[StoredCache], names: list[str]) -> list[StoredCache]:
     for name in names:
         if not any(cache.name.startswith(name) for cache in found):
             known = [cache.name for cache in found]
-            raise UserError(f'there is no cache "{name}".{suggestion(name, known)} `imgrec cache list` names them.')
+            raise UserError(f'there is no cache "{name}".{suggestion(name, known)} See `imgrec cache list`.')
     return [cache for cache in found if not names or cache.name.startswith(tuple(names))]
 
 
@@ -74,7 +74,7 @@ def _limit(size: str | None) -> int:
         store_limit(size)
         kept = make_room(0)
         if not kept:
-            print("the remaining caches are in use; the limit is kept when a process writes its next cache")
+            print("the remaining caches are in use; the limit applies when the next cache is written")
     print(describe_total(stored_caches()))
     return 0
 
@@ -95,7 +95,7 @@ def _verify(found: list[StoredCache]) -> int:
     for cache in found:
         problems = list(verify(cache))
         damaged += bool(problems)
-        print(f"{cache.name}  {'as it was written' if not problems else f'{len(problems)} found damaged'}")
+        print(f"{cache.name}  {'intact' if not problems else f'{len(problems)} damaged'}")
         for problem in problems[:5]:
             print(f"  {problem}")
     return 1 if damaged else 0

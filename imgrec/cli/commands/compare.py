@@ -1,4 +1,4 @@
-"""``imgrec compare``: runs side by side, in the terminal and on a page."""
+"""``imgrec compare``: compare runs in the terminal and on a page."""
 
 from __future__ import annotations
 
@@ -23,34 +23,32 @@ _SENTENCES = 6
 
 
 def run(command: str, words: list[str]) -> int:
-    """Print the comparison; write the files that are asked for."""
+    """Print the comparison, and write the requested files."""
     parser = Parser(
         prog="imgrec compare",
-        description="Lay runs side by side: what differs in their configs, their curves, and, from what each said of "
-        "the same images, whether their accuracies differ by more than chance.",
+        description="Compare the configs, curves and accuracies of runs. Paired tests on predictions of the same "
+        "images show if the accuracies differ significantly.",
     )
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run folders; a folder of runs stands for its finished ones"
-    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders that contain finished runs")
     parser.add_argument(
         "--group-by",
         default="auto",
-        metavar="HOW",
-        help="auto (default): runs of one experiment that differ in the seed only are a group; none; experiment; "
-        "a column of the config: loss/name; or the beginning of columns: data/sampler",
+        metavar="KEY",
+        help="auto: runs of one experiment that differ only in the seed; none; experiment; a column of the config, "
+        "such as loss/name; or the prefix of columns, such as data/sampler",
     )
     parser.add_argument(
-        "--split", default="test", help="whose predictions: test (default), val, or evaluations/NAME (imgrec evaluate)"
+        "--split", default="test", help="split of the predictions: test, val, or evaluations/NAME (imgrec evaluate)"
     )
-    parser.add_argument("--shared", action="store_true", help="compare on the images that all runs have predictions on")
+    parser.add_argument("--shared", action="store_true", help="use only the images that all runs have predictions of")
     parser.add_argument(
-        "--out", metavar="FILE.html", help="write a page: figures, tables, the images that tell them apart"
+        "--out",
+        metavar="FILE.html",
+        help="write a page: figures, tables, images that the runs classify differently",
     )
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables as Markdown")
-    parser.add_argument(
-        "--no-images", action="store_true", help="a page without thumbnails, and without reading any data"
-    )
+    parser.add_argument("--no-images", action="store_true", help="write the page without thumbnails; no data is read")
     arguments = parser.parse_args(words)
 
     from imgrec.compare.comparison import compare_runs
@@ -102,14 +100,14 @@ def _print_pairs(comparison: Comparison, console: Console) -> None:
     order = ["Second", "Difference", "95 % interval", "Holm", "Verdict", "p"]
     print_table(console, PAIR_COLUMNS, list(map(pair_cells, pairs)), left=("First", "Second", "Verdict"), order=order)
     if more := len(comparison.pairs) - len(pairs):
-        print(f"and {more} more pairs, less clear ones: --json, --markdown and --out hold all")
+        print(f"and {more} more pairs with larger p-values; --json, --markdown and --out contain all")
     print()
     for pair in shown[:_SENTENCES]:
         print(pair.sentence)
 
 
 def _spark(group: Group) -> str:
-    """The mean validation accuracy over the epochs in one line of text."""
+    """Return the mean validation accuracy over the epochs as one line of text."""
     import numpy as np
 
     from imgrec.compare.figures import mean_curve
@@ -118,9 +116,9 @@ def _spark(group: Group) -> str:
     if curve is None or not np.isfinite(curve[1]).any():
         return ""
     values = np.nan_to_num(curve[1], nan=float(np.nanmin(curve[1])))
-    places = np.linspace(0, len(values) - 1, min(_SPARK, len(values))).round().astype(int)
+    positions = np.linspace(0, len(values) - 1, min(_SPARK, len(values))).round().astype(int)
     low, high = values.min(), values.max()
-    heights = (values[places] - low) / ((high - low) or 1.0) * (len(_BARS) - 1)
+    heights = (values[positions] - low) / ((high - low) or 1.0) * (len(_BARS) - 1)
     return "".join(_BARS[round(float(height))] for height in heights)
 
 
@@ -129,7 +127,7 @@ def _write_page(comparison: Comparison, path: Path, with_images: bool) -> None:
 
     images = None
     if with_images and comparison.split not in ("val", "test"):
-        print("no thumbnails: the images of an evaluation are not those of the run")
+        print("no thumbnails: the images of an evaluation are not images of the run")
     elif with_images:
         from imgrec.runs.data import data_of, images_of
 

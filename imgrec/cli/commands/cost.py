@@ -1,59 +1,61 @@
-"""``imgrec cost``: what each technique costs a training step, in time, memory, parameters and multiplications."""
+"""``imgrec cost``: measure the cost of each technique in a training step: time, memory, parameters and MACs."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from imgrec.cli.options import parse
+from imgrec.cli.option_types import Number
+from imgrec.cli.parser import CONFIG_KEYS, Parser
+from imgrec.utils.ranges import PositiveInt
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.studies.cost import StepCost, TrainingStep
 
-HELP = """usage: imgrec cost CONFIG.yaml [CONFIG.yaml ...] [--toggle.model.KEY SPEC ...] [--key.subkey VALUE ...]
+DESCRIPTION = """Measure the cost of each technique: a training step with it and the same step without it, in turn.
+Without --toggle, the techniques are those of the config: the loss against cross-entropy, each regularizer, edit,
+neck, pooling and head, and an optimizer that wraps another optimizer."""
 
-What each technique costs: a training step with it beside the same step without it, in turn. Without --toggle these are
-the techniques that the config names: its loss beside cross-entropy; each regularizer, edit, neck, pooling and head; and
-an optimizer that wraps another.
-
-  CONFIG, -c FILE      a config; several are merged, later over earlier
-  --toggle.KEY SPEC    what this one would cost, in the place of the config's own: --toggle.model.neck fpn;
-                       --toggle.model.regularizers+ '{name: l2, weight: 1e-4}' beside what is there; as often as wanted
-  --rounds N           how often each step is measured (default: 7)
-  --csv FILE           write the figures, too
-  --key.subkey VALUE   one value: --data.batch_size 256
-
-The step is forward, loss, penalties, backward and optimizer on one batch of noise of the data's size, in the config's
-precision and order in memory; callbacks, and loading and augmenting images, are not in it. Time is the median of the
-ratios of a step to the other, of the processor's seconds, or by the clock on a GPU; memory is what all tensors take at
-the fullest moment of a step, counted; parameters are those that are trained; MACs are those of one image.
-"""
-
-DEFAULTS: dict[str, Any] = {"rounds": 7, "csv": None}
+EPILOG = """The step is forward pass, loss, penalties, backward pass and optimizer on one batch of noise with the size
+of the data, in the precision and memory format of the config. Callbacks, loading and augmentation are not included.
+Time is the median ratio of two steps, in CPU seconds, or in wall-clock time on a GPU. Memory is the largest total
+size of all tensors in a step. Parameters are trainable parameters. MACs are those of one image."""
 
 
 def run(command: str, words: list[str]) -> int:
     """Measure, and print a table."""
-    arguments = parse(words)
-    if arguments.help:
-        print(HELP, end="")
-        return 0
-    given = DEFAULTS | {key: value for key, value in arguments.overrides if key in DEFAULTS}
-    toggled = {key: key.partition(".")[2] for key, _ in arguments.overrides if key.partition(".")[0] == "toggle"}
-    toggles = [(toggled[key], value) for key, value in arguments.overrides if key in toggled]
+    given = _parser().parse_args(words)
+    toggles = [(key.partition(".")[2], value) for key, value in given.overrides if key.partition(".")[0] == "toggle"]
+    overrides = [(key, value) for key, value in given.overrides if key.partition(".")[0] != "toggle"]
 
     from imgrec.cli.short_run import build_short_run
     from imgrec.studies.technique_costs import check_toggles, step_costs
 
-    check_toggles(given["rounds"], toggles)
-    engine = build_short_run(command, arguments, {*DEFAULTS, *toggled})
-    base, found = step_costs(engine, toggles, given["rounds"])
-    _say(base, found, given["csv"])
+    check_toggles(given.rounds, toggles)
+    engine = build_short_run(command, given.files, overrides)
+    base, found = step_costs(engine, toggles, given.rounds)
+    _print(base, found, given.csv)
     return 0
 
 
-def _say(base: TrainingStep, found: Mapping[str, StepCost | str], csv_file: str | None) -> None:
+def _parser() -> Parser:
+    parser = Parser(prog="imgrec cost", description=DESCRIPTION, epilog=EPILOG)
+    parser.accept_config(keys=(*CONFIG_KEYS, "toggle"))
+    parser.add_argument(
+        "--toggle.KEY", dest=argparse.SUPPRESS, metavar="SPEC",
+        help="measure this spec instead of the spec of the config: --toggle.model.neck fpn; or in addition to it: "
+        "--toggle.model.regularizers+ '{name: l2, weight: 1e-4}'; may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rounds", type=Number(PositiveInt), default=7, metavar="N", help="number of measurements of each step"
+    )
+    parser.add_argument("--csv", metavar="FILE", help="also write the figures as CSV")
+    return parser
+
+
+def _print(base: TrainingStep, found: Mapping[str, StepCost | str], csv_file: str | None) -> None:
     from imgrec.cli.output import console_for, print_table
     from imgrec.cli.written import write_table
     from imgrec.utils.formatting import format_size

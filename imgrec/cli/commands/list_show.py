@@ -1,25 +1,24 @@
-"""``imgrec list`` and ``imgrec show``: what can be named in a YAML, and what it takes."""
+"""``imgrec list`` and ``imgrec show``: list the registries, and show the arguments of their entries."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
-from imgrec.cli.commands.drawing import TERMINAL, drawn, read_spec
 from imgrec.cli.parser import Parser
+from imgrec.engine.config import parse_value
 from imgrec.errors import UserError, article, suggestion
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.registry import Registry
 
-# where each registry stands, and where its specs stand in a config; no room is imported before it is asked for
 REGISTRIES: dict[str, tuple[str, str, str]] = {
     "sources": ("imgrec.data", "SOURCES", "data.source"),
     "samplers": ("imgrec.data", "SAMPLERS", "data.sampler"),
     "augmentations": ("imgrec.augment", "AUGMENTATIONS", "data.train_transforms, data.eval_transforms"),
-    "presets": ("imgrec.augment", "PRESETS", "data.train_transforms, in the place of a list"),
+    "presets": ("imgrec.augment", "PRESETS", "data.train_transforms, instead of a list"),
     "views": ("imgrec.augment", "VIEWS", "imgrec test RUN --tta, imgrec predict RUN --tta"),
     "backbones": ("imgrec.models", "BACKBONES", "model.backbone"),
     "edits": ("imgrec.models", "EDITS", "model.edits"),
@@ -38,10 +37,9 @@ REGISTRIES: dict[str, tuple[str, str, str]] = {
 }
 
 
-# what is named by its class: what it is called, and where it stands in a config
 CLASSES: dict[str, str] = {"callbacks": "trainer.callbacks", "loggers": "trainer.logger"}
+"""Lists of classes that a config names by ``class_path``, and their keys."""
 
-# what the data and the rest of the model say; a spec may say otherwise
 FACTS = frozenset(
     (
         *("num_classes", "class_names", "class_counts", "image_size", "in_channels", "feature_dim", "logit_scale"),
@@ -51,11 +49,14 @@ FACTS = frozenset(
 )
 
 _ORDER = {"image": 0, "batch": 1, "mix": 2}
-"""Where the registry's entries are of several kinds: the order in which they stand in a config."""
+"""Order of the kinds of augmentations in a config."""
+
+_TERMINAL = "-"
+"""Value of ``--plot`` without a file."""
 
 
 def registry(plural: str) -> Registry[Any]:
-    """The registry that is called ``plural``."""
+    """Return a registry by its plural name."""
     if plural not in REGISTRIES:
         known = [*REGISTRIES, *CLASSES]
         raise UserError(f'there is no registry "{plural}".{suggestion(plural, known)} Accepted: {", ".join(known)}.')
@@ -67,28 +68,28 @@ def registry(plural: str) -> Registry[Any]:
 
 
 def run(command: str, words: list[str]) -> int:
-    """List the registries or one's entries; or show one entry."""
+    """List the registries or the entries of one, or show one entry."""
     if command == "list":
         parser = Parser(prog="imgrec list", description="List the registries, or the entries of one.")
         parser.add_argument("registry", nargs="?", help=", ".join([*REGISTRIES, *CLASSES]))
-        parser.add_argument("pattern", nargs="?", help="only names that match: 'resnet*'")
+        parser.add_argument("pattern", nargs="?", help="pattern of the names: 'resnet*'")
         arguments = parser.parse_args(words)
         lines = _registries() if arguments.registry is None else _entries(arguments.registry, arguments.pattern)
     else:
         parser = Parser(prog="imgrec show", description="Show the arguments and the documentation of a registry entry.")
         parser.add_argument("registry", help=", ".join([*REGISTRIES, *CLASSES]))
-        parser.add_argument("name", help="focal, or a dotted path to a class of your own; or '{name: focal, gamma: 1}'")
+        parser.add_argument("name", help="focal, the dotted path of a class, or '{name: focal, gamma: 1}'")
         parser.add_argument(
             "--plot",
             nargs="?",
-            const=TERMINAL,
+            const=_TERMINAL,
             metavar="FILE",
-            help="draw the curve of a schedule; into a .png, .svg or .pdf file, too",
+            help="plot the curve of a schedule; with FILE, also write it as .png, .svg or .pdf",
         )
         arguments = parser.parse_args(words)
         lines = list(_entry(arguments.registry, arguments.name))
-        if arguments.plot is not None:  # drawn before anything is printed: it may be refused
-            lines += drawn(arguments.registry, arguments.name, arguments.plot)
+        if arguments.plot is not None:  # before anything is printed, because it may raise
+            lines += _plot(arguments.registry, arguments.name, arguments.plot)
     for line in lines:
         print(line)
     return 0
@@ -138,7 +139,7 @@ def _entry(plural: str, name: str) -> Iterable[str]:
         entry = CLASS_LISTS[plural].entry(name)
     else:
         found = registry(plural)
-        name, _ = found.parse(read_spec(name))
+        name, _ = found.parse(_read_spec(name))
         kind, where = found.kind, REGISTRIES[plural][2]
         entry = found.entry(name)
     yield f"{name} - {article(kind)}, for {where}"
@@ -149,11 +150,53 @@ def _entry(plural: str, name: str) -> Iterable[str]:
     width = max((len(a.name) for a in arguments), default=0)
     for argument in arguments:
         if argument.name in FACTS:
-            default = "known from the data and the model"
+            default = "from the data and the model"
         else:
             default = "required" if argument.required else f"default {argument.default}"
         yield f"  {argument.name:<{width}}  {argument.type}  ({default})"
     if entry.open:
-        yield f"  {'...':<{width}}  any further argument of what stands behind it"
+        yield f"  {'...':<{width}}  further arguments of the wrapped function"
     yield ""
     yield entry.doc or "(no documentation)"
+
+
+def _read_spec(text: str) -> Any:
+    """Return the name of an entry, or a YAML mapping with its name and arguments."""
+    return parse_value(text) if text.lstrip().startswith("{") else text
+
+
+def _plot(plural: str, text: str, file: str) -> Iterator[str]:
+    """Yield the lines of the curve of a schedule, and write it to a file unless the file is ``-``.
+
+    Raises:
+        UserError: If the registry has no curves, an argument is invalid, or the file cannot be written.
+    """
+    if plural != "schedules":
+        raise UserError(f"--plot: expected the registry schedules, got {plural}.")
+    from imgrec.optim import SCHEDULES, Plateau
+    from imgrec.reports.schedule_picture import (
+        check_picture_file,
+        schedule_points,
+        schedule_text,
+        write_schedule_picture,
+    )
+
+    if file != _TERMINAL:
+        check_picture_file(file)
+    spec = _read_spec(text)
+    schedule = SCHEDULES.build(spec)
+    yield from ("", "factor of the learning rate:", "")
+    yield from schedule_text(schedule)
+    yield ""
+    points = {place: f"{value:.4g}" for place, value in schedule_points(schedule).items()}
+    width = max(map(len, points))
+    yield from (f"  {place:<{width}}  {value}" for place, value in points.items())
+    if isinstance(schedule, Plateau):
+        yield f"  while {schedule.monitor} improves; multiplied by {schedule.gamma:g} at each plateau"
+    if file != _TERMINAL:
+        write_schedule_picture(file, [(spec if isinstance(spec, str) else _title(spec), schedule)])
+        yield from ("", f"written    {file}")
+
+
+def _title(spec: dict[str, Any]) -> str:
+    return ", ".join([str(spec["name"]), *(f"{key} {value}" for key, value in spec.items() if key != "name")])

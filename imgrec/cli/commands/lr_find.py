@@ -1,85 +1,70 @@
-"""``imgrec lr-find``: the learning-rate range test, with a picture."""
+"""``imgrec lr-find``: find a learning rate with the range test, and plot the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-from imgrec.cli.options import parse
-from imgrec.errors import UserError, suggestion
+from annotated_types import Ge, Gt
+
+from imgrec.cli.option_types import PICTURES, FileName, Number
+from imgrec.cli.parser import Parser
+from imgrec.errors import UserError
+from imgrec.utils.ranges import Finite, PositiveFloat
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.optim.lr_range_test import RangeTest
 
-HELP = """usage: imgrec lr-find CONFIG.yaml [CONFIG.yaml ...] [--steps N] [--out FILE] [--key.subkey VALUE ...]
+DESCRIPTION = """Find a learning rate with the range test: train a copy for a few steps with an increasing learning
+rate, until the loss diverges. The training is the one that `imgrec fit` would start, with the same images, batches,
+accumulation, precision, losses and regularizers. It has no schedule, no validation, and no callback that averages,
+prunes, stops or writes. The command writes only the figure and a table."""
 
-Look for a learning rate: train a copy for a few steps, each at a higher rate than the one before it, until the loss
-goes away. It is the training that `imgrec fit` would begin: the same images, batches, accumulation, precision, losses
-and regularizers; but no schedule, no validation, and no callback that averages, prunes, stops or writes. Nothing stays
-but the two files that it writes.
+EPILOG = """The suggested rate is the peak rate of a run: the rate of `model.optimizer`, which a schedule multiplies."""
 
-  CONFIG, -c FILE      a config; several are merged, later over earlier
-  --steps N            optimizer steps (default: 100)
-  --low R, --high R    the rates between which to look (default: 1e-6 and 10)
-  --rule NAME          which suggestion is taken: {rules} (default: steepest)
-  --stop-at F          how many times its least running mean the loss may be (default: 4)
-  --out FILE           the picture, .png, .jpg, .pdf or .svg; rates and losses stand in a .csv beside it
-                       (default: lr-find.png)
-  --key.subkey VALUE   one value: --data.batch_size 256
-
-The rate that is suggested is the highest of a run: that of `model.optimizer`, which a schedule multiplies.
-"""
-
-DEFAULTS: dict[str, Any] = {
-    "steps": 100,
-    "low": 1e-6,
-    "high": 10.0,
-    "rule": "steepest",
-    "stop-at": 4.0,
-    "out": "lr-find.png",
-}
 _RULES = ("steepest", "valley", "minimum")
-_PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
 
 
 def run(command: str, words: list[str]) -> int:
-    """Run the test, write its picture and its table, print what is suggested."""
-    arguments = parse(words)
-    if arguments.help:
-        print(HELP.format(rules=", ".join(_RULES)), end="")
-        return 0
-    given = DEFAULTS | {key: value for key, value in arguments.overrides if key in DEFAULTS}
-    _check(given)
+    """Run the test, write its figure and its table, and print the suggested rate."""
+    given = _parser().parse_args(words)
 
     from imgrec.cli.short_run import build_short_run
-    from imgrec.engine.lr_find import configured_rate, range_test
+    from imgrec.engine.lr_find import check_range, configured_rate, range_test
 
-    engine = build_short_run(command, arguments, DEFAULTS)
-    picture = Path(given["out"])
+    check_range(given.steps, given.low, given.high, given.stop_at)
+    engine = build_short_run(command, given.files, given.overrides)
+    picture = Path(given.out)
     place, _ = configured_rate(engine)
-    found = range_test(engine, given["steps"], given["low"], given["high"], given["stop-at"])
-    status = _say(found, given["rule"], picture, place)
-    _write(found, given["rule"], picture, place)
+    found = range_test(engine, given.steps, given.low, given.high, given.stop_at)
+    status = _print(found, given.rule, picture, place)
+    _write(found, given.rule, picture, place)
     return status
 
 
-def _check(given: Mapping[str, Any]) -> None:
-    from imgrec.engine.lr_find import check_range
-
-    check_range(given["steps"], given["low"], given["high"], given["stop-at"])
-    if given["rule"] not in _RULES:
-        raise UserError(
-            f'--rule: there is no "{given["rule"]}".{suggestion(str(given["rule"]), _RULES)} '
-            f"Accepted: {', '.join(_RULES)}."
-        )
-    if Path(str(given["out"])).suffix.lower() not in _PICTURES:
-        raise UserError(f"--out {given['out']}: expected a name that ends in {', '.join(_PICTURES)}")
+def _parser() -> Parser:
+    parser = Parser(prog="imgrec lr-find", description=DESCRIPTION, epilog=EPILOG)
+    parser.accept_config()
+    parser.add_argument(
+        "--steps", type=Number(Annotated[int, Ge(10)]), default=100, metavar="N", help="number of optimizer steps"
+    )
+    parser.add_argument("--low", type=Number(PositiveFloat), default=1e-6, metavar="LR", help="rate of the first step")
+    parser.add_argument("--high", type=Number(PositiveFloat), default=10.0, metavar="LR", help="rate of the last step")
+    parser.add_argument("--rule", choices=_RULES, default="steepest", help="rule of the suggested rate")
+    parser.add_argument(
+        "--stop-at", type=Number(Annotated[float, Gt(1), Finite]), default=4.0, metavar="F",
+        help="stop when the loss is F times the minimum of its running mean",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=FileName(*PICTURES), default="lr-find.png", metavar="FILE",
+        help="figure: .png, .jpg, .pdf, .svg. A .csv file of the same name contains rates and losses",
+    )  # fmt: skip
+    return parser
 
 
 def _write(found: RangeTest, rule: str, picture: Path, place: str) -> None:
-    """The picture, and the table beside it."""
+    """Write the figure and the table."""
     from imgrec.cli.written import write_given, write_table
     from imgrec.reports.curves import range_picture
     from imgrec.reports.images import save_picture
@@ -90,11 +75,11 @@ def _write(found: RangeTest, rule: str, picture: Path, place: str) -> None:
     write_given(str(picture), lambda path: save_picture(range_picture(found, rule, place), path))
 
 
-def _say(found: RangeTest, rule: str, picture: Path, place: str) -> int:
+def _print(found: RangeTest, rule: str, picture: Path, place: str) -> int:
     from imgrec.reports.curves import range_text
 
     print("\n".join(["", *range_text(found, rule), ""]))
-    end = "the loss went away" if found.diverged else "the last one"
+    end = "the loss diverged" if found.diverged else "all steps"
     print(f"tried      {len(found.losses)} learning rates from {found.rates[0]:.2g} to {found.rates[-1]:.2g}: {end}")
     try:
         suggested = found.suggestions()

@@ -1,33 +1,36 @@
-"""``imgrec runs``: a table of run folders, sorted and filtered; as CSV or JSON on request."""
+"""``imgrec runs``: print a sorted and filtered table of run folders, and write it as CSV or JSON."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgrec.cli.option_types import Number
 from imgrec.cli.parser import Parser
 from imgrec.errors import UserError
 from imgrec.utils.paths import Postponed
+from imgrec.utils.ranges import PositiveInt
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.runs.table import RunTable
 
-_LONGEST = 44  # characters of a cell; the files hold all of it
+_LONGEST = 44  # characters of a cell in the terminal
 
 
 def run(command: str, words: list[str]) -> int:
-    """Print the table; write the files that are asked for."""
+    """Print the table, and write the requested files."""
     parser = Parser(
         prog="imgrec runs",
-        description="A table of run folders: what differs in their configs, their figures, their cost. "
-        "It reads files and needs no server.",
-        epilog="Columns have the names that they have in the config (loss/name, optimizer/lr, data/batch_size) and in "
-        "metrics.csv, after best/ or last/, or as they are for the checkpoint that was kept: val/acc, test/acc.",
+        description="Print a table of run folders: differences of their configs, metrics and cost.",
+        epilog="Columns are keys of the config (loss/name, optimizer/lr, data/batch_size), metrics of the best "
+        "checkpoint (val/acc, test/acc), and columns of metrics.csv after best/ or last/.",
     )
-    parser.add_argument("folder", nargs="?", default="runs", help="where the runs are (default: runs)")
-    parser.add_argument("--sort", metavar="COLUMN", help="the best first: test/acc, train_seconds, optimizer/lr")
-    parser.add_argument("--reverse", action="store_true", help="the worst first")
+    parser.add_argument("folder", nargs="?", default="runs", help="folder of the runs")
+    parser.add_argument(
+        "--sort", metavar="COLUMN", help="column to sort by, best first: test/acc, train_seconds, optimizer/lr"
+    )
+    parser.add_argument("--reverse", action="store_true", help="sort worst first")
     parser.add_argument(
         "--filter",
         action="append",
@@ -36,14 +39,14 @@ def run(command: str, words: list[str]) -> int:
         help="'val/acc>0.9', 'loss/name=focal', 'status!=finished', 'run=*lite0*'; may be given several times",
     )
     parser.add_argument(
-        "--columns", metavar="LIST", help="'run,loss/*,test/acc' (by default what tells the runs apart)"
+        "--columns",
+        metavar="LIST",
+        help="columns to show: 'loss/*,test/acc' (default: those that differ)",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
-    parser.add_argument("--csv", metavar="FILE", help="write the rows there, with every column or those of --columns")
-    parser.add_argument("--json", metavar="FILE", help="the same as JSON: a list of objects")
+    parser.add_argument("--limit", type=Number(PositiveInt), metavar="N", help="number of rows")
+    parser.add_argument("--csv", metavar="FILE", help="write the rows with all columns or those of --columns")
+    parser.add_argument("--json", metavar="FILE", help="write the rows as a JSON list of objects")
     arguments = parser.parse_args(words)
-    if arguments.limit is not None and arguments.limit < 1:
-        raise UserError(f"--limit: expected 1 or more, got {arguments.limit}")
 
     from imgrec.runs.table import run_table
 
@@ -53,30 +56,35 @@ def run(command: str, words: list[str]) -> int:
     if arguments.sort is not None:
         table = table.sorted(arguments.sort, arguments.reverse)
     elif arguments.reverse:
-        raise UserError("--reverse turns the order of --sort COLUMN around; give both")
-    chosen = None if arguments.columns is None else everything.chosen(arguments.columns)
+        raise UserError("--reverse: expected --sort COLUMN as well.")
+    columns = None if arguments.columns is None else _with_run(everything.chosen(arguments.columns))
     found = len(table.rows)
     if arguments.limit is not None:
         table = table.limited(arguments.limit)
-    _print(table, chosen, found, len(everything.rows))
+    _print(table, columns, found, len(everything.rows))
     postponed = Postponed()
     for given, write in ((arguments.csv, _write_csv), (arguments.json, _write_json)):
         if given is not None:
             with postponed:
-                write(Path(given), table, chosen or table.columns)
+                write(Path(given), table, columns or table.columns)
                 print(f"written    {given}: {len(table.rows)} rows")
     postponed.raise_first()
     return 0
 
 
-def _print(table: RunTable, chosen: list[str] | None, found: int, total: int) -> None:
+def _with_run(columns: list[str]) -> list[str]:
+    """Return the columns with the name of the run, first if it is missing."""
+    return columns if "run" in columns else ["run", *columns]
+
+
+def _print(table: RunTable, selected: list[str] | None, found: int, total: int) -> None:
     from imgrec.cli.output import console_for, print_table
 
     if not table.rows:
         where = f"of the {total} runs in {table.root} meets the filter" if total else f"in {table.root}"
         print(f"no run {where}")
         return
-    columns = chosen or table.overview()
+    columns = selected or table.overview()
     cells = [[_text(column, row.get(column)) for column in columns] for row in table.rows]
     text = [c for c in columns if not all(isinstance(row.get(c), int | float | None) for row in table.rows)]
     best = [column for column in columns if column.startswith("best/")]
@@ -94,9 +102,9 @@ def _print(table: RunTable, chosen: list[str] | None, found: int, total: int) ->
         cells,
         left={"run", "status", *(_title(column) for column in text)},
         order=[_title(column) for column in order],
-        whole=chosen is not None,
+        whole=selected is not None,
     )
-    more = f"; left out for want of width: {', '.join(left_out)}" if left_out else ""
+    more = f"; not shown, the terminal is too narrow: {', '.join(left_out)}" if left_out else ""
     some = f"{len(table.rows)} of {found}" if len(table.rows) < found else str(found)
     of = f" (of {total})" if found < total else ""
     print(f"\n{some} {'run' if found == 1 else 'runs'}{of} in {table.root}{more}")

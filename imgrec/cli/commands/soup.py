@@ -1,22 +1,24 @@
-"""``imgrec soup``: the mean of the weights of trained networks, as a run folder of its own."""
+"""``imgrec soup``: average the weights of trained models into a new run folder."""
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
+from imgrec.cli.option_types import Number
 from imgrec.cli.parser import Parser
+from imgrec.utils.ranges import NonNegativeInt
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.runs.folder import RunFolder
 
-DESCRIPTION = """Average the weights of networks that were fine-tuned from the same start: several seeds, or several
-recipes. The soup is one network, as fast as each of them; it is a run folder beside the best one of them,
-runs/<experiment>/soups/<method>/<id>, with its own predictions, model folder and report, and names all of them."""
+DESCRIPTION = """Average the weights of models that were fine-tuned from the same weights, with several seeds or
+several recipes. The soup is one model, as fast as each of them. It is a run folder,
+runs/<experiment>/soups/<method>/<id>, with its own predictions, model folder and report, and records its candidates."""
 
-EPILOG = """Which networks a greedy soup has is decided on the validation images, never on the test images. All have
-one architecture, the same classes and preprocessing, and none was trained on images that another is judged on.
+EPILOG = """A greedy soup is selected on the validation images, never on the test images. All models must have one
+architecture, the same classes and the same preprocessing. No model may be trained on validation images of another.
+
   imgrec soup RUN RUN RUN                         the greedy soup of three runs
   imgrec soup runs/my/experiment --method uniform all finished runs of an experiment
   imgrec soup RUN/checkpoints/best.ckpt RUN/checkpoints/last.ckpt
@@ -24,7 +26,7 @@ one architecture, the same classes and preprocessing, and none was trained on im
 
 
 def run(command: str, words: list[str]) -> int:
-    """Make the soup, and print it beside its ingredients."""
+    """Make the soup, and print it with its candidates."""
     arguments = _parser().parse_args(words)
     from imgrec.studies.soup.run import make_soup
 
@@ -46,21 +48,16 @@ def _print(made: RunFolder) -> None:
     print(f"\nrun        {made.path}\nreport     {made.report}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="imgrec soup",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="imgrec soup", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, a checkpoint in one, or a folder of runs")
     parser.add_argument(
-        "--method", choices=("greedy", "uniform"), default="greedy", help="add networks as long as validation accuracy "
-        "does not fall (default), or take all"
+        "--method", choices=("greedy", "uniform"), default="greedy", help="greedy: add models as long as validation "
+        "accuracy does not fall; uniform: average all"
     )  # fmt: skip
     parser.add_argument(
-        "--batch-norm", type=int, default=1024, metavar="N", help="training images that the statistics of batch norms "
-        "are estimated on anew (default: 1024); 0 averages them as the weights"
+        "--batch-norm", type=Number(NonNegativeInt), default=1024, metavar="N", help="number of training images for "
+        "new batch-norm statistics. 0 averages the statistics of the models"
     )  # fmt: skip
-    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     return parser

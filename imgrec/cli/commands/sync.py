@@ -1,4 +1,4 @@
-"""``imgrec sync``: uploads what W&B kept offline in run folders."""
+"""``imgrec sync``: upload the offline W&B runs in run folders."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from imgrec.errors import UserError
 from imgrec.trust import refuse_unless_trusted
 from imgrec.utils.terminal import print
 
-DESCRIPTION = """Upload the W&B runs that were kept offline in run folders, by W&B's own sync.
-A run that was resumed has a file for each time; they are uploaded in the order in which they were written."""
+DESCRIPTION = """Upload the offline W&B runs in run folders with `wandb sync`. A resumed run has several files. They
+are uploaded in the order in which they were written."""
 
 
 @dataclass(frozen=True)
 class Pending:
-    """One ``.wandb`` file: which W&B run it belongs to, and how much it holds."""
+    """A ``.wandb`` file with its W&B run, its number of rows and the number of its missing files."""
 
     file: Path
     run: str
@@ -27,32 +27,36 @@ class Pending:
 
 
 def run(command: str, words: list[str]) -> int:
-    """Find the offline runs, say which they are, and upload them."""
+    """Find the offline runs, print them, and upload them."""
     parser = Parser(prog="imgrec sync", description=DESCRIPTION)
     parser.add_argument("runs", nargs="+", metavar="RUN|FOLDER", help="run folders, or folders with runs below them")
-    parser.add_argument("--dry-run", action="store_true", help="list what would be uploaded, and upload nothing")
-    parser.add_argument("--again", action="store_true", help="what has been uploaded already, too")
-    parser.add_argument("--project", help="into another project than the run was made for")
-    parser.add_argument("--entity", help="to another user or team")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs, and upload nothing")
+    parser.add_argument("--again", action="store_true", help="also upload runs that were uploaded before")
+    parser.add_argument("--project", help="name of the project (default: the project of the run)")
+    parser.add_argument("--entity", help="user or team (default: that of the run)")
     arguments = parser.parse_args(words)
 
     found = [each for name in arguments.runs for each in find_pending(Path(name).expanduser(), arguments.again)]
     for each in found:
         print(f"{each.run:<40}  {each.rows:>7,} rows  {each.file.parent}")
         if each.missing:
-            print(f"  {each.missing} of its files are gone: was the folder moved after training?", file=sys.stderr)
+            print(f"  {each.missing} of its files do not exist. Was the folder moved after training?", file=sys.stderr)
     if not found:
-        print("nothing to upload: no W&B run was kept offline there, or all have been uploaded (--again)")
+        print("nothing to upload: there is no offline W&B run, or all have been uploaded (--again)")
     elif not arguments.dry_run:
         upload([each.file.parent for each in found], arguments.project, arguments.entity, arguments.again)
     return 0
 
 
 def find_pending(place: Path, again: bool = False) -> list[Pending]:
-    """What was kept offline in a run folder, or in the run folders below ``place``, and was not uploaded yet.
+    """Return the offline runs in a run folder, or in the run folders below ``place``.
+
+    Args:
+        place: A folder.
+        again: Include runs that were uploaded before. Defaults to false.
 
     Raises:
-        UserError: ``place`` is no run folder, and has none below it.
+        UserError: If ``place`` is no run folder and contains none.
     """
     from imgrec.loggers.wandb.files import wandb_logs
     from imgrec.runs.folder import RunFolder
@@ -60,14 +64,14 @@ def find_pending(place: Path, again: bool = False) -> list[Pending]:
 
     folders = list(run_folders(place)) if place.is_dir() else []
     if not folders:
-        RunFolder(place)  # says what it is instead
+        RunFolder(place)  # raises the reason
     files = [file for folder in folders for file in wandb_logs(folder, offline_only=True)]
     wanted = [_pending(file) for file in files if again or not file.with_name(f"{file.name}.synced").exists()]
     return [each for each in wanted if each is not None]
 
 
 def _pending(file: Path) -> Pending | None:
-    """What is in a file; ``None`` where a run was killed before W&B wrote which one it is: its sync would end there."""
+    """Return the run of a file. ``None`` if it was killed before W&B wrote its name, which `wandb sync` rejects."""
     from imgrec.loggers.wandb.files import wandb_records
 
     name, rows, missing = "", 0, 0
@@ -111,10 +115,10 @@ def _refuse_foreign(file: Path) -> None:
 
 
 def upload(folders: list[Path], project: str | None, entity: str | None, again: bool) -> None:
-    """Call W&B's own sync on the folders of offline runs.
+    """Call `wandb sync` on the folders of offline runs.
 
     Raises:
-        UserError: there is no key or no server, or W&B could not upload everything.
+        UserError: If no API key is configured, the server does not answer, or a run was not uploaded.
     """
     import wandb
 
@@ -131,16 +135,16 @@ def upload(folders: list[Path], project: str | None, entity: str | None, again: 
     left = [folder for folder in folders if not list(folder.glob("*.wandb.synced"))]
     if ended.returncode or left:
         raise UserError(
-            f"W&B uploaded {len(folders) - len(left)} of {len(folders)} runs; what it said stands above. "
-            "Nothing is lost: try again when the server can be reached."
+            f"W&B uploaded {len(folders) - len(left)} of {len(folders)} runs. Its messages are above. "
+            "The files are kept: try again when the server can be reached."
         )
 
 
 def check_server(url: str, timeout: float = 15.0) -> None:
-    """Ask the server for anything: W&B itself would try for many minutes.
+    """Check that the server answers, because `wandb sync` would try for many minutes.
 
     Raises:
-        UserError: nobody answers within ``timeout`` seconds.
+        UserError: If the server does not answer within ``timeout`` seconds.
     """
     from urllib.error import HTTPError, URLError
     from urllib.request import urlopen
@@ -148,8 +152,8 @@ def check_server(url: str, timeout: float = 15.0) -> None:
     try:
         with urlopen(url, timeout=timeout):
             return
-    except HTTPError:  # somebody is there, and does not like the question
+    except HTTPError:  # the server answers
         return
     except (URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise UserError(f"W&B: {url} cannot be reached ({reason}). Nothing was uploaded, nothing is lost.") from error
+        raise UserError(f"W&B: {url} cannot be reached ({reason}). Nothing was uploaded.") from error

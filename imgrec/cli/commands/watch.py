@@ -1,4 +1,4 @@
-"""``imgrec watch``: a training in the terminal while it runs, read from its metrics.csv."""
+"""``imgrec watch``: show a running training in the terminal, read from its metrics.csv."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgrec.cli.option_types import Number
 from imgrec.cli.parser import Parser
-from imgrec.errors import UserError
+from imgrec.utils.ranges import PositiveFloat
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
@@ -17,25 +18,25 @@ if TYPE_CHECKING:
 
 PANELS = (("loss", "train/loss", "val/loss"), ("accuracy", "train/acc", "val/acc"))
 _HEIGHT = 8  # lines of a plot
-_WIDE = 100  # characters from which on the two plots stand side by side
-_PIPED = 100  # characters of a line where there is no terminal
+_WIDE = 100  # minimum width of two plots side by side, in characters
+_PIPED = 100  # characters per line without a terminal
 _BAR = 30
-_SILENT = 60.0  # seconds; a process that was killed cannot say so
+_SILENT = 60.0  # seconds without an update; the process may have been killed
 
-DESCRIPTION = """Show a training in the terminal while it runs: curves, rates, the time that is left, the best so far.
-It reads the run folder's metrics.csv and config.yaml, follows them until the run ends, and writes nothing; the run may
-be another machine's, on a shared disk. Ctrl-C ends the watching, not the training."""
+DESCRIPTION = """Show a running training in the terminal: curves, rates, remaining time and best metrics. It reads
+metrics.csv and config.yaml of the run folder until the run ends, and writes nothing. The run may be on another
+machine with a shared disk. Ctrl-C stops watching. It does not stop the training."""
 
 
 def run(command: str, words: list[str]) -> int:
-    """Show one frame, or one after the other until the run ends."""
+    """Show one frame, or frames until the run ends."""
     parser = Parser(prog="imgrec watch", description=DESCRIPTION)
-    parser.add_argument("run", nargs="?", default="runs", help="a run folder; or a folder: the newest run below it")
-    parser.add_argument("--once", action="store_true", help="print how it stands now, and end")
-    parser.add_argument("--interval", type=float, default=2.0, metavar="SECONDS", help="between two looks (default: 2)")
+    parser.add_argument("run", nargs="?", default="runs", help="a run folder, or a folder: its newest run")
+    parser.add_argument("--once", action="store_true", help="print the present state, and exit")
+    parser.add_argument(
+        "--interval", type=Number(PositiveFloat), default=2.0, metavar="SECONDS", help="time between two updates"
+    )
     arguments = parser.parse_args(words)
-    if not arguments.interval > 0:
-        raise UserError(f"--interval: expected more than 0 seconds, got {arguments.interval:g}")
     place = Path(arguments.run).expanduser()
     try:
         return _once(place) if arguments.once else _follow(place, arguments.interval)
@@ -44,10 +45,10 @@ def run(command: str, words: list[str]) -> int:
 
 
 def newest_run(place: Path) -> Path | None:
-    """The run folder ``place``, or the one below it that began last; ``None`` where there is none yet.
+    """Return the run folder ``place``, or the newest run folder in it. ``None`` if there is no run yet.
 
     Raises:
-        UserError: there is no such folder, or it lies inside of a run.
+        UserError: If the folder does not exist, or is inside a run folder.
     """
     from imgrec.runs.folder import ENVIRONMENT, RunFolder, is_run_folder
     from imgrec.runs.rows import run_folders
@@ -56,7 +57,7 @@ def newest_run(place: Path) -> Path | None:
         return place
     found = [folder for folder in run_folders(place) if is_run_folder(folder)] if place.is_dir() else []
     if not found and (not place.is_dir() or any(map(is_run_folder, place.absolute().parents))):
-        RunFolder(place)  # says what is wrong with it
+        RunFolder(place)  # raises the reason
     return max(found, key=lambda folder: (folder / ENVIRONMENT).stat().st_mtime, default=None)
 
 
@@ -94,7 +95,7 @@ def _follow(place: Path, interval: float) -> int:
     with Live(console=console, auto_refresh=False) as screen:
         while True:
             ended = live.ended
-            live.tail.read()  # after the question: nothing is written once a run has ended
+            live.tail.read()  # in this order, because nothing is written after the end of a run
             screen.update(frame(live, min(console.width, 160)), refresh=True)
             if ended:
                 return 0
@@ -102,15 +103,15 @@ def _follow(place: Path, interval: float) -> int:
 
 
 def _lines(live: LiveRun, interval: float) -> int:
-    """A plain line for each epoch, where the output is no terminal."""
-    said = 0
+    """Print one line per epoch, without a terminal."""
+    printed = 0
     print(f"{live.run.path}", flush=True)
     while True:
         ended = live.ended
         live.tail.read()
-        for at in range(said, len(live.tail.curves.get("train/loss", ()))):
+        for at in range(printed, len(live.tail.curves.get("train/loss", ()))):
             print(epoch_line(live, at), flush=True)
-            said = at + 1
+            printed = at + 1
         if ended:
             print(live.status, flush=True)
             return 0
@@ -118,7 +119,7 @@ def _lines(live: LiveRun, interval: float) -> int:
 
 
 def epoch_line(live: LiveRun, at: int) -> str:
-    """What is known of the ``at``-th epoch that ended: losses, accuracies, what is left."""
+    """Return the losses, accuracies and remaining time after the ``at``-th epoch."""
     from imgrec.utils.formatting import duration
 
     curves, progress = live.tail.curves, live.progress()
@@ -135,7 +136,7 @@ def epoch_line(live: LiveRun, at: int) -> str:
 
 
 def frame(live: LiveRun, width: int) -> Text:
-    """Everything at a glance, ``width`` characters wide."""
+    """Return the whole screen, ``width`` characters wide."""
     from rich.text import Text
 
     title = Text.assemble((live.run.experiment, "bold"), f"  {live.run.run_id}  ", (live.status, _style(live.status)))
@@ -167,11 +168,11 @@ def _progress(live: LiveRun, width: int) -> list[Text]:
         first.append(f"epoch {now.epoch + 1}" + (f"/{now.max_epochs}" if now.max_epochs else ""))
         first.append(f"step {now.step:,}" + (f" of {now.max_steps:,}" if now.max_steps else ""))
     if now.seconds is not None:
-        first.append(f"{duration(now.seconds)} {'so far' if live.status == 'running' else 'in all'}")
+        first.append(f"{duration(now.seconds)} {'so far' if live.status == 'running' else 'in total'}")
     if now.seconds_left and live.status == "running":
         first.append(f"about {duration(now.seconds_left)} left")
     if live.status == "running" and (silent := live.silent_for()) > _SILENT:
-        first.append(f"nothing new for {duration(silent)}")
+        first.append(f"no update for {duration(silent)}")
     if now.steps_per_second:
         second.append(f"{now.steps_per_second:.3g} steps/s")
     if now.images_per_second:
@@ -206,7 +207,7 @@ def _panel(live: LiveRun, title: str, train: str, val: str, width: int) -> list[
     curves = live.tail.curves
     line, marks = curves.get(train, Curve()), curves.get(val, Curve())
     steps = curves.get(f"{train}_step", Curve())
-    if len(steps) > len(line):  # while there are few epochs, or always: it says more
+    if len(steps) > len(line):  # the curve per step has more points
         line = steps
     values = np.array([*line.values, *marks.values])
     values = values[np.isfinite(values)]
@@ -225,10 +226,10 @@ def _panel(live: LiveRun, title: str, train: str, val: str, width: int) -> list[
         y_range=(low, high),
     )
     labels = {0: f"{high:8.4g}", _HEIGHT - 1: f"{low:8.4g}"}
-    said = [_said("train", line), _said("val", marks)]
-    head = Text.assemble((f"{title:<10}", "bold"), (f"⣀ {said[0]}   " if said[0] else "", "blue"), "")
-    if said[1]:
-        head.append(f"o {said[1]}", "dark_orange")
+    last = [_last_value("train", line), _last_value("val", marks)]
+    head = Text.assemble((f"{title:<10}", "bold"), (f"⣀ {last[0]}   " if last[0] else "", "blue"), "")
+    if last[1]:
+        head.append(f"o {last[1]}", "dark_orange")
     head.truncate(width)
     rows = [
         Text.assemble((labels.get(i, " " * 8), "dim"), ("┤" if i in labels else "│", "dim")) for i in range(_HEIGHT)
@@ -239,7 +240,7 @@ def _panel(live: LiveRun, title: str, train: str, val: str, width: int) -> list[
     return [head, *rows]
 
 
-def _said(name: str, curve: Curve) -> str:
+def _last_value(name: str, curve: Curve) -> str:
     return f"{name} {curve.values[-1]:.4f}" if len(curve) else ""
 
 
