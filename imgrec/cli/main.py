@@ -1,4 +1,4 @@
-"""The command ``imgrec``: finds the subcommand, and imports no more than its help needs."""
+"""The command ``imgrec``: import and run the subcommand, without imports that its help does not need."""
 
 from __future__ import annotations
 

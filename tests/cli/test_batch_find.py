@@ -212,7 +212,7 @@ def test_the_table_is_printed_and_nothing_is_left(cli: Cli, tiny: Path, tmp_path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--memory", "6"], "--memory: expected a size with its unit, such as 6GiB or 500MB, got 6"),
+        (["--memory", "6"], "--memory: expected a size with its unit, such as 6GiB or 500MB, got '6'"),
         (["--smallest", "0"], "--smallest: expected int > 0, got 0"),
         (["--smallest", "64", "--largest", "32"], "--smallest 64 is more than --largest 32"),
         (["--model.loss", "fokal"], 'Did you mean "focal"'),

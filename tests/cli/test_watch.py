@@ -87,7 +87,7 @@ def test_no_run_yet_and_no_such_folder(cli: Cli, tmp_path: Path) -> None:
     assert "run folder not found: rums" in done.stderr
     done = cli("watch", "empty", "--interval", "0")
     assert done.returncode == 2
-    assert "more than 0 seconds" in done.stderr
+    assert "--interval: expected float > 0, got 0" in done.stderr
 
 
 def test_in_a_narrow_terminal_no_line_is_too_long(cli: Cli, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
