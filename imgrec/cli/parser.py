@@ -80,7 +80,7 @@ class Parser(argparse.ArgumentParser):
             group.add_argument("named_files", nargs="*", metavar="CONFIG.yaml", help="a config file")
         group.add_argument(
             "-c", "--config", action="append", default=[], metavar="FILE",
-            help="a config file; several are merged, later files over earlier files",
+            help="a config file. Several files are merged, later over earlier",
         )  # fmt: skip
         group.add_argument(
             "--key.subkey", dest=argparse.SUPPRESS, metavar="VALUE",
@@ -142,7 +142,7 @@ class Parser(argparse.ArgumentParser):
         return option.startswith("--") and root in self._config_keys and option not in self._option_string_actions
 
     def _without_boolean(self, word: str) -> str:
-        """Return ``--flag`` for ``--flag=true`` and an empty text for ``--flag=false``; otherwise the word."""
+        """Return ``--flag`` for ``--flag=true`` and an empty text for ``--flag=false``. Return other words unchanged."""
         option, equals, text = word.partition("=")
         action = self._option_string_actions.get(option)
         if not equals or action is None or action.nargs != 0 or action.const is not True:

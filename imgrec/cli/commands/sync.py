@@ -53,7 +53,7 @@ def find_pending(place: Path, again: bool = False) -> list[Pending]:
 
     Args:
         place: A folder.
-        again: Include runs that were uploaded before. Defaults to false.
+        again: True to include uploaded runs. Defaults to false.
 
     Raises:
         UserError: If ``place`` is no run folder and contains none.
