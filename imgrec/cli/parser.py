@@ -142,7 +142,7 @@ class Parser(argparse.ArgumentParser):
         return option.startswith("--") and root in self._config_keys and option not in self._option_string_actions
 
     def _without_boolean(self, word: str) -> str:
-        """Return ``--flag`` for ``--flag=true`` and an empty text for ``--flag=false``. Return other words unchanged."""
+        """Return ``--flag`` for ``--flag=true`` and an empty text for ``--flag=false``. Other words are unchanged."""
         option, equals, text = word.partition("=")
         action = self._option_string_actions.get(option)
         if not equals or action is None or action.nargs != 0 or action.const is not True:

@@ -16,9 +16,9 @@ DESCRIPTION = """Find a batch size: train a copy for a few steps with batches of
 search ends if a size does not fit in memory. The table has the memory and the images per second of each size. The
 training is the one that `imgrec fit` would start, as in `imgrec lr-find`. It writes nothing."""
 
-EPILOG = """On a GPU, the search ends at the first size that does not fit. On a CPU, the memory of a size is extrapolated
-from the two sizes before it. A size that would not fit is not trained. The memory of worker processes and of images in the
-cache on disk is not counted."""
+EPILOG = """On a GPU, the search ends at the first size that does not fit. On a CPU, the memory of a size is
+extrapolated from the two sizes before it. A size that would not fit is not trained. The memory of worker processes and
+of images in the cache on disk is not counted."""
 
 
 def run(command: str, words: list[str]) -> int:
