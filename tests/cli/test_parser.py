@@ -9,7 +9,7 @@ import pytest
 
 from imgrec.cli.option_types import FileName, Number
 from imgrec.cli.parser import CONFIG_KEYS, Parser
-from imgrec.engine import experiment
+from imgrec.engine import resolve
 from imgrec.errors import UserError
 from imgrec.utils.ranges import OpenUnitInterval, PositiveInt
 
@@ -68,7 +68,7 @@ def test_the_help_has_ranges_and_defaults(parser: Parser) -> None:
 
 
 def test_the_config_keys_are_those_of_a_config() -> None:
-    assert {*experiment.TOP_LEVEL, *experiment.PARTS, "trainer"} == set(CONFIG_KEYS)
+    assert {*resolve.TOP_LEVEL, *resolve.PARTS, "trainer"} == set(CONFIG_KEYS)
 
 
 def test_no_help_imports_torch() -> None:

@@ -29,8 +29,8 @@ def run(command: str, words: list[str]) -> int:
     from imgrec.engine.batch_find import check_sizes, search
 
     check_sizes(given.memory, given.smallest, given.largest)
-    engine = build_short_run(command, given.files, given.overrides)
-    _print(search(engine, given.memory, given.smallest, given.largest), given.csv)
+    experiment = build_short_run(command, given.files, given.overrides)
+    _print(search(experiment, given.memory, given.smallest, given.largest), given.csv)
     return 0
 
 

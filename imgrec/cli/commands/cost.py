@@ -34,8 +34,8 @@ def run(command: str, words: list[str]) -> int:
     from imgrec.studies.technique_costs import check_toggles, step_costs
 
     check_toggles(given.rounds, toggles)
-    engine = build_short_run(command, given.files, overrides)
-    base, found = step_costs(engine, toggles, given.rounds)
+    experiment = build_short_run(command, given.files, overrides)
+    base, found = step_costs(experiment, toggles, given.rounds)
     _print(base, found, given.csv)
     return 0
 

@@ -34,10 +34,10 @@ def run(command: str, words: list[str]) -> int:
     from imgrec.engine.lr_find import check_range, configured_rate, range_test
 
     check_range(given.steps, given.low, given.high, given.stop_at)
-    engine = build_short_run(command, given.files, given.overrides)
+    experiment = build_short_run(command, given.files, given.overrides)
     picture = Path(given.out)
-    place, _ = configured_rate(engine)
-    found = range_test(engine, given.steps, given.low, given.high, given.stop_at)
+    place, _ = configured_rate(experiment)
+    found = range_test(experiment, given.steps, given.low, given.high, given.stop_at)
     status = _print(found, given.rule, picture, place)
     _write(found, given.rule, picture, place)
     return status
