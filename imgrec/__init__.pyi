@@ -37,6 +37,7 @@ from .export import FORMATS, RUNTIMES
 from .loggers.tensorboard import TensorBoardLogger
 from .loggers.wandb.logger import WandbLogger
 from .losses import DISTILLATIONS, LOSSES
+from .metrics import METRICS
 from .models import BACKBONES, HEADS, Classifier
 from .optim import OPTIMIZERS, SCHEDULES
 from .regularizers import REGULARIZERS
@@ -57,6 +58,7 @@ __all__ = [
     "FORMATS",
     "HEADS",
     "LOSSES",
+    "METRICS",
     "OPTIMIZERS",
     "QAT",
     "REGULARIZERS",

@@ -51,6 +51,9 @@ class Registry(Generic[T]):
     1.5
     """
 
+    inputs: Collection[str] = ()
+    """Parameters of the entries that receive data and not an argument of a spec."""
+
     def __init__(
         self, kind: str, plural: str, catalogue: Catalogue | None = None, specific: Collection[str] = ()
     ) -> None:
@@ -145,6 +148,10 @@ class Registry(Generic[T]):
         arguments = self._arguments(entry, given, where, facts, build=True, values=facts)
         with _placed(where):
             return entry.factory(**arguments)
+
+    def properties_of(self, name: str) -> dict[str, str]:
+        """Return properties of an entry in addition to its arguments, in words, for ``imgrec show``."""
+        return {}
 
     def parse(self, spec: Spec, where: str = "") -> tuple[str, dict[str, Any]]:
         """Return the name and the arguments of a spec."""

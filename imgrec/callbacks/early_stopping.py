@@ -14,10 +14,11 @@ from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from imgrec.callbacks.min_training import meets_minimum
 from imgrec.callbacks.recording.current_run import run_folder
 from imgrec.errors import UserError, suggestion
+from imgrec.metrics.names import mode_of
 from imgrec.runs.summary import update_summary
+from imgrec.tasks.epoch_metrics import directions_of
 from imgrec.utils.terminal import print
 
-_SMALL_IS_GOOD = ("loss", "nll", "ece", "error", "loss_step")
 _ASKED_EVERY = 10  # steps, where several processes have to agree on the time
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -36,7 +37,7 @@ class EarlyStopping(LightningEarlyStopping):
         monitor: the metric.
         patience: how many validations in a row may bring no improvement; ``null``: any number.
         min_delta: what counts as an improvement.
-        mode: whether less or more is better; by default ``min`` for a loss or a calibration error, else ``max``.
+        mode: ``min`` or ``max``. Defaults to the direction of the metric, ``higher_is_better``.
         stopping_threshold: stop once the metric is better than this.
         divergence_threshold: stop once it is worse than this.
         check_finite: stop once it is NaN or infinite.
@@ -79,13 +80,15 @@ class EarlyStopping(LightningEarlyStopping):
             monitor=monitor,
             min_delta=min_delta,
             patience=patience if patience is not None else 2**63,
-            mode=mode or ("min" if monitor.rpartition("/")[2] in _SMALL_IS_GOOD else "max"),
+            mode=mode or mode_of(monitor),
             strict=strict,
             check_finite=check_finite,
             stopping_threshold=stopping_threshold,
             divergence_threshold=divergence_threshold,
             check_on_train_epoch_end=check_on_train_epoch_end,
         )
+        self._given_mode = mode
+        self._initial_mode = self.mode
         self.time_limit = None if time_limit is None else seconds_of(time_limit, "EarlyStopping: `time_limit`")
         self.stopped: str | None = None
         """Why training was stopped; ``None`` where it was not."""
@@ -93,6 +96,19 @@ class EarlyStopping(LightningEarlyStopping):
         self._used = 0.0
         self._began: float | None = None
         self._asked_at = 0
+
+    @property
+    def state_key(self) -> str:
+        """Key of the state in a checkpoint: Lightning's, with the mode before :meth:`on_fit_start`."""
+        return self._generate_state_key(monitor=self.monitor, mode=self._initial_mode)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Use the direction that the task states for the metric, if ``mode`` was not given."""
+        mode = self._given_mode or mode_of(self.monitor, directions_of(pl_module))
+        if mode != self.mode:
+            self.mode, self.min_delta = mode, -self.min_delta
+            if not torch.isfinite(self.best_score):
+                self.best_score = torch.tensor(torch.inf if mode == "min" else -torch.inf)
 
     # ---------------------------------------------------------------- the state
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from imgrec.metrics.names import long_title_of, ordered
+from imgrec.metrics.names import label_of, ordered
 from imgrec.runs.folder import RunFolder
 from imgrec.utils.console import PlainConsole
 
@@ -25,7 +25,7 @@ def print_results(results: Mapping[str, Mapping[str, float]], run: RunFolder | N
         table.add_column(split, justify="right")
     for name in ordered(name for figures in results.values() for name in figures):
         cells = [f"{figures[name]:.4f}" if name in figures else "" for figures in results.values()]
-        table.add_row(long_title_of(name), *cells)
+        table.add_row(label_of(name), *cells)
     console.print()
     console.print(table)
     if run is not None:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.errors import UserError, suggestion
-from imgrec.metrics.calibration import bin_by_confidence
+from imgrec.metrics import METRICS
 from imgrec.metrics.names import custom_metrics
-from imgrec.metrics.per_image import per_image
+from imgrec.metrics.per_image import PerImage, per_image
 from imgrec.runs.evaluations import read_evaluations, recorded_metrics
 from imgrec.runs.flat_config import flat_config
 from imgrec.runs.folder import EVALUATIONS, RunFolder, find_runs, is_run_folder
@@ -31,8 +31,9 @@ class ComparedRun:
 
     Shapes: ``correct`` bool ``(N,)``; ``predicted`` int64 ``(N,)``; ``truth`` float32 ``(N,)``, the probability of the
     true class. An image whose logits are not finite counts as wrong, with probability 0; ``diverged`` says how many
-    there are. ``nll`` and ``ece`` are NaN then. ``custom`` holds the metrics of a user's ``build_metrics``, as the run
-    recorded them; it is empty if the run has predictions on further images.
+    there are. ``nll`` and ``ece`` are NaN then. ``custom`` holds the other metrics: registered ones, computed
+    from these predictions, and those of a user's ``build_metrics``, as the run recorded them. The latter are absent if
+    the run has predictions on further images.
     """
 
     run: RunFolder
@@ -202,16 +203,21 @@ def _laid(run: RunFolder, split: str, said: Predictions, images: Images, referen
             f"{images.class_names[images.targets[other[0]]]} there"
         )
     each = per_image(said.logits[places], said.targets[places])
-    nll = ece = float("nan")
-    if each.has_softmax.all():
-        nll = float(each.nll.mean())
-        ece = bin_by_confidence(each.confidence, each.correct).expected_calibration_error
+    computed = _computed(each)
+    nll, ece = computed.pop("nll"), computed.pop("ece")
     truth = np.nan_to_num(np.exp(-each.nll), nan=0.0).astype(np.float32)
     own = recorded_metrics(run, split)
     same = len(places) == len(said)  # a custom metric cannot be computed again for some of the images
-    custom = {name: own[name] for name in custom_metrics(own)} if same else {}
+    custom = computed | ({name: own[name] for name in custom_metrics(own)} if same else {})
     diverged = int((~each.has_softmax).sum())
     return ComparedRun(run, each.correct, predicted, truth, nll, ece, diverged, custom)
+
+
+def _computed(images: PerImage) -> dict[str, float]:
+    """Return the metrics of METRICS that the table of a comparison shows; NaN if one is not defined."""
+    shown = [metric for metric in METRICS.in_order() if "compare" in metric.properties.tables]
+    values = {metric.name: metric.value(images) for metric in shown}
+    return {name: float("nan") if value is None else value for name, value in values.items()}
 
 
 def _other_classes(first: RunFolder, ours: tuple[str, ...], run: RunFolder, theirs: tuple[str, ...]) -> str:

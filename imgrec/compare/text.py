@@ -7,6 +7,7 @@ from typing import Any
 
 from imgrec.compare.comparison import Comparison, Pair, p_text
 from imgrec.compare.groups import Group
+from imgrec.metrics.names import metric_text, title_of
 from imgrec.runs.summary import plain
 from imgrec.utils.formatting import duration, short_count
 
@@ -17,7 +18,7 @@ PAIR_COLUMNS = ("First", "Second", "Difference", "95 % interval", "Only first", 
 def group_columns(groups: Sequence[Group]) -> list[str]:
     """Return ``GROUP_COLUMNS`` with a column after the ECE for each metric of a user's own that every group has."""
     place = GROUP_COLUMNS.index("ECE") + 1
-    return [*GROUP_COLUMNS[:place], *shared_custom(groups), *GROUP_COLUMNS[place:]]
+    return [*GROUP_COLUMNS[:place], *map(title_of, shared_custom(groups)), *GROUP_COLUMNS[place:]]
 
 
 def shared_custom(groups: Sequence[Group]) -> list[str]:
@@ -41,7 +42,7 @@ def group_cells(group: Group, custom: Sequence[str] = ()) -> list[str]:
         spread_text(group),
         _four(group.mean("nll")),
         _four(group.mean("ece")),
-        *(_four(group.mean(name)) for name in custom),
+        *(metric_text(name, group.mean(name)) for name in custom),
         "—" if seconds is None else duration(seconds),
         "—" if parameters is None else short_count(round(parameters)),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,7 +48,7 @@ class PerImage:
         return len(self.targets)
 
     @property
-    def classes(self) -> int:
+    def num_classes(self) -> int:
         """C."""
         return int(self._logits.shape[1])
 
@@ -66,6 +67,14 @@ class PerImage:
         with np.errstate(invalid="ignore"):  # inf - inf
             shifted = self._logits[:, classes].astype(np.float64) - self._largest[:, None]
         return np.asarray(np.exp(shifted - self._log_sum[:, None]))
+
+    def array(self, name: str) -> Any:
+        """Return an input of a metric by its name in :data:`imgrec.metrics.registry.INPUTS`."""
+        if name == "images":
+            return self
+        if name == "probabilities":
+            return self.probabilities(slice(None))
+        return self._logits if name == "logits" else getattr(self, name)
 
 
 def per_image(logits: ArrayLike, targets: ArrayLike) -> PerImage:

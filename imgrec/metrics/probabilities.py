@@ -1,4 +1,4 @@
-"""From logits to probabilities, in float64."""
+"""Softmax in float64."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
-    """The logarithms of the probabilities that ``logits`` stand for.
+    """Compute the logarithm of the softmax, ``(N, C)`` to ``(N, C)``.
 
-    Shapes: ``(N, C)`` to ``(N, C)``. The largest logit of each row is taken off first, so nothing overflows; a logit of
-    ``-inf`` gives ``-inf``, and a row that holds NaN or ``+inf`` gives NaN.
+    The largest logit of each row is subtracted first, so nothing overflows. A logit of ``-inf`` gives ``-inf``. A row
+    that contains NaN or ``+inf`` gives NaN.
+
+    Raises:
+        ValueError: If there is no class.
 
     >>> log_softmax([[1000.0, 1000.0]]).round(4).tolist()
     [[-0.6931, -0.6931]]
     """
     values = np.asarray(logits, dtype=np.float64)
     if values.shape[-1] == 0:
-        raise ValueError("logits need at least one class")
-    with np.errstate(invalid="ignore"):  # inf - inf is the NaN that the docstring promises
+        raise ValueError("logits: expected at least one class, got none")
+    with np.errstate(invalid="ignore"):  # inf - inf is the documented NaN
         shifted = values - values.max(axis=-1, keepdims=True)
         normalized: NDArray[np.float64] = shifted - log_sum_exp(shifted)[..., None]
     return normalized
@@ -38,7 +41,7 @@ def log_sum_exp(shifted: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def softmax(logits: ArrayLike) -> NDArray[np.float64]:
-    """The probabilities that ``logits`` stand for; shapes and extremes as in :func:`log_softmax`.
+    """Compute the softmax of logits. Shapes and special values are those of :func:`log_softmax`.
 
     >>> softmax([[0.0, 0.0, float("-inf")]]).tolist()
     [[0.5, 0.5, 0.0]]

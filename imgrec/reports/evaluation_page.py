@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.metrics.names import HINTS, custom_metrics, metric_text, ordered, title_of
+from imgrec.metrics.names import hint_of, metric_text, ordered, shown_in, title_of
 from imgrec.reports.html import render_page
 from imgrec.reports.report_sections import prediction_sections
 from imgrec.runs.environment import describe_environment
@@ -25,6 +25,7 @@ def evaluation_page(evaluation: Evaluation, images: Images | None = None) -> str
     predictions, metrics, intervals = evaluation.predictions, evaluation.metrics, evaluation.intervals
     whole = bool(predictions.finite.all())
     names = [name for name in ordered(metrics) if name != "loss"]
+    tiles = shown_in("report", names)
     environment = describe_environment()
     return render_page(
         "imgrec.reports",
@@ -35,9 +36,7 @@ def evaluation_page(evaluation: Evaluation, images: Images | None = None) -> str
             "started": "",
             "status": "evaluation of other data",
             "warnings": evaluation_notes(evaluation),
-            "tiles": [
-                _tile(name, metrics, intervals) for name in names if name in ("acc", *HINTS, *custom_metrics(names))
-            ],
+            "tiles": [_tile(name, metrics, intervals) for name in names if name == "acc" or name in tiles],
             "curves": None,
             "scores": _scores(evaluation, names),
             "evaluations": None,
@@ -85,7 +84,7 @@ def evaluations_section(run: RunFolder) -> dict[str, Any] | None:
     if not found:
         return None
     names = ordered(name for each in found.values() for name in each["metrics"])
-    shown = [name for name in ("acc", "f1_macro", "auroc", "nll", *custom_metrics(names)) if name in names]
+    shown = shown_in("evaluations", names)
     rows = []
     for name, each in found.items():
         interval = interval_text("acc", each["intervals"].get("acc"))
@@ -96,7 +95,7 @@ def evaluations_section(run: RunFolder) -> dict[str, Any] | None:
 
 def _tile(name: str, metrics: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
     interval = interval_text(name, intervals.get(name))
-    more = f"95 % interval {interval}" if interval else HINTS.get(name, "")
+    more = f"95 % interval {interval}" if interval else hint_of(name)
     return _cell(name, metrics[name]) | {"name": title_of(name), "more": more, "main": name == "acc"}
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.metrics.names import HINTS, custom_metrics, metric_text, ordered, title_of
-from imgrec.metrics.scores import classification_scores
+from imgrec.metrics import classification_scores
+from imgrec.metrics.names import hint_of, metric_text, ordered, shown_in, title_of
 from imgrec.reports.bench.html import report_section
 from imgrec.reports.compression_section import compression_section
 from imgrec.reports.evaluation_page import evaluations_section
@@ -129,8 +129,8 @@ def _tiles(
             | {"name": f"{_SPLITS[split].capitalize()} accuracy", "more": more, "main": True}
         )
         tiles += [
-            _cell(key, scores[key]) | {"name": title_of(key), "more": HINTS.get(key, ""), "main": False}
-            for key in [*HINTS, *custom_metrics(scores)]
+            _cell(key, scores[key]) | {"name": title_of(key), "more": hint_of(key), "main": False}
+            for key in shown_in("report", scores)
             if scores.get(key) is not None
         ]
     if (epochs := summary.get("epochs")) is not None:

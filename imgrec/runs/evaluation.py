@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from imgrec.metrics.classification import classification_metrics
+from imgrec.metrics import classification_scores
 from imgrec.runs.data import refuse_other_images
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions, write_predictions
@@ -66,5 +65,4 @@ def keep_predictions(run: RunFolder, split: Literal["val", "test"], predictions:
 
 def figures_of(predictions: Predictions) -> dict[str, float]:
     """Return the metrics of some predictions by name."""
-    figures = classification_metrics(torch.from_numpy(predictions.logits), torch.from_numpy(predictions.targets))
-    return {name: float(value) for name, value in figures.items()}
+    return classification_scores(predictions.logits, predictions.targets)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from imgrec.errors import UserError
+from imgrec.metrics.names import is_percent
 from imgrec.runs.environment import describe_environment
 from imgrec.runs.folder import EVALUATIONS, RunFolder
 from imgrec.runs.predictions import Predictions, read_predictions, write_predictions
@@ -182,4 +183,4 @@ def interval_text(name: str, interval: tuple[float, float] | list[float] | None)
     if interval is None or not all(math.isfinite(end) for end in interval):
         return ""
     low, high = interval
-    return f"{100 * low:.2f} to {100 * high:.2f} %" if name.startswith("acc") else f"{low:.4f} to {high:.4f}"
+    return f"{100 * low:.2f} to {100 * high:.2f} %" if is_percent(name) else f"{low:.4f} to {high:.4f}"

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from imgrec.errors import UserError
+from imgrec.metrics.names import mode_of
 from imgrec.runs.folder import CONFIG, RunFolder
 from imgrec.runs.liveness import is_alive, status_of
-from imgrec.runs.rows import less_is_better
 from imgrec.runs.system import SECONDS
 
 _WINDOW = 5  # epochs that a rate is taken over
@@ -144,7 +144,7 @@ class LiveRun:
         if curve is None or not np.isfinite(curve.values).any():
             return None
         values = np.asarray(curve.values)
-        at = int(np.nanargmin(values) if less_is_better(metric) else np.nanargmax(values))
+        at = int(np.nanargmin(values) if mode_of(metric) == "min" else np.nanargmax(values))
         return float(values[at]), curve.epochs[at]
 
     def progress(self) -> Progress:

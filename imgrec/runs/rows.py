@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from imgrec.errors import UserError
+from imgrec.metrics.names import mode_of
 from imgrec.runs.evaluations import read_evaluations
 from imgrec.runs.flat_config import flat_config
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, RunFolder
 from imgrec.runs.liveness import status_of
 from imgrec.runs.specs import fill_defaults
-from imgrec.runs.summary import SUMMARY
+from imgrec.runs.summary import HIGHER_IS_BETTER, SUMMARY
 from imgrec.trust import reading
 
 Row = dict[str, Any]
@@ -25,12 +26,6 @@ COSTS = ("epochs", "steps", "train_seconds", "parameters", "size")
 
 _SPLITS = ("val", "test")
 _TAIL = 65_536  # bytes: the last rows of metrics.csv; a row has a few hundred
-_FALLING = ("loss", "ece", "nll", "error")
-
-
-def less_is_better(metric: str) -> bool:
-    """Whether a metric is better the smaller it is, by its name: ``val/loss``, ``test/ece``."""
-    return metric.endswith(_FALLING)
 
 
 def run_folders(folder: Path, depth: int = 8) -> Iterator[Path]:
@@ -88,7 +83,9 @@ def _figures(run: RunFolder, summary: dict[str, Any]) -> Row:
     if best is None and run.metrics_file.is_file():  # it trains still, or stopped early
         series = run.metrics().get(metric)
         if series is not None:
-            best = float(series.values.min() if less_is_better(metric) else series.values.max())
+            best = float(
+                series.values.min() if mode_of(metric, summary.get(HIGHER_IS_BETTER)) == "min" else series.values.max()
+            )
     if best is not None:
         row[f"best/{metric}"] = best
     for split in _SPLITS:
@@ -96,6 +93,7 @@ def _figures(run: RunFolder, summary: dict[str, Any]) -> Row:
     for evaluation, found in read_evaluations(run).items():
         row |= {f"evaluations/{evaluation}/{name}": value for name, value in (found.get("metrics") or {}).items()}
     row |= {f"last/{name}": value for name, value in _last_values(run.metrics_file).items()}
+    row[HIGHER_IS_BETTER] = summary.get(HIGHER_IS_BETTER) or {}
     return row | {name: summary[name] for name in COSTS if summary.get(name) is not None}
 
 

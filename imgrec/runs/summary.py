@@ -14,6 +14,8 @@ from imgrec.utils import json_text
 from imgrec.utils.paths import write_text
 
 SUMMARY = "summary.json"
+HIGHER_IS_BETTER = "higher_is_better"
+"""Key with the direction of the metrics that ``build_metrics`` of the task adds to METRICS, by name."""
 
 
 def update_summary(run: str | os.PathLike[str], values: Mapping[str, Any]) -> dict[str, Any]:

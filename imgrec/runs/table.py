@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from imgrec.errors import UserError, suggestion
-from imgrec.metrics.names import custom_metrics
-from imgrec.runs.rows import COSTS, FIGURES, Row, less_is_better, open_runs, read_row, run_folders
+from imgrec.metrics.names import mode_of, shown_in
+from imgrec.runs.rows import COSTS, FIGURES, Row, open_runs, read_row, run_folders
+from imgrec.runs.summary import HIGHER_IS_BETTER
 from imgrec.trust import opening
 from imgrec.utils import yaml
 
@@ -34,6 +35,8 @@ class RunTable:
     root: Path
     rows: tuple[Row, ...]
     config_columns: frozenset[str] = field(repr=False)
+    directions: dict[str, bool] = field(default_factory=dict, repr=False)
+    """``higher_is_better`` of the metrics that the tasks of the runs state, by name."""
 
     @property
     def columns(self) -> list[str]:
@@ -51,7 +54,7 @@ class RunTable:
         last = [c for name in best if (c := name.replace("best/", "last/")) in self.columns]
         rest = [c for c in ("epochs", "train_seconds", "parameters", "size", "problem") if self._has(c)]
         tested = [c.removeprefix("test/") for c in self.columns if c.startswith("test/")]
-        shown = [f"test/{name}" for name in ("acc", *custom_metrics(tested)) if self._has(f"test/{name}")]
+        shown = [f"test/{name}" for name in shown_in("runs", tested) if self._has(f"test/{name}")]
         return ["run", "status", *differs, *best, *last, *shown, *rest]
 
     def chosen(self, patterns: str) -> list[str]:
@@ -83,7 +86,7 @@ class RunTable:
         if self.rows and column not in self.columns:
             raise UserError(self._unknown("--filter", column))
         meets = _condition(operator, text)
-        return RunTable(self.root, tuple(row for row in self.rows if meets(row.get(column))), self.config_columns)
+        return replace(self, rows=tuple(row for row in self.rows if meets(row.get(column))))
 
     def sorted(self, column: str, reverse: bool = False) -> RunTable:
         """The same rows, the best first: the largest accuracy, the smallest loss, time or size; else upwards.
@@ -95,15 +98,15 @@ class RunTable:
         """
         if self.rows and column not in self.columns:
             raise UserError(self._unknown("--sort", column))
-        falls = column.startswith(FIGURES) and not less_is_better(column)
+        falls = column.startswith(FIGURES) and mode_of(column, self.directions) == "max"
         has = [row for row in self.rows if row.get(column) is not None]
         lacks = [row for row in self.rows if row.get(column) is None]
         has.sort(key=lambda row: _rank(row[column]), reverse=falls != reverse)
-        return RunTable(self.root, (*has, *lacks), self.config_columns)
+        return replace(self, rows=(*has, *lacks))
 
     def limited(self, count: int) -> RunTable:
         """The first ``count`` rows."""
-        return RunTable(self.root, self.rows[:count], self.config_columns)
+        return replace(self, rows=self.rows[:count])
 
     def _differs(self, column: str) -> bool:
         rows = [row for row in self.rows if row["status"] != "broken"]
@@ -132,12 +135,14 @@ def run_table(root: str | os.PathLike[str]) -> RunTable:
         raise UserError(f"folder of runs not found: {root}")
     rows: list[Row] = []
     names: set[str] = set()
+    directions: dict[str, bool] = {}
     with opening(root):
         for folder, run in open_runs(list(run_folders(root))).items():
             row, config = read_row(folder, root, run)
             rows.append(row)
             names |= config
-    return RunTable(root, tuple(rows), frozenset(names))
+            directions |= row.pop(HIGHER_IS_BETTER, {})
+    return RunTable(root, tuple(rows), frozenset(names), directions)
 
 
 def _condition(operator: str, text: str) -> Callable[[Any], bool]:

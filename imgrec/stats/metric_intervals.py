@@ -7,9 +7,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from imgrec.metrics.classification import roc_columns
 from imgrec.metrics.confusion import per_class_of_counts
 from imgrec.metrics.per_image import PerImage, per_image
-from imgrec.metrics.scores import roc_columns
 from imgrec.stats.intervals import wilson_interval
 
 RESAMPLES = 1000
@@ -19,7 +19,7 @@ Interval = tuple[float, float]
 
 
 def metric_intervals(logits: ArrayLike, targets: ArrayLike, level: float = 0.95, seed: int = 0) -> dict[str, Interval]:
-    """Compute confidence intervals of the metrics of :func:`imgrec.metrics.scores.classification_scores`.
+    """Compute confidence intervals of the metrics of :func:`imgrec.metrics.classification_scores`.
 
     - ``acc``, ``acc_top5``: Wilson's score interval.
     - ``precision_macro``, ``recall_macro``, ``f1_macro``: percentiles of 1,000 resamples of the images, drawn within
@@ -57,7 +57,7 @@ def metric_intervals(logits: ArrayLike, targets: ArrayLike, level: float = 0.95,
     if not len(images):
         return {}
     found: dict[str, Interval] = {"acc": wilson_interval(int(images.correct.sum()), len(images), level)}
-    if images.classes > 5:
+    if images.num_classes > 5:
         found["acc_top5"] = wilson_interval(int((images.rank < 5).sum()), len(images), level)
     ends = [(1 - level) / 2, (1 + level) / 2]
     generator = np.random.default_rng(seed)
@@ -80,9 +80,9 @@ def _resampled_means(values: NDArray[np.float64], generator: np.random.Generator
 
 def _resampled_macro(images: PerImage, generator: np.random.Generator) -> NDArray[np.float64]:
     """Macro precision, recall and F1 of each resample: ``(3, resamples)``."""
-    hits = np.zeros((RESAMPLES, images.classes), dtype=np.int64)
-    said = np.zeros((RESAMPLES, images.classes + 1), dtype=np.int64)  # the last column: no prediction
-    support = np.bincount(images.targets, minlength=images.classes)
+    hits = np.zeros((RESAMPLES, images.num_classes), dtype=np.int64)
+    said = np.zeros((RESAMPLES, images.num_classes + 1), dtype=np.int64)  # the last column: no prediction
+    support = np.bincount(images.targets, minlength=images.num_classes)
     for target in np.flatnonzero(support).tolist():
         words, counts = np.unique(images.predicted[images.targets == target], return_counts=True)
         drawn = generator.multinomial(support[target], counts / support[target], size=RESAMPLES)

@@ -23,6 +23,7 @@ from imgrec.tasks.accumulation import AccumulatedSamples, scale_gradients
 from imgrec.tasks.building import BuiltTask
 from imgrec.tasks.callback import imgrec_callbacks
 from imgrec.tasks.collectives import first_buffers, on_first, process_count
+from imgrec.tasks.epoch_metrics import directions_of
 from imgrec.tasks.epoch_predictions import EpochBuffer, EpochPredictions, RunningMeans
 from imgrec.tasks.evaluation_weights import agree_on_weights, keep_evaluated, swap_to_eval, swap_to_train
 from imgrec.tasks.plain_batches import is_pair, plain_batch, plain_class_names, size_of_data
@@ -115,6 +116,7 @@ class BaseTask(BuiltTask):
             rank_zero_only(logger.info)(f"model.optimizer.lr: {self.lr_scaling}")
         agree_on_weights(self.trainer, optimizer, self.schedule_spec)
         schedule = build_schedule(self.schedule_spec, optimizer, self.total_steps, "model.schedule")
+        schedule.set_directions(directions_of(self))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _effective_batch(self) -> int | None:

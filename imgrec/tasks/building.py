@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import pytorch_lightning as pl
@@ -18,13 +18,12 @@ from imgrec.models import check_compile, compile_network, set_channels_last
 from imgrec.registry import Specs
 from imgrec.regularizers import RegularizerSum, build_regularizers, check_regularizers
 from imgrec.tasks.compatibility import refuse_other_architecture, refuse_other_classes
+from imgrec.tasks.epoch_metrics import EpochMetrics, Metrics
 from imgrec.tasks.plain_batches import facts_of_loader
 from imgrec.tasks.strategies import shard
 from imgrec.trust import Trust, allow, current, declare, in_own_scope, reading
 from imgrec.types import PART_FACTS, DataFacts
 from imgrec.utils.seeding import run_seed, seed_defaults
-
-Metrics = Callable[[Tensor, Tensor], dict[str, float]]
 
 _PARTS = ("loss.", "regularizers.")
 """Where the tensors of the loss and of the regularizers stand in a task's state dict."""
@@ -100,7 +99,12 @@ class BuiltTask(pl.LightningModule, ABC):
 
     @abstractmethod
     def build_metrics(self, facts: DataFacts) -> Metrics:
-        """A function of an epoch's logits and targets to named figures."""
+        """Return the metrics of validation and test.
+
+        Returns:
+            An argument of :class:`imgrec.tasks.epoch_metrics.EpochMetrics`, for example a function of all logits
+            ``(samples, num_classes)`` and targets ``(samples,)``. The function returns numbers by name.
+        """
 
     # ---------------------------------------------------------------- from the data to the model
 
@@ -136,7 +140,7 @@ class BuiltTask(pl.LightningModule, ABC):
         self.loss = self.build_loss(self.facts)
         self.regularizers = self.build_regularizers(self.facts)
         self.regularizers.check_model(self.model)
-        self.metrics = self.build_metrics(self.facts)
+        self.metrics = EpochMetrics(self.build_metrics(self.facts))
         if self._device_mesh is not None and self.no_weight_decay():
             raise UserError(
                 "trainer.strategy: fsdp2 shares out the network alone, and what a loss or a regularizer learns itself "

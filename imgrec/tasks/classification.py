@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.losses import build_loss, check_losses
-from imgrec.metrics.classification import classification_metrics
 from imgrec.models import Classifier, ClassifierSpecs, MultiSampleDropoutHead, Normalize, clear_blind_gradients
 from imgrec.models.pretrained.partial import Taken
 from imgrec.registry import Spec, Specs
 from imgrec.tasks.base import BaseTask
-from imgrec.tasks.building import Metrics
+from imgrec.tasks.epoch_metrics import classification_metrics
 from imgrec.tasks.initial_weights import check_start, start_from
 from imgrec.tasks.loss_checks import check_head_of_loss, refuse_mixed_targets, refuse_mixing, refuse_other_scale
 from imgrec.tasks.partial_start import Start
@@ -159,8 +158,14 @@ class ClassificationTask(BaseTask):
         if self.facts is not None:
             refuse_mixed_targets(self.loss, getattr(training, "mix", None), self.facts.num_classes, self.device)
 
-    def build_metrics(self, facts: DataFacts) -> Metrics:
-        """Accuracy, top-5, macro averages, AUROC, calibration error, negative log-likelihood."""
+    def build_metrics(self, facts: DataFacts) -> Any:
+        """Return :func:`imgrec.tasks.epoch_metrics.classification_metrics`: every metric of METRICS.
+
+        Example of a further metric::
+
+            def build_metrics(self, facts):
+                return [super().build_metrics(facts), {"kappa": torchmetrics.CohenKappa("multiclass", num_classes=10)}]
+        """
         return classification_metrics
 
     def model_step(self, batch: Batch) -> StepOutput:

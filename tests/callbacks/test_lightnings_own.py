@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from imgrec import ClassificationTask, RunFolder
-from imgrec.metrics.scores import classification_scores
+from imgrec.metrics import classification_scores
 
 Cli = Callable[..., "CompletedProcess[str]"]
 

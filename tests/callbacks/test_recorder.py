@@ -18,7 +18,7 @@ import yaml
 from imgrec import ClassificationTask, ImageDataModule, RunFolder, RunRecorder
 from imgrec.engine.trainer import best_and_last
 from imgrec.export import load_model_folder
-from imgrec.metrics.scores import classification_scores
+from imgrec.metrics import classification_scores
 
 Cli = Callable[..., "CompletedProcess[str]"]
 

@@ -20,9 +20,8 @@ import imgrec
 from imgrec import ClassificationTask, ImageDataModule, RunFolder, RunRecorder
 from imgrec.data.sources.digits import Digits
 from imgrec.errors import UserError
-from imgrec.metrics.classification import classification_metrics
 from imgrec.runs.evaluations import evaluation_predictions
-from imgrec.tasks.building import Metrics
+from imgrec.tasks.epoch_metrics import Metrics, classification_metrics
 from imgrec.types import DataFacts
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

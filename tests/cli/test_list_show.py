@@ -54,7 +54,7 @@ def test_every_entry_is_shown(plural: str, cli: Cli) -> None:
         for argument in entry.arguments():
             line = next(line for line in done.stdout.splitlines() if line.startswith(f"  {argument.name} "))
             given = "required" if argument.required else f"default {argument.default}"
-            assert line.endswith((f"({given})", "(from the data and the model)")), line
+            assert line.endswith((f"({given})", "(from the data and the model)", "(from the predictions)")), line
         assert entry.doc in done.stdout
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from imgrec.metrics.calibration import expected_calibration_error, reliability
+from imgrec.metrics.calibration import reliability
 from imgrec.metrics.probabilities import softmax
 
 
@@ -15,7 +15,7 @@ def test_ece_by_hand() -> None:
     targets = [0, 1, 1, 1]
     # ten bins: 0.95 right; 0.85 wrong; 0.65 right and 0.62 wrong share the bin (0.6, 0.7]
     expected = (0.05 * 1 + 0.85 * 1 + abs((0.65 + 0.62) / 2 - 0.5) * 2) / 4
-    assert expected_calibration_error(probabilities, targets, bins=10) == pytest.approx(expected, abs=1e-12)
+    assert reliability(probabilities, targets, bins=10).expected_calibration_error == pytest.approx(expected, abs=1e-12)
     bins = reliability(probabilities, targets, bins=10)
     assert bins.count.tolist() == [0, 0, 0, 0, 0, 0, 2, 0, 1, 1]
     assert bins.accuracy[6] == 0.5
@@ -30,7 +30,9 @@ def test_ece_is_that_of_a_plain_loop(drawn: tuple[NDArray[np.float32], NDArray[n
         if inside:
             right = sum(int(probabilities[i].argmax() == targets[i]) for i in inside)
             total += abs(right - sum(probabilities[i].max() for i in inside))
-    assert expected_calibration_error(probabilities, targets) == pytest.approx(total / len(targets), abs=1e-12)
+    assert reliability(probabilities, targets).expected_calibration_error == pytest.approx(
+        total / len(targets), abs=1e-12
+    )
 
 
 def test_bins_hold_every_sample_also_on_their_edges() -> None:
@@ -40,7 +42,7 @@ def test_bins_hold_every_sample_also_on_their_edges() -> None:
 
 
 def test_calibration_without_samples_is_nan() -> None:
-    assert math.isnan(expected_calibration_error(np.empty((0, 3)), np.empty(0)))
+    assert math.isnan(reliability(np.empty((0, 3)), np.empty(0)).expected_calibration_error)
 
 
 @pytest.mark.parametrize(

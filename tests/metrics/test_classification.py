@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 from torch import Tensor
 
-from imgrec.metrics import per_image, scores
-from imgrec.metrics.classification import CALIBRATION_BINS, classification_metrics, confusion_matrix
-from imgrec.metrics.scores import classification_scores
+from imgrec.metrics import classification, classification_scores, per_image
+from imgrec.metrics.calibration import CALIBRATION_BINS
+from imgrec.tasks.epoch_metrics import classification_metrics
 
 NAMES = ["acc", "acc_top5", "precision_macro", "recall_macro", "f1_macro", "auroc", "ece", "nll"]
 
@@ -194,16 +194,6 @@ def test_there_are_fifteen_bins() -> None:
     assert CALIBRATION_BINS == 15
 
 
-def test_the_confusion_matrix_is_scikit_learns() -> None:
-    logits, targets = draw(400, 6, spread=0.5)
-    found = confusion_matrix(logits, targets)
-    assert found.dtype == torch.int64
-    assert np.array_equal(found.numpy(), sk.confusion_matrix(targets, logits.argmax(1), labels=range(6)))
-    few = confusion_matrix(logits[:3], targets[:3])
-    assert few.shape == (6, 6)
-    assert int(few.sum()) == 3
-
-
 def test_a_network_that_gives_nan_has_no_calibration_error() -> None:
     logits, targets = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
     logits[4, 1] = float("nan")
@@ -218,5 +208,5 @@ def test_figures_do_not_depend_on_how_many_rows_are_looked_at_at_a_time(monkeypa
     logits, targets = torch.randn(50, 7, generator=generator), torch.randint(0, 7, (50,), generator=generator)
     whole = classification_metrics(logits, targets)
     monkeypatch.setattr(per_image, "_ROWS", 8)
-    monkeypatch.setattr(scores, "_COLUMNS", 2)
+    monkeypatch.setattr(classification, "_COLUMNS", 2)
     assert classification_metrics(logits, targets) == pytest.approx(whole, rel=1e-12)

@@ -5,8 +5,9 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics
 
+from imgrec.metrics.classification import classification_scores, top_k_accuracy
+from imgrec.metrics.per_image import per_image
 from imgrec.metrics.probabilities import softmax
-from imgrec.metrics.scores import classification_scores, top_k_accuracy
 
 
 def test_scores_are_sklearns(drawn: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
@@ -24,8 +25,10 @@ def test_scores_are_sklearns(drawn: tuple[NDArray[np.float32], NDArray[np.int64]
 
 def test_top_k_of_equal_logits_follows_the_class_order() -> None:
     logits = np.zeros((3, 3))
-    assert top_k_accuracy(logits, [0, 1, 2], 1) == float((logits.argmax(axis=1) == [0, 1, 2]).mean())
-    assert top_k_accuracy(logits, [0, 1, 2], 2) == pytest.approx(2 / 3)
+    rank = per_image(logits, [0, 1, 2]).rank
+    assert top_k_accuracy(rank, 3, k=1) == float((logits.argmax(axis=1) == [0, 1, 2]).mean())
+    assert top_k_accuracy(rank, 3, k=2) == pytest.approx(2 / 3)
+    assert top_k_accuracy(rank, 3, k=3) is None
 
 
 def test_five_classes_have_no_top5_and_diverged_logits_count_as_wrong() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from imgrec.metrics.scores import classification_scores
+from imgrec.metrics import classification_scores
 from imgrec.stats.metric_intervals import metric_intervals
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from imgrec import Batch, ClassificationTask, ImageDataModule, StepOutput
 from imgrec.errors import UserError
-from imgrec.metrics.classification import classification_metrics
 from imgrec.tasks import EpochPredictions
+from imgrec.tasks.epoch_metrics import classification_metrics
 from imgrec.tasks.epoch_predictions import EpochBuffer, RunningMeans
 from imgrec.types import DataFacts
 

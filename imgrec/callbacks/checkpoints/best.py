@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from imgrec.errors import UserError
+from imgrec.metrics.names import mode_of
+from imgrec.tasks.epoch_metrics import directions_of
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -19,7 +22,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     Args:
         monitor: the metric.
-        mode: whether more of it is better, or less.
+        mode: ``min`` or ``max``. Defaults to the direction of the metric, ``higher_is_better``.
         tie_breaker: a metric of which less is better; it decides where ``monitor`` is the same to the last digit.
         dirpath: the folder; by default the run's ``checkpoints/``.
 
@@ -36,23 +39,45 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(
         self,
         monitor: str = "val/acc",
-        mode: Literal["min", "max"] = "max",
+        mode: Literal["min", "max"] | None = None,
         tie_breaker: str = "val/loss",
         dirpath: str | None = None,
     ) -> None:
-        if mode not in ("min", "max"):
+        if mode not in (None, "min", "max"):
             raise UserError(f'BestCheckpoint: `mode` is min or max, got "{mode}".')
         super().__init__(
             dirpath=dirpath,
             monitor=monitor,
-            mode=mode,
+            mode=mode or mode_of(monitor),
             filename="best",
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+        self._given_mode = mode
+        self._initial_mode = self.mode
         self.tie_breaker = tie_breaker
         self.best_tie: float | None = None
         """The tie-breaker's value at the best epoch."""
+
+    @property
+    def state_key(self) -> str:
+        """Key of the state in a checkpoint: Lightning's, with the mode before :meth:`on_fit_start`."""
+        return self._generate_state_key(
+            monitor=self.monitor,
+            mode=self._initial_mode,
+            every_n_train_steps=self._every_n_train_steps,
+            every_n_epochs=self._every_n_epochs,
+            train_time_interval=self._train_time_interval,
+        )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Use the direction that the task states for the metric, if ``mode`` was not given."""
+        assert self.monitor is not None
+        mode = self._given_mode or mode_of(self.monitor, directions_of(pl_module))
+        if mode != self.mode:
+            self.mode = mode
+            if not self.best_k_models:
+                self.kth_value = torch.tensor(torch.inf if mode == "min" else -torch.inf)
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         """Whether this validation is the best one so far; the same on every process."""

@@ -19,12 +19,14 @@ from imgrec.export import save_model_folder
 from imgrec.export.qat_onnx import NAME, export_qat
 from imgrec.export.trained_model import read_any
 from imgrec.loggers.csv import shortest
+from imgrec.metrics.names import custom_metrics
 from imgrec.runs.data import refuse_other_images
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.specs import complete_config
-from imgrec.runs.summary import update_summary
+from imgrec.runs.summary import HIGHER_IS_BETTER, update_summary
 from imgrec.tasks import BaseTask, ClassificationTask
+from imgrec.tasks.epoch_metrics import directions_of
 from imgrec.types import DataFacts
 from imgrec.utils import yaml
 from imgrec.utils.formatting import epoch_text
@@ -53,7 +55,8 @@ def write_evaluation(folder: Path, trainer: pl.Trainer, task: BaseTask, split: s
         for name, value in trainer.callback_metrics.items()
         if name.startswith(prefix)
     }
-    update_summary(folder, {split: figures})
+    own = {name: better for name, better in directions_of(task).items() if name in custom_metrics(figures)}
+    update_summary(folder, {split: figures, **({HIGHER_IS_BETTER: own} if own else {})})
     return predictions
 
 

@@ -71,13 +71,15 @@ def _print(comparison: Comparison) -> None:
     from imgrec.cli.output import console_for, print_table
     from imgrec.compare.align import split_words
     from imgrec.compare.text import group_cells, group_columns, shared_custom
+    from imgrec.metrics.names import title_of
 
     console = console_for(160)
     split = split_words(comparison.split)
     print(f"{len(comparison.runs)} runs on {len(comparison.images):,} {split} images\n")
     custom, columns = shared_custom(comparison.groups), group_columns(comparison.groups)
+    titles = list(map(title_of, custom))
     rows = [[*group_cells(group, custom), _spark(group)] for group in comparison.groups]
-    order = ["Accuracy", "± / interval", *custom, "Runs", "Training", "NLL", "ECE", "val/acc"]
+    order = ["Accuracy", "± / interval", *titles, "Runs", "Training", "NLL", "ECE", "val/acc"]
     print_table(console, [*columns, "val/acc"], rows, left=("Group", "val/acc"), order=order)
     if comparison.differences:
         print()

@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 def _print(found: Evaluation, per_class: bool) -> None:
     from rich.table import Table
 
-    from imgrec.metrics.names import long_title_of, metric_text, ordered
+    from imgrec.metrics.names import label_of, metric_text, ordered
     from imgrec.reports.evaluation_page import evaluation_notes
     from imgrec.runs.evaluations import interval_text
     from imgrec.utils.console import PlainConsole
@@ -117,7 +117,7 @@ def _print(found: Evaluation, per_class: bool) -> None:
         table.add_column(column, justify="right" if column else "left")
     for name in ordered(found.metrics):
         cells = metric_text(name, found.metrics[name]), interval_text(name, found.intervals.get(name))
-        table.add_row(long_title_of(name), *cells)
+        table.add_row(label_of(name), *cells)
     console.print()
     console.print(table)
     if per_class:
@@ -128,12 +128,13 @@ def _print(found: Evaluation, per_class: bool) -> None:
 def _class_table(found: Evaluation) -> object:
     from rich.table import Table
 
+    from imgrec.metrics.classification import per_class
     from imgrec.metrics.names import metric_text
     from imgrec.metrics.per_image import per_image
-    from imgrec.metrics.scores import per_class
 
     predictions = found.predictions
-    figures = per_class(per_image(predictions.logits, predictions.targets))
+    images = per_image(predictions.logits, predictions.targets)
+    figures = per_class(images.predicted, images.targets, images.num_classes)
     table = Table(box=None, pad_edge=False)
     for column in ("class", "images", "precision", "recall", "F1"):
         table.add_column(column, justify="left" if column == "class" else "right")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ REGISTRIES: dict[str, tuple[str, str, str]] = {
     "regularizers": ("imgrec.regularizers", "REGULARIZERS", "model.regularizers"),
     "optimizers": ("imgrec.optim", "OPTIMIZERS", "model.optimizer"),
     "schedules": ("imgrec.optim", "SCHEDULES", "model.schedule"),
+    "metrics": ("imgrec.metrics", "METRICS", "val/<name> and test/<name>: monitor, --sort, tables, reports"),
     "steps": ("imgrec.compress.steps", "STEPS", "imgrec compress RUN --plan, under `steps`"),
     "runtimes": ("imgrec.export.runtimes", "RUNTIMES", "imgrec bench --runtime, imgrec compress --runtime"),
     "formats": ("imgrec.export.formats", "FORMATS", "the networks in exports/ of a run"),
@@ -132,6 +133,8 @@ def _entries(plural: str, pattern: str | None) -> Iterable[str]:
 
 
 def _entry(plural: str, name: str) -> Iterable[str]:
+    properties: dict[str, str] = {}
+    inputs: Collection[str] = ()
     if plural in CLASSES:
         from imgrec.engine.class_lists import CLASS_LISTS
 
@@ -142,14 +145,19 @@ def _entry(plural: str, name: str) -> Iterable[str]:
         name, _ = found.parse(_read_spec(name))
         kind, where = found.kind, REGISTRIES[plural][2]
         entry = found.entry(name)
+        properties, inputs = found.properties_of(name), found.inputs
     yield f"{name} - {article(kind)}, for {where}"
+    for key, value in properties.items():
+        yield f"{key}: {value}"
     arguments = entry.arguments()
     if arguments:
         yield ""
         yield "arguments:"
     width = max((len(a.name) for a in arguments), default=0)
     for argument in arguments:
-        if argument.name in FACTS:
+        if argument.name in inputs:
+            default = "from the predictions"
+        elif argument.name in FACTS:
             default = "from the data and the model"
         else:
             default = "required" if argument.required else f"default {argument.default}"

@@ -19,15 +19,14 @@ from imgrec.loggers.wandb.artifacts import log_checkpoint, log_model_folder
 from imgrec.loggers.wandb.files import STEP, last_logged
 from imgrec.loggers.wandb.media import evaluation_media
 from imgrec.loggers.wandb.run import attempt, check_settings, new_id, staged_in, start_run
+from imgrec.metrics.names import known_mode
 from imgrec.runs.flat_config import flat_config
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.metrics_csv import read_metrics
-from imgrec.runs.rows import less_is_better
 from imgrec.runs.summary import read_json, write_json
 
 ID_FILE = Path("wandb") / "run.json"
 _SUMMARY = ("status", "epochs", "steps", "best_epoch", "best_score", "monitor", "parameters", "train_seconds")
-_LARGER_IS_BETTER = ("acc", "acc_top5", "precision_macro", "recall_macro", "f1_macro", "auroc")
 
 logger = logging.getLogger("imgrec")
 
@@ -271,4 +270,4 @@ def best_of(metric: str) -> Literal["max", "min"] | None:
     split, _, name = metric.partition("/")
     if split != "val":
         return None
-    return "max" if name in _LARGER_IS_BETTER else "min" if less_is_better(name) else None
+    return known_mode(name)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from imgrec.errors import UserError, suggestion
 from imgrec.losses.base import one_of
+from imgrec.metrics.names import mode_of
 from imgrec.optim.schedules.base import SCHEDULES, Schedule
 from imgrec.utils.ranges import (
     ClosedUnitInterval,
@@ -18,8 +19,6 @@ from imgrec.utils.ranges import (
     RightOpenUnitInterval,
     check_ranges,
 )
-
-_SMALL_IS_GOOD = ("loss", "nll", "ece", "error")
 
 
 @dataclass
@@ -52,7 +51,7 @@ class Plateau(Schedule):
 
     Args:
         monitor: Metric of validation. Defaults to ``val/loss``.
-        mode: ``min`` or ``max``. Defaults to ``min`` for a loss or a calibration error, and ``max`` otherwise.
+        mode: ``min`` or ``max``. Defaults to the direction of the metric, ``higher_is_better``.
         patience: Number of consecutive validations without an improvement before a reduction, at least 0. Defaults to
             5.
         gamma: Factor of each reduction, in (0, 1). Defaults to 0.1.
@@ -95,7 +94,8 @@ class Plateau(Schedule):
         if mode is not None:
             one_of("mode", mode, ("min", "max"))
         self.monitor = monitor
-        self.mode = mode or ("min" if monitor.removeprefix("val/") in _SMALL_IS_GOOD else "max")
+        self.mode = mode or mode_of(monitor)
+        self._is_mode_given = mode is not None
         self.patience = patience
         self.gamma = float(gamma)
         self.min_delta = float(min_delta)
@@ -105,6 +105,11 @@ class Plateau(Schedule):
     def curve(self, progress: float) -> float:
         """Return 1. The detection scales the learning rate."""
         return 1.0
+
+    def set_directions(self, directions: Mapping[str, bool]) -> None:
+        """Use ``higher_is_better`` of the metrics of a task, by name, if ``mode`` was not given."""
+        if not self._is_mode_given:
+            self.mode = mode_of(self.monitor, directions)
 
     def value_in(self, figures: Mapping[str, float]) -> float:
         """Return the monitored metric of a validation.

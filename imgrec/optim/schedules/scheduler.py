@@ -76,6 +76,11 @@ class FollowedSchedule(LambdaLR):
             group["lr"] = base * self._factor(self.last_epoch)
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
+    def set_directions(self, directions: Mapping[str, bool]) -> None:
+        """Use ``higher_is_better`` of the metrics of a task, by name, if the schedule reads a metric."""
+        if isinstance(self._schedule, Plateau):
+            self._schedule.set_directions(directions)
+
     def check(self, figures: Mapping[str, float]) -> None:
         """Raise the errors of :meth:`observe`."""
         if isinstance(self._schedule, Plateau):
