@@ -19,7 +19,7 @@ Table = Literal["report", "evaluations", "compare", "runs"]
 ALL_TABLES: frozenset[Table] = frozenset(("report", "evaluations", "compare", "runs"))
 
 INPUTS = ("predicted", "confidence", "rank", "nll", "probabilities", "logits", "targets", "num_classes", "images")
-"""Names of the parameters of a metric that receive predictions, described in :class:`imgrec.metrics.per_image.PerImage`."""
+"""Names of the parameters that receive predictions, described in :class:`imgrec.metrics.per_image.PerImage`."""
 
 _NEED_SOFTMAX = frozenset(("confidence", "nll", "probabilities"))
 
@@ -137,7 +137,8 @@ class MetricRegistry(Registry[Metric]):
             if not set(inspect.signature(function).parameters).intersection(INPUTS):
                 raise ValueError(f'metric "{name}": expected a parameter named one of {", ".join(INPUTS)}, got none')
             self._properties[name] = Properties(**properties)
-            return add(function)
+            add(function)
+            return function
 
         return register
 

@@ -46,9 +46,9 @@ class EpochMetrics:
     """Function of all logits and targets of an epoch that returns named metrics.
 
     Args:
-        given: Function ``(logits, targets)`` that returns a mapping, torchmetrics ``Metric`` or ``MetricCollection``, name
-            of an entry of METRICS, or dotted path. A list of these, or a mapping from names to these or to functions that
-            return one number, is also accepted.
+        given: Function ``(logits, targets)`` that returns a mapping, torchmetrics ``Metric`` or ``MetricCollection``,
+            name of an entry of METRICS, or dotted path. A list of these, or a mapping from names to these or to
+            functions that return one number, is also accepted.
 
     Attributes:
         directions: ``higher_is_better`` of the metrics that state it, by name.
