@@ -1,4 +1,4 @@
-"""What is wrong with a data set: broken files, odd images, duplicates, leaks between splits, doubtful labels."""
+"""Search for defects of a data set: broken files, outlier images, duplicates, leaks between splits, label errors."""
 
 from imgrec.audit.audit import Audit, audit
 from imgrec.audit.dataset_statistics import Statistics

@@ -1,4 +1,4 @@
-"""The audit of a data set: everything that is looked for, in one call."""
+"""The audit of a data set: all searches in one call."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imgrec.audit.dataset_statistics import Statistics, statistics
-from imgrec.audit.duplicates import Pair, duplicate_findings, exact_groups, exact_pairs, near_pairs, turned_pairs
-from imgrec.audit.findings import KINDS, Finding, Inventory, in_order
+from imgrec.audit.dataset_statistics import Statistics, dataset_statistics
+from imgrec.audit.duplicates import (
+    DuplicatePair,
+    duplicate_findings,
+    exact_groups,
+    exact_pairs,
+    near_pairs,
+    turned_pairs,
+)
+from imgrec.audit.findings import KINDS, Finding, Inventory, sort_findings
 from imgrec.audit.image_quality import Limits, quality_findings
-from imgrec.audit.label_errors import judges_of, label_findings
-from imgrec.audit.messages import judged_text
+from imgrec.audit.label_errors import count_judged, label_findings
+from imgrec.audit.messages import describe_judged
 from imgrec.audit.scan import scan
 from imgrec.data import Source, Splits
 from imgrec.data.bad_images import usable_cores
 from imgrec.registry import Spec
 from imgrec.runs.predictions import Predictions
+from imgrec.utils.ranges import LeftOpenUnitInterval, NonNegativeInt, PositiveInt, check_ranges
 
 
 @dataclass(frozen=True)
@@ -24,56 +32,58 @@ class Audit:
     """The result of an audit.
 
     Args:
-        inventory: the images.
-        findings: all findings, the worst kind first.
-        pairs: the pairs of duplicates.
-        statistics: classes, sizes, mean and standard deviation.
-        judged: sentences that state which labels were judged by which network.
-        modes: the searches for duplicates that were made; see :data:`imgrec.audit.messages.MODES`.
+        inventory: Audited images.
+        findings: All findings, the most severe kind first.
+        pairs: Pairs of duplicates.
+        statistics: Classes, sizes, mean and standard deviation.
+        judged: Sentences that state which labels were judged by which model.
+        modes: Searches for duplicates that ran. See :data:`imgrec.audit.messages.MODES`.
     """
 
     inventory: Inventory
     findings: list[Finding]
-    pairs: list[Pair]
+    pairs: list[DuplicatePair]
     statistics: Statistics
     judged: Sequence[str] = ()
     modes: Sequence[str] = ("pixels",)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many findings there are of each kind that was found, in the order of their weight."""
+        """Number of findings by kind, without kinds that were not found, the most severe kind first."""
         found = Counter(finding.kind for finding in self.findings)
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
 
+@check_ranges
 def audit(
     source: Source,
     splits: Splits,
     predictions: Sequence[Predictions] = (),
     backbone: Spec | None = None,
-    image_size: int = 224,
-    similarity: float | None = None,
+    image_size: PositiveInt = 224,
+    similarity: LeftOpenUnitInterval | None = None,
     limits: Limits | None = None,
-    workers: int | None = None,
+    workers: NonNegativeInt | None = None,
     turned: bool = False,
     judges: Sequence[str] = (),
 ) -> Audit:
-    """Look at every image of a data set; no fault of an image ends it.
+    """Audit every image of a data set. A broken image is a finding and does not end the audit.
 
     Args:
-        source: the table of images.
-        splits: which of them are for what.
-        predictions: of models that were not trained on the images, for suspected label errors.
-        backbone: the spec of a backbone whose features find more near duplicates.
-        image_size: the side of the images that it sees.
-        similarity: the smallest cosine of features that is reported; by default an image's own neighbours judge.
-        limits: from where on an image is unlike the others.
-        workers: processes that decode; by default one a core.
-        turned: also search for rotated and mirrored copies.
-        judges: the name of the network of each of ``predictions``, default their numbers.
+        source: Table of the images.
+        splits: Rows of the source for training, validation and test.
+        predictions: Predictions of models that were not trained on the images, to find label errors.
+        backbone: Spec of a backbone whose features find more near duplicates.
+        image_size: Side of the input images of the backbone, in pixels. Defaults to 224.
+        similarity: Smallest reported cosine of two feature vectors. Defaults to a threshold for each image, which
+            depends on its nearest neighbours. See :func:`imgrec.audit.embeddings.similar_features`.
+        limits: Thresholds beyond which an image is an outlier. Defaults to ``Limits()``.
+        workers: Number of decoding processes. Defaults to the number of cores.
+        turned: True to search for rotated and mirrored copies too. Defaults to False.
+        judges: Name of the model of each element of ``predictions``. Defaults to numbers.
 
     Raises:
-        UserError: the backbone or the predictions cannot be used.
+        UserError: If the backbone cannot be built, or if the predictions are of other images or classes.
 
     Example::
 
@@ -81,14 +91,14 @@ def audit(
         data.setup()
         print(audit(data.source, data.splits).counts)
     """
-    inventory = Inventory.of(source, splits)
-    labels = list(label_findings(inventory, predictions)) if predictions else []  # first: it may be refused
+    inventory = Inventory.from_splits(source, splits)
+    labels = list(label_findings(inventory, predictions)) if predictions else []  # first, because it checks its input
     workers = usable_cores() if workers is None else workers
-    seen = scan(inventory, workers if workers > 1 else 0)
-    pairs = list(exact_pairs(exact_groups(seen.records))) + near_pairs(seen.records)
+    scanned = scan(inventory, workers if workers > 1 else 0)
+    pairs = list(exact_pairs(exact_groups(scanned.records))) + near_pairs(scanned.records)
     if turned:
         known = {(pair.left, pair.right) for pair in pairs}
-        pairs += [pair for pair in turned_pairs(seen.records) if (pair.left, pair.right) not in known]
+        pairs += [pair for pair in turned_pairs(scanned.records) if (pair.left, pair.right) not in known]
     if backbone is not None:
         from imgrec.audit.embeddings import embed, similar_features
 
@@ -97,15 +107,15 @@ def audit(
         found = similar_features(features, positions, similarity)
         pairs += [pair for pair in found if (pair.left, pair.right) not in known]
     findings = [
-        *seen.findings,
-        *quality_findings(seen.records, limits),
+        *scanned.findings,
+        *quality_findings(scanned.records, limits),
         *duplicate_findings(pairs, inventory),
         *labels,
     ]
     names = judges or [f"network {number}" for number in range(1, len(predictions) + 1)]
     totals = dict(Counter(inventory.splits))
-    networks, any_of_them = judges_of(inventory, predictions, names)
-    judged = judged_text(networks, totals, any_of_them)
+    networks, any_of_them = count_judged(inventory, predictions, names)
+    judged = describe_judged(networks, totals, any_of_them)
     modes = ["pixels", *["turned"] * turned, *["embeddings"] * (backbone is not None)]
-    facts = statistics(inventory, seen.records)
-    return Audit(inventory, in_order(findings, inventory), pairs, facts, judged, modes)
+    facts = dataset_statistics(inventory, scanned.records)
+    return Audit(inventory, sort_findings(findings, inventory), pairs, facts, judged, modes)

@@ -1,4 +1,4 @@
-"""What a data set is like: classes, sizes, and the mean and standard deviation of its channels."""
+"""Statistics of a data set: classes, sizes, and the mean and standard deviation of its channels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,21 @@ from imgrec.audit.image_statistics import GREY
 
 @dataclass(frozen=True)
 class Statistics:
-    """Counts and measures of the images that could be read.
+    """Counts and measurements of the readable images.
 
-    ``counts`` has a row for each class and a column for each split; ``sizes`` the most frequent (width, height) with
-    their number; ``short_side`` and ``long_side`` the least, the median and the largest; ``mean`` and ``std`` are those
-    of the training images, one value a channel in units of [0, 1], every image weighing the same.
+    Args:
+        splits: Names of the splits that have images.
+        class_names: Names of the classes.
+        counts: Number of images, ``(classes, splits)``.
+        readable: Number of readable images.
+        total: Number of images.
+        grey: Number of readable images without colour.
+        sizes: Most frequent (width, height), in pixels, each with its number of images.
+        distinct_sizes: Number of different sizes.
+        short_side: Minimum, median and maximum of the short side, in pixels.
+        long_side: Minimum, median and maximum of the long side, in pixels.
+        mean: Mean of each channel over the training images, in [0, 1], with the same weight for each image.
+        std: Standard deviation of each channel over the training images, in the same way.
     """
 
     splits: tuple[str, ...]
@@ -37,20 +47,17 @@ class Statistics:
 
     @property
     def normalize(self) -> str:
-        """The line for the YAML: the ``normalize`` of a model.
-
-        A set without a coloured image has one channel.
-        """
+        """Line of YAML that sets ``normalize`` of a model. It has one channel if no image has colour."""
         mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (self.mean, self.std))
         return f"normalize: {{mean: [{mean}], std: [{std}]}}"
 
 
-def statistics(inventory: Inventory, records: NDArray[Any]) -> Statistics:
-    """The statistics of measured images.
+def dataset_statistics(inventory: Inventory, records: NDArray[Any]) -> Statistics:
+    """Compute the statistics of measured images.
 
     Args:
-        inventory: the images.
-        records: one ``RECORD`` an image.
+        inventory: Audited images.
+        records: One ``RECORD`` per image.
     """
     source = inventory.source
     words = tuple(word for word in ("train", "val", "test") if word in inventory.splits)

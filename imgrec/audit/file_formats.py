@@ -1,10 +1,10 @@
-"""What format a file is of, by its first bytes and by its ending."""
+"""Image format of a file by its first bytes and by its suffix."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-_ENDINGS = {
+_SUFFIXES = {
     "JPEG": ".jpg .jpeg .jpe .jfif",
     "PNG": ".png",
     "GIF": ".gif",
@@ -15,8 +15,8 @@ _ENDINGS = {
     "AVIF": ".avif",
     "HEIC": ".heic .heif",
 }
-_BY_ENDING = {ending: name for name, endings in _ENDINGS.items() for ending in endings.split()}
-_STARTS = {
+_BY_SUFFIX = {suffix: name for name, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
+_SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"GIF87a": "GIF",
@@ -29,12 +29,12 @@ _BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b
 
 
 def format_of_content(head: bytes) -> str | None:
-    """The image format that the first 16 bytes of a file tell, or ``None``.
+    """Return the image format of a file by its first 16 bytes, or ``None`` if they match no format.
 
     >>> format_of_content(bytes.fromhex("89504e470d0a1a0a"))
     'PNG'
     """
-    for start, name in _STARTS.items():
+    for start, name in _SIGNATURES.items():
         if head.startswith(start):
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -45,16 +45,16 @@ def format_of_content(head: bytes) -> str | None:
 
 
 def format_of_name(name: str | Path) -> str | None:
-    """The image format that the ending of a name stands for, or ``None``.
+    """Return the image format of a file by its suffix, or ``None`` if it is the suffix of no format.
 
     >>> format_of_name("a.JPG")
     'JPEG'
     """
-    return _BY_ENDING.get(Path(name).suffix.lower())
+    return _BY_SUFFIX.get(Path(name).suffix.lower())
 
 
 def is_cut_off(path: Path) -> bool:
-    """Whether a file that cannot be decoded is the beginning of an image: what its format ends with is not there."""
+    """Return True if the end marker of the image format is missing in a file that cannot be decoded."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(16)

@@ -1,4 +1,4 @@
-"""audit.html: one page with what was found and the images that it was found of."""
+"""The page ``audit.html`` with the findings of an audit and their images."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from imgrec.data.decoding.pixel_budget import decoding
 from imgrec.reports.html import is_tiny, render_page, thumbnail
 from imgrec.utils.paths import write_text
 
-SHOWN = 24
-"""Images of one kind that the page shows; the list has all."""
+MAX_SHOWN = 24
+"""Largest number of images of one kind on the page. ``findings.csv`` lists all."""
 
 _THUMBNAIL = 200
 _LEAKS = ("duplicate_across_splits", "near_duplicate_across_splits")
@@ -26,22 +26,26 @@ _COPIES = ("duplicate", "near_duplicate")
 
 
 def write_page(path: str | Path, audit: Audit, title: str, normalization: str | None = None) -> Path:
-    """Write the page, whole or not at all; it needs no network and no other file.
+    """Write the page as one self-contained HTML file, through a temporary file.
 
     Args:
-        path: the file.
-        audit: what was found.
-        title: the name of the experiment or of the folder.
-        normalization: why no constants are recommended; ``None`` shows those of the training images.
+        path: Path of the file.
+        audit: Result of an audit.
+        title: Name of the experiment or of the folder.
+        normalization: Reason for which no normalization constants are recommended. Defaults to None, which shows the
+            constants of the training images.
+
+    Returns:
+        Path of the file.
     """
-    pictures = _Pictures(audit.inventory)
+    thumbnails = _Thumbnails(audit.inventory)
     content = {
         "title": title,
         "tiles": _tiles(audit),
         "statistics": audit.statistics,
         "classes": _classes(audit),
         "sizes": [(f"{w} x {h}", f"{count:,}") for (w, h), count in audit.statistics.sizes],
-        "sections": list(_sections(audit, pictures)),
+        "sections": list(_sections(audit, thumbnails)),
         "version": _version(),
         "normalization": normalization,
         "judged": audit.judged,
@@ -52,33 +56,33 @@ def write_page(path: str | Path, audit: Audit, title: str, normalization: str | 
     return Path(path)
 
 
-def title_of(kind: str) -> str:
-    """A kind of finding as a heading.
+def finding_title(kind: str) -> str:
+    """Return the heading of a kind of finding.
 
-    >>> title_of("near_duplicate_across_splits")
+    >>> finding_title("near_duplicate_across_splits")
     'Near duplicates across splits'
     """
     plain = kind.replace("_", " ").capitalize()
     return plain.replace("uplicate", "uplicates").replace("Label error", "Suspected label errors")
 
 
-class _Pictures:
-    """Images of positions as data URIs; each is read once."""
+class _Thumbnails:
+    """Cache of images as data URIs, by position."""
 
     def __init__(self, inventory: Inventory) -> None:
         self.inventory = inventory
-        self.known: dict[int, tuple[str, bool]] = {}
+        self.cache: dict[int, tuple[str, bool]] = {}
 
-    def of(self, position: int) -> dict[str, Any]:
-        """What the template asks of an image."""
-        if position not in self.known:
+    def get(self, position: int) -> dict[str, Any]:
+        """Return the template variables of an image."""
+        if position not in self.cache:
             try:
                 with decoding():
                     image = self.inventory.source.load(int(self.inventory.rows[position])).permute(1, 2, 0).numpy()
-                    self.known[position] = thumbnail(image, _THUMBNAIL), is_tiny(image)
+                    self.cache[position] = thumbnail(image, _THUMBNAIL), is_tiny(image)
             except BadImage:
-                self.known[position] = "", False
-        uri, tiny = self.known[position]
+                self.cache[position] = "", False
+        uri, tiny = self.cache[position]
         return {
             "uri": uri,
             "tiny": tiny,
@@ -88,55 +92,55 @@ class _Pictures:
         }
 
 
-def _sections(audit: Audit, pictures: _Pictures) -> Iterator[dict[str, Any]]:
+def _sections(audit: Audit, thumbnails: _Thumbnails) -> Iterator[dict[str, Any]]:
     by_kind: dict[str, list[Finding]] = defaultdict(list)
     for finding in audit.findings:
         by_kind[finding.kind].append(finding)
     for kind, found in by_kind.items():
         actions = {finding.position: finding.action for finding in found}
-        chosen = _one_a_pair(found, audit.inventory) if found[0].related is not None else found
-        chosen = chosen[:SHOWN]
+        shown = _one_per_pair(found, audit.inventory) if found[0].related is not None else found
+        shown = shown[:MAX_SHOWN]
         names_only = kind in UNREADABLE
         yield {
             "kind": kind,
-            "title": title_of(kind),
+            "title": finding_title(kind),
             "meaning": KINDS[kind],
             "total": len(found),
-            "shown": len(chosen),
+            "shown": len(shown),
             "what": "pairs" if found[0].related is not None else "images",
             "names_only": names_only,
             "items": [
                 {
                     "images": []
                     if names_only
-                    else [pictures.of(p) for p in (finding.position, finding.related) if p is not None],
+                    else [thumbnails.get(p) for p in (finding.position, finding.related) if p is not None],
                     "id": audit.inventory.id(finding.position),
                     "split": audit.inventory.splits[finding.position],
                     "detail": finding.detail,
                     "action": _action(finding, actions, audit.inventory),
                 }
-                for finding in chosen
+                for finding in shown
             ],
         }
 
 
 def _action(finding: Finding, actions: Mapping[int, str], inventory: Inventory) -> str:
-    """Return the actions of a finding as its list contains them; of a pair, with the id of each image."""
+    """Return the actions of a finding as in ``findings.csv``. Each action of a pair includes the id of its image."""
     if finding.related is None:
         return finding.action
-    shown = [(position, actions.get(position, "")) for position in (finding.position, finding.related)]
-    if {action for _, action in shown} == {DECIDE}:
-        return "decide between the labels; --fix changes neither image"
-    return ", ".join(f"{action}: {inventory.id(position)}" for position, action in shown if action)
+    listed = [(position, actions.get(position, "")) for position in (finding.position, finding.related)]
+    if {action for _, action in listed} == {DECIDE}:
+        return "decide between the labels (--fix changes neither image)"
+    return ", ".join(f"{action}: {inventory.id(position)}" for position, action in listed if action)
 
 
-def _one_a_pair(found: list[Finding], inventory: Inventory) -> list[Finding]:
-    """Of two findings that name each other the one of the training image; pairs with a test image come first."""
-    chosen: dict[frozenset[int | None], Finding] = {}
+def _one_per_pair(found: list[Finding], inventory: Inventory) -> list[Finding]:
+    """Return one finding for each pair, the one of the training image. Pairs with a test image are first."""
+    selected: dict[frozenset[int | None], Finding] = {}
     for finding in sorted(found, key=lambda f: -inventory.ranks[f.position]):
-        chosen.setdefault(frozenset((finding.position, finding.related)), finding)
+        selected.setdefault(frozenset((finding.position, finding.related)), finding)
     ranks = inventory.ranks
-    return sorted(chosen.values(), key=lambda f: (min(ranks[p] for p in (f.position, f.related or 0)), -f.weight))
+    return sorted(selected.values(), key=lambda f: (min(ranks[p] for p in (f.position, f.related or 0)), -f.weight))
 
 
 def _tiles(audit: Audit) -> list[dict[str, Any]]:
@@ -148,11 +152,11 @@ def _tiles(audit: Audit) -> list[dict[str, Any]]:
     others = tuple(kind for kind in counts if kind not in (*_LEAKS, *_ACROSS, *_COPIES, *UNREADABLE, "label_error"))
     tiles = [
         ("images", "Images", total, f"{len(audit.statistics.class_names)} classes"),
-        ("leaks", "Across splits", count(_LEAKS), "images that another split has too, or nearly"),
-        ("across_classes", "Across classes", count(_ACROSS), "images that another class has too, or nearly"),
+        ("leaks", "Across splits", count(_LEAKS), "images with a copy or near copy in another split"),
+        ("across_classes", "Across classes", count(_ACROSS), "images with a copy or near copy in another class"),
         ("copies", "Copies", count(_COPIES), "in the same split and class"),
         ("unreadable", "Unreadable", count(UNREADABLE), "missing, empty, truncated, broken"),
-        ("odd", "Unlike the others", count(others), "size, light, sharpness, colour, name"),
+        ("odd", "Outliers", count(others), "size, brightness, sharpness, colour, name"),
     ]
     if "label_error" in counts:
         tiles.append(("label_error", "Label errors", counts["label_error"], "suspected"))

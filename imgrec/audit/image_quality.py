@@ -1,4 +1,4 @@
-"""Images that are unlike the others: too small, too long, blank, dark, bright, blurred, grey."""
+"""Search for outlier images: too small, too long, blank, dark, bright, blurred, grey."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ from imgrec.audit.image_statistics import GREY
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on an image is unlike the others.
+    """Thresholds beyond which an image is an outlier.
 
-    Each limit has two parts, one that is fixed and one that looks at the other images, and both must be passed: a set
-    of night photographs is dark, and no fault of any of them.
+    Most limits combine an absolute threshold with one relative to the median of the data set. An image is an outlier
+    if it exceeds both. In a data set of night photographs, for example, no image is reported as dark.
 
     Args:
-        side: pixels; a short side below it, and below a quarter of the usual one, is too small.
-        aspect: the long side over the short one; above it, and above twice the usual one, it is odd.
-        blank: the standard deviation of the brightness, in 0..255, below which an image is blank.
-        dark: the brightness, in 0..255, below which 99 % of the pixels of a dark image are; and below half the usual.
-        bright: the brightness above which 99 % of the pixels of a bright image are; likewise, as seen from white.
-        blur: the variance of the Laplacian below which an image may be blurred; it is where, over the variance of
-            the brightness, it is unusual too.
-        deviations: how many standard deviations, by the median's measure and of the logarithm, are unusual.
-        grey: a grey image is a finding where the share of grey images is at most this.
+        side: Short side, in pixels. A smaller image is too small if its side is also below a quarter of the median.
+            Defaults to 32.
+        aspect: Long side divided by the short side. A larger ratio is odd if it is also above twice the median.
+            Defaults to 3.
+        blank: Standard deviation of the brightness, in 0..255, below which an image is blank. Defaults to 4.
+        dark: Brightness, in 0..255. An image is dark if 99 % of its pixels are below it and below half of the usual
+            value. Defaults to 64.
+        bright: Brightness, in 0..255. An image is bright if 99 % of its pixels are above it, and closer to white than
+            half of the usual distance. Defaults to 192.
+        blur: Variance of the Laplacian. An image with less is blurred if its ratio to the variance of the brightness
+            is also an outlier. Defaults to 100.
+        deviations: Number of standard deviations of the logarithm of this ratio, estimated from the median absolute
+            deviation, beyond which it is an outlier. Defaults to 3.5.
+        grey: Largest share of grey images in the data set, in [0, 1], for which a grey image is a finding.
+            Defaults to 0.2.
     """
 
     side: float = 32
@@ -43,11 +49,11 @@ class Limits:
 
 
 def quality_findings(records: NDArray[Any], limits: Limits | None = None) -> Iterator[Finding]:
-    """What is unusual of the images that could be read.
+    """Yield the findings of readable images whose measurements are outliers.
 
     Args:
-        records: one ``RECORD`` an image.
-        limits: what is unusual.
+        records: One ``RECORD`` per image.
+        limits: Thresholds. Defaults to ``Limits()``.
     """
     limits = limits or Limits()
     at = np.flatnonzero(records["readable"])
@@ -69,7 +75,7 @@ def quality_findings(records: NDArray[Any], limits: Limits | None = None) -> Ite
     grey = seen["colour"] < GREY
     if 0 < grey.mean() <= limits.grey:
         for i in np.flatnonzero(grey):
-            yield Finding(int(at[i]), "grey", f"{1 - grey.mean():.1%} of the images are coloured")
+            yield Finding(int(at[i]), "grey", f"{1 - grey.mean():.1%} of the images have colour")
 
 
 def _shape(at: NDArray[np.int64], seen: NDArray[Any], limits: Limits) -> Iterator[Finding]:
@@ -78,10 +84,12 @@ def _shape(at: NDArray[np.int64], seen: NDArray[Any], limits: Limits) -> Iterato
     usual_side, usual_aspect = float(np.median(short)), float(np.median(aspect))
     for i in np.flatnonzero((short < limits.side) & (short <= usual_side / 4)):
         pixels = f"{seen['width'][i]} x {seen['height'][i]} pixels (width x height)"
-        yield Finding(int(at[i]), "too_small", f"{pixels}; the usual short side is {usual_side:.0f}")
+        yield Finding(int(at[i]), "too_small", f"{pixels}, the median short side is {usual_side:.0f}")
     for i in np.flatnonzero((aspect > limits.aspect) & (aspect > 2 * usual_aspect)):
         pixels = f"{seen['width'][i]} x {seen['height'][i]} pixels (width x height)"
-        yield Finding(int(at[i]), "odd_aspect", f"{pixels}, {aspect[i]:.1f} to 1; usual is {usual_aspect:.1f} to 1")
+        yield Finding(
+            int(at[i]), "odd_aspect", f"{pixels}, {aspect[i]:.1f} to 1, the median is {usual_aspect:.1f} to 1"
+        )
 
 
 def _blurred(at: NDArray[np.int64], seen: NDArray[Any], blank: NDArray[np.bool_], limits: Limits) -> Iterator[Finding]:
@@ -94,5 +102,5 @@ def _blurred(at: NDArray[np.int64], seen: NDArray[Any], blank: NDArray[np.bool_]
         yield Finding(
             int(at[i]),
             "blurred",
-            f"variance of the Laplacian {seen['laplacian'][i]:.1f}: for its contrast, {share:.1%} of the usual",
+            f"variance of the Laplacian {seen['laplacian'][i]:.1f}, relative to the contrast {share:.1%} of the median",
         )

@@ -1,4 +1,4 @@
-"""Measurements of one image: all that an audit needs, in 450 bytes, so that no pixel is kept."""
+"""Measurements of one image: a record of 450 bytes with all values that an audit requires."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from imgrec.audit.perceptual_hash import HASH_SIDE, ORIENTATIONS, perceptual_has
 from imgrec.data.decoding.convert import strips
 
 SMALL_SIDE = 16
-"""The side, in pixels, of the grey image that is kept for comparing."""
+"""Side, in pixels, of the stored grey image, for comparisons."""
 
 GREY = 1.0
-"""The mean distance of the channels, in 0..255, below which an image is grey, whatever its file says."""
+"""Mean distance of the channels, in 0..255, below which an image is grey, independent of its colour mode."""
 
-_WORK_SIDE = 256  # detail finer than this is no concern of a classifier; and a photo costs no more than a small image
+_WORK_SIDE = 256  # classifiers use no finer detail, and the cost of a photograph stays that of a small image
 
 RECORD = np.dtype(
     [
@@ -36,23 +36,25 @@ RECORD = np.dtype(
         ("contrast", np.float32),  # the variance of the brightness
         ("laplacian", np.float32),  # the variance of its Laplacian
         ("colour", np.float32),  # the mean distance between the strongest and the weakest channel
-        ("mean", np.float64, (3,)),  # of each channel, in units of [0, 1]; a grey image counts as three equal channels
+        ("mean", np.float64, (3,)),  # of each channel, in [0, 1] (a grey image counts as three equal channels)
         ("square", np.float64, (3,)),  # the mean of the squares
     ]
 )
-"""The measurements of an image; brightness is in 0..255, after ITU-R 601."""
+"""Measurements of an image. Brightness is in 0..255 (ITU-R 601)."""
 
 _LEVELS = np.arange(256) / 255
 
 
-def measure(image: Tensor) -> NDArray[Any]:
-    """The measurements of an image, as one ``RECORD``.
+def measure_image(image: Tensor) -> NDArray[Any]:
+    """Measure an image and return one ``RECORD``.
+
+    Sharpness is measured by the variance of the Laplacian.
 
     Args:
-        image: uint8 ``(1 or 3, height, width)``.
+        image: Image, uint8 ``(1 or 3, height, width)``.
 
-    Source, of the variance of the Laplacian as a measure of sharpness: Pech-Pacheco et al. 2000, "Diatom autofocusing
-    in brightfield microscopy: a comparative study", ICPR, 10.1109/ICPR.2000.903548.
+    Source: Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield microscopy: a comparative study", ICPR,
+    10.1109/ICPR.2000.903548.
     """
     channels, height, width = image.shape
     pixels = image.numpy()
@@ -109,7 +111,7 @@ def _planes(image: NDArray[np.uint8], factor: int, coloured: bool) -> tuple[Imag
 
 
 def _digest(pixels: NDArray[np.uint8]) -> bytes:
-    """Return a hash of shape and pixels; a grey image has that of the coloured one that looks the same."""
+    """Return a hash of shape and pixels. A grey image has the same hash as the equal image with three channels."""
     digest = hashlib.blake2b(repr(tuple(pixels.shape)).encode(), digest_size=16)
     for plane in pixels:
         for top, bottom in strips(*plane.shape):
@@ -118,7 +120,7 @@ def _digest(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _laplacian(grey: NDArray[np.float32]) -> float:
-    """The variance of the difference between a pixel and the mean of its four neighbours, times four."""
+    """Return the variance of the Laplacian, which is 4 x pixel - sum of the four neighbours."""
     if min(grey.shape) < 3:
         return 0.0
     around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]

@@ -1,4 +1,4 @@
-"""Texts about an audit that its page, its lists and the terminal share."""
+"""Texts that the page, the lists and the terminal output of an audit share."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ DECIDE = "decide"
 """Action of a finding that a person must decide: ``--fix`` does not change the image."""
 
 RULES: dict[str, str] = {
-    EXCLUDE: "an image that cannot be read; an image with the pixels and the label of one that stays, in the same "
-    "split or in a higher one (test before validation before training); and a near duplicate with the "
-    "label of an image of a higher split, unless only features show it or the images of the set are much alike. A "
-    "readable test image always stays.",
-    DECIDE: "copies with different labels, of which none can be trusted; and suspected label errors of validation and "
-    "test images. --fix neither excludes nor relabels them.",
+    EXCLUDE: "an image that cannot be read, a redundant duplicate, or a near duplicate in a lower split with the same "
+    "label. Test is the highest split, then validation, then training. The duplicate in the highest split is kept. A "
+    "near duplicate is not excluded if only features show it or if most images of the set are similar. A readable "
+    "test image is never excluded.",
+    DECIDE: "copies with different labels, and suspected label errors of validation and test images. --fix neither "
+    "excludes nor relabels them.",
     RELABEL.rstrip(":"): "a training image with a suspected label error. --fix contains it only with --relabel. "
     "Validation and test images are never relabelled.",
 }
-"""The meaning of each action, the same on the page, in the lists and on the terminal."""
+"""Definition of each action, the same on the page, in the lists and in the terminal output."""
 
 MODES: dict[str, tuple[str, str]] = {
     "pixels": (
-        "equal pixels; and copies that were resized, compressed again, or made a little brighter or darker",
+        "equal pixels, and copies that were resized, compressed again, or made slightly brighter or darker",
         "rotated, mirrored and cropped copies, and copies with other colours",
     ),
     "turned": (
@@ -33,45 +33,45 @@ MODES: dict[str, tuple[str, str]] = {
         "copies rotated by other angles, and cropped copies",
     ),
     "embeddings": (
-        "copies that were cropped, mirrored, slightly rotated or recoloured, as far as the backbone sees them as alike",
-        "copies that are less alike to the backbone than unrelated images of the set; each pair needs a look",
+        "copies that were cropped, mirrored, slightly rotated or recoloured, if their features are similar",
+        "copies whose features differ more than those of unrelated images. Check each reported pair",
     ),
 }
-"""The kinds of duplicates that each search can find, and those that it cannot."""
+"""Kinds of duplicates that each search finds, and those that it does not find."""
 
 OPTIONS = {"pixels": "always", "turned": "--turned", "embeddings": "--embeddings"}
-"""The option of each search."""
+"""Command-line option of each search."""
 
 
-def rule_of(action: str) -> str:
-    """Return the meaning of an action; an empty text for no action.
+def describe_action(action: str) -> str:
+    """Return the definition of an action, or an empty text for no action.
 
-    >>> rule_of("relabel: cat")[:16]
+    >>> describe_action("relabel: cat")[:16]
     'a training image'
     """
     return RULES.get(action.partition(":")[0], "")
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A network whose predictions judged labels.
+class JudgingModel:
+    """A model whose predictions judged labels.
 
     Args:
-        name: the run folder or the file of its predictions.
-        counts: number of images by split that it judged.
+        name: Run folder or file of its predictions.
+        counts: Number of judged images by split.
     """
 
     name: str
     counts: Mapping[str, int]
 
 
-def judged_text(judges: Sequence[Judge], totals: Mapping[str, int], judged: Mapping[str, int]) -> list[str]:
-    """Return the sentences that state which images were judged by which network.
+def describe_judged(judges: Sequence[JudgingModel], totals: Mapping[str, int], judged: Mapping[str, int]) -> list[str]:
+    """Return sentences that state which images were judged by which model.
 
     Args:
-        judges: the networks; none if no predictions were given.
-        totals: number of images by split.
-        judged: number of images by split that one network or several judged.
+        judges: Models with their counts, empty without predictions.
+        totals: Number of images by split.
+        judged: Number of images by split that at least one model judged.
     """
     if not judges:
         return ["No label was judged: no predictions were given (--predictions)."]
@@ -83,7 +83,7 @@ def judged_text(judges: Sequence[Judge], totals: Mapping[str, int], judged: Mapp
         missing = total - judged.get(split, 0)
         if missing and split == "train":
             lines.append(
-                f"{missing:,} of {total:,} training images were not judged by a network that did not train on them. "
+                f"{missing:,} of {total:,} training images were not judged by a model that was not trained on them. "
                 "The predictions of all folds of a cross-validation would judge them."
             )
         elif missing:
@@ -92,10 +92,10 @@ def judged_text(judges: Sequence[Judge], totals: Mapping[str, int], judged: Mapp
 
 
 def own_normalization(config: Mapping[str, Any]) -> str | None:
-    """Return why a config needs no other normalization constants; ``None`` if they are useful.
+    """Return the reason for which a config requires no normalization constants, or ``None`` if it requires them.
 
     Args:
-        config: a config, with ``model`` or without.
+        config: Config, with or without ``model``.
     """
     model = config.get("model")
     given = model.get("init_args", model) if isinstance(model, Mapping) else {}

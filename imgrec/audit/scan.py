@@ -1,4 +1,4 @@
-"""One pass over all images: decoded in several processes, measured, and let go."""
+"""One pass over all images, which several processes decode and measure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from imgrec.audit.file_formats import format_of_content, format_of_name, is_cut_off
 from imgrec.audit.findings import Finding, Inventory
-from imgrec.audit.image_statistics import RECORD, measure
+from imgrec.audit.image_statistics import RECORD, measure_image
 from imgrec.data import BadImage, Source
 from imgrec.data.decoding.messages import decoder_messages
 from imgrec.data.decoding.pixel_budget import decoding
@@ -25,7 +25,12 @@ _BLOCK = 128
 
 @dataclass
 class Scan:
-    """What one pass gave: a ``RECORD`` an image, zero where it cannot be read, and what is wrong with the files."""
+    """The result of one pass over all images.
+
+    Args:
+        records: One ``RECORD`` per image, zero for an image that cannot be read.
+        findings: Defects of the files.
+    """
 
     records: NDArray[Any]
     findings: list[Finding] = field(default_factory=list)
@@ -34,17 +39,17 @@ class Scan:
 def scan(inventory: Inventory, workers: int = 0) -> Scan:
     """Decode and measure every image.
 
-    Only measurements are kept, some 450 bytes an image; of the pixels no more than a few images at once.
+    Memory contains the measurements, about 450 bytes per image, and the pixels of a few images at a time.
 
     Args:
-        inventory: the images.
-        workers: processes that decode; none for images that lie in memory.
+        inventory: Audited images.
+        workers: Number of decoding processes. Images that are in memory are measured in this process.
     """
     found = Scan(np.zeros(len(inventory), RECORD))
     blocks = _Blocks(inventory.source, inventory.rows)
     workers = 0 if inventory.source.in_memory or len(blocks) < 4 else workers
-    loader: Iterable[_Block] = DataLoader(blocks, batch_size=None, num_workers=workers, collate_fn=_as_is)
-    for position, (record, faults) in enumerate(progress_bar(_singly(loader), len(inventory), "Looking at images")):
+    loader: Iterable[_Block] = DataLoader(blocks, batch_size=None, num_workers=workers, collate_fn=_identity)
+    for position, (record, faults) in enumerate(progress_bar(_unbatch(loader), len(inventory), "Auditing images")):
         found.records[position] = record
         found.findings += [Finding(position, kind, detail, action=action) for kind, detail, action in faults]
     return found
@@ -54,17 +59,17 @@ _Faults = list[tuple[str, str, str]]
 _Block = tuple[NDArray[Any], list[_Faults]]
 
 
-def _as_is(block: Any) -> Any:
+def _identity(block: Any) -> Any:
     return block
 
 
-def _singly(blocks: Iterable[_Block]) -> Iterator[tuple[Any, _Faults]]:
+def _unbatch(blocks: Iterable[_Block]) -> Iterator[tuple[Any, _Faults]]:
     for records, faults in blocks:
         yield from zip(records, faults, strict=True)
 
 
 class _Blocks(Dataset[_Block]):
-    """Measurements and faults of some images after one another; a fault is (kind, detail, action)."""
+    """Measurements and faults of consecutive images. A fault is (kind, detail, action)."""
 
     def __init__(self, source: Source, rows: NDArray[np.int64]) -> None:
         self.source = source
@@ -81,7 +86,7 @@ class _Blocks(Dataset[_Block]):
             path = self.source.path(row)
             try:
                 with decoding(), decoder_messages() as messages:
-                    records[at] = measure(self.source.load(row))
+                    records[at] = measure_image(self.source.load(row))
                 found = [] if path is None or (misnamed := _misnamed(path)) is None else [("misnamed", misnamed, "")]
                 faults.append(found + ([("damaged", "; ".join(messages[:3]), "")] if messages else []))
             except BadImage as error:
@@ -112,4 +117,4 @@ def _misnamed(path: Path) -> str | None:
         return None
     if named is None or content is None or named == content:
         return None
-    return f"a {content} file that is called {path.suffix}"
+    return f"a {content} file with the suffix {path.suffix}"

@@ -1,4 +1,4 @@
-"""Faults of every kind planted in a data set: all are found, none ends the audit, and nothing else is found."""
+"""Audit of a data set with planted faults of every kind: it finds all of them, and nothing in a clean data set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLASSES = ("cat", "dog", "owl")
 
 
 def scene(seed: int, side: int = 96) -> Image.Image:
-    """An image like no other: a soft coloured ground, shapes with hard edges, some noise."""
+    """Draw an image with a smooth coloured background, shapes with sharp edges, and noise."""
     draw = np.random.default_rng(seed)
     ground = Image.fromarray(draw.integers(40, 216, (4, 4, 3), dtype=np.uint8))
     image = ground.resize((side, side), Image.Resampling.BICUBIC)
@@ -56,7 +56,7 @@ def clean_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damaged_tiff(image: Image.Image) -> bytes:
-    """A TIFF file whose orientation has two values instead of one, about which Pillow warns."""
+    """Return a TIFF file whose orientation has two values instead of one, for which Pillow emits a warning."""
     buffer = io.BytesIO()
     image.save(buffer, "TIFF", tiffinfo={274: 1})
     entry = (274).to_bytes(2, "little") + (3).to_bytes(2, "little")
@@ -68,7 +68,7 @@ MIX = "train/dog"
 
 
 def plant(root: Path, open_image: Opener) -> dict[str, set[str]]:
-    """Plant one fault or more of every kind; gives the ids that have to be found, by kind."""
+    """Add one fault or more of every kind, and return the expected ids by kind."""
 
     def png(image: Image.Image) -> bytes:
         buffer = io.BytesIO()
@@ -171,12 +171,12 @@ def test_every_planted_fault_is_found_among_photographs(tmp_path: Path) -> None:
     planted = plant(root, lambda name: Image.open(root / name).convert("RGB").resize((100, 100)))
     _, found = look(root)
     for kind, ids in planted.items():
-        # the drawings among the photographs are sharper than these; but nothing that was planted stays hidden
+        # the drawings are sharper than the photographs, so that additional photographs may be reported
         assert ids <= found[kind], kind
     assert not any(before[kind] for kind in KINDS if "duplicate" in kind)
 
 
-def test_what_is_proposed(clean_set: Path, tmp_path: Path) -> None:
+def test_proposed_changes(clean_set: Path, tmp_path: Path) -> None:
     root = tmp_path / "images"
     shutil.copytree(clean_set, root)
     planted = plant(root, lambda name: Image.open(root / name).convert("RGB"))
@@ -191,7 +191,7 @@ def test_what_is_proposed(clean_set: Path, tmp_path: Path) -> None:
     assert {result.inventory.id(f.position) for f in proposals(result.findings, relabel=True)} == proposed
 
 
-def test_a_set_that_is_dark_grey_and_small_as_a_whole_has_no_finding(tmp_path: Path) -> None:
+def test_a_data_set_of_small_dark_grey_images_has_no_finding(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in CLASSES:
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""Rotated and mirrored copies among real images: what is found of them, and what else."""
+"""Recall and precision of the search for rotated and mirrored copies in real images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from imgrec.audit.duplicates import near_pairs, turned_pairs
-from imgrec.audit.image_statistics import measure
+from imgrec.audit.image_statistics import measure_image
 from imgrec.audit.perceptual_hash import HASH_SIDE, ORIENTATIONS, cross_pairs, perceptual_hash, turn, turned_hashes
 from imgrec.data import decode_image
 
@@ -61,7 +61,7 @@ def digits() -> list[torch.Tensor]:
     return list((large * 15.9).clamp(0, 255).to(torch.uint8))
 
 
-def constructed(images: list[torch.Tensor]) -> tuple[np.ndarray, dict[tuple[int, int], str]]:
+def add_turned_copies(images: list[torch.Tensor]) -> tuple[np.ndarray, dict[tuple[int, int], str]]:
     """Add one copy of every second image, in turn in each orientation, half the size and compressed again."""
     expected: dict[tuple[int, int], str] = {}
     rows = list(images)
@@ -79,17 +79,17 @@ def constructed(images: list[torch.Tensor]) -> tuple[np.ndarray, dict[tuple[int,
             copy = copy[0].round().to(torch.uint8)
         expected[2 * number, len(rows)] = relation
         rows.append(compressed(copy))
-    return np.stack([measure(image) for image in rows]), expected
+    return np.stack([measure_image(image) for image in rows]), expected
 
 
 @pytest.mark.parametrize(("images", "recall", "precision"), [(photographs, 0.97, 0.97), (digits, 0.97, 0.97)])
 def test_turned_copies_of_real_images_are_found(images: object, recall: float, precision: float) -> None:
-    records, expected = constructed(images())  # type: ignore[operator]
-    found = {(pair.left, pair.right): pair.how.partition(",")[0] for pair in turned_pairs(records)}
+    records, expected = add_turned_copies(images())  # type: ignore[operator]
+    found = {(pair.left, pair.right): pair.relation.partition(",")[0] for pair in turned_pairs(records)}
     hit = [pair for pair in expected if pair in found]
     print(f"recall {len(hit) / len(expected):.3f}, precision {len(hit) / max(len(found), 1):.3f} of {len(found)}")
     assert len(hit) >= recall * len(expected)
     assert len(hit) >= precision * len(found)
     assert sum(found[pair] == expected[pair] for pair in hit) >= 0.98 * len(hit)
     plain = {(pair.left, pair.right) for pair in near_pairs(records)}
-    assert len(plain & set(expected)) <= 0.2 * len(expected)  # without the mode they are not found
+    assert len(plain & set(expected)) <= 0.2 * len(expected)  # the default search does not find them

@@ -17,7 +17,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 class Page(HTMLParser):
-    """The numbers of a page by name, its images, and whatever it would load from elsewhere."""
+    """The numbers of a page by name and its images. It raises if the page refers to another file."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Two classes with 12 images each; in the first a broken one, and one with a name that is HTML, twice."""
+    """Two classes with 12 images each. The first has an empty file, the second two copies with HTML in their names."""
     root = tmp_path / "my images"
     for c, name in enumerate(("a", "b")):
         (root / name).mkdir(parents=True)
@@ -102,7 +102,7 @@ def test_copies_with_different_labels_are_for_a_person_on_the_page_and_in_the_li
     assert fixed == dict.fromkeys([*excluded, "a/broken.png"], "exclude")
     page = html.unescape((out / "audit.html").read_text(encoding="utf-8"))
     assert "exclude the first" not in page
-    assert "decide between the labels; --fix changes neither image" in page
+    assert "decide between the labels (--fix changes neither image)" in page
     assert all(f"exclude: {name}" in page for name in excluded)
     for action, meaning in RULES.items():
         assert meaning in page
@@ -146,7 +146,7 @@ def test_label_errors_by_the_predictions_of_a_run(cli: Cli, trained: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "label errors" in done.stdout
     assert f"{trained} judged " in done.stdout
-    assert "training images were not judged by a network that did not train on them" in done.stdout
+    assert "training images were not judged by a model that was not trained on them" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def _write(
     from rich.table import Table
 
     from imgrec.audit import KINDS, write_findings, write_page
-    from imgrec.audit.html import title_of
+    from imgrec.audit.html import finding_title
     from imgrec.audit.messages import DECIDE, RULES
     from imgrec.utils.console import PlainConsole
 
@@ -196,7 +196,7 @@ def _write(
     table.add_column("images", justify="right")
     table.add_column("")
     for kind, count in found.counts.items():
-        table.add_row(title_of(kind).lower(), f"{count:,}", KINDS[kind])
+        table.add_row(finding_title(kind).lower(), f"{count:,}", KINDS[kind])
     console.print()
     console.print(table if found.counts else "nothing found")
     console.print()
