@@ -17,7 +17,7 @@ from imgrec.runs.folder import RunFolder
 from imgrec.runs.liveness import status_of
 from imgrec.runs.specs import fill_defaults
 from imgrec.stats.paired import discordant, holm, mcnemar_exact, paired_bootstrap
-from imgrec.stats.seeds import difference_over_seeds, rate_for
+from imgrec.stats.seeds import difference_over_seeds, estimate_false_positive_rate
 from imgrec.trust import opening
 from imgrec.utils.formatting import config_value
 
@@ -227,7 +227,7 @@ def _surroundings(run: ComparedRun) -> dict[str, str]:
 def _about_single_runs(single: Sequence[Group], several: Sequence[Group]) -> str:
     """Warn that a group against a single run is tested with the spread of the group, with the rate for these runs."""
     pairs = [(one, group, _LARGER * (group.spread or 0.0)) for one in single for group in several]
-    rates = [rate_for(group.correct, one.correct, spread) for one, group, spread in pairs]
+    rates = [estimate_false_positive_rate(group.correct, one.correct, spread) for one, group, spread in pairs]
     rate, (one, group, spread) = max(zip(rates, pairs, strict=True), key=lambda found: found[0])
     return (
         f"Warning: one run only: {', '.join(each.name for each in single)}. Against a group, its unknown spread over "

@@ -1,4 +1,4 @@
-"""How much accuracy a change of a model costs, on images that both versions have seen: NumPy in, NumPy out."""
+"""Loss of accuracy after a change of a model, on images that both versions classified."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from imgrec.stats.paired import paired_bootstrap
+from imgrec.utils.ranges import OpenUnitInterval, check_ranges
 
 
 @dataclass(frozen=True)
 class AccuracyDrop:
-    """The accuracy of a model before and after a change, in percent, and their difference in points.
+    """Accuracy of a model before and after a change, in percent, and their difference in points.
 
-    ``low`` and ``high`` are the paired bootstrap interval of ``drop`` at ``level``; a negative drop is a gain.
+    Attributes:
+        images: Number of images.
+        before: Accuracy before the change, in percent.
+        after: Accuracy after the change, in percent.
+        drop: ``before - after``, in points. A negative drop is a gain.
+        low: Lower end of the paired bootstrap interval of ``drop``.
+        high: Upper end of this interval.
+        level: Confidence level of the interval.
     """
 
     images: int
@@ -27,7 +35,7 @@ class AccuracyDrop:
     level: float
 
     def to_dict(self) -> dict[str, float]:
-        """Plain numbers, rounded to what they can tell."""
+        """Return the fields as numbers, rounded to four digits."""
         return {k: v if isinstance(v, int) else round(v, 4) for k, v in asdict(self).items()}
 
     def __str__(self) -> str:
@@ -37,21 +45,21 @@ class AccuracyDrop:
         )
 
 
-def accuracy_drop(before: ArrayLike, after: ArrayLike, level: float = 0.95) -> AccuracyDrop:
-    """What a change costs.
-
-    Shapes: ``before`` and ``after`` booleans ``(N,)``, whether each image was named correctly.
+@check_ranges
+def accuracy_drop(before: ArrayLike, after: ArrayLike, level: OpenUnitInterval = 0.95) -> AccuracyDrop:
+    """Compute the loss of accuracy after a change, with its paired bootstrap interval.
 
     Args:
-        before: what the model got right before.
-        after: what it gets right now.
-        level: the confidence of the interval, between 0 and 1.
+        before: Booleans of shape ``(N,)``: True if the model classified the image correctly before the change.
+        after: Booleans of shape ``(N,)`` for the same images after the change.
+        level: Confidence level, in (0, 1). Defaults to 0.95.
 
     Raises:
-        ValueError: see :func:`imgrec.stats.paired.paired_bootstrap`.
+        ValueError: If the shapes differ, there is no image, or the values are not booleans.
 
-    >>> accuracy_drop([True, True, True, False], [True, True, False, False]).drop
-    25.0
+    Example:
+        >>> accuracy_drop([True, True, True, False], [True, True, False, False]).drop
+        25.0
     """
     low, high = paired_bootstrap(before, after, level=level)
     first, second = np.asarray(before), np.asarray(after)
@@ -68,12 +76,18 @@ def accuracy_drop(before: ArrayLike, after: ArrayLike, level: float = 0.95) -> A
     )
 
 
-def images_to_be_sure(max_drop: float, level: float = 0.95) -> int:
-    """How many images it takes at least to be sure of a drop of at most ``max_drop`` points.
+@check_ranges
+def min_images_for_drop(max_drop: float, level: OpenUnitInterval = 0.95) -> int:
+    """Return the minimum number of images that can exclude a drop of ``max_drop`` points.
 
-    So many that, were the drop that large, one of them at least would show it with probability ``level``.
+    With this number, a drop of ``max_drop`` points changes at least one image with probability ``level``.
 
-    >>> images_to_be_sure(0.5)
-    598
+    Args:
+        max_drop: Drop in points. 0 and negative values require no image.
+        level: Confidence level, in (0, 1). Defaults to 0.95.
+
+    Example:
+        >>> min_images_for_drop(0.5)
+        598
     """
     return math.ceil(math.log(1 - level) / math.log(1 - max_drop / 100)) if max_drop > 0 else 0

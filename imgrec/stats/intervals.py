@@ -1,34 +1,36 @@
-"""How far a figure that was measured on a sample may lie from the truth."""
+"""Confidence intervals of a proportion."""
 
 from __future__ import annotations
 
 import math
 from statistics import NormalDist
 
+from imgrec.utils.ranges import NonNegativeInt, OpenUnitInterval, PositiveInt, check_ranges
 
-def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
-    """The confidence interval of a proportion, an accuracy say, by Wilson's score method.
 
-    Unlike the usual ``p ± 1.96 · sd`` it stays within [0, 1] and has width where everything was right.
+@check_ranges
+def wilson_interval(correct: NonNegativeInt, total: PositiveInt, level: OpenUnitInterval = 0.95) -> tuple[float, float]:
+    """Compute the confidence interval of a proportion, such as an accuracy, by Wilson's score method.
+
+    Unlike ``p ± 1.96 · sd`` it is inside [0, 1], and its width is not 0 if all images are correct.
 
     Args:
-        correct: how many were right.
-        total: of how many; at least 1.
-        level: the confidence, between 0 and 1.
+        correct: Number of correct images, in [0, total].
+        total: Number of images, at least 1.
+        level: Confidence level, in (0, 1). Defaults to 0.95.
 
     Raises:
-        ValueError: ``correct`` lies outside 0 to ``total``, there is no sample, or ``level`` is no probability.
+        UserError: If an argument is out of range.
 
     Source: Wilson, 1927, doi:10.1080/01621459.1927.10502953.
 
-    >>> low, high = wilson_interval(10, 10)
-    >>> round(low, 4), high
-    (0.7225, 1.0)
+    Example:
+        >>> low, high = wilson_interval(10, 10)
+        >>> round(low, 4), high
+        (0.7225, 1.0)
     """
-    if total < 1 or not 0 <= correct <= total:
-        raise ValueError(f"expected 0 <= correct <= total and a total of 1 or more, got {correct} of {total}")
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a number between 0 and 1, got {level}")
+    if correct > total:
+        raise ValueError(f"correct: expected at most total ({total}), got {correct}")
     z = NormalDist().inv_cdf((1 + level) / 2)
     share = correct / total
     scale = 1 + z * z / total

@@ -1,123 +1,126 @@
-"""Whether two models differ, from what each said of the same images: NumPy in, NumPy out."""
+"""Paired comparison of two models by their predictions of the same images."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge
 from numpy.typing import ArrayLike, NDArray
+
+from imgrec.utils.ranges import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, check_ranges
 
 
 def discordant(first: ArrayLike, second: ArrayLike) -> tuple[int, int]:
-    """How many images only the first model named correctly, and how many only the second.
+    """Count the discordant images: those that only the first, and only the second model classified correctly.
 
-    Shapes: ``first`` and ``second`` booleans ``(N,)``, whether each image was named correctly.
+    Args:
+        first: Booleans of shape ``(N,)``: True if the first model classified the image correctly.
+        second: Booleans of shape ``(N,)`` of the second model, for the same images.
 
     Raises:
-        ValueError: the shapes differ, there is no image, or the values are not booleans.
+        ValueError: If the shapes differ, there is no image, or the values are not booleans.
 
-    >>> discordant([True, True, False], [True, False, False])
-    (1, 0)
+    Example:
+        >>> discordant([True, True, False], [True, False, False])
+        (1, 0)
     """
-    one, other = _checked(first, second)
+    one, other = _parse_pair(first, second)
     return int((one & ~other).sum()), int((other & ~one).sum())
 
 
-def mcnemar_exact(first_only: int, second_only: int) -> float:
-    """The two-sided p-value of McNemar's exact test: that as many discordant images would fall so unevenly by chance.
+@check_ranges
+def mcnemar_exact(first_only: NonNegativeInt, second_only: NonNegativeInt) -> float:
+    """Compute the two-sided p-value of McNemar's exact test.
 
-    The images that both models named correctly, or neither, say nothing about which is better and are not asked for.
-    1.0 where there is no discordant image.
+    It is the probability of a split of the discordant images that is at least as uneven, for equally accurate models.
+    Images that both models, or neither, classified correctly do not enter. The value is 1.0 without discordant images.
 
     Args:
-        first_only: how many images only the first model named correctly.
-        second_only: how many only the second.
+        first_only: Number of images that only the first model classified correctly.
+        second_only: Number of images that only the second model classified correctly.
 
     Raises:
-        ValueError: a count is negative.
+        UserError: If a count is negative.
 
     Source: McNemar, 1947, doi:10.1007/BF02295996; for comparing classifiers: Dietterich, 1998,
     doi:10.1162/089976698300017197.
 
-    >>> round(mcnemar_exact(1, 9), 4)
-    0.0215
+    Example:
+        >>> round(mcnemar_exact(1, 9), 4)
+        0.0215
     """
     from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-    if min(first_only, second_only) < 0:
-        raise ValueError(f"expected counts, got {first_only} and {second_only}")
     total = first_only + second_only
     return float(binomtest(first_only, total, 0.5).pvalue) if total else 1.0
 
 
+@check_ranges
 def paired_bootstrap(
     first: ArrayLike,
     second: ArrayLike,
     *,
-    resamples: int = 10_000,
-    level: float = 0.95,
+    resamples: Annotated[int, Ge(100)] = 10_000,
+    level: OpenUnitInterval = 0.95,
     method: Literal["percentile", "bca"] = "percentile",
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The bootstrap interval of ``accuracy of first - accuracy of second`` over images like these.
+    """Compute the bootstrap interval of the accuracy of the first model minus that of the second, over images.
 
-    An image is drawn with what both models said of it. All that the difference depends on is how many of the drawn
-    images speak for the first model, for the second, or for neither: these three counts are multinomial, so that a
-    resample costs three numbers, whatever the count of images.
-
-    Shapes: ``first`` and ``second`` booleans ``(N,)``, whether each image was named correctly.
+    An image is drawn together with the predictions of both models. The difference depends only on the numbers of
+    drawn images that only the first, only the second, or both or neither classified correctly. These three counts are
+    multinomial. A resample therefore draws three numbers, for any number of images.
 
     Args:
-        first: what the first model got right.
-        second: what the second model got right.
-        resamples: how many draws.
-        level: the confidence, between 0 and 1.
-        method: ``percentile``; or ``bca`` (bias-corrected and accelerated), which covers less than it promises where
-            few images tell the models apart (91 % instead of 95 with eight of 200).
-        seed: of the draws; equal input gives equal intervals.
+        first: Booleans of shape ``(N,)``: True if the first model classified the image correctly.
+        second: Booleans of shape ``(N,)`` of the second model, for the same images.
+        resamples: Number of resamples, at least 100. Defaults to 10,000.
+        level: Confidence level, in (0, 1). Defaults to 0.95.
+        method: ``percentile`` or ``bca`` (bias-corrected and accelerated). With few discordant images, ``bca`` covers
+            less than ``level``: 91 % instead of 95 % with eight of 200. Defaults to ``percentile``.
+        seed: Seed of the resamples. Equal input gives equal intervals. Defaults to 0.
 
     Returns:
-        The low and the high end, between -1 and 1. Both are the difference itself where every image says the same:
-        then the images cannot tell how far it may be off.
+        Lower and upper end, in [-1, 1]. Both are the difference itself if all images have the same outcome, because
+        the images then do not determine its uncertainty.
 
     Raises:
-        ValueError: the shapes differ, there is no image, or an argument lies out of its range.
+        UserError: If ``resamples`` or ``level`` is out of range.
+        ValueError: If the shapes differ, there is no image, or the method is unknown.
 
     Source: Efron, 1987, doi:10.1080/01621459.1987.10478410.
     """
-    if resamples < 100 or not 0 < level < 1:
-        raise ValueError(f"expected 100 resamples or more and a level in (0, 1), got {resamples} and {level}")
     if method not in ("percentile", "bca"):
         raise ValueError(f'method: expected "percentile" or "bca", got "{method}"')
-    for_first, for_second = discordant(first, second)
+    first_only, second_only = discordant(first, second)
     total = len(np.asarray(first))
-    difference = (for_first - for_second) / total
-    if total in (for_first, for_second) or for_first == for_second == 0:
+    difference = (first_only - second_only) / total
+    if total in (first_only, second_only) or first_only == second_only == 0:
         return difference, difference
-    shares = np.array([for_first, for_second, total - for_first - for_second]) / total
+    shares = np.array([first_only, second_only, total - first_only - second_only]) / total
     drawn = np.random.default_rng(seed).multinomial(total, shares, size=resamples)
-    found = (drawn[:, 0] - drawn[:, 1]) / total
+    resampled = (drawn[:, 0] - drawn[:, 1]) / total
     ends = np.array([(1 - level) / 2, (1 + level) / 2])
     if method == "bca":
-        ends = _bca(found, difference, ends, np.array([1.0, -1.0, 0.0]) - difference, shares * total)
-    low, high = np.quantile(found, ends)
+        ends = _bca_quantiles(resampled, difference, ends, np.array([1.0, -1.0, 0.0]) - difference, shares * total)
+    low, high = np.quantile(resampled, ends)
     return float(low), float(high)
 
 
-def _bca(
-    found: NDArray[np.float64],
+def _bca_quantiles(
+    resampled: NDArray[np.float64],
     value: float,
     ends: NDArray[np.float64],
     deviations: NDArray[np.float64],
     counts: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """The shares at which to read the resampled values; of equal ones half count as smaller."""
+    """Return the BCa quantiles of the resampled values. Of equal values half count as smaller."""
     normal = NormalDist()
-    below = ((found < value).mean() + (found <= value).mean()) / 2
-    bias = normal.inv_cdf(float(np.clip(below, 1 / len(found), 1 - 1 / len(found))))
+    below = ((resampled < value).mean() + (resampled <= value).mean()) / 2
+    bias = normal.inv_cdf(float(np.clip(below, 1 / len(resampled), 1 - 1 / len(resampled))))
     squares = float((counts * deviations**2).sum())
     acceleration = float((counts * deviations**3).sum()) / (6 * squares**1.5)
     shifted = bias + np.array([normal.inv_cdf(float(end)) for end in ends])
@@ -125,33 +128,40 @@ def _bca(
     return np.array([normal.cdf(float(z)) for z in moved])
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number by Holm's step-down method, in the given order.
+@check_ranges
+def holm(p_values: Sequence[ClosedUnitInterval]) -> list[float]:
+    """Adjust p-values for their number by Holm's step-down method.
 
-    To call those below 0.05 different is to call none of the equal ones so, in 95 of 100 such families of tests.
+    If the hypotheses with an adjusted p-value below 0.05 are rejected, the probability of at least one false rejection
+    is at most 5 %.
+
+    Args:
+        p_values: Probabilities, in [0, 1].
+
+    Returns:
+        Adjusted p-values, in the given order.
 
     Raises:
-        ValueError: a value lies outside [0, 1].
+        UserError: If a value is out of range.
 
     Source: Holm, 1979, Scandinavian Journal of Statistics 6, 65-70.
 
-    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
-    [0.03, 0.06, 0.06]
+    Example:
+        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
     """
-    if any(math.isnan(p) or not 0 <= p <= 1 for p in p_values):
-        raise ValueError(f"expected p-values between 0 and 1, got {list(p_values)}")
     adjusted = [0.0] * len(p_values)
     highest = 0.0
-    for rank, at in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[at]))
-        adjusted[at] = highest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
     return adjusted
 
 
-def _checked(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _parse_pair(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     one, other = np.asarray(first), np.asarray(second)
     if one.ndim != 1 or one.shape != other.shape or not len(one):
         raise ValueError(f"expected two arrays of one shape (N,), got {one.shape} and {other.shape}")
     if one.dtype != np.bool_ or other.dtype != np.bool_:
-        raise ValueError(f"expected booleans, whether each image was right, got {one.dtype} and {other.dtype}")
+        raise ValueError(f"expected booleans (True: classified correctly), got {one.dtype} and {other.dtype}")
     return one, other

@@ -1,4 +1,4 @@
-"""Which of several models nothing else beats in both cost and quality."""
+"""Pareto front of models by cost and quality."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from numpy.typing import ArrayLike
 
 
 def pareto_frontier(costs: ArrayLike, values: ArrayLike) -> list[int]:
-    """The places of the points that no other point dominates, the cheapest first.
+    """Return the indices of the points that no other point dominates, by increasing cost.
 
-    A point dominates another where it costs no more and is worth no less, and one of the two differs: of equal points
-    all stay. A point with a NaN is never among them.
+    A point dominates another if its cost is not higher, its value is not lower, and one of the two differs. Of equal
+    points all are returned. A point with a NaN is never returned.
 
-    Shapes: ``costs`` and ``values`` ``(N,)``; less cost and more value are better.
+    Args:
+        costs: Costs of shape ``(N,)``. Lower is better.
+        values: Values of shape ``(N,)``. Higher is better.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: If the shapes differ.
 
-    >>> pareto_frontier([1.0, 2.0, 3.0, 2.5], [0.7, 0.9, 0.9, 0.8])
-    [0, 1]
+    Example:
+        >>> pareto_frontier([1.0, 2.0, 3.0, 2.5], [0.7, 0.9, 0.9, 0.8])
+        [0, 1]
     """
     cost, value = np.asarray(costs, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if cost.ndim != 1 or cost.shape != value.shape:
         raise ValueError(f"expected two arrays of one shape (N,), got {cost.shape} and {value.shape}")
     known = np.flatnonzero(~(np.isnan(cost) | np.isnan(value)))
-    order = known[np.lexsort((-value[known], cost[known]))]  # by cost; of one cost the best first
-    found: list[int] = []
-    for place in order.tolist():
-        last = found[-1] if found else None
-        if last is None or value[place] > value[last] or (value[place], cost[place]) == (value[last], cost[last]):
-            found.append(place)
-    return found
+    order = known[np.lexsort((-value[known], cost[known]))]  # by cost, then by value with the highest first
+    front: list[int] = []
+    for index in order.tolist():
+        last = front[-1] if front else None
+        if last is None or value[index] > value[last] or (value[index], cost[index]) == (value[last], cost[last]):
+            front.append(index)
+    return front

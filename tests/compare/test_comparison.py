@@ -16,7 +16,7 @@ from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.summary import update_summary
 from imgrec.stats.paired import mcnemar_exact, paired_bootstrap
-from imgrec.stats.seeds import difference_over_seeds, rate_for
+from imgrec.stats.seeds import difference_over_seeds, estimate_false_positive_rate
 
 StoredRun = Callable[..., Path]
 PLAIN = {"loss": "cross_entropy"}
@@ -110,7 +110,7 @@ def test_a_group_against_a_single_run_is_a_warning_with_its_rate(tmp_path: Path,
     stored_run(tmp_path, "alone", 0, right(0.8, 7), config=FOCAL)
     found = compare_runs([tmp_path])
     spread = 3 * float(np.std([each.mean() for each in runs], ddof=1))
-    rate = 100 * rate_for(np.stack(runs), right(0.8, 7)[None], spread)
+    rate = 100 * estimate_false_positive_rate(np.stack(runs), right(0.8, 7)[None], spread)
     (note,) = [note for note in found.notes if note.startswith("Warning: one run only: alone.")]
     assert f"{100 * spread:.2f} points, 3 times as much as pets" in note
     assert f"would be wrong in {rate:.0f}. Train more seeds" in note

@@ -1,14 +1,12 @@
-"""The accuracy that a change costs."""
-
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from imgrec.stats.accuracy_drop import accuracy_drop, images_to_be_sure
+from imgrec.stats.accuracy_drop import accuracy_drop, min_images_for_drop
 
 
-def test_points_and_interval() -> None:
+def test_drop_in_points_and_its_interval() -> None:
     before = np.array([True] * 900 + [False] * 100)
     after = before.copy()
     after[:30] = False
@@ -22,12 +20,12 @@ def test_points_and_interval() -> None:
     assert "2.00 points lost on 1000 images, 90.00 to 88.00 %" in str(found)
 
 
-def test_a_gain_is_a_negative_drop() -> None:
+def test_gain_is_a_negative_drop() -> None:
     assert accuracy_drop([False, True], [True, True]).drop == -50.0
 
 
 @pytest.mark.parametrize(("points", "level"), [(0.5, 0.95), (1.0, 0.99), (5.0, 0.9)])
-def test_so_many_images_would_show_it(points: float, level: float) -> None:
-    needed = images_to_be_sure(points, level)
-    missed = (1 - points / 100) ** np.array([needed - 1, needed])
+def test_min_images_for_drop_detects_the_drop_with_the_given_probability(points: float, level: float) -> None:
+    count = min_images_for_drop(points, level)
+    missed = (1 - points / 100) ** np.array([count - 1, count])
     assert missed[0] > 1 - level >= missed[1]

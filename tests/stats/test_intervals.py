@@ -17,24 +17,26 @@ from imgrec.stats.intervals import wilson_interval
         (1, 29, 0.95, 0.0061, 0.1718),
     ],
 )
-def test_wilson_gives_the_published_intervals(correct: int, total: int, level: float, low: float, high: float) -> None:
+def test_wilson_interval_equals_published_intervals(
+    correct: int, total: int, level: float, low: float, high: float
+) -> None:
     assert wilson_interval(correct, total, level) == pytest.approx((low, high), abs=5e-5)
 
 
 @pytest.mark.parametrize(
     ("correct", "total", "level", "z"), [(349, 360, 0.99, 2.5758293), (5, 7, 0.5, 0.6744898), (1, 1000, 0.9, 1.6448536)]
 )
-def test_wilson_ends_where_the_score_test_just_rejects(correct: int, total: int, level: float, z: float) -> None:
+def test_wilson_interval_ends_at_the_limits_of_the_score_test(correct: int, total: int, level: float, z: float) -> None:
     for end in wilson_interval(correct, total, level):
         assert abs(correct / total - end) == pytest.approx(z * math.sqrt(end * (1 - end) / total), rel=1e-6)
 
 
-def test_wilson_is_exact_at_the_ends() -> None:
+def test_wilson_interval_is_exact_for_no_and_all_correct() -> None:
     assert wilson_interval(0, 5)[0] == 0.0
     assert wilson_interval(5, 5)[1] == 1.0
 
 
 @pytest.mark.parametrize(("correct", "total", "level"), [(1, 0, 0.95), (3, 2, 0.95), (-1, 2, 0.95), (1, 2, 1.0)])
-def test_wilson_refuses_what_is_no_proportion(correct: int, total: int, level: float) -> None:
+def test_wilson_interval_rejects_invalid_counts_and_levels(correct: int, total: int, level: float) -> None:
     with pytest.raises(ValueError, match="expected"):
         wilson_interval(correct, total, level)

@@ -15,7 +15,7 @@ from imgrec.data import ImageDataModule
 from imgrec.errors import UserError
 from imgrec.export.runtimes.registry import open_runtime
 from imgrec.runs.evaluation import unit_images
-from imgrec.stats.accuracy_drop import AccuracyDrop, accuracy_drop, images_to_be_sure
+from imgrec.stats.accuracy_drop import AccuracyDrop, accuracy_drop, min_images_for_drop
 from imgrec.types import DataFacts
 
 
@@ -55,7 +55,7 @@ class Budget:
         """Raise :class:`UserError` where so few images cannot show what is asked for."""
         if count < 1:
             raise UserError("no validation image is left to judge on; calibrate on train, or on fewer images")
-        needed = images_to_be_sure(self.max_drop, self.level) if self.sure and self.max_drop else 1
+        needed = min_images_for_drop(self.max_drop, self.level) if self.sure and self.max_drop else 1
         if count < needed:
             raise UserError(
                 f"max_drop: {count} validation images cannot show with {100 * self.level:g} % confidence that at most "
