@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from imgrec.compare.groups import without_common_folders
+from imgrec.compare.groups import strip_common_folders
 from imgrec.compress.profiling import bytes_on_disk, count_macs, count_nonzero, count_parameters
 from imgrec.errors import UserError
 from imgrec.export.export_folder import read_export
@@ -277,7 +277,7 @@ def _names(sources: Sequence[str]) -> list[str]:
         alone = list(there.values()).count(run.experiment) == 1
         name = run.experiment if alone else f"{run.experiment}/{run.run_id}"
         found.append(f"{name}/{Path(source).resolve().name}" if is_export(source) else name)
-    return without_common_folders(found)
+    return strip_common_folders(found)
 
 
 def _run_of(source: str) -> RunFolder | None:

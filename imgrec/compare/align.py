@@ -1,4 +1,4 @@
-"""Runs that are to be compared: their predictions on the same images, laid over one another."""
+"""Predictions of several runs on the same images, in one order of images and classes."""
 
 from __future__ import annotations
 
@@ -27,32 +27,39 @@ _SPLITS = {"test": "test", "val": "validation"}
 
 @dataclass(frozen=True, eq=False)
 class ComparedRun:
-    """What a run said of each of N images, in the order that all compared runs share.
+    """Predictions of a run for N images, in the order that all compared runs share.
 
-    Shapes: ``correct`` bool ``(N,)``; ``predicted`` int64 ``(N,)``; ``truth`` float32 ``(N,)``, the probability of the
-    true class. An image whose logits are not finite counts as wrong, with probability 0; ``diverged`` says how many
-    there are. ``nll`` and ``ece`` are NaN then. ``custom`` holds the other metrics: registered ones, computed
-    from these predictions, and those of a user's ``build_metrics``, as the run recorded them. The latter are absent if
-    the run has predictions on further images.
+    An image whose logits are not finite counts as incorrect, with a true-class probability of 0.
+
+    Attributes:
+        run: Run folder.
+        correct: Booleans of shape ``(N,)``: True if the run classified the image correctly.
+        predicted: Predicted class indices of shape ``(N,)``.
+        true_probability: Probability of the true class, of shape ``(N,)``.
+        nll: Negative log-likelihood in nats. NaN if a logit is not finite.
+        ece: Expected calibration error. NaN if a logit is not finite.
+        num_nonfinite: Number of images whose logits are not finite.
+        custom: Other metrics by name. Registered metrics are computed from these predictions. Metrics of a user's
+            ``build_metrics`` are read from the run, and absent if the run has predictions for other images too.
     """
 
     run: RunFolder
     correct: NDArray[np.bool_]
     predicted: NDArray[np.int64]
-    truth: NDArray[np.float32]
+    true_probability: NDArray[np.float32]
     nll: float
     ece: float
-    diverged: int
+    num_nonfinite: int
     custom: dict[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """Experiment and run id."""
+        """Experiment and run id, separated by a slash."""
         return f"{self.run.experiment}/{self.run.run_id}"
 
     @property
     def accuracy(self) -> float:
-        """The fraction of the images that the run named correctly."""
+        """Fraction of the images that the run classified correctly."""
         return float(self.correct.mean())
 
     @property
@@ -62,51 +69,60 @@ class ComparedRun:
 
     @property
     def seed(self) -> Any:
-        """What ``seed_everything`` was given."""
+        """Value of ``seed_everything`` in the config."""
         return self.config.get("seed_everything")
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The run's config as one flat row."""
+        """Config of the run as one flat row."""
         return flat_config(self.run.recipe)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """The run's summary.json, read once."""
+        """Content of summary.json, read once."""
         return self.run.summary
 
     @cached_property
     def metrics(self) -> dict[str, MetricSeries]:
-        """The run's metrics.csv, read once; empty where there is none."""
+        """Content of metrics.csv, read once. Empty if there is no such file."""
         return self.run.metrics() if self.run.metrics_file.is_file() else {}
 
 
 @dataclass(frozen=True, eq=False)
-class Images:
-    """The N images that all compared runs have predictions on."""
+class SharedImages:
+    """The N images that all compared runs have predictions for.
+
+    Attributes:
+        ids: Sample ids.
+        targets: Class indices of shape ``(N,)``.
+        class_names: Names of the classes.
+        num_excluded: Number of images that only some of the runs have predictions for.
+    """
 
     ids: list[str]
     targets: NDArray[np.int64]
     class_names: tuple[str, ...]
-    left_out: int = field(default=0)
-    """How many more some run has predictions on."""
+    num_excluded: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def find_compared(given: Iterable[str | Path | RunFolder]) -> tuple[list[RunFolder], list[Path]]:
-    """The runs that paths mean, each once: a run folder, or a folder of runs, which stands for its finished ones.
+def find_finished_runs(paths: Iterable[str | Path | RunFolder]) -> tuple[list[RunFolder], list[Path]]:
+    """Find the runs that paths specify, each once.
+
+    Args:
+        paths: Run folders, and folders of runs. A folder of runs specifies the finished runs in it.
 
     Returns:
-        The runs, and those below a given folder that were left out because they are not finished.
+        The runs, and the paths of unfinished runs in a folder of runs.
 
     Raises:
-        UserError: a path is neither, or no finished run lies below it.
+        UserError: If a path is no run folder and contains no finished run.
     """
     found: dict[Path, RunFolder] = {}
     unfinished: list[Path] = []
-    for each in given:
+    for each in paths:
         path = Path(each).expanduser()
         below = [] if is_run_folder(path) else [RunFolder(p) for p in find_runs(path, depth=8)]
         if not below:
@@ -114,131 +130,144 @@ def find_compared(given: Iterable[str | Path | RunFolder]) -> tuple[list[RunFold
             continue
         finished = [run for run in below if run.summary.get("status") == "finished"]
         if not finished:
-            raise UserError(f"{path}: none of the {len(below)} runs below it is finished; name those to compare")
+            raise UserError(
+                f"{path}: expected a finished run in it, got {len(below)} unfinished. Pass their run folders."
+            )
         unfinished += [run.path for run in below if run not in finished]
         for run in finished:
             found.setdefault(run.path.resolve(), run)
     return list(found.values()), unfinished
 
 
-def align(runs: Sequence[RunFolder], split: str, shared: bool = False) -> tuple[Images, list[ComparedRun]]:
-    """The predictions of several runs on ``split``, in one order of the images.
+def align_predictions(
+    runs: Sequence[RunFolder], split: str, shared: bool = False
+) -> tuple[SharedImages, list[ComparedRun]]:
+    """Read the predictions of several runs on one split, in one order of images and classes.
 
     Args:
-        runs: at least one.
-        split: ``test`` or ``val``.
-        shared: take the images that all runs share, where they were not tested on the same.
+        runs: Run folders, at least one.
+        split: ``test``, ``val`` or ``evaluations/<name>``.
+        shared: If True, use only the images that all runs have predictions for. Defaults to False.
 
     Raises:
-        UserError: a run has no predictions on the split, the runs know different classes, were tested on different
-            images (and ``shared`` is not set, or they share none), or do not agree on an image's label.
+        UserError: If a run has no predictions on the split, or the classes, images or labels of the runs differ.
+            Different images are accepted if ``shared`` is set and the runs have at least two images in common.
     """
-    everything: set[str] = set()
+    all_ids: set[str] = set()
     ids: list[str] | None = None
     for run in runs:
-        said = _predictions(run, split)
-        everything |= set(said.ids)
+        predictions = _read_predictions(run, split)
+        all_ids |= set(predictions.ids)
         if ids is None:
-            ids, names = said.ids, said.class_names
+            ids, names = predictions.ids, predictions.class_names
             continue
-        if set(said.class_names) != set(names):
-            raise UserError(_other_classes(runs[0], names, run, said.class_names))
-        if said.ids != ids and (different := set(ids) ^ set(said.ids)):
+        if set(predictions.class_names) != set(names):
+            raise UserError(_different_classes_text(runs[0], names, run, predictions.class_names))
+        if predictions.ids != ids and (different := set(ids) ^ set(predictions.ids)):
             if not shared:
-                raise UserError(_other_images(runs[0], ids, run, said.ids, split, different))
-            kept = set(said.ids)
-            ids = [name for name in ids if name in kept]
+                raise UserError(_different_images_text(runs[0], ids, run, predictions.ids, split, different))
+            common = set(predictions.ids)
+            ids = [name for name in ids if name in common]
     assert ids is not None
     if len(ids) < 2:
-        raise UserError(f"the runs share {len(ids)} of the {len(everything):,} {split_words(split)} images: too few")
-    first = _predictions(runs[0], split)
-    images = Images(ids, first.targets[_places(first, ids)], first.class_names, len(everything) - len(ids))
-    return images, [_laid(run, split, _predictions(run, split), images, runs[0]) for run in runs]
+        raise UserError(
+            f"runs: expected at least 2 common {split_title(split)} images, got {len(ids)} of {len(all_ids):,}."
+        )
+    first = _read_predictions(runs[0], split)
+    images = SharedImages(ids, first.targets[_rows_of(first, ids)], first.class_names, len(all_ids) - len(ids))
+    return images, [_align_run(run, split, _read_predictions(run, split), images, runs[0]) for run in runs]
 
 
-def split_words(split: str) -> str:
-    """Return a split in words: ``validation``, ``test``, or the name of an evaluation.
+def split_title(split: str) -> str:
+    """Return the title of a split: ``validation``, ``test``, or the name of an evaluation.
 
-    >>> split_words("val"), split_words("evaluations/field")
+    >>> split_title("val"), split_title("evaluations/field")
     ('validation', 'field')
     """
     return _SPLITS.get(split, split.removeprefix(f"{EVALUATIONS}/"))
 
 
-def _predictions(run: RunFolder, split: str) -> Predictions:
+def _read_predictions(run: RunFolder, split: str) -> Predictions:
     evaluation = split.startswith(f"{EVALUATIONS}/")
     if split not in _SPLITS and not evaluation:
         raise UserError(f'--split: expected {", ".join(_SPLITS)} or {EVALUATIONS}/NAME, got "{split}"')
     if evaluation and not run.has_predictions(split):
-        there = [f"{EVALUATIONS}/{name}" for name in read_evaluations(run)]
-        has = f" It has: {', '.join(there)}.{suggestion(split, there)}" if there else ""
-        raise UserError(f"the run {run.path} has no {split}.{has} `imgrec evaluate RUN DATA --name NAME` makes one.")
+        names = [f"{EVALUATIONS}/{name}" for name in read_evaluations(run)]
+        has = f" It has: {', '.join(names)}.{suggestion(split, names)}" if names else ""
+        raise UserError(
+            f"the run {run.path} has no {split}.{has} `imgrec evaluate RUN DATA --name NAME` creates an evaluation."
+        )
     if not run.has_predictions(split):
         command = {"val": "validate"}.get(split, split)
         other = "val" if split == "test" else "test"
-        has = f"; it has some on {other} (--split {other})" if run.has_predictions(other) else ""
-        raise UserError(f"the run {run.path} has no predictions on {split}{has}. `imgrec {command} RUN` makes them.")
+        has = f", only on {other} (--split {other})" if run.has_predictions(other) else ""
+        raise UserError(f"the run {run.path} has no predictions on {split}{has}. `imgrec {command} RUN` computes them.")
     found = run.predictions(split)
     if len(set(found.ids)) < len(found):
-        raise UserError(f"{run.predictions_file(split)}: expected each id once, got one several times")
+        raise UserError(f"{run.predictions_file(split)}: expected every id once, got duplicate ids.")
     return found
 
 
-def _places(said: Predictions, ids: list[str]) -> NDArray[np.int64]:
-    """Where each of ``ids`` stands among the predictions."""
-    if said.ids == ids:
+def _rows_of(predictions: Predictions, ids: list[str]) -> NDArray[np.int64]:
+    """Return the row of every id in the predictions."""
+    if predictions.ids == ids:
         return np.arange(len(ids))
-    place = {name: i for i, name in enumerate(said.ids)}
-    return np.array([place[name] for name in ids], dtype=np.int64)
+    row = {name: i for i, name in enumerate(predictions.ids)}
+    return np.array([row[name] for name in ids], dtype=np.int64)
 
 
-def _laid(run: RunFolder, split: str, said: Predictions, images: Images, reference: RunFolder) -> ComparedRun:
-    places = _places(said, images.ids)
-    to_ours = np.array([images.class_names.index(name) for name in said.class_names], dtype=np.int64)
-    targets, predicted = to_ours[said.targets[places]], to_ours[said.predicted[places]]
-    if other := np.flatnonzero(targets != images.targets).tolist():
+def _align_run(
+    run: RunFolder, split: str, predictions: Predictions, images: SharedImages, reference: RunFolder
+) -> ComparedRun:
+    rows = _rows_of(predictions, images.ids)
+    index = np.array([images.class_names.index(name) for name in predictions.class_names], dtype=np.int64)
+    targets, predicted = index[predictions.targets[rows]], index[predictions.predicted[rows]]
+    if different := np.flatnonzero(targets != images.targets).tolist():
+        first = different[0]
         raise UserError(
-            f"{run.path} and {reference.path} do not agree on the labels of {len(other):,} images: "
-            f"{images.ids[other[0]]} is {images.class_names[targets[other[0]]]} here and "
-            f"{images.class_names[images.targets[other[0]]]} there"
+            f"{run.path}: expected the labels of {reference.path}, got other labels of {len(different):,} images. "
+            f"{images.ids[first]} is {images.class_names[targets[first]]}, not "
+            f"{images.class_names[images.targets[first]]}."
         )
-    each = per_image(said.logits[places], said.targets[places])
-    computed = _computed(each)
+    scores = per_image(predictions.logits[rows], predictions.targets[rows])
+    computed = _compute_metrics(scores)
     nll, ece = computed.pop("nll"), computed.pop("ece")
-    truth = np.nan_to_num(np.exp(-each.nll), nan=0.0).astype(np.float32)
-    own = recorded_metrics(run, split)
-    same = len(places) == len(said)  # a custom metric cannot be computed again for some of the images
-    custom = computed | ({name: own[name] for name in custom_metrics(own)} if same else {})
-    diverged = int((~each.has_softmax).sum())
-    return ComparedRun(run, each.correct, predicted, truth, nll, ece, diverged, custom)
+    true_probability = np.nan_to_num(np.exp(-scores.nll), nan=0.0).astype(np.float32)
+    if len(rows) == len(predictions):  # a custom metric cannot be computed again for some of the images
+        recorded = recorded_metrics(run, split)
+        computed |= {name: recorded[name] for name in custom_metrics(recorded)}
+    num_nonfinite = int((~scores.has_softmax).sum())
+    return ComparedRun(run, scores.correct, predicted, true_probability, nll, ece, num_nonfinite, computed)
 
 
-def _computed(images: PerImage) -> dict[str, float]:
-    """Return the metrics of METRICS that the table of a comparison shows; NaN if one is not defined."""
+def _compute_metrics(images: PerImage) -> dict[str, float]:
+    """Return the metrics of METRICS that the table of a comparison shows. NaN if one is not defined."""
     shown = [metric for metric in METRICS.in_order() if "compare" in metric.properties.tables]
     values = {metric.name: metric.value(images) for metric in shown}
     return {name: float("nan") if value is None else value for name, value in values.items()}
 
 
-def _other_classes(first: RunFolder, ours: tuple[str, ...], run: RunFolder, theirs: tuple[str, ...]) -> str:
-    def some(names: Iterable[str]) -> str:
+def _different_classes_text(
+    first: RunFolder, first_names: tuple[str, ...], run: RunFolder, run_names: tuple[str, ...]
+) -> str:
+    def listed(names: Iterable[str]) -> str:
         found = sorted(names)
         return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "") or "none"
 
     return (
-        f"{run.path} and {first.path} know different classes and cannot be compared. "
-        f"Only the first: {some(set(theirs) - set(ours))}; only the second: {some(set(ours) - set(theirs))}."
+        f"{run.path}: expected the classes of {first.path}. Only in the first: "
+        f"{listed(set(run_names) - set(first_names))}. Only in the second: {listed(set(first_names) - set(run_names))}."
     )
 
 
-def _other_images(
-    first: RunFolder, ours: list[str], run: RunFolder, theirs: list[str], split: str, odd: set[str]
+def _different_images_text(
+    first: RunFolder, first_ids: list[str], run: RunFolder, run_ids: list[str], split: str, different: set[str]
 ) -> str:
-    common = len(set(ours) & set(theirs))
-    example = min(odd)
-    where = first.path if example in set(ours) else run.path
-    way = "--shared compares on those." if common >= 2 else "There is nothing to compare them on."
+    common = len(set(first_ids) & set(run_ids))
+    example = min(different)
+    owner = first.path if example in set(first_ids) else run.path
+    hint = "--shared compares the runs on these." if common >= 2 else "The runs cannot be compared."
     return (
-        f"{run.path} and {first.path} have predictions on different {split_words(split)} images: {len(theirs):,} and "
-        f"{len(ours):,}, of which they share {common:,} ({example} is only in {where}). {way}"
+        f"{run.path} and {first.path} have predictions for different {split_title(split)} images: {len(run_ids):,} and "
+        f"{len(first_ids):,}, of which {common:,} are common ({example} is only in {owner}). {hint}"
     )

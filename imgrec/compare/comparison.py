@@ -1,4 +1,4 @@
-"""Runs side by side: what differs in them, and whether what came out differs by more than chance."""
+"""Comparison of runs: differences of the configs, and paired tests of the accuracies."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.compare.align import ComparedRun, Images, align, find_compared
-from imgrec.compare.groups import NOT_ABOUT, Group, grouped
+from imgrec.compare.align import ComparedRun, SharedImages, align_predictions, find_finished_runs
+from imgrec.compare.groups import IGNORED_COLUMNS, Group, group_runs
 from imgrec.errors import UserError
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.liveness import status_of
@@ -21,19 +21,27 @@ from imgrec.stats.seeds import difference_over_seeds, estimate_false_positive_ra
 from imgrec.trust import opening
 from imgrec.utils.formatting import config_value
 
-_LARGER = 3
-"""The spread over seeds of a single run's recipe, in spreads of the group, for which the warning has a rate."""
 LEVEL = 0.05
-"""The adjusted p-value below which two groups are called different."""
+"""Significance level of the adjusted p-values."""
+
+_SPREAD_FACTOR = 3  # of the single run, relative to the group, in the warning about its false positive rate
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairComparison:
     """Two groups and the difference of their accuracies, first minus second, with its 95 % interval.
 
-    ``p`` is of McNemar's exact test where both groups are single runs (``exact``), else of Student's t over seeds and
-    images; ``adjusted`` is Holm's, for the number of pairs. ``first_only`` counts the images that every run of the
-    first group and no run of the second named correctly; ``second_only`` the other way round.
+    Attributes:
+        first: First group.
+        second: Second group.
+        difference: Difference of the mean accuracies, in [-1, 1].
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+        p: p-value of McNemar's exact test if both groups are single runs, otherwise of Student's t.
+        adjusted: p-value adjusted by Holm for the number of pairs.
+        exact: True if both groups are single runs.
+        first_only: Number of images that every run of the first group and no run of the second classified correctly.
+        second_only: Number of images that every run of the second group and no run of the first classified correctly.
     """
 
     first: Group
@@ -49,32 +57,32 @@ class Pair:
 
     @property
     def better(self) -> Group | None:
-        """The better group, or ``None`` where the two are not distinguishable."""
+        """The better group, or ``None`` if the difference is not significant."""
         if self.adjusted >= LEVEL:
             return None
         return self.first if self.difference > 0 else self.second
 
     @property
     def verdict(self) -> str:
-        """The same in words."""
+        """Result of the test in a few words."""
         return "not distinguishable" if self.better is None else f"{self.better.name} is better"
 
     @property
     def _p(self) -> str:
-        return f"{'p' if self.adjusted == self.p else 'adjusted p'} {p_text(self.adjusted)}"
+        return f"{'p' if self.adjusted == self.p else 'adjusted p'} {p_value_text(self.adjusted)}"
 
     @property
-    def single(self) -> Group | None:
-        """The group that is a single run, if the other one is not; its spread over seeds is unknown."""
-        one = [group for group in (self.first, self.second) if len(group.runs) == 1]
-        return one[0] if len(one) == 1 else None
+    def single_run(self) -> Group | None:
+        """The group that is a single run, if the other group has several. Its spread over seeds is unknown."""
+        single = [group for group in (self.first, self.second) if len(group.runs) == 1]
+        return single[0] if len(single) == 1 else None
 
     @property
     def sentence(self) -> str:
-        """The same in one sentence with its figures, and a second one if its rate of errors is in doubt."""
-        if self.single is None:
+        """Result of the test in one sentence, and a second sentence if its false positive rate is unknown."""
+        if self.single_run is None:
             return self._sentence
-        return f"{self._sentence} {self.single.name} is one run: see the warning on its spread over seeds."
+        return f"{self._sentence} {self.single_run.name} is one run: see the warning about its spread over seeds."
 
     @property
     def _sentence(self) -> str:
@@ -82,35 +90,40 @@ class Pair:
         if self.better is None:
             return (
                 f"{self.first.name} and {self.second.name} are not distinguishable: the difference is "
-                f"{100 * self.difference:+.2f} points (95 % interval {low} to {high}; {self._p})."
+                f"{100 * self.difference:+.2f} points (95 % interval {low} to {high}, {self._p})."
             )
         worse = self.second if self.better is self.first else self.first
         if self.better is self.second:
             low, high = f"{-100 * self.high:+.2f}", f"{-100 * self.low:+.2f}"
         return (
             f"{self.better.name} is better than {worse.name} by {100 * abs(self.difference):.2f} points "
-            f"(95 % interval {low} to {high}; {self._p})."
+            f"(95 % interval {low} to {high}, {self._p})."
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What :func:`compare_runs` found.
+    """Result of :func:`compare_runs`.
 
-    ``differences`` holds what differs in the configs and the environments: a column, and for each group its value in
-    words. ``notes`` are sentences on what a reader has to know.
+    Attributes:
+        split: Split of the predictions.
+        images: Images of the comparison.
+        groups: Groups of runs.
+        pairs: Comparison of every pair of groups.
+        differences: Different values in the configs and environments: the text of every group, by column.
+        notes: Warnings and remarks for the reader, one sentence or more each.
     """
 
     split: str
-    images: Images
+    images: SharedImages
     groups: tuple[Group, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[PairComparison, ...]
     differences: dict[str, list[str]]
     notes: tuple[str, ...]
 
     @property
     def runs(self) -> list[ComparedRun]:
-        """All runs, group by group."""
+        """All runs, by group."""
         return [run for group in self.groups for run in group.runs]
 
     def __repr__(self) -> str:
@@ -118,65 +131,75 @@ class Comparison:
         return f"<Comparison on {len(self.images):,} {self.split} images: {names}>"
 
     def _repr_markdown_(self) -> str:
-        from imgrec.compare.text import as_markdown
+        from imgrec.compare.text import to_markdown
 
-        return as_markdown(self)
+        return to_markdown(self)
 
 
 def compare_runs(
     runs: Iterable[str | Path | RunFolder], *, group_by: str = "auto", split: str = "test", shared: bool = False
 ) -> Comparison:
-    """Compare runs by what they said of the same images.
+    """Compare runs by their predictions of the same images.
 
-    Two single runs: McNemar's exact test and the paired bootstrap's interval. Groups of runs with different seeds: the
-    difference of the mean accuracies over other seeds and other images like these
+    Two single runs are compared by McNemar's exact test and the paired bootstrap interval. Groups of runs with
+    different seeds are compared by the difference of their mean accuracies over the choice of seeds and images
     (:func:`~imgrec.stats.seeds.difference_over_seeds`). The p-values are adjusted for the number of pairs by Holm.
 
     Args:
-        runs: run folders, and folders of runs, which stand for the finished runs below them.
-        group_by: ``auto``, ``none``, ``experiment`` or a config column, as in :func:`~imgrec.compare.groups.grouped`.
-        split: ``test``, ``val``, or ``evaluations/<name>`` of `imgrec evaluate`.
-        shared: compare on the images that all runs share, where they were not tested on the same ones.
+        runs: Run folders, and folders of runs. A folder of runs specifies the finished runs in it.
+        group_by: ``auto``, ``none``, ``experiment`` or a config column. See
+            :func:`~imgrec.compare.groups.group_runs`. Defaults to ``auto``.
+        split: ``test``, ``val``, or ``evaluations/<name>`` of `imgrec evaluate`. Defaults to ``test``.
+        shared: If True, use only the images that all runs have predictions for. Defaults to False.
+
+    Returns:
+        The comparison, which a notebook displays as tables.
 
     Raises:
-        UserError: the runs cannot be compared; the message says why.
+        UserError: If there are fewer than two runs, or their predictions do not match.
+
+    Example:
+        >>> imgrec.compare_runs(["runs/cifar10"], group_by="loss/name")  # doctest: +SKIP
+        <Comparison on 10,000 test images: focal (3), cross_entropy (3)>
     """
     with opening("compare"):
         return _compare(runs, group_by, split, shared)
 
 
 def _compare(runs: Iterable[str | Path | RunFolder], group_by: str, split: str, shared: bool) -> Comparison:
-    folders, unfinished = find_compared(runs)
+    folders, unfinished = find_finished_runs(runs)
     if len(folders) < 2:
-        raise UserError(f"compare takes two runs or more, got {len(folders)}: imgrec compare RUN RUN")
+        raise UserError(f"runs: expected at least 2 runs, got {len(folders)}. Usage: imgrec compare RUN RUN")
     fill_defaults(folders)
-    images, compared = align(folders, split, shared)
-    groups = grouped(compared, group_by)
+    images, compared = align_predictions(folders, split, shared)
+    groups = group_runs(compared, group_by)
     notes = list(_notes(groups, images, unfinished, split))
     return Comparison(split, images, tuple(groups), tuple(_pairs(groups)), _differences(groups), tuple(notes))
 
 
-def p_text(p: float) -> str:
-    """A p-value after the letter p.
+def p_value_text(p: float) -> str:
+    """Format a p-value with its relation sign.
 
-    >>> p_text(0.0123), p_text(1e-9)
+    >>> p_value_text(0.0123), p_value_text(1e-9)
     ('= 0.012', '< 0.001')
     """
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
-def _pairs(groups: Sequence[Group]) -> list[Pair]:
+def _pairs(groups: Sequence[Group]) -> list[PairComparison]:
     found: list[dict[str, Any]] = []
     for i, first in enumerate(groups):
         for second in groups[i + 1 :]:
-            ours, theirs = _sure(first.correct, second.correct), _sure(second.correct, first.correct)
-            pair = {"first": first, "second": second, "first_only": int(ours.sum()), "second_only": int(theirs.sum())}
-            found.append(pair | _tested(first.correct, second.correct))
+            counts = {
+                "first_only": int(all_and_none_correct(first.correct, second.correct).sum()),
+                "second_only": int(all_and_none_correct(second.correct, first.correct).sum()),
+            }
+            found.append({"first": first, "second": second} | counts | _test(first.correct, second.correct))
     adjusted = holm([pair["p"] for pair in found])
-    return [Pair(**pair, adjusted=value) for pair, value in zip(found, adjusted, strict=True)]
+    return [PairComparison(**pair, adjusted=value) for pair, value in zip(found, adjusted, strict=True)]
 
 
-def _tested(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
+def _test(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
     if len(first) == len(second) == 1:
         low, high = paired_bootstrap(first[0], second[0])
         counts = discordant(first[0], second[0])
@@ -186,33 +209,38 @@ def _tested(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, An
     return {"difference": found.difference, "low": found.low, "high": found.high, "p": found.p, "exact": False}
 
 
-def _sure(right: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The images that all runs of one group named correctly and none of the other."""
-    return np.asarray(right.all(axis=0) & ~wrong.any(axis=0))
+def all_and_none_correct(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask of the images that all runs of the first group and no run of the second classified correctly.
+
+    Args:
+        first: Booleans of shape ``(runs, N)``: True if the run classified the image correctly.
+        second: Booleans of shape ``(runs, N)`` of the second group.
+    """
+    return np.asarray(first.all(axis=0) & ~second.any(axis=0))
 
 
 def _differences(groups: Sequence[Group]) -> dict[str, list[str]]:
     rows: dict[str, list[str]] = {}
     columns = dict.fromkeys(c for group in groups for run in group.runs for c in run.config)
     for column in columns:
-        cells = [_in_words(group.values(column)) for group in groups]
-        if column not in NOT_ABOUT and len(set(cells)) > 1:
+        cells = [_values_text(group.values(column)) for group in groups]
+        if column not in IGNORED_COLUMNS and len(set(cells)) > 1:
             rows[column] = cells
-    around = [[_surroundings(run) for run in group.runs] for group in groups]
-    for name in dict.fromkeys(name for group in around for facts in group for name in facts):
-        cells = [_in_words(list(dict.fromkeys(facts.get(name) for facts in group))) for group in around]
+    environments = [[_environment(run) for run in group.runs] for group in groups]
+    for name in dict.fromkeys(name for group in environments for facts in group for name in facts):
+        cells = [_values_text(list(dict.fromkeys(facts.get(name) for facts in group))) for group in environments]
         if len(set(cells)) > 1:
             rows[name] = cells
     return rows
 
 
-def _in_words(values: Sequence[Any]) -> str:
+def _values_text(values: Sequence[Any]) -> str:
     shown = [config_value(value) for value in values[:3]]
     return "; ".join([*shown, f"{len(values) - 3} more"] if len(values) > 3 else shown)
 
 
-def _surroundings(run: ComparedRun) -> dict[str, str]:
-    """What a run stood on, and what its time depends on."""
+def _environment(run: ComparedRun) -> dict[str, str]:
+    """Return versions, commit, data fingerprint and hardware of a run."""
     environment = run.run.environment
     versions, hardware = environment.get("versions") or {}, environment.get("hardware") or {}
     git = environment.get("git") or {}
@@ -224,42 +252,42 @@ def _surroundings(run: ComparedRun) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
 
-def _about_single_runs(single: Sequence[Group], several: Sequence[Group]) -> str:
-    """Warn that a group against a single run is tested with the spread of the group, with the rate for these runs."""
-    pairs = [(one, group, _LARGER * (group.spread or 0.0)) for one in single for group in several]
+def _single_run_warning(single: Sequence[Group], several: Sequence[Group]) -> str:
+    """Return the warning that a single run is tested with the spread of a group, with the false positive rate."""
+    pairs = [(one, group, _SPREAD_FACTOR * (group.spread or 0.0)) for one in single for group in several]
     rates = [estimate_false_positive_rate(group.correct, one.correct, spread) for one, group, spread in pairs]
     rate, (one, group, spread) = max(zip(rates, pairs, strict=True), key=lambda found: found[0])
     return (
-        f"Warning: one run only: {', '.join(each.name for each in single)}. Against a group, its unknown spread over "
-        f"seeds is taken to be that of the group. If the recipe of {one.name} varied over seeds by {100 * spread:.2f} "
-        f"points, {_LARGER} times as much as {group.name}, a test that may be wrong in 5 of 100 comparisons of equal "
-        f"recipes would be wrong in {100 * rate:.0f}. Train more seeds of it before a decision."
+        f"Warning: one run only: {', '.join(each.name for each in single)}. Its spread over seeds is unknown, and the "
+        f"test assumes that of the group. Suppose that {one.name} has a spread of {100 * spread:.2f} points, "
+        f"{_SPREAD_FACTOR} times that of {group.name}. The test is then wrong in {100 * rate:.0f} of 100 comparisons "
+        "of equal recipes instead of 5. Train more seeds before a decision."
     )
 
 
-def _notes(groups: Sequence[Group], images: Images, unfinished: Sequence[Path], split: str) -> Iterable[str]:
+def _notes(groups: Sequence[Group], images: SharedImages, unfinished: Sequence[Path], split: str) -> Iterable[str]:
     if unfinished:
         names = ", ".join(path.name for path in unfinished[:5]) + ("…" if len(unfinished) > 5 else "")
-        yield f"Left out, since not finished: {len(unfinished)} ({names})."
-    if images.left_out:
-        yield f"Compared on the {len(images):,} images that all runs share; {images.left_out:,} more are left out."
+        yield f"Excluded unfinished runs: {len(unfinished)} ({names})."
+    if images.num_excluded:
+        yield f"Compared on the {len(images):,} common images of all runs. {images.num_excluded:,} others are excluded."
     for group in groups:
         seeds = [run.seed for run in group.runs]
         twice = sorted({str(seed) for seed in seeds if seeds.count(seed) > 1})
         if twice:
             yield (
-                f"{group.name} holds several runs of the seed {', '.join(twice)}: where these differ in nothing else "
-                "they are one draw and count as more."
+                f"{group.name} contains several runs of the seed {', '.join(twice)}. Runs with equal configs and equal "
+                "seeds are not independent."
             )
         for run in group.runs:
-            if run.diverged:
-                yield f"{run.name}: the logits of {run.diverged:,} images are not finite; these count as wrong."
+            if run.num_nonfinite:
+                yield f"{run.name}: the logits of {run.num_nonfinite:,} images are not finite and count as incorrect."
             if (status := status_of(run.run)) != "finished":
                 yield f"{run.name} is not finished: {status}."
     single = [group for group in groups if len(group.runs) == 1]
     if single and len(single) < len(groups):
-        yield _about_single_runs(single, [group for group in groups if len(group.runs) > 1])
+        yield _single_run_warning(single, [group for group in groups if len(group.runs) > 1])
     elif single:
-        yield "Each is one run: what is tested is these trained models, not whether the recipes would differ again."
+        yield "Every group is one run: the tests compare these trained models, not their recipes."
     if split == "val":
-        yield "Validation images chose the checkpoints: these figures are a little too good."
+        yield "The checkpoints were selected on the validation images: these figures are slightly too high."

@@ -1,4 +1,4 @@
-"""The figures of a comparison: curves over one another, and small drawings that stand in the cells of a table."""
+"""Figures of a comparison: curves of all runs, and small drawings in the cells of its tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.compare.align import ComparedRun
-from imgrec.compare.comparison import Pair
+from imgrec.compare.comparison import PairComparison
 from imgrec.compare.groups import Group
 from imgrec.reports.figures import Drawing
 from imgrec.reports.svg import SERIES, SvgFigure
@@ -27,17 +27,20 @@ _PANELS = (
     ("Training loss", ("train/loss", "train/loss_epoch")),
 )
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))
-_WIDE, _HIGH = 180, 18  # of a cell's drawing, in its own units
+_WIDTH, _HEIGHT = 180, 18  # of the drawing of a cell, in SVG units
 
 
 def curve_drawings(groups: Sequence[Group]) -> list[Drawing]:
-    """A panel a metric: each run as a thin line, the mean of a group of several in bold. Empty panels are left out."""
+    """Draw a panel of curves for every metric. Empty panels are omitted.
+
+    A thin line is a run. A bold line is the mean of a group with several runs.
+    """
     drawn = [_panel(title, groups, names) for title, names in _PANELS]
     return [drawing for drawing in drawn if drawing is not None]
 
 
 def mean_curve(group: Group, names: Sequence[str]) -> Curve | None:
-    """The mean over a group's runs at the epochs that all have a value of; ``None`` where there is no such epoch."""
+    """Return the mean over the runs of a group, at the epochs that all runs have, or ``None`` without such an epoch."""
     curves = [_curve(run, names) for run in group.runs]
     found = [dict(zip(curve[0].tolist(), curve[1], strict=True)) for curve in curves if curve is not None]
     if len(found) < len(group.runs):
@@ -49,7 +52,7 @@ def mean_curve(group: Group, names: Sequence[str]) -> Curve | None:
 
 
 def accuracy_cells(groups: Sequence[Group]) -> tuple[list[str], str]:
-    """For each group its runs' accuracies and what they may vary by, all on one scale; and that scale in words."""
+    """Draw accuracies and interval of every group on one scale, and return the drawings and the scale as text."""
     ends = [_extent(group) for group in groups]
     low, high = min(e[0] for e in ends), max(e[1] for e in ends)
     cells = []
@@ -59,8 +62,8 @@ def accuracy_cells(groups: Sequence[Group]) -> tuple[list[str], str]:
     return cells, f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
-def difference_cells(pairs: Sequence[Pair]) -> tuple[list[str], str]:
-    """For each pair the difference with its interval and zero, all on one scale; and that scale in words."""
+def difference_cells(pairs: Sequence[PairComparison]) -> tuple[list[str], str]:
+    """Draw difference and interval of every pair on one scale, and return the drawings and the scale as text."""
     reach = max((max(abs(pair.low), abs(pair.high)) for pair in pairs), default=0.0) * 1.04 or 0.01
     cells = [
         _cell(pair.low, pair.high, [(pair.difference, 4.0, 1.0)], -reach, reach, None, zero=True) for pair in pairs
@@ -85,19 +88,21 @@ def _cell(
     series: int | None,
     zero: bool = False,
 ) -> str:
-    """A bar from ``left`` to ``right`` and dots (place, radius, opacity), as SVG between ``low`` and ``high``."""
+    """Draw a bar from ``left`` to ``right`` and dots (position, radius, opacity) on the scale ``low`` to ``high``."""
 
     def x(value: float) -> str:
-        return f"{6 + (_WIDE - 12) * (value - low) / ((high - low) or 1.0):.1f}"
+        return f"{6 + (_WIDTH - 12) * (value - low) / ((high - low) or 1.0):.1f}"
 
-    middle = _HIGH / 2
+    middle = _HEIGHT / 2
     colour = "var(--ink)" if series is None else f"var(--series-{series})"
-    parts = [f'<svg class="cell" viewBox="0 0 {_WIDE} {_HIGH}" style="color: {colour}" aria-hidden="true">']
+    parts = [f'<svg class="cell" viewBox="0 0 {_WIDTH} {_HEIGHT}" style="color: {colour}" aria-hidden="true">']
     if zero:
-        parts.append(f'<line x1="{x(0)}" x2="{x(0)}" y1="0" y2="{_HIGH}" stroke="var(--soft)" stroke-dasharray="2 2"/>')
+        parts.append(
+            f'<line x1="{x(0)}" x2="{x(0)}" y1="0" y2="{_HEIGHT}" stroke="var(--soft)" stroke-dasharray="2 2"/>'
+        )
     parts.append(f'<line x1="{x(left)}" x2="{x(right)}" y1="{middle}" y2="{middle}" stroke="currentColor"/>')
-    for place, radius, opacity in dots:
-        parts.append(f'<circle cx="{x(place)}" cy="{middle}" r="{radius}" fill="currentColor" opacity="{opacity}"/>')
+    for position, radius, opacity in dots:
+        parts.append(f'<circle cx="{x(position)}" cy="{middle}" r="{radius}" fill="currentColor" opacity="{opacity}"/>')
     return "".join([*parts, "</svg>"])
 
 
@@ -112,13 +117,13 @@ def _curve(run: ComparedRun, names: Sequence[str]) -> Curve | None:
 
 def _panel(title: str, groups: Sequence[Group], names: Sequence[str]) -> Drawing | None:
     lines: list[tuple[int, Curve, bool]] = []
-    ended = []
+    final_values = []
     for number, group in enumerate(groups):
         single = len(group.runs) == 1
         lines += [(number, curve, single) for run in group.runs if (curve := _curve(run, names)) is not None]
         mean = mean_curve(group, names)
         if mean is not None:
-            ended.append(f"{group.name} {mean[1][-1]:.4g}")
+            final_values.append(f"{group.name} {mean[1][-1]:.4g}")
             if not single:
                 lines.append((number, mean, True))
     if not lines:
@@ -146,18 +151,18 @@ def _panel(title: str, groups: Sequence[Group], names: Sequence[str]) -> Drawing
     for number, group in enumerate(groups):
         named = f'<g class="series-{number}">'
         svg = svg.replace(named, f"{named}<title>{escape(group.name)}</title>")
-    return Drawing(title, f"At the end: {', '.join(ended)}" if ended else title, svg)
+    return Drawing(title, f"Final values: {', '.join(final_values)}" if final_values else title, svg)
 
 
 def _limits(axes: Axes, values: Sequence[NDArray[np.float64]], accuracy: bool) -> None:
-    """From the upper part of the curves on where it is accuracy, from zero where it is a loss."""
-    everything = np.concatenate(list(values))
-    everything = everything[np.isfinite(everything)]
-    if not len(everything):
+    """Set the y-limits: the upper range of the curves for an accuracy, from zero for a loss."""
+    joined = np.concatenate(list(values))
+    joined = joined[np.isfinite(joined)]
+    if not len(joined):
         return
     if accuracy:
-        low = float(np.quantile(everything, 0.05))
-        axes.set_ylim(max(0.0, low - 0.08 * (1 - low)), min(1.0, float(everything.max()) + 0.08 * (1 - low)))
+        low = float(np.quantile(joined, 0.05))
+        axes.set_ylim(max(0.0, low - 0.08 * (1 - low)), min(1.0, float(joined.max()) + 0.08 * (1 - low)))
     else:
-        highest = np.quantile(everything, 0.98) if len(everything) > 200 else everything.max()
-        axes.set_ylim(min(0.0, float(everything.min())), float(highest) * 1.05 or 1.0)
+        highest = np.quantile(joined, 0.98) if len(joined) > 200 else joined.max()
+        axes.set_ylim(min(0.0, float(joined.min())), float(highest) * 1.05 or 1.0)

@@ -1,4 +1,4 @@
-"""compare.html: one page on what differs between runs, and whether it matters."""
+"""HTML page of a comparison: compare.html."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.compare.align import split_words
-from imgrec.compare.comparison import LEVEL, Comparison, Pair
+from imgrec.compare.align import split_title
+from imgrec.compare.comparison import LEVEL, Comparison, PairComparison, all_and_none_correct
 from imgrec.compare.figures import accuracy_cells, curve_drawings, difference_cells
 from imgrec.compare.groups import Group
-from imgrec.compare.text import PAIR_COLUMNS, group_cells, group_columns, pair_cells, shared_custom
+from imgrec.compare.text import PAIR_COLUMNS, group_cells, group_columns, pair_cells, shared_custom_metrics
 from imgrec.reports.html import is_tiny, render_page, thumbnail
 from imgrec.reports.svg import SERIES
 from imgrec.utils.formatting import epoch_text
@@ -22,17 +22,21 @@ from imgrec.utils.paths import write_text
 GetImages = Callable[[list[str]], Sequence[NDArray[np.uint8] | None]]
 
 _PAIRS_WITH_IMAGES = 3
-_IMAGES_SHOWN = 7  # a row of a wide page
+_IMAGES_SHOWN = 7  # one row of a wide page
 _CLASSES_SHOWN = 40
 
 
 def write_comparison(comparison: Comparison, path: str | Path, images: GetImages | None = None) -> Path:
-    """Write the page of a comparison and give its path. It needs no network and no other file.
+    """Write the page of a comparison. It requires no network and no other file.
 
     Args:
-        comparison: what :func:`~imgrec.compare.comparison.compare_runs` found.
-        path: the HTML file.
-        images: gives the images of sample ids, for those that tell two groups apart; without it they are listed only.
+        comparison: Result of :func:`~imgrec.compare.comparison.compare_runs`.
+        path: Path of the HTML file.
+        images: Function that returns the images of sample ids. Without it, the images that two groups classify
+            differently are listed without thumbnails.
+
+    Returns:
+        The path of the file.
     """
     write_text(path, render_page("imgrec.compare", "comparison_template.html", _content(comparison, images)))
     return Path(path)
@@ -44,16 +48,16 @@ def _content(comparison: Comparison, images: GetImages | None) -> dict[str, Any]
     differences, reach = difference_cells(pairs)
     return {
         "title": _title(groups),
-        "split": split_words(comparison.split),
+        "split": split_title(comparison.split),
         "images": f"{len(comparison.images):,}",
         "run_count": len(comparison.runs),
         "colours": len(SERIES),
         "notes": comparison.notes,
-        "sentences": [pair.sentence for pair in _shown_first(pairs)],
-        "more_pairs": max(0, len(pairs) - len(_shown_first(pairs))),
+        "sentences": [pair.sentence for pair in _main_pairs(pairs)],
+        "more_pairs": max(0, len(pairs) - len(_main_pairs(pairs))),
         "group_columns": group_columns(groups),
         "groups": [
-            _group_row(i, group, cell, shared_custom(groups))
+            _group_row(i, group, cell, shared_custom_metrics(groups))
             for i, (group, cell) in enumerate(zip(groups, accuracies, strict=True))
         ],
         "scale": scale,
@@ -67,7 +71,7 @@ def _content(comparison: Comparison, images: GetImages | None) -> dict[str, Any]
         "curves": curve_drawings(groups),
         "differences": comparison.differences,
         **_classes(comparison),
-        "told_apart": [_told_apart(comparison, pair, images) for pair in _with_images(pairs)],
+        "discordant": [_discordant_images(comparison, pair, images) for pair in _with_images(pairs)],
         "with_images": images is not None,
         "runs": [_run_row(run, number) for number, group in enumerate(groups) for run in group.runs],
     }
@@ -80,12 +84,12 @@ def _title(groups: Sequence[Group]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
-def _shown_first(pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs to speak of: all of a few, else the clearest."""
+def _main_pairs(pairs: Sequence[PairComparison]) -> list[PairComparison]:
+    """Return the pairs that are described in sentences: all if they are few, otherwise those of the lowest p-values."""
     return list(pairs) if len(pairs) <= 6 else sorted(pairs, key=lambda pair: pair.p)[:6]
 
 
-def _with_images(pairs: Sequence[Pair]) -> list[Pair]:
+def _with_images(pairs: Sequence[PairComparison]) -> list[PairComparison]:
     return sorted(pairs, key=lambda pair: pair.p)[:_PAIRS_WITH_IMAGES] if len(pairs) > _PAIRS_WITH_IMAGES else [*pairs]
 
 
@@ -97,11 +101,11 @@ def _group_row(number: int, group: Group, cell: str, custom: Sequence[str]) -> d
     return {"number": number, "cells": cells, "drawing": cell}
 
 
-def _pair_row(pair: Pair, cell: str, groups: Sequence[Group]) -> dict[str, Any]:
+def _pair_row(pair: PairComparison, cell: str, groups: Sequence[Group]) -> dict[str, Any]:
     values = [pair.first.name, pair.second.name, pair.difference, pair.low, pair.first_only, pair.second_only]
     verdict = f"{'first' if pair.better is pair.first else 'second'} is better" if pair.better else pair.verdict
     values += [pair.p, pair.adjusted, verdict]
-    texts = [*pair_cells(pair)[:-1], verdict]  # the names stand in the row already
+    texts = [*pair_cells(pair)[:-1], verdict]  # the row contains the names already
     cells = [{"text": t, "raw": v} for t, v in zip(texts, values, strict=True)]
     return {
         "cells": cells,
@@ -136,53 +140,53 @@ def _four(value: float) -> str:
 
 
 def _classes(comparison: Comparison) -> dict[str, Any]:
-    """The accuracy of each group on each class; where there are many classes, those that tell the groups apart most."""
+    """Compute the accuracy of every group on every class. Of many classes, only those of the largest differences."""
     targets, names = comparison.images.targets, comparison.images.class_names
     counts = np.bincount(targets, minlength=len(names))
-    there = np.flatnonzero(counts)
+    present = np.flatnonzero(counts)
     by_group = np.stack(
         [
             np.bincount(targets, weights=group.correct.mean(axis=0), minlength=len(names)) / np.maximum(counts, 1)
             for group in comparison.groups
         ]
     )
-    order = there
-    if len(there) > _CLASSES_SHOWN:
-        apart = np.ptp(by_group, axis=0)[there] * np.sqrt(counts[there])
-        order = there[np.argsort(-apart, kind="stable")[:_CLASSES_SHOWN]]
+    order = present
+    if len(present) > _CLASSES_SHOWN:
+        difference = np.ptp(by_group, axis=0)[present] * np.sqrt(counts[present])
+        order = present[np.argsort(-difference, kind="stable")[:_CLASSES_SHOWN]]
     rows = []
     for index in order:
         values = by_group[:, index]
         best = values.max() if np.ptp(values) > 0 else 2.0
         cells = [{"text": f"{100 * value:.1f}", "raw": value, "best": value == best} for value in values]
         rows.append({"name": names[index], "images": int(counts[index]), "cells": cells, "range": np.ptp(values)})
-    return {"classes": rows, "all_classes": len(there)}
+    return {"classes": rows, "all_classes": len(present)}
 
 
-def _told_apart(comparison: Comparison, pair: Pair, images: GetImages | None) -> dict[str, Any]:
+def _discordant_images(comparison: Comparison, pair: PairComparison, images: GetImages | None) -> dict[str, Any]:
     sides = []
     for right, wrong in ((pair.first, pair.second), (pair.second, pair.first)):
-        found = np.flatnonzero(right.correct.all(axis=0) & ~wrong.correct.any(axis=0))
-        margin = _truth(right)[found] - _truth(wrong)[found]
+        found = np.flatnonzero(all_and_none_correct(right.correct, wrong.correct))
+        margin = _true_probability(right)[found] - _true_probability(wrong)[found]
         shown = found[np.argsort(-margin, kind="stable")][:_IMAGES_SHOWN].tolist()
         sides.append({"right": right.name, "wrong": wrong.name, "count": len(found), "shown": shown})
     ids = [comparison.images.ids[i] for side in sides for i in side["shown"]]
-    given = list(images(ids)) if images is not None and ids else [None] * len(ids)
-    if len(given) != len(ids):
-        raise ValueError(f"asked for {len(ids)} images and was given {len(given)}")
+    loaded = list(images(ids)) if images is not None and ids else [None] * len(ids)
+    if len(loaded) != len(ids):
+        raise ValueError(f"images: expected {len(ids)} images, got {len(loaded)}")
     names, targets = comparison.images.class_names, comparison.images.targets
-    pixels = iter(given)
+    pixels = iter(loaded)
     for side, wrong in zip(sides, (pair.second, pair.first), strict=True):
-        side["classes"] = _most(targets, pair, side["right"] == pair.first.name, names)
+        side["classes"] = _classes_text(targets, pair, side["right"] == pair.first.name, names)
         cards = []
         for i in side["shown"]:
             image = next(pixels)
-            said = np.bincount([run.predicted[i] for run in wrong.runs], minlength=len(names)).argmax()
+            predicted = np.bincount([run.predicted[i] for run in wrong.runs], minlength=len(names)).argmax()
             cards.append(
                 {
                     "id": comparison.images.ids[i],
                     "true": names[targets[i]],
-                    "said": names[said],
+                    "predicted": names[predicted],
                     "uri": "" if image is None else thumbnail(image),
                     "tiny": image is not None and is_tiny(image),
                 }
@@ -191,15 +195,15 @@ def _told_apart(comparison: Comparison, pair: Pair, images: GetImages | None) ->
     return {"sides": sides, "title": f"{pair.first.name} and {pair.second.name}"}
 
 
-def _truth(group: Group) -> NDArray[np.float32]:
-    """The probability of the true class, averaged over a group's runs."""
-    return np.asarray(np.mean([run.truth for run in group.runs], axis=0))
+def _true_probability(group: Group) -> NDArray[np.float32]:
+    """Return the probability of the true class, averaged over the runs of a group."""
+    return np.asarray(np.mean([run.true_probability for run in group.runs], axis=0))
 
 
-def _most(targets: NDArray[np.int64], pair: Pair, first: bool, names: tuple[str, ...]) -> str:
+def _classes_text(targets: NDArray[np.int64], pair: PairComparison, first: bool, names: tuple[str, ...]) -> str:
     right, wrong = (pair.first, pair.second) if first else (pair.second, pair.first)
-    sure = right.correct.all(axis=0) & ~wrong.correct.any(axis=0)
-    counts = np.bincount(targets[sure], minlength=len(names))
+    selected = all_and_none_correct(right.correct, wrong.correct)
+    counts = np.bincount(targets[selected], minlength=len(names))
     order = [i for i in np.argsort(-counts, kind="stable")[:8].tolist() if counts[i]]
     more = int((counts > 0).sum()) - len(order)
     return ", ".join(f"{names[i]} ({counts[i]})" for i in order) + (f" and {more} more classes" if more else "")

@@ -1,11 +1,11 @@
-"""A comparison as plain data and as Markdown."""
+"""Tables of a comparison, as a dictionary and as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from imgrec.compare.comparison import Comparison, Pair, p_text
+from imgrec.compare.comparison import Comparison, PairComparison, p_value_text
 from imgrec.compare.groups import Group
 from imgrec.metrics.names import metric_text, title_of
 from imgrec.runs.summary import plain
@@ -16,23 +16,23 @@ PAIR_COLUMNS = ("First", "Second", "Difference", "95 % interval", "Only first", 
 
 
 def group_columns(groups: Sequence[Group]) -> list[str]:
-    """Return ``GROUP_COLUMNS`` with a column after the ECE for each metric of a user's own that every group has."""
-    place = GROUP_COLUMNS.index("ECE") + 1
-    return [*GROUP_COLUMNS[:place], *map(title_of, shared_custom(groups)), *GROUP_COLUMNS[place:]]
+    """Return ``GROUP_COLUMNS`` with a column after the ECE for every custom metric that all groups have."""
+    end = GROUP_COLUMNS.index("ECE") + 1
+    return [*GROUP_COLUMNS[:end], *map(title_of, shared_custom_metrics(groups)), *GROUP_COLUMNS[end:]]
 
 
-def shared_custom(groups: Sequence[Group]) -> list[str]:
-    """Return the names of the metrics of a user's own that every run of every group has, in their order."""
+def shared_custom_metrics(groups: Sequence[Group]) -> list[str]:
+    """Return the names of the custom metrics that all runs of all groups have, in their order."""
     runs = [run for group in groups for run in group.runs]
     return [name for name in runs[0].custom if all(name in run.custom for run in runs)] if runs else []
 
 
 def group_cells(group: Group, custom: Sequence[str] = ()) -> list[str]:
-    """Return the cells of a group, under :func:`group_columns`; figures are means over its runs.
+    """Return the cells of a group for :func:`group_columns`, as means over its runs.
 
     Args:
-        group: the group.
-        custom: names of metrics of a user's own, as :func:`shared_custom` returns them.
+        group: Group of runs.
+        custom: Names of custom metrics, as :func:`shared_custom_metrics` returns them.
     """
     seconds, parameters = group.mean("train_seconds"), group.mean("parameters")
     return [
@@ -49,15 +49,15 @@ def group_cells(group: Group, custom: Sequence[str] = ()) -> list[str]:
 
 
 def spread_text(group: Group) -> str:
-    """The standard deviation over the runs in points, or a single run's 95 % interval in percent."""
+    """Return the standard deviation over the runs in points, or the 95 % interval of a single run in percent."""
     if group.spread is not None:
         return f"± {100 * group.spread:.2f}"
     assert group.interval is not None
     return "{:.2f} to {:.2f}".format(*(100 * end for end in group.interval))
 
 
-def pair_cells(pair: Pair) -> list[str]:
-    """What a table says of a pair, under ``PAIR_COLUMNS``; differences in points of accuracy."""
+def pair_cells(pair: PairComparison) -> list[str]:
+    """Return the cells of a pair for ``PAIR_COLUMNS``, with differences in points of accuracy."""
     return [
         pair.first.name,
         pair.second.name,
@@ -65,15 +65,15 @@ def pair_cells(pair: Pair) -> list[str]:
         f"{100 * pair.low:+.2f} to {100 * pair.high:+.2f}",
         f"{pair.first_only:,}",
         f"{pair.second_only:,}",
-        p_text(pair.p).removeprefix("= "),
-        p_text(pair.adjusted).removeprefix("= "),
+        p_value_text(pair.p).removeprefix("= "),
+        p_value_text(pair.adjusted).removeprefix("= "),
         pair.verdict,
     ]
 
 
-def as_markdown(comparison: Comparison) -> str:
-    """The groups, the pairs and what differs in the configs, as Markdown's tables."""
-    columns, custom = group_columns(comparison.groups), shared_custom(comparison.groups)
+def to_markdown(comparison: Comparison) -> str:
+    """Return the groups, the pairs and the differences of the configs as Markdown tables."""
+    columns, custom = group_columns(comparison.groups), shared_custom_metrics(comparison.groups)
     parts = [
         f"Accuracy on {len(comparison.images):,} {comparison.split} images.\n",
         _table(columns, (group_cells(group, custom) for group in comparison.groups), "l" + "r" * (len(columns) - 1)),
@@ -89,13 +89,13 @@ def as_markdown(comparison: Comparison) -> str:
     return "\n".join(parts)
 
 
-def as_plain(comparison: Comparison) -> dict[str, Any]:
-    """Everything as JSON can hold it; accuracies and differences are fractions."""
+def to_dict(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as JSON-serializable data. Accuracies and differences are fractions."""
     found = {
         "split": comparison.split,
         "images": len(comparison.images),
         "class_names": list(comparison.images.class_names),
-        "groups": [_plain_group(group) for group in comparison.groups],
+        "groups": [_group_to_dict(group) for group in comparison.groups],
         "pairs": [
             {
                 "first": pair.first.name,
@@ -122,14 +122,14 @@ def as_plain(comparison: Comparison) -> dict[str, Any]:
     return values
 
 
-def _plain_group(group: Group) -> dict[str, Any]:
+def _group_to_dict(group: Group) -> dict[str, Any]:
     return {
         "name": group.name,
         "accuracy": group.accuracy,
         "accuracy_sd": group.spread,
         "nll": group.mean("nll"),
         "ece": group.mean("ece"),
-        **{name: group.mean(name) for name in shared_custom([group])},
+        **{name: group.mean(name) for name in shared_custom_metrics([group])},
         "train_seconds": group.mean("train_seconds"),
         "parameters": group.mean("parameters"),
         "runs": [

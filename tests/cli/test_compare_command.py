@@ -51,14 +51,14 @@ def test_real_runs_are_compared_with_their_images(cli: Cli, trained: Path, tmp_p
     assert "are not distinguishable: the difference is +0.00 points" in done.stdout
     assert "optimizer/lr" in done.stdout
     assert "no thumbnails" not in done.stdout
-    assert "Each is one run" in (tmp_path / "a.html").read_text()
+    assert "Every group is one run" in (tmp_path / "a.html").read_text()
 
 
 def test_without_the_data_there_are_no_thumbnails(cli: Cli, runs: Path, tmp_path: Path) -> None:
     done = cli("compare", "runs", "--group-by", "none", "--out", "a.html")
     assert done.returncode == 0, done.stderr
     assert "the run's data module cannot be built" in done.stdout
-    assert "Images that tell" in (tmp_path / "a.html").read_text()
+    assert "classify differently" in (tmp_path / "a.html").read_text()
 
 
 def test_a_narrow_terminal_is_not_overrun(cli: Cli, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,10 +78,10 @@ def test_many_pairs_are_cut_to_the_clearest(cli: Cli, runs: Path, stored_run: St
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["runs/plain/seed-0"], "two runs or more, got 1"),
+        (["runs/plain/seed-0"], "at least 2 runs, got 1"),
         (["runs/plain/seed-0", "gone"], "run folder not found: gone"),
         (["runs", "--group-by", "los/name"], 'Did you mean "loss/name"'),
-        (["runs", "--split", "val"], "no predictions on val; it has some on test"),
+        (["runs", "--split", "val"], "no predictions on val, only on test"),
         (["runs", "--out", "runs"], "cannot be written"),
     ],
 )

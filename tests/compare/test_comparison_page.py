@@ -17,22 +17,22 @@ StoredRun = Callable[..., Path]
 
 
 def squares(ids: list[str]) -> list[NDArray[np.uint8] | None]:
-    """An image for all ids but the first."""
+    """Return images for all ids except the first."""
     return [None, *(np.full((8, 8, 3), 90, np.uint8) for _ in ids[1:])]
 
 
-def answers(seed: int, share: float, count: int = 240) -> NDArray[np.bool_]:
+def random_correct(seed: int, share: float, count: int = 240) -> NDArray[np.bool_]:
     return np.random.default_rng(seed).random(count) < share
 
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory, stored_run: StoredRun) -> Comparison:
-    """Three recipes: two with three seeds, one with one."""
+    """Comparison of two recipes with three seeds and one with a single seed."""
     root = tmp_path_factory.mktemp("compared")
     for seed in range(3):
-        stored_run(root, "pets/plain", seed, answers(seed, 0.9), config={"loss": "cross_entropy"})
-        stored_run(root, "pets/<focal>", seed, answers(5 + seed, 0.4), config={"loss": "focal"})
-    stored_run(root, "pets/one", 0, answers(9, 0.8), config={"loss": "cross_entropy", "note": "</td><script>"})
+        stored_run(root, "pets/plain", seed, random_correct(seed, 0.9), config={"loss": "cross_entropy"})
+        stored_run(root, "pets/<focal>", seed, random_correct(5 + seed, 0.4), config={"loss": "focal"})
+    stored_run(root, "pets/one", 0, random_correct(9, 0.8), config={"loss": "cross_entropy", "note": "</td><script>"})
     return compare_runs([root])
 
 
@@ -41,7 +41,7 @@ def page(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return Page(write_comparison(comparison, tmp_path_factory.mktemp("page") / "compare.html", squares))
 
 
-def test_the_page_stands_alone_and_what_comes_from_runs_is_escaped(page: Page) -> None:
+def test_page_is_self_contained_and_escapes_text_of_runs(page: Page) -> None:
     assert page.open == []
     for tag, attributes in page.elements:
         assert tag not in ("link", "iframe", "object", "base")
@@ -55,7 +55,7 @@ def test_the_page_stands_alone_and_what_comes_from_runs_is_escaped(page: Page) -
     assert set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', page.source)) <= set(ids)
 
 
-def test_every_sentence_figure_and_note_is_there(page: Page, comparison: Comparison) -> None:
+def test_page_contains_all_sentences_figures_and_notes(page: Page, comparison: Comparison) -> None:
     for pair in comparison.pairs:
         assert pair.sentence in page.text
         assert f"{100 * pair.low:+.2f} to {100 * pair.high:+.2f}" in page.text
@@ -68,7 +68,7 @@ def test_every_sentence_figure_and_note_is_there(page: Page, comparison: Compari
     assert page.source.count('class="cell"') == len(comparison.groups) + len(comparison.pairs)
 
 
-def test_each_run_is_a_line_in_the_colour_of_its_group(page: Page, comparison: Comparison) -> None:
+def test_every_run_is_a_line_in_the_colour_of_its_group(page: Page, comparison: Comparison) -> None:
     drawings = curve_drawings(comparison.groups)
     assert [drawing.title for drawing in drawings] == ["Validation accuracy", "Validation NLL", "Training loss"]
     for drawing in drawings:
@@ -80,7 +80,7 @@ def test_each_run_is_a_line_in_the_colour_of_its_group(page: Page, comparison: C
     assert "<title>&lt;focal&gt;</title>" in drawings[0].svg
 
 
-def test_the_mean_curve_is_the_mean_where_all_runs_have_a_value(comparison: Comparison) -> None:
+def test_mean_curve_has_the_epochs_that_all_runs_have(comparison: Comparison) -> None:
     group = next(group for group in comparison.groups if group.name == "plain")
     curve = mean_curve(group, ["val/acc"])
     assert curve is not None
@@ -89,20 +89,20 @@ def test_the_mean_curve_is_the_mean_where_all_runs_have_a_value(comparison: Comp
     assert mean_curve(group, ["val/gone"]) is None
 
 
-def test_the_images_that_tell_groups_apart_are_shown(page: Page, comparison: Comparison) -> None:
+def test_images_that_groups_classify_differently_are_shown(page: Page, comparison: Comparison) -> None:
     pair = next(pair for pair in comparison.pairs if {pair.first.name, pair.second.name} == {"plain", "<focal>"})
     plain, focal = (pair.first, pair.second) if pair.first.name == "plain" else (pair.second, pair.first)
-    sure = np.asarray(plain.correct.all(axis=0) & ~focal.correct.any(axis=0))
-    assert sure.sum() > 7
-    heading = f"{sure.sum()} right by every run of plain, wrong by every run of <focal>"
+    expected = np.asarray(plain.correct.all(axis=0) & ~focal.correct.any(axis=0))
+    assert expected.sum() > 7
+    heading = f"{expected.sum()} correct by every run of plain, incorrect by every run of <focal>"
     assert heading in page.text
     shown = re.findall(r"image/(\d{4})\.png", page.text[page.text.index(heading) :])[:7]
-    assert sure[[int(number) for number in shown]].all()
+    assert expected[[int(number) for number in shown]].all()
     assert "no image" in page.text
     assert len([a for tag, a in page.elements if tag == "img" and a.get("class") == "tiny"]) > 7
 
 
-def test_classes_are_scored_by_group(page: Page, comparison: Comparison) -> None:
+def test_classes_have_the_accuracy_of_every_group(page: Page, comparison: Comparison) -> None:
     section = page.source[page.source.index('<section id="classes">') :]
     row = re.search(r'data-value="dog">dog</th><td data-value="80">80</td>(.*?)</tr>', section)
     assert row is not None
@@ -111,23 +111,23 @@ def test_classes_are_scored_by_group(page: Page, comparison: Comparison) -> None
     assert values[:3] == pytest.approx([group.correct[:, dogs].mean() for group in comparison.groups])
 
 
-def test_equal_comparisons_give_equal_pages(comparison: Comparison, tmp_path: Path) -> None:
+def test_page_is_deterministic(comparison: Comparison, tmp_path: Path) -> None:
     first = write_comparison(comparison, tmp_path / "a.html").read_text()
     assert first == write_comparison(comparison, tmp_path / "b.html").read_text()
-    with pytest.raises(ValueError, match="was given 0"):
+    with pytest.raises(ValueError, match="got 0"):
         write_comparison(comparison, tmp_path / "a.html", lambda ids: [])
     assert (tmp_path / "a.html").read_text() == first
 
 
-def test_many_runs_without_metrics_are_shown_too(tmp_path: Path, stored_run: StoredRun) -> None:
+def test_page_of_many_runs_without_metrics(tmp_path: Path, stored_run: StoredRun) -> None:
     names = [f"class {i}" for i in range(60)]
     for seed in range(9):
-        run = stored_run(tmp_path, "many", seed, answers(seed, 0.5, 600), class_names=names)
+        run = stored_run(tmp_path, "many", seed, random_correct(seed, 0.5, 600), class_names=names)
         (run / "metrics.csv").unlink()
     found = compare_runs([tmp_path], group_by="none")
     page = Page(write_comparison(found, tmp_path / "page.html"))
     assert page.open == []
-    assert "metrics.csv hold no accuracy" in page.text
-    assert "The 40 of 60 classes that tell the groups apart most." in page.text
-    assert "The clearest 6 pairs; 30 more stand below." in page.text
+    assert "contain no accuracy and no loss" in page.text
+    assert "The 40 of 60 classes with the largest differences." in page.text
+    assert "The 6 pairs with the lowest p-values. The table below contains 30 more." in page.text
     assert "9 runs" in page.text

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import imgrec
 from imgrec import METRICS, BestCheckpoint, ClassificationTask, DataFacts, EarlyStopping, ImageDataModule, RunRecorder
 from imgrec.compare.html import write_comparison
-from imgrec.compare.text import as_plain, group_columns
+from imgrec.compare.text import group_columns, to_dict
 from imgrec.errors import SpecError, UserError
 from imgrec.loggers.wandb.logger import best_of
 from imgrec.metrics.names import known_mode, mode_of, ordered, shown_in
@@ -97,7 +97,7 @@ def test_registered_metrics_and_metrics_of_a_task_appear_everywhere(registered: 
         assert values == sorted(values)
     comparison = imgrec.compare_runs([tmp_path])
     assert {"Brier score", "distance", "zeros"} <= set(group_columns(comparison.groups))
-    assert {"brier", "distance", "zeros"} <= as_plain(comparison)["groups"][0].keys()
+    assert {"brier", "distance", "zeros"} <= to_dict(comparison)["groups"][0].keys()
     assert "Brier score" in write_comparison(comparison, tmp_path / "compare.html").read_text()
 
     found = imgrec.evaluate_run(run, "digits", device="cpu", name="all")

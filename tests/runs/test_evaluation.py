@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from imgrec import ImageDataModule, RunFolder
-from imgrec.compare.align import align
-from imgrec.compare.groups import grouped
+from imgrec.compare.align import align_predictions
+from imgrec.compare.groups import group_runs
 from imgrec.runs.evaluation import keep_predictions, predict_split
 from imgrec.runs.summary import read_json, write_json
 from tests.conftest import StoredRun
@@ -67,5 +67,5 @@ def test_a_variant_knows_its_parent_and_is_no_seed_of_it(tmp_path: Path, stored_
     assert runs[0].config["model"]["init_args"] == {"init_from": "runs/0"}
     assert runs[0].recipe["model"]["init_args"] == {}
     assert RunFolder(parents[0]).recipe == RunFolder(parents[0]).config
-    _, found = align([RunFolder(path) for path in parents] + runs, "test")
-    assert [len(group.runs) for group in grouped(found)] == [2, 2, 2]
+    _, found = align_predictions([RunFolder(path) for path in parents] + runs, "test")
+    assert [len(group.runs) for group in group_runs(found)] == [2, 2, 2]

@@ -69,14 +69,14 @@ def run(command: str, words: list[str]) -> int:
 
 def _print(comparison: Comparison) -> None:
     from imgrec.cli.output import console_for, print_table
-    from imgrec.compare.align import split_words
-    from imgrec.compare.text import group_cells, group_columns, shared_custom
+    from imgrec.compare.align import split_title
+    from imgrec.compare.text import group_cells, group_columns, shared_custom_metrics
     from imgrec.metrics.names import title_of
 
     console = console_for(160)
-    split = split_words(comparison.split)
+    split = split_title(comparison.split)
     print(f"{len(comparison.runs)} runs on {len(comparison.images):,} {split} images\n")
-    custom, columns = shared_custom(comparison.groups), group_columns(comparison.groups)
+    custom, columns = shared_custom_metrics(comparison.groups), group_columns(comparison.groups)
     titles = list(map(title_of, custom))
     rows = [[*group_cells(group, custom), _spark(group)] for group in comparison.groups]
     order = ["Accuracy", "± / interval", *titles, "Runs", "Training", "NLL", "ECE", "val/acc"]
@@ -142,14 +142,14 @@ def _write_page(comparison: Comparison, path: Path, with_images: bool) -> None:
 
 
 def _write_json(comparison: Comparison, path: Path) -> None:
-    from imgrec.compare.text import as_plain
+    from imgrec.compare.text import to_dict
     from imgrec.runs.summary import write_json
 
-    write_json(path, as_plain(comparison))
+    write_json(path, to_dict(comparison))
 
 
 def _write_markdown(comparison: Comparison, path: Path) -> None:
-    from imgrec.compare.text import as_markdown
+    from imgrec.compare.text import to_markdown
     from imgrec.utils.paths import write_text
 
-    write_text(path, as_markdown(comparison))
+    write_text(path, to_markdown(comparison))

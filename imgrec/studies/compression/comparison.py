@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgrec.compare.align import align
+from imgrec.compare.align import align_predictions
 from imgrec.compress.profiling import bytes_on_disk
 from imgrec.export.model_folder.save import WEIGHTS
 from imgrec.runs.folder import RunFolder
@@ -43,7 +43,7 @@ def difference_to_parent(
 def _paired(variant: RunFolder, parent: RunFolder, split: str) -> dict[str, Any] | None:
     if not (variant.has_predictions(split) and parent.has_predictions(split)):
         return None
-    images, (ours, theirs) = align([variant, parent], split, shared=True)
+    images, (ours, theirs) = align_predictions([variant, parent], split, shared=True)
     low, high = paired_bootstrap(ours.correct, theirs.correct, level=_LEVEL)
     won, lost = discordant(ours.correct, theirs.correct)
     return {

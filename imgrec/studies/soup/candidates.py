@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imgrec.compare.align import find_compared
+from imgrec.compare.align import find_finished_runs
 from imgrec.compress.surgery import surgery_of
 from imgrec.errors import UserError
 from imgrec.export import Loaded, read_origin
@@ -98,7 +98,9 @@ def find_ingredients(given: Sequence[str | Path | RunFolder]) -> list[Ingredient
                 raise UserError(f"soup: {path} is in no run folder, so that nobody knows the images it was trained on")
             found.append(Ingredient(path, RunFolder(around)))
             continue
-        below = [path] if is_run_folder(path) else [run.path for run in find_compared([path])[0] if not _is_made(run)]
+        below = (
+            [path] if is_run_folder(path) else [run.path for run in find_finished_runs([path])[0] if not _is_made(run)]
+        )
         found += [Ingredient(folder, Parent(RunFolder(folder)).run) for folder in below]
     if len(found) < 2:
         raise UserError(f"soup: two networks at least are averaged; given: {len(found)}")
