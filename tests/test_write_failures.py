@@ -77,7 +77,7 @@ def is_write(call: ast.Call) -> bool:
         words = [each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)]
         return any(set(word) <= set("rwaxbt+") and set(word) & set("wax+") for word in words)
     if called in ("write_text", "write_table") and isinstance(call.func, ast.Name):
-        return False  # imgrec.utils.paths.write_text and imgrec.cli.written.write_table
+        return False  # imgrec.utils.paths.write_text and imgrec.cli.output.write_table
     saves = called == "save" and isinstance(call.func, ast.Attribute) and ast.unparse(call.func) != "self.save"
     return called in _WRITERS or saves
 

@@ -1,4 +1,4 @@
-"""The message and the exit status of a command that was interrupted, or that a resource of the machine failed."""
+"""Messages and exit statuses for interrupts and for failures of the machine, such as a full disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgrec.utils.signals import Preempted, is_first_process, signal_name
 from imgrec.utils.terminal import print
 
 INTERRUPTED = 1
-"""The exit status after Ctrl-C."""
+"""Exit status after Ctrl-C."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([^.]+)|exited)")
@@ -21,10 +21,10 @@ _LOST_PEER = re.compile(r"gloo.*(?:Connection closed by peer|Connection reset by
 
 
 def exit_status(error: BaseException) -> int | None:
-    """Print the one message that an error is worth, and return the exit status; ``None`` for an error of the program.
+    """Print the message of an error, and return the exit status, or ``None`` for a programming error.
 
     Args:
-        error: What ended the command.
+        error: Exception that ended the command.
     """
     if isinstance(error, KeyboardInterrupt) or _interrupted(error):
         if is_first_process():
@@ -42,10 +42,10 @@ def exit_status(error: BaseException) -> int | None:
 
 
 def as_user_error(error: BaseException) -> UserError | None:
-    """Return the message for a failed resource: a loader worker, another process of the training, a disk.
+    """Return the error of a failed resource: a loader worker, another process of the training, or a disk.
 
     Args:
-        error: What was raised; its causes are looked at, too.
+        error: Exception that was raised. Its causes are searched as well.
     """
     return next((found for each in _chain(error) if (found := _translated(each)) is not None), None)
 
@@ -64,17 +64,17 @@ def _translated(error: BaseException) -> UserError | None:
 
         lost = lost_rank(seconds=3.0) or "another process of the training has ended"
         return ResourceError(
-            f"{lost}, and this one cannot continue without it. Its own message, or the system log if it was killed, "
-            "holds the reason. `imgrec resume RUN` continues from the last checkpoint."
+            f"{lost}, and this process cannot continue without it. See its own message, or the system log if it was "
+            "killed, for the reason. `imgrec resume RUN` continues from the last checkpoint."
         )
     return None
 
 
 def _lost_worker(processes: str, signal: str | None) -> str:
-    ended = f"was killed by the signal {signal.strip()}" if signal else "ended unexpectedly"
+    ended = f"was killed by the signal {signal.strip()}" if signal else "exited unexpectedly"
     return (
-        f"a worker process that loads images (process {processes.strip()}) {ended}. Usually the memory is used up, or "
-        "the shared memory in /dev/shm: set data.num_workers to a smaller number or to 0, or reduce data.batch_size."
+        f"a worker process that loads images (process {processes.strip()}) {ended}. A common reason is exhausted "
+        "memory, or exhausted shared memory in /dev/shm. Reduce data.num_workers or data.batch_size."
     )
 
 

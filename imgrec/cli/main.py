@@ -22,59 +22,59 @@ TRAINING = ("fit", "resume", "compress")
 """The commands that end with a documented status after SIGTERM and SIGHUP."""
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "fit": ("fit", "train what a config says, evaluate the best checkpoint, leave a run folder"),
-    "resume": ("resume", "go on with a run that stopped, exactly where it stood"),
+    "fit": ("fit", "train the model of a config, evaluate the best checkpoint, write a run folder"),
+    "resume": ("resume", "continue an interrupted run from its last checkpoint, bit-equal"),
     "validate": ("fit", "evaluate a run or a checkpoint on the validation split"),
     "test": ("fit", "evaluate a run or a checkpoint on the test split"),
-    "evaluate": ("evaluate", "evaluate a run on any labelled set, as a whole: metrics with intervals, a report"),
-    "predict": ("predict", "name the classes of image files, folders and globs"),
-    "augment": ("augment", "draw what training sees of its images"),
-    "lr-find": ("lr_find", "look for a learning rate: the range test, with a picture; nothing else stays"),
-    "batch-find": ("batch_find", "look for a batch size: the largest that fits in memory, and how fast each trains"),
-    "cost": ("cost", "what each technique of a config costs a training step: time, memory, parameters"),
-    "report": ("report", "write a run's report.html anew"),
-    "runs": ("runs", "a table of run folders, sorted and filtered; as CSV or JSON"),
-    "compare": ("compare", "lay runs side by side: configs, curves, and whether their accuracies differ"),
-    "compress": ("compress", "make smaller and faster variants of a run: prune, fine-tune, quantize"),
+    "evaluate": ("evaluate", "evaluate a run on any labelled data set: metrics with intervals, a report"),
+    "predict": ("predict", "predict the classes of image files, folders and globs"),
+    "augment": ("augment", "draw the augmented images of a training"),
+    "lr-find": ("lr_find", "find a learning rate by the range test, with a figure"),
+    "batch-find": ("batch_find", "find the largest batch size that fits in memory, and the speed of each"),
+    "cost": ("cost", "measure the cost of each technique per training step: time, memory, parameters"),
+    "report": ("report", "rewrite report.html of a run"),
+    "runs": ("runs", "list run folders, sorted and filtered, also as CSV or JSON"),
+    "compare": ("compare", "compare configs, curves and metrics of runs, with tests of significance"),
+    "compress": ("compress", "create smaller and faster variants of a run: prune, fine-tune, quantize"),
     "soup": ("soup", "average the weights of trained runs: uniform, or greedy by validation accuracy"),
-    "bench": ("bench", "measure runs and exports by one yardstick: latency, bytes, memory, accuracy"),
-    "watch": ("watch", "show a training in the terminal while it runs: curves, rates, what is left"),
-    "sync": ("sync", "upload what W&B kept offline in run folders"),
-    "audit": ("audit", "look for broken images, duplicates, leaks between splits and doubtful labels"),
+    "bench": ("bench", "benchmark runs and exports: latency, size, memory, accuracy"),
+    "watch": ("watch", "show a running training in the terminal: curves, rates, remaining time"),
+    "sync": ("sync", "upload offline W&B runs of run folders"),
+    "audit": ("audit", "find broken images, duplicates, leaks between splits and suspect labels"),
     "cache": ("cache", "list, verify, clear or limit the caches of decoded images"),
     "list": ("list_show", "list the registries, or the entries of one"),
     "show": ("list_show", "show the arguments and the documentation of a registry entry"),
 }
 
 USER_CONFIG = frozenset({"fit", "augment", "lr-find", "batch-find", "cost", "show"})
-"""Commands that take the user's own config or words: they may import from the current folder."""
+"""Commands that take a config of the user. They may import from the current folder."""
 
-NEITHER = frozenset({"list"})
-"""Commands that read no data. Every command that is in neither set opens what another process wrote."""
+NO_DATA = frozenset({"list"})
+"""Commands that read no data. The commands in neither set open files that another process wrote."""
 
 TRUST_HELP = """
 opening received files (SECURITY.md):
   --trust              allow every class that the opened files name, also outside the registries
-  --trust=NAME         allow one class or module; may be given several times. Permanently: one name per line in
-                       ~/.config/imgrec/trust
+  --trust=NAME         allow one class or module. May be given several times. To allow a name permanently, add it as
+                       a line to ~/.config/imgrec/trust
 """
 
 _NAME = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 HELP = """usage: imgrec COMMAND [--config FILE.yaml ...] [--key.subkey VALUE ...]
 
-Image recognition on PyTorch Lightning: one YAML trains, evaluates and leaves a run folder.
+Image recognition on PyTorch Lightning. One YAML file describes training and evaluation. The result is a run folder.
 
 commands:
 {commands}
 
-`imgrec COMMAND --help` says more. Every command that opens runs, models or checkpoints takes --trust.
+See `imgrec COMMAND --help` for the options. Every command that opens runs, models or checkpoints takes --trust.
 Try: imgrec fit --config experiments/digits/quickstart.yaml
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status; docs/exit-status.md lists them."""
+    """Run one command and return its exit status, see docs/exit-status.md."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         arguments, trusted = take_trust(arguments)
@@ -87,9 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 status: int = module.run(command, rest)
             finally:
-                if {"-h", "--help"} & set(rest) and command not in USER_CONFIG | NEITHER:
+                if {"-h", "--help"} & set(rest) and command not in USER_CONFIG | NO_DATA:
                     print(TRUST_HELP, end="")
-        sys.stdout.flush()  # a full disk behind a redirected output is found here, not when Python ends
+        sys.stdout.flush()  # raise here, not at exit, if the output is a file on a full disk
         return status
     except UserError as error:
         print(f"imgrec: error: {error}", file=sys.stderr)
@@ -100,27 +100,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         from imgrec.cli.failures import exit_status
 
-        if (ended := exit_status(error)) is None:
+        status_or_none = exit_status(error)
+        if status_or_none is None:
             raise
-        if isinstance(error, OSError) and error.filename is None:  # the output of the command, on a full disk
+        if isinstance(error, OSError) and error.filename is None:  # the output of the command is on a full disk
             _discard_output()
-        return ended
+        return status_or_none
 
 
 def _discard_output() -> None:
-    """Send what Python would still flush at its end nowhere."""
+    """Redirect stdout to the null device, because Python flushes it at exit."""
     with suppress(OSError, ValueError):  # stdout may be an object without a descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def take_trust(arguments: Sequence[str]) -> tuple[list[str], trust.Trust]:
-    """Return the arguments without ``--trust``, and what it allows.
+    """Return the arguments without ``--trust``, and the allowed names.
 
     >>> take_trust(["predict", "model", "--trust=my_lab.heads", "a.png"])
     (['predict', 'model', 'a.png'], ['my_lab.heads'])
 
     Raises:
-        UserError: If ``--trust=`` has no name, or if a name follows after a space: it would allow every name.
+        UserError: If ``--trust=`` has no name, or if a name follows after a space, which would allow every name.
     """
     for word, after in pairwise(arguments):
         if word == OPTION and _NAME.fullmatch(after) and after not in COMMANDS and not Path(after).exists():
@@ -138,14 +139,14 @@ def take_trust(arguments: Sequence[str]) -> tuple[list[str], trust.Trust]:
 
 @contextmanager
 def _scope(command: str, trusted: trust.Trust) -> Iterator[None]:
-    """Let a command resolve what it may: any dotted path in a training, registered names in an opening."""
+    """Limit the names that a command may resolve to registered names, except in a config of the user."""
     if command in USER_CONFIG:
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))  # the user's own modules
+            sys.path.insert(0, str(Path.cwd()))  # modules of the user
         with trust.granted(trusted):
             yield
         return
-    if command in NEITHER:
+    if command in NO_DATA:
         with without_current_folder():
             yield
         return
@@ -154,7 +155,7 @@ def _scope(command: str, trusted: trust.Trust) -> Iterator[None]:
 
 
 def split_command(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The subcommand, and everything else: options may stand on either side of it.
+    """Return the subcommand and the other words. Options are accepted before and after the subcommand.
 
     >>> split_command(["--config", "a.yaml", "fit", "--model.loss=focal"])
     ('fit', ['--config', 'a.yaml', '--model.loss=focal'])
@@ -182,7 +183,7 @@ def _no_command(rest: list[str]) -> int:
 
         print(f"imgrec {version('imgrec')}")
         return 0
-    text = HELP.format(commands="\n".join(f"  {name:<12}{said}" for name, (_, said) in COMMANDS.items()))
+    text = HELP.format(commands="\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()))
     if not rest or rest[0] in ("-h", "--help"):
         print(text, end="")
         return 0

@@ -66,6 +66,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, "formatter_class": HelpFormatter, **given})
         self._negative_number_matcher = _NUMBER
         self._config_keys: tuple[str, ...] = ()
+        self._documented: set[str] = set()
 
     def accept_config(self, *, positional: bool = True, keys: Sequence[str] = CONFIG_KEYS) -> None:
         """Accept config files and overrides. The namespace then has ``files`` and ``overrides``.
@@ -87,6 +88,11 @@ class Parser(argparse.ArgumentParser):
             help="override one value: --data.batch_size 256, --model.loss=focal. A key that ends in + appends to a "
             "list: --trainer.callbacks+ EarlyStopping",
         )  # fmt: skip
+
+    def document_override(self, option: str, help: str) -> None:
+        """Add a top-level key of the config to the help, for example ``--runs``. It stays an override."""
+        self._documented.add(option)
+        self.add_argument(option, dest=argparse.SUPPRESS, metavar="VALUE", help=help)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return the parsed arguments.
@@ -139,7 +145,8 @@ class Parser(argparse.ArgumentParser):
 
     def _is_override(self, option: str) -> bool:
         root = option.removeprefix("--").partition(".")[0].removesuffix("+")
-        return option.startswith("--") and root in self._config_keys and option not in self._option_string_actions
+        is_option = option in self._option_string_actions and option not in self._documented
+        return option.startswith("--") and root in self._config_keys and not is_option
 
     def _without_boolean(self, word: str) -> str:
         """Return ``--flag`` for ``--flag=true`` and an empty text for ``--flag=false``. Other words are unchanged."""

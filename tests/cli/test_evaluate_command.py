@@ -203,7 +203,7 @@ def test_a_task_of_ones_own_evaluates_with_its_step_and_its_metrics(
     found = imgrec.evaluate_run(run, "digits", device="cpu", name="all")
     assert found.metrics["zeros"] == pytest.approx(share)
     assert (found.predictions.predicted == 3).all()
-    from imgrec.cli.results import print_results
+    from imgrec.cli.output import print_results
     from imgrec.reports.report import write_report
 
     capsys.readouterr()

@@ -55,7 +55,11 @@ def killed(number: int) -> Callable[[], int]:
         (raises(KeyboardInterrupt()), 1, "interrupted by Ctrl-C"),
         (interrupted_in_lightning, 1, "interrupted by Ctrl-C"),
         (raises(RuntimeError(WORKER)), 6, "error: a worker process that loads images (process 4711) was killed by the"),
-        (raises(RuntimeError(WORKERS)), 6, "(process 4711, 4712) ended unexpectedly. Usually the memory is used up"),
+        (
+            raises(RuntimeError(WORKERS)),
+            6,
+            "(process 4711, 4712) exited unexpectedly. A common reason is exhausted memory",
+        ),
         (raises(ArithmeticError("of a caller"), RuntimeError(WORKER)), 6, "set data.num_workers to a smaller number"),
         (raises(RuntimeError(GLOO)), 6, "error: another process of the training has ended"),
         (raises(DistBackendError("NCCL error")), 6, "error: another process of the training has ended"),

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from imgrec.cli.main import COMMANDS, split_command
-from imgrec.cli.options import parse
 from imgrec.engine.config import experiment_name
-from imgrec.errors import UserError
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -31,39 +29,6 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 )
 def test_the_command_is_found_between_options(words: list[str], command: str | None, rest: list[str]) -> None:
     assert split_command(words) == (command, rest)
-
-
-def test_options_in_their_forms() -> None:
-    line = (
-        "runs/a --config a.yaml -c=b.yaml -c c.yaml --config=d.yaml --print_config --model.loss=focal "
-        "--model.optimizer.lr -1e-3 --trainer.fast_dev_run --a= --b -2 --ckpt_path x.ckpt --d=--e"
-    )
-    found = parse(line.split())
-    assert found.targets == ["runs/a"]
-    assert found.configs == ["a.yaml", "b.yaml", "c.yaml", "d.yaml"]
-    assert found.ckpt_path == "x.ckpt"
-    assert found.print_config
-    assert not found.help
-    assert found.overrides == [
-        ("model.loss", "focal"),
-        ("model.optimizer.lr", -0.001),
-        ("trainer.fast_dev_run", True),
-        ("a", None),
-        ("b", -2),
-        ("d", "--e"),
-    ]
-
-
-@pytest.mark.parametrize("words", [["--config"], ["-c"], ["--config="], ["--config", "--x"], ["--ckpt_path"]])
-def test_an_option_that_needs_a_file(words: list[str]) -> None:
-    with pytest.raises(UserError, match="needs a file"):
-        parse(words)
-
-
-@pytest.mark.parametrize("word", ["-x", "-1", "-lr=3"])
-def test_there_are_no_short_options(word: str) -> None:
-    with pytest.raises(UserError, match="no option"):
-        parse([word])
 
 
 @pytest.mark.parametrize(
@@ -107,8 +72,11 @@ def test_the_version(cli: Cli) -> None:
     [
         (["fti"], '"fit"'),
         (["--seed_everything", "1"], "a command is missing"),
+        (["fit", "--config"], "expected one argument"),
+        (["fit", "-c", "--x"], "expected one argument"),
+        (["fit", "--print_config=skip_null"], "expected no value, true or false"),
         (["fit", "tiny.yaml"], "--config tiny.yaml"),
-        (["test", "a", "b"], "one run folder or checkpoint, got 2"),
+        (["test", "a", "b"], "expected no further argument"),
         (["test"], "expected a run folder or a checkpoint"),
         (["fit"], 'needs the argument "source"'),
     ],

@@ -86,7 +86,7 @@ def test_a_killed_loader_worker(cli: Cli, place: Path) -> None:
     assert done.returncode == 6, done.stderr
     (said,) = messages(done)
     # torch raises from its signal handler or, if the queue notices the worker first, without the name of the signal
-    assert re.search("a worker process .* (was killed by the signal Killed|ended unexpectedly)", said), said
+    assert re.search("a worker process .* (was killed by the signal Killed|exited unexpectedly)", said), said
     assert "data.num_workers" in said
     (run,) = (place / "runs/tiny").iterdir()
     assert RunFolder(run).summary["status"] == "failed"

@@ -365,7 +365,7 @@ def import_everything() -> None:
     """Import once what every training needs; what is forked has it."""
     import imgrec.cli.commands.report
     import imgrec.cli.commands.resume
-    import imgrec.cli.results
+    import imgrec.cli.output
     import imgrec.engine.experiment
     import imgrec.engine.training
     import imgrec.runs.load  # noqa: F401

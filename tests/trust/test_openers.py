@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import imgrec
-from imgrec.cli.main import COMMANDS, NEITHER, USER_CONFIG
+from imgrec.cli.main import COMMANDS, NO_DATA, USER_CONFIG
 from imgrec.errors import UserError
 from tests.trust.conftest import unfinished
 from tests.trust.hostile import (
@@ -194,6 +194,6 @@ def test_a_pickle_in_the_place_of_a_checkpoint_is_not_unpickled(run: Path, cli: 
 
 def test_every_command_and_public_name_is_classified() -> None:
     opened = {name.partition(" ")[0] for name in COMMAND_WORDS} - {"fit"}
-    assert opened | PASSIVE | USER_CONFIG | NEITHER == set(COMMANDS), "a new command: add it to COMMAND_WORDS"
+    assert opened | PASSIVE | USER_CONFIG | NO_DATA == set(COMMANDS), "a new command: add it to COMMAND_WORDS"
     functions = {name for name in imgrec.__all__ if callable(getattr(imgrec, name)) and not name[0].isupper()}
     assert functions | {"RunFolder"} == set(FUNCTIONS) - {"ClassificationTask"} | READERS | TRAININGS

@@ -83,8 +83,8 @@ def _parser() -> Parser:
     parser.add_argument("--relabel", action="store_true", help="include new labels of training images in --fix")
     parser.add_argument(
         "--predictions", action="append", default=[], metavar="RUN", help="also find label errors from the predictions "
-        "of this run folder or parquet file on images that it was not trained on; may be given several times (extra: "
-        "clean)"
+        "of this run folder or parquet file on images outside its training data (extra: clean). May be given several "
+        "times"
     )  # fmt: skip
     parser.add_argument(
         "--turned", action="store_true", help="also find copies rotated by 90, 180 or 270 degrees, and mirrored copies"
@@ -224,7 +224,7 @@ def _write(
     if fix is not None:
         with postponed:
             write_findings(fix, proposed, found.inventory)
-            console.print(f"fix         {fix}: {len(proposed):,} images; for data.exclude and data.relabel")
+            console.print(f"fix         {fix}: {len(proposed):,} images, for data.exclude and data.relabel")
             for action, meaning in RULES.items():
                 console.print(f"            {action}: {meaning}")
     postponed.raise_first()

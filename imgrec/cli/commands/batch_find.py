@@ -50,8 +50,7 @@ def _parser() -> Parser:
 
 
 def _print(found: BatchSizes, csv_file: str | None) -> None:
-    from imgrec.cli.output import console_for, print_table
-    from imgrec.cli.written import write_table
+    from imgrec.cli.output import console_for, print_table, write_table
     from imgrec.utils.formatting import format_size
 
     columns = ("batch size", "memory", "images/s")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgrec.cli.option_types import FileName, Number
+from imgrec.cli.output import write_files
 from imgrec.cli.parser import Parser
-from imgrec.cli.written import write_each
 from imgrec.utils.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 from imgrec.utils.terminal import print
 
@@ -42,7 +42,7 @@ def run(command: str, words: list[str]) -> int:
         bench, home = measure_sources(arguments.sources, arguments.runtime, arguments.precision, options, report)
     _print(bench)
     record = None if home is None or arguments.no_record else str(home / BENCH)
-    write_each(
+    write_files(
         [
             (record, lambda path: write_bench(path, bench)),
             (arguments.csv, lambda path: write_bench(path, bench)),

@@ -21,8 +21,10 @@ def run(command: str, words: list[str]) -> int:
     )
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="list the content and the size of each cache")
-    verify = actions.add_parser("verify", help="compare every image with its checksum; exit status 1 if one is damaged")
-    clear = actions.add_parser("clear", help="delete caches; they are built again on use")
+    verify = actions.add_parser(
+        "verify", help="compare every image with its checksum (exit status 1 if one is damaged)"
+    )
+    clear = actions.add_parser("clear", help="delete caches, which are built again on use")
     for each in (verify, clear):
         each.add_argument("name", nargs="*", help="name of a cache, or its first characters (default: all)")
     limit = actions.add_parser(
@@ -74,7 +76,7 @@ def _limit(size: str | None) -> int:
         store_limit(size)
         kept = make_room(0)
         if not kept:
-            print("the remaining caches are in use; the limit applies when the next cache is written")
+            print("the remaining caches are in use. The limit applies when the next cache is written")
     print(describe_total(stored_caches()))
     return 0
 

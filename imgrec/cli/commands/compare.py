@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgrec.cli.output import write_files
 from imgrec.cli.parser import Parser
-from imgrec.cli.written import write_each
 from imgrec.errors import UserError
 from imgrec.utils.terminal import print
 
@@ -34,8 +34,8 @@ def run(command: str, words: list[str]) -> int:
         "--group-by",
         default="auto",
         metavar="KEY",
-        help="auto: runs of one experiment that differ only in the seed; none; experiment; a column of the config, "
-        "such as loss/name; or the prefix of columns, such as data/sampler",
+        help="none, experiment, a column of the config (loss/name), or the prefix of columns (data/sampler). auto "
+        "groups runs of one experiment that differ only in the seed",
     )
     parser.add_argument(
         "--split", default="test", help="split of the predictions: test, val, or evaluations/NAME (imgrec evaluate)"
@@ -48,7 +48,7 @@ def run(command: str, words: list[str]) -> int:
     )
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables as Markdown")
-    parser.add_argument("--no-images", action="store_true", help="write the page without thumbnails; no data is read")
+    parser.add_argument("--no-images", action="store_true", help="write the page without thumbnails. No data is read")
     arguments = parser.parse_args(words)
 
     from imgrec.compare.comparison import compare_runs
@@ -57,7 +57,7 @@ def run(command: str, words: list[str]) -> int:
         arguments.runs, group_by=arguments.group_by, split=arguments.split, shared=arguments.shared
     )
     _print(comparison)
-    write_each(
+    write_files(
         [
             (arguments.out, lambda path: _write_page(comparison, path, not arguments.no_images)),
             (arguments.json, lambda path: _write_json(comparison, path)),
@@ -102,7 +102,7 @@ def _print_pairs(comparison: Comparison, console: Console) -> None:
     order = ["Second", "Difference", "95 % interval", "Holm", "Verdict", "p"]
     print_table(console, PAIR_COLUMNS, list(map(pair_cells, pairs)), left=("First", "Second", "Verdict"), order=order)
     if more := len(comparison.pairs) - len(pairs):
-        print(f"and {more} more pairs with larger p-values; --json, --markdown and --out contain all")
+        print(f"and {more} more pairs with larger p-values, see --json, --markdown and --out")
     print()
     for pair in shown[:_SENTENCES]:
         print(pair.sentence)

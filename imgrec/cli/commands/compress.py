@@ -31,7 +31,7 @@ Use a plan for another order, repeated steps or other arguments. A plan is a YAM
   imgrec compress RUN --plan experiments/_plans/half_and_int8.yaml --plan mine.yaml
   imgrec compress RUN --finetune 3                       the control: only the additional training
 
-Exit status: 0; 2 if a plan is rejected; 5 if the accuracy budget --max-drop is exceeded. A variant above the budget
+Exit status: 0, 2 if a plan is rejected, 5 if the accuracy budget --max-drop is exceeded. A variant above the budget
 is kept and marked. If the step --quantize exceeds the budget by itself, there is no export.
 """
 
@@ -83,7 +83,7 @@ def _parser() -> Parser:
     parser = Parser(prog="imgrec compress", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("run", metavar="RUN", help="a finished run folder")
     parser.add_argument(
-        "--plan", action="append", default=[], metavar="FILE", help="a plan; may be given several times"
+        "--plan", action="append", default=[], metavar="FILE", help="a plan. May be given several times"
     )
     _add_steps(parser.add_argument_group("steps"))
     _add_settings(parser.add_argument_group("settings"))
@@ -95,7 +95,7 @@ def _parser() -> Parser:
 def _add_steps(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--prune", type=Number(OpenUnitInterval), metavar="FRACTION", help="fraction to remove: of the weights, which "
-        "are set to zero; with --structured of the cost of the model, by removing whole channels"
+        "are set to zero, or with --structured of the cost of the model, by removing whole channels"
     )  # fmt: skip
     group.add_argument("--structured", action="store_true", help="prune channels, which makes the model smaller")
     group.add_argument(

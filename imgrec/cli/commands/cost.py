@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from imgrec.studies.cost import StepCost, TrainingStep
 
 DESCRIPTION = """Measure the cost of each technique: a training step with it and the same step without it, in turn.
-Without --toggle, the techniques are those of the config: the loss against cross-entropy, each regularizer, edit,
-neck, pooling and head, and an optimizer that wraps another optimizer."""
+Without --toggle, each technique of the config is measured: loss (against cross-entropy), regularizers, edits, neck,
+pooling, head, and an optimizer that wraps another optimizer."""
 
-EPILOG = """The step is forward pass, loss, penalties, backward pass and optimizer on one batch of noise with the size
-of the data, in the precision and memory format of the config. Callbacks, loading and augmentation are not included.
+EPILOG = """The step has forward pass, loss, penalties, backward pass and optimizer. The batch is noise with the size of
+the data, in the precision and memory format of the config. Callbacks, loading and augmentation are not included.
 Time is the median ratio of two steps, in CPU seconds, or in wall-clock time on a GPU. Memory is the largest total
 size of all tensors in a step. Parameters are trainable parameters. MACs are those of one image."""
 
@@ -45,8 +45,8 @@ def _parser() -> Parser:
     parser.accept_config(keys=(*CONFIG_KEYS, "toggle"))
     parser.add_argument(
         "--toggle.KEY", dest=argparse.SUPPRESS, metavar="SPEC",
-        help="measure this spec instead of the spec of the config: --toggle.model.neck fpn; or in addition to it: "
-        "--toggle.model.regularizers+ '{name: l2, weight: 1e-4}'; may be given several times",
+        help="spec to measure instead of that of the config (--toggle.model.neck fpn), or in addition to it "
+        "(--toggle.model.regularizers+ '{name: l2, weight: 1e-4}'). May be given several times",
     )  # fmt: skip
     parser.add_argument(
         "--rounds", type=Number(PositiveInt), default=7, metavar="N", help="number of measurements of each step"
@@ -56,8 +56,7 @@ def _parser() -> Parser:
 
 
 def _print(base: TrainingStep, found: Mapping[str, StepCost | str], csv_file: str | None) -> None:
-    from imgrec.cli.output import console_for, print_table
-    from imgrec.cli.written import write_table
+    from imgrec.cli.output import console_for, print_table, write_table
     from imgrec.utils.formatting import format_size
 
     costs = {name: cost for name, cost in found.items() if not isinstance(cost, str)}

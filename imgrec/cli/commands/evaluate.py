@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from imgrec.cli.option_types import Number, yaml_value
 from imgrec.cli.parser import Parser
-from imgrec.engine.config import parse_value
 from imgrec.errors import IncompleteError
+from imgrec.utils.ranges import NonNegativeInt, PositiveInt
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(command: str, words: list[str]) -> int:
         arguments.data,
         name=arguments.name,
         split=arguments.split,
-        tta=None if arguments.tta is None else parse_value(arguments.tta),
+        tta=arguments.tta,
         tta_average=arguments.tta_average,
         device=arguments.device,
         batch_size=arguments.batch_size,
@@ -64,12 +64,11 @@ def run(command: str, words: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
         prog="imgrec evaluate",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN", help="run folder, checkpoint, model folder or export")
     parser.add_argument("data", metavar="DATA", help="labelled set, see below")
@@ -81,18 +80,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a different evaluation of that name")
     parser.add_argument("--out", metavar="FOLDER", help="folder to write to. Required unless RUN is a run folder")
-    parser.add_argument("--tta", metavar="VIEWS", help="views of test-time augmentation: hflip, '[hflip, five_crop]'")
+    parser.add_argument(
+        "--tta", type=yaml_value, metavar="VIEWS", help="views of test-time augmentation: hflip, '[hflip, five_crop]'"
+    )
     parser.add_argument(
         "--tta-average",
         "--tta_average",
-        metavar="NAME",
+        choices=("probabilities", "logits"),
         default="probabilities",
-        help="average of the views: probabilities (default) or logits",
+        help="average of the views",
     )
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
-    parser.add_argument("--batch-size", "--batch_size", type=int, default=64, metavar="N", help="default: 64")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument(
-        "--num-workers", "--num_workers", type=int, metavar="N", help="number of processes that read images"
+        "--batch-size", "--batch_size", type=Number(PositiveInt), default=64, metavar="N", help="batch size"
+    )
+    parser.add_argument(
+        "--num-workers",
+        "--num_workers",
+        type=Number(NonNegativeInt),
+        metavar="N",
+        help="number of processes that read images",
     )
     return parser
 

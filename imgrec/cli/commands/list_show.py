@@ -85,7 +85,7 @@ def run(command: str, words: list[str]) -> int:
             nargs="?",
             const=_TERMINAL,
             metavar="FILE",
-            help="plot the curve of a schedule; with FILE, also write it as .png, .svg or .pdf",
+            help="plot the curve of a schedule. With FILE, also write it as .png, .svg or .pdf",
         )
         arguments = parser.parse_args(words)
         lines = list(_entry(arguments.registry, arguments.name))
@@ -102,7 +102,7 @@ def _registries() -> Iterable[str]:
     for plural, where in places.items():
         yield f"{plural:<{width}}  {where}"
     yield ""
-    yield "`imgrec list losses` lists one of them; `imgrec show losses focal` shows an entry."
+    yield "`imgrec list losses` lists one of them. `imgrec show losses focal` shows an entry."
 
 
 def _entries(plural: str, pattern: str | None) -> Iterable[str]:
@@ -200,7 +200,7 @@ def _plot(plural: str, text: str, file: str) -> Iterator[str]:
     width = max(map(len, points))
     yield from (f"  {place:<{width}}  {value}" for place, value in points.items())
     if isinstance(schedule, Plateau):
-        yield f"  while {schedule.monitor} improves; multiplied by {schedule.gamma:g} at each plateau"
+        yield f"  while {schedule.monitor} improves, multiplied by {schedule.gamma:g} at each plateau"
     if file != _TERMINAL:
         write_schedule_picture(file, [(spec if isinstance(spec, str) else _title(spec), schedule)])
         yield from ("", f"written    {file}")

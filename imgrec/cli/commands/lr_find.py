@@ -65,14 +65,14 @@ def _parser() -> Parser:
 
 def _write(found: RangeTest, rule: str, picture: Path, place: str) -> None:
     """Write the figure and the table."""
-    from imgrec.cli.written import write_given, write_table
+    from imgrec.cli.output import write_file, write_table
     from imgrec.reports.curves import range_picture
     from imgrec.reports.images import save_picture
 
     tried = zip(found.rates, found.losses, found.smoothed.tolist(), strict=True)
     rows = ([i, f"{rate:.8g}", f"{loss:.8g}", f"{mean:.8g}"] for i, (rate, loss, mean) in enumerate(tried))
     write_table(str(picture.with_suffix(".csv")), ["step", "learning_rate", "loss", "smoothed"], rows)
-    write_given(str(picture), lambda path: save_picture(range_picture(found, rule, place), path))
+    write_file(str(picture), lambda path: save_picture(range_picture(found, rule, place), path))
 
 
 def _print(found: RangeTest, rule: str, picture: Path, place: str) -> int:

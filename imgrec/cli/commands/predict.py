@@ -7,16 +7,16 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from imgrec.cli.option_types import FileName, Number, yaml_value
 from imgrec.cli.parser import Parser
-from imgrec.engine.config import parse_value
 from imgrec.engine.predict_inputs import Inputs, find_images
-from imgrec.errors import IncompleteError, UserError
+from imgrec.errors import IncompleteError
 from imgrec.trust import allow
 from imgrec.utils.csv_files import rows_written
 from imgrec.utils.paths import WriteError, written_aside
+from imgrec.utils.ranges import PositiveInt
 from imgrec.utils.terminal import print, printable
 
 if TYPE_CHECKING:
@@ -41,22 +41,25 @@ def run(command: str, words: list[str]) -> int:
     parser.add_argument(
         "paths", metavar="PATH", nargs="+", help="image files, folders, globs in quotes, and tables of paths (.csv)"
     )
-    parser.add_argument("--top", type=int, default=3, metavar="K", help="number of classes per image (default: 3)")
-    parser.add_argument("--out", metavar="FILE", help="FILE.csv or FILE.jsonl to write instead of printing")
-    parser.add_argument("--batch_size", type=int, default=64, metavar="N")
+    parser.add_argument("--top", type=Number(PositiveInt), default=3, metavar="K", help="number of classes per image")
+    parser.add_argument(
+        "--out",
+        type=FileName(".csv", ".jsonl"),
+        metavar="FILE",
+        help="FILE.csv or FILE.jsonl to write instead of printing",
+    )
+    parser.add_argument("--batch_size", type=Number(PositiveInt), default=64, metavar="N", help="batch size")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--tta", metavar="VIEWS", help="views of test-time augmentation: hflip, '[hflip, five_crop]'")
+    parser.add_argument(
+        "--tta", type=yaml_value, metavar="VIEWS", help="views of test-time augmentation: hflip, '[hflip, five_crop]'"
+    )
     parser.add_argument(
         "--tta_average",
-        metavar="NAME",
+        choices=("probabilities", "logits"),
         default="probabilities",
-        help="average of the views: probabilities (default) or logits",
+        help="average of the views",
     )
     arguments = parser.parse_args(words)
-    if arguments.top < 1 or arguments.batch_size < 1:
-        raise UserError("--top and --batch_size: expected 1 or more.")
-    if arguments.out and Path(arguments.out).suffix not in (".csv", ".jsonl"):
-        raise UserError(f"--out {arguments.out}: expected a name that ends in .csv or .jsonl")
     inputs = find_images(arguments.paths)
 
     import imgrec
@@ -65,7 +68,7 @@ def run(command: str, words: list[str]) -> int:
         arguments.run,
         device=arguments.device,
         batch_size=arguments.batch_size,
-        tta=None if arguments.tta is None else allow(parse_value(arguments.tta)),
+        tta=allow(arguments.tta),
         tta_average=arguments.tta_average,
     )
     stream = with_progress(predictor.stream(row.path for row in inputs.rows), len(inputs.rows))

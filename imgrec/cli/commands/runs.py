@@ -36,7 +36,7 @@ def run(command: str, words: list[str]) -> int:
         action="append",
         default=[],
         metavar="CONDITION",
-        help="'val/acc>0.9', 'loss/name=focal', 'status!=finished', 'run=*lite0*'; may be given several times",
+        help="'val/acc>0.9', 'loss/name=focal', 'status!=finished', 'run=*lite0*'. May be given several times",
     )
     parser.add_argument(
         "--columns",
@@ -104,7 +104,7 @@ def _print(table: RunTable, selected: list[str] | None, found: int, total: int) 
         order=[_title(column) for column in order],
         whole=selected is not None,
     )
-    more = f"; not shown, the terminal is too narrow: {', '.join(left_out)}" if left_out else ""
+    more = f", not shown because the terminal is too narrow: {', '.join(left_out)}" if left_out else ""
     some = f"{len(table.rows)} of {found}" if len(table.rows) < found else str(found)
     of = f" (of {total})" if found < total else ""
     print(f"\n{some} {'run' if found == 1 else 'runs'}{of} in {table.root}{more}")

@@ -53,7 +53,7 @@ def _parser() -> Parser:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, a checkpoint in one, or a folder of runs")
     parser.add_argument(
         "--method", choices=("greedy", "uniform"), default="greedy", help="greedy: add models as long as validation "
-        "accuracy does not fall; uniform: average all"
+        "accuracy does not fall. uniform: average all"
     )  # fmt: skip
     parser.add_argument(
         "--batch-norm", type=Number(NonNegativeInt), default=1024, metavar="N", help="number of training images for "

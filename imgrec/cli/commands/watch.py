@@ -21,7 +21,8 @@ _HEIGHT = 8  # lines of a plot
 _WIDE = 100  # minimum width of two plots side by side, in characters
 _PIPED = 100  # characters per line without a terminal
 _BAR = 30
-_SILENT = 60.0  # seconds without an update; the process may have been killed
+_SILENT = 60.0
+"""Seconds without an update after which the process may have been killed."""
 
 DESCRIPTION = """Show a running training in the terminal: curves, rates, remaining time and best metrics. It reads
 metrics.csv and config.yaml of the run folder until the run ends, and writes nothing. The run may be on another
@@ -86,7 +87,7 @@ def _follow(place: Path, interval: float) -> int:
     waited = False
     while (folder := newest_run(place)) is None:
         if not waited:
-            console.print(f"no run yet in {place}; waiting for one")
+            console.print(f"no run yet in {place}. Waiting for one")
             waited = True
         time.sleep(interval)
     live = LiveRun(folder)
@@ -118,19 +119,19 @@ def _lines(live: LiveRun, interval: float) -> int:
         time.sleep(interval)
 
 
-def epoch_line(live: LiveRun, at: int) -> str:
-    """Return the losses, accuracies and remaining time after the ``at``-th epoch."""
+def epoch_line(live: LiveRun, epoch: int) -> str:
+    """Return the losses, accuracies and remaining time after an epoch."""
     from imgrec.utils.formatting import duration
 
     curves, progress = live.tail.curves, live.progress()
-    epoch = curves["train/loss"].epochs[at]
+    epoch = curves["train/loss"].epochs[epoch]
     total = f"/{progress.max_epochs}" if progress.max_epochs else ""
     parts = [f"epoch {epoch + 1}{total}"]
     for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
         curve = curves.get(name)
         if curve is not None and epoch in curve.epochs:
             parts.append(f"{name} {curve.values[curve.epochs.index(epoch)]:.4f}")
-    if progress.seconds_left and at + 1 == len(curves["train/loss"]):
+    if progress.seconds_left and epoch + 1 == len(curves["train/loss"]):
         parts.append(f"about {duration(progress.seconds_left)} left")
     return "  ".join(parts)
 
