@@ -84,7 +84,7 @@ def refused(cli: Cli, tiny: Path, tmp_path: Path, data: Path) -> Callable[..., s
 # ------------------------------------------------------------------ the config
 
 WRONG_CONFIGS = {
-    "a key at the top": (["--modle.loss", "focal"], ['no key "modle"', '"model"', "trainer"]),
+    "a key at the top": (["--modle.loss", "focal"], ['no option "--modle.loss"', '"--model.loss"', "trainer"]),
     "a key of the model": (["--model.los", "focal"], ["model: ", 'no key "los"', '"loss"', "backbone"]),
     "a key of the data": (["--data.batchsize", "8"], ["data: ", "batchsize", '"batch_size"']),
     "a key of the trainer": (["--trainer.max_epoch", "3"], ["trainer: ", "max_epoch", '"max_epochs"']),

@@ -58,7 +58,7 @@ def test_test_looks_at_further_views_and_leaves_the_run(cli: Any, trained: Path)
     wrong = cli("test", trained, "--tta", "hflp")
     assert wrong.returncode == 2
     assert 'Did you mean "hflip"' in wrong.stderr
-    assert "--tta is for test and predict" in cli("validate", trained, "--tta", "hflip").stderr
+    assert "--tta: expected imgrec test" in cli("validate", trained, "--tta", "hflip").stderr
 
 
 def test_predict_looks_at_further_views(cli: Any, trained: Path, tmp_path: Path) -> None:

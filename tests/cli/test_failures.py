@@ -60,7 +60,7 @@ def killed(number: int) -> Callable[[], int]:
             6,
             "(process 4711, 4712) exited unexpectedly. A common reason is exhausted memory",
         ),
-        (raises(ArithmeticError("of a caller"), RuntimeError(WORKER)), 6, "set data.num_workers to a smaller number"),
+        (raises(ArithmeticError("of a caller"), RuntimeError(WORKER)), 6, "Reduce data.num_workers"),
         (raises(RuntimeError(GLOO)), 6, "error: another process of the training has ended"),
         (raises(DistBackendError("NCCL error")), 6, "error: another process of the training has ended"),
         (raises(OSError(errno.ENOSPC, "No space left on device", "a.csv")), 6, "a.csv cannot be written: No space"),

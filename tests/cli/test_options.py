@@ -73,7 +73,6 @@ def test_the_version(cli: Cli) -> None:
         (["fti"], '"fit"'),
         (["--seed_everything", "1"], "a command is missing"),
         (["fit", "--config"], "expected one argument"),
-        (["fit", "-c", "--x"], "expected one argument"),
         (["fit", "--print_config=skip_null"], "expected no value, true or false"),
         (["fit", "tiny.yaml"], "--config tiny.yaml"),
         (["test", "a", "b"], "expected no further argument"),

@@ -199,7 +199,7 @@ def test_a_table_that_is_wrong_is_refused(text: str, said: str, cli: Cli, traine
 def test_a_count_is_at_least_one(option: str, cli: Cli, trained: Path, images: dict[str, str]) -> None:
     done = cli("predict", trained, "images", option, "0")
     assert done.returncode == 2
-    assert "expected 1 or more" in done.stderr
+    assert "expected int > 0" in done.stderr
 
 
 def test_a_long_list_says_where_it_is(

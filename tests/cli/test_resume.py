@@ -309,11 +309,11 @@ def test_with_batches_of_another_size_it_goes_on_at_the_same_place_and_says_so(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "resume takes one run folder"),
+        ([], "required: RUN"),
         (["nowhere"], "run folder not found: nowhere"),
         (["runs"], "is no run folder"),
         (["runs", "--ckpt_path", "x.ckpt"], "resume continues from the last checkpoint"),
-        (["--allow-changed"], "needs a key"),
+        (["--allow-changed"], "expected one argument"),
     ],
 )
 def test_what_cannot_go_on(cli: Cli, place: Path, words: list[str], said: str) -> None:
@@ -340,13 +340,13 @@ def test_one_command_begins_a_run_and_goes_on_with_it(
     config.write_text(CONFIG)
 
     other_seed = cli("fit", "--config", "run.yaml", *last, "--seed_everything", "1", "--trainer.max_epochs", "1")
-    assert "no run is unfinished: starting a new one" in other_seed.stdout
+    assert "there is no unfinished run: starting a new one" in other_seed.stdout
     done = cli("fit", "--config", "run.yaml", *last)
     assert done.returncode == 0, done.stderr
     assert f"run {run.relative_to(place)}\nfrom last.ckpt: epoch 2, step 6" in done.stdout
     assert differences(whole, run) == []
     again = cli("fit", "--config", "run.yaml", *last, "--trainer.max_epochs", "1")
-    assert "no run is unfinished: starting a new one" in again.stdout
+    assert "there is no unfinished run: starting a new one" in again.stdout
     named = cli("fit", "--config", "run.yaml", "--ckpt_path", run)
     assert "is finished: 2 epochs, 8 steps" in named.stdout
     assert len(list((place / "runs/run").iterdir())) == 3
@@ -355,7 +355,7 @@ def test_one_command_begins_a_run_and_goes_on_with_it(
 def test_allowing_changes_is_for_runs_that_go_on(cli: Cli, place: Path) -> None:
     done = cli("fit", "--config", "run.yaml", "--allow-changed", "seed_everything")
     assert done.returncode == 2
-    assert "--allow-changed is for imgrec resume" in done.stderr
+    assert "--allow-changed: expected --ckpt_path last" in done.stderr
     assert not (place / "runs").exists()
 
 

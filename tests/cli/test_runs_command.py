@@ -66,7 +66,7 @@ def test_a_narrow_terminal_shows_what_matters_and_names_the_rest(
     lines = done.stdout.splitlines()
     assert all(len(line) <= 45 for line in lines[:-1])
     assert lines[0].split() == ["run", "status", "best/val/acc"]
-    assert "not shown, the terminal is too narrow: seed, " in lines[-1]
+    assert "not shown because the terminal is too narrow: seed, " in lines[-1]
     monkeypatch.setenv("COLUMNS", "20")
     assert cli("runs").returncode == 0
 
