@@ -26,7 +26,7 @@ from input_common import data
 from torch.nn.functional import cross_entropy
 
 from imgrec import ClassificationTask, ImageDataModule, Pruning
-from imgrec.callbacks import PositionalSeeding, make_lean
+from imgrec.callbacks import PositionalSeeding, remove_hook_overhead
 from imgrec.compress import prunable
 from imgrec.compress.pruning.masked_model import Masking
 from imgrec.engine.library_output import quiet_libraries
@@ -72,7 +72,7 @@ def trained(
         callbacks=[PositionalSeeding(), *([pruning] if pruning is not None else [])],
         **more,
     )
-    make_lean(trainer, task)
+    remove_hook_overhead(trainer, task)
     trainer.fit(task, datamodule=module)
     return trainer
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from imgrec import ImageDataModule
-from imgrec.callbacks import RunRecorder, make_lean
+from imgrec.callbacks import RunRecorder, remove_hook_overhead
 from imgrec.engine.experiment import Experiment
 from imgrec.models import Backbone, Classifier, build_classifier
 from imgrec.optim import build_optimizer
@@ -204,7 +204,7 @@ def ours(steps: int, between: list[float]) -> float:
         made = experiment.resolve_auto()
         made.callbacks.insert(0, RunRecorder("overhead", folder, experiment.resolved))
         made.callbacks.append(clock)
-        make_lean(made, experiment.task)
+        remove_hook_overhead(made, experiment.task)
         made.fit(experiment.task, datamodule=experiment.data)
     between += clock.between
     return 1000 * clock.steps / steps

@@ -33,7 +33,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from imgrec.callbacks import RunRecorder, make_lean
+from imgrec.callbacks import RunRecorder, remove_hook_overhead
 from imgrec.engine.experiment import Experiment
 
 GOALS = {"resnet18": 1.6, "mobilenetv3_small_100": 1.7, "tf_efficientnet_lite0": 1.3}
@@ -138,7 +138,7 @@ def ours(config: dict[str, dict[str, Any]], batches: int, chosen: list[str]) -> 
         experiment = Experiment({**whole, "trainer": limits, "runs": folder})
         trainer = experiment.resolve_auto()
         trainer.callbacks = [RunRecorder("throughput", folder, experiment.resolved), *trainer.callbacks, clock]
-        make_lean(trainer, experiment.task)
+        remove_hook_overhead(trainer, experiment.task)
         trainer.fit(experiment.task, datamodule=experiment.data)
     order = ", channels last" if experiment.task.channels_last else ""
     chosen.append(f"precision {experiment.config['trainer']['precision']}{order}")

@@ -16,7 +16,7 @@ import torch
 from imgrec import ClassificationTask, DistillationTask, ImageDataModule
 from imgrec import callbacks as own_callbacks
 from imgrec.augment import AUGMENTATIONS
-from imgrec.callbacks import ExactResume, LastCheckpoint, PositionalSeeding
+from imgrec.callbacks import LastCheckpoint, PositionalSeeding, ResumeState
 from imgrec.data import SAMPLERS
 from imgrec.losses import DISTILLATIONS, LOSSES
 from imgrec.models import HEADS
@@ -90,7 +90,7 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[
-            ExactResume(),
+            ResumeState(),
             LastCheckpoint(every_steps=2, keep=3, dirpath=str(folder)),
             PositionalSeeding(),
             *callbacks,

@@ -1,4 +1,4 @@
-"""Augmentation that changes over training: its strength, and the size of the images."""
+"""Augmentation schedules: strength, and size of the images."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import pytorch_lightning as pl
 from imgrec.augment import TrainingPipeline
 from imgrec.errors import UserError
 from imgrec.tasks.callback import Callback
+from imgrec.utils.ranges import ClosedUnitInterval, LeftOpenUnitInterval, PositiveInt, check_ranges
 
 
 class AugmentationStrength(Callback):
-    """Raises the strength of batch transforms and mixing over training, in a straight line.
+    """Linear schedule of the strength of batch transforms and mixing.
 
-    Strength 0 changes no colour, turns nothing, erases and mixes nothing; 1 is what the config says. Crops and flips,
-    and the transforms of single images in the loader, are the same throughout. The strength is a function of the step
-    alone, so a resumed run has it right.
+    Strength 0 disables color changes, rotation, erasing and mixing. Strength 1 is the strength in the config. Crops,
+    flips and the transforms of single images in the loader do not change. The strength depends on the step only, and a
+    resumed run is exact.
 
     Args:
-        start: the strength at the first step, 0 to 1.
-        end: the strength in the end.
-        until: the fraction of training after which it is ``end``.
+        start: Strength at the first step, in [0, 1]. Defaults to 0.
+        end: Final strength, in [0, 1]. Defaults to 1.
+        until: Fraction of training after which the strength is ``end``. Defaults to 1.
 
     Raises:
-        UserError: a number that cannot be.
+        UserError: If an argument is out of range.
 
-    >>> AugmentationStrength(start=0.5, until=0.5).at(0.25)
+    >>> AugmentationStrength(start=0.5, until=0.5).compute_strength(0.25)
     0.75
 
     Example::
@@ -40,40 +41,40 @@ class AugmentationStrength(Callback):
 
     runs_in_short_runs = True
 
-    def __init__(self, start: float = 0.0, end: float = 1.0, until: float = 1.0) -> None:
-        if not (0 <= start <= 1 and 0 <= end <= 1):
-            raise UserError(f"AugmentationStrength: `start` and `end` are from 0 to 1, got {start} and {end}.")
-        _check_until("AugmentationStrength", until)
+    @check_ranges
+    def __init__(
+        self, start: ClosedUnitInterval = 0.0, end: ClosedUnitInterval = 1.0, until: LeftOpenUnitInterval = 1.0
+    ) -> None:
         self.start = start
         self.end = end
         self.until = until
 
-    def at(self, progress: float) -> float:
-        """The strength when this fraction of training is done."""
+    def compute_strength(self, progress: float) -> float:
+        """Return the strength at a fraction of training."""
         return self.start + (self.end - self.start) * min(1.0, progress / self.until)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hand the schedule to the data module's pipeline."""
-        self.schedule(pipeline(trainer, self))
+        """Set the schedule of the data module."""
+        self.schedule(_training_pipeline(trainer, self))
 
     def schedule(self, training: TrainingPipeline) -> None:
-        """Let the strength of ``training`` follow this schedule."""
-        training.strength = self.at
+        """Set the schedule of a training pipeline."""
+        training.strength = self.compute_strength
 
 
 class ImageSizeSchedule(Callback):
-    """Begins training with smaller images and lets them grow: progressive resizing, on the device.
+    """Progressive resizing: training starts with smaller images, which are resized on the device.
 
-    Each batch is resized after augmentation and mixing, so a step on small images costs less. Evaluation always sees
-    the full size. For networks that take images of any size: most convolutional ones.
+    Every batch is resized after augmentation and mixing, and a step on small images is cheaper. Evaluation uses the
+    full size. It requires a model that accepts images of any size, as most convolutional models do.
 
     Args:
-        start: the side at the first step, as a part of the full side.
-        until: the fraction of training after which images have the full size.
-        multiple: sides are multiples of so many pixels.
+        start: Side at the first step, as a fraction of the full side. Defaults to 0.5.
+        until: Fraction of training after which images have the full size. Defaults to 0.8.
+        multiple: Divisor of all sides, in pixels. Defaults to 4.
 
     Raises:
-        UserError: a number that cannot be.
+        UserError: If an argument is out of range.
 
     Example::
 
@@ -87,46 +88,39 @@ class ImageSizeSchedule(Callback):
 
     runs_in_short_runs = True
 
-    def __init__(self, start: float = 0.5, until: float = 0.8, multiple: int = 4) -> None:
-        if not 0 < start <= 1:
-            raise UserError(f"ImageSizeSchedule: `start` is a part of the side, above 0 and up to 1, got {start}.")
-        if multiple < 1:
-            raise UserError(f"ImageSizeSchedule: `multiple` is 1 pixel or more, got {multiple}.")
-        _check_until("ImageSizeSchedule", until)
+    @check_ranges
+    def __init__(
+        self, start: LeftOpenUnitInterval = 0.5, until: LeftOpenUnitInterval = 0.8, multiple: PositiveInt = 4
+    ) -> None:
         self.start = start
         self.until = until
         self.multiple = multiple
 
-    def at(self, progress: float, full: int) -> int:
-        """The side, in pixels, when this fraction of training is done and the full side is ``full``."""
+    def compute_size(self, progress: float, full: int) -> int:
+        """Return the side in pixels at a fraction of training, for a full side of ``full`` pixels."""
         if progress >= self.until:
             return full
         side = full * (self.start + (1 - self.start) * progress / self.until)
         return min(full, max(self.multiple, round(side / self.multiple) * self.multiple))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hand the schedule to the data module's pipeline."""
-        self.schedule(pipeline(trainer, self))
+        """Set the schedule of the data module."""
+        self.schedule(_training_pipeline(trainer, self))
 
     def schedule(self, training: TrainingPipeline) -> None:
-        """Let the image size of ``training`` follow this schedule."""
+        """Set the schedule of a training pipeline."""
         full = training.sample.image_size
-        training.output_size = lambda progress: self.at(progress, full)
+        training.output_size = lambda progress: self.compute_size(progress, full)
 
 
-def pipeline(trainer: pl.Trainer, callback: pl.Callback) -> TrainingPipeline:
-    """The training pipeline of the trainer's data module.
+def _training_pipeline(trainer: pl.Trainer, callback: pl.Callback) -> TrainingPipeline:
+    """Return the training pipeline of the data module.
 
     Raises:
-        UserError: it has none.
+        UserError: If the trainer has no :class:`imgrec.ImageDataModule`.
     """
     data: Any = getattr(trainer, "datamodule", None)
     found = getattr(data, "training", None)
     if not isinstance(found, TrainingPipeline):
-        raise UserError(f"{type(callback).__name__} works with imgrec.ImageDataModule, got {type(data).__name__}.")
+        raise UserError(f"{type(callback).__name__}: expected an imgrec.ImageDataModule, got {type(data).__name__}.")
     return found
-
-
-def _check_until(name: str, until: float) -> None:
-    if not 0 < until <= 1:
-        raise UserError(f"{name}: `until` is a fraction of training, above 0 and up to 1, got {until}.")

@@ -1,4 +1,4 @@
-"""Early stopping: by patience, a target, divergence or time, with one line that says which."""
+"""Early stopping by patience, threshold, divergence or time limit."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from imgrec.errors import UserError, suggestion
 from imgrec.metrics.names import mode_of
 from imgrec.runs.summary import update_summary
 from imgrec.tasks.epoch_metrics import directions_of
+from imgrec.utils.ranges import NonNegativeFloat, PositiveInt, check_ranges
 from imgrec.utils.terminal import print
 
-_ASKED_EVERY = 10  # steps, where several processes have to agree on the time
+_STEPS_BETWEEN_CHECKS = 10  # of the time limit, with several processes
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 class EarlyStopping(LightningEarlyStopping):
-    """Stops training when a metric no longer improves, reaches a target or diverges, or when the time is used up.
+    """Early stopping when a metric no longer improves, reaches a threshold or diverges, or at a time limit.
 
-    Lightning's callback with its arguments, and a time limit. It prints in one line why it stopped, and writes the
-    reason to the run's summary.json under ``stopped``. A resumed run counts on from where it was, time included; one
-    that had stopped ends at once, unless ``patience``, a threshold or ``time_limit`` was raised.
+    The arguments are those of Lightning's callback, and a time limit. The reason is printed and stored in summary.json
+    as ``stopped``. A resumed run continues with its counters and its time. A run that had stopped ends at once, unless
+    ``patience``, a threshold or ``time_limit`` was raised.
 
-    It does not stop before ``trainer.min_epochs`` and ``trainer.min_steps`` are reached. Until then it follows the
-    metric, and afterwards it decides by the state of that moment: an improvement in between starts the patience again.
+    It does not stop before ``trainer.min_epochs`` and ``trainer.min_steps``. Until then the metric is only observed. An
+    improvement resets the patience.
 
     Args:
-        monitor: the metric.
-        patience: how many validations in a row may bring no improvement; ``null``: any number.
-        min_delta: what counts as an improvement.
+        monitor: Metric. Defaults to ``val/acc``.
+        patience: Number of validations in a row without improvement. None disables it. Defaults to 5.
+        min_delta: Smallest change that is an improvement. Defaults to 0.
         mode: ``min`` or ``max``. Defaults to the direction of the metric, ``higher_is_better``.
-        stopping_threshold: stop once the metric is better than this.
-        divergence_threshold: stop once it is worse than this.
-        check_finite: stop once it is NaN or infinite.
-        time_limit: how long all parts of the run may train together, validation included: ``45m``, ``1h30m``, or
-            Lightning's ``DD:HH:MM:SS``. The step is finished and one last validation made.
-        strict: refuse a metric that is not logged, instead of waiting for it.
-        check_on_train_epoch_end: look at the end of an epoch instead of after a validation; by default whichever comes
-            last.
+        stopping_threshold: Value of the metric at which training stops.
+        divergence_threshold: Value of the metric beyond which training stops.
+        check_finite: True to stop if the metric is NaN or infinite. Defaults to True.
+        time_limit: Total training time of all parts of the run, validation included: ``45m``, ``1h30m``, or
+            ``DD:HH:MM:SS`` as in Lightning. The present step is finished, and a validation follows.
+        strict: True to raise an error if the metric is not logged. Defaults to True.
+        check_on_train_epoch_end: Check at the end of an epoch instead of after a validation. By default the later one.
 
     Raises:
-        UserError: a number or a time that cannot be; while training, a metric that is not logged.
+        UserError: If an argument is invalid, or if the metric is not logged.
 
     Example::
 
@@ -57,11 +57,12 @@ class EarlyStopping(LightningEarlyStopping):
             - {class_path: EarlyStopping, monitor: val/loss, patience: 5, time_limit: 2h}
     """
 
+    @check_ranges
     def __init__(
         self,
         monitor: str = "val/acc",
-        patience: int | None = 5,
-        min_delta: float = 0.0,
+        patience: PositiveInt | None = 5,
+        min_delta: NonNegativeFloat = 0.0,
         mode: Literal["min", "max"] | None = None,
         stopping_threshold: float | None = None,
         divergence_threshold: float | None = None,
@@ -70,12 +71,8 @@ class EarlyStopping(LightningEarlyStopping):
         strict: bool = True,
         check_on_train_epoch_end: bool | None = None,
     ) -> None:
-        if patience is not None and patience < 1:
-            raise UserError(f"EarlyStopping: `patience` is 1 validation or more, or null, got {patience}.")
-        if min_delta < 0:
-            raise UserError(f"EarlyStopping: `min_delta` is 0 or more, got {min_delta}.")
         if mode not in (None, "min", "max"):
-            raise UserError(f'EarlyStopping: `mode` is min or max, got "{mode}".')
+            raise UserError(f'EarlyStopping.mode: expected "min" or "max", got "{mode}".')
         super().__init__(
             monitor=monitor,
             min_delta=min_delta,
@@ -89,13 +86,13 @@ class EarlyStopping(LightningEarlyStopping):
         )
         self._given_mode = mode
         self._initial_mode = self.mode
-        self.time_limit = None if time_limit is None else seconds_of(time_limit, "EarlyStopping: `time_limit`")
+        self.time_limit = None if time_limit is None else seconds_of(time_limit, "EarlyStopping.time_limit")
         self.stopped: str | None = None
-        """Why training was stopped; ``None`` where it was not."""
+        """Reason of the stop, or None."""
         self._last: float | None = None
         self._used = 0.0
         self._began: float | None = None
-        self._asked_at = 0
+        self._checked_at = 0
 
     @property
     def state_key(self) -> str:
@@ -110,15 +107,13 @@ class EarlyStopping(LightningEarlyStopping):
             if not torch.isfinite(self.best_score):
                 self.best_score = torch.tensor(torch.inf if mode == "min" else -torch.inf)
 
-    # ---------------------------------------------------------------- the state
-
     @property
     def seconds(self) -> float:
-        """How long the run has trained, earlier parts included."""
+        """Training time of the run in seconds, earlier parts included."""
         return self._used + (time.perf_counter() - self._began if self._began is not None else 0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers; the arguments stay what the config says."""
+        """Return plain numbers. The arguments are not stored."""
         return {
             "wait_count": self.wait_count,
             "stopped_epoch": self.stopped_epoch,
@@ -130,7 +125,7 @@ class EarlyStopping(LightningEarlyStopping):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from where the run was."""
+        """Restore the state."""
         self.wait_count = state_dict["wait_count"]
         self.stopped_epoch = state_dict["stopped_epoch"]
         self.best_score = torch.tensor(state_dict["best_score"], dtype=torch.float64)
@@ -140,7 +135,7 @@ class EarlyStopping(LightningEarlyStopping):
         self._used = state_dict["seconds"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock; a resumed run that had stopped ends at once where it would stop again."""
+        """Start the clock. A resumed run that would stop again ends at once."""
         self._began = time.perf_counter()
         if self.stopped is not None:
             if self._would_stop_again() and meets_minimum(trainer):
@@ -160,8 +155,6 @@ class EarlyStopping(LightningEarlyStopping):
         self.wait_count, self.best_score = before
         return stop
 
-    # ---------------------------------------------------------------- the checks
-
     def _run_early_stopping_check(self, trainer: pl.Trainer) -> None:
         if self.stopped is not None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -170,20 +163,21 @@ class EarlyStopping(LightningEarlyStopping):
         current = trainer.callback_metrics[self.monitor].squeeze()
         self._last = float(current)
         stop, _ = self._evaluate_stopping_criteria(current)
-        if not meets_minimum(trainer):  # Lightning would keep `should_stop` until the minimum, whatever comes between
+        if not meets_minimum(trainer):  # Lightning would keep `should_stop`
             self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
         elif trainer.strategy.reduce_boolean_decision(stop, all=False):
-            self._stop(trainer, self._why())
+            self._stop(trainer, self._describe_reason())
 
     def _validate_condition_metric(self, logs: dict[str, torch.Tensor]) -> bool:
         if self.strict and self.monitor not in logs:
             raise UserError(
-                f'EarlyStopping: nothing logs "{self.monitor}".{suggestion(self.monitor, logs)} '
-                f"Logged are: {', '.join(logs)}."
+                f'EarlyStopping.monitor: expected a logged metric, got "{self.monitor}".'
+                f"{suggestion(self.monitor, logs)} "
+                f"Logged: {', '.join(logs)}."
             )
         return self.monitor in logs
 
-    def _why(self) -> str:
+    def _describe_reason(self) -> str:
         best, last = f"{float(self.best_score):.4g}", f"{self.monitor} is {self._last:.4g}"
         by = f" by {abs(self.min_delta):g}" if self.min_delta else ""
         return {
@@ -196,22 +190,22 @@ class EarlyStopping(LightningEarlyStopping):
             EarlyStoppingReason.DIVERGENCE_THRESHOLD: f"{last}, which is beyond {self.divergence_threshold:g}"
             if self.divergence_threshold is not None
             else "",
-            EarlyStoppingReason.NON_FINITE_METRIC: f"{last}; the best was {best}",
+            EarlyStoppingReason.NON_FINITE_METRIC: f"{last} (best {best})",
         }.get(self.stopping_reason, "another process stopped")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the clock after an optimizer step; several processes agree on it every ten steps."""
+        """Check the time limit after an optimizer step. Several processes agree on it every ten steps."""
         step = trainer.global_step
-        apart = 1 if trainer.world_size == 1 else _ASKED_EVERY
-        if self.time_limit is None or self.stopped is not None or step < self._asked_at + apart:
+        apart = 1 if trainer.world_size == 1 else _STEPS_BETWEEN_CHECKS
+        if self.time_limit is None or self.stopped is not None or step < self._checked_at + apart:
             return
         if not meets_minimum(trainer):
             return
-        self._asked_at = step
+        self._checked_at = step
         if trainer.strategy.reduce_boolean_decision(self._out_of_time(), all=False):
-            self._stop(trainer, f"the time limit is used up, after {said_of(self.seconds)}")
+            self._stop(trainer, f"the time limit is used up, after {format_duration(self.seconds)}")
 
     def _out_of_time(self) -> bool:
         return self.time_limit is not None and self.seconds >= self.time_limit
@@ -226,7 +220,7 @@ class EarlyStopping(LightningEarlyStopping):
         self._used, self._began = self.seconds, None
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say why it stopped, on the terminal and in the summary."""
+        """Print the reason of the stop and write it into the summary."""
         if self.stopped is None:
             return
         if trainer.is_global_zero:
@@ -237,14 +231,14 @@ class EarlyStopping(LightningEarlyStopping):
 
 
 def seconds_of(text: str, where: str) -> float:
-    """A time in seconds.
+    """Return a time in seconds.
 
     Args:
         text: ``90s``, ``45m``, ``1h30m``, ``2d``, or ``DD:HH:MM:SS``.
-        where: the place in the config, for the message.
+        where: Location in the config, for the message.
 
     Raises:
-        UserError: it is none.
+        UserError: If the text is not a time.
 
     >>> seconds_of("1h30m", "time"), seconds_of("00:00:10:05", "time")
     (5400.0, 605.0)
@@ -253,14 +247,14 @@ def seconds_of(text: str, where: str) -> float:
         return float(sum(int(n) * unit for n, unit in zip(text.split(":"), _UNITS.values(), strict=True)))
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms])", text)
     if not parts or re.sub(r"(\d+(?:\.\d+)?)\s*([dhms])", "", text).strip():
-        raise UserError(f'{where} is a time such as 45m, 1h30m or 00:01:30:00, got "{text}".')
+        raise UserError(f'{where}: expected a time such as 45m, 1h30m or 00:01:30:00, got "{text}".')
     return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
 
 
-def said_of(seconds: float) -> str:
-    """A time as one would say it.
+def format_duration(seconds: float) -> str:
+    """Return a time as text.
 
-    >>> said_of(5400), said_of(59.96), said_of(3.25)
+    >>> format_duration(5400), format_duration(59.96), format_duration(3.25)
     ('1 h 30 min', '1 min', '3.2 s')
     """
     if round(seconds, 1) < 60:

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights: what is validated, kept as best, tested and shared."""
+"""Exponential moving average of the weights."""
 
 from __future__ import annotations
 
@@ -8,35 +8,34 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
+from imgrec.callbacks.compatibility import count_steps, require_whole_weights
 from imgrec.compress.pruning.widths import select
 from imgrec.errors import UserError
 from imgrec.optim.averaging import ema_decay, ema_update_, wide_copy
 from imgrec.tasks.callback import Callback
-from imgrec.utils.checks import at_least_one
+from imgrec.utils.ranges import PositiveInt, RightOpenUnitInterval, check_ranges
 
 
 class EMA(Callback):
-    """Averages the weights over the steps of training; validation, the best checkpoint and the model are the average.
+    """Exponential moving average of the weights, used in validation, in the test and in the shared model.
 
-    A checkpoint holds the average as its ``state_dict``, as Lightning's ``EMAWeightAveraging`` has it, and beside it,
-    as ``current_model_state``, the weights of the step, which a resumed run goes on with, exactly. ``trainer.test`` and
-    ``load_from_checkpoint`` therefore take the average. Until ``start`` there is no average, and everything is as
-    without this callback.
+    A checkpoint contains the average as ``state_dict``, as with ``EMAWeightAveraging`` of Lightning. It contains the
+    weights of the step as ``current_model_state``, and a resumed run is exact. ``trainer.test`` and
+    ``load_from_checkpoint`` therefore use the average. Before ``start`` there is no average.
 
     Args:
-        decay: how much of the average stays at each optimizer step.
-        warmup: begin with a smaller decay, that grows as :func:`imgrec.optim.averaging.ema_decay` says.
-        start: the fraction of training after which the average begins, with the weights of that step.
-        every_n_steps: update the average only every so many steps, with the decay of as many: cheaper, and about the
-            same average.
-        buffers: ``average`` the running statistics of batch norm like the weights, or ``copy`` the latest.
+        decay: Fraction of the average that stays at every optimizer step. Defaults to 0.999.
+        warmup: Start with a smaller decay, see :func:`imgrec.optim.averaging.ema_decay`. Defaults to True.
+        start: Fraction of training after which the average starts, with the weights of that step. Defaults to 0.
+        every_n_steps: Number of optimizer steps between two updates, which then use ``decay ** every_n_steps``. A
+            larger value is cheaper, with about the same average. Defaults to 1.
+        buffers: ``average`` or ``copy`` the running statistics of batch norm. Defaults to ``average``.
 
     Raises:
-        UserError: a number that cannot be; a strategy that shards the weights.
+        UserError: If an argument is out of range, or if the strategy shards the weights.
 
     Example::
 
@@ -51,21 +50,17 @@ class EMA(Callback):
 
     averages_weights = True
 
+    @check_ranges
     def __init__(
         self,
-        decay: float = 0.999,
+        decay: RightOpenUnitInterval = 0.999,
         warmup: bool = True,
-        start: float = 0.0,
-        every_n_steps: int = 1,
+        start: RightOpenUnitInterval = 0.0,
+        every_n_steps: PositiveInt = 1,
         buffers: Literal["average", "copy"] = "average",
     ) -> None:
-        if not 0 <= decay < 1:
-            raise UserError(f"EMA: `decay` is from 0 to below 1, got {decay}.")
-        if not 0 <= start < 1:
-            raise UserError(f"EMA: `start` is a fraction of training, from 0 to below 1, got {start}.")
-        at_least_one("EMA", every_n_steps=every_n_steps)
         if buffers not in ("average", "copy"):
-            raise UserError(f'EMA: `buffers` is average or copy, got "{buffers}".')
+            raise UserError(f'EMA.buffers: expected "average" or "copy", got "{buffers}".')
         self.decay = decay
         self.warmup = warmup
         self.start = start
@@ -75,29 +70,20 @@ class EMA(Callback):
         self._step = 0
         self._updates = 0
         self._averages: dict[str, Tensor] | None = None
-        self._current: dict[str, Tensor] | None = None  # while the average is in the place of the weights
+        self._current: dict[str, Tensor] | None = None  # set while the module has the average instead
         self._tensors: _Tensors | None = None
 
-    # ---------------------------------------------------------------- training
-
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what cannot be averaged here."""
+        """Check the strategy."""
         if stage != TrainerFn.FITTING:
             return
-        if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
-            raise UserError(
-                f"trainer.callbacks: EMA needs all weights in every process, and {type(trainer.strategy).__name__} "
-                "shards them; take strategy: ddp, or leave EMA out"
-            )
+        require_whole_weights(trainer, "EMA")
         self._averages = self._current = None
         self._step = self._updates = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find out when the average begins; a resumed one goes to the device."""
-        steps = trainer.estimated_stepping_batches
-        if self.start and not math.isfinite(steps):
-            raise UserError("EMA: `start` is a fraction of training: set trainer.max_epochs or trainer.max_steps.")
-        self._first = math.ceil(self.start * steps) if self.start else 0
+        """Compute the first step of the average. Move a resumed average to the device."""
+        self._first = math.ceil(self.start * count_steps(trainer, "EMA.start")) if self.start else 0
         self._tensors = _Tensors(pl_module)
         if self._averages is not None:
             now = dict(self._tensors)
@@ -109,7 +95,7 @@ class EMA(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take in the weights of an optimizer step."""
+        """Update the average after an optimizer step."""
         self._update(trainer)
 
     def _update(self, trainer: pl.Trainer) -> None:
@@ -131,7 +117,7 @@ class EMA(Callback):
 
     @property
     def averages(self) -> dict[str, Tensor]:
-        """The averages by the names of the module's state dict, to be changed in place; none before they begin."""
+        """The averages by name in the state dict of the module. They may be changed in place."""
         return self._averages or {}
 
     def on_weights_pruned(self, pl_module: pl.LightningModule, kept_indices: Mapping[str, Tensor]) -> None:
@@ -146,59 +132,55 @@ class EMA(Callback):
             }
             self._averages = {name: old[name] if name in old else wide_copy(value) for name, value in self._tensors}
 
-    # ---------------------------------------------------------------- the average in the place of the weights
-
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validate the average."""
+        """Swap to the average for validation."""
         if trainer.state.fn == TrainerFn.FITTING:
-            self._put_average()
+            self._swap_to_average()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on with the weights; checkpoints are written after this."""
+        """Swap to the weights. Checkpoints are written afterwards."""
         if trainer.state.fn == TrainerFn.FITTING:
-            self._put_weights()
+            self._swap_to_weights()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the average in the module."""
-        self._put_average()
+        self._swap_to_average()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let go of what is no longer needed: all checkpoints are written."""
+        """Release the average and the weights, after all checkpoints were written."""
         self._averages = self._current = self._tensors = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the weights in the module."""
-        self._put_weights()
+        self._swap_to_weights()
 
     @torch.no_grad()
-    def _put_average(self) -> None:
+    def _swap_to_average(self) -> None:
         if self._averages is not None and self._tensors is not None and self._current is None:
             self._current = {name: value.detach().clone() for name, value in self._tensors}
             for name, value in self._tensors:
                 value.copy_(self._averages[name])
 
     @torch.no_grad()
-    def _put_weights(self) -> None:
+    def _swap_to_weights(self) -> None:
         if self._current is not None and self._tensors is not None:
             for name, value in self._tensors:
                 value.copy_(self._current[name])
             self._current = None
 
-    # ---------------------------------------------------------------- checkpoints
-
     def state_dict(self) -> dict[str, Any]:
-        """Where the average stands; the average itself is the checkpoint's ``state_dict``."""
+        """Return the counters. The average is the ``state_dict`` of the checkpoint."""
         return {"step": self._step, "updates": self._updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the counters."""
         self._step, self._updates = state_dict["step"], state_dict["updates"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put the average into the checkpoint, and the weights beside it."""
-        self._update(trainer)  # a callback that stands before this one may write in the middle of a step's end
+        """Store the average as ``state_dict`` and the weights as ``current_model_state``."""
+        self._update(trainer)  # an earlier callback may write a checkpoint before this callback's on_train_batch_end
         if self._averages is None:
             return
         key = self.state_key
@@ -211,14 +193,14 @@ class EMA(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Resume with the weights of the step; an evaluation keeps the average."""
+        """Resume with the weights of the step. An evaluation keeps the average."""
         if trainer.state.fn == TrainerFn.FITTING and "current_model_state" in checkpoint:
             pl_module.load_state_dict(checkpoint["current_model_state"])
             self._averages = dict(checkpoint["state_dict"])
 
 
 class _Tensors:
-    """The parameters, then the persistent buffers, of a module by their names in its state dict, as they are now."""
+    """Parameters, then persistent buffers, of a module, by name in its state dict."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._parameters = list(module.named_parameters(remove_duplicate=False))
@@ -232,7 +214,7 @@ class _Tensors:
         self._fixed: list[Tensor] = [parameter for _, parameter in self._parameters]
 
     def values(self) -> list[Tensor]:
-        """The tensors alone, in the same order; quicker."""
+        """Return the tensors without names, in the same order. It is faster than iteration."""
         return [
             *self._fixed,
             *(buffer for _, owner, own in self._owners if (buffer := owner._buffers[own]) is not None),

@@ -1,4 +1,4 @@
-"""The learning-rate range test within a training: each optimizer step at a higher rate than the one before it."""
+"""Learning-rate range test in a training."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from imgrec.types import Batch
 
 
 class LearningRateRange(pl.Callback):
-    """Trains each optimizer step at the next of some learning rates, and stops after the last or where it diverges.
+    """Callback that increases the learning rate at every optimizer step, until the loss diverges.
 
-    The schedule is left out. Parameter groups keep the ratios of their rates. How long training was to be is no end,
-    but what the progress of training decides, ramps say, goes by it.
+    The schedule is disabled. Parameter groups keep the ratios of their rates. The length of the training has no effect,
+    except on ramps.
 
     Args:
-        rates: those of the optimizer as its spec has it, rising.
-        base: the rate that the spec has now; ``None`` takes that of the first parameter group.
-        factor: how many times its least mean the loss may be.
+        rates: Increasing learning rates of the optimizer spec.
+        base: Learning rate in the spec. Defaults to that of the first parameter group.
+        factor: Ratio of the loss to its lowest mean at which it diverges. Defaults to 4.
 
     Raises:
-        UserError: at the start of training, where there is not one optimizer with one rate to vary.
+        UserError: If there is not exactly one optimizer with a learning rate above 0.
     """
 
     def __init__(self, rates: Sequence[float], base: float | None = None, factor: float = 4.0) -> None:
@@ -39,18 +39,20 @@ class LearningRateRange(pl.Callback):
 
     @property
     def result(self) -> RangeTest:
-        """What was seen."""
+        """Rates and losses of the test."""
         return RangeTest(tuple(self.rates[: len(self._losses)]), tuple(self._losses), self._ended)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the place of the schedule, and of the end of training."""
+        """Disable the schedule and the length of the training."""
         if len(trainer.optimizers) != 1 or not pl_module.automatic_optimization:
-            raise UserError(f"a range test varies one optimizer, and {type(pl_module).__name__} steps its own way")
+            raise UserError(
+                f"range test: expected one optimizer with automatic optimization, got {type(pl_module).__name__}."
+            )
         groups = trainer.optimizers[0].param_groups
         given = [float(group.get("initial_lr", group.get("lr", 0.0))) for group in groups]
         base = self.base or given[0]
         if not base or not any(given):
-            raise UserError("a range test multiplies the optimizer's learning rate, and that is 0")
+            raise UserError("range test: expected a learning rate above 0, got 0.")
         self._ratios = [rate / base for rate in given]
         trainer.strategy.lr_scheduler_configs = []
         remove_limits(trainer)
@@ -58,7 +60,7 @@ class LearningRateRange(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set the rate of the optimizer step that this batch belongs to."""
+        """Set the learning rate of the optimizer step of this batch."""
         rate = self.rates[len(self._losses)]
         for group, ratio in zip(trainer.optimizers[0].param_groups, self._ratios, strict=True):
             group["lr"] = ratio * rate
@@ -66,7 +68,7 @@ class LearningRateRange(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Record the loss before the optimizer step that just ended, the mean over the samples that it accumulated."""
+        """Record the loss before the optimizer step, as the mean over its samples."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         samples = len(batch) if isinstance(batch, Batch) else 1
         self._parts.append((float(loss) * trainer.accumulate_grad_batches, samples))  # Lightning has divided it

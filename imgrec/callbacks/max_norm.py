@@ -1,4 +1,4 @@
-"""The max-norm constraint: no unit's weights grow beyond a length, whatever the optimizer does."""
+"""Max-norm constraint on the weights of filters and of rows."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
+from imgrec.callbacks.compatibility import require_whole_weights
 from imgrec.errors import UserError
-from imgrec.losses.base import in_range
 from imgrec.models.utils.patterns import Scope, in_scope, scope_names
 from imgrec.optim.max_norm import project_max_norm_
 from imgrec.optim.optimizers.averaged import find_eval_weights_optimizer
 from imgrec.tasks.callback import Callback
+from imgrec.utils.ranges import PositiveFloat, check_ranges
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class MaxNorm(Callback):
-    """Keeps the weights of each filter, or each row of a matrix, at a Euclidean norm of at most ``limit``.
+    """Max-norm constraint, which limits the Euclidean norm of the weights of every filter or matrix row.
 
-    After every optimizer step, what is longer is shortened: a constraint, and no penalty, that lets large learning
-    rates explore; made for dropout in networks without batch normalization, behind which a filter's length plays no
-    part. It has no state, so that a resumed run goes on exactly. What is averaged (EMA) stays within the limit, too.
+    Longer filters are scaled down after every optimizer step. It allows large learning rates, and was introduced for
+    dropout in networks without batch normalization. With batch normalization the norm of a filter has no effect on the
+    output. The callback has no state, and a resumed run is exact. The average of EMA stays within the limit.
 
     Args:
-        limit: the largest norm, above 0; 2 to 4 is usual.
-        scope: names or patterns of the weights, or of modules that hold them; by default all convolutions and linear
-            layers.
+        limit: Largest norm, above 0. Usual values are 2 to 4. Defaults to 3.
+        scope: Names or patterns of the weights, or of modules that contain them. Defaults to all convolutions and
+            linear layers.
 
     Raises:
-        UserError: a limit of 0 or less; a pattern that matches no such weight; weights that are computed from others
-            (weight normalization, LoRA); a schedule-free optimizer, whose weights lie between two others; a strategy
-            that shards the weights.
+        UserError: If ``limit`` is out of range, or if ``scope`` matches no such weight.
+        UserError: If a weight is computed from other tensors (weight normalization, LoRA).
+        UserError: If the optimizer is schedule-free, or if the strategy shards the weights.
 
     Example::
 
@@ -51,29 +51,23 @@ class MaxNorm(Callback):
 
     runs_in_short_runs = True
 
-    def __init__(self, limit: float = 3.0, scope: str | list[str] | None = None) -> None:
-        try:
-            self.limit = in_range("limit", limit, open_low=True)
-        except UserError as error:
-            raise UserError(f"MaxNorm: {error}") from error
+    @check_ranges
+    def __init__(self, limit: PositiveFloat = 3.0, scope: str | list[str] | None = None) -> None:
+        self.limit = limit
         self.scope: Scope = scope
         self._weights: list[nn.Parameter] = []
         self._hooks: list[RemovableHandle] = []
 
     def validate_model(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse what cannot be constrained; called before anything is written."""
-        if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
-            raise UserError(
-                f"trainer.callbacks: MaxNorm needs whole filters, and {type(trainer.strategy).__name__} shards them; "
-                "take strategy: ddp, or leave MaxNorm out"
-            )
+        """Check the strategy and the weights."""
+        require_whole_weights(trainer, "MaxNorm")
         self._find(pl_module)
 
     def _find(self, pl_module: pl.LightningModule) -> list[nn.Parameter]:
         model = getattr(pl_module, "model", None)
         network = model if isinstance(model, nn.Module) else pl_module
-        where = "trainer.callbacks: MaxNorm"
-        scope_names(network, self.scope, f"{where}: scope")
+        where = "MaxNorm.scope"
+        scope_names(network, self.scope, where)
         found: list[nn.Parameter] = []
         computed: list[str] = []
         for name, module in network.named_modules():
@@ -84,47 +78,47 @@ class MaxNorm(Callback):
                     found.append(module.get_parameter("weight"))
         if computed:
             raise UserError(
-                f"{where}: the weight of {computed[0]} is computed from others (weight normalization, LoRA), which no "
-                "limit on it reaches; name other layers with `scope`"
+                f"{where}: expected layers that store their weight, got {computed[0]}, whose weight is computed from "
+                "other tensors (weight normalization, LoRA)."
             )
         if not found:
-            raise UserError(f"{where}: the scope {self.scope!r} holds no weight of a convolution or a linear layer")
+            raise UserError(f"{where}: expected a weight of a convolution or a linear layer, got {self.scope!r}.")
         return found
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stand behind each optimizer's step."""
-        self.validate_model(trainer, pl_module)  # without a recorder nobody has asked for it yet
+        """Register a hook after every optimizer step."""
+        self.validate_model(trainer, pl_module)  # a trainer without a run recorder does not call it
         self._weights = self._find(pl_module)
         for optimizer in trainer.optimizers:
-            elsewhere = find_eval_weights_optimizer(optimizer)
-            if elsewhere is not None and elsewhere.averages_alone:
+            averaged = find_eval_weights_optimizer(optimizer)
+            if averaged is not None and averaged.averages_alone:
                 raise UserError(
-                    f"trainer.callbacks: {type(elsewhere).__name__} trains weights that lie between two others, which "
-                    "MaxNorm would tear apart; take another optimizer, or leave MaxNorm out"
+                    f"model.optimizer: expected an optimizer without averaging together with MaxNorm, got "
+                    f"{type(averaged).__name__}."
                 )
         self._hooks = [each.register_step_post_hook(self._after_step) for each in trainer.optimizers]
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         weights = [weight for weight in self._weights if weight.grad is not None]
         project_max_norm_(weights, self.limit)
-        elsewhere = find_eval_weights_optimizer(optimizer)
-        if elsewhere is not None:
-            points = [elsewhere.point(weight) for weight in weights]
+        averaged = find_eval_weights_optimizer(optimizer)
+        if averaged is not None:
+            points = [averaged.point(weight) for weight in weights]
             project_max_norm_([point for point in points if point is not None], self.limit)
 
     def on_weights_pruned(self, pl_module: pl.LightningModule, kept_indices: Mapping[str, Tensor]) -> None:
-        """Go on with a network that has just lost channels or blocks, between two steps."""
+        """Use the weights of the changed model."""
         self._weights = self._find(pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let go of the optimizers and of the weights."""
-        self._forget()
+        """Remove the hooks."""
+        self._remove_hooks()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Let go of them."""
-        self._forget()
+        """Remove the hooks."""
+        self._remove_hooks()
 
-    def _forget(self) -> None:
+    def _remove_hooks(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._weights = [], []

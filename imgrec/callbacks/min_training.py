@@ -21,7 +21,7 @@ def meets_minimum(trainer: pl.Trainer) -> bool:
 
 
 def remove_limits(trainer: pl.Trainer) -> None:
-    """Remove the minimum and the maximum length of a training; only ``trainer.should_stop`` ends it then."""
+    """Remove the minimum and the maximum length of a training, which then ends by ``trainer.should_stop`` only."""
     loop: Any = trainer.fit_loop
     loop.max_epochs, loop.epoch_loop.max_steps = -1, -1
     loop.min_epochs, loop.epoch_loop.min_steps = None, None

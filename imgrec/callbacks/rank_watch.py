@@ -1,4 +1,4 @@
-"""The processes that Lightning launched for one training: when one dies, the others end with a message."""
+"""Detection of dead processes in a training that Lightning launched."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from imgrec.utils.signals import signal_name
 from imgrec.utils.terminal import print
 
 _EVERY = 0.5
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 _GRACE = 10.0
 """Seconds in which a process may end by its own error, after another one has died."""
@@ -31,18 +31,18 @@ _watched: list[subprocess.Popen[bytes]] = []
 
 
 class RankWatch(Callback):
-    """Ends all processes of a training that Lightning launched when one of them dies.
+    """Callback that ends all processes of a training that Lightning launched when one of these dies.
 
-    A collective operation may wait for a dead process for minutes. Lightning's own observer ends the first process with
-    SIGKILL, without a message. Here the first process ends with exit status 6 and names the rank and its signal, unless
-    its own error ends it before. The others end when the first one has died. Processes that torchrun or SLURM started
-    are theirs to end.
+    A collective operation may wait for a dead process for minutes. The observer of Lightning ends the first process
+    with SIGKILL, without a message. Here the first process ends with exit status 6 and prints the rank and its signal,
+    unless its own error ends it before. The others end after the first one. Processes of torchrun or SLURM are not
+    watched.
     """
 
     runs_in_short_runs = True
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Begin to watch, once in a process."""
+        """Start the watching thread, once per process."""
         launched = list(getattr(trainer.strategy.launcher, "procs", []))
         if launched:
             _silence_observer()
@@ -54,10 +54,10 @@ class RankWatch(Callback):
 
 
 def lost_rank(seconds: float = 0.0) -> str | None:
-    """Return which of the launched processes died, and by what; ``None`` if all are well.
+    """Return a description of a dead process, or None if all are alive.
 
     Args:
-        seconds: Time to wait for one: an error of the connection comes before the end of the process.
+        seconds: Time to wait for one. An error of the connection comes before the end of the process.
     """
     until = time.monotonic() + seconds
     while _watched:
@@ -75,7 +75,7 @@ def lost_rank(seconds: float = 0.0) -> str | None:
 
 
 def _watch_ranks(trainer: pl.Trainer, launched: list[subprocess.Popen[bytes]]) -> None:
-    """End the first process if one of the others has died and nothing else ends it."""
+    """Stop the first process if one of the others died and nothing else stops it."""
     while any(process.poll() is None for process in launched) and (found := lost_rank()) is None:
         time.sleep(_EVERY)
     found = lost_rank()
@@ -86,7 +86,7 @@ def _watch_ranks(trainer: pl.Trainer, launched: list[subprocess.Popen[bytes]]) -
 
 
 def _watch_first(parent: int) -> None:
-    """End this process, which is not the first, when the first one is gone."""
+    """Stop this process after the first process has ended."""
     while os.getppid() == parent:
         time.sleep(_EVERY)
     time.sleep(_EVERY)  # its own error may come first
@@ -106,14 +106,14 @@ def _end(trainer: pl.Trainer, why: str) -> None:
 
 
 def _is_launched(trainer: pl.Trainer) -> bool:
-    """Return True in a process that Lightning launched."""
+    """Return True if Lightning launched this process."""
     connector: Any = trainer._accelerator_connector
     environment = connector.cluster_environment
     return isinstance(environment, LightningEnvironment) and environment.local_rank() > 0
 
 
 def _silence_observer() -> None:
-    """Give Lightning's observer nothing to observe: it would end this process with SIGKILL."""
+    """Disable the observer of Lightning, which would end this process with SIGKILL."""
     for thread in threading.enumerate():
         if thread.name == "child-process-observer":
             vars(thread)["_child_processes"] = []

@@ -1,4 +1,4 @@
-"""What a training step draws depends on where it stands, not on what was drawn before."""
+"""Seeds of training steps that depend on the position only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from imgrec.utils.seeding import run_seed, seed_defaults
 
 
 class PositionalSeeding(Callback):
-    """Seeds torch's default generators at the start of every training batch, by (seed, epoch, batch, rank).
+    """Callback that seeds the default generators of torch at every training batch, by (seed, epoch, batch, rank).
 
-    Dropout, stochastic depth and every draw on the device are then those of an uninterrupted run after a resume.
+    Dropout, stochastic depth and every other draw on the device are therefore equal after a resume.
     """
 
     runs_in_short_runs = True
@@ -21,5 +21,5 @@ class PositionalSeeding(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seed by position."""
+        """Seed the generators by position."""
         seed_defaults(run_seed(), "step", trainer.current_epoch, batch_idx, trainer.global_rank)

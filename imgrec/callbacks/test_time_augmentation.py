@@ -1,4 +1,4 @@
-"""Test-time augmentation while Lightning evaluates."""
+"""Test-time augmentation in an evaluation of Lightning."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from imgrec.types import Batch, StepOutput
 
 
 class TestTimeViews(pl.Callback):
-    """Evaluates every image in several views and takes the mean: in test and prediction, not in validation.
+    """Test-time augmentation, which averages the predictions of several views of an image in test and prediction.
 
-    The views go through the task's own ``model_step``; the features are those of the image as it is.
+    Validation does not use it. Every view passes through ``model_step`` of the task. The features are those of the
+    original image.
 
     Args:
-        views: what is looked at beside the image itself; see `imgrec list views`.
-        average: ``probabilities``, or ``logits``.
+        views: Views in addition to the image, see `imgrec list views`. Defaults to ``hflip``.
+        average: ``probabilities`` or ``logits``. Defaults to ``probabilities``.
 
     Raises:
-        SpecError: an unknown view or argument.
+        SpecError: If a view or an argument is unknown.
 
     Example::
 
@@ -32,29 +33,29 @@ class TestTimeViews(pl.Callback):
             - {class_path: TestTimeViews, views: hflip}
     """
 
-    __test__ = False  # what pytest would take for a class of tests
+    __test__ = False  # not a test class for pytest
 
     def __init__(self, views: Specs = "hflip", average: Average = "probabilities") -> None:
         self.augmentation = TestTimeAugmentation(views, average)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the mean over the views in the place of the task's step."""
+        """Replace ``model_step`` of the task by the average over the views."""
         self._replace(pl_module)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the task its own step back."""
+        """Restore ``model_step`` of the task."""
         self._restore(pl_module)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """As for the test."""
+        """Replace ``model_step`` of the task by the average over the views."""
         self._replace(pl_module)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """As for the test."""
+        """Restore ``model_step`` of the task."""
         self._restore(pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """As at the end."""
+        """Restore ``model_step`` of the task."""
         self._restore(pl_module)
 
     def _replace(self, task: Any) -> None:

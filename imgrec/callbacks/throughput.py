@@ -1,4 +1,4 @@
-"""How fast a few optimizer steps are."""
+"""Throughput of a few optimizer steps."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from imgrec.callbacks.min_training import remove_limits
 
 
 class StepMeter(pl.Callback):
-    """Times some optimizer steps, ends the training after them, and counts the memory that a GPU gave at most.
+    """Callback that times optimizer steps, ends the training after these, and measures the peak memory of a GPU.
 
     Args:
-        steps: how many optimizer steps; the first one prepares kernels and the optimizer's state, and is not timed.
+        steps: Number of optimizer steps. The first one prepares kernels and the state of the optimizer, and is not
+            timed.
     """
 
     def __init__(self, steps: int) -> None:
@@ -26,7 +27,7 @@ class StepMeter(pl.Callback):
 
     @property
     def images_per_second(self) -> float:
-        """The median over the batches but those of the first step."""
+        """Median over the batches, without those of the first step."""
         rates = sorted(
             images / (end - begun)
             for images, begun, end in zip(self._images[1:], self._ends, self._ends[1:], strict=False)
@@ -34,13 +35,13 @@ class StepMeter(pl.Callback):
         return rates[len(rates) // 2] if rates else 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count anew; how long training was to be is no end."""
+        """Remove the limits of the training."""
         remove_limits(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the time, once the device is done."""
+        """Record the time after the device has finished."""
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
         if trainer.global_step:

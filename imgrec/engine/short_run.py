@@ -16,7 +16,7 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
-from imgrec.callbacks import make_lean
+from imgrec.callbacks import remove_hook_overhead
 from imgrec.engine.config import Config
 from imgrec.engine.experiment import Experiment
 from imgrec.engine.fit import merge_configs
@@ -104,7 +104,7 @@ def train_briefly(
             *(copy.deepcopy(each) for each in experiment.trainer.callbacks if is_step_callback(each)),
             *callbacks,
         ]
-        make_lean(brief, task)
+        remove_hook_overhead(brief, task)
         try:
             brief.fit(task, datamodule=module)
         except MisconfigurationException as error:

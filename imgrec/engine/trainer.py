@@ -13,15 +13,15 @@ from pytorch_lightning.plugins import CheckpointIO
 
 from imgrec import trust
 from imgrec.callbacks import (
+    AtomicCheckpointIO,
     BestCheckpoint,
     EpochProgress,
-    ExactResume,
     LastCheckpoint,
-    MonitorCheck,
+    MetricNameCheck,
     PositionalSeeding,
     RankWatch,
-    SystemFigures,
-    WholeCheckpointIO,
+    ResumeState,
+    SystemMonitor,
 )
 from imgrec.engine.auto_precision import parse_precision
 from imgrec.engine.config import Config
@@ -99,11 +99,11 @@ def default_callbacks(callbacks: list[Any], trainer: Mapping[str, Any]) -> list[
         callbacks: Callbacks of the config.
         trainer: Arguments of the Trainer.
     """
-    defaults: list[pl.Callback] = [PositionalSeeding(), MonitorCheck(), RankWatch()]
+    defaults: list[pl.Callback] = [PositionalSeeding(), MetricNameCheck(), RankWatch()]
     if trainer.get("enable_progress_bar") is not False:
         defaults.append(EpochProgress())
     if not trainer.get("fast_dev_run"):
-        defaults += [LearningRateMonitor(logging_interval="step"), SystemFigures()]
+        defaults += [LearningRateMonitor(logging_interval="step"), SystemMonitor()]
         if trainer.get("enable_checkpointing") is not False:
             defaults += best_and_last()
     replaced_by: dict[type, type] = {BestCheckpoint: ModelCheckpoint}
@@ -116,13 +116,13 @@ def with_checkpoint_io(plugins: Any, strategy: Any) -> Any:
     """Return the plugins with the atomic checkpoint writer of imgrec, unless the config names a writer."""
     listed = [] if plugins is None else plugins if isinstance(plugins, list) else [plugins]
     is_named = any(isinstance(each, CheckpointIO) for each in listed) or getattr(strategy, "_checkpoint_io", None)
-    return plugins if is_named else [*listed, WholeCheckpointIO()]
+    return plugins if is_named else [*listed, AtomicCheckpointIO()]
 
 
 def best_and_last() -> list[pl.Callback]:
     """Return the callbacks that write ``best.ckpt`` by validation accuracy and ``last.ckpt`` for resuming."""
-    return [BestCheckpoint(), LastCheckpoint(), ExactResume()]
+    return [BestCheckpoint(), LastCheckpoint(), ResumeState()]
 
 
 def _order(callback: pl.Callback) -> int:
-    return next((i for i, kind in enumerate((ExactResume, LastCheckpoint)) if isinstance(callback, kind)), 2)
+    return next((i for i, kind in enumerate((ResumeState, LastCheckpoint)) if isinstance(callback, kind)), 2)

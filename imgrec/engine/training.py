@@ -64,8 +64,8 @@ def train(
         run: Run folder to continue in. Defaults to a new folder.
         resumption: State of the resumed run. Defaults to ``None``.
     """
-    from imgrec.callbacks import RunRecorder, make_lean
-    from imgrec.loggers.base import close_mirrors
+    from imgrec.callbacks import RunRecorder, remove_hook_overhead
+    from imgrec.loggers.base import close_loggers
     from imgrec.runs.folder import RunFolder
     from imgrec.runs.load import read_checkpoint
     from imgrec.tasks import BaseTask
@@ -78,7 +78,7 @@ def train(
     config = experiment.config
     recorder = RunRecorder(config["experiment"], config["runs"], experiment.resolved, folder=run, resumption=resumption)
     trainer.callbacks.insert(0, recorder)
-    make_lean(trainer, experiment.task)
+    remove_hook_overhead(trainer, experiment.task)
     recorder.held = True
     metrics: dict[str, dict[str, float]] = {}
     report = None
@@ -86,7 +86,7 @@ def train(
         _fit(experiment, checkpoint)
         if config["evaluate_after_fit"] and not trainer.interrupted:
             metrics, report = _evaluate_after_fit(experiment, recorder)
-        close_mirrors(trainer)
+        close_loggers(trainer)
         if recorder.unwritten.error is not None:
             recorder.check_folder()
     except (KeyboardInterrupt, SystemExit):

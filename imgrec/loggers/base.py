@@ -1,4 +1,4 @@
-"""Loggers beside metrics.csv that want to know of the run folder, and what they are told."""
+"""Loggers that write the content of a run folder to another service, in addition to metrics.csv."""
 
 from __future__ import annotations
 
@@ -16,57 +16,58 @@ from imgrec.runs.predictions import Predictions
 from imgrec.runs.system import SECONDS
 
 Images = Callable[[Sequence[str]], "list[NDArray[np.uint8] | None]"]
-"""Gives the images of sample ids: uint8 ``(height, width, channels)``, ``None`` where there is none."""
+"""Function that returns the images of sample ids: uint8 ``(height, width, channels)``, or None for a missing image."""
 
 
-class RunMirror:
-    """What a Lightning logger has beside its own methods in order to mirror a run folder; the run recorder calls it.
+class RunLogger:
+    """Methods of a logger, in addition to those of Lightning, that the run recorder calls.
 
-    ``muted`` is set while metrics are computed again that stand in the log already.
+    Attributes:
+        muted: True while metrics are computed again that are in the log already.
     """
 
     muted = False
 
     def begin_run(self, folder: Path) -> None:
-        """The run folder is there, with its config; nothing has been logged yet, or the run goes on."""
+        """Start the log of a run folder that contains its config, or resume it."""
 
     def resume(self, rows: Mapping[int, Mapping[str, float]]) -> None:
-        """The run goes on; this is what its log says by step: a mirror may not have got all of it before the end."""
+        """Add the rows of metrics.csv, by step, that were not logged before the run was resumed."""
 
     def log_evaluation(self, split: str, predictions: Predictions, images: Images | None) -> None:
-        """The best checkpoint said this of each image of ``split``."""
+        """Log the predictions of the best checkpoint on ``split``."""
 
     def close(self) -> None:
-        """Nothing will be logged any more."""
+        """Finish the log."""
 
 
-def mirrors(trainer: pl.Trainer) -> list[RunMirror]:
-    """The trainer's loggers that mirror the run folder."""
-    return [logger for logger in trainer.loggers if isinstance(logger, RunMirror)]
+def run_loggers(trainer: pl.Trainer) -> list[RunLogger]:
+    """Return the loggers of the trainer that write the content of the run folder."""
+    return [logger for logger in trainer.loggers if isinstance(logger, RunLogger)]
 
 
-def mute_mirrors(trainer: pl.Trainer, muted: bool) -> None:
-    """Tell them whether what is computed stands in the log already."""
-    for mirror in mirrors(trainer):
-        mirror.muted = muted
+def mute_loggers(trainer: pl.Trainer, muted: bool) -> None:
+    """Set ``muted`` of the loggers, while metrics are computed that are in the log already."""
+    for each in run_loggers(trainer):
+        each.muted = muted
 
 
-def begin_mirrors(trainer: pl.Trainer, folder: Path) -> None:
-    """Tell them of the run folder."""
-    for mirror in mirrors(trainer):
-        mirror.begin_run(folder)
+def start_loggers(trainer: pl.Trainer, folder: Path) -> None:
+    """Start the loggers in a run folder."""
+    for each in run_loggers(trainer):
+        each.begin_run(folder)
 
 
-def resume_mirrors(trainer: pl.Trainer, folder: Path | None, gathered: Mapping[str, Any]) -> None:
-    """Tell them what metrics.csv says before a resumed run goes on.
+def resume_loggers(trainer: pl.Trainer, folder: Path | None, gathered: Mapping[str, Any]) -> None:
+    """Add the rows of metrics.csv to the loggers before a resumed run continues.
 
     Args:
-        trainer: whose loggers they are.
-        folder: the run folder.
-        gathered: the row that is not in the file yet: ``step``, ``epoch`` and ``values``.
+        trainer: Trainer with the loggers.
+        folder: Run folder.
+        gathered: Row that is not in the file yet, with the keys ``step``, ``epoch`` and ``values``.
     """
-    heard = mirrors(trainer)
-    if folder is None or not heard or not trainer.is_global_zero:
+    loggers = run_loggers(trainer)
+    if folder is None or not loggers or not trainer.is_global_zero:
         return
     rows: dict[int, dict[str, float]] = {}
     path = folder / "metrics.csv"
@@ -78,22 +79,22 @@ def resume_mirrors(trainer: pl.Trainer, folder: Path | None, gathered: Mapping[s
     if gathered["values"]:
         rows.setdefault(gathered["step"], {"epoch": gathered["epoch"]}).update(gathered["values"])
     ordered = {step: {name: value for name, value in rows[step].items() if name != SECONDS} for step in sorted(rows)}
-    for mirror in heard:
-        mirror.resume(ordered)
+    for each in loggers:
+        each.resume(ordered)
 
 
-def mirror_evaluation(trainer: pl.Trainer, split: str, predictions: Predictions) -> None:
-    """Tell them of an evaluation."""
+def log_evaluation_to_loggers(trainer: pl.Trainer, split: str, predictions: Predictions) -> None:
+    """Log an evaluation to the loggers."""
     data = trainer.datamodule  # type: ignore[attr-defined]
 
     def images(ids: Iterable[str]) -> list[NDArray[np.uint8] | None]:
         return [None if image is None else image.permute(1, 2, 0).numpy() for image in load_reduced(data, ids)]
 
-    for mirror in mirrors(trainer):
-        mirror.log_evaluation(split, predictions, images if hasattr(data, "load_images") else None)
+    for each in run_loggers(trainer):
+        each.log_evaluation(split, predictions, images if hasattr(data, "load_images") else None)
 
 
-def close_mirrors(trainer: pl.Trainer) -> None:
-    """The run has ended: let them finish."""
-    for mirror in mirrors(trainer):
-        mirror.close()
+def close_loggers(trainer: pl.Trainer) -> None:
+    """Finish the loggers at the end of the run."""
+    for each in run_loggers(trainer):
+        each.close()

@@ -1,4 +1,4 @@
-"""metrics.csv as a Lightning logger, so that it gets exactly what W&B or TensorBoard get."""
+"""metrics.csv as a logger of Lightning."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from imgrec.utils.paths import WriteError
 
 
 class MetricsLogger(Logger):
-    """Writes what is logged at one step as one row of a run folder's metrics.csv.
+    """Logger that writes all metrics of a step as one row of metrics.csv.
 
-    Each row says in ``system/seconds`` when it was, counted from the run's beginning; a run that goes on counts on.
+    ``system/seconds`` is the time of the row since the start of the run. A resumed run continues to count.
 
     Args:
-        folder: the run folder, ``<root>/<experiment>/<run id>``.
+        folder: Run folder, ``<root>/<experiment>/<run id>``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,30 +40,30 @@ class MetricsLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The experiment."""
+        """Name of the experiment."""
         return self.folder.parent.name
 
     @property
     def version(self) -> str:
-        """The run id."""
+        """Id of the run."""
         return self.folder.name
 
     @property
     def save_dir(self) -> str:
-        """The run folder."""
+        """Run folder."""
         return str(self.folder)
 
     @property
     def log_dir(self) -> str:
-        """The run folder."""
+        """Run folder."""
         return str(self.folder)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml has them."""
+        """Skip the hyper-parameters, which config.yaml contains."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add to the row of this step."""
+        """Add metrics to the row of a step."""
         if self.muted:
             return
         values = {name: shortest(value) for name, value in metrics.items() if name != "epoch"}
@@ -77,11 +77,11 @@ class MetricsLogger(Logger):
             self._row[SECONDS] = self._seconds()
 
     def gathered(self, step: int, soon: Mapping[str, float]) -> dict[str, Any]:
-        """What a checkpoint keeps of the row of ``step``, which is not complete; earlier rows are on the disk then.
+        """Return the incomplete row of a step for a checkpoint. Earlier rows are written to disk.
 
         Args:
-            step: the first one of which not everything may have been logged.
-            soon: what is about to be logged for it.
+            step: First step whose row may be incomplete.
+            soon: Metrics that are about to be logged for it.
         """
         if self._step < step:
             self.flush()
@@ -92,7 +92,7 @@ class MetricsLogger(Logger):
 
     @rank_zero_only
     def go_on(self, gathered: Mapping[str, Any]) -> None:
-        """Go on in the file that stands, from what :meth:`gathered` gave: rows of that step and later are dropped."""
+        """Resume the file from a result of :meth:`gathered`. Rows of that step and later are dropped."""
         self._first = int(gathered["step"])
         self._step, self._epoch = self._first, int(gathered["epoch"])
         self._row = dict(gathered["values"])
@@ -100,12 +100,12 @@ class MetricsLogger(Logger):
 
     @rank_zero_only
     def flush(self) -> None:
-        """Write the row that is being gathered.
+        """Write the present row.
 
         Raises:
-            WriteError: If the disk is full, or if the file cannot be written any more.
+            WriteError: If the disk is full, or if the file cannot be written.
         """
-        if self._log is not None and not self.folder.is_dir():  # deleted; the recorder ends the run
+        if self._log is not None and not self.folder.is_dir():  # deleted, and the recorder ends the run
             self.discard()
         if not self._row:
             return
@@ -117,7 +117,7 @@ class MetricsLogger(Logger):
         self._row = {}
 
     def discard(self) -> None:
-        """Drop the row that is being gathered, instead of creating a folder again that was deleted."""
+        """Drop the present row, because the run folder was deleted."""
         self._row = {}
 
     def _open(self) -> MetricsLog:
@@ -136,7 +136,7 @@ class MetricsLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left, and close."""
+        """Write the last row and close the file."""
         self.flush()
         if self._log is not None:
             self._log.close()
@@ -144,7 +144,7 @@ class MetricsLogger(Logger):
 
 
 def shortest(value: float) -> float:
-    """The float64 that is written with the fewest digits and is still the same float32, where ``value`` is a float32.
+    """Return the float64 with the fewest digits that rounds to the same float32, if ``value`` is a float32.
 
     >>> shortest(0.11731843650341034), shortest(0.1)
     (0.11731844, 0.1)

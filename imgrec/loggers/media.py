@@ -1,4 +1,4 @@
-"""Pictures and histograms for the loggers that take them: W&B, TensorBoard and MLflow."""
+"""Images and histograms for W&B, TensorBoard and MLflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BINS = 64
 
 
 def show_picture(trainer: pl.Trainer, name: str, pixels: NDArray[np.uint8]) -> None:
-    """Send a picture, uint8 ``(height, width, 3)``, under the step that loggers write next."""
+    """Log an image, uint8 ``(height, width, 3)``, under the next step of the loggers."""
     step = trainer.fit_loop.epoch_loop._batches_that_stepped
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -27,7 +27,7 @@ def show_picture(trainer: pl.Trainer, name: str, pixels: NDArray[np.uint8]) -> N
 
 
 def show_histogram(trainer: pl.Trainer, name: str, values: NDArray[np.float32]) -> None:
-    """Send a histogram of the values that are finite, ``(n,)``, under the step that loggers write next."""
+    """Log a histogram of the finite values, ``(n,)``, under the next step of the loggers."""
     found: Any = values[np.isfinite(values)]
     if not len(found):
         return

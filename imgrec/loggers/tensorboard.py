@@ -1,4 +1,4 @@
-"""TensorBoard as a mirror of the run folder: `tensorboard --logdir runs` shows every run under its own name."""
+"""TensorBoard log in the run folder: `tensorboard --logdir runs` shows every run under its name."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from typing import Any
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from lightning_utilities.core.rank_zero import rank_zero_only
-from pytorch_lightning.loggers import TensorBoardLogger as LightningsTensorBoardLogger
+from pytorch_lightning.loggers import TensorBoardLogger as LightningTensorBoardLogger
 
 from imgrec.errors import UserError
-from imgrec.loggers.base import RunMirror
+from imgrec.loggers.base import RunLogger
 from imgrec.runs.flat_config import flat_config
 from imgrec.runs.folder import RunFolder
 
 
-class TensorBoardLogger(RunMirror, LightningsTensorBoardLogger):
-    """Mirrors a run folder into its own ``tensorboard/``; ``TensorBoardLogger`` in a YAML means this class.
+class TensorBoardLogger(RunLogger, LightningTensorBoardLogger):
+    """Logger that writes to ``tensorboard/`` in the run folder. ``TensorBoardLogger`` in a YAML is this class.
 
-    The resolved config becomes flat hyper-parameters. A run that is resumed is written anew from its metrics.csv, and
-    TensorBoard forgets what stood there before: no value is missing, and none is there twice.
+    The resolved config becomes flat hyper-parameters. The log of a resumed run is written again from metrics.csv,
+    without missing or repeated values.
 
     Args:
-        save_dir: a folder outside of the run folder, in which ``name`` and ``version`` make folders as Lightning's do.
-        **kwargs: further arguments of Lightning's ``TensorBoardLogger`` and of torch's ``SummaryWriter``.
+        save_dir: Folder outside the run folder, in which ``name`` and ``version`` are used as in Lightning. Defaults to
+            the run folder.
+        **kwargs: Arguments of ``TensorBoardLogger`` of Lightning and of ``SummaryWriter`` of torch.
 
     Raises:
-        UserError: the package tensorboard is missing.
+        UserError: If the package tensorboard is missing.
     """
 
     def __init__(self, save_dir: str | os.PathLike[str] | None = None, **kwargs: Any) -> None:
@@ -38,7 +39,7 @@ class TensorBoardLogger(RunMirror, LightningsTensorBoardLogger):
             super().__init__(save_dir=os.fspath(save_dir or "."), **inside | kwargs)
         except ModuleNotFoundError as error:
             raise UserError(
-                "TensorBoardLogger needs the package tensorboard: pip install 'imgrec[tensorboard]'"
+                "TensorBoardLogger: expected the package tensorboard. Install it with pip install 'imgrec[tensorboard]'"
             ) from error
         self._inside = save_dir is None
         self._begun = save_dir is not None
@@ -47,18 +48,18 @@ class TensorBoardLogger(RunMirror, LightningsTensorBoardLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The ``SummaryWriter`` of torch, once there is a run folder or something was logged.
+        """``SummaryWriter`` of torch, once there is a run folder or a logged metric.
 
         Raises:
-            AttributeError: there is neither yet. Lightning asks before a run is sure to begin at all.
+            AttributeError: If there is neither. Lightning reads this attribute before the training starts.
         """
         if not self._begun:
-            raise AttributeError("TensorBoard's files begin with training, once the run folder is made")
+            raise AttributeError("The files of TensorBoard begin with training, once the run folder exists.")
         return super().experiment
 
     @rank_zero_only
     def begin_run(self, folder: Path) -> None:
-        """Write into this run folder from now on."""
+        """Write into a run folder from now on."""
         if self._inside and self._root_dir != str(folder):
             self._close()
             self._root_dir = str(folder)
@@ -67,22 +68,22 @@ class TensorBoardLogger(RunMirror, LightningsTensorBoardLogger):
 
     @rank_zero_only
     def resume(self, rows: Mapping[int, Mapping[str, float]]) -> None:
-        """Write anew what the log says."""
+        """Write all rows again."""
         self._close()
-        self._kwargs["purge_step"] = 0  # what is in older files is not shown any more
+        self._kwargs["purge_step"] = 0  # TensorBoard then ignores older files
         for step, metrics in rows.items():
             self.log_metrics(metrics, step)
         del self._kwargs["purge_step"]
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The run's config where there is a run folder, else what Lightning gives."""
+        """Log the config of the run, or ``params`` without a run folder."""
         self._begun = True
         super().log_hyperparams(params if self._config is None else self._config, *args, **kwargs)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write what belongs to one step."""
+        """Write the metrics of a step."""
         if not self.muted:
             self._begun = True
             super().log_metrics(metrics, step)

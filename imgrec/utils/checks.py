@@ -7,13 +7,6 @@ from collections.abc import Collection, Iterable
 from imgrec.errors import UserError, suggestion
 
 
-def at_least_one(callback: str, **numbers: int) -> None:
-    """Raise :class:`UserError` where one of the arguments is below 1."""
-    for name, value in numbers.items():
-        if value < 1:
-            raise UserError(f"{callback}: `{name}` is 1 or more, got {value}.")
-
-
 def known(callback: str, words: Iterable[str], accepted: Collection[str], what: str) -> None:
     """Raise :class:`UserError` where a word is none of the accepted ones; ``what`` is how messages name one."""
     for word in words:

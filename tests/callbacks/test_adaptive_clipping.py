@@ -52,15 +52,11 @@ def test_all_but_the_head_is_clipped_before_every_step(tmp_path: Path) -> None:
     assert max(value for name, value in clipped.largest.items() if name.startswith("head")) > 2e-3
 
 
-def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
-    refused: list[dict[str, Any]] = [{"factor": 0.0}, {"eps": -1.0}]
-    for arguments in refused:
-        with pytest.raises(UserError, match=r"^AdaptiveClipping: (factor|eps): expected "):
-            AdaptiveClipping(**arguments)
+def test_invalid_exclude_raises(tmp_path: Path) -> None:
     for exclude, message in (
         ("haed", 'the pattern "haed" matches no parameter'),
-        ("*", "leaves nothing to be clipped"),
+        ("*", "expected a parameter to clip"),
     ):
         made = trainer(tmp_path, [AdaptiveClipping(exclude=exclude)], enable_checkpointing=False)
-        with pytest.raises(UserError, match=f"AdaptiveClipping, exclude: .*{message}"):
+        with pytest.raises(UserError, match=f"AdaptiveClipping.exclude: .*{message}"):
             made.fit(task(), datamodule=digits())

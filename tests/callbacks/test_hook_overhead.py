@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 
 from imgrec import ClassificationTask
-from imgrec.callbacks import make_lean
+from imgrec.callbacks import remove_hook_overhead
 from tests.tasks.conftest import TINY, make_digits
 
 
@@ -48,8 +48,8 @@ def train(lean: bool) -> tuple[ClassificationTask, list[pl.Callback], pl.Trainer
     )  # fmt: skip
     task = ClassificationTask(backbone=TINY, normalize="half")
     if lean:
-        make_lean(trainer, task)
-        make_lean(trainer, task)  # a second time does nothing
+        remove_hook_overhead(trainer, task)
+        remove_hook_overhead(trainer, task)  # a second time does nothing
     trainer.fit(task, datamodule=make_digits())
     return task, callbacks, trainer
 

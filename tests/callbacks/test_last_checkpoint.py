@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from imgrec import ClassificationTask, ImageDataModule
-from imgrec.callbacks import ExactResume, LastCheckpoint
+from imgrec.callbacks import LastCheckpoint, ResumeState
 from imgrec.callbacks.checkpoints.exact_resume import begin_next_epoch
 from imgrec.errors import UserError
 from tests.soak import configs, harness
@@ -30,7 +30,7 @@ def train(folder: Path, **options: Any) -> dict[str, int]:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[ExactResume(), LastCheckpoint(dirpath=str(folder), **options)],
+        callbacks=[ResumeState(), LastCheckpoint(dirpath=str(folder), **options)],
     )
     data = ImageDataModule("digits", channels=1, batch_size=16, num_workers=0)
     trainer.fit(ClassificationTask(backbone, normalize="half"), data)
@@ -58,7 +58,7 @@ def test_it_is_written_at_each_epoch_and_as_often_as_asked(
 
 @pytest.mark.parametrize("name", ["every_steps", "every_minutes", "keep"])
 def test_numbers_are_above_zero(name: str) -> None:
-    with pytest.raises(UserError, match=f"LastCheckpoint.{name}: must be above 0, got 0"):
+    with pytest.raises(UserError, match=f"LastCheckpoint.{name}: expected a value above 0, got 0"):
         LastCheckpoint(**{name: 0})  # type: ignore[arg-type]
 
 

@@ -90,21 +90,19 @@ def test_a_resumed_training_is_an_uninterrupted_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("callback", "model", "message"),
     [
-        ({"scope": "nothing"}, {}, 'MaxNorm: scope: the pattern "nothing" matches no parameter'),
-        ({"scope": "bn1"}, {}, "the scope 'bn1' holds no weight of a convolution or a linear layer"),
-        ({}, {"optimizer": {"name": "schedule_free_sgd", "lr": 0.1}}, "trains weights that lie between two others"),
-        ({}, {"edits": "weight_norm"}, "is computed from others .weight normalization, LoRA."),
+        ({"scope": "nothing"}, {}, 'MaxNorm.scope: the pattern "nothing" matches no parameter'),
+        ({"scope": "bn1"}, {}, "expected a weight of a convolution or a linear layer, got 'bn1'"),
+        ({}, {"optimizer": {"name": "schedule_free_sgd", "lr": 0.1}}, "expected an optimizer without averaging"),
+        ({}, {"edits": "weight_norm"}, "is computed from other tensors .weight normalization, LoRA."),
     ],
 )
-def test_what_cannot_be_held_is_told(
-    callback: dict[str, Any], model: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_invalid_arguments_raise(callback: dict[str, Any], model: dict[str, Any], message: str, tmp_path: Path) -> None:
     made = trainer(tmp_path, [MaxNorm(**callback)], enable_checkpointing=False)
     with pytest.raises(UserError, match=message):
         made.fit(task(**model), datamodule=digits())
 
 
-def test_it_lets_go_at_the_end(tmp_path: Path) -> None:
+def test_hooks_are_removed_at_the_end(tmp_path: Path) -> None:
     callback = MaxNorm(LIMIT)
     made = trainer(tmp_path, [callback], enable_checkpointing=False, max_epochs=1, limit_train_batches=1)
     made.fit(module := task(), datamodule=digits())

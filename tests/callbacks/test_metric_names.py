@@ -9,7 +9,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from imgrec import ClassificationTask, ImageDataModule, UserError
-from imgrec.callbacks import MonitorCheck
+from imgrec.callbacks import MetricNameCheck
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -26,7 +26,7 @@ def fit(tmp_path: Path, *callbacks: EarlyStopping | ModelCheckpoint) -> int:
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[*callbacks, MonitorCheck()],
+        callbacks=[*callbacks, MetricNameCheck()],
     )
     try:
         trainer.fit(task, datamodule=ImageDataModule(source="digits", channels=1, image_size=16))

@@ -61,52 +61,52 @@ def test_it_resumes_before_at_and_after_the_swap(tmp_path: Path, at_step: int) -
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
-        (StochasticWeightAveraging(1e-2), "averages a network"),
-        (ImageSizeSchedule(), "size of the images"),
-        (LayerStatistics(), "watches layers"),
-        (StructuredPruning(start=0.2, end=0.7), "prune first"),
+        (StochasticWeightAveraging(1e-2), "expected EMA to average"),
+        (ImageSizeSchedule(), "constant image size"),
+        (LayerStatistics(), "no statistics of layers"),
+        (StructuredPruning(start=0.2, end=0.7), "expected the last round before"),
     ],
 )
-def test_what_does_not_go_together_is_refused(tmp_path: Path, other: pl.Callback, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_incompatible_callback_raises(tmp_path: Path, other: pl.Callback, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         trainer(tmp_path, [QAT(0.5), other]).fit(task(), datamodule=digits())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        ({"start": 1.0}, "`start`"),
-        ({"start": 0.5, "freeze_observers": 0.4}, "`freeze_observers`"),
-        ({"start": 0.5, "freeze_observers": 0.5}, "bounds are learnt"),
-        ({"freeze_batchnorm": 1.5}, "`freeze_batchnorm`"),
+        ({"start": 1.0}, "start: expected float"),
+        ({"start": 0.5, "freeze_observers": 0.4}, "QAT.freeze_observers: expected a value of at least start"),
+        ({"start": 0.5, "freeze_observers": 0.5}, "expected a value above start"),
+        ({"freeze_batchnorm": 1.5}, "freeze_batchnorm: expected float"),
     ],
 )
-def test_numbers_that_cannot_be(arguments: dict[str, float], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_invalid_arguments_raise(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         QAT(**arguments)
 
 
-def test_a_network_that_cannot_be_quantized_is_refused_before_training(tmp_path: Path) -> None:
+def test_unquantizable_model_raises_before_training(tmp_path: Path) -> None:
     backbone = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "drop_path_rate": 0.3}
     with pytest.raises(UserError, match=r"QAT: .*draws random numbers"):
         trainer(tmp_path, [QAT(0.5)]).fit(task(backbone=backbone), datamodule=digits())
 
 
-def test_a_loss_that_reads_layers_is_refused_before_training(tmp_path: Path) -> None:
+def test_loss_on_layers_raises_before_training(tmp_path: Path) -> None:
     reads = task()
     reads.reads_layers = True
     with pytest.raises(UserError, match="single layers"):
         trainer(tmp_path, [QAT(0.5)]).fit(reads, datamodule=digits())
 
 
-def test_half_precision_weights_are_refused(tmp_path: Path) -> None:
+def test_half_precision_weights_raise(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="32-true"):
         trainer(tmp_path, [QAT(0.5)], precision="bf16-true").fit(task(), datamodule=digits())
 
 
-def test_a_mixed_precision_rounds_in_float32(tmp_path: Path) -> None:
+def test_mixed_precision_rounds_in_float32(tmp_path: Path) -> None:
     module = task()
     trainer(tmp_path, [QAT(0.0)], precision="bf16-mixed", max_epochs=1).fit(module, datamodule=digits())
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -239,14 +239,19 @@ def test_pruned_at_once_it_is_fine_tuned(tmp_path: Path) -> None:
     [
         ({"target": {"macs": 0.001}}, {}, {}, "cannot be reached; the least that can be is"),
         ({"rounds": 40}, {}, {}, r"40 round\(s\) between 0.1 and 0.5 of 12 steps leave none"),
-        ({"importance": "taylor", "start": 0.0}, {}, {}, "taylor looks at gradients from before a round"),
+        (
+            {"importance": "taylor", "start": 0.0},
+            {},
+            {},
+            "expected a step before the first round with importance taylor",
+        ),
         ({"include": ["backbone.nowhere.*"]}, {}, {}, 'no layer matches "backbone.nowhere'),
         ({"exclude": [], "include": ["head.*"]}, {}, {}, "the classifier's output"),
         ({}, {}, {"optimizer": {"name": "torch.optim.Adafactor", "lr": 0.01}}, "which cannot be cut to fewer channels"),
     ],
     ids=str,
 )
-def test_what_cannot_be_is_refused(
+def test_invalid_arguments_raise(
     pruning: dict[str, Any], options: dict[str, Any], arguments: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -255,10 +260,10 @@ def test_what_cannot_be_is_refused(
         )
 
 
-def test_averages_of_the_wide_network_are_refused(tmp_path: Path) -> None:
+def test_lightning_averaging_raises(tmp_path: Path) -> None:
     from pytorch_lightning.callbacks import EMAWeightAveraging
 
-    with pytest.raises(UserError, match=r"EMAWeightAveraging averages weights of the network as it was; .* with EMA"):
+    with pytest.raises(UserError, match=r"expected EMA to average the weights, .* got EMAWeightAveraging"):
         trainer(tmp_path, [StructuredPruning(), EMAWeightAveraging()]).fit(task(), datamodule=digits())
 
 

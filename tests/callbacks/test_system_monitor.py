@@ -14,7 +14,7 @@ import pytest
 import pytorch_lightning as pl
 
 from imgrec import ClassificationTask, ImageDataModule, RunFolder
-from imgrec.callbacks import MetricsLogger, SystemFigures
+from imgrec.callbacks import MetricsLogger, SystemMonitor
 from imgrec.callbacks.monitoring import system as system_figures
 from imgrec.runs.metrics_csv import read_metrics
 from imgrec.runs.system import system_totals
@@ -57,7 +57,7 @@ def train(tmp_path: Path, *callbacks: pl.Callback, data: type[ImageDataModule] =
         limit_val_batches=2,
         accelerator="cpu",
         logger=MetricsLogger(tmp_path),
-        callbacks=[SystemFigures(), *callbacks],
+        callbacks=[SystemMonitor(), *callbacks],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imgrec.compress.pruning.mask_config import MaskPlan
+from imgrec.compress.pruning.mask_config import MaskConfig
 from imgrec.compress.pruning.masked_model import Masking
 from imgrec.compress.pruning.masks import first_and_last, fit_for, prunable
 from imgrec.compress.pruning.schedule import Decisions
@@ -192,16 +192,16 @@ def test_the_first_layer_and_the_outputs_stay_dense_where_nothing_is_said() -> N
 
     model = Network()
     assert first_and_last(model) == ["backbone.0", "head.1"]
-    assert list(MaskPlan().layers(model)[0]) == ["backbone.1.weight", "head.0.weight"]
-    assert list(MaskPlan(exclude=["head*"]).layers(model)[0]) == ["backbone.0.weight", "backbone.1.weight"]
-    assert list(MaskPlan(include=["head*"]).layers(model)[0]) == ["head.0.weight", "head.1.weight"]
-    assert len(MaskPlan(exclude=[]).layers(model)[0]) == 4
-    fitting, left = MaskPlan(pattern="2:4", exclude=[]).layers(model)
+    assert list(MaskConfig().select_layers(model)[0]) == ["backbone.1.weight", "head.0.weight"]
+    assert list(MaskConfig(exclude=["head*"]).select_layers(model)[0]) == ["backbone.0.weight", "backbone.1.weight"]
+    assert list(MaskConfig(include=["head*"]).select_layers(model)[0]) == ["head.0.weight", "head.1.weight"]
+    assert len(MaskConfig(exclude=[]).select_layers(model)[0]) == 4
+    fitting, left = MaskConfig(pattern="2:4", exclude=[]).select_layers(model)
     assert list(fitting) == ["backbone.1.weight", "head.0.weight", "head.1.weight"]
     assert left == ["backbone.0"]
     assert list(fit_for(prunable(model), 8)) == ["head.1.weight"]
-    with pytest.raises(UserError, match=r"no layer is left for 2:4: the inputs of none of backbone\.0 are a multiple"):
-        MaskPlan(pattern="2:4", include=["backbone.0"]).layers(model)
+    with pytest.raises(UserError, match=r"expected a layer whose number of inputs is a multiple of 4, got backbone\.0"):
+        MaskConfig(pattern="2:4", include=["backbone.0"]).select_layers(model)
 
 
 def test_a_weight_of_two_layers_counts_once() -> None:
@@ -211,23 +211,22 @@ def test_a_weight_of_two_layers_counts_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        ({"sparsity": 1.0}, "`sparsity` is the share of zeros, above 0 and below 1, got 1.0"),
-        ({"sparsity": 0.5, "pattern": "2:4"}, "the pattern 2:4 is a sparsity; leave out `sparsity`, got 0.5"),
-        ({"pattern": "2-4"}, '`pattern` is N:M, of every M weights N stay, as in 2:4; got "2-4"'),
-        ({"pattern": "2:4", "schedule": "cubic"}, 'it has no `schedule`; got "cubic"'),
-        ({"start": 0.6, "end": 0.6}, "`start` comes before `end`, got 0.6 and 0.6"),
-        ({"end": 1.5}, "`end` is a fraction of training"),
-        ({"criterion": "magnitud"}, 'no criterion "magnitud". Did you mean "magnitude"'),
-        ({"scope": "layers"}, 'no scope "layers". Did you mean "layer"'),
-        ({"schedule": "cosine"}, 'no schedule "cosine".'),
-        ({"score_steps": 5}, "`score_steps` is for snip and taylor, not for magnitude"),
-        ({"every_n_steps": 0}, "`every_n_steps` is 1 or more, got 0"),
+        ({"sparsity": 1.0}, "sparsity: expected float in [0, 1)"),
+        ({"sparsity": 0.5, "pattern": "2:4"}, "Pruning.sparsity: expected no value together with pattern 2:4, got 0.5"),
+        ({"pattern": "2-4"}, 'Pruning.pattern: expected N:M with 1 <= N < M, such as 2:4, got "2-4"'),
+        ({"pattern": "2:4", "schedule": "cubic"}, "Pruning.schedule: expected one_shot together with pattern 2:4"),
+        ({"start": 0.6, "end": 0.6}, "Pruning.start: expected a value below end 0.6, got 0.6"),
+        ({"end": 1.5}, "end: expected float in [0, 1]"),
+        ({"criterion": "magnitud"}, 'got "magnitud". Did you mean "magnitude"'),
+        ({"scope": "layers"}, 'got "layers". Did you mean "layer"'),
+        ({"schedule": "cosine"}, 'Pruning.schedule: expected one of one_shot, linear, cubic, got "cosine".'),
+        ({"score_steps": 5}, "Pruning.score_steps: expected no value with criterion magnitude, got 5"),
+        ({"every_n_steps": 0}, "every_n_steps: expected int > 0"),
     ],
 )
-def test_what_cannot_be_is_refused(arguments: dict[str, Any], said: str) -> None:
+def test_invalid_arguments_raise(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        MaskPlan(**arguments)
-    assert said in str(caught.value)
-    assert str(caught.value).startswith("Pruning: ")
+        MaskConfig(**arguments)
+    assert message in str(caught.value)

@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
 from imgrec import ClassificationTask, ImageDataModule
-from imgrec.callbacks import EpochProgress, MonitorCheck, PositionalSeeding, RankWatch, SystemFigures
+from imgrec.callbacks import EpochProgress, MetricNameCheck, PositionalSeeding, RankWatch, SystemMonitor
 from imgrec.engine.config import normal_form
 from imgrec.engine.experiment import Experiment
 from imgrec.engine.library_output import quiet_libraries
@@ -65,7 +65,7 @@ def test_for_evaluation_there_is_progress_and_the_watch_and_nothing_else() -> No
     assert kinds(experiment.trainer.callbacks) == ["RankWatch"]
 
 
-CHECKPOINTS = {"BestCheckpoint", "LastCheckpoint", "ExactResume"}
+CHECKPOINTS = {"BestCheckpoint", "LastCheckpoint", "ResumeState"}
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,11 @@ CHECKPOINTS = {"BestCheckpoint", "LastCheckpoint", "ExactResume"}
         ({}, set()),
         ({"enable_progress_bar": False}, {"EpochProgress"}),
         ({"enable_checkpointing": False}, CHECKPOINTS),
-        ({"fast_dev_run": True}, {*CHECKPOINTS, "LearningRateMonitor", "SystemFigures"}),
+        ({"fast_dev_run": True}, {*CHECKPOINTS, "LearningRateMonitor", "SystemMonitor"}),
     ],
 )
 def test_the_callbacks_of_every_run(trainer: dict[str, Any], missing: set[str]) -> None:
-    own = (PositionalSeeding, MonitorCheck, RankWatch, EpochProgress, SystemFigures)
+    own = (PositionalSeeding, MetricNameCheck, RankWatch, EpochProgress, SystemMonitor)
     usual = {cls.__name__ for cls in (*own, LearningRateMonitor)} | CHECKPOINTS
     assert set(kinds(default_callbacks([], trainer))) == usual - missing
 

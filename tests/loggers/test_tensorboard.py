@@ -62,7 +62,7 @@ def test_muted_it_writes_nothing(folder: Path) -> None:
 
 def test_before_there_is_a_folder_nothing_is_written(folder: Path) -> None:
     logger = TensorBoardLogger()
-    with pytest.raises(AttributeError, match="begin with training"):
+    with pytest.raises(AttributeError, match="begin with training, once"):
         _ = logger.experiment
     logger.begin_run(folder)
     assert logger.experiment is not None

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader
 
 from imgrec import ClassificationTask
-from imgrec.callbacks import ExactResume, PositionalSeeding
+from imgrec.callbacks import PositionalSeeding, ResumeState
 from imgrec.tasks import BaseTask
 from imgrec.types import Batch
 from tests.tasks.conftest import TINY, make_digits, run_fit
@@ -122,7 +122,7 @@ def test_a_checkpoint_within_an_accumulation_goes_on_with_its_samples(tmp_path: 
 
     def run(*callbacks: pl.Callback, **more: Any) -> dict[str, torch.Tensor]:
         made = task()
-        options = {"limit_train_batches": 1.0, "accumulate_grad_batches": 4, "callbacks": [ExactResume(), *callbacks]}
+        options = {"limit_train_batches": 1.0, "accumulate_grad_batches": 4, "callbacks": [ResumeState(), *callbacks]}
         run_fit(made, make_digits(**DATA), **options, **more)
         return made.state_dict()
 
@@ -136,7 +136,7 @@ def test_a_checkpoint_within_an_accumulation_goes_on_with_its_samples(tmp_path: 
         enable_model_summary=False,
         max_epochs=1,
         accumulate_grad_batches=4,
-        callbacks=[ExactResume(), PositionalSeeding()],
+        callbacks=[ResumeState(), PositionalSeeding()],
     )
     trainer.fit(made, make_digits(**DATA), ckpt_path=tmp_path / "within.ckpt", weights_only=True)
     torch.testing.assert_close(made.state_dict(), whole, rtol=0, atol=0)

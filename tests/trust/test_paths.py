@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from imgrec.callbacks import WholeCheckpointIO
+from imgrec.callbacks import AtomicCheckpointIO
 from imgrec.data import SOURCES, BadImage
 from imgrec.data.decoding.image import decode_image
 from imgrec.errors import UserError
@@ -87,7 +87,7 @@ def test_a_file_of_a_run_is_not_written_through_a_link(run: Path, tmp_path: Path
 def test_a_resumed_training_removes_no_file_that_a_checkpoint_names(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("x")
-    io = WholeCheckpointIO()
+    io = AtomicCheckpointIO()
     with opening("a run"):
         io.save_checkpoint({"state_dict": {}}, tmp_path / "checkpoints" / "best.ckpt")
         io.remove_checkpoint(tmp_path / "checkpoints" / ".." / "victim")

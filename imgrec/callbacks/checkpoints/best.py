@@ -1,4 +1,4 @@
-"""The checkpoint of the best epoch, where several are equally good by the metric: that with the smallest loss."""
+"""Checkpoint of the best epoch, with a tie breaker."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from imgrec.tasks.epoch_metrics import directions_of
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Writes ``best.ckpt`` at the end of the epoch whose validation was the best.
+    """Checkpoint callback that writes ``best.ckpt`` after the epoch with the best validation.
 
-    On a validation split of a few hundred images many epochs reach the same accuracy, and Lightning's callback keeps
-    the first, whose learning rate is still high. Here the one with the smallest ``tie_breaker`` among them is kept.
+    On a small validation split many epochs reach the same accuracy. The callback of Lightning keeps the first of these,
+    whose learning rate is still high. This callback keeps the one with the smallest ``tie_breaker``.
 
     Args:
-        monitor: the metric.
+        monitor: Metric. Defaults to ``val/acc``.
         mode: ``min`` or ``max``. Defaults to the direction of the metric, ``higher_is_better``.
-        tie_breaker: a metric of which less is better; it decides where ``monitor`` is the same to the last digit.
-        dirpath: the folder; by default the run's ``checkpoints/``.
+        tie_breaker: Metric, smaller is better, that decides between equal values of ``monitor``. Defaults to
+            ``val/loss``.
+        dirpath: Folder. Defaults to ``checkpoints/`` of the run.
 
     Raises:
-        UserError: ``mode`` is another word.
+        UserError: If ``mode`` is unknown.
 
     Example::
 
@@ -44,7 +45,7 @@ class BestCheckpoint(ModelCheckpoint):
         dirpath: str | None = None,
     ) -> None:
         if mode not in (None, "min", "max"):
-            raise UserError(f'BestCheckpoint: `mode` is min or max, got "{mode}".')
+            raise UserError(f'BestCheckpoint.mode: expected "min" or "max", got "{mode}".')
         super().__init__(
             dirpath=dirpath,
             monitor=monitor,
@@ -57,7 +58,7 @@ class BestCheckpoint(ModelCheckpoint):
         self._initial_mode = self.mode
         self.tie_breaker = tie_breaker
         self.best_tie: float | None = None
-        """The tie-breaker's value at the best epoch."""
+        """Value of the tie breaker at the best epoch."""
 
     @property
     def state_key(self) -> str:
@@ -80,7 +81,7 @@ class BestCheckpoint(ModelCheckpoint):
                 self.kth_value = torch.tensor(torch.inf if mode == "min" else -torch.inf)
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
-        """Whether this validation is the best one so far; the same on every process."""
+        """Return True if this validation is the best so far. The result is the same on every process."""
         better: bool = super().check_monitor_top_k(trainer, current)
         tie = trainer.callback_metrics.get(self.tie_breaker)
         value = None if tie is None else float(tie)
@@ -92,10 +93,10 @@ class BestCheckpoint(ModelCheckpoint):
         return better
 
     def state_dict(self) -> dict[str, Any]:
-        """Lightning's, and the tie-breaker's value."""
+        """Return the state of Lightning's callback and the value of the tie breaker."""
         return {**super().state_dict(), "best_tie": self.best_tie}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the state."""
         super().load_state_dict(state_dict)
         self.best_tie = state_dict.get("best_tie")

@@ -1,4 +1,4 @@
-"""What Lightning's checkpoints lack for a run to go on as if it had not ended."""
+"""State of a training that the checkpoints of Lightning lack."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ logger = logging.getLogger(__name__)
 _KEY = "imgrec_resume"
 
 
-class ExactResume(pl.Callback):
-    """Adds to each checkpoint what the next step depends on, and Lightning does not save.
+class ResumeState(pl.Callback):
+    """Callback that adds the missing state to every checkpoint, so that a resumed run is exact.
 
-    That is: gradients that are being accumulated; the step under which loggers write; the figures that callbacks look
-    at between two validations; and the images that could not be read so far. Resumed, each is put back before the next
-    batch. A checkpoint of the end of an epoch becomes one of the beginning of the next: Lightning would run an empty
-    epoch after it where ``max_steps`` is set.
+    It adds accumulated gradients, the step of the loggers, the metrics that callbacks read between two validations, and
+    the ids of unreadable images. All are restored before the next batch. A checkpoint of the end of an epoch becomes
+    one of the start of the next. Lightning would otherwise run an empty epoch with ``max_steps``.
 
-    Under several processes the gradients of an unfinished accumulation are each process's own and cannot be put back;
-    ``last.ckpt`` is only written when none is unfinished.
+    With several processes the gradients of an unfinished accumulation differ between processes and are not restored.
+    ``last.ckpt`` is only written between two optimizer steps.
     """
 
     def __init__(self) -> None:
@@ -35,7 +34,7 @@ class ExactResume(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add it."""
+        """Add the state."""
         figures = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint[_KEY] = {
             "log_step": next_log_step(trainer),
@@ -50,23 +49,25 @@ class ExactResume(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep it until training starts."""
+        """Store the state until training starts."""
         self._loaded = checkpoint.get(_KEY)
         self._callbacks = checkpoint.get("callbacks", {})
         if "loops" in checkpoint:
             loops = checkpoint["loops"]["fit_loop"]
             begin_next_epoch(loops)
             if self._loaded is not None:
-                _keep_place(trainer, loops, self._loaded)
+                _keep_position(trainer, loops, self._loaded)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put back what is there before the first batch."""
+        """Restore everything except the step of the loggers."""
         if self._loaded is None:
             return
         trainer._logger_connector._callback_metrics.update(self._loaded["figures"])
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.state_key in self._callbacks:
-                callback.current_score = self._callbacks[callback.state_key]["current_score"]  # it saves, but not loads
+                callback.current_score = self._callbacks[callback.state_key][
+                    "current_score"
+                ]  # Lightning saves it, but does not load it
         data = trainer.datamodule  # type: ignore[attr-defined]
         if hasattr(data, "skipped"):
             data.skipped.update(self._loaded["skipped_images"])
@@ -80,18 +81,18 @@ class ExactResume(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Put back the step under which loggers write: Lightning counts one too many where a validation was due."""
+        """Restore the step of the loggers, which Lightning increments once too often after a validation."""
         if self._loaded is None:
             return
         trainer.fit_loop.epoch_loop._batches_that_stepped = self._loaded["log_step"]
         self._loaded = None
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, GradientAccumulationScheduler):  # it acts at the start of an epoch, which is past
+            if isinstance(callback, GradientAccumulationScheduler):  # it acts at the start of an epoch only
                 callback.on_train_epoch_start(trainer)
 
 
 def next_log_step(trainer: pl.Trainer) -> int:
-    """The step under which loggers will write the next batch."""
+    """Return the step under which loggers write the next batch."""
     loop: Any = trainer.fit_loop.epoch_loop
     step: int = loop._batches_that_stepped
     within = loop.batch_progress.current.processed > loop.batch_progress.current.completed or trainer.validating
@@ -99,13 +100,13 @@ def next_log_step(trainer: pl.Trainer) -> int:
 
 
 def open_log_step(trainer: pl.Trainer) -> int:
-    """The first step of which not everything is logged yet."""
+    """Return the first step whose row may be incomplete."""
     step = trainer.fit_loop.epoch_loop._batches_that_stepped
     return step - 1 if _epoch_ends(trainer) else step
 
 
 def logged_soon(trainer: pl.Trainer) -> dict[str, float]:
-    """What will be logged for that step in any case: callbacks may save before Lightning has handed it to loggers."""
+    """Return the metrics that Lightning is about to log for that step. Callbacks may save a checkpoint before."""
     connector = trainer._logger_connector
     batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     batch_ends = batches.processed > batches.completed and not trainer.validating
@@ -129,36 +130,36 @@ def _gradients(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, 
 
 
 def _accumulated(pl_module: pl.LightningModule) -> list[int]:
-    """Samples behind those gradients, in all and of the first batch."""
+    """Return the number of samples of the accumulated gradients, in total and in the first batch."""
     return [pl_module.accumulated.total, pl_module.accumulated.first] if isinstance(pl_module, BaseTask) else [0, 0]
 
 
 def _images_at_once(trainer: pl.Trainer) -> int | None:
-    """How many images the processes together take from the epoch's order at a time."""
+    """Return the number of images that all processes together take from the order of the epoch."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     size = getattr(getattr(data, "hparams", None), "batch_size", None)
     return size * trainer.world_size if isinstance(size, int) else None
 
 
-def _keep_place(trainer: pl.Trainer, loops: dict[str, Any], loaded: dict[str, Any]) -> None:
-    """Go on at the same place of the epoch's order, whatever a batch is now; say where that is not exact."""
+def _keep_position(trainer: pl.Trainer, loops: dict[str, Any], loaded: dict[str, Any]) -> None:
+    """Continue at the same position of the epoch with another batch size. Warn if the result is not exact."""
     before, now, processes = loaded["images_at_once"], _images_at_once(trainer), loaded["processes"]
     if before is None or now is None or (before, processes) == (now, trainer.world_size):
         return
     number = f"in {trainer.world_size} process(es) instead of {processes}"
     if before == now:
-        what = f"the same images at every step, {number}: what is drawn in a step and the last digits are others"
+        what = f"the same images at every step, {number}, with other random draws and other rounding"
     else:
         recount(loops, before, now, trainer.accumulate_grad_batches)
-        what = f"{now} images at once instead of {before}, {number}: from the same place on, the batches are others"
+        what = f"{now} images at once instead of {before}, {number}, with other batches from the same position"
     if trainer.is_global_zero:
-        logger.warning("%s, and the run ends elsewhere", what)
+        logger.warning("%s. The run ends with other weights", what)
 
 
 def recount(loops: dict[str, Any], before: int, now: int, accumulated: int) -> None:
-    """Count the batches of the epoch that were done anew, in place, where a batch was ``before`` images and is ``now``.
+    """Convert the number of finished batches of an epoch to another number of images per batch, in place.
 
-    Images of a batch that is not whole are seen once more.
+    Images of an incomplete batch are used again.
 
     >>> batches = {"ready": 6, "started": 6, "processed": 6, "completed": 6}
     >>> loops = {"epoch_loop.batch_progress": {"current": batches}}
@@ -172,7 +173,7 @@ def recount(loops: dict[str, Any], before: int, now: int, accumulated: int) -> N
 
 
 def begin_next_epoch(loops: dict[str, Any]) -> None:
-    """Turn the loops' state at the end of an epoch, in place, into that at the beginning of the next."""
+    """Convert the state of the loops at the end of an epoch to that at the start of the next, in place."""
     epochs = loops["epoch_progress"]
     if epochs["current"]["processed"] != epochs["current"]["completed"] + 1:
         return

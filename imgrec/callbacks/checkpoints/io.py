@@ -1,4 +1,4 @@
-"""How every checkpoint of a training is written: whole or not at all, and a full disk does not end the run at once."""
+"""Atomic writing of checkpoints that tolerates a full disk."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from imgrec.trust import current
 logger = logging.getLogger(__name__)
 
 
-class WholeCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint plugin for files that are whole or not there, see :func:`write_checkpoint`.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoint plugin that writes a complete file or none, see :func:`write_checkpoint`.
 
-    Lightning's own holds the whole file in memory, writes it to the system's temporary folder and moves it from there:
-    on another file system that is a copy, which a kill cuts off, and nothing is synchronised.
+    The plugin of Lightning holds the whole file in memory, writes it to the temporary folder of the system and moves
+    it. On another file system that is a copy, which a kill truncates, and nothing is synchronized.
 
-    Where the disk is full the old checkpoint stays, a warning is logged, and training goes on. The third failure in a
-    row becomes :attr:`gave_up`, with which :class:`imgrec.callbacks.LastCheckpoint` ends the run at the next step.
+    On a full disk the previous checkpoint stays, a warning is logged and training continues. After several failures in
+    a row :attr:`gave_up` is set, with which :class:`imgrec.callbacks.LastCheckpoint` ends the run at the next step.
 
     Args:
-        failures: after how many failures in a row it gives up.
+        failures: Number of failures in a row after which it gives up. Defaults to 3.
     """
 
     def __init__(self, failures: int = 3) -> None:
@@ -36,7 +36,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         self._written: set[Path] = set()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write the checkpoint; a full disk is logged and counted.
+        """Write the checkpoint. A full disk is logged and counted.
 
         Raises:
             WriteError: If it cannot be written for another reason.
@@ -51,20 +51,20 @@ class WholeCheckpointIO(TorchCheckpointIO):
             self.failed += 1
             why = f"the checkpoint {os.fspath(path)} could not be written: {error.strerror}"
             if self.failed < self.failures:
-                kept = "the old one stays" if Path(path).exists() else "there was none before"
-                logger.warning("%s; %s, and training goes on", why, kept)
+                kept = "The previous one remains." if Path(path).exists() else "There is no previous one."
+                logger.warning("%s. %s Training continues.", why, kept)
             else:
                 self.gave_up = ResourceError(
-                    f"{why}, {self.failed} times in a row. The run ends here; it can be resumed."
+                    f"{why}, {self.failed} times in a row. The run ends here and can be resumed."
                 )
         else:
             self.failed = 0
             self._written.add(Path(path).resolve().parent)
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint that another one replaces, unless that one could not be written.
+        """Remove a checkpoint that another one replaces, unless the other one was not written.
 
-        The path can come from a received checkpoint. Then only folders that this training writes to are touched.
+        The path can come from a received checkpoint. In this case only folders of this training are changed.
         """
         if self.failed or (current() is not None and Path(path).resolve().parent not in self._written):
             return

@@ -1,4 +1,4 @@
-"""The checkpoints that a run goes on from, written between two steps, when nothing is half done."""
+"""Checkpoints to resume from, written between two optimizer steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 
-from imgrec.callbacks.checkpoints.io import WholeCheckpointIO
+from imgrec.callbacks.checkpoints.io import AtomicCheckpointIO
 from imgrec.callbacks.checkpoints.preemption import StopRequest
 from imgrec.errors import UserError
 from imgrec.runs.checkpoints import LAST
@@ -20,27 +20,27 @@ logger = logging.getLogger(__name__)
 
 
 class LastCheckpoint(pl.Callback):
-    """Writes ``last.ckpt``, from which a run goes on as if it had never ended.
+    """Checkpoint callback that writes ``last.ckpt``, from which a resumed run is exact.
 
-    It is written between two optimizer steps, when the figures of the last one are logged and, at the end of an epoch,
-    validation has been done: at the start of each epoch but the first and when training ends, every so many steps or
-    minutes on request, and when SIGTERM, SIGHUP or Ctrl-C requests the training to end::
+    It is written between two optimizer steps, after the metrics of the last step were logged and the validation is
+    done. This is at the start of every epoch except the first, at the end of training, and every given number of steps
+    or minutes. SIGTERM, SIGHUP and Ctrl-C end the training with a checkpoint as well::
 
         trainer:
           callbacks:
             - {class_path: LastCheckpoint, every_minutes: 10, keep: 3}
 
-    A second signal ends the process at once. After SIGTERM and SIGHUP the exit status is 75, so that a script can
-    distinguish "start again" from a failure.
+    A second signal ends the process at once. The exit status after SIGTERM and SIGHUP is 75, so that a script can
+    distinguish it from a failure.
 
     Args:
-        every_steps: write after so many optimizer steps, too.
-        every_minutes: write after so many minutes, too.
-        keep: how many to keep: ``last.ckpt``, and the ones before it as ``last-<step>.ckpt``.
-        dirpath: the folder; by default the run's ``checkpoints/``.
+        every_steps: Number of optimizer steps between two additional checkpoints, above 0.
+        every_minutes: Minutes between two additional checkpoints, above 0.
+        keep: Number of checkpoints: ``last.ckpt``, and earlier ones as ``last-<step>.ckpt``. Defaults to 1.
+        dirpath: Folder. Defaults to ``checkpoints/`` of the run.
 
     Raises:
-        UserError: a number that cannot be.
+        UserError: If an argument is out of range.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class LastCheckpoint(pl.Callback):
     ) -> None:
         for name, value in {"every_steps": every_steps, "every_minutes": every_minutes, "keep": keep}.items():
             if value is not None and not value > 0:
-                raise UserError(f"LastCheckpoint.{name}: must be above 0, got {value}.")
+                raise UserError(f"LastCheckpoint.{name}: expected a value above 0, got {value}.")
         self.every_steps = every_steps
         self.every_minutes = every_minutes
         self.keep = keep
@@ -62,34 +62,32 @@ class LastCheckpoint(pl.Callback):
         self._ended = False
         self._trained = False
         self._whole = True
-        """Whether the last batch completed an optimizer step."""
+        """True if the last batch completed an optimizer step."""
         self._standing: int | None = None
-        """The step of the checkpoint that stands at ``last.ckpt``, where that is known to be whole."""
+        """Step of the present ``last.ckpt``, if it is complete."""
         self._saved_step: int | None = None
         self._saved_at = 0.0
 
-    # ---------------------------------------------------------------- when
-
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals."""
+        """Install the signal handlers."""
         self._listen(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals; what a resumed run begins with is saved already."""
+        """Install the signal handlers. A resumed checkpoint is not written again."""
         self._listen(trainer)
         self._whole = True
         self._trained = False
         self._ended = False
         self._saved_step = trainer.global_step
         self._saved_at = time.monotonic()
-        begun_with = trainer.ckpt_path
-        if begun_with is not None and Path(begun_with).absolute() == self._last(trainer).absolute():
+        resumed_from = trainer.ckpt_path
+        if resumed_from is not None and Path(resumed_from).absolute() == self._last(trainer).absolute():
             self._standing = trainer.global_step
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Between two steps: save where it is time to, and end where that was asked for."""
+        """Save between two optimizer steps if it is due, and end if a signal requested it."""
         self._trained = True
         if self._whole:
             self._save_or_end(trainer, self._due(trainer, batch_idx))
@@ -97,26 +95,26 @@ class LastCheckpoint(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note whether gradients are being gathered for a later step: they are in no checkpoint."""
+        """Detect accumulated gradients, which no checkpoint of several processes contains."""
         self._whole = not trainer.fit_loop._should_accumulate()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the end of training; give the signals back. What a run that ends at once began with stays as it is."""
+        """Save the end of training and restore the signal handlers. A run that ends at once keeps its checkpoint."""
         self._ended = True
         self._save_or_end(trainer, due=self._trained or self._standing is None)
         self._signals.leave()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let SIGTERM and SIGHUP end an evaluation after training at once."""
+        """Allow SIGTERM and SIGHUP to end an evaluation after training at once."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._signals.end_at_once(trainer)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let SIGTERM and SIGHUP end an evaluation after training at once."""
+        """Allow SIGTERM and SIGHUP to end an evaluation after training at once."""
         self._signals.end_at_once(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self._signals.leave()
 
     def _listen(self, trainer: pl.Trainer) -> None:
@@ -131,16 +129,14 @@ class LastCheckpoint(pl.Callback):
             return True
         return self.every_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_minutes
 
-    # ---------------------------------------------------------------- how
-
     def _save_or_end(self, trainer: pl.Trainer, due: bool) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         error = _gave_up(trainer)
         due, reason = self._signals.agreed(trainer, due, error is not None)
-        if due or self._signals.wants_checkpoint(reason):
+        if due or self._signals.needs_checkpoint(reason):
             self._save(trainer)
-        if self._ended and not reason:  # no further step will find out that this one could not be written
+        if self._ended and not reason:  # there is no further step that could raise the error
             error = _gave_up(trainer)
             _, reason = self._signals.agreed(trainer, False, error is not None)
         if reason:
@@ -174,23 +170,23 @@ class LastCheckpoint(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Say that the next batch has not begun, where it is counted already."""
+        """Reset the counters of the batch that has not begun."""
         if self._saving:
-            settle(checkpoint["loops"]["fit_loop"], self._ended)
+            reset_batch_counters(checkpoint["loops"]["fit_loop"], self._ended)
 
 
 def _gave_up(trainer: pl.Trainer) -> UserError | None:
     io = trainer.strategy.checkpoint_io
-    return io.gave_up if isinstance(io, WholeCheckpointIO) else None
+    return io.gave_up if isinstance(io, AtomicCheckpointIO) else None
 
 
 def _failures(trainer: pl.Trainer) -> int:
     io = trainer.strategy.checkpoint_io
-    return io.failed if isinstance(io, WholeCheckpointIO) else 0
+    return io.failed if isinstance(io, AtomicCheckpointIO) else 0
 
 
 def _second_name(path: Path, name: Path) -> None:
-    """Let a file stand under ``name`` too; where the file system has no links, under ``name`` alone."""
+    """Link a file to a second name. On a file system without links, rename it."""
     name.unlink(missing_ok=True)
     try:
         os.link(path, name)
@@ -198,16 +194,16 @@ def _second_name(path: Path, name: Path) -> None:
         path.rename(name)
 
 
-def settle(loops: dict[str, Any], ended: bool) -> None:
-    """Set Lightning's counters back to the end of the last batch, in a checkpoint taken as the next one begins.
+def reset_batch_counters(loops: dict[str, Any], ended: bool) -> None:
+    """Reset the counters of Lightning to the end of the last batch, in a checkpoint at the start of the next.
 
     Args:
-        loops: the state of the fit loop, changed in place.
-        ended: whether training has ended, so that no further batch has begun.
+        loops: State of the fit loop, changed in place.
+        ended: True if no further batch has begun, because training has ended.
     """
     batches = loops["epoch_loop.batch_progress"]
     batches["is_last_batch"] = False
-    if ended:  # or training for longer would find an epoch whose batches are all done
+    if ended:  # a longer training would resume with a finished epoch
         batches["current"] = dict.fromkeys(batches["current"], 0)
     else:
         for counted in (batches["total"], batches["current"]):

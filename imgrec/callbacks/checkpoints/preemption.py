@@ -1,4 +1,4 @@
-"""Signals that ask a training to end, and the agreement of all its processes on the step at which it does."""
+"""Signals that end a training after the current step, in all processes."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from imgrec.utils.signals import Preempted, end_by_default, ending_signals, open
 
 _TERM, _INTERRUPT, _FAILED = 1, 2, 3
 _ONE_SIGNAL = 1.0
-"""Seconds in which a second signal is the first one on another way: from srun and from the first process."""
+"""Seconds in which a second signal counts as the first one, which srun and the first process may both forward."""
 
 
 class StopRequest:
-    """A request to end a training after the current step: SIGTERM, SIGHUP, or the first Ctrl-C.
+    """Request to end a training after the current step, by SIGTERM, SIGHUP or the first Ctrl-C.
 
-    A second signal of either kind ends the process at once. It replaces Lightning's handler of SIGTERM while a training
-    runs: that one broadcasts inside the handler, and ends without a checkpoint and with status 0. SIGHUP is left alone
-    if it is ignored, as under nohup. Only the main thread receives signals; in another thread nothing is changed.
+    A second signal of the same kind ends the process at once. During a training it replaces the SIGTERM handler of
+    Lightning, which ends without a checkpoint and with status 0. SIGHUP stays ignored under nohup. Only the main thread
+    receives signals.
     """
 
     def __init__(self) -> None:
         self._asked = 0
         self._number = int(signal.SIGTERM)
         self._before: dict[int, Any] = {}
-        self.said: Callable[[str], None] = lambda message: None
+        self.report: Callable[[str], None] = lambda message: None
 
-    def listen(self, trainer: pl.Trainer, said: Callable[[str], None]) -> None:
-        """Take the signals from now on; a second call does nothing."""
+    def listen(self, trainer: pl.Trainer, report: Callable[[str], None]) -> None:
+        """Install the signal handlers. A second call does nothing."""
         if self._before or threading.current_thread() is not threading.main_thread():
             return
-        self.said = said
+        self.report = report
         self._asked = 0
 
         own, since, terminals = os.getpid(), 0.0, open_terminals()
@@ -52,10 +52,10 @@ class StopRequest:
             if self._asked == _TERM:
                 return
             self._asked, self._number, since = _TERM, number, time.monotonic()
-            _hand_on(trainer, number)
+            _forward_signal(trainer, number)
             if number != signal.SIGTERM:
                 silence(terminals)
-            self.said(f"{signal_name(number)}: a checkpoint is written after this step")
+            self.report(f"{signal_name(number)}: a checkpoint is written after this step")
 
         def on_interrupt(number: int, frame: FrameType | None) -> None:
             if os.getpid() != own:
@@ -63,29 +63,29 @@ class StopRequest:
             if self._asked:
                 raise KeyboardInterrupt
             self._asked = _INTERRUPT
-            self.said("Ctrl-C: a checkpoint is written after this step; once more ends the run at once")
+            self.report("Ctrl-C: a checkpoint is written after this step. A second Ctrl-C ends the run at once")
 
         for number in ending_signals():
             self._before[number] = signal.signal(number, on_term)
         self._before[signal.SIGINT] = signal.signal(signal.SIGINT, on_interrupt)
-        # it would be a further collective at every batch, whose answer nobody needs any more
+        # Lightning would broadcast at every batch, without effect
         loop: Any = trainer.fit_loop.epoch_loop
         loop._broadcast_sigterm_tensor = lambda: None
 
     def leave(self) -> None:
-        """Give the signals back; a second call does nothing."""
+        """Restore the signal handlers. A second call does nothing."""
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._before = {}
 
     def end_at_once(self, trainer: pl.Trainer) -> None:
-        """Let SIGTERM and SIGHUP end an evaluation: there is nothing to be saved. Lightning would ignore them."""
+        """Allow SIGTERM and SIGHUP to end an evaluation. Lightning would ignore these signals."""
         own, terminals = os.getpid(), open_terminals()
 
         def preempt(number: int, frame: FrameType | None) -> None:
             if os.getpid() != own:
                 end_by_default(number)
-            _hand_on(trainer, number)
+            _forward_signal(trainer, number)
             if number != signal.SIGTERM:
                 silence(terminals)
             raise Preempted(number, trainer.is_global_zero)
@@ -94,33 +94,34 @@ class StopRequest:
             for number in ending_signals():
                 signal.signal(number, preempt)
 
-    def wants_checkpoint(self, reason: int) -> bool:
-        """Whether a training that ends for ``reason`` writes a checkpoint first."""
+    def needs_checkpoint(self, reason: int) -> bool:
+        """Return True if a training that ends for ``reason`` writes a checkpoint first."""
         return reason in (_TERM, _INTERRUPT)
 
     def agreed(self, trainer: pl.Trainer, due: bool, failed: bool) -> tuple[bool, int]:
-        """What all processes do now: whether to write a checkpoint, and why to end, 0 for not at all.
+        """Return the decision of all processes: True to write a checkpoint, and the reason to end, or 0.
 
         Args:
-            trainer: whose processes they are; every one has to call this at the same step.
-            due: whether this process finds that it is time for a checkpoint.
-            failed: whether this process cannot go on.
+            trainer: Trainer. Every process calls this method at the same step.
+            due: True if a checkpoint is due in this process.
+            failed: True if this process cannot continue.
         """
         reason = _FAILED if failed else self._asked
         if trainer.world_size == 1:
             return due, reason
-        told = torch.tensor([int(due), reason], device=trainer.strategy.root_device)
-        torch.distributed.all_reduce(told, op=torch.distributed.ReduceOp.MAX)
-        due_anywhere, reason = told.tolist()
+        decision = torch.tensor([int(due), reason], device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(decision, op=torch.distributed.ReduceOp.MAX)
+        due_anywhere, reason = decision.tolist()
         return bool(due_anywhere), int(reason)
 
     def end(self, trainer: pl.Trainer, reason: int, error: UserError | None) -> None:
-        """End this process for ``reason``, which is not 0.
+        """Raise the exception that ends this process for ``reason``, which is not 0.
 
         Raises:
             Preempted: If SIGTERM or SIGHUP requested it.
             KeyboardInterrupt: If Ctrl-C requested it.
-            UserError: If a process cannot continue; in the others, SystemExit.
+            UserError: If this process cannot continue.
+            SystemExit: If another process cannot continue.
         """
         if reason == _INTERRUPT:
             raise KeyboardInterrupt
@@ -131,7 +132,7 @@ class StopRequest:
         raise SystemExit(0)
 
 
-def _hand_on(trainer: pl.Trainer, number: int) -> None:
+def _forward_signal(trainer: pl.Trainer, number: int) -> None:
     """Send a signal to the processes that this one launched."""
     launcher = trainer.strategy.launcher
     if launcher is not None:

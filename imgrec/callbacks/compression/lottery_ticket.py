@@ -1,4 +1,4 @@
-"""Lottery tickets: a training that begins with the masks of another one's end, and the weights of its beginning."""
+"""Lottery tickets: the masks and the early weights of a run, from which the next run starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from imgrec.tasks.compatibility import refuse_other_architecture
 
 @dataclass(frozen=True)
 class Ticket:
-    """What a run leaves to the next round: its last weights, which of them were masked, and those to rewind to.
+    """Last weights, masks and early weights of a run.
 
     Source: Frankle and Carbin 2019, "The lottery ticket hypothesis", arXiv 1803.03635; Frankle et al. 2020, "Linear
     mode connectivity and the lottery ticket hypothesis", arXiv 1912.05671 (rewinding to an early step).
@@ -32,32 +32,33 @@ class Ticket:
 
     @classmethod
     def read(cls, path: str | Path, key: str) -> Ticket:
-        """From a run folder, or from one of its checkpoints.
+        """Read the ticket of a run folder or of a checkpoint.
 
         Args:
-            path: the folder or the file.
-            key: under which the callback's state is kept.
+            path: Run folder or checkpoint file.
+            key: Key of the callback's state in the checkpoint.
 
         Raises:
-            UserError: there is none, or it kept no weights to rewind to.
+            UserError: If there is no checkpoint, or if it has no weights to rewind to.
         """
         given = Path(path).expanduser()
         file = given / "checkpoints" / LAST if given.is_dir() else given
         if not file.is_file():
-            raise UserError(f"Pruning: `ticket` is a run folder or a checkpoint, and there is no {file}")
+            raise UserError(f"Pruning.ticket: expected a run folder or a checkpoint, got {path}. There is no {file}.")
         checkpoint = read_checkpoint(file)
         state = checkpoint.get("callbacks", {}).get(key, {})
         if not state.get("rewind"):
             raise UserError(
-                f"Pruning: {given} kept no weights to rewind to; train it with {{class_path: Pruning, rewind_to: 0.02}}"
+                f"Pruning.ticket: expected a run with weights to rewind to, got {given}. Train it with "
+                "{class_path: Pruning, rewind_to: 0.02}."
             )
         return cls(checkpoint["state_dict"], state["masking"]["masks"], state["rewind"])
 
     def take(self, pl_module: pl.LightningModule, masking: Masking, sparsity: float) -> None:
-        """Mask by the weights that were trained, then put the early ones into the module.
+        """Mask by the magnitude of the last weights, then load the early weights into the module.
 
         Raises:
-            UserError: they are of another network.
+            UserError: If the weights are those of another architecture.
         """
         for state in (self.trained, self.rewind):
             refuse_other_architecture(state, pl_module.state_dict())
@@ -70,5 +71,5 @@ class Ticket:
 
 
 def copy_of(pl_module: pl.LightningModule) -> dict[str, Any]:
-    """The weights and buffers of this moment, on the CPU."""
+    """Return a copy of the present weights and buffers on the CPU."""
     return {name: value.detach().to("cpu", copy=True) for name, value in pl_module.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Surgery on a network in the middle of its training: all that holds something of the shape of its weights follows."""
+"""Change of the model in the middle of its training, and of everything that depends on the shape of its weights."""
 
 from __future__ import annotations
 
@@ -21,35 +21,34 @@ from imgrec.models.utils.forward import preserve_modes
 from imgrec.tasks.callback import imgrec_callbacks
 
 SurgeryFn = Callable[[nn.Module], Mapping[str, Tensor]]
-"""Changes a network in place. Parameters stay the objects that they were, with other data, or are gone.
+"""Change of a model in place. Parameters keep their identity with new data, or are removed.
 
-Gives, for each parameter and buffer that was cut, int64 indices into the flattened old one, in the new shape.
+It returns int64 indices into the flattened previous tensor, in the new shape, for every pruned parameter and buffer.
 """
 
 
 def apply_surgery(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: SurgeryFn) -> None:
-    """Have the network of a task operated on between two optimizer steps, so that the next one goes on from there.
+    """Change the model of a task between two optimizer steps.
 
-    - The optimizer keeps its groups, its learning rates and its schedule; momentum and moments are cut as the weights.
-    - Callbacks that keep something of the weights' shape go on with it cut: ``on_weights_pruned`` of EMA's
-      average and of masks, ``on_model_changed`` of NaNGuard's copy of the state.
-    - The best checkpoint and early stopping begin anew: what was best is another network.
-    - Nothing is drawn from the default generators; a compiled network is compiled again at its next batch.
-    - Under DDP, gradients are gathered anew; the processes must have come to the same network.
+    - The optimizer keeps its groups, learning rates and schedule. Momentum and moments are pruned as the weights.
+    - ``on_weights_pruned``, then ``on_model_changed`` of every :class:`imgrec.Callback` is called.
+    - The best checkpoint and early stopping are reset.
+    - The default random generators do not advance. A compiled model is compiled again at its next batch.
+    - DDP is configured again, and the models of all processes are compared.
 
     Args:
-        trainer: before a batch that begins an optimizer step.
-        pl_module: has the network as ``model``.
-        surgery: what is done.
+        trainer: Trainer before the first batch of an optimizer step.
+        pl_module: Module whose attribute ``model`` is changed.
+        surgery: Change of the model.
 
     Raises:
-        TrainingFailedError: processes came to different networks.
+        TrainingFailedError: If the models of the processes differ.
     """
     task: Any = pl_module
     before = dict(pl_module.named_parameters())
     shapes: dict[Tensor, torch.Size] = {parameter: parameter.shape for parameter in before.values()}
     for parameter in before.values():
-        parameter.grad = None  # it was used in the step before
+        parameter.grad = None
     wrapped = unwrap_ddp(trainer, pl_module)
     devices = [task.device] if task.device.type == "cuda" else []
     with preserve_modes(pl_module), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
@@ -67,7 +66,7 @@ def apply_surgery(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: S
         leave_out(optimizer, gone)
         cut_states(optimizer, shapes, cut)
     if wrapped is not None:
-        _agree(trainer, task.model)
+        _check_equal(trainer, task.model)
         wrapped.configure_ddp()
     callbacks = imgrec_callbacks(trainer)
     for callback in callbacks:
@@ -78,24 +77,24 @@ def apply_surgery(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: S
 
 
 def unwrap_ddp(trainer: pl.Trainer, pl_module: pl.LightningModule) -> DDPStrategy | None:
-    """Take the network out of DDP, whose buckets of gradients are of the parameters as they are.
+    """Remove the model from DDP, whose gradient buckets depend on the parameters.
 
     Returns:
-        The strategy, whose ``configure_ddp`` wraps the network again; ``None`` where there is no DDP.
+        The strategy, whose ``configure_ddp`` wraps the model again. None without DDP.
     """
     strategy: Any = trainer.strategy
     if not isinstance(strategy, DDPStrategy):
         return None
     strategy.model = pl_module
-    gc.collect()  # it lets go of the weights when it is gone
+    gc.collect()  # DDP releases the weights when it is deleted
     return strategy
 
 
-def _agree(trainer: pl.Trainer, model: nn.Module) -> None:
+def _check_equal(trainer: pl.Trainer, model: nn.Module) -> None:
     ours = surgery_of(model)
     same = trainer.strategy.broadcast(ours) == ours
     if not trainer.strategy.reduce_boolean_decision(same):
-        raise TrainingFailedError("the processes came to different networks when channels were taken out")
+        raise TrainingFailedError("The processes removed different channels.")
 
 
 def reset_best(trainer: pl.Trainer) -> None:

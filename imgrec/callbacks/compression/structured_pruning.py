@@ -1,4 +1,4 @@
-"""Structured pruning in training: the network becomes narrower, round by round, and goes on learning between them."""
+"""Structured pruning in training, in rounds with fine-tuning between them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,24 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
-from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
+from imgrec.callbacks.compatibility import (
+    count_steps,
+    gradient_scale,
+    reject_feature_parameters,
+    reject_lightning_averaging,
+    require_whole_weights,
+)
 from imgrec.callbacks.compression.model_surgery import apply_surgery
+from imgrec.callbacks.compression.structured_pruning_costs import (
+    COST_TITLES,
+    log_round,
+    measure_costs,
+    network_of_task,
+    zero_images,
+)
 from imgrec.callbacks.recording.current_run import run_folder
 from imgrec.compress.pruning.blocks import drop_blocks
 from imgrec.compress.pruning.channel_importance import ChannelCriterion
@@ -21,57 +33,60 @@ from imgrec.compress.pruning.channels import prune_channels
 from imgrec.compress.pruning.dependency_graph import Attention
 from imgrec.compress.pruning.optimizer_state import check_states
 from imgrec.compress.pruning.schedule import Rounds
-from imgrec.compress.pruning.targets import CostKind, cost_of, parse_target
+from imgrec.compress.pruning.targets import cost_of, parse_target
 from imgrec.compress.surgery import surgical_copy
 from imgrec.errors import UserError
 from imgrec.models import Classifier
-from imgrec.models.utils.forward import preserve_modes
 from imgrec.runs.summary import update_summary
 from imgrec.tasks.callback import Callback
-from imgrec.utils.checks import at_least_one
 from imgrec.utils.optional import require
+from imgrec.utils.ranges import ClosedUnitInterval, LeftOpenUnitInterval, PositiveInt, check_ranges
 from imgrec.utils.seeding import position_seed, run_seed
-
-_WORDS: dict[CostKind, str] = {"macs": "MACs", "parameters": "parameters"}
 
 
 class StructuredPruning(Callback):
-    """Takes channels and attention heads out of the network while it trains, so that it is really smaller and faster.
+    """Structured pruning that removes channels and attention heads during training.
 
-    At each round the least important channels go, with every weight that belongs to them, and training goes on with
-    what is left: momentum, moments and the average of :class:`EMA` are cut as the weights are, the learning rate goes
-    on as planned. One run goes from dense to the target. ``train/macs`` and ``train/parameters`` in metrics.csv say
-    what each round left; the run's summary says both ends. The best checkpoint and early stopping begin anew at every
-    round, so that what is kept as best has its final size. What has been taken out is in the checkpoint, and a resumed
-    run goes on with it; the model folder loads without torch-pruning.
+    Every round removes the least important channels with all their weights. Training continues with the smaller model.
+    Momentum, moments and the average of :class:`EMA` are pruned as the weights. The learning-rate schedule does not
+    change. ``train/macs`` and ``train/parameters`` in metrics.csv are the costs after every round. The summary of the
+    run contains both costs, before and after. The best checkpoint and early stopping are reset at every round, so that
+    the best model has its final size. A checkpoint contains the removed channels, and a resumed run is exact. The model
+    folder loads without torch-pruning.
 
-    With ``start: 0, rounds: 1`` and the task's ``init_from``, a trained network is pruned at once and fine-tuned. A
-    regularizer such as ``group_norm`` or ``bn_scale``, whose ramp ends at ``start``, makes channels small first.
+    With ``start: 0, rounds: 1`` and ``init_from`` of the task, a trained model is pruned at once and fine-tuned.
+    Combine it with a regularizer such as ``group_norm`` or ``bn_scale``, whose ramp ends at ``start``, to make channels
+    small first.
 
     Args:
-        target: what is to be left of the network that training starts with: ``{macs: 0.5}``, ``{parameters: 0.5}`` or
-            ``{latency: 0.5}``, which is measured here, for batches of one image.
-        importance: what makes a channel matter: ``group_l2``, ``l1``, ``l2``, ``taylor``, ``bn_scale`` or ``random``;
-            see :func:`imgrec.compress.channel_importance`. ``taylor`` looks at the gradients of the steps before a
-            round.
-        scope: ``global`` compares the channels of all layers, ``layer`` prunes each by the same share.
-        start: the fraction of training at which the first round is.
-        end: the fraction at which the last round is; of one round, nothing.
-        rounds: how many there are; each takes out as much.
-        round_to: the channels of each layer are a multiple of this; processors are slow with odd numbers of them.
-            ``auto``: of 8, and of less where a layer has fewer than 32.
-        keep: the share of its channels that each layer keeps at least.
-        depth: at the first round whole residual blocks go, until this share of the cost is left, above that of
-            ``target``: the ones that change what they are given least, by the images of that step.
-        attention: what attention loses: ``dims`` of every head, or whole ``heads``.
-        include: patterns of the layers to prune; by default all.
-        exclude: patterns of the layers to leave as they are.
-        gradient_steps: for ``taylor``, how many steps' gradients a round rests on.
+        target: Cost that stays, as a fraction of the cost at the start: ``{macs: 0.5}``, ``{parameters: 0.5}`` or
+            ``{latency: 0.5}``. The latency is measured on this machine with batches of one image. Defaults to
+            ``{macs: 0.5}``.
+        importance: Importance of a channel: ``group_l2``, ``l1``, ``l2``, ``taylor``, ``bn_scale`` or ``random``, see
+            :func:`imgrec.compress.channel_importance`. ``taylor`` uses the gradients of the steps before a round.
+            Defaults to ``group_l2``.
+        scope: ``global`` compares the channels of all layers. ``layer`` prunes every layer by the same fraction.
+            Defaults to ``global``.
+        start: Fraction of training of the first round. Defaults to 0.1.
+        end: Fraction of training of the last round. It has no effect on a single round. Defaults to 0.5.
+        rounds: Number of rounds. Every round removes the same cost. Defaults to 5.
+        round_to: Divisor of the number of channels of every layer. Odd numbers of channels are slow on most processors.
+            ``auto`` is 8, or less for a layer with fewer than 32 channels. Defaults to 1.
+        keep: Minimum fraction of channels that every layer keeps. Defaults to 0.1.
+        depth: Fraction of the cost, above that of ``target``, down to which the first round removes whole residual
+            blocks. Blocks that change their input least, on the images of that step, are removed first. By default none
+            is.
+        attention: ``dims`` removes dimensions of every attention head. ``heads`` removes whole heads. Defaults to
+            ``dims``.
+        include: Patterns of the layers to prune. Defaults to all layers.
+        exclude: Patterns of layers that stay unchanged.
+        gradient_steps: Number of steps whose gradients a round uses with ``taylor``. Defaults to 10.
 
     Raises:
-        UserError: a number or a name that cannot be; a target that cannot be reached; a task without a network of
-            imgrec's; a strategy that shards the weights; an average of weights other than EMA's; an optimizer whose
-            state cannot be cut; several processes with a target of latency, which each would measure differently.
+        UserError: If an argument is out of range, or if the target cannot be reached.
+        UserError: If the model of the task is no :class:`imgrec.Classifier`, or if the strategy shards the weights.
+        UserError: If a callback other than EMA averages the weights, or if the state of the optimizer cannot be pruned.
+        UserError: If the target is a latency and there are several processes.
 
     Example::
 
@@ -79,32 +94,34 @@ class StructuredPruning(Callback):
           callbacks:
             - {class_path: StructuredPruning, target: {macs: 0.5}, start: 0.1, end: 0.5, rounds: 2}
 
+    See also :class:`Pruning`. Use it instead for zeros at single weights, without a change of the model size.
+
     Source: Fang et al., 2023, "DepGraph: towards any structural pruning", arXiv 2301.12900; Molchanov et al., 2019,
     "Importance estimation for neural network pruning", arXiv 1906.10771 (taylor, and rounds between steps).
     """
 
+    @check_ranges
     def __init__(
         self,
         target: dict[str, float] | None = None,
         importance: ChannelCriterion = "group_l2",
         scope: Scope = "global",
-        start: float = 0.1,
-        end: float = 0.5,
-        rounds: int = 5,
+        start: ClosedUnitInterval = 0.1,
+        end: ClosedUnitInterval = 0.5,
+        rounds: PositiveInt = 5,
         round_to: RoundTo = 1,
-        keep: float = 0.1,
+        keep: LeftOpenUnitInterval = 0.1,
         depth: float | None = None,
         attention: Attention = "dims",
         include: list[str] | None = None,
         exclude: list[str] | None = None,
-        gradient_steps: int = 10,
+        gradient_steps: PositiveInt = 10,
     ) -> None:
         self.target = {"macs": 0.5} if target is None else dict(target)
-        at_least_one("StructuredPruning", gradient_steps=gradient_steps)
         try:
             self.kind, self.share = parse_target(self.target)
             self.rounds = Rounds(start, end, rounds)
-            self.how = ChannelPruning(
+            self.config = ChannelPruning(
                 importance=importance,
                 scope=scope,
                 round_to=round_to,
@@ -116,12 +133,12 @@ class StructuredPruning(Callback):
         except UserError as error:
             raise UserError(f"StructuredPruning: {error}") from error
         if depth is not None and not self.share < depth < 1:
-            raise UserError(f"StructuredPruning: `depth` is a share above {self.share:g} and below 1, got {depth}.")
+            raise UserError(f"StructuredPruning.depth: expected float in ({self.share:g}, 1), got {depth}.")
         self.depth = depth
         self.gradient_steps = gradient_steps
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._at: list[int] = []
         self._done = 0
         self._first: dict[str, float] = {}
@@ -129,57 +146,45 @@ class StructuredPruning(Callback):
         self._share = 1.0
         self._gradients: dict[str, Tensor] = {}
         self._loaded: dict[str, Any] | None = None
-        self._checked = self._rehearsed = False
-
-    # ---------------------------------------------------------------- begin
+        self._checked = self._tried = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what cannot be made smaller here."""
+        """Check the strategy and the other callbacks."""
         if stage != TrainerFn.FITTING:
             return
         require("torch_pruning", "compress", "StructuredPruning")
-        strategy = trainer.strategy
-        if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
-            raise UserError(
-                f"trainer.callbacks: StructuredPruning needs all weights in every process, and "
-                f"{type(strategy).__name__} shards them; take strategy: ddp, or leave StructuredPruning out"
-            )
+        require_whole_weights(trainer, "StructuredPruning")
+        reject_lightning_averaging(trainer, "StructuredPruning")
         if trainer.world_size > 1 and self.kind == "latency":
             raise UserError(
-                "trainer.callbacks: StructuredPruning would measure another latency in every process, and so come to "
-                "different networks; take a target of macs or parameters, or one process"
+                "StructuredPruning.target: expected macs or parameters with several processes, got latency, which "
+                "differs between processes."
             )
-        for each in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(each, WeightAveraging | StochasticWeightAveraging):
-                raise UserError(
-                    f"trainer.callbacks: {type(each).__name__} averages weights of the network as it was; "
-                    "StructuredPruning works with EMA"
-                )
-        self._forget()
+        self._reset()
 
     def validate_model(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse a network that cannot be pruned so far, and too few steps; called before anything is written."""
+        """Check that the model can be pruned to the target, and that there are enough steps."""
         if not isinstance(getattr(pl_module, "model", None), Classifier):
-            raise UserError("trainer.callbacks: StructuredPruning takes a task whose `model` is an imgrec Classifier")
+            raise UserError("StructuredPruning: expected a task whose `model` is an imgrec.Classifier.")
         for part in (getattr(pl_module, name, None) for name in ("loss", "regularizers")):
-            refuse_of_width(part)
+            reject_feature_parameters(part)
         self._positions(trainer)
-        if self._loaded is None and not self._rehearsed and self.kind != "latency":
+        if self._loaded is None and not self._tried and self.kind != "latency":
             with torch.random.fork_rng([]):
-                self._rehearse(surgical_copy(_network(pl_module)), _images(pl_module))
-        self._rehearsed = True
+                self._try_out(surgical_copy(network_of_task(pl_module)), zero_images(pl_module))
+        self._tried = True
 
-    def _rehearse(self, model: Classifier, images: Tensor) -> None:
-        """Prune a copy as far as the network is going to be, which may be farther than it can."""
-        how = replace(self.how, importance="group_l2") if self.how.importance == "taylor" else self.how
+    def _try_out(self, model: Classifier, images: Tensor) -> None:
+        """Prune a copy to the target, which raises an error if the target cannot be reached."""
+        config = replace(self.config, importance="group_l2") if self.config.importance == "taylor" else self.config
         dense = cost_of(model, images, self.kind)
         if self.depth is not None:
             drop_blocks(model, images, {self.kind: self.depth}, dense=dense)
-        prune_channels(model, images, {self.kind: self.share}, how, dense=dense)
+        prune_channels(model, images, {self.kind: self.share}, config, dense=dense)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find out before which steps the rounds are."""
-        self.validate_model(trainer, pl_module)  # without a recorder nobody has asked for it yet
+        """Plan the steps of the rounds, and restore the state of a resumed run."""
+        self.validate_model(trainer, pl_module)  # a trainer without a run recorder does not call it
         self._at = self._positions(trainer)
         if self._loaded is not None:
             state, self._loaded = self._loaded, None
@@ -188,43 +193,37 @@ class StructuredPruning(Callback):
             device = pl_module.device
             self._gradients = {name: value.to(device) for name, value in state["gradients"].items()}
         else:
-            self._first = self._left = self._costs(pl_module, *dict.fromkeys((*_WORDS, self.kind)))
+            self._first = self._left = measure_costs(pl_module, *dict.fromkeys((*COST_TITLES, self.kind)))
 
     def _positions(self, trainer: pl.Trainer) -> list[int]:
-        steps = trainer.estimated_stepping_batches
-        if steps in (float("inf"), -1):
-            raise UserError(
-                "StructuredPruning: rounds are at fractions of training: set trainer.max_epochs or max_steps"
-            )
+        steps = count_steps(trainer, "StructuredPruning.start")
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return [int(self.how.importance == "taylor")]  # a rehearsal
+            return [int(self.config.importance == "taylor")]
         try:
-            found = self.rounds.steps_of(int(steps))
+            found = self.rounds.steps_of(steps)
         except UserError as error:
             raise UserError(f"StructuredPruning: {error}") from error
-        if self.how.importance == "taylor" and found[0] == 0:
+        if self.config.importance == "taylor" and found[0] == 0:
             raise UserError(
-                f"StructuredPruning: taylor looks at gradients from before a round, and `start: {self.rounds.start:g}` "
-                f"of {steps} steps leaves none"
+                "StructuredPruning.start: expected a step before the first round with importance taylor, got "
+                f"{self.rounds.start:g} of {steps} steps."
             )
         return found
-
-    # ---------------------------------------------------------------- the steps
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Gather gradients where a round that looks at them is near: accumulated, of all processes, not clipped."""
-        if self.how.importance == "taylor" and self._done < len(self._at):
+        """Accumulate gradients for the next round. They are those of all processes, and not clipped."""
+        if self.config.importance == "taylor" and self._done < len(self._at):
             ahead = self._at[self._done] - trainer.global_step
             if 0 < ahead <= self.gradient_steps:
-                self._gather(pl_module, _scale_of(trainer))
+                self._accumulate_gradients(pl_module, gradient_scale(trainer))
 
     @torch.no_grad()
-    def _gather(self, pl_module: pl.LightningModule, scale: float) -> None:
-        gradients = {n: p.grad for n, p in _network(pl_module).named_parameters() if p.grad is not None}
+    def _accumulate_gradients(self, pl_module: pl.LightningModule, scale: float) -> None:
+        gradients = {n: p.grad for n, p in network_of_task(pl_module).named_parameters() if p.grad is not None}
         if not all(bool(gradient.isfinite().all()) for gradient in gradients.values()):
-            return  # a gradient scaler passes over this step
+            return  # the gradient scaler skips this step
         for name, gradient in gradients.items():
             share = gradient.float() / (scale * self.gradient_steps)
             if name in self._gradients:
@@ -235,7 +234,7 @@ class StructuredPruning(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Between two steps: prune, where it is time to."""
+        """Prune between two optimizer steps, if a round is due."""
         step = trainer.global_step
         if not self._checked and any(optimizer.state for optimizer in trainer.optimizers):
             for optimizer in trainer.optimizers:
@@ -246,53 +245,42 @@ class StructuredPruning(Callback):
 
     def _round(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
         number = self._done + 1
-        seen = None
+        images = None
         if self.depth is not None and number == 1:
-            seen = trainer.strategy.broadcast(batch.images)  # all processes look at the same ones
-        apply_surgery(trainer, pl_module, lambda model: self._prune(model, pl_module, number, seen))
+            images = trainer.strategy.broadcast(batch.images)  # the same images in all processes
+        apply_surgery(trainer, pl_module, lambda model: self._prune(model, pl_module, number, images))
         self._done, self._gradients = number, {}
-        self._left = self._costs(pl_module, *_WORDS)
-        figures = {f"train/{name}": self._left[name] for name in _WORDS} | {"epoch": trainer.current_epoch}
-        for logger in trainer.loggers:
-            logger.log_metrics(figures, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
-        left = ", ".join(
-            f"{millions(self._left[name])} {word} ({self._left[name] / self._first[name]:.0%})"
-            for name, word in _WORDS.items()
-        )
-        trainer.print(f"pruned after step {trainer.global_step}, round {number} of {len(self._at)}: {left} left")
+        self._left = measure_costs(pl_module, *COST_TITLES)
+        log_round(trainer, number, len(self._at), self._first, self._left)
 
-    def _prune(self, model: Any, pl_module: pl.LightningModule, number: int, seen: Tensor | None) -> dict[str, Tensor]:
-        if seen is not None and self.depth is not None:
-            self._share = drop_blocks(model, seen.to(pl_module.device), {self.kind: self.depth}).share
-        how = replace(self.how, seed=position_seed(run_seed(), "channels", number))
+    def _prune(
+        self, model: Any, pl_module: pl.LightningModule, number: int, images: Tensor | None
+    ) -> dict[str, Tensor]:
+        if images is not None and self.depth is not None:
+            self._share = drop_blocks(model, images.to(pl_module.device), {self.kind: self.depth}).share
+        config = replace(self.config, seed=position_seed(run_seed(), "channels", number))
         report = prune_channels(
             model,
-            _images(pl_module),
+            zero_images(pl_module),
             {self.kind: self.rounds.remaining(number, self.share)},
-            how,
-            gradients=self._gradients if self.how.importance == "taylor" else None,
+            config,
+            gradients=self._gradients if self.config.importance == "taylor" else None,
             dense=self._first[self.kind],
-            start=self._share if self.kind == "latency" else None,  # times of another moment are not to be compared
+            start=self._share if self.kind == "latency" else None,  # latencies of different rounds are not comparable
         )
         self._share = report.share
         return report.kept
 
-    def _costs(self, pl_module: pl.LightningModule, *kinds: CostKind) -> dict[str, float]:
-        network, images = _network(pl_module), _images(pl_module)
-        with preserve_modes(network), torch.compiler.set_stance("force_eager"):
-            return {kind: cost_of(network, images, kind) for kind in kinds}
-
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say in the summary what training began and ended with."""
+        """Write the costs before and after into the summary."""
         folder = run_folder(trainer)
         if folder is not None and self._done:
-            shown = {"rounds": self._done, "before": self._first, "after": self._left}
-            update_summary(folder, {"structured_pruning": shown})
-
-    # ---------------------------------------------------------------- the state
+            update_summary(
+                folder, {"structured_pruning": {"rounds": self._done, "before": self._first, "after": self._left}}
+            )
 
     def state_dict(self) -> dict[str, Any]:
-        """How many rounds are done, what there was and is, and the gradients that are being gathered."""
+        """Return the number of rounds, the costs and the accumulated gradients."""
         return {
             "done": self._done,
             "first": self._first,
@@ -302,44 +290,5 @@ class StructuredPruning(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there, when training starts."""
+        """Store the state until training starts."""
         self._loaded = state_dict
-
-
-def millions(count: float) -> str:
-    """A count as one reads it.
-
-    >>> millions(40813184), millions(272474), millions(1_234_000_000)
-    ('40.8 M', '0.272 M', '1,230 M')
-    """
-    shown = float(f"{count / 1e6:.3g}")
-    return f"{shown:,.0f} M" if shown >= 100 else f"{shown:g} M"
-
-
-def _network(pl_module: pl.LightningModule) -> Classifier:
-    task: Any = pl_module
-    network: Classifier = task.model
-    return network
-
-
-def _images(pl_module: pl.LightningModule) -> Tensor:
-    """Images such as the network takes, to follow and to count what it does."""
-    task: Any = pl_module
-    size = task.facts.image_size
-    return torch.zeros(2, task.facts.channels, size, size, dtype=torch.uint8, device=task.device)
-
-
-def refuse_of_width(part: Any) -> None:
-    """Refuse a loss or a regularizer that has learnt something of the features' length, which is about to change."""
-    for module in part.modules() if isinstance(part, torch.nn.Module) else ():
-        if getattr(module, "feature_width", None) is not None:
-            raise UserError(
-                f"trainer.callbacks: StructuredPruning makes the features shorter, and {type(module).__name__} has "
-                "learnt parameters of their length; leave one of them out"
-            )
-
-
-def _scale_of(trainer: pl.Trainer) -> float:
-    """What gradients are multiplied by under mixed half precision."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    return float(scaler.get_scale()) if scaler is not None else 1.0

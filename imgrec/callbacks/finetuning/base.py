@@ -1,4 +1,4 @@
-"""What callbacks that freeze parts of a network share: who decides when, and what happens between two steps then."""
+"""Base class of callbacks that freeze parts of a model."""
 
 from __future__ import annotations
 
@@ -26,128 +26,125 @@ from imgrec.tasks.callback import Callback, imgrec_callbacks
 
 
 class Freezing(Callback, ABC):
-    """Part of the network has no gradient until a position of training; subclasses say which part, and when.
+    """Base class of callbacks that disable the gradients of a part of the model until a position of training.
 
-    All parameters are in the optimizer's groups from the start, and one that is frozen is passed over: what thaws has
-    its learning rate, its weight decay and its place in the schedule, and no state of the optimizer is lost or made up.
-    What is frozen depends on the position alone, so a resumed run goes on exactly.
+    The groups of the optimizer contain all parameters from the start, and frozen parameters are skipped. Unfrozen
+    parameters have the learning rate and weight decay of their group, and no state of the optimizer is lost. The frozen
+    part depends on the position only, and a resumed run is exact.
 
-    Several of them together freeze what any of them does; the first of them in the trainer acts for all.
+    Several freezing callbacks freeze the union of their parts. The first one in the trainer acts for all.
 
     Args:
-        batch_norm: what batch norm does in a part that is frozen.
+        batch_norm: Mode of batch norm in a frozen part.
     """
 
     runs_in_short_runs = True
 
     def __init__(self, batch_norm: NormPolicy) -> None:
         self.batch_norm = norm_policy(batch_norm, f"{type(self).__name__}: `batch_norm`")
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self.stages: list[list[str]] = []
-        """The names of the parameters that thaw together, in the order in which they do."""
+        """Names of the parameters that are unfrozen together, in order."""
         self._over = False
         self._checked = False
-        # of the first of them, which acts for all
+        # used by the first freezing callback only, which acts for all
         self._trainable: frozenset[str] = frozenset()
         self._now: tuple[int, ...] | None = None
         self._frozen: list[nn.Parameter] = []
         self._norms: list[nn.Module] = []
 
-    # ---------------------------------------------------------------- what a subclass says
-
     @abstractmethod
     def find_stages(self, model: nn.Module) -> list[list[str]]:
-        """The names of the parameters that thaw together, in the order in which they do."""
+        """Return the names of the parameters that are unfrozen together, in order."""
 
     @abstractmethod
     def plan(self, trainer: pl.Trainer) -> None:
-        """Find out when the stages thaw; raise :class:`UserError` where that cannot be."""
+        """Plan the positions of the stages.
+
+        Raises:
+            UserError: If a position is invalid.
+        """
 
     @abstractmethod
     def thawed(self, trainer: pl.Trainer) -> int:
-        """How many of the stages are thawed at the position of the next step."""
+        """Return the number of unfrozen stages at the position of the next step."""
 
     @abstractmethod
     def last_thaw(self, trainer: pl.Trainer) -> float:
-        """The fraction of training at which nothing is frozen any more, at the latest; 1 where something stays so."""
-
-    # ---------------------------------------------------------------- begin
+        """Return the fraction of training after which no parameter is frozen, or 1 if some stay frozen."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what does not go together."""
+        """Check the strategy and the other callbacks."""
         if stage != TrainerFn.FITTING:
             return
-        self._forget()
+        self._reset()
         if isinstance(trainer.strategy, FSDPStrategy):
             raise UserError(
-                f"trainer.callbacks: {type(self).__name__} freezes single parameters, and "
-                f"{type(trainer.strategy).__name__} flattens them; take strategy: ddp or fsdp2"
+                f"trainer.strategy: expected a strategy that keeps single parameters, which {type(self).__name__} "
+                f"requires, got {type(trainer.strategy).__name__}. Use ddp or fsdp2."
             )
         for each in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(each, BaseFinetuning):
                 raise UserError(
-                    f"trainer.callbacks: {type(each).__name__} freezes and unfreezes, too, and a resumed run does not "
-                    f"go on with it; take {type(self).__name__} alone"
+                    f"trainer.callbacks: expected {type(self).__name__} alone, got {type(each).__name__} as "
+                    "well, which does not resume."
                 )
 
     def validate_model(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find the parameters; called before anything is written.
+        """Select the parameters.
 
         Raises:
-            UserError: a pattern matches nothing, or nothing is left to train; a position that cannot be.
+            UserError: If a pattern matches nothing, if no parameter is left to train, or if a position is invalid.
         """
         model = network_of(pl_module)
-        self.stages = [] if self._over else self.find_stages(model)  # what came after may have changed the names
+        self.stages = [] if self._over else self.find_stages(model)  # names may have changed since
         self.plan(trainer)
         if not self._over:
-            self._refuse_surgery(trainer)
+            self._reject_model_changes(trainer)
         self._checked = True
-        holders = _holders(trainer)
-        if holders[-1] is self and len(holders) > 1:
-            together = {name for each in holders for stage in each.stages for name in stage}
-            kinds = " and ".join(dict.fromkeys(type(each).__name__ for each in holders))
+        freezing = _freezing_callbacks(trainer)
+        if freezing[-1] is self and len(freezing) > 1:
+            together = {name for each in freezing for stage in each.stages for name in stage}
+            kinds = " and ".join(dict.fromkeys(type(each).__name__ for each in freezing))
             refuse_all_frozen(model, together, f"trainer.callbacks: {kinds} together")
 
-    def _refuse_surgery(self, trainer: pl.Trainer) -> None:
+    def _reject_model_changes(self, trainer: pl.Trainer) -> None:
         ends = self.last_thaw(trainer)
         for each in trainer.callbacks:  # type: ignore[attr-defined]
-            begins = _changes_the_network(each)
+            begins = _start_of_model_changes(each)
             if begins is not None and begins <= ends:
                 until = "the end" if ends == 1 else f"{ends:g}"
                 raise UserError(
-                    f"trainer.callbacks: {type(each).__name__} changes the network from {begins:g} of training on, and "
-                    f"{type(self).__name__} keeps part of it as it is until {until}: let it begin after that, or leave "
-                    "one of them out"
+                    f"trainer.callbacks: expected {type(each).__name__} to start after {type(self).__name__} unfroze "
+                    f"the model at {until}, got {begins:g} of training."
                 )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find the parameters, where the run's recorder has not asked yet."""
+        """Select the parameters, if the trainer has no run recorder."""
         if not self._checked:
             self.validate_model(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Freeze; the optimizer has its groups already."""
+        """Freeze the parameters, after the optimizer was created."""
         for optimizer in trainer.optimizers:
             unfuse(optimizer)
-        holders = _holders(trainer)
-        if holders[0] is self:
+        freezing = _freezing_callbacks(trainer)
+        if freezing[0] is self:
             model = network_of(pl_module)
             self._trainable = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
-            self._take_position(trainer, pl_module, holders)
-
-    # ---------------------------------------------------------------- the steps
+            self._apply_position(trainer, pl_module, freezing)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Between two steps: thaw, where it is time to; keep frozen batch norms out of training."""
-        holders = _holders(trainer)
-        if holders[0] is not self:
+        """Unfreeze parameters between two optimizer steps if it is due. Keep frozen batch norms in evaluation mode."""
+        freezing = _freezing_callbacks(trainer)
+        if freezing[0] is not self:
             return
-        if self._now != tuple(each.thawed(trainer) for each in holders):
-            self._take_position(trainer, pl_module, holders)
+        if self._now != tuple(each.thawed(trainer) for each in freezing):
+            self._apply_position(trainer, pl_module, freezing)
             for callback in imgrec_callbacks(trainer):
                 callback.on_model_changed(
                     trainer, pl_module
@@ -156,12 +153,12 @@ class Freezing(Callback, ABC):
             if norm.training:
                 norm.training = False
 
-    def _take_position(self, trainer: pl.Trainer, pl_module: pl.LightningModule, holders: Sequence[Freezing]) -> None:
+    def _apply_position(self, trainer: pl.Trainer, pl_module: pl.LightningModule, freezing: Sequence[Freezing]) -> None:
         model = network_of(pl_module)
-        self._now = tuple(each.thawed(trainer) for each in holders)
+        self._now = tuple(each.thawed(trainer) for each in freezing)
         kept = [
             (each, [name for stage in each.stages[thawed:] for name in stage])
-            for each, thawed in zip(holders, self._now, strict=True)
+            for each, thawed in zip(freezing, self._now, strict=True)
         ]
         for each, names in kept:
             each._over = not names
@@ -178,37 +175,35 @@ class Freezing(Callback, ABC):
         self._norms = list(held)
         if getattr(pl_module, "compiling", False) is not False:
             torch.compiler.reset()
-        trainer.print(f"step {trainer.global_step}: {_said(model, frozen)}")
+        trainer.print(f"step {trainer.global_step}: {_describe(model, frozen)}")
 
     def on_weights_pruned(self, pl_module: pl.LightningModule, kept_indices: Mapping[str, Tensor]) -> None:
-        """Let go of a network that has just been operated on, which it is only when nothing is frozen any more."""
+        """Release the parameters. The model changes only after all were unfrozen."""
         self._release()
         self.stages = [[] for _ in self.stages]
         self._trainable = frozenset()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log which share of the network trains."""
-        if _holders(trainer)[0] is self:
+        """Log the fraction of trained parameters as ``train/trainable``."""
+        if _freezing_callbacks(trainer)[0] is self:
             counts = [(p.numel(), p.requires_grad) for p in network_of(pl_module).parameters()]
             pl_module.log("train/trainable", sum(n for n, trains in counts if trains) / sum(n for n, _ in counts))
 
-    # ---------------------------------------------------------------- the end
-
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say in the summary what was frozen until the end."""
+        """Write the number of frozen parameters into the summary."""
         folder = run_folder(trainer)
-        if folder is not None and _holders(trainer)[0] is self and self._trainable:
+        if folder is not None and _freezing_callbacks(trainer)[0] is self and self._trainable:
             parameters = dict(network_of(pl_module).named_parameters())
             frozen = sum(parameters[name].numel() for name in self._trainable if not parameters[name].requires_grad)
             total = sum(parameter.numel() for parameter in parameters.values())
             update_summary(folder, {"frozen": {"parameters": frozen, "of": total}})
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave the network as it was given."""
+        """Restore the gradients of all parameters."""
         self._release()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave the network as it was given."""
+        """Restore the gradients of all parameters."""
         self._release()
 
     def _release(self) -> None:
@@ -218,42 +213,40 @@ class Freezing(Callback, ABC):
             norm.training = True
         self._frozen, self._norms = [], []
 
-    # ---------------------------------------------------------------- the state
-
     def state_dict(self) -> dict[str, Any]:
-        """Whether nothing is frozen any more."""
+        """Return whether all parameters are unfrozen."""
         return {"over": self._over}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the state."""
         self._over = state_dict["over"]
 
 
 def network_of(pl_module: pl.LightningModule) -> nn.Module:
-    """The network of a task, or a whole module that has none as ``model``."""
+    """Return the ``model`` of a task, or the module itself without one."""
     model = getattr(pl_module, "model", None)
     return model if isinstance(model, nn.Module) else pl_module
 
 
-def _holders(trainer: pl.Trainer) -> list[Freezing]:
+def _freezing_callbacks(trainer: pl.Trainer) -> list[Freezing]:
     return [each for each in trainer.callbacks if isinstance(each, Freezing)]  # type: ignore[attr-defined]
 
 
-def _changes_the_network(callback: pl.Callback) -> float | None:
-    """From which fraction of training on a callback cuts, masks or rounds what may be frozen."""
+def _start_of_model_changes(callback: pl.Callback) -> float | None:
+    """Return the fraction of training from which a callback prunes or quantizes parameters, or None."""
     if isinstance(callback, QAT):
         return callback.start
     if isinstance(callback, StructuredPruning):
         return callback.rounds.start
     if isinstance(callback, Pruning):
-        return 0.0 if callback.ticket else callback.plan.start
+        return 0.0 if callback.ticket else callback.config.start
     return None
 
 
-def _said(model: nn.Module, frozen: set[str]) -> str:
+def _describe(model: nn.Module, frozen: set[str]) -> str:
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     total = sum(sizes.values())
     left = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     if not frozen:
-        return f"nothing is frozen any more, {left:,} parameters train"
-    return f"{len(frozen)} of {len(sizes)} tensors are frozen, {left:,} of {total:,} parameters train"
+        return f"no parameter is frozen, {left:,} are trained"
+    return f"{len(frozen)} of {len(sizes)} tensors are frozen, {left:,} of {total:,} parameters are trained"

@@ -1,4 +1,4 @@
-"""Pictures of a training while it goes on: what is confused, the worst mistakes, what training sees."""
+"""Images of a training: confusion matrix, worst errors, training samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from imgrec.reports.images import (
     target_caption,
 )
 from imgrec.tasks import BaseTask, EpochPredictions
-from imgrec.utils.checks import at_least_one, known
+from imgrec.utils.checks import known
+from imgrec.utils.ranges import PositiveInt, check_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -32,20 +33,20 @@ _PICTURES = ("confusion", "mistakes", "samples")
 
 
 class EpochPictures(pl.Callback):
-    """Draws, every so many epochs, the confusion matrix, the worst mistakes and what training sees.
+    """Callback that draws the confusion matrix, the worst errors and training samples every few epochs.
 
-    The pictures go into the run folder, ``figures/confusion-epoch005.png``, and to W&B, TensorBoard and MLflow where
-    they are on. ``confusion`` and ``mistakes`` are of the validation images; ``mistakes`` are those with the largest
-    loss. ``samples`` are the first images of the epoch as they reach the network, augmented and mixed.
+    The images are written to ``figures/`` of the run folder (``confusion-epoch005.png``) and sent to W&B, TensorBoard
+    and MLflow. ``confusion`` and ``mistakes`` show validation images. ``mistakes`` are the errors with the largest
+    loss. ``samples`` are the first images of the epoch after augmentation and mixing.
 
     Args:
-        every_n_epochs: how often; the last epoch is always drawn.
-        show: which of ``confusion``, ``mistakes`` and ``samples``.
-        columns: images beside one another.
-        rows: rows of images.
+        every_n_epochs: Number of epochs between two drawings. The last epoch is always drawn. Defaults to 5.
+        show: Names among ``confusion``, ``mistakes`` and ``samples``. Defaults to all.
+        columns: Number of images in a row. Defaults to 8.
+        rows: Number of rows of images. Defaults to 3.
 
     Raises:
-        UserError: a number or a name that cannot be.
+        UserError: If an argument is out of range, or if a name is unknown.
 
     Example::
 
@@ -54,10 +55,14 @@ class EpochPictures(pl.Callback):
             - {class_path: EpochPictures, every_n_epochs: 5, show: [confusion, mistakes]}
     """
 
+    @check_ranges
     def __init__(
-        self, every_n_epochs: int = 5, show: list[Picture] | None = None, columns: int = 8, rows: int = 3
+        self,
+        every_n_epochs: PositiveInt = 5,
+        show: list[Picture] | None = None,
+        columns: PositiveInt = 8,
+        rows: PositiveInt = 3,
     ) -> None:
-        at_least_one("EpochPictures", every_n_epochs=every_n_epochs, columns=columns, rows=rows)
         known("EpochPictures", show or (), _PICTURES, "picture called")
         self.every_n_epochs = every_n_epochs
         self.show: tuple[str, ...] = tuple(show) if show is not None else _PICTURES
@@ -71,7 +76,7 @@ class EpochPictures(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Draw the first batch of the epoch, as it reaches the network."""
+        """Draw the first batch of the epoch after augmentation."""
         if batch_idx == 0 and "samples" in self.show and self._due(trainer) and isinstance(pl_module, BaseTask):
             assert pl_module.facts is not None
             count = self.columns * self.rows
@@ -80,7 +85,7 @@ class EpochPictures(pl.Callback):
             self._draw(trainer, "samples", "as training sees them", list(batch.images[:count].cpu()), captions)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw what validation said."""
+        """Draw the predictions of the validation."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not self._due(trainer):
             return
         if not isinstance(pl_module, BaseTask) or pl_module.predictions is None:

@@ -1,4 +1,4 @@
-"""Statistics of gradients, updates and activations, layer by layer, on request."""
+"""Statistics of gradients, updates and activations by layer."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from torch import Tensor
 
 from imgrec.loggers.media import show_histogram
 from imgrec.models.utils.layer_statistics import ActivationProbe, layer_norms, layer_of
-from imgrec.utils.checks import at_least_one, known
+from imgrec.utils.checks import known
+from imgrec.utils.ranges import PositiveInt, check_ranges
 
 Shown = Literal["gradients", "updates", "activations"]
 _SHOWN = ("gradients", "updates", "activations")
 
 
 class LayerStatistics(pl.Callback):
-    """Logs, every so many steps, how large each layer's gradients, updates and activations are.
+    """Callback that logs the size of gradients, updates and activations of every layer.
 
-    - ``grad/<layer>``: the norm of its gradient, before clipping; ``grad/total``: of all.
-    - ``update/<layer>``: the norm of what the step changed, over that of the weights. About 1e-3 is usual.
-    - ``act/<layer>/mean``, ``/std``: of its output; ``/dead``: the share of its ReLUs' channels that are 0 in the whole
-      batch.
+    - ``grad/<layer>``: norm of the gradient before clipping. ``grad/total`` is the norm over all layers.
+    - ``update/<layer>``: norm of the change in a step, relative to the norm of the weights. About 1e-3 is usual.
+    - ``act/<layer>/mean``, ``/std``: mean and standard deviation of the output. ``/dead``: fraction of the channels of
+      its ReLUs that are 0 in the whole batch.
 
-    The steps between cost nothing. A layer is a part of the backbone, ``layer1`` say, or the head.
+    Other steps have no overhead. A layer is a part of the backbone, such as ``layer1``, or the head.
 
     Args:
-        every_n_steps: counted in optimizer steps.
-        show: which of ``gradients``, ``updates`` and ``activations``.
-        depth: how many parts of a module's name tell layers apart: 2 gives ``layer1.0``.
-        histograms: send histograms of weights and gradients to W&B and TensorBoard, where they are on.
+        every_n_steps: Number of optimizer steps between two measurements. Defaults to 100.
+        show: Names among ``gradients``, ``updates`` and ``activations``. Defaults to all.
+        depth: Number of parts of a module name that identify a layer. 2 gives ``layer1.0``. Defaults to 1.
+        histograms: True to log histograms of weights and gradients to W&B and TensorBoard. Defaults to False.
 
     Raises:
-        UserError: a number or a name that cannot be.
+        UserError: If an argument is out of range, or if a name is unknown.
 
     Example::
 
@@ -43,14 +44,14 @@ class LayerStatistics(pl.Callback):
             - {class_path: LayerStatistics, every_n_steps: 50, show: [gradients, updates]}
     """
 
+    @check_ranges
     def __init__(
         self,
-        every_n_steps: int = 100,
+        every_n_steps: PositiveInt = 100,
         show: list[Shown] | None = None,
-        depth: int = 1,
+        depth: PositiveInt = 1,
         histograms: bool = False,
     ) -> None:
-        at_least_one("LayerStatistics", every_n_steps=every_n_steps, depth=depth)
         known("LayerStatistics", show or (), _SHOWN, "statistic called")
         self.every_n_steps = every_n_steps
         self.show: tuple[str, ...] = tuple(show) if show is not None else _SHOWN
@@ -64,19 +65,19 @@ class LayerStatistics(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Watch the layers where it is their turn."""
+        """Attach the probe if a measurement is due."""
         if not trainer.is_global_zero or (trainer.global_step + 1) % self.every_n_steps:
             return
         self._step = trainer.global_step
         if "activations" in self.show:
-            self._leave()
+            self._remove_probe()
             self._probe = ActivationProbe(pl_module, self.depth)
             self._probe.__enter__()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Measure the gradients, and keep the weights to see what the step changes."""
+        """Measure the gradients, and copy the weights to measure the update."""
         if self._step != trainer.global_step:
             return
         gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
@@ -95,7 +96,7 @@ class LayerStatistics(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log what was measured, in the row of this step."""
+        """Log the measurements in the row of this step."""
         if self._step < 0 or trainer.global_step <= self._step:
             return
         self._step = -1
@@ -109,7 +110,7 @@ class LayerStatistics(pl.Callback):
             self._before = {}
         if self._probe is not None:
             found |= {f"act/{name}": value for name, value in self._probe.figures.items()}
-            self._leave()
+            self._remove_probe()
         if found:
             values = torch.stack(list(found.values())).tolist()
             figures = dict(zip(found, values, strict=True)) | {"epoch": trainer.current_epoch}
@@ -117,10 +118,10 @@ class LayerStatistics(pl.Callback):
                 logger.log_metrics(figures, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind."""
-        self._leave()
+        """Remove the probe."""
+        self._remove_probe()
 
-    def _leave(self) -> None:
+    def _remove_probe(self) -> None:
         if self._probe is not None:
             self._probe.__exit__(None, None, None)
             self._probe = None

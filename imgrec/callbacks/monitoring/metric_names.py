@@ -1,4 +1,4 @@
-"""A metric that a callback waits for and that nobody computes is found out before training."""
+"""Check of the metrics that callbacks monitor, before training."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ import pytorch_lightning as pl
 
 from imgrec.errors import UserError, suggestion
 
-_SOMETIMES = ("val/auroc",)  # not there while the first batches are of one class
+_OPTIONAL = ("val/auroc",)  # missing if the first batches have one class only
 
 
-class MonitorCheck(pl.Callback):
-    """Refuses, after the sanity check of validation, a callback whose ``monitor`` is no metric of validation.
+class MetricNameCheck(pl.Callback):
+    """Callback that raises an error, after the sanity check, if the ``monitor`` of a callback is not a logged metric.
 
-    EarlyStopping and ModelCheckpoint would say so themselves, a whole epoch later. Only names that begin with ``val/``
-    are looked at.
+    EarlyStopping and ModelCheckpoint would raise it an epoch later. Only names that begin with ``val/`` are checked.
 
     Raises:
-        UserError: a monitor is none of the metrics; the message names the nearest.
+        UserError: If a monitored metric is not logged. The message contains the nearest name.
     """
 
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare the monitors with what validation has logged."""
+        """Compare the monitored metrics with those of the validation."""
         known = [name for name in trainer.callback_metrics if name.startswith("val/")]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             monitor = getattr(callback, "monitor", None)
             if not isinstance(monitor, str) or not monitor.startswith("val/"):
                 continue
-            if known and monitor not in known and monitor not in _SOMETIMES:
+            if known and monitor not in known and monitor not in _OPTIONAL:
                 raise UserError(
                     f'{type(callback).__name__}: validation logs no "{monitor}".{suggestion(monitor, known)} '
                     f"Accepted: {', '.join(known)}."

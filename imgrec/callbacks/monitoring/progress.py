@@ -1,4 +1,4 @@
-"""Progress that a person likes: a live bar on a terminal, one plain line an epoch everywhere."""
+"""Progress bar on a terminal, and one line per epoch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ REFRESH_SECONDS = 0.2
 
 
 class EpochProgress(ProgressBar):
-    """A bar with rate and remaining time where the output is a terminal; a line an epoch in any case.
+    """Progress bar with rate and remaining time on a terminal, and one line per epoch on any output.
 
-    The bar looks at the loss five times a second, not at every step: reading it waits for the device.
+    The bar reads the loss five times per second, because reading it waits for the device.
     """
 
     def __init__(self) -> None:
@@ -35,11 +35,11 @@ class EpochProgress(ProgressBar):
         self._best: tuple[float, float | None] | None = None
 
     def disable(self) -> None:
-        """Show nothing: what Lightning asks of every process but the first."""
+        """Disable the output, as Lightning does in every process except the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Show again."""
+        """Enable the output."""
         self._enabled = True
 
     def print(self, *args: Any, **kwargs: Any) -> None:
@@ -47,45 +47,41 @@ class EpochProgress(ProgressBar):
         if self._enabled:
             self._console.print(*args)
 
-    # ---------------------------------------------------------------- training
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A bar for the rest of an epoch that a resumed run begins within."""
+        """Open the bar of a partial epoch in a resumed run."""
         if trainer.fit_loop.restarting:
             self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The line of the epoch before, whose figures are all there now, and a new bar."""
+        """Print the line of the previous epoch and open a bar."""
         self._line(trainer)
         self._began = time.perf_counter()
-        self._open(f"epoch {trainer.current_epoch + 1}{_of(trainer)}", self.total_train_batches)
+        self._open(f"epoch {trainer.current_epoch + 1}{_total_epochs(trainer)}", self.total_train_batches)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar."""
+        """Update the bar."""
         if self._due():
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
             self._move(batch_idx + 1, f"loss {float(loss):.4f}" if loss is not None else "")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the bar; the line waits until the epoch's means are computed."""
+        """Close the bar. The line is printed after the means of the epoch were computed."""
         self._close()
         self._pending = (trainer.current_epoch, time.perf_counter() - self._began)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The line of the last epoch."""
+        """Print the line of the last epoch."""
         self._close()
         self._line(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self._close()
 
-    # ---------------------------------------------------------------- evaluation
-
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A bar of its own."""
+        """Open a bar for the validation."""
         if not trainer.sanity_checking:
             batches = trainer.num_val_batches
             self._open("validating", sum(batches) if isinstance(batches, list) else batches)
@@ -99,7 +95,7 @@ class EpochProgress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Move the bar."""
+        """Update the bar."""
         if self._due():
             self._move(batch_idx + 1)
 
@@ -109,15 +105,13 @@ class EpochProgress(ProgressBar):
         self._validated = trainer.current_epoch
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A bar of its own."""
+        """Open a bar for the test."""
         batches = trainer.num_test_batches
         self._open("testing", sum(batches) if isinstance(batches, list) else batches)
 
     on_test_batch_end = on_validation_batch_end
 
     on_test_end = on_validation_end
-
-    # ---------------------------------------------------------------- the bar
 
     def _open(self, description: str, total: float) -> None:
         self._close()
@@ -132,7 +126,7 @@ class EpochProgress(ProgressBar):
             TextColumn("{task.fields[note]}"),
             console=self._console,
             transient=True,
-            auto_refresh=False,  # a thread would draw it ten times a second, whether it moved or not
+            auto_refresh=False,  # a thread would redraw an unchanged bar
         )
         self._task = self._bar.add_task(description, total=total, rate="", note="")
         self._opened = time.perf_counter()
@@ -155,15 +149,13 @@ class EpochProgress(ProgressBar):
             self._bar.stop()
             self._bar = None
 
-    # ---------------------------------------------------------------- the line
-
     def _line(self, trainer: pl.Trainer) -> None:
         if self._pending is None:
             return
         epoch, seconds = self._pending
         self._pending = None
         figures = trainer.callback_metrics
-        parts = [f"epoch {epoch + 1:>{len(str(trainer.max_epochs or 0))}}{_of(trainer)}"]
+        parts = [f"epoch {epoch + 1:>{len(str(trainer.max_epochs or 0))}}{_total_epochs(trainer)}"]
         for split in ("train", "val") if self._validated == epoch else ("train",):
             shown = [
                 f"{name} {float(figures[f'{split}/{name}']):.4f}"
@@ -182,7 +174,7 @@ class EpochProgress(ProgressBar):
         self.print("  ".join(parts))
 
 
-def _of(trainer: pl.Trainer) -> str:
+def _total_epochs(trainer: pl.Trainer) -> str:
     return f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
 
 

@@ -1,4 +1,4 @@
-"""What a run asks of the machine: images a second, waiting for data, memory, energy."""
+"""System metrics of a training: throughput, waiting time, memory, energy."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import torch
 from imgrec.runs.meters import EnergyMeter, energy_meters, peak_memory
 from imgrec.types import Batch
 
-_READ_EVERY = 60.0  # seconds: the processors' counters of energy wrap around
+_READ_EVERY = 60.0  # seconds, because the energy counters of processors overflow
 
 
-class SystemFigures(pl.Callback):
-    """Logs once an epoch what training asked of the machine; reads a clock at every step, and never waits for a device.
+class SystemMonitor(pl.Callback):
+    """Callback that logs system metrics once per epoch. It never waits for a device.
 
-    - ``system/images_per_second``: training images over the epoch's time without validation, of all processes.
-    - ``system/data_wait``: the share of that time in which training stood still for the loader; mean over processes.
-      Augmentation on the device is training's own time. Left out for a loader that is not imgrec's.
-    - ``system/peak_memory_gib``: the most memory so far of the process that held most, without its loader workers;
-      ``system/peak_gpu_memory_gib``: the same of a GPU, as PyTorch counts it.
-    - ``system/energy_joules``: of processors and GPUs since the epoch before, validation included, where the platform
-      shows counters (RAPL, NVML) to this user; else the column is missing, and environment.json says why.
+    - ``system/images_per_second``: training images of all processes per second, without validation.
+    - ``system/data_wait``: fraction of that time in which training waited for the loader, averaged over processes.
+      Augmentation on the device is training time. It requires the loader of imgrec.
+    - ``system/peak_memory_gib``: peak memory of the largest process, without its loader workers.
+    - ``system/peak_gpu_memory_gib``: peak memory of a GPU, as counted by PyTorch.
+    - ``system/energy_joules``: energy of processors and GPUs since the previous epoch, validation included. It requires
+      readable counters (RAPL, NVML). Otherwise environment.json contains the reason.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class SystemFigures(pl.Callback):
         self._images = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find the meters."""
+        """Open the energy meters."""
         device = pl_module.device
         gpus = [str(torch.cuda.get_device_properties(device).uuid)] if device.type == "cuda" else []
         self._meters, _ = energy_meters(gpus, processors=trainer.local_rank == 0)
@@ -59,7 +59,7 @@ class SystemFigures(pl.Callback):
             self._read_energy()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock: validation happens inside an epoch."""
+        """Stop the clock, because validation is part of an epoch."""
         self._pause_began = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -67,7 +67,7 @@ class SystemFigures(pl.Callback):
         self._paused += time.perf_counter() - self._pause_began
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the figures of the epoch."""
+        """Log the metrics of the epoch."""
         seconds = time.perf_counter() - self._began - self._paused
         figures: dict[str, tuple[float, str]] = {}
         if self._images:
@@ -101,7 +101,7 @@ def _count(batch: Any) -> int:
 
 
 def _anywhere(trainer: pl.Trainer, mine: bool) -> bool:
-    """Whether any process has a meter: what one logs, all have to log."""
+    """Return True if any process has a meter, because all processes have to log the same metrics."""
     if trainer.world_size == 1:
         return mine
     return not trainer.strategy.reduce_boolean_decision(not mine, all=True)

@@ -1,4 +1,4 @@
-"""When a loss is no longer going down but away."""
+"""Detection of a diverging loss."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections import deque
 from statistics import median
 from typing import Any
 
-_ENOUGH = 20
-"""Losses before there is a median to compare with."""
+_MIN_LOSSES = 20
+"""Minimum number of losses of a median."""
 
 
 class Divergence:
-    """Tells when the loss is above ``factor`` times its running median for so many steps in a row.
+    """Rule that detects a loss above ``factor`` times its running median, in a number of steps in a row.
 
-    The median is that of the last ``window`` losses that were not too high themselves; with fewer than 20 of them
-    nothing is said, nor where it is not above 0.
+    The median excludes losses that are too high themselves. It is not used with fewer than 20 losses, or if it is not
+    above 0.
 
     Args:
-        factor: how many times the median is too high.
-        steps: how many losses in a row have to be.
-        window: how many losses the median is of.
+        factor: Ratio of the loss to the median.
+        steps: Number of steps in a row.
+        window: Number of losses of the median.
 
     >>> rule = Divergence(factor=10, steps=3, window=100)
     >>> [rule.update(loss) for loss in [1.0] * 20 + [11.0, 12.0, 2.0, 11.0, 12.0, 13.0]][-4:]
@@ -34,11 +34,11 @@ class Divergence:
 
     @property
     def median(self) -> float | None:
-        """The running median, where there is one."""
-        return median(self._losses) if len(self._losses) >= _ENOUGH else None
+        """Running median, or None with too few losses."""
+        return median(self._losses) if len(self._losses) >= _MIN_LOSSES else None
 
     def update(self, loss: float) -> bool:
-        """Take in the loss of a step; whether it diverges now."""
+        """Add the loss of a step. Return True if the loss diverges."""
         middle = self.median
         if middle is not None and 0 < self.factor * middle < loss:
             self.high += 1
@@ -48,11 +48,11 @@ class Divergence:
         return self.high >= self.steps
 
     def state_dict(self) -> dict[str, Any]:
-        """The losses, and how many in a row were too high."""
+        """Return the losses and the number of high losses in a row."""
         return {"losses": list(self._losses), "high": self.high}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the state."""
         self._losses.clear()
         self._losses.extend(state["losses"])
         self.high = state["high"]

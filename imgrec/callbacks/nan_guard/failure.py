@@ -1,4 +1,4 @@
-"""What is known of a training that failed: failure.json, and the message."""
+"""Description of a failed training: failure.json, and the message."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 
 FAILURE = "failure.json"
 _NAMED = 5
-"""Images that the message names; failure.json names them all."""
+"""Maximum number of images in the message. failure.json contains all."""
 
 
 @dataclass
 class Failure:
-    """What failure.json holds: what went wrong, where training stood, counted from 0, and where it began.
+    """Content of failure.json: the cause, the position in training, counted from 0, and the first affected layer.
 
-    ``kind``: ``loss`` (NaN or infinite), ``gradient``, ``weights``, or ``divergence``. ``module`` is the first whose
-    output was bad, ``parameter`` the first, seen from the loss, whose gradient was. ``images`` are those of the batch
-    whose values were bad in that output, or all of the batch; ``repeated`` is true where the step was done again and
-    failed again.
+    ``kind`` is ``loss`` (NaN or infinite), ``gradient``, ``weights``, or ``divergence``. ``module`` is the first module
+    whose output was not finite. ``parameter`` is the first parameter, from the loss backwards, whose gradient was not
+    finite. ``images`` are the affected images of the batch, or all of these. ``repeated`` is true if the step failed
+    again when it was repeated.
     """
 
     kind: str
@@ -42,46 +42,46 @@ class Failure:
     last_good_step: int | None = None
 
 
-def of_all(processes: int, failure: Failure) -> Failure:
-    """The failure that a process found itself, where the others only heard of it."""
+def gather_failure(processes: int, failure: Failure) -> Failure:
+    """Return the failure of the process in which it began."""
     if processes == 1:
         return failure
     each: list[Any] = [None] * processes
     torch.distributed.all_gather_object(each, failure)
     named = (f for f in each if f.module is not None or (f.loss is not None and not math.isfinite(f.loss)))
-    chosen: Failure = next(named, each[0])
-    chosen.last_good, chosen.last_good_step = each[0].last_good, each[0].last_good_step
-    return chosen
+    first: Failure = next(named, each[0])
+    first.last_good, first.last_good_step = each[0].last_good, each[0].last_good_step
+    return first
 
 
 def message(failure: Failure, folder: Path | None) -> str:
-    """What failed, where it began and where more is said, in a few lines."""
+    """Return the cause, the first affected layer and the paths of the details as a few lines."""
     where = f"at step {failure.step} (epoch {failure.epoch + 1}, batch {failure.batch + 1})"
     if failure.kind == "divergence":
-        what = f"the loss diverges: {failure.loss:.4g} {where}, its median before was {failure.median_loss:.4g}"
+        cause = f"the loss diverges: {failure.loss:.4g} {where}, its median before was {failure.median_loss:.4g}"
     elif failure.kind == "loss":
-        what = f"the loss is {failure.loss} {where}"
+        cause = f"the loss is {failure.loss} {where}"
     else:
-        what = f"the {failure.kind} of {failure.parameter or 'a parameter'} is not finite {where}"
+        cause = f"the {failure.kind} of {failure.parameter or 'a parameter'} is not finite {where}"
         if failure.bad_parameters > 1:
-            what += f", as that of {failure.bad_parameters - 1} more"
-    said = [what]
+            cause += f", as that of {failure.bad_parameters - 1} more"
+    lines = [cause]
     if failure.module == "images":
-        said.append("the images themselves hold values that are not finite")
+        lines.append("the images contain values that are not finite")
     elif failure.module is not None:
-        said.append(f"the first output that is not finite is that of {failure.module} ({failure.module_type})")
+        lines.append(f"the first output that is not finite is that of {failure.module} ({failure.module_type})")
     elif failure.kind == "loss":
-        said.append(
-            "every layer's output is finite, so it is the computation of the loss"
+        lines.append(
+            "the output of every layer is finite, so it is the computation of the loss"
             if failure.repeated
-            else "where it began could not be found by doing the steps again"
+            else "the first affected layer could not be found by repeating the steps"
         )
     if failure.images:
         more = len(failure.images) - _NAMED
         named = ", ".join(failure.images[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-        said.append(f"images: {named}")
+        lines.append(f"images: {named}")
     if folder is not None:
-        said.append(f"details: {folder / FAILURE}")
+        lines.append(f"details: {folder / FAILURE}")
         if failure.last_good is not None:
-            said.append(f"the state before step {failure.last_good_step}: {folder / failure.last_good}")
-    return "training failed: " + ".\n  ".join(part[0].upper() + part[1:] if i else part for i, part in enumerate(said))
+            lines.append(f"the state before step {failure.last_good_step}: {folder / failure.last_good}")
+    return "training failed: " + ".\n  ".join(part[0].upper() + part[1:] if i else part for i, part in enumerate(lines))

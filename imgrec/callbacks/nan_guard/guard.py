@@ -1,25 +1,26 @@
-"""The guard: ends a training whose numbers are none any more, and says where that began."""
+"""NaNGuard: stop a training whose loss or weights became NaN or infinite."""
 
 from __future__ import annotations
 
 import logging
 import math
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
+from annotated_types import Ge, Gt
 
 from imgrec.callbacks.nan_guard.divergence import Divergence
-from imgrec.callbacks.nan_guard.failure import FAILURE, Failure, message, of_all
+from imgrec.callbacks.nan_guard.failure import FAILURE, Failure, gather_failure, message
 from imgrec.callbacks.nan_guard.replay import Replay, Step, can_replay, can_snapshot, take_snapshot
 from imgrec.callbacks.recording.current_run import run_folder
-from imgrec.errors import TrainingFailedError, UserError
+from imgrec.errors import TrainingFailedError
 from imgrec.models.utils.nonfinite import FirstNonfinite, nonfinite
 from imgrec.runs.checkpoints import write_checkpoint
 from imgrec.runs.summary import write_json
 from imgrec.tasks.callback import Callback
-from imgrec.utils.checks import at_least_one
+from imgrec.utils.ranges import PositiveInt, check_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -27,28 +28,31 @@ LAST_GOOD = "last_good.ckpt"
 
 
 class NaNGuard(Callback):
-    """Ends training when the loss is NaN or infinite, or diverges; says which layer and which images began it.
+    """Guard that stops a failed training and reports the first affected layer and images.
 
-    The losses stay on the device and are looked at every so many steps, at the end of an epoch and before every
-    checkpoint: no step waits for the device, and no checkpoint is written of weights that are no numbers. Every so many
-    steps, a copy of the training's state is kept in the memory of the CPU. When a loss or a weight is bad, the steps
-    since that copy are done once more, one by one and watched: they draw the same numbers again.
+    Training fails if the loss is NaN or infinite, or if it diverges.
 
-    Where the weights are sharded there is no such copy, and only the step is found; with a data module of one's own,
-    whose batches are no function of position, there is the copy, and only the step is found.
+    The losses stay on the device. They are checked every ``every_n_steps`` steps, at the end of an epoch and before
+    every checkpoint. No step waits for the device, and no checkpoint of invalid weights is written. A copy of the state
+    of the training is kept in CPU memory. After a failure the steps since that copy are repeated, with the same random
+    numbers, and every layer is observed. The message of a failure without the repetition would only contain the step.
 
-    Training then ends with one message and exit status 3. The run folder holds ``failure.json`` and the copy as
-    ``checkpoints/last_good.ckpt``, from which `imgrec fit --ckpt_path` goes on.
+    If the weights are sharded there is no copy, and only the step is reported. With another data module than
+    :class:`imgrec.ImageDataModule` the steps cannot be repeated, and only the step is reported.
+
+    Training ends with one message and exit status 3. The run folder contains ``failure.json`` and the copy of the state
+    as ``checkpoints/last_good.ckpt``, which `imgrec fit --ckpt_path` resumes.
 
     Args:
-        every_n_steps: how often the losses are looked at.
-        factor: a loss above so many times its running median is too high; ``null`` accepts any finite loss.
-        for_steps: how many steps in a row it has to be.
-        window: how many losses the median is of.
+        every_n_steps: Number of steps between two checks. Defaults to 100.
+        factor: Ratio of the loss to its running median above which it is too high. None accepts any finite loss.
+            Defaults to 10.
+        for_steps: Number of steps in a row with such a loss. Defaults to 20.
+        window: Number of losses of the median, at least 20. Defaults to 100.
 
     Raises:
-        UserError: a number that cannot be.
-        TrainingFailedError: while training; what has been found.
+        UserError: If an argument is out of range.
+        TrainingFailedError: If the loss or the weights are not finite, or if the loss diverges.
 
     Example::
 
@@ -57,78 +61,74 @@ class NaNGuard(Callback):
             - {class_path: NaNGuard, factor: 10, for_steps: 20}
     """
 
+    @check_ranges
     def __init__(
-        self, every_n_steps: int = 100, factor: float | None = 10.0, for_steps: int = 20, window: int = 100
+        self,
+        every_n_steps: PositiveInt = 100,
+        factor: Annotated[float, Gt(1)] | None = 10.0,
+        for_steps: PositiveInt = 20,
+        window: Annotated[int, Ge(20)] = 100,
     ) -> None:
-        at_least_one("NaNGuard", every_n_steps=every_n_steps, for_steps=for_steps)
-        if factor is not None and factor <= 1:
-            raise UserError(f"NaNGuard: `factor` is above 1, or null, got {factor}.")
-        if window < 20:
-            raise UserError(f"NaNGuard: `window` is 20 losses or more, got {window}.")
         self.every_n_steps = every_n_steps
         self.rule = None if factor is None else Divergence(factor, for_steps, window)
         self._steps: list[Step] = []
-        self._judged = 0
+        self._checked = 0
         self._between = True
-        self._begun = False
+        self._started = False
         self._busy = False
         self._snapshot: dict[str, Any] | None = None
         self._modes: dict[str, bool] = {}
         self._watch: FirstNonfinite | None = None
 
-    # ---------------------------------------------------------------- when
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin with nothing kept."""
-        self._steps, self._judged, self._between, self._begun, self._snapshot = [], 0, True, False, None
+        """Reset the guard."""
+        self._steps, self._checked, self._between, self._started, self._snapshot = [], 0, True, False, None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Between two steps: look at the losses where it is time to, and keep the state."""
-        if self._between and (not self._begun or len(self._steps) >= self.every_n_steps):
-            self._look(trainer, pl_module)
-            self._keep(trainer, pl_module)
+        """Check the losses between two optimizer steps and copy the state, if it is due."""
+        if self._between and (not self._started or len(self._steps) >= self.every_n_steps):
+            self._check_losses(trainer, pl_module)
+            self._take_snapshot(trainer, pl_module)
         ids = tuple(getattr(batch, "ids", ()))
         self._steps.append(Step(trainer.current_epoch, batch_idx, trainer.global_step, ids))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the loss, without reading it; at the end of an epoch, look."""
+        """Store the loss without a synchronization. Check the losses at the end of an epoch."""
         self._steps[-1].loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         self._between = not trainer.fit_loop._should_accumulate()
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            self._look(trainer, pl_module)
+            self._check_losses(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let go of what was kept."""
-        self._look(trainer, pl_module)
-        self._steps, self._judged, self._begun, self._snapshot = [], 0, False, None
-
-    # ---------------------------------------------------------------- the state
+        """Check the losses and release the copy."""
+        self._check_losses(trainer, pl_module)
+        self._steps, self._checked, self._started, self._snapshot = [], 0, False, None
 
     def state_dict(self) -> dict[str, Any]:
-        """What the running median is of."""
+        """Return the losses of the running median."""
         return {"rule": None if self.rule is None else self.rule.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the state."""
         if self.rule is not None and state_dict["rule"] is not None:
             self.rule.load_state_dict(state_dict["rule"])
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Look before anything is written over a good checkpoint."""
-        if self._busy or not self._begun:
+        """Check the losses before a good checkpoint is overwritten."""
+        if self._busy or not self._started:
             return
-        self._look(trainer, pl_module)
+        self._check_losses(trainer, pl_module)
         if self.state_key in checkpoint.get("callbacks", {}):
             checkpoint["callbacks"][self.state_key] = self.state_dict()
 
-    def _keep(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._steps, self._judged, self._begun = [], 0, True
+    def _take_snapshot(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._steps, self._checked, self._started = [], 0, True
         if not can_snapshot(trainer):
             return
         self._modes = {name: part.training for name, part in module.named_modules()}
@@ -139,25 +139,20 @@ class NaNGuard(Callback):
             self._busy = False
 
     def on_model_changed(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget the copy of the state, and take one, where the network was changed between two steps.
+        """Copy the state again, because earlier steps cannot be repeated with the changed model."""
+        if self._started:
+            self._check_losses(trainer, pl_module)
+            unfinished = [step for step in self._steps[-1:] if step.loss is None]
+            self._take_snapshot(trainer, pl_module)
+            self._steps = unfinished
 
-        Steps of before cannot be repeated in the network of now.
-        """
-        if self._begun:
-            self._look(trainer, pl_module)
-            begun = [step for step in self._steps[-1:] if step.loss is None]
-            self._keep(trainer, pl_module)
-            self._steps = begun
-
-    # ---------------------------------------------------------------- the look
-
-    def _look(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        new = [step for step in self._steps[self._judged :] if step.loss is not None]
-        self._judged = len(self._steps)
+    def _check_losses(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        new = [step for step in self._steps[self._checked :] if step.loss is not None]
+        self._checked = len(self._steps)
         if not new:
             return
         mine = torch.stack([step.loss.detach().float() for step in new if step.loss is not None])
-        losses: Any = trainer.strategy.reduce(mine, reduce_op="mean")  # a NaN of one process is one of all
+        losses: Any = trainer.strategy.reduce(mine, reduce_op="mean")  # a NaN of one process is a NaN of the mean
         for step, loss in zip(new, losses.tolist(), strict=True):
             if not math.isfinite(loss):
                 self._fail(trainer, module, "loss", step, loss)
@@ -167,7 +162,7 @@ class NaNGuard(Callback):
             self._fail(trainer, module, "weights", new[-1], losses.tolist()[-1])
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
-        """While steps are repeated: is it this loss?"""
+        """Check the loss while steps are repeated."""
         if self._watch is not None:
             bad = not bool(torch.isfinite(loss.detach()).all())
             if trainer.strategy.reduce_boolean_decision(bad, all=False):
@@ -176,13 +171,11 @@ class NaNGuard(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """While steps are repeated: is it these gradients? A gradient scaler passes over steps that overflow."""
+        """Check the gradients while steps are repeated. A gradient scaler skips steps that overflow."""
         if self._watch is not None and getattr(trainer.precision_plugin, "scaler", None) is None:
             bad = nonfinite({name: p.grad for name, p in pl_module.named_parameters()})
             if trainer.strategy.reduce_boolean_decision(bool(bad), all=False):
                 raise _Found("gradient", bad)
-
-    # ---------------------------------------------------------------- the end
 
     def _fail(self, trainer: pl.Trainer, module: pl.LightningModule, kind: str, step: Step, loss: float) -> None:
         optimizers = trainer.optimizers
@@ -208,17 +201,17 @@ class NaNGuard(Callback):
         if kind != "divergence" and self._snapshot is not None and can_replay(trainer, module):
             self._repeat(trainer, module, self._snapshot, failure)
         self._snapshot = None
-        failure = of_all(trainer.world_size, failure)
+        failure = gather_failure(trainer.world_size, failure)
         if folder is not None:
             write_json(folder / FAILURE, asdict(failure))
         if not trainer.is_global_zero:
-            raise SystemExit(0)  # the first process says it
+            raise SystemExit(0)  # the first process reports it
         raise TrainingFailedError(message(failure, folder))
 
     def _repeat(
         self, trainer: pl.Trainer, module: pl.LightningModule, snapshot: dict[str, Any], failure: Failure
     ) -> None:
-        """Do the steps since the snapshot once more, and fill in where the first bad number is."""
+        """Repeat the steps since the snapshot and complete the failure with the first invalid value."""
         self._busy = True
         try:
             with Replay(trainer, module, snapshot, self._modes) as replay:

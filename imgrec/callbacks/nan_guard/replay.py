@@ -1,4 +1,4 @@
-"""The last steps of a training once more: what they drew is a function of position, so they are the same steps."""
+"""Repetition of the last steps of a training, which draw the same random numbers again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
-from imgrec.callbacks.checkpoints.last import settle
+from imgrec.callbacks.checkpoints.last import reset_batch_counters
 from imgrec.callbacks.seeding import PositionalSeeding
 from imgrec.tasks.callback import imgrec_callbacks
 from imgrec.types import Batch
@@ -20,7 +20,7 @@ from imgrec.types import Batch
 
 @dataclass
 class Step:
-    """A batch that was trained on: where it stands, all counted from 0, its images and its loss."""
+    """Batch of a training: position, counted from 0, ids of the images, and loss."""
 
     epoch: int
     batch: int
@@ -30,42 +30,44 @@ class Step:
 
 
 def can_snapshot(trainer: pl.Trainer) -> bool:
-    """Whether this process has all weights, so that a copy of them is one of the training's state."""
+    """Return True if this process has all weights."""
     return isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
 
 
 def can_replay(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
-    """Whether steps can be done again here: automatic optimization, and batches that are a function of position."""
+    """Return True if steps can be repeated: optimization is automatic, and batches depend on the position only."""
     return module.automatic_optimization and hasattr(trainer.train_dataloader, "batch_at")
 
 
 def take_snapshot(trainer: pl.Trainer) -> dict[str, Any]:
-    """The checkpoint of this moment, between two steps, as a copy in the memory of the CPU."""
+    """Return a checkpoint between two optimizer steps as a copy in CPU memory."""
     checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-    found: dict[str, Any] = copied(checkpoint)
-    settle(found["loops"]["fit_loop"], ended=False)
+    found: dict[str, Any] = copy_to_cpu(checkpoint)
+    reset_batch_counters(found["loops"]["fit_loop"], ended=False)
     return found
 
 
-def copied(tree: Any) -> Any:
-    """``tree`` with every tensor copied to the CPU."""
+def copy_to_cpu(tree: Any) -> Any:
+    """Return ``tree`` with a copy of every tensor on the CPU."""
     if isinstance(tree, Tensor):
         return tree.detach().to("cpu", copy=True)
     if isinstance(tree, Mapping):
-        return {key: copied(value) for key, value in tree.items()}
+        return {key: copy_to_cpu(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple) and type(tree) in (list, tuple):
-        return type(tree)(copied(value) for value in tree)
+        return type(tree)(copy_to_cpu(value) for value in tree)
     return tree
 
 
 class Replay:
-    """Does steps again from a snapshot; the trainer's counters are put back at the end, its weights are not.
+    """Context that repeats steps from a snapshot.
+
+    At its end the counters of the trainer are restored, but not its weights.
 
     Args:
-        trainer: the trainer, in the middle of training.
-        module: what it trains.
-        snapshot: what :func:`take_snapshot` gave before the first of the steps. Its optimizer states are used up.
-        modes: whether each module was in training mode then, by name.
+        trainer: Trainer during training.
+        module: Module of the training.
+        snapshot: Result of :func:`take_snapshot` before the first of the steps. Its optimizer states are consumed.
+        modes: Training mode of every module at that time, by name.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class Replay:
         return self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
 
     def batch_of(self, step: Step) -> Batch:
-        """What the model saw in a step, on the device, augmented."""
+        """Return the batch of a step on the device, augmented."""
         trainer = self.trainer
         loop: Any = trainer.fit_loop
         loop.epoch_progress.current.completed = step.epoch
@@ -135,7 +137,7 @@ class Replay:
         return found
 
     def run(self, step: Step, batch: Batch) -> None:
-        """One step as Lightning does it: forward, backward, and the optimizer where it is its turn."""
+        """Repeat one step as Lightning runs it: forward, backward, and the optimizer if it is due."""
         loop = self.trainer.fit_loop.epoch_loop
         arguments = loop._build_kwargs(OrderedDict(), batch, step.batch)
         with torch.compiler.set_stance("force_eager"):

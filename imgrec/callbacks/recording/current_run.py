@@ -1,4 +1,4 @@
-"""Where a callback may leave something: the run folder that the recorder made."""
+"""Run folder of a trainer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from imgrec.callbacks.recording.recorder import RunRecorder
 
 
 def run_folder(trainer: pl.Trainer) -> Path | None:
-    """The folder of the trainer's run, in the process that writes into it; ``None`` in every other one.
+    """Return the run folder in the process that writes to it, and None in every other process.
 
-    There is none before ``fit`` has begun, without a :class:`RunRecorder`, and under ``fast_dev_run``.
+    It is None before ``fit`` starts, without a :class:`RunRecorder`, and with ``fast_dev_run``.
     """
     if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder beside its metrics: config, predictions, figures, the shareable model."""
+"""Outputs of a run: config, predictions, model folder."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from imgrec.loggers.csv import shortest
 from imgrec.metrics.names import custom_metrics
 from imgrec.runs.data import refuse_other_images
 from imgrec.runs.folder import RunFolder
+from imgrec.runs.metrics_csv import read_metrics
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.specs import complete_config
 from imgrec.runs.summary import HIGHER_IS_BETTER, update_summary
+from imgrec.runs.system import system_totals
 from imgrec.tasks import BaseTask, ClassificationTask
 from imgrec.tasks.epoch_metrics import directions_of
 from imgrec.types import DataFacts
@@ -33,11 +35,11 @@ from imgrec.utils.formatting import epoch_text
 from imgrec.utils.seeding import run_seed
 
 _COMPARED = 256
-"""Images on which an export is compared with what was trained."""
+"""Number of images on which an export is compared with the trained model."""
 
 
 def write_evaluation(folder: Path, trainer: pl.Trainer, task: BaseTask, split: str) -> Predictions:
-    """Write the predictions of a split that was just evaluated, and its figures into the summary; give the former."""
+    """Write predictions and metrics of an evaluated split, and return the predictions."""
     assert task.facts is not None
     assert task.predictions is not None
     found = task.predictions
@@ -61,13 +63,13 @@ def write_evaluation(folder: Path, trainer: pl.Trainer, task: BaseTask, split: s
 
 
 def write_model(folder: Path, task: pl.LightningModule, checkpoint: str | None, card: str, data: Any = None) -> None:
-    """Write the model folder with the weights of a checkpoint, or without one with those that ``task`` has.
+    """Write the model folder with the weights of a checkpoint, or with the present weights without one.
 
-    A network that was trained quantization-aware is exported in int8, too, and compared on images of ``data``.
+    A model of quantization-aware training is exported in int8 as well, and compared on images of ``data``.
     """
     overridden = type(task).build_model is not ClassificationTask.build_model  # type: ignore[attr-defined]
     if not isinstance(task, ClassificationTask) or overridden:
-        rank_zero_info("no model folder: how this task builds its network is code, not a spec")
+        rank_zero_info("no model folder, because this task builds its model with code and not from a spec")
         return
     assert task.facts is not None
     trained = task
@@ -92,7 +94,7 @@ def _write_int8(folder: Path, model: QuantizedClassifier, facts: DataFacts, data
             images = calibration_images(data, count, "val").images.numpy().astype(np.float32) / np.float32(255)
     try:
         export = export_qat(model, facts, folder, images)
-    except UserError as error:  # the training is whole, and can be exported later
+    except UserError as error:  # the run is complete, and can be exported later
         rank_zero_warn(f"no int8 export: {error}")
         return
     about = export.quantization or {}
@@ -104,7 +106,7 @@ def _write_int8(folder: Path, model: QuantizedClassifier, facts: DataFacts, data
 
 
 def best_epoch(trainer: pl.Trainer) -> dict[str, Any]:
-    """The monitored metric, its best value and its epoch, counted from 0; nothing where none was kept."""
+    """Return the monitored metric, its best value and its epoch from 0, or an empty mapping."""
     callback = trainer.checkpoint_callback
     if not isinstance(callback, ModelCheckpoint) or callback.best_model_score is None:
         return {}
@@ -119,7 +121,7 @@ def best_epoch(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def config_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
-    """The config of a training that was put together in Python, as YAML."""
+    """Return the config of a training from Python, as YAML."""
     config: dict[str, Any] = {"seed_everything": run_seed()}
     for key, part in (("model", pl_module), ("data", trainer.datamodule)):  # type: ignore[attr-defined]
         if part is not None:
@@ -129,18 +131,31 @@ def config_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
     return yaml.dump(complete_config(config))
 
 
-def said_of_weights(experiment: str, best: dict[str, Any]) -> str:
-    """The sentence of the model's README that says which weights these are."""
+def describe_weights(experiment: str, best: dict[str, Any]) -> str:
+    """Return the sentence about the weights in the README of the model."""
     which = (
         f"{epoch_text(best['best_epoch'])}, {best['monitor']} {best['best_score']:.4f}" if best else "the last epoch"
     )
     return f"Trained by the experiment `{experiment}`; the weights are those of {which}.\n"
 
 
-def moved(value: Any, before: str, now: str) -> Any:
-    """``value`` with every path inside the folder ``before`` made one inside ``now``."""
+def replace_folder(value: Any, before: str, now: str) -> Any:
+    """Replace the folder ``before`` by ``now`` in every path of ``value``."""
     if isinstance(value, dict):
-        return {moved(k, before, now): moved(v, before, now) for k, v in value.items()}
+        return {replace_folder(k, before, now): replace_folder(v, before, now) for k, v in value.items()}
     if isinstance(value, str) and value.startswith(f"{before}{os.sep}"):
         return now + value.removeprefix(before)
     return value
+
+
+def relative_path(folder: Path, path: str | None) -> str | None:
+    """Return a path inside the run folder relative to it, and any other path unchanged."""
+    if path is not None and Path(path).resolve().is_relative_to(folder.resolve()):
+        return Path(path).resolve().relative_to(folder.resolve()).as_posix()
+    return path
+
+
+def read_system_totals(folder: Path) -> dict[str, float]:
+    """Return the totals of the system metrics in metrics.csv, or an empty mapping without the file."""
+    path = folder / "metrics.csv"
+    return system_totals(read_metrics(path)) if path.is_file() else {}

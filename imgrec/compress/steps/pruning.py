@@ -9,7 +9,7 @@ from imgrec.compress.pruning.blocks import BlockCriterion
 from imgrec.compress.pruning.channel_importance import ChannelCriterion
 from imgrec.compress.pruning.channel_search import ChannelPruning, RoundTo
 from imgrec.compress.pruning.dependency_graph import Attention
-from imgrec.compress.pruning.mask_config import MaskPlan
+from imgrec.compress.pruning.mask_config import MaskConfig
 from imgrec.compress.pruning.masks import Scope
 from imgrec.compress.pruning.schedule import Shape
 from imgrec.compress.pruning.targets import parse_target
@@ -137,10 +137,10 @@ class Mask(CompressionStep):
         _ = self.config
 
     @property
-    def config(self) -> MaskPlan:
+    def config(self) -> MaskConfig:
         """Configuration of the masks."""
         share = self.sparsity if self.pattern is None else None
-        return MaskPlan(share, self.criterion, self.scope, self.pattern, where="mask")
+        return MaskConfig(share, self.criterion, self.scope, self.pattern, where="mask")
 
     @property
     def label(self) -> str:  # noqa: D102

@@ -1,4 +1,4 @@
-"""Checkpoints and model folders as W&B artifacts, found again by their aliases."""
+"""Checkpoints and model folders as W&B artifacts with aliases."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 
 def log_checkpoint(run: Any, path: Path, alias: str) -> None:
-    """Log a checkpoint as a version of the artifact ``checkpoint-<run id>``, in which it is called ``model.ckpt``.
+    """Log a checkpoint as a version of the artifact ``checkpoint-<run id>``, under the file name ``model.ckpt``.
 
-    The file is not copied: W&B reads it when it uploads. Nothing is logged where there is no such file.
+    The file is not copied, W&B reads it during the upload. A missing file is skipped.
 
     Args:
-        run: a ``wandb.Run``.
-        path: the file.
+        run: ``wandb.Run``.
+        path: Checkpoint file.
         alias: ``best`` or ``latest``.
     """
     if path.is_file():
@@ -21,7 +21,7 @@ def log_checkpoint(run: Any, path: Path, alias: str) -> None:
 
 
 def log_model_folder(run: Any, folder: Path) -> None:
-    """Log a model folder, which holds the best weights, as the artifact ``model-<run id>``, if there is one."""
+    """Log a model folder with the best weights as the artifact ``model-<run id>``, if it exists."""
     if folder.is_dir():
         _log(run, f"model-{run.id}", "model", folder, "best", {"format": "timm model folder"})
 

@@ -1,4 +1,4 @@
-"""What W&B keeps of a run in its folder: which files, and what has been logged already."""
+"""Files of W&B in the run folder, and the metrics that they contain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from imgrec.utils import json_text
 
 STEP = "trainer/global_step"
-"""The optimizer step of a row, as Lightning calls it."""
+"""Column of the optimizer step, as in Lightning."""
 
 _MAGIC = b":W&B"
 _BLOCK = 32768
@@ -20,17 +20,17 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 def wandb_logs(run: Path, offline_only: bool = False) -> list[Path]:
-    """The ``.wandb`` files below a run folder's ``wandb/``, oldest first: one for each time that the run went on."""
+    """Return the ``.wandb`` files in ``wandb/`` of a run folder, oldest first. There is one per start of the run."""
     pattern = "offline-run-*" if offline_only else "*run-*"
     folders = [folder for folder in (run / "wandb").glob(pattern) if not folder.is_symlink()]
     return sorted((file for folder in folders for file in folder.glob("*.wandb")), key=_when)
 
 
 def wandb_records(path: Path) -> Iterator[Any]:
-    """The records of a ``.wandb`` file, as W&B's protobuf messages; what a killed run left unfinished is not read.
+    """Yield the records of a ``.wandb`` file as protobuf messages of W&B. An incomplete record at the end is skipped.
 
-    The file is a log of LevelDB's kind: blocks of 32 KiB, in which a record lies in one or several parts, each with a
-    checksum over kind and content.
+    The file has the log format of LevelDB. A record is in one or several parts of blocks of 32 KiB. Every part has a
+    checksum of kind and content.
     """
     from wandb.proto import wandb_internal_pb2
 
@@ -56,7 +56,7 @@ def wandb_records(path: Path) -> Iterator[Any]:
 
 
 def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows that were logged into a ``.wandb`` file, by the names of the metrics."""
+    """Yield the logged rows of a ``.wandb`` file, by metric name."""
     for record in wandb_records(path):
         if record.WhichOneof("record_type") == "history":
             yield {
@@ -65,7 +65,7 @@ def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def last_logged(run: Path) -> tuple[int, frozenset[str]]:
-    """The last step that W&B has rows of, and the metrics in them; ``(-1, frozenset())`` where there is none."""
+    """Return the last logged step and its metrics, or ``(-1, frozenset())`` without any row."""
     last, names = -1, frozenset[str]()
     for file in wandb_logs(run):
         for row in wandb_history(file):

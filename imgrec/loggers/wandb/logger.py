@@ -1,4 +1,4 @@
-"""W&B as a mirror of the run folder: one run a folder, whatever happens to the process or the network."""
+"""W&B log of a run folder, one W&B run per folder."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import WandbLogger as LightningsWandbLogger
+from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
 
-from imgrec.loggers.base import Images, RunMirror
+from imgrec.loggers.base import Images, RunLogger
 from imgrec.loggers.wandb.artifacts import log_checkpoint, log_model_folder
 from imgrec.loggers.wandb.files import STEP, last_logged
 from imgrec.loggers.wandb.media import evaluation_media
@@ -31,35 +31,36 @@ _SUMMARY = ("status", "epochs", "steps", "best_epoch", "best_score", "monitor", 
 logger = logging.getLogger("imgrec")
 
 
-class WandbLogger(RunMirror, LightningsWandbLogger):
-    """Mirrors a run folder to W&B, online, offline or not at all; ``WandbLogger`` in a YAML means this class.
+class WandbLogger(RunLogger, LightningWandbLogger):
+    """Logger that writes a run folder to W&B, online or offline. ``WandbLogger`` in a YAML is this class.
 
-    The resolved config becomes sortable columns (``loss/name``, ``optimizer/lr``); validation metrics are summarised by
-    their best; after the evaluation follow a table of predictions with thumbnails, the confusion matrix, ROC and
-    reliability curves. W&B's files lie in the run folder, under ``wandb/``, with the run's id: a run that is resumed
-    goes on under its id, and what it computes a second time is not logged twice. Without a key or a server the run is
-    kept offline, with one warning, for ``imgrec sync``; training goes on in any case.
+    The resolved config becomes sortable columns (``loss/name``, ``optimizer/lr``). The summary of a validation metric
+    is its best value. After the evaluation a table of predictions with thumbnails, the confusion matrix, ROC and
+    reliability curves are logged. The files of W&B and the id of the run are in ``wandb/`` of the run folder. A resumed
+    run continues under its id, and repeated metrics are not logged twice. Without a key or a server the run is stored
+    offline for ``imgrec sync``, with one warning. Training continues in any case.
 
     Args:
-        project: by default what ``WANDB_PROJECT`` says, else ``imgrec``.
-        entity: the user or team; by default W&B's own default.
-        name: of the run; by default ``<experiment>/<run id>``.
-        group: of runs that belong together: folds, seeds, trials.
-        job_type: what kind of run it is: ``train``, ``eval``.
-        tags: words to filter by.
-        notes: a remark.
-        id: W&B's id of the run; by default a new one, or that of the run folder.
-        mode: ``online``, ``offline`` or ``disabled``; by default what ``WANDB_MODE`` says, else online.
-        offline: the same as ``mode: offline``.
-        save_dir: where W&B's files lie; by default in the run folder.
-        log_model: whether checkpoints (aliases ``best`` and ``latest``) and the model folder are logged as artifacts at
-            the end of training; ``all``: each checkpoint as it is written, too.
-        table_rows: images in the table of predictions: the most confidently wrong, and some right ones; 0 for no table.
-        settings: further ``wandb.Settings``.
-        **kwargs: further arguments of Lightning's ``WandbLogger`` and of ``wandb.init``.
+        project: Project. Defaults to ``WANDB_PROJECT``, or to ``imgrec``.
+        entity: User or team. Defaults to the default of W&B.
+        name: Name of the run. Defaults to ``<experiment>/<run id>``.
+        group: Group of runs: folds, seeds, trials.
+        job_type: Kind of run: ``train``, ``eval``.
+        tags: Words to filter by.
+        notes: Remark.
+        id: W&B id of the run. Defaults to that of the run folder, or to a new id.
+        mode: ``online``, ``offline`` or ``disabled``. Defaults to ``WANDB_MODE``, or to ``online``.
+        offline: True for ``mode: offline``. Defaults to False.
+        save_dir: Folder of the files of W&B. Defaults to the run folder.
+        log_model: True to log the checkpoints (aliases ``best`` and ``latest``) and the model folder as artifacts at
+            the end of training. ``all`` logs every checkpoint when it is written. Defaults to False.
+        table_rows: Number of images in the table of predictions, mostly the most confident errors. 0 omits the table.
+            Defaults to 64.
+        settings: Additional ``wandb.Settings``.
+        **kwargs: Arguments of ``WandbLogger`` of Lightning and of ``wandb.init``.
 
     Raises:
-        UserError: W&B does not know such a setting.
+        UserError: If a setting is invalid.
     """
 
     _open: ClassVar[WandbLogger | None] = None
@@ -106,25 +107,23 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
         self._borrowed = False
         self._kept = False
 
-    # ---------------------------------------------------------------- begin
-
     _experiment: Any
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The ``wandb.Run``, once there is a run folder or something was logged.
+        """``wandb.Run``, once there is a run folder or a logged metric.
 
         Raises:
-            AttributeError: it has not begun. Lightning asks before a run is sure to begin at all.
+            AttributeError: If it has not begun. Lightning reads this attribute before the training starts.
         """
         if self._experiment is None:
-            raise AttributeError("the W&B run begins with training, once its folder is made; it has not begun")
+            raise AttributeError("The W&B run starts with training, once its folder exists. It has not begun.")
         return self._experiment
 
     @rank_zero_only
     def begin_run(self, folder: Path) -> None:
-        """Begin the W&B run of a run folder, or go on with it."""
+        """Start the W&B run of a run folder, or resume it."""
         if self._experiment is not None and self._folder == folder:
             return
         self.close()
@@ -135,11 +134,11 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
         given = dict(self._wandb_init)
         given["id"] = given["id"] or kept.get("id") or os.environ.get("WANDB_RUN_ID")
         if not given["id"]:
-            given |= {"id": new_id(), "resume": None}  # nobody needs to be asked whether the run is there already
+            given |= {"id": new_id(), "resume": None}  # a new id cannot exist on the server
         if not given["name"] and "WANDB_NAME" not in os.environ:
             given["name"] = f"{run.experiment}/{run.run_id}"
         self._seen = last_logged(folder) if kept else (-1, frozenset())
-        write_json(folder / ID_FILE, kept | {"id": given["id"]})  # whatever happens to the process from here on
+        write_json(folder / ID_FILE, kept | {"id": given["id"]})  # the process may be killed from here on
         self._start(given | {"dir": str(Path(self._save_dir or folder).absolute()), "config": flat_config(run.config)})
         if self._experiment.disabled:
             (folder / ID_FILE).unlink()
@@ -149,7 +148,7 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
 
     def _start(self, arguments: dict[str, Any]) -> None:
         if WandbLogger._open is not None:
-            WandbLogger._open.close()  # of the run before, in the same process
+            WandbLogger._open.close()  # previous run of the same process
         self._place = str(arguments["dir"])
         self._experiment, self._borrowed = start_run(arguments, self._settings)
         WandbLogger._open = self
@@ -157,18 +156,16 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
         self._experiment.define_metric(STEP)
         self._experiment.define_metric("*", step_metric=STEP, step_sync=True)
 
-    # ---------------------------------------------------------------- log
-
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing where there is a run folder: its config stands in the columns; else as Lightning does."""
+        """Log the hyper-parameters without a run folder. The columns contain the config otherwise."""
         if self._folder is None:
             self._running()
             attempt("log the hyper-parameters", super().log_hyperparams, params)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log what belongs to one step; what a resumed run computes again was logged before it stopped."""
+        """Log the metrics of a step, except those that were logged before a resume."""
         if self.muted:
             return
         last, names = self._seen
@@ -186,13 +183,13 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
 
     @rank_zero_only
     def resume(self, rows: Mapping[int, Mapping[str, float]]) -> None:
-        """Log what W&B had not written yet when the run was killed."""
+        """Log the rows that W&B had not written when the run was killed."""
         for step, metrics in rows.items():
             self.log_metrics(metrics, step)
 
     @rank_zero_only
     def log_evaluation(self, split: str, predictions: Any, images: Images | None) -> None:
-        """The table, the matrix and the curves of one split."""
+        """Log the table, the matrix and the curves of a split."""
         run = self._running()
         with staged_in(Path(self._place) / "wandb" / "staged"):
             media = attempt("draw the evaluation", evaluation_media, predictions, images, self.table_rows)
@@ -200,17 +197,15 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
                 attempt("log the evaluation", run.log, {f"{split}/{name}": each for name, each in media.items()})
 
     def _running(self) -> Any:
-        if self._experiment is None and self._folder is not None:  # an evaluation after the end
+        if self._experiment is None and self._folder is not None:  # evaluation after the end
             self.begin_run(self._folder)
-        elif self._experiment is None:  # a Trainer of one's own, without a run folder
+        elif self._experiment is None:  # a Trainer without a run recorder
             self._start({**self._wandb_init, "dir": str(Path(self._save_dir or ".").absolute()), "config": {}})
         return self._experiment
 
-    # ---------------------------------------------------------------- checkpoints and the end
-
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """Log the checkpoint that was just written, where every one is wanted."""
+        """Log the new checkpoint, if ``log_model`` is ``all``."""
         path = checkpoint_callback._last_checkpoint_saved
         if self._log_model == "all" and path:
             best = bool(checkpoint_callback.monitor) and path == checkpoint_callback.best_model_path
@@ -218,7 +213,7 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Log the artifacts where training ended well; else the run has failed, and is closed."""
+        """Log the artifacts after a successful training. Otherwise finish the run as failed."""
         if self._experiment is None:
             return
         if status != "success":
@@ -227,14 +222,17 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
         if self._folder is not None and self._log_model and not self._kept:
             self._kept = True  # Lightning finalizes after every evaluation, too
             if self._log_model is True:
-                for which, alias in (("best", "best"), ("last", "latest")):  # what is logged last is W&B's latest
+                for which, alias in (
+                    ("best", "best"),
+                    ("last", "latest"),
+                ):  # W&B moves its alias `latest` to the last one
                     path = self._folder / "checkpoints" / f"{which}.ckpt"
                     attempt("log a checkpoint", log_checkpoint, self._experiment, path, alias)
             attempt("log the model folder", log_model_folder, self._experiment, self._folder / "model")
 
     @rank_zero_only
     def close(self) -> None:
-        """Finish the W&B run with what the run folder's summary says; a second time does nothing."""
+        """Finish the W&B run with the summary of the run folder. A second call does nothing."""
         if self._experiment is None:
             return
         if self._folder is not None:
@@ -251,7 +249,7 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
     def _summary(self, folder: Path) -> dict[str, Any]:
         found = {name: value for name, value in RunFolder(folder).summary.items() if name in _SUMMARY}
         if self._seen[0] >= 0 and (folder / "metrics.csv").is_file():
-            # W&B has seen the metrics since the resume alone; the best of the whole run stands in metrics.csv
+            # W&B received the metrics since the resume only, metrics.csv contains the whole run
             for name, series in read_metrics(folder / "metrics.csv").items():
                 if (summary := best_of(name)) is not None:
                     found[name] = {summary: float(getattr(series.values, summary)())}
@@ -262,7 +260,7 @@ class WandbLogger(RunMirror, LightningsWandbLogger):
 
 
 def best_of(metric: str) -> Literal["max", "min"] | None:
-    """Which value of a validation metric is its best; ``None`` for what is no metric of validation, or another's own.
+    """Return the direction in which a validation metric is better, or None for other metrics.
 
     >>> best_of("val/acc"), best_of("val/loss"), best_of("train/loss")
     ('max', 'min', None)

@@ -1,4 +1,4 @@
-"""What W&B shows of predictions: a table with thumbnails, the confusion matrix, the curves."""
+"""W&B media of predictions: table with thumbnails, confusion matrix, curves."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from imgrec.reports.figures import matrix_pixels
 from imgrec.runs.predictions import Predictions
 
 COLUMNS = ["image", "id", "true", "predicted", "confidence", "correct"]
-MATRIX_CLASSES = 50  # W&B's own chart has a row for each pair of classes
+MATRIX_CLASSES = 50  # the chart of W&B has a row per pair of classes
 _WORST = 5
 _THUMBNAIL = 264  # pixels
 
 
 def evaluation_media(predictions: Predictions, images: Images | None, rows: int) -> dict[str, Any]:
-    """What is shown of one split, by name: ``predictions``, ``confusion_matrix``, ``roc``, ``reliability``."""
+    """Return the media of one split by name: ``predictions``, ``confusion_matrix``, ``roc``, ``reliability``."""
     kept = predictions.finite
-    if not kept.any():  # a run that diverged says nothing that could be drawn
+    if not kept.any():  # a diverged run
         return {}
-    names, targets, said = predictions.class_names, predictions.targets[kept], predictions.predicted[kept]
+    names, targets, predicted = predictions.class_names, predictions.targets[kept], predictions.predicted[kept]
     probabilities = predictions.probabilities[kept]
     shown = {
-        "confusion_matrix": _matrix(targets, said, names),
+        "confusion_matrix": _matrix(targets, predicted, names),
         "roc": _roc(probabilities, targets, names),
         "reliability": _reliability(probabilities, targets),
     }
@@ -37,10 +37,10 @@ def evaluation_media(predictions: Predictions, images: Images | None, rows: int)
     return {name: value for name, value in shown.items() if value is not None}
 
 
-def chosen_rows(predictions: Predictions, rows: int) -> NDArray[np.int64]:
-    """Which images a table of ``rows`` shows: the most confidently wrong, then the least confidently right.
+def select_rows(predictions: Predictions, rows: int) -> NDArray[np.int64]:
+    """Return the rows of the images in a table: the most confident errors, then the least confident hits.
 
-    Wrong ones take at most three quarters of the table, and what there is no right one for.
+    At most three quarters of the rows are errors, unless there are too few hits.
     """
     confidence = np.nan_to_num(predictions.probabilities.max(axis=1), nan=1.0)
     correct = predictions.correct
@@ -53,18 +53,18 @@ def chosen_rows(predictions: Predictions, rows: int) -> NDArray[np.int64]:
 
 
 def prediction_table(predictions: Predictions, images: Images | None, rows: int) -> Any:
-    """A ``wandb.Table`` of at most ``rows`` images, with thumbnails where the data can give them."""
+    """Return a ``wandb.Table`` of at most ``rows`` images, with thumbnails if the data provides images."""
     import wandb
 
-    chosen = chosen_rows(predictions, rows)
-    ids = [predictions.ids[i] for i in chosen]
+    selected = select_rows(predictions, rows)
+    ids = [predictions.ids[i] for i in selected]
     pixels = images(ids) if images is not None else [None] * len(ids)
     names = predictions.class_names
     table = wandb.Table(columns=list[str | int](COLUMNS))
-    for i, name, image in zip(chosen, ids, pixels, strict=True):
-        target, said = int(predictions.targets[i]), int(predictions.predicted[i])
-        confidence = float(predictions.probabilities[i, said])
-        table.add_data(_thumbnail(image), name, names[target], names[said], confidence, said == target)
+    for i, name, image in zip(selected, ids, pixels, strict=True):
+        target, predicted = int(predictions.targets[i]), int(predictions.predicted[i])
+        confidence = float(predictions.probabilities[i, predicted])
+        table.add_data(_thumbnail(image), name, names[target], names[predicted], confidence, predicted == target)
     return table
 
 
@@ -75,18 +75,18 @@ def _thumbnail(image: NDArray[np.uint8] | None) -> Any:
     from PIL import Image
 
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))  # never larger than it was
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))  # it does not enlarge
     return wandb.Image(picture)
 
 
-def _matrix(targets: NDArray[np.int64], said: NDArray[np.int64], names: tuple[str, ...]) -> Any:
+def _matrix(targets: NDArray[np.int64], predicted: NDArray[np.int64], names: tuple[str, ...]) -> Any:
     import wandb
 
     if len(names) > MATRIX_CLASSES:
-        caption = f"{len(names)} classes; rows are true, columns predicted; hits blue, errors orange"
-        return wandb.Image(matrix_pixels(confusion_matrix(targets, said, len(names))), caption=caption)
+        caption = f"{len(names)} classes. Rows are true, columns predicted. Hits blue, errors orange"
+        return wandb.Image(matrix_pixels(confusion_matrix(targets, predicted, len(names))), caption=caption)
     return wandb.plot.confusion_matrix(
-        y_true=targets.tolist(), preds=said.tolist(), class_names=list(names), title="Confusion matrix"
+        y_true=targets.tolist(), preds=predicted.tolist(), class_names=list(names), title="Confusion matrix"
     )
 
 
@@ -103,7 +103,7 @@ def _roc(probabilities: NDArray[np.float64], targets: NDArray[np.int64], names: 
         xs=[curve.fpr.tolist() for curve in shown.values()],
         ys=[curve.tpr.tolist() for curve in shown.values()],
         keys=list(shown),
-        title="ROC, one class against the rest; the lowest classes",
+        title="ROC, one class against the rest (lowest classes)",
         xname="false positive rate",
     )
 

@@ -101,7 +101,7 @@ class Operations:
 @torch.no_grad()
 def mask_weights(classifier: Classifier, step: Mask) -> str:
     """Set the weights of a network to zero that matter least, by magnitude or at random; says what became of it."""
-    weights, _ = step.config.layers(classifier)
+    weights, _ = step.config.select_layers(classifier)
     generator = position_generator(run_seed(), "mask") if step.criterion == "random" else None
     scores = score(weights, step.criterion, generator=generator)
     if step.config.pattern is None:
