@@ -26,7 +26,7 @@ BAD: dict[str, list[dict[str, Any]]] = {
     "BestCheckpoint": [{"mode": "up"}],
     "EMA": [{"decay": 1.0}, {"start": -0.1}],
     "EarlyStopping": [{"patience": 0}, {"time_limit": "soon"}],
-    "EpochPictures": [{"every_n_epochs": 0}],
+    "EpochPictures": [{"every_n_epochs": 0}, {"columns": 0}, {"rows": 0}],
     "Freeze": [{"until": 1.5}, {"epochs": 0}, {"batch_norm": "frosen"}],
     "GradualUnfreezing": [{"start": 0.7}, {"end": 1.0}, {"every_n_epochs": 0}, {"stages": []}],
     "ImageSizeSchedule": [{"start": 0.0}, {"multiple": 0}],

@@ -76,7 +76,7 @@ def test_a_plan_is_named_by_its_steps_and_says_itself_again(steps: list[Any], na
         ([{"name": "prune", "round_to": 0}], "round_to: expected 1 or more"),
         (["drop_blocks", {"name": "prune", "target": {"macs": 0.8}}], "0.75 of the MACs is left then"),
         ([{"name": "mask", "criterion": "taylor"}], "looks at gradients, and nothing trains after it"),
-        ([{"name": "mask", "pattern": "2-4"}], "`pattern` is N:M"),
+        ([{"name": "mask", "pattern": "2-4"}], "mask.pattern: expected N:M"),
         ([{"name": "mask", "sparsity": 1}], "sparsity: expected "),
         ([{"name": "quantize", "to": "int4"}], r"plan\[0\].to: expected Literal"),
         ([{"name": "quantize", "max_drop": -1}], "max_drop: expected "),

@@ -296,7 +296,7 @@ def without_place(value: Any, run: str) -> Any:
     """Paths, clocks and figures of the machine left out."""
     if isinstance(value, dict):
         kept = {k: v for k, v in value.items() if not str(k).startswith("system/")}
-        kept = {k: v for k, v in kept.items() if k not in ("seconds", "folder", "SystemMonitor")}
+        kept = {k: v for k, v in kept.items() if k not in ("seconds", "folder", "SystemFigures", "SystemMonitor")}
         return {without_place(k, run): without_place(v, run) for k, v in kept.items()}
     if isinstance(value, list | tuple):
         return [without_place(v, run) for v in value]
