@@ -65,4 +65,4 @@ def test_without_a_run_folder_nothing_is_drawn(tmp_path: Path) -> None:
 
 def test_an_unknown_figure_raises_an_error_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match='Did you mean "confusion"'):
-        EpochPictures(show=["confusions"])
+        EpochPictures(show=["confusions"])  # type: ignore[list-item]

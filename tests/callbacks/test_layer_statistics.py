@@ -95,4 +95,4 @@ def test_histograms_and_pictures_reach_tensorboard(cli: Cli, tiny: Path, tmp_pat
 
 def test_an_unknown_statistic_raises_an_error_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match='Did you mean "gradients"'):
-        LayerStatistics(show=["gradient"])
+        LayerStatistics(show=["gradient"])  # type: ignore[list-item]
