@@ -17,15 +17,15 @@ from imgrec.errors import UserError, suggestion
 from imgrec.optim import OPTIMIZERS
 from imgrec.runs.environment import hardware
 from imgrec.tasks import BaseTask
-from imgrec.tasks.precision_benchmark import Way, fastest, is_small, measure
-from imgrec.tasks.synthetic_step import trial
+from imgrec.tasks.precision_benchmark import PrecisionConfig, is_small, measure_precisions, select_fastest
+from imgrec.tasks.synthetic_step import temporary_copy
 from imgrec.utils.paths import write_text
 
 if TYPE_CHECKING:
     from imgrec.engine.experiment import Experiment
 
 AUTO = "auto"
-PLAIN = Way("32-true", False)
+PLAIN = PrecisionConfig("32-true", False)
 
 _NAMES = {"32-true": "32-true", "32": "32-true", "bf16-mixed": "bf16-mixed", "bf16": "bf16-mixed"}
 _WORDS = (
@@ -58,11 +58,11 @@ def resolve_auto(experiment: Experiment) -> bool:
     named = precision == AUTO or str(precision) in _NAMES
     precisions = ["32-true"] if not named else [_NAMES[str(precision)]] if precision != AUTO else ["32-true"]
     orders = [False, True] if order == AUTO else [bool(order)]
-    chosen, why = Way(precisions[0], orders[0]), ""
+    chosen, why = PrecisionConfig(precisions[0], orders[0]), ""
     device = experiment.trainer.strategy.root_device
     if precision == AUTO and can_bf16(device):
         precisions.append("bf16-mixed")
-    ways = [Way(name, last) for name in precisions for last in orders]
+    ways = [PrecisionConfig(name, last) for name in precisions for last in orders]
     if not named:
         why = f"nothing is measured for precision {precision}"
     elif experiment.trainer.fast_dev_run:
@@ -108,7 +108,7 @@ def can_bf16(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _measure(experiment: Experiment, device: torch.device, ways: list[Way]) -> tuple[Way, str]:
+def _measure(experiment: Experiment, device: torch.device, ways: list[PrecisionConfig]) -> tuple[PrecisionConfig, str]:
     data = experiment.data
     data.prepare_data()
     data.setup("fit")
@@ -120,18 +120,18 @@ def _measure(experiment: Experiment, device: torch.device, ways: list[Way]) -> t
         return ways[0], f"{type(data).__name__} has no facts or no batch size"
     key = _key(experiment, facts.to_dict(), device, ways)
     stored = _read_store()
-    if key in stored and (found := Way(*stored[key]["way"])) in ways:
+    if key in stored and (found := PrecisionConfig(*stored[key]["way"])) in ways:
         return found, f"measured before on this machine, {stored[key]['said']}"
-    with trial(experiment.task, facts, device) as task:
+    with temporary_copy(experiment.task, facts, device) as task:
         if is_small(task, batch_size):
             return ways[0], _TOO_SMALL
-        measured = measure(task, batch_size, ways)
-    chosen = fastest(measured.seconds)
+        measured = measure_precisions(task, batch_size, ways)
+    chosen = select_fastest(measured.seconds)
     _add_to_store(key, chosen, str(measured))
     return chosen, str(measured)
 
 
-def _key(experiment: Experiment, facts: dict[str, Any], device: torch.device, ways: list[Way]) -> str:
+def _key(experiment: Experiment, facts: dict[str, Any], device: torch.device, ways: list[PrecisionConfig]) -> str:
     """Return a digest of the network, its shapes, the machine and torch. Seeds and losses are not part of it."""
     model = {k: v for k, v in experiment.config["model"]["init_args"].items() if k not in _IRRELEVANT}
     model["optimizer"] = OPTIMIZERS.parse(model.get("optimizer", "adamw"))[0]
@@ -161,7 +161,7 @@ def _read_store() -> dict[str, Any]:
         return {}
 
 
-def _add_to_store(key: str, way: Way, measurement: str) -> None:
+def _add_to_store(key: str, way: PrecisionConfig, measurement: str) -> None:
     stored = {**_read_store(), key: {"way": list(way), "said": measurement}}
     with suppress(OSError):  # in a read-only home directory, every run measures again
         _store().parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import FSDPStrategy
 
 from imgrec.errors import UserError
-from imgrec.tasks.sync_batch_norm import SyncBatchNorm
+from imgrec.tasks.strategies import SyncBatchNorm
 
 
 def prepare_devices(arguments: dict[str, Any]) -> None:

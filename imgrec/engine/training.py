@@ -71,7 +71,7 @@ def train(
     from imgrec.tasks import BaseTask
 
     if checkpoint is not None and isinstance(experiment.task, BaseTask):
-        experiment.task.expect(read_checkpoint(Path(checkpoint)))
+        experiment.task.prepare_for_checkpoint(read_checkpoint(Path(checkpoint)))
     if run is not None:
         _use_splits_of(run, experiment, resumption)
     trainer = experiment.resolve_auto()
@@ -105,14 +105,14 @@ def train(
 def _fit(experiment: Experiment, checkpoint: str | Path | None) -> None:
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-    from imgrec.tasks.single_image import MESSAGE, single_image_error
+    from imgrec.tasks.compatibility import SINGLE_IMAGE_MESSAGE, single_image_error
 
     try:
         experiment.trainer.fit(experiment.task, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
     except ValueError as error:
-        if MESSAGE in str(error):  # of a task of another class, or of an unexpected batch
+        if SINGLE_IMAGE_MESSAGE in str(error):  # of a task of another class, or of an unexpected batch
             raise single_image_error() from error
         found = _INTERVAL.search(str(error))
         if found is None:

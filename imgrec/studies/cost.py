@@ -19,7 +19,7 @@ from imgrec.compress.profiling import count_macs
 from imgrec.errors import UserError
 from imgrec.optim import build_optimizer
 from imgrec.tasks import BaseTask, ClassificationTask
-from imgrec.tasks.synthetic_step import AUTOCAST, make_step, noise, trial
+from imgrec.tasks.synthetic_step import AUTOCAST, make_step, random_batch, temporary_copy
 from imgrec.types import Batch, DataFacts
 
 _PLAIN: dict[str, str | None] = {"loss": "cross_entropy", "neck": None, "pooling": None, "head": "linear"}
@@ -49,7 +49,7 @@ class TrainingStep:
 
     Args:
         task: a built one, in training mode, on the device where it is to be measured; see
-            :func:`imgrec.tasks.synthetic_step.trial`. Every step changes it.
+            :func:`imgrec.tasks.synthetic_step.temporary_copy`. Every step changes it.
         batch: what every step learns from, on the same device.
         precision: Lightning's name of it: 32-true, bf16-mixed or 16-mixed.
 
@@ -182,8 +182,8 @@ def step_of(
     Raises:
         UserError: the task cannot be built, or has another precision.
     """
-    with trial(task, facts, device) as made:
-        return TrainingStep(made, noise(facts, batch_size).to(device), precision)
+    with temporary_copy(task, facts, device) as made:
+        return TrainingStep(made, random_batch(facts, batch_size).to(device), precision)
 
 
 def without_each(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

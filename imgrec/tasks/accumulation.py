@@ -10,36 +10,42 @@ from torch import Tensor, nn
 
 @dataclass
 class AccumulatedSamples:
-    """The samples behind the gradient that is being accumulated, and the factors that weight each batch by them.
+    """Number of samples in the accumulated gradient, and the factors that weight each batch by its samples.
 
     Lightning divides the loss of each batch by ``accumulate_grad_batches`` and adds the gradients. That is the mean
     over the samples only if as many batches follow and all have the same size. At the end of an epoch fewer batches
-    may be left, and the last one may be smaller. A batch is therefore weighted by its size relative to the first
-    batch of the step, and the sum is divided by the samples that contributed. Both factors are exactly 1 for a full
+    may be left, and the last one may be smaller. The weight of a batch is therefore its size relative to the first
+    batch of the step. The sum is divided by the number of samples that contributed. Both factors are 1 for a full
     step.
 
-    All processes have batches of the same size at each step, see :class:`imgrec.data.TrainingSampler`, so that the mean
-    over processes, which the strategy computes, is the mean over their samples.
+    All processes have batches of the same size at each step (see :class:`imgrec.data.TrainingSampler`). The mean over
+    processes, which the strategy computes, is therefore the mean over their samples.
 
-    >>> samples = AccumulatedSamples()
-    >>> samples.add(8, begins=True), samples.add(4, begins=False)  # 8 and 4 samples of a step of up to 4 batches
-    (1.0, 0.5)
-    >>> samples.correction(4)  # the sum is divided by 4 already; 12 samples are 1.5 first batches
-    2.6666666666666665
+    Args:
+        total: Number of samples of the previous and the current batch of the step.
+        first: Number of samples of the first batch.
+        weight: Factor of the loss of the current batch.
+
+    Example:
+        >>> samples = AccumulatedSamples()
+        >>> samples.add(8, is_first=True), samples.add(4, is_first=False)  # 8 and 4 samples, at most 4 batches
+        (1.0, 0.5)
+        >>> samples.correction(4)  # 12 samples are 1.5 first batches, and the sum was divided by 4
+        2.6666666666666665
     """
 
     total: int = 0
-    """Samples of the batches so far."""
-
     first: int = 0
-    """Samples of the first batch."""
-
     weight: float = 1.0
-    """Factor of the loss of the current batch."""
 
-    def add(self, samples: int, begins: bool) -> float:
-        """Count a batch, the first of its optimizer step if ``begins``, and return the factor of its loss."""
-        if begins:
+    def add(self, samples: int, is_first: bool) -> float:
+        """Count a batch and return the factor of its loss.
+
+        Args:
+            samples: Number of samples of the batch.
+            is_first: True if it is the first batch of an optimizer step.
+        """
+        if is_first:
             self.total = self.first = 0
         self.first = self.first or samples
         self.total += samples

@@ -1,4 +1,4 @@
-"""How a task comes to its network, loss, regularizers and metrics: from specs, from data, and from a checkpoint."""
+"""BuiltTask: model, loss, regularizers and metrics of a task, built from specs, facts and checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imgrec.export.trained_model import origin_of, refuse_instantiator
 from imgrec.models import check_compile, compile_network, set_channels_last
 from imgrec.registry import Specs
 from imgrec.regularizers import RegularizerSum, build_regularizers, check_regularizers
-from imgrec.tasks.compatibility import refuse_other_architecture, refuse_other_classes
+from imgrec.tasks.compatibility import check_same_classes, check_state_dict
 from imgrec.tasks.epoch_metrics import EpochMetrics, Metrics
 from imgrec.tasks.plain_batches import facts_of_loader
 from imgrec.tasks.strategies import shard
@@ -26,28 +26,31 @@ from imgrec.types import PART_FACTS, DataFacts
 from imgrec.utils.seeding import run_seed, seed_defaults
 
 _PARTS = ("loss.", "regularizers.")
-"""Where the tensors of the loss and of the regularizers stand in a task's state dict."""
+"""Prefixes of the tensors of the loss and of the regularizers in the state dict of a task."""
 
 
 class BuiltTask(pl.LightningModule, ABC):
-    """What a task is made of, built once the data is known, or as a checkpoint has it.
+    """Base class of tasks that builds all parts once, after the facts of the data are available.
 
     Args:
-        regularizers: see :class:`imgrec.tasks.BaseTask`, as for the others.
-        facts: what the data said; left out, the data module is asked.
-        load_weights: whether the specs' pretrained weights are loaded.
-        channels_last: the order of weights and images in memory.
-        compile: whether, and how, the network is compiled.
+        regularizers: See :class:`imgrec.tasks.BaseTask`.
+        facts: See :class:`imgrec.tasks.BaseTask`.
+        load_weights: See :class:`imgrec.tasks.BaseTask`.
+        channels_last: See :class:`imgrec.tasks.BaseTask`.
+        compile: See :class:`imgrec.tasks.BaseTask`.
         class_names: Names of the classes for a DataLoader without a data module. Defaults to those of its data set.
+
+    Raises:
+        UserError: If an argument is invalid.
     """
 
     model: nn.Module
     loss: nn.Module
     regularizers: RegularizerSum
     image_dtype: str = "any"
-    """Images that the steps accept, for :class:`imgrec.data.ImageDataModule`: ``any``, ``uint8`` or ``float32``."""
+    """Type of images that the steps accept, for :class:`imgrec.data.ImageDataModule`: any, uint8 or float32."""
     reads_layers: bool = False
-    """Whether the loss reads what single layers give, which a traced or compiled network does not show."""
+    """True if the loss reads outputs of layers, which traced and compiled models do not provide."""
 
     def __init__(
         self,
@@ -69,28 +72,28 @@ class BuiltTask(pl.LightningModule, ABC):
         self._expected: list[dict[str, Any]] = []
         check_regularizers(regularizers, "model.regularizers", PART_FACTS)
         if channels_last not in (True, False, "auto"):
-            raise UserError(f"model.channels_last: accepted are true, false and auto, got {channels_last!r}.")
+            raise UserError(f"model.channels_last: expected true, false or auto, got {channels_last!r}.")
         check_compile(compile, "model.compile")
 
-    # ---------------------------------------------------------------- the parts
+    # ---------------------------------------------------------------- parts
 
     @abstractmethod
     def build_model(self, facts: DataFacts) -> nn.Module:
-        """The network."""
+        """Build the model."""
 
     @abstractmethod
     def build_loss(self, facts: DataFacts) -> nn.Module:
-        """What is minimised: ``forward(logits, targets) -> scalar``."""
+        """Build the loss, a module with ``forward(logits, targets) -> scalar``."""
 
     def build_regularizers(self, facts: DataFacts) -> RegularizerSum:
-        """The penalties added to the loss."""
+        """Build the penalties that are added to the loss."""
         return build_regularizers(self.regularizer_specs, "model.regularizers", **self.part_facts(facts))
 
     def part_facts(self, facts: DataFacts) -> dict[str, Any]:
-        """What the constructor of a loss or a regularizer may name: what the data says, and what the network does.
+        """Return the facts of the data and of the built model for the constructors of losses and regularizers.
 
-        That is ``feature_dim`` and, of a cosine head with a fixed scale, ``logit_scale``. The network is built by then;
-        one of a researcher's own that has neither gives neither.
+        The facts of the model are ``feature_dim`` and, for a cosine head with a fixed scale, ``logit_scale``. They
+        are absent if a custom model does not have them.
         """
         dim = getattr(self.model, "feature_dim", None)
         scale = getattr(getattr(self.model, "head", None), "logit_scale", None)
@@ -109,29 +112,37 @@ class BuiltTask(pl.LightningModule, ABC):
     # ---------------------------------------------------------------- from the data to the model
 
     def setup(self, stage: str) -> None:
-        """Take the facts of the data module; refuse data of other classes than this task was built for."""
+        """Store the facts of the data module.
+
+        Raises:
+            UserError: If the model was trained on other classes or channels than the data has.
+        """
         facts = self._facts_of_data()
         if facts is None:
             return
         if self.facts is not None:
-            refuse_other_classes(self.facts, facts, "this model")
+            check_same_classes(self.facts, facts, "this model")
         if self.facts is None or stage == "fit":
-            self._adopt(facts)
+            self._set_facts(facts)
 
     @in_own_scope
     def configure_model(self) -> None:
-        """Build the network, the loss, the regularizers and the metrics, once; seeded by position."""
+        """Build the model, the loss, the regularizers and the metrics once, with random numbers seeded by position.
+
+        Raises:
+            UserError: If the task has no facts, or if a part does not support the strategy.
+        """
         if hasattr(self, "model"):
             return
         if self.facts is None and (facts := self._facts_of_data()) is not None:
-            self._adopt(facts)  # a callback may ask for the model before `setup`, as Lightning's WeightAveraging does
+            self._set_facts(facts)  # a callback may require the model before `setup`: WeightAveraging of Lightning
         if self.facts is None:
             raise UserError(
                 "task: expected facts of the data before the model is built, got none. Fit the task with an "
                 "imgrec.ImageDataModule or a DataLoader, or pass facts=datamodule.facts.to_dict()."
             )
         seed_defaults(run_seed(), "initialization")
-        self.model = self._laid_out(self._pruned(self.build_model(self.facts), self._expected))
+        self.model = self._compiled(self._operated(self.build_model(self.facts), self._expected))
         if self._device_mesh is not None:
             strategy: Any = self.trainer.strategy
             if strategy._layer_sync is not None:
@@ -143,48 +154,48 @@ class BuiltTask(pl.LightningModule, ABC):
         self.metrics = EpochMetrics(self.build_metrics(self.facts))
         if self._device_mesh is not None and self.no_weight_decay():
             raise UserError(
-                "trainer.strategy: fsdp2 shares out the network alone, and what a loss or a regularizer learns itself "
-                f"({min(self.no_weight_decay())}) would differ between processes: take strategy: ddp."
+                "trainer.strategy: fsdp2 shards the model only. Parameters of a loss or a regularizer "
+                f"({min(self.no_weight_decay())}) would differ between processes. Use strategy: ddp."
             )
 
     def no_weight_decay(self) -> set[str]:
-        """The parameters that the loss and the regularizers own (centres, say): they train with the network's.
+        """Return the names of the parameters of the loss and of the regularizers, for example class centers.
 
-        They have no weight decay, are in the checkpoint, and are not exported.
+        They are trained with the model, have no weight decay, are in the checkpoint, and are not exported.
         """
         return {name for name, _ in self.named_parameters() if name.startswith(_PARTS)}
 
-    def expect(self, checkpoint: Mapping[str, Any]) -> None:
-        """Have the network built, without weights to start from, as the checkpoint has it that is loaded afterwards.
+    def prepare_for_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Set the architecture of a checkpoint, so that the model is built with its shapes and without weights.
 
-        Callbacks that copy the network before the checkpoint is loaded copy one of the right shapes then.
+        Call it before the model is built. Callbacks may copy the model before the checkpoint is loaded.
         """
         self.load_weights = False
-        self._expected = surgery_in(checkpoint)
+        self._expected = read_surgery(checkpoint)
 
-    def _laid_out(self, model: nn.Module) -> nn.Module:
+    def _compiled(self, model: nn.Module) -> nn.Module:
         if self.channels_last is True:
             set_channels_last(model)
         compile_network(model, self.compiling)
         return model
 
-    def _operate(self, steps: list[dict[str, Any]]) -> None:
-        """Make the network, which is built, the one that a checkpoint's record of surgery describes."""
+    def _apply_surgery(self, steps: list[dict[str, Any]]) -> None:
+        """Change the built model to the architecture that the surgery steps of a checkpoint describe."""
         assert self.facts is not None
         if surgery_of(self.model) == steps:
             return
         if self._device_mesh is not None:
-            raise UserError("trainer.strategy: a network that was pruned cannot be shared out over devices yet.")
+            raise UserError("trainer.strategy: fsdp2 does not support a pruned model. Use strategy: ddp.")
         model, loads = self.model, self.load_weights
-        if surgery_of(model):  # there is no way back from surgery: the network as its specs build it
+        if surgery_of(model):  # surgery cannot be reverted, so that the model is built again
             self.load_weights = False
             with torch.random.fork_rng(devices=[]):
                 model = self.build_model(self.facts)
             self.load_weights = loads
         device = next(self.model.parameters()).device
-        self.model = self._laid_out(self._pruned(model, steps).to(device))
+        self.model = self._compiled(self._operated(model, steps).to(device))
 
-    def _pruned(self, model: nn.Module, steps: list[dict[str, Any]]) -> nn.Module:
+    def _operated(self, model: nn.Module, steps: list[dict[str, Any]]) -> nn.Module:
         return rebuild(model, steps, "the checkpoint's record of surgery") if steps else model
 
     def _facts_of_data(self) -> DataFacts | None:
@@ -193,7 +204,7 @@ class BuiltTask(pl.LightningModule, ABC):
             return facts
         return facts_of_loader(self._trainer, self.class_names) if self._trainer and self.facts is None else None
 
-    def _adopt(self, facts: DataFacts) -> None:
+    def _set_facts(self, facts: DataFacts) -> None:
         self.facts = facts
         self.hparams["facts"] = facts.to_dict()
 
@@ -201,14 +212,14 @@ class BuiltTask(pl.LightningModule, ABC):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *given: Any, trust: Trust = None, **named: Any) -> Self:
-        """Return the task of a checkpoint, as Lightning does; its hyper-parameters name registered entries only.
+        """Load the task of a checkpoint whose hyper-parameters contain names of registered entries only.
 
         Args:
-            checkpoint_path: a ``.ckpt`` file.
-            trust: names of classes and modules that may be imported in addition; ``True`` allows every name.
-            *given: the positional arguments of Lightning's method.
-            **named: its other arguments, and arguments of the task that replace those of the
-                checkpoint.
+            checkpoint_path: Path of a ``.ckpt`` file.
+            trust: Names of further classes and modules that may be imported. ``True`` allows every name. Defaults to
+                None.
+            *given: Positional arguments of the method of Lightning.
+            **named: Keyword arguments of that method, and arguments of the task that replace those of the checkpoint.
 
         Raises:
             UserError: If the file cannot be read, or names a class that is neither registered nor trusted.
@@ -221,7 +232,7 @@ class BuiltTask(pl.LightningModule, ABC):
         return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say which class this is, and that its weights are here already."""
+        """Add the class of the task, the fingerprint of the data and the surgery of the model."""
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["load_weights"] = False
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         checkpoint["imgrec"] = {
@@ -232,22 +243,29 @@ class BuiltTask(pl.LightningModule, ABC):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other classes or of another architecture; become as pruned as it is."""
+        """Apply the surgery of a checkpoint to the model.
+
+        Raises:
+            UserError: If the checkpoint is of other classes or of another architecture.
+        """
         theirs = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("facts")
         if theirs and self.facts:
-            refuse_other_classes(DataFacts.from_dict(theirs), self.facts, "the checkpoint")
-        self._operate(surgery_in(checkpoint))
+            check_same_classes(DataFacts.from_dict(theirs), self.facts, "the checkpoint")
+        self._apply_surgery(read_surgery(checkpoint))
         if checkpoint.get("state_dict") and not self._fitting:
-            self._take_parts(checkpoint["state_dict"])
-        if checkpoint.get("state_dict"):  # a strategy that shards has loaded it itself, and leaves it out
-            refuse_other_architecture(checkpoint["state_dict"], self.state_dict())
+            self._match_parts(checkpoint["state_dict"])
+        if checkpoint.get("state_dict"):  # a sharding strategy loads the weights itself and omits them here
+            check_state_dict(checkpoint["state_dict"], self.state_dict())
 
     @property
     def _fitting(self) -> bool:
         return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
 
-    def _take_parts(self, state: dict[str, Tensor]) -> None:
-        """Where nothing is trained, what another loss or other regularizers had learnt may be missing or too much."""
+    def _match_parts(self, state: dict[str, Tensor]) -> None:
+        """Accept a state dict of another loss or other regularizers for evaluation.
+
+        Their additional tensors are removed, and missing ones are filled from this task.
+        """
         own = {name: value for name, value in self.state_dict().items() if name.startswith(_PARTS)}
         for name in [name for name in state if name.startswith(_PARTS) and name not in own]:
             del state[name]
@@ -255,8 +273,8 @@ class BuiltTask(pl.LightningModule, ABC):
             state.setdefault(name, value)
 
 
-def surgery_in(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The record of surgery in a checkpoint; empty where it holds none."""
+def read_surgery(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the surgery steps that a checkpoint contains, an empty list for a model without surgery."""
     steps: list[dict[str, Any]] = checkpoint.get("imgrec", {}).get("surgery", [])
     return steps
 

@@ -1,4 +1,4 @@
-"""ClassificationTask: one label an image."""
+"""ClassificationTask: classification with one label per image."""
 
 from __future__ import annotations
 
@@ -15,46 +15,47 @@ from imgrec.models.pretrained.partial import Taken
 from imgrec.registry import Spec, Specs
 from imgrec.tasks.base import BaseTask
 from imgrec.tasks.epoch_metrics import classification_metrics
-from imgrec.tasks.initial_weights import check_start, start_from
-from imgrec.tasks.loss_checks import check_head_of_loss, refuse_mixed_targets, refuse_mixing, refuse_other_scale
-from imgrec.tasks.partial_start import Start
+from imgrec.tasks.initial_weights import InitialWeights
+from imgrec.tasks.loss_checks import check_cosine_scale, check_head_of_loss, check_mixed_targets, check_mixing
 from imgrec.tasks.plain_batches import facts_of_images
 from imgrec.types import PART_FACTS, Batch, DataFacts, StepOutput
 
 
 class ClassificationTask(BaseTask):
-    """Normalise, backbone, neck, pooling, head; a loss on the logits; the metrics of a classification.
+    """Task for image classification: normalization, backbone, neck, pooling, head, and a loss on the logits.
 
     Args:
-        backbone: a spec: any timm name (``resnet18``), any ``torchvision/<name>``, with ``pretrained``, ``weights`` and
-            the network's own arguments.
-        edits: specs of :data:`imgrec.models.EDITS`: layers that are put into the backbone, or in the place of others.
-        neck: a spec of :data:`imgrec.models.NECKS`: maps of several stages of the backbone are fused, and classified
-            together.
-        pooling: a spec of :data:`imgrec.models.POOLINGS`, in the place of the backbone's own; after a neck, the mean
-            of each map if not given.
-        head: a spec of :data:`imgrec.models.HEADS`.
-        init: specs of :data:`imgrec.models.INITIALIZERS`, for the weights that training starts from; beside weights
-            that are loaded, with a ``scope`` each.
-        loss: a spec of :data:`imgrec.losses.LOSSES`, or a list of them: their weighted sum.
-        regularizers: see :class:`BaseTask`.
-        optimizer: see :class:`BaseTask`.
-        schedule: see :class:`BaseTask`.
-        normalize: ``auto`` takes the backbone's own mean and standard deviation; ``imagenet``, ``half`` (0.5 and 0.5),
-            or ``{mean: [...], std: [...]}`` in [0, 1], one value a channel.
-        auxiliary_weight: the weight of the loss on the logits of auxiliary classifiers (Inception, GoogLeNet).
-        init_from: a run folder, a checkpoint or a model folder of the same backbone, neck, pooling, head and classes:
-            training starts from that whole classifier, pruned as it is. Or ``{path: ..., partial: true}``: of other
-            classes, another size or other layers, or of anybody's safetensors file or checkpoint; what fits is taken
-            over, beside the backbone's own ``pretrained`` or ``weights``, and ``init_from.json`` in the run folder says
-            what. Then ``scope`` narrows what is taken over, and ``rename: {"encoder.": "backbone.network."}`` puts
-            other words at the beginning of names. A checkpoint that is loaded later needs nothing of it.
-        facts: see :class:`BaseTask`.
-        load_weights: see :class:`BaseTask`.
-        channels_last: see :class:`BaseTask`.
-        compile: see :class:`BaseTask`.
-        num_classes: see :class:`BaseTask`.
-        class_names: see :class:`BaseTask`.
+        backbone: Spec of a backbone: any timm name (``resnet18``) or ``torchvision/<name>``, with ``pretrained``,
+            ``weights`` and the arguments of the model. Defaults to ``resnet18``.
+        head: Spec of :data:`imgrec.models.HEADS`. Defaults to ``linear``.
+        loss: Spec of :data:`imgrec.losses.LOSSES`, or a list of specs for their weighted sum. Defaults to
+            ``cross_entropy``.
+        regularizers: See :class:`BaseTask`.
+        optimizer: See :class:`BaseTask`.
+        schedule: See :class:`BaseTask`.
+        normalize: ``auto`` for the mean and standard deviation of the backbone, ``imagenet``, ``half`` (0.5 and 0.5),
+            or ``{mean: [...], std: [...]}`` in [0, 1], with one value per channel. Defaults to ``auto``.
+        neck: Spec of :data:`imgrec.models.NECKS`, which fuses the maps of several stages of the backbone. Defaults to
+            no neck.
+        pooling: Spec of :data:`imgrec.models.POOLINGS`. Defaults to the pooling of the backbone, and with a neck to
+            the mean of each map.
+        edits: Specs of :data:`imgrec.models.EDITS`, which insert or replace layers of the backbone. Defaults to none.
+        init: Specs of :data:`imgrec.models.INITIALIZERS` for the initial weights. With loaded weights, each requires a
+            ``scope``. Defaults to the initialization of the layers.
+        auxiliary_weight: Weight of the loss on the logits of auxiliary classifiers (Inception, GoogLeNet).
+            Defaults to 0.4.
+        init_from: Run folder, checkpoint or model folder of the same architecture and classes, from whose weights and
+            pruned shapes training starts. ``{path: ..., partial: true}`` loads the matching tensors of a source with
+            other classes, layers or image size, or of any safetensors file or checkpoint. ``scope`` restricts the
+            loaded tensors, and ``rename: {"encoder.": "backbone.network."}`` replaces prefixes of names.
+            ``init_from.json`` in the run folder lists the loaded tensors. Checkpoints do not depend on the source.
+            Defaults to none.
+        facts: See :class:`BaseTask`.
+        load_weights: See :class:`BaseTask`.
+        channels_last: See :class:`BaseTask`.
+        compile: See :class:`BaseTask`.
+        num_classes: See :class:`BaseTask`.
+        class_names: See :class:`BaseTask`.
 
     Example of a research idea in a separate file::
 
@@ -102,18 +103,17 @@ class ClassificationTask(BaseTask):
         self.loss_spec = loss
         self.auxiliary_weight = auxiliary_weight
         self.init_from = init_from
-        self.start = None if init_from is None else Start.of(init_from)
-        self.taken: Taken | None = None
-        self.specs.check("model", load_weights=load_weights and (self.start is None or self.start.partial))
-        if init is not None and self.start is not None and not self.start.partial:
+        self.initial_weights = None if init_from is None else InitialWeights.parse(init_from)
+        self.loaded_weights: Taken | None = None
+        loads_all = self.initial_weights is not None and not self.initial_weights.partial
+        self.specs.check("model", load_weights=load_weights and not loads_all)
+        if init is not None and loads_all:
             raise UserError(
-                "model.init: all values come from model.init_from; `{path: ..., partial: true}` leaves some to draw."
+                "model.init: expected no initializer, because model.init_from loads all values. "
+                "Use model.init_from: {path: ..., partial: true} to initialize the others."
             )
-        if self.start is not None and load_weights:
-            if self.start.partial:
-                self.start.check()
-            else:
-                check_start(self.start.path, self.specs)
+        if self.initial_weights is not None and load_weights:
+            self.initial_weights.check(self.specs)
         check_losses(loss, "model.loss", PART_FACTS)
         check_head_of_loss(loss, self.specs.head, self.specs.backbone)
 
@@ -121,42 +121,50 @@ class ClassificationTask(BaseTask):
         facts = super()._facts_of_data()
         if facts is not None and facts.multi_label:
             raise UserError(
-                f"{type(self).__name__} takes images of one class each, and this data may give an image several of its "
-                f"{facts.num_classes} labels, or none (multi-label): name one column with one label a row."
+                f"data: expected one class per image, because {type(self).__name__} is not multi-label, got "
+                f"{facts.num_classes} labels of which an image may have any number (multi-label). "
+                "Select one column with one label per row."
             )
         return facts
 
     def build_model(self, facts: DataFacts) -> Classifier:
-        """Everything from normalization to the head, made for this data."""
-        start = self.start if self.load_weights else None
-        model = self.specs.build(facts, load_weights=self.load_weights and (start is None or start.partial))
-        if start is not None and start.partial:
-            self.taken = start.take(model, facts, self.specs.normalize)
-        elif start is not None:
-            model = start_from(model, start.path, facts)
+        """Build the classifier for this data, with its initial weights."""
+        initial = self.initial_weights if self.load_weights else None
+        model = self.specs.build(facts, load_weights=self.load_weights and (initial is None or initial.partial))
+        if initial is not None and initial.partial:
+            self.loaded_weights = initial.load_matching(model, facts, self.specs.normalize)
+        elif initial is not None:
+            model = initial.load_classifier(model, facts)
         clear_blind_gradients(model, facts.channels, facts.image_size)
         return model
 
     def build_loss(self, facts: DataFacts) -> nn.Module:
-        """The loss that the spec names."""
+        """Build the loss of the spec."""
         loss = build_loss(self.loss_spec, "model.loss", **self.part_facts(facts))
-        refuse_other_scale(loss, self.model)
+        check_cosine_scale(loss, self.model)
         return loss
 
     def check_data_module(self, data: Any) -> None:
-        """Refuse a loss that cannot take the targets of a data module, before any data is read.
+        """Check before any data is read that the loss accepts the targets of a data module.
 
         Args:
-            data: The data module; one without ``mixing`` is not looked at.
+            data: Data module. One without the attribute ``mixing`` is not checked.
+
+        Raises:
+            UserError: If the data module mixes images and the loss does not accept class probabilities.
         """
-        refuse_mixing(self.loss_spec, getattr(data, "mixing", None))
+        check_mixing(self.loss_spec, getattr(data, "mixing", None))
 
     def on_fit_start(self) -> None:
-        """Refuse a loss that cannot take what the data makes of its targets."""
+        """Check that the loss accepts the targets of the data module.
+
+        Raises:
+            UserError: If the data module mixes images and the loss does not accept class probabilities.
+        """
         super().on_fit_start()
         training = getattr(getattr(self.trainer, "datamodule", None), "training", None)
         if self.facts is not None:
-            refuse_mixed_targets(self.loss, getattr(training, "mix", None), self.facts.num_classes, self.device)
+            check_mixed_targets(self.loss, getattr(training, "mix", None), self.facts.num_classes, self.device)
 
     def build_metrics(self, facts: DataFacts) -> Any:
         """Return :func:`imgrec.tasks.epoch_metrics.classification_metrics`: every metric of METRICS.
@@ -169,7 +177,7 @@ class ClassificationTask(BaseTask):
         return classification_metrics
 
     def model_step(self, batch: Batch) -> StepOutput:
-        """One pass through the network."""
+        """Compute logits and features of a batch."""
         logits, features, auxiliary = self.model.forward_all(batch.images)
         return StepOutput(
             images=batch.images,
@@ -182,11 +190,11 @@ class ClassificationTask(BaseTask):
         )
 
     def compute_loss(self, output: StepOutput) -> Tensor:
-        """The loss on the logits, and on those of auxiliary classifiers with their weight.
+        """Compute the loss on the logits plus the weighted loss on the logits of auxiliary classifiers.
 
-        Under a head with several dropout masks, it is the mean of the losses under each.
+        With a head of several dropout masks, the loss is averaged over the masks.
         """
-        head = getattr(self.model, "head", None)  # a network of one's own may have none
+        head = getattr(self.model, "head", None)  # a custom model may have no head
         if isinstance(head, MultiSampleDropoutHead) and self.training:
             each = [replace(output, logits=logits) for logits in head.sampled(output.features)]
             loss = torch.stack([super(ClassificationTask, self).compute_loss(one) for one in each]).mean()
@@ -212,7 +220,7 @@ class ClassificationTask(BaseTask):
         """
         if not hasattr(self, "model"):
             if self.facts is None and self.class_names is not None:
-                self._adopt(facts_of_images(images, self.class_names))
+                self._set_facts(facts_of_images(images, self.class_names))
             self.configure_model()
         logits: Tensor = self.model(images)
         return logits

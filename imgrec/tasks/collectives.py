@@ -1,4 +1,4 @@
-"""What the processes of a run tell one another: little, and in an order that is always the same."""
+"""Collective operations of the processes of a run, with a result that does not depend on timing."""
 
 from __future__ import annotations
 
@@ -15,39 +15,41 @@ T = TypeVar("T")
 
 
 def process_count() -> int:
-    """The number of processes that train together: 1 where there is no group."""
+    """Return the number of processes that train together, 1 without a process group."""
     return process_rank()[1]
 
 
-def gather_objects(own: T, everywhere: bool = False) -> list[T]:
-    """What every process gives, in the order of their ranks; an empty list on all but the first.
+def gather_objects(item: T, everywhere: bool = False) -> list[T]:
+    """Gather one object from every process, in the order of the ranks.
 
     Args:
-        own: something small that can be pickled; the processes are those of one run, started together.
-        everywhere: every process gets the list.
+        item: Small object of this process that can be pickled. All processes are of the same run.
+        everywhere: True to return the list on every process. Defaults to False: the list is empty on all processes
+            except the first.
     """
     rank, count = process_rank()
     if count == 1:
-        return [own]
+        return [item]
     found: list[Any] = [None] * count
     if everywhere:
-        distributed.all_gather_object(found, own)
+        distributed.all_gather_object(found, item)
     else:
-        distributed.gather_object(own, found if rank == 0 else None)
+        distributed.gather_object(item, found if rank == 0 else None)
     return found if everywhere or rank == 0 else []
 
 
 def gather_rounds(parts: list[Tensor], places: Sequence[Tensor]) -> Tensor | None:
-    """The rows of every process, each in its place: one tensor on the CPU, on the first process.
+    """Gather rows from every process into one tensor on the CPU of the first process.
 
-    One part of each process is gathered at a time and put where it belongs, so that nothing lies in memory twice but
-    what a process brings itself; ``parts`` is emptied on the way, last part first, so that memory is given back.
-
-    Shapes: parts ``(rows, ...)``, alike but for the rows; ``places`` int64 ``(rows of a process,)``, one for each.
+    One part of each process is gathered at a time and written to its rows. ``parts`` is emptied in the meantime, the
+    last part first. The peak memory is therefore the result and one part per process.
 
     Args:
-        parts: those of this process; there may be none.
-        places: on the first process, for each process the rows of the result that its rows become.
+        parts: Tensors ``(rows, ...)`` of this process, which differ in the number of rows only. The list may be empty.
+        places: Rows of the result for the rows of each process, int64 ``(rows,)``. Used on the first process.
+
+    Returns:
+        Tensor with the rows of all processes on the first process, otherwise ``None``.
     """
     rank, count = process_rank()
     own = [len(part) for part in parts]
@@ -77,41 +79,41 @@ def gather_rounds(parts: list[Tensor], places: Sequence[Tensor]) -> Tensor | Non
     return result
 
 
-def on_first(compute: Callable[[], T]) -> T:
-    """What ``compute`` gives on the first process, on every process; an error there is an error everywhere.
+def run_on_rank_zero(compute: Callable[[], T]) -> T:
+    """Run ``compute`` on the first process and return its result on every process.
 
     Raises:
-        UserError: the first process raised one.
-        RuntimeError: on the others, the first process raised something else.
+        UserError: If the first process raised it.
+        RuntimeError: If the first process raised another error, on the other processes.
     """
     rank, count = process_rank()
     if count == 1:
         return compute()
-    told: list[Any] = [None, None, False]
+    message: list[Any] = [None, None, False]
     failure: Exception | None = None
     if rank == 0:
         try:
-            told[0] = compute()
-        except Exception as error:  # or the others would wait for it until a timeout
+            message[0] = compute()
+        except Exception as error:  # otherwise the other processes would wait until the timeout
             failure = error
-            told = [None, f"{type(error).__name__}: {error}", isinstance(error, UserError)]
-    distributed.broadcast_object_list(told)
+            message = [None, f"{type(error).__name__}: {error}", isinstance(error, UserError)]
+    distributed.broadcast_object_list(message)
     if failure is not None:
         raise failure
-    if told[1] is not None:
-        raise UserError(told[1].partition(": ")[2]) if told[2] else RuntimeError(f"the first process: {told[1]}")
-    result: T = told[0]
+    if message[1] is not None:
+        raise UserError(message[1].partition(": ")[2]) if message[2] else RuntimeError(f"first process: {message[1]}")
+    result: T = message[0]
     return result
 
 
-def first_buffers(model: nn.Module) -> None:
-    """Give every process the buffers of the first: the running statistics of batch normalization are each one's own."""
+def broadcast_buffers(model: nn.Module) -> None:
+    """Copy the buffers of the first process to all others, because running statistics differ between processes."""
     if process_count() > 1:
         for buffer in model.buffers():
             distributed.broadcast(buffer, 0)
 
 
 def _device() -> torch.device:
-    """Where the group's collectives take their tensors."""
+    """Return the device on which the collectives of the process group expect their tensors."""
     gloo = distributed.get_backend() == distributed.Backend.GLOO
     return torch.device("cpu") if gloo else torch.device("cuda", torch.cuda.current_device())

@@ -1,4 +1,4 @@
-"""DistillationTask: a network that learns from another one, beside its labels."""
+"""DistillationTask: training with the labels and the outputs of a teacher model."""
 
 from __future__ import annotations
 
@@ -19,28 +19,35 @@ from imgrec.registry import Spec, Specs
 from imgrec.tasks.classification import ClassificationTask
 from imgrec.tasks.teacher import Teacher, check_teacher, read_teacher
 from imgrec.types import Batch, DataFacts, StepOutput
+from imgrec.utils.ranges import NonNegativeFloat
 from imgrec.utils.seeding import run_seed, seed_defaults
 
 logger = logging.getLogger(__name__)
 
 _WHERE = "model.distillation"
-_OWN = "distillation."
+_PREFIX = "distillation."
 
 
 class DistillationTask(ClassificationTask):
-    """A classification that is learnt from a teacher, too: from what it says, or from what it sees.
+    """Task for knowledge distillation from the logits, features or attention maps of a teacher.
 
-    What is minimised is ``label_weight`` times the loss on the labels, and the weighted sum of the distillations. The
-    teacher is given exactly the student's batch, augmented and mixed as it is, and is in no checkpoint and no model
-    folder: only training needs it.
+    The objective is ``label_weight`` times the loss on the labels plus the weighted sum of the distillation losses. The
+    teacher receives the same augmented and mixed batch as the student. It is required for training only and is stored
+    neither in checkpoints nor in the model folder.
 
     Args:
-        teacher: a run folder, a checkpoint or a model folder of the same classes, of any architecture and image size;
-            or the spec of a backbone with ``pretrained`` or ``weights``, whose features can be learnt.
-        distillation: specs of :data:`imgrec.losses.DISTILLATIONS`, each with a ``weight``, 1 if not given.
-        label_weight: the factor of the loss on the labels; 0 learns from the teacher alone.
-        teacher_bf16: the teacher computes in bfloat16 (autocast), whatever the student's precision.
-        **kwargs: those of :class:`ClassificationTask`, which are the student's.
+        teacher: Run folder, checkpoint or model folder of a model with the same classes. Its architecture and image
+            size may differ. For distillation of features, also the spec of a backbone with ``pretrained`` or
+            ``weights``.
+        distillation: Specs of :data:`imgrec.losses.DISTILLATIONS`, each with an optional ``weight``, 1 by default.
+            Defaults to ``logits``.
+        label_weight: Weight of the loss on the labels, >= 0. 0 disables it. Defaults to 0.1.
+        teacher_bf16: True to run the teacher in bfloat16 (autocast), independent of the precision of the student.
+            Defaults to False.
+        **kwargs: Arguments of :class:`ClassificationTask`, for the student.
+
+    Raises:
+        UserError: If an argument is invalid, or if the teacher does not exist.
 
     Example::
 
@@ -51,9 +58,9 @@ class DistillationTask(ClassificationTask):
             distillation: {name: logits, temperature: 4, weight: 0.9}
             backbone: resnet18
 
-    Source: Hinton, Vinyals and Dean, 2015, "Distilling the knowledge in a neural network", arXiv 1503.02531; the same
-    batch for both: Beyer et al., 2022, "Knowledge distillation: a good teacher is patient and consistent",
-    arXiv 2106.05237.
+    Sources: Hinton, Vinyals and Dean, 2015, "Distilling the knowledge in a neural network", arXiv 1503.02531. Beyer et
+    al., 2022, "Knowledge distillation: a good teacher is patient and consistent", arXiv 2106.05237 (the same batch for
+    both).
     """
 
     distillation: DistillationSum
@@ -62,7 +69,7 @@ class DistillationTask(ClassificationTask):
         self,
         teacher: Spec,
         distillation: Specs = "logits",
-        label_weight: float = 0.1,
+        label_weight: NonNegativeFloat = 0.1,
         teacher_bf16: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -70,10 +77,7 @@ class DistillationTask(ClassificationTask):
         self.teacher_spec = teacher
         self.distillation_specs = distillation
         self.teacher_bf16 = teacher_bf16
-        try:
-            self.label_weight = in_range("label_weight", label_weight)
-        except UserError as error:
-            raise UserError(f"model.label_weight: {error}") from error
+        self.label_weight = in_range("model.label_weight", label_weight)
         check_distillations(distillation, _WHERE)
         self._teacher: Teacher | None = None
         self._layers: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
@@ -82,20 +86,23 @@ class DistillationTask(ClassificationTask):
         kinds = [kind for _, kind in build_distillations(distillation, _WHERE).each]
         self.reads_layers = any(kind.layers for kind in kinds)
         if self.compiling is not False and self.reads_layers:
-            raise UserError("model.compile: what layers give cannot be learnt from a compiled network; leave one away.")
+            raise UserError(
+                "model.compile: expected false, because model.distillation reads outputs of layers, which a compiled "
+                "model does not provide."
+            )
         if self.load_weights:
             check_teacher(teacher, any(kind.needs_logits for kind in kinds))
 
     # ---------------------------------------------------------------- the teacher
 
     def setup(self, stage: str) -> None:
-        """Read the teacher before anything is trained."""
+        """Load the teacher before training."""
         super().setup(stage)
         if stage == TrainerFn.FITTING and self.facts is not None:
-            rank_zero_only(logger.info)(f"model.teacher: {self._meet(self.facts)}")
+            rank_zero_only(logger.info)(f"model.teacher: {self._load_teacher(self.facts)}")
 
     def configure_model(self) -> None:
-        """Build the student, and what has to fit both networks; a checkpoint that is evaluated needs no teacher."""
+        """Build the student and the adapters of the distillation losses. Evaluation requires no teacher."""
         if hasattr(self, "model"):
             return
         super().configure_model()
@@ -103,25 +110,25 @@ class DistillationTask(ClassificationTask):
         self.distillation = build_distillations(self.distillation_specs, _WHERE, **self.facts.for_registry())
         fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         if fitting or self.load_weights:
-            self._begin()
+            self._attach_teacher()
 
-    def _meet(self, facts: DataFacts) -> Teacher:
+    def _load_teacher(self, facts: DataFacts) -> Teacher:
         if self._teacher is None:
             kinds = build_distillations(self.distillation_specs, _WHERE, **facts.for_registry()).each
             self._teacher = read_teacher(self.teacher_spec, facts, any(kind.needs_logits for _, kind in kinds))
         return self._teacher
 
-    def _begin(self) -> Teacher:
-        """The teacher where the student is; at the first time the layers are found, and what fits them is made."""
+    def _attach_teacher(self) -> Teacher:
+        """Return the teacher on the device of the student. The first call finds layers and builds adapters."""
         assert self.facts is not None
-        begun = self._teacher is not None and bool(self._counts)
-        teacher = self._meet(self.facts)
-        teacher.go_to(self.model, self.channels_last is True)
-        if not begun:
+        is_attached = self._teacher is not None and bool(self._counts)
+        teacher = self._load_teacher(self.facts)
+        teacher.move_to(self.model, self.channels_last is True)
+        if not is_attached:
             self._find_layers(teacher)
             if any(kind.layers or type(kind).fit_to is not Distillation.fit_to for _, kind in self.distillation.each):
                 seed_defaults(run_seed(), "distillation")
-                self._fit(teacher, self.facts)
+                self._build_adapters(teacher, self.facts)
         return teacher
 
     def _find_layers(self, teacher: Teacher) -> None:
@@ -135,20 +142,21 @@ class DistillationTask(ClassificationTask):
                 other = find_layers(teacher.classifier, teacher_pattern, f"{_WHERE}: {name}: the teacher")
                 if len(mine) != len(other):
                     raise UserError(
-                        f'{_WHERE}: {name}: "{student_pattern}" means {len(mine)} layers of the student '
-                        f'({", ".join(mine[:6])}), "{teacher_pattern}" {len(other)} of the teacher '
-                        f"({', '.join(other[:6])}): they are paired in order, so there must be as many"
+                        f"{_WHERE}: {name}: expected as many layers of the student as of the teacher, because they "
+                        f'are paired in order. "{student_pattern}" matches {len(mine)} layers of the student '
+                        f'({", ".join(mine[:6])}), "{teacher_pattern}" matches {len(other)} layers of the teacher '
+                        f"({', '.join(other[:6])})."
                     )
                 ours += mine
                 theirs += other
             counts.append(len(ours) - before)
         self._layers, self._counts = (tuple(ours), tuple(theirs)), tuple(counts)
 
-    def _fit(self, teacher: Teacher, facts: DataFacts) -> None:
-        """Show both networks one black image, and make what has to fit what their layers give."""
+    def _build_adapters(self, teacher: Teacher, facts: DataFacts) -> None:
+        """Build the adapters between student and teacher for the output shapes of one black image."""
         device = next(self.model.parameters()).device
         image = torch.zeros(1, facts.channels, facts.image_size, facts.image_size, dtype=torch.uint8, device=device)
-        # without autocast, which would keep the student's weights as it casts them here, without their gradient
+        # autocast is off, because it would cache the cast weights of the student without their gradient
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             with evaluating(self.model), LayerOutputs(self.model, self._layers[0]) as layers:
                 logits, features, _ = self.model.forward_all(image)
@@ -161,25 +169,25 @@ class DistillationTask(ClassificationTask):
         self.distillation.to(device)
         if self._device_mesh is not None and any(True for _ in self.distillation.parameters()):
             raise UserError(
-                "trainer.strategy: fsdp2 shares out the student alone, and what the distillation learns itself would "
-                "differ between processes: take strategy: ddp, or learn logits or attention."
+                "trainer.strategy: fsdp2 shards the student only. Adapters of the distillation would differ between "
+                "processes. Use strategy: ddp, or distill logits or attention."
             )
 
-    # ---------------------------------------------------------------- a step
+    # ---------------------------------------------------------------- steps
 
     def model_step(self, batch: Batch) -> StepOutput:
-        """One pass through the student; in training, what its named layers give is kept for the loss."""
+        """Compute logits and features of the student, and store the layer outputs that the loss reads in training."""
         if not self.training:
             return super().model_step(batch)
-        self._begin()
+        self._attach_teacher()
         with LayerOutputs(self.model, self._layers[0]) as layers:
             output = super().model_step(batch)
         self._maps = layers.take()
         return output
 
     def compute_loss(self, output: StepOutput) -> Tensor:
-        """The loss on the labels with its weight, and what is to be learnt from the teacher."""
-        taught = self._begin()(output.images, self._layers[1], self.teacher_bf16)
+        """Compute the weighted loss on the labels plus the distillation losses."""
+        taught = self._attach_teacher()(output.images, self._layers[1], self.teacher_bf16)
         student = Signals(output.logits, output.features, self._maps)
         self._maps = ()
         total: Tensor
@@ -188,7 +196,7 @@ class DistillationTask(ClassificationTask):
             labels = self.label_weight * super().compute_loss(output)
             parts["labels"] = labels.detach()
             total = total + labels
-        self._running.enter(self.current_epoch)
+        self._running.start_epoch(self.current_epoch)
         for name, value in parts.items():
             self._running.add(f"train/distill/{name}", value, len(output.logits))
         return total
@@ -196,20 +204,25 @@ class DistillationTask(ClassificationTask):
     # ---------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say which weights it is learnt from."""
+        """Add the fingerprint of the weights of the teacher."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["imgrec"]["teacher"] = self._teacher.fingerprint if self._teacher is not None else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with a teacher that has changed; without one, leave what only training needs."""
+        """Load a checkpoint. Without a teacher, the adapters of the distillation are ignored.
+
+        Raises:
+            UserError: If the weights of the teacher changed since the training started.
+        """
         theirs, state = checkpoint.get("imgrec", {}).get("teacher"), checkpoint.get("state_dict")
         same_name = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("teacher") == self.teacher_spec
         if self._teacher is not None and theirs and same_name and theirs != self._teacher.fingerprint:
             raise UserError(
-                f"model.teacher: the weights of {self._teacher.title} are not those that training began with"
+                f"model.teacher: expected the weights with which the training started, got other weights in "
+                f"{self._teacher.title}."
             )
         if self._teacher is None and state:
             own = self.state_dict()
-            for key in [key for key in state if key.startswith(_OWN) and key not in own]:
+            for key in [key for key in state if key.startswith(_PREFIX) and key not in own]:
                 del state[key]
         super().on_load_checkpoint(checkpoint)

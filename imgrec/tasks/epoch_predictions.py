@@ -1,4 +1,4 @@
-"""What an epoch keeps: the logits of every evaluated image, each image once, and the means of training."""
+"""Predictions of an evaluated epoch and running means of a training epoch, over all processes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from imgrec.tasks.collectives import gather_objects, gather_rounds, process_coun
 
 
 @dataclass(frozen=True)
-class EpochPredictions:
-    """The predictions of a whole epoch, ordered by id.
+class PredictionSet:
+    """Predictions of one epoch, sorted by id.
 
-    Shapes: ``targets`` int64 ``(samples,)``; ``logits`` float32 ``(samples, num_classes)``; both on the CPU.
-    ``skipped`` names the images that could not be read.
+    Args:
+        ids: Ids of the samples.
+        targets: Class indices, int64 ``(samples,)``, on the CPU.
+        logits: Logits, float32 ``(samples, num_classes)``, on the CPU.
+        skipped: Ids of images that could not be read. Defaults to none.
     """
 
     ids: tuple[str, ...]
@@ -29,34 +32,34 @@ class EpochPredictions:
     skipped: tuple[str, ...] = ()
 
     def check(self, split: str, expected: int | None = None) -> None:
-        """Refuse predictions that do not count every image exactly once.
+        """Check that every image was evaluated exactly once.
 
         Args:
-            split: its name, for the message.
-            expected: the number of images in the split, where all of it was evaluated.
+            split: Name of the split in the message.
+            expected: Number of images of the split. Defaults to no check of the number.
 
         Raises:
-            UserError: an image was evaluated twice, or was not.
+            UserError: If an image was evaluated more than once or not at all.
         """
         twice = [name for name, after in zip(self.ids, self.ids[1:], strict=False) if name == after]
         if twice:
             raise UserError(
-                f"{split}: {len(set(twice))} images were evaluated more than once, {twice[0]} among them. Each has to "
-                "count once: with several processes a data module of one's own shares its images out, and pads nothing "
-                "(Lightning's trainer.use_distributed_sampler does)."
+                f"{split}: expected one prediction per image, got several for {len(set(twice))} images, for example "
+                f"{twice[0]}. With several processes, a custom data module must distribute its images without padding. "
+                "The sampler of trainer.use_distributed_sampler pads."
             )
         if expected is not None and len(self.ids) + len(self.skipped) != expected:
             raise UserError(
-                f"{split}: {len(self.ids)} predictions and {len(self.skipped)} images that cannot be read, for a split "
-                f"of {expected} images."
+                f"{split}: expected {expected} images, got {len(self.ids)} predictions and {len(self.skipped)} images "
+                "that cannot be read."
             )
 
 
 class EpochBuffer:
-    """Collects the logits of an epoch on the device, and hands them over once, gathered from every process.
+    """Buffer of the logits of an epoch on the device, which are gathered once from all processes.
 
-    What is gathered goes batch by batch into its place: beside the predictions of the epoch there is never more in
-    memory than what each process kept of its own share, and one batch of every process.
+    They are gathered batch by batch. The peak memory of the first process is the predictions of the epoch, its own
+    share, and one batch per process.
     """
 
     def __init__(self) -> None:
@@ -66,19 +69,20 @@ class EpochBuffer:
         self._logits: list[Tensor] = []
 
     def add(self, ids: Sequence[str], targets: Tensor, logits: Tensor) -> None:
-        """Keep one batch."""
+        """Store the predictions of one batch."""
         self._ids.extend(ids)
         self._targets.append(targets.detach())
         self._logits.append(logits.detach().float())
 
     def skip(self, ids: Sequence[str]) -> None:
-        """Note images that belonged to the epoch and could not be read."""
+        """Store the ids of images of the epoch that could not be read."""
         self._skipped |= dict.fromkeys(ids)
 
-    def take(self) -> EpochPredictions | None:
-        """The epoch's predictions, on the first process; ``None`` on the others, or where there were none at all.
+    def gather(self) -> PredictionSet | None:
+        """Gather the predictions of the epoch and empty the buffer. Every process must call it.
 
-        Empties the buffer. Every process has to call it.
+        Returns:
+            Predictions on the first process. ``None`` on the others, and without any prediction.
         """
         own, skipped, targets, logits = self._ids, list(self._skipped), self._targets, self._logits
         self.__init__()  # type: ignore[misc]
@@ -92,11 +96,11 @@ class EpochBuffer:
         if not order or found[0] is None or found[1] is None:
             return None
         unread = tuple(name for _, ids in everyone for name in ids)
-        return EpochPredictions(tuple(name for name, *_ in order), found[0], found[1], unread)
+        return PredictionSet(tuple(name for name, *_ in order), found[0], found[1], unread)
 
 
 class RunningMeans:
-    """Means over the samples of an epoch, summed on the device, read once."""
+    """Means over the samples of an epoch. Sums stay on the device until they are gathered."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -106,31 +110,31 @@ class RunningMeans:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Within, nothing is taken in: a second pass over the same images."""
+        """Ignore added values in this context, for a second pass over the same images."""
         before, self._paused = self._paused, True
         try:
             yield
         finally:
             self._paused = before
 
-    def enter(self, epoch: int) -> None:
-        """What is added from now on belongs to this epoch: sums of another one are dropped."""
+    def start_epoch(self, epoch: int) -> None:
+        """Discard the sums if they are of another epoch."""
         if epoch != self._epoch:
             self._sums, self._counts, self._epoch = {}, {}, epoch
 
     def add(self, name: str, mean: Tensor, count: int) -> None:
-        """Take in the mean over ``count`` samples."""
+        """Add a mean over ``count`` samples."""
         if self._paused:
             return
         value = mean.detach() * count
         self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._counts[name] = self._counts.get(name, 0) + count
 
-    def take(self) -> dict[str, float]:
-        """The means by name over the samples of all processes, the same on each; starts anew.
+    def gather(self) -> dict[str, float]:
+        """Return the means by name over the samples of all processes, and reset the sums. Every process must call it.
 
-        Sums and counts are added up in the order of the processes, not means averaged: a process that has seen fewer
-        samples, or none under a name, counts for that much less. Every process has to call it.
+        Sums and counts are added in the order of the ranks. Each process is therefore weighted by its number of
+        samples, also if it has none for a name.
         """
         values = torch.stack([*self._sums.values()]).tolist() if self._sums else []
         own = {name: (total, self._counts[name]) for name, total in zip(self._sums, values, strict=True)}
@@ -144,12 +148,12 @@ class RunningMeans:
         return {name: total / max(count, 1) for name, (total, count) in sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far, for a checkpoint in the middle of an epoch. Every process has to call it."""
+        """Return the sums of the epoch for a checkpoint. Every process must call it."""
         own = {name: (total.cpu(), self._counts[name]) for name, total in self._sums.items()}
         return {"epoch": self._epoch, "sums": gather_objects(own, everywhere=True)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`; with another number of processes, the first takes over what all had summed."""
+        """Load the result of :meth:`state_dict`. If the number of processes changed, the first one loads all sums."""
         rank, count = process_rank()
         parts = state["sums"] if rank == 0 else []
         if len(state["sums"]) == count:

@@ -1,4 +1,4 @@
-"""What a loss needs of the network and of the data, refused before anything is trained."""
+"""Checks that a loss matches the head of the model and the targets of the data, before training."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from imgrec.registry import Spec, Specs
 
 
 def check_head_of_loss(losses: Specs, head: Spec, backbone: Spec, where: str = "model") -> None:
-    """Refuse a loss that is made for another head: its class names one in ``needs_head``.
+    """Check that the head is the one that each loss requires in its attribute ``needs_head``.
 
-    Such a class may also have a static method ``check_head``, which is given the head's arguments and raises UserError.
+    A loss with this attribute may have a static method ``check_head(**arguments)``, which raises UserError for wrong
+    arguments of the head.
 
     Args:
-        losses: the specs of one loss or several.
-        head: the spec of the head.
-        backbone: the spec of the backbone, whose auxiliary classifiers have heads of their own.
-        where: the place in the config that holds them.
+        losses: Specs of one loss or several.
+        head: Spec of the head.
+        backbone: Spec of the backbone, whose auxiliary classifiers have separate heads.
+        where: Location of the specs in the config. Defaults to ``model``.
 
     Raises:
-        SpecError: it names the loss, the head that it needs, and the one that is there.
+        SpecError: If a loss requires another head.
     """
     where, head_where = f"{where}.loss", f"{where}.head"
     for place, spec in [(where, losses)] if not isinstance(losses, list) else _numbered(losses, where):
@@ -42,15 +43,15 @@ def check_head_of_loss(losses: Specs, head: Spec, backbone: Spec, where: str = "
         given = HEADS.entry(head_name, head_where).factory
         if not (isinstance(given, type) and issubclass(given, _class_of(needed))):
             raise SpecError(
-                f'{place}: {name} is made for the head "{needed}", and {head_where} is {head_name}: '
-                f"give `head: {needed}`, or another loss."
+                f'{place}: {name} requires the head "{needed}", and {head_where} is {head_name}. '
+                f"Use `head: {needed}` or another loss."
             )
         trunk, options = BACKBONES.parse(backbone)
         auxiliary = BACKBONES.entry(trunk).parameters.get("auxiliary")
         if auxiliary is not None and options.get("auxiliary", auxiliary.default):
             raise SpecError(
-                f'{place}: {name} is made for the head "{needed}", and the auxiliary classifiers of {trunk} have '
-                "others: give the backbone `auxiliary: false`."
+                f'{place}: {name} requires the head "{needed}", and the auxiliary classifiers of {trunk} have '
+                "others. Set `auxiliary: false` in the backbone."
             )
         check = getattr(factory, "check_head", None)
         if check is not None:
@@ -60,36 +61,46 @@ def check_head_of_loss(losses: Specs, head: Spec, backbone: Spec, where: str = "
                 raise SpecError(f"{head_where}: {name}: {error}") from error
 
 
-def refuse_other_scale(loss: nn.Module, network: nn.Module, head_where: str = "model.head") -> None:
-    """Refuse a cosine head that was given another fixed scale by the weights it started from than by its spec.
+def check_cosine_scale(loss: nn.Module, network: nn.Module, head_where: str = "model.head") -> None:
+    """Check that initial weights did not change the fixed scale of a cosine head for a margin loss.
 
-    A checkpoint would be loaded into a loss of the spec's scale later.
+    The loss has the scale of the spec, also when a checkpoint is loaded later.
+
+    Raises:
+        UserError: If the scale of the head differs from the scale of its spec.
     """
     head = getattr(network, "head", None)
-    margins = [each for _, each in parts_of(loss) if getattr(each, "needs_head", None) == "cosine"]
+    margins = [each for _, each in loss_parts(loss) if getattr(each, "needs_head", None) == "cosine"]
     if margins and isinstance(head, CosineHead):
         found = math.exp(float(head.log_scale))
         if not math.isclose(found, head.scale, rel_tol=1e-4):
             raise UserError(
-                f"{head_where}: the weights to start from bring a scale of {found:g}, and the margin would be measured "
-                f"by {head.scale:g}: give `scale: {found:g}`."
+                f"{head_where}.scale: expected {found:g}, the scale of the initial weights, got {head.scale:g}. "
+                f"Set `scale: {found:g}`."
             )
 
 
-def refuse_mixed_targets(
+def check_mixed_targets(
     loss: nn.Module, mix: Mix | None, num_classes: int, device: torch.device, where: str = "model.loss"
 ) -> None:
-    """Refuse a loss that takes class indices only where the data mixes images; it is tried out on a copy.
+    """Check that a loss accepts class probabilities if the data mixes images, by a call of a copy of the loss.
 
-    Every registered loss takes class probabilities; others, such as those of ``torch.nn``, may not.
+    Every registered loss accepts class probabilities. Others, such as those of ``torch.nn``, may not.
+
+    Args:
+        loss: Loss.
+        mix: Augmentation that mixes the images of a batch, or None.
+        num_classes: Number of classes.
+        device: Device of the loss.
+        where: Location of the loss in the config, for the message. Defaults to ``model.loss``.
 
     Raises:
-        UserError: it names the loss and what mixes.
+        UserError: If the loss raises an error for class probabilities.
     """
     if mix is None:
         return
     registered = tuple(entry.factory for entry in LOSSES if isinstance(entry.factory, type))
-    for name, part in parts_of(loss):
+    for name, part in loss_parts(loss):
         if type(part) in registered:
             continue
         logits = torch.zeros(2, num_classes, device=device)
@@ -100,25 +111,25 @@ def refuse_mixed_targets(
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(
-                f"{where}: {name or type(part).__name__} does not take class probabilities ({reason}), and "
-                f"data.train_transforms mixes images ({type(mix).__name__}): leave the mixing away, or take a loss of "
-                "`imgrec list losses`, each of which takes them."
+                f"{where}: {name or type(part).__name__} does not accept class probabilities ({reason}), and "
+                f"data.train_transforms mixes images ({type(mix).__name__}). Remove the mixing, or use a loss of "
+                "`imgrec list losses`."
             ) from error
 
 
-def refuse_mixing(specs: Specs, mix: Mix | None, where: str = "model.loss") -> None:
-    """Refuse a loss that takes class indices only together with mixing, before the data is known.
+def check_mixing(specs: Specs, mix: Mix | None, where: str = "model.loss") -> None:
+    """Check that a loss accepts the targets of mixed images before the data is available.
 
-    The loss is built and tried out for two classes. One that needs more of the data than that is left to
-    :func:`refuse_mixed_targets`.
+    The loss is built and called for two classes. A loss that requires more facts of the data is checked later by
+    :func:`check_mixed_targets`.
 
     Args:
-        specs: The specs of one loss or several.
-        mix: What mixes the images of a batch, if anything does.
-        where: The place in the config, for the message.
+        specs: Specs of one loss or several.
+        mix: Augmentation that mixes the images of a batch, or None.
+        where: Location in the config, for the message. Defaults to ``model.loss``.
 
     Raises:
-        UserError: If the loss takes class indices and no class probabilities.
+        UserError: If the loss accepts class indices only.
     """
     if mix is None:
         return
@@ -127,13 +138,13 @@ def refuse_mixing(specs: Specs, mix: Mix | None, where: str = "model.loss") -> N
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             loss = build_loss(specs, where, **facts)
             copy.deepcopy(loss)(torch.zeros(2, 2), torch.tensor([0, 1]))
-    except Exception:  # whatever a loss raises for data of another kind
+    except Exception:  # a loss may raise any error for other data
         return
-    refuse_mixed_targets(loss, mix, 2, torch.device("cpu"), where)
+    check_mixed_targets(loss, mix, 2, torch.device("cpu"), where)
 
 
-def parts_of(loss: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The losses of a sum by their names, or the one loss without a name."""
+def loss_parts(loss: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield name and loss of each term of a sum, or the single loss with an empty name."""
     if isinstance(loss, WeightedSum):
         yield from zip(loss.names, loss.losses, strict=True)
     else:

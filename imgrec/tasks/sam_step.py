@@ -20,20 +20,21 @@ def sam_loss(
     second: Callable[[], Tensor],
     scale: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The loss at the worst point near the weights, where they stand until ``optimizer.restore()``.
+    """Compute the loss at the perturbed weights, which stay perturbed until ``optimizer.restore()``.
 
-    The gradient that leads there is that of this process and of this batch, and touches no ``.grad``: nothing is
-    gathered from other processes, or added to what was accumulated. Both passes draw the same random numbers, and only
-    the first one counts for running statistics.
+    The gradient of the perturbation is that of this process and this batch. It does not change ``.grad``, is not
+    reduced over processes and is not accumulated. Both passes use the same random numbers, and only the first one
+    updates running statistics.
 
     Args:
-        optimizer: says how far to go; its parameters are moved.
-        model: the network, whose running statistics the second pass leaves alone.
-        first: computes the loss at the weights.
-        second: computes it once more.
-        scale: what is done to a loss against underflow of its gradients, as a gradient scaler does it.
+        optimizer: Optimizer that perturbs its parameters.
+        model: Model whose running statistics stay unchanged in the second pass.
+        first: Function that computes the loss at the weights.
+        second: Function that computes the loss at the perturbed weights.
+        scale: Function that scales a loss against underflow of its gradients, as a gradient scaler does. Defaults to
+            None.
     """
-    optimizer.restore()  # where a step was broken off between its passes
+    optimizer.restore()  # the previous step may have been interrupted between its passes
     parameters = trained_parameters(optimizer)
     with same_rng(parameters[0].device):
         loss = first()
@@ -49,6 +50,6 @@ def sam_loss(
 
 
 def loss_scale(trainer: Any) -> Callable[[Tensor], Tensor] | None:
-    """Return the function that scales a loss before its backward in the trainer's precision; ``None`` without one."""
+    """Return the function that scales a loss before the backward pass in this precision, or ``None`` without one."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return None if scaler is None else scaler.scale

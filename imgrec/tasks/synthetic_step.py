@@ -1,4 +1,4 @@
-"""A training step without a Trainer, on images of noise: what is measured before, or instead of, a training."""
+"""A training step without a Trainer on random images, for measurements of time and memory."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from imgrec.tasks.sam_step import sam_loss
 from imgrec.types import Batch, DataFacts
 
 AUTOCAST: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""By Lightning's name of a precision, what a step computes in where float32 is not needed."""
+"""Type of autocast by the name of a precision in Lightning, ``None`` without autocast."""
 
 
 @contextmanager
-def trial(task: BaseTask, facts: DataFacts, device: torch.device) -> Iterator[BaseTask]:
-    """A built copy of a task, without pretrained weights and in training mode, to be thrown away.
+def temporary_copy(task: BaseTask, facts: DataFacts, device: torch.device) -> Iterator[BaseTask]:
+    """Yield a built copy of a task in training mode without pretrained weights.
 
-    The task itself, and the default generators, are afterwards as they were.
+    The task and the states of the default generators do not change.
 
     Args:
-        task: not built yet.
-        facts: what the data said.
-        device: where the copy is.
+        task: Task that is not built yet.
+        facts: Facts of the data.
+        device: Device of the copy.
     """
     cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        made = copy.deepcopy(task)
-        # what training starts from may be pruned: it is measured as it is
-        start = getattr(made, "start", None)
-        starts = made.load_weights and start is not None and not start.partial
-        made.facts, made.load_weights, made.channels_last = facts, starts, made.channels_last is True
-        made.compiling = False  # it takes longer than all that is measured
-        made.log = _discard  # type: ignore[method-assign]  # there is no trainer yet, which Lightning would warn of
-        made.configure_model()
-        yield made.to(device).train()
-    del made
+        copied = copy.deepcopy(task)
+        # the initial classifier is loaded, because its pruned shapes determine the cost
+        initial = getattr(copied, "initial_weights", None)
+        loads = copied.load_weights and initial is not None and not initial.partial
+        copied.facts, copied.load_weights, copied.channels_last = facts, loads, copied.channels_last is True
+        copied.compiling = False  # compilation takes longer than the measurement
+        copied.log = _discard  # type: ignore[method-assign]  # Lightning emits a warning for log() without a trainer
+        copied.configure_model()
+        yield copied.to(device).train()
+    del copied
     if cuda:
         torch.cuda.empty_cache()
 
 
 def _discard(*arguments: object, **options: object) -> None:
-    """Log nothing."""
+    """Ignore a logged value."""
 
 
-def noise(facts: DataFacts, size: int) -> Batch:
-    """So many images of noise, uint8, with classes drawn for them; the same every time."""
+def random_batch(facts: DataFacts, size: int) -> Batch:
+    """Return a batch of ``size`` random uint8 images and random classes, the same at every call."""
     generator = torch.Generator().manual_seed(0)
     side = facts.image_size
     images: Tensor = torch.randint(0, 256, (size, facts.channels, side, side), dtype=torch.uint8, generator=generator)
@@ -60,13 +60,13 @@ def noise(facts: DataFacts, size: int) -> Batch:
 
 
 def make_step(model: nn.Module, optimizer: Optimizer, objective: Callable[[], Tensor], precision: str) -> None:
-    """One step of training: forward, backward, and what the optimizer does; twice where it looks for the worst point.
+    """Run one training step: forward pass, backward pass and optimizer step, with two passes for SAM.
 
     Args:
-        model: the network.
-        optimizer: of its parameters.
-        objective: computes what is to become less.
-        precision: one of :data:`AUTOCAST`.
+        model: Model.
+        optimizer: Optimizer of its parameters.
+        objective: Function that computes the loss.
+        precision: Key of :data:`AUTOCAST`.
     """
     sharp = sharpness_aware(optimizer)
     kind = next(model.parameters()).device.type

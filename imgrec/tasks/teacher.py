@@ -1,4 +1,4 @@
-"""A trained network that another one learns from: read, frozen, and in nobody's state dict."""
+"""Teacher: a frozen trained model for distillation, which is part of no state dict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imgrec.losses import Signals
 from imgrec.models import BACKBONES, Classifier, build_classifier, check_classifier, set_channels_last
 from imgrec.models.utils.layers import LayerOutputs
 from imgrec.registry import Spec
-from imgrec.tasks.compatibility import refuse_other_classes
+from imgrec.tasks.compatibility import check_same_classes
 from imgrec.types import DataFacts
 
 _WHERE = "model.teacher"
@@ -24,13 +24,15 @@ _FACTS = ("num_classes", "class_names", "class_counts", "image_size", "in_channe
 
 
 class Teacher:
-    """A frozen classifier in evaluation mode; no module, so no task that holds it trains, saves, averages or counts it.
+    """A frozen classifier in evaluation mode.
+
+    It is no ``nn.Module``, so that the task does not train, save, average or count its parameters.
 
     Args:
-        classifier: what it is.
-        image_size: the side of the images that it takes, in pixels; others are resized for it.
-        title: what it is called in messages.
-        trained_head: whether its logits mean something.
+        classifier: Trained classifier.
+        image_size: Side of its input images, in pixels. Other images are resized.
+        title: Name in messages.
+        trained_head: True if its logits are those of a trained head.
     """
 
     def __init__(self, classifier: Classifier, image_size: int, title: str, trained_head: bool) -> None:
@@ -41,15 +43,15 @@ class Teacher:
         self.fingerprint = _fingerprint(classifier)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Itself: nothing in it changes."""
+        """Return the teacher itself, because it is immutable."""
         return self
 
     def __str__(self) -> str:
         count = sum(parameter.numel() for parameter in self.classifier.parameters())
         return f"{self.title}, {count:,} parameters, images of {self.image_size} pixels"
 
-    def go_to(self, like: nn.Module, channels_last: bool) -> None:
-        """Be on the device and of the type of number of the network ``like``, with its order in memory."""
+    def move_to(self, like: nn.Module, channels_last: bool) -> None:
+        """Move the classifier to the device, dtype and memory format of the model ``like``."""
         there, here = next(like.parameters()), next(self.classifier.parameters())
         if (there.device, there.dtype) != (here.device, here.dtype):
             self.classifier.to(there.device, there.dtype)
@@ -58,22 +60,28 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, layers: tuple[str, ...] = (), bf16: bool = False) -> Signals:
-        """What it says of a student's batch: the same images, but for their size and its own normalization.
+        """Compute logits, features and layer outputs for the batch of a student.
+
+        The images are resized if necessary and normalized with the constants of the teacher.
 
         Args:
-            images: as in a :class:`imgrec.types.Batch`, on its device.
-            layers: the names of layers whose outputs are wanted.
-            bf16: compute in bfloat16 where that is safe (autocast).
+            images: Images of a :class:`imgrec.types.Batch`, on the device of the teacher.
+            layers: Names of layers whose outputs are returned. Defaults to none.
+            bf16: True to use bfloat16 autocast. Defaults to False.
         """
         precision = torch.autocast(images.device.type, torch.bfloat16) if bf16 else nullcontext()
         with precision, LayerOutputs(self.classifier, layers) as outputs:
-            logits, features, _ = self.classifier.forward_all(self.fitted(images))
+            logits, features, _ = self.classifier.forward_all(self.resize(images))
         return Signals(logits, features, outputs.take())
 
-    def fitted(self, images: Tensor) -> Tensor:
-        """The images with the height and width that it was trained on, averaged over areas where they shrink.
+    def resize(self, images: Tensor) -> Tensor:
+        """Resize images to the training size of the teacher, with antialiasing.
 
-        Shapes: ``(batch, channels, height, width)``; resized ones are float in [0, 1].
+        Args:
+            images: Images ``(batch, channels, height, width)``.
+
+        Returns:
+            Images ``(batch, channels, size, size)``, float in [0, 1] if they were resized.
         """
         side = self.image_size
         if images.shape[2:] == (side, side):
@@ -83,7 +91,16 @@ class Teacher:
 
 
 def check_teacher(teacher: Spec, needs_logits: bool, where: str = _WHERE) -> None:
-    """Raise what :func:`read_teacher` would raise, as far as it can be told without the data and without weights."""
+    """Check the argument ``model.teacher`` without reading data or weights.
+
+    Args:
+        teacher: Path, or spec of a backbone with weights.
+        needs_logits: True if a distillation loss reads the logits of the teacher.
+        where: Location in the config, for messages. Defaults to ``model.teacher``.
+
+    Raises:
+        UserError: If there is nothing at the path, or if the spec has no weights or cannot provide the logits.
+    """
     if isinstance(teacher, str):
         try:
             find_origin(teacher, where)
@@ -91,18 +108,18 @@ def check_teacher(teacher: Spec, needs_logits: bool, where: str = _WHERE) -> Non
             if teacher not in BACKBONES:
                 raise
             raise UserError(
-                f"{where}: a teacher is a run folder, a checkpoint, a model folder, or a backbone with weights: "
-                f"{{name: {teacher}, pretrained: true}} or {{name: {teacher}, weights: FOLDER}}; got {teacher!r}."
+                f"{where}: expected a run folder, a checkpoint, a model folder, or a backbone with weights, got "
+                f"{teacher!r}. Use {{name: {teacher}, pretrained: true}} or {{name: {teacher}, weights: FOLDER}}."
             ) from error
         return
     BACKBONES.check(teacher, where, _FACTS)
     _, given = BACKBONES.parse(teacher, where)
     if not (given.get("pretrained") or given.get("weights")):
-        raise UserError(f"{where}: {teacher!r} has learnt nothing: it needs `pretrained: true` or `weights: FOLDER`.")
+        raise UserError(f"{where}: expected `pretrained: true` or `weights: FOLDER`, got {teacher!r}.")
     if needs_logits:
         raise UserError(
-            f"{where}: {teacher!r} is a backbone, which has no head for these classes and so no logits to learn from. "
-            "Give a run folder, a checkpoint or a model folder; of a backbone, features and attention can be learnt."
+            f"{where}: expected a run folder, a checkpoint or a model folder, because the backbone {teacher!r} has no "
+            "head for these classes and no logits. Distill features or attention of a backbone."
         )
     try:
         check_classifier(teacher, "linear", "auto", "")
@@ -111,17 +128,17 @@ def check_teacher(teacher: Spec, needs_logits: bool, where: str = _WHERE) -> Non
 
 
 def read_teacher(teacher: Spec, facts: DataFacts, needs_logits: bool, where: str = _WHERE) -> Teacher:
-    """The teacher that a config names, on the CPU.
+    """Load the teacher of a config on the CPU.
 
     Args:
-        teacher: a run folder, a checkpoint, a model folder, or the spec of a backbone with weights.
-        facts: those of the student's data.
-        needs_logits: whether its logits are to be learnt, and not only what its layers give.
-        where: the place in the config, for messages.
+        teacher: Run folder, checkpoint, model folder, or spec of a backbone with weights.
+        facts: Facts of the data of the student.
+        needs_logits: True if a distillation loss reads the logits of the teacher.
+        where: Location in the config, for messages. Defaults to ``model.teacher``.
 
     Raises:
-        UserError: nothing is there; it takes images of other channels; its classes are others, or in another order,
-            and its logits are wanted.
+        UserError: If there is nothing at the path, or if the number of channels differs. If the logits are required,
+            also if the classes or their order differ.
     """
     check_teacher(teacher, needs_logits, where)
     with torch.random.fork_rng(devices=[]):
@@ -130,15 +147,15 @@ def read_teacher(teacher: Spec, facts: DataFacts, needs_logits: bool, where: str
             return Teacher(classifier, facts.image_size, f"the backbone {BACKBONES.parse(teacher)[0]}", False)
         found = read_origin(teacher, where)
     theirs = found.facts
-    if not needs_logits:  # what it names images does not matter then
+    if not needs_logits:  # the class names of the teacher are not used
         theirs = DataFacts(facts.class_names, facts.class_counts, theirs.image_size, theirs.channels)
-    refuse_other_classes(theirs, facts, f"{where}: {teacher}")
+    check_same_classes(theirs, facts, f"{where}: {teacher}")
     name, _ = BACKBONES.parse(found.specs.backbone)
     return Teacher(found.classifier, theirs.image_size, f"{teacher} ({name})", True)
 
 
 def _fingerprint(model: nn.Module) -> str:
-    """A hash of all tensors of a network, with their names."""
+    """Return a hash of the names and values of all tensors of a model."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

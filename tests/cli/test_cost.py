@@ -92,7 +92,7 @@ def test_measuring_leaves_the_random_generators_as_they_were() -> None:
 def test_what_another_part_needs_cannot_be_left_out_and_says_why() -> None:
     found = imgrec.technique_costs(config("model: {head: cosine, loss: arcface}"), rounds=1)
     assert isinstance(found["loss arcface"], StepCost)
-    assert 'arcface is made for the head "cosine"' in str(found["head cosine"])
+    assert 'arcface requires the head "cosine"' in str(found["head cosine"])
 
 
 def test_the_precision_is_the_trainings() -> None:

@@ -252,5 +252,5 @@ def test_several_labels_reach_the_batch_and_a_classification_refuses_them(tmp_pa
     assert data.facts.multi_label
     assert DataFacts.from_dict(data.facts.to_dict()) == data.facts
     trainer = pl.Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False)
-    with pytest.raises(UserError, match=r"ClassificationTask takes images of one class each.*\(multi-label\)"):
+    with pytest.raises(UserError, match=r"expected one class per image, because ClassificationTask .*\(multi-label\)"):
         trainer.fit(ClassificationTask(), datamodule=data)

@@ -14,10 +14,10 @@ from imgrec.engine import auto_precision as precision
 from imgrec.engine.config import read_config
 from imgrec.engine.experiment import Experiment
 from imgrec.errors import UserError
-from imgrec.tasks.precision_benchmark import Measurement, Way
+from imgrec.tasks.precision_benchmark import Measurement, PrecisionConfig
 from tests.conftest import Cli
 
-CHOSEN = Way("bf16-mixed", True)
+CHOSEN = PrecisionConfig("bf16-mixed", True)
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     """No step is small, and bfloat16 with channels last is the fastest; gives the batch sizes asked for."""
     asked: list[int] = []
 
-    def measure(task: Any, batch_size: int, ways: list[Way]) -> Measurement:
+    def measure_precisions(task: Any, batch_size: int, ways: list[PrecisionConfig]) -> Measurement:
         asked.append(batch_size)
         return Measurement(8, {way: 0.5 if way == CHOSEN else 1.0 for way in ways}, {})
 
     monkeypatch.setattr(precision, "is_small", lambda task, batch_size: False)
-    monkeypatch.setattr(precision, "measure", measure)
+    monkeypatch.setattr(precision, "measure_precisions", measure_precisions)
     monkeypatch.setenv("IMGREC_CACHE", str(tmp_path / "caches"))
     return asked
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from imgrec.engine.devices import prepare_devices
-from imgrec.tasks.sync_batch_norm import SyncBatchNorm
+from imgrec.tasks.strategies import SyncBatchNorm
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

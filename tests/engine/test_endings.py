@@ -23,7 +23,7 @@ from imgrec.engine import training
 from imgrec.engine.experiment import Experiment
 from imgrec.errors import UserError
 from imgrec.reports import report
-from imgrec.tasks.synthetic_step import noise, trial
+from imgrec.tasks.synthetic_step import random_batch, temporary_copy
 from imgrec.types import DataFacts
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -148,7 +148,7 @@ def test_ctrl_c_outside_of_training(
         ),
         (
             ["--model.loss", "torch.nn.MultiMarginLoss", "--data.train_transforms", "[mixup]", "--data.source", "none"],
-            "error: model.loss: MultiMarginLoss does not take class probabilities",
+            "error: model.loss: MultiMarginLoss does not accept class probabilities",
         ),
     ],
 )
@@ -173,16 +173,16 @@ class Logging(ClassificationTask):
 
 def test_a_log_of_ones_own_does_not_warn_before_there_is_a_trainer() -> None:
     facts = DataFacts(("a", "b"), (1, 1), image_size=32, channels=3)
-    with trial(Logging(), facts, torch.device("cpu")) as made, warnings.catch_warnings():
+    with temporary_copy(Logging(), facts, torch.device("cpu")) as made, warnings.catch_warnings():
         warnings.simplefilter("error")
-        made.compute_loss(made.model_step(noise(facts, 2)))
+        made.compute_loss(made.model_step(random_batch(facts, 2)))
 
 
 def test_from_python_mixing_is_refused_before_the_data_is_read(tmp_path: Path) -> None:
     task = ClassificationTask(loss="torch.nn.MultiMarginLoss", backbone="resnet18")
     data = ImageDataModule({"name": "folder", "root": "does-not-exist"}, train_transforms=["mixup"])
     made = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
-    with pytest.raises(UserError, match="MultiMarginLoss does not take class probabilities"):
+    with pytest.raises(UserError, match="MultiMarginLoss does not accept class probabilities"):
         made.fit(task, datamodule=data)
 
 

@@ -91,7 +91,7 @@ def test_a_tasks_hyper_parameters_hold_them_and_a_start_demands_the_same(tmp_pat
     assert task.hparams["edits"] == EDITS
     with pytest.raises(UserError, match=r"holds a classifier with the edits .*, model\.edits is None"):
         ClassificationTask(**start)
-    with pytest.raises(UserError, match=r"model\.init: all values come from model\.init_from"):
+    with pytest.raises(UserError, match=r"model\.init: expected no initializer, because model\.init_from loads all"):
         ClassificationTask(**start, edits=EDITS, init="he_normal")
 
 

@@ -16,7 +16,7 @@ from imgrec.errors import UserError
 from imgrec.export import load_model_folder, read_origin, read_specs, save_model_folder
 from imgrec.models import BACKBONES, Backbone, ClassifierSpecs, build_classifier, compile_network
 from imgrec.optim.param_groups import layer_numbers
-from imgrec.tasks.initial_weights import check_start
+from imgrec.tasks.initial_weights import InitialWeights
 from imgrec.types import DataFacts
 
 RESNET: dict[str, Any] = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [4, 6, 8, 10]}
@@ -68,9 +68,9 @@ def test_a_model_folder_of_a_neck_loads_again_and_says_what_it_is(tmp_path: Path
     again, _ = load_model_folder(folder)
     assert torch.equal(again(images()), model(images()))
     assert read_specs(folder) == specs
-    check_start(str(folder), specs)
+    InitialWeights(str(folder)).check(specs)
     with pytest.raises(UserError, match=r"holds a classifier with the neck .*'pan'.* model\.neck is None"):
-        check_start(str(folder), ClassifierSpecs(RESNET, PARTS["head"], pooling="gem"))
+        InitialWeights(str(folder)).check(ClassifierSpecs(RESNET, PARTS["head"], pooling="gem"))
 
 
 def test_a_plain_network_keeps_timms_layout_and_the_old_version(tmp_path: Path) -> None:

@@ -147,9 +147,14 @@ def test_a_network_that_was_trained_without_it_is_what_it_starts_from(tmp_path: 
     start = {"path": str(tmp_path / "model"), "partial": True}
     made = task(**SMALL, init_from=start, facts=FACTS.to_dict())
     made.configure_model()
-    assert made.taken is not None
-    assert made.taken.unknown == ()
-    assert {name.rpartition(".")[2] for name in made.taken.fresh} == {"up", "down", "mean", "std"}  # normalize: half
+    assert made.loaded_weights is not None
+    assert made.loaded_weights.unknown == ()
+    assert {name.rpartition(".")[2] for name in made.loaded_weights.fresh} == {
+        "up",
+        "down",
+        "mean",
+        "std",
+    }  # normalize: half
     assert torch.equal(made.model.eval()(images()), plain(images()))
 
 

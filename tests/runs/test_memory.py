@@ -39,7 +39,7 @@ def main():
         ids = [f"class/{(i * 7919) % SAMPLES:08d}.jpg" for i in range(start, min(start + BATCH, SAMPLES))]
         buffer.add(ids, torch.arange(start, start + len(ids)) % CLASSES, torch.full((len(ids), CLASSES), float(start)))
     found["kept"] = peak()
-    taken = buffer.take()
+    taken = buffer.gather()
     found["gathered"] = peak()
     whole = Predictions(taken.ids, taken.targets.numpy(), taken.logits.numpy(), names)
     write_predictions(path, whole)

@@ -20,7 +20,7 @@ from imgrec.runs.resume import check_changes
 from imgrec.runs.specs import complete_config, registry_of
 from imgrec.runs.table import run_table
 from imgrec.spec_defaults import FACTS, complete_spec
-from imgrec.tasks.initial_weights import _plain
+from imgrec.tasks.initial_weights import _normalized
 from imgrec.utils import yaml
 from tests.conftest import Cli, StoredRun
 
@@ -113,7 +113,7 @@ def test_equal_parts_are_equal_with_and_without_defaults() -> None:
     ):
         found = registry_of("model", key)
         assert found is not None
-        assert _plain(key, spec) == _plain(key, complete_spec(found, spec))
+        assert _normalized(key, spec) == _normalized(key, complete_spec(found, spec))
 
 
 # ---------------------------------------------------------------- runs side by side

@@ -34,7 +34,7 @@ def digits() -> ImageDataModule:
 
 @pytest.fixture
 def fit(tmp_path: Path) -> Callable[..., Trained]:
-    """``fit(task, data=..., max_steps=...)`` trains, and gives the task and the trainer."""
+    """Function ``fit(task, data=..., max_steps=...)`` that trains and returns the task and the trainer."""
 
     def run(task: BaseTask, data: ImageDataModule | None = None, **trainer: Any) -> Trained:
         return run_fit(task, data, **trainer)
@@ -65,11 +65,11 @@ def run_fit(task: BaseTask, data: ImageDataModule | None = None, **trainer: Any)
 def learnt(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[ClassificationTask, pl.Trainer, Path, list[dict[str, float]]]:
-    """A task after six epochs, its trainer, its checkpoint, and the figures of each epoch."""
+    """A task after six epochs, its trainer, its checkpoint, and the metrics of each epoch."""
     figures: list[dict[str, float]] = []
 
-    class Watch(pl.Callback):
-        """Looks when the epoch's means are there: when the next one begins, and at the end."""
+    class MetricHistory(pl.Callback):
+        """Callback that stores the metrics of an epoch when the next one starts, and at the end."""
 
         def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             if trainer.current_epoch:
@@ -88,7 +88,7 @@ def learnt(
             optimizer={"name": "adamw", "lr": 0.01},
             normalize="half",
         )
-        _, trainer = run_fit(task, max_epochs=6, limit_train_batches=1.0, callbacks=[Watch()])
+        _, trainer = run_fit(task, max_epochs=6, limit_train_batches=1.0, callbacks=[MetricHistory()])
     path = tmp_path_factory.mktemp("learnt") / "task.ckpt"
     trainer.save_checkpoint(path)
     return task, trainer, path, figures

@@ -21,7 +21,7 @@ from tests.tasks.conftest import TINY, make_digits, run_fit
 
 
 class Steps(pl.Callback):
-    """Keeps the network, the batches and the gradient of each optimizer step."""
+    """Callback that stores the network, the batches and the gradient of each optimizer step."""
 
     def __init__(self) -> None:
         self.batches: list[list[Batch]] = [[]]
@@ -43,7 +43,7 @@ class Steps(pl.Callback):
         self.batches.append([])
 
     def expected(self) -> list[torch.Tensor]:
-        """The gradient of the mean loss over the samples of each step."""
+        """Compute the gradient of the mean loss over the samples of each step."""
         found = []
         for network, batches in zip(self.networks, self.batches, strict=False):
             samples = sum(len(batch) for batch in batches)
@@ -55,7 +55,7 @@ class Steps(pl.Callback):
 
 
 def task(**given: Any) -> BaseTask:
-    """A network without batch statistics, so that a batch does not depend on the one that it is in."""
+    """Return a task without batch normalization, so that the gradient of a sample does not depend on its batch."""
     pl.seed_everything(0, verbose=False)
     backbone = {**TINY, "norm_layer": "groupnorm1"}
     return ClassificationTask(
@@ -68,7 +68,7 @@ SIZES = (16, 16, 16, 16, 16, 6)
 
 
 def batches_of_unequal_sizes() -> list[Batch]:
-    """Random images with random labels; the last batch is smaller, as in a loader that drops nothing."""
+    """Return random images with random labels. The last batch is smaller, as in a loader without ``drop_last``."""
     generator = torch.Generator().manual_seed(1)
     return [
         Batch(
@@ -112,7 +112,7 @@ def test_a_schedule_of_accumulation_and_a_wrapped_optimizer(precision: str) -> N
         assert (found - expected).norm() < tolerance * expected.norm()
 
 
-def test_a_checkpoint_within_an_accumulation_goes_on_with_its_samples(tmp_path: Path) -> None:
+def test_a_checkpoint_within_an_accumulation_resumes_exactly(tmp_path: Path) -> None:
     class Save(pl.Callback):
         def on_train_batch_end(
             self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,4 +1,4 @@
-"""Channels last is another order in memory, and nothing else: checkpoints, resume, averages and export stay right."""
+"""Channels last changes the memory format only: checkpoints, resume, averages and export are not affected."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ def is_channels_last(module: nn.Module) -> bool:
     return all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
 
 
-def test_auto_is_the_usual_order_where_nobody_measures(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
+def test_auto_is_the_default_memory_format_without_a_benchmark(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
     trained, _ = fit(task(tiny_backbone, "auto"))
     assert not is_channels_last(trained.model)
 
 
-def test_another_word_is_refused(tiny_backbone: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="channels_last: accepted are true, false and auto, got 'yes'"):
+def test_another_value_raises(tiny_backbone: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="channels_last: expected true, false or auto, got 'yes'"):
         task(tiny_backbone, "yes")
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("before", [True, False])
-def test_a_run_goes_on_in_the_other_order_as_in_its_own(
+def test_a_run_resumes_in_the_other_memory_format(
     fit: Fit, tiny_backbone: dict[str, Any], tmp_path: Path, optimizer: dict[str, Any], before: bool
 ) -> None:
-    """The moments of a fused optimizer would be those of other weights if they kept the order of the checkpoint."""
+    """Moments in the memory format of the checkpoint would be applied to the wrong weights by a fused optimizer."""
     first, trainer = fit(task(tiny_backbone, before, optimizer), max_steps=3, limit_train_batches=6)
     path = tmp_path / "a.ckpt"
     trainer.save_checkpoint(path)
@@ -75,7 +75,7 @@ def test_a_run_goes_on_in_the_other_order_as_in_its_own(
         torch.testing.assert_close(weights[1][name], value, rtol=1e-2, atol=moved / 20)
 
 
-def test_a_checkpoint_knows_its_order_and_the_average_and_the_model_folder_keep_the_values(
+def test_checkpoints_store_the_memory_format_and_averages_and_model_folders_the_values(
     fit: Fit, tiny_backbone: dict[str, Any], tmp_path: Path, digits: ImageDataModule
 ) -> None:
     trained, trainer = fit(task(tiny_backbone, True), data=digits, callbacks=[EMAWeightAveraging(decay=0.5)])

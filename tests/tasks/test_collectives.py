@@ -1,4 +1,4 @@
-"""What two and three real processes gather, without a network or a data set."""
+"""Collective operations of two and three real processes, without a model or a data set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import distributed
 
 from imgrec.errors import UserError
 from imgrec.tasks.epoch_predictions import EpochBuffer, RunningMeans
-from imgrec.tasks.collectives import on_first
+from imgrec.tasks.collectives import run_on_rank_zero
 
 
 def logits_of(name):
@@ -35,7 +35,7 @@ def main():
     buffer = EpochBuffer()
     names = [f"{i:02d}" for i in range(23)][::-1]
     batches = [names[i : i + 4] for i in range(0, 23, 4)][rank::count] if rank else [names[0:4]]
-    if rank == 0:  # a share of its own, uneven: what the others leave
+    if rank == 0:  # an uneven share: the batches that the others do not have
         others = {n for r in range(1, count) for b in [names[i : i + 4] for i in range(0, 23, 4)][r::count] for n in b}
         rest = [n for n in names if n not in others]
         batches = [rest[:1], rest[1:]]
@@ -43,7 +43,7 @@ def main():
         buffer.add(batch, torch.tensor([int(n) % 3 for n in batch]), torch.stack([logits_of(n) for n in batch]))
     if rank == count - 1:
         buffer.skip(["broken", "broken"])
-    taken = buffer.take()
+    taken = buffer.gather()
     said["none"] = taken is None
     if taken is not None:
         taken.check("val", 24)
@@ -51,28 +51,28 @@ def main():
         said["skipped"] = taken.skipped
         said["targets"] = taken.targets.tolist()
         said["equal"] = torch.equal(taken.logits, torch.stack([logits_of(n) for n in taken.ids]))
-    said["empty"] = buffer.take() is None
+    said["empty"] = buffer.gather() is None
 
     # the last process has no batch at all
     if rank < count - 1:
         buffer.add([f"a{rank}"], torch.tensor([rank]), torch.full((1, 3), float(rank)))
-    taken = buffer.take()
+    taken = buffer.gather()
     said["few"] = None if taken is None else taken.logits[:, 0].tolist()
 
-    # every process has the same image, as where nothing shares the images out
+    # every process has the same image, as without a distributed sampler
     buffer.add(["same", f"own {rank}"], torch.zeros(2, dtype=torch.long), torch.zeros(2, 3))
-    taken = buffer.take()
+    taken = buffer.gather()
     try:
-        on_first(lambda: taken.check("val"))
+        run_on_rank_zero(lambda: taken.check("val"))
     except UserError as error:
         said["twice"] = str(error)
-    said["told"] = on_first(lambda: {"acc": 0.25 + rank})
+    said["told"] = run_on_rank_zero(lambda: {"acc": 0.25 + rank})
 
     def fail():
         raise KeyError("no such metric")
 
     try:
-        on_first(fail)
+        run_on_rank_zero(fail)
     except (KeyError, RuntimeError) as error:
         said["failed"] = [type(error).__name__, str(error)]
 
@@ -80,7 +80,7 @@ def main():
     means.add("loss", torch.tensor(1.0 + rank), 10 * (rank + 1))
     if rank == 0:
         means.add("acc", torch.tensor(0.5), 4)  # the other one has seen mixed batches only
-    said["means"] = means.take()
+    said["means"] = means.gather()
     (out / f"{rank}.json").write_text(json.dumps(said))
     distributed.destroy_process_group()
 
@@ -91,7 +91,7 @@ main()
 
 @pytest.fixture(scope="module", params=[2, 3])
 def said(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each process found."""
+    """Results of each process."""
     count, out = int(request.param), tmp_path_factory.mktemp("gathering")
     (out / "gathering.py").write_text(GATHERING)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -120,15 +120,15 @@ def test_the_first_process_gets_every_prediction_once_and_in_order(said: list[di
 @pytest.mark.slow
 def test_an_image_that_was_evaluated_twice_is_an_error_on_every_process(said: list[dict[str, Any]]) -> None:
     for each in said:
-        assert each["twice"].startswith("val: 1 images were evaluated more than once, same among them.")
+        assert each["twice"].startswith("val: expected one prediction per image, got several for 1 images, for example")
 
 
 @pytest.mark.slow
-def test_what_the_first_process_computes_or_fails_at_all_hear_of(said: list[dict[str, Any]]) -> None:
+def test_all_processes_receive_the_result_or_the_error_of_the_first(said: list[dict[str, Any]]) -> None:
     assert [each["told"] for each in said] == [{"acc": 0.25}] * len(said)
     assert said[0]["failed"] == ["KeyError", "'no such metric'"]
     for each in said[1:]:
-        assert each["failed"] == ["RuntimeError", "the first process: KeyError: 'no such metric'"]
+        assert each["failed"] == ["RuntimeError", "first process: KeyError: 'no such metric'"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A student learns from a teacher that is nowhere but in the loss."""
+"""Distillation: the losses, the teacher, training and invalid arguments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ALL = ["logits", HINTS, {"name": "attention", "layers": {"layer1": "layer2"}, "w
 def teacher_folder(
     place: Path, facts: DataFacts = DIGITS, backbone: dict[str, Any] = WIDE, seed: int = 0
 ) -> tuple[str, Classifier]:
-    """A model folder of a network of random weights, whose batch normalization has seen something."""
+    """Save a model folder with random weights and non-trivial batch statistics."""
     torch.manual_seed(seed)
     model = build_classifier(backbone, "linear", "half", facts)
     with torch.no_grad():
@@ -67,17 +67,17 @@ def batch(side: int = 16) -> Batch:
 # ---------------------------------------------------------------- the loss
 
 
-def test_the_loss_is_that_on_the_labels_and_the_divergence_from_the_teacher(teacher: tuple[str, Classifier]) -> None:
+def test_the_loss_is_the_weighted_sum_of_label_loss_and_divergence(teacher: tuple[str, Classifier]) -> None:
     folder, network = teacher
     task = built(folder, distillation={"name": "logits", "temperature": 3.0, "weight": 0.7}, label_weight=0.2)
     output = task.model_step(batch())
     with torch.no_grad():
-        said = network.eval()(batch().images)
-    expected = 0.2 * task.loss(output.logits, output.targets) + 0.7 * softened_divergence(output.logits, said, 3.0)
+        taught = network.eval()(batch().images)
+    expected = 0.2 * task.loss(output.logits, output.targets) + 0.7 * softened_divergence(output.logits, taught, 3.0)
     assert float(task.compute_loss(output)) == pytest.approx(float(expected), rel=1e-6)
 
 
-def test_without_labels_they_do_not_matter(teacher: tuple[str, Classifier]) -> None:
+def test_a_label_weight_of_0_ignores_the_labels(teacher: tuple[str, Classifier]) -> None:
     task = built(teacher[0], label_weight=0.0)
     output = task.model_step(batch())
     other = copy.copy(output)
@@ -86,13 +86,13 @@ def test_without_labels_they_do_not_matter(teacher: tuple[str, Classifier]) -> N
 
 
 @pytest.mark.parametrize("kind", ALL, ids=["logits", "layers", "attention", "pooled"])
-def test_each_kind_alone_teaches_the_student_and_leaves_the_teacher_as_it_is(
+def test_each_kind_trains_the_student_and_does_not_change_the_teacher(
     kind: Any, teacher: tuple[str, Classifier]
 ) -> None:
     task = built(teacher[0], distillation=kind, label_weight=0.0)
     first = task.compute_loss(task.model_step(batch()))
     first.backward()  # type: ignore[no-untyped-call]
-    network = task._begin().classifier
+    network = task._attach_teacher().classifier
     assert task.model.get_parameter("backbone.network.conv1.weight").grad is not None
     assert not network.training
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in network.parameters())
@@ -107,9 +107,9 @@ def test_each_kind_alone_teaches_the_student_and_leaves_the_teacher_as_it_is(
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_the_teacher_is_in_no_list_of_what_is_trained_or_saved(teacher: tuple[str, Classifier]) -> None:
+def test_the_teacher_is_neither_trained_nor_saved(teacher: tuple[str, Classifier]) -> None:
     task = built(teacher[0], distillation=ALL)
-    own = set(map(id, task._begin().classifier.parameters()))
+    own = set(map(id, task._attach_teacher().classifier.parameters()))
     assert not own & set(map(id, task.parameters()))
     assert not any("teacher" in name for name in task.state_dict())
     adapters = [name for name in task.state_dict() if name.startswith("distillation")]
@@ -127,10 +127,10 @@ def test_images_are_resized_for_a_teacher_of_another_size(tmp_path: Path) -> Non
     assert float(task.compute_loss(output)) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_a_teacher_in_bfloat16_says_about_the_same(teacher: tuple[str, Classifier]) -> None:
+def test_a_teacher_in_bfloat16_has_similar_logits(teacher: tuple[str, Classifier]) -> None:
     plain, low = built(teacher[0]), built(teacher[0], teacher_bf16=True)
-    exact = plain._begin()(batch().images).logits
-    rough = low._begin()(batch().images, bf16=True).logits
+    exact = plain._attach_teacher()(batch().images).logits
+    rough = low._attach_teacher()(batch().images, bf16=True).logits
     assert rough.dtype == torch.bfloat16
     assert not torch.equal(rough.float(), exact)
     assert torch.allclose(rough.float(), exact, atol=0.05 * float(exact.abs().max()))
@@ -139,16 +139,16 @@ def test_a_teacher_in_bfloat16_says_about_the_same(teacher: tuple[str, Classifie
     assert float(loss) == pytest.approx(float(plain.compute_loss(plain.model_step(batch()))), rel=0.05)
 
 
-def test_validation_has_nothing_to_do_with_the_teacher(teacher: tuple[str, Classifier]) -> None:
+def test_validation_does_not_use_the_teacher(teacher: tuple[str, Classifier]) -> None:
     task = built(teacher[0], distillation=ALL).eval()
-    task._begin = None  # type: ignore[method-assign, assignment]
+    task._attach_teacher = None  # type: ignore[method-assign, assignment]
     assert task.model_step(batch()).logits.shape == (8, 10)
 
 
 # ---------------------------------------------------------------- training
 
 
-def test_the_parts_are_logged_and_nothing_of_the_teacher_is_saved(
+def test_the_terms_are_logged_and_the_teacher_is_not_saved(
     teacher: tuple[str, Classifier], fit: Fit, tmp_path: Path
 ) -> None:
     task, trainer = fit(student(teacher[0], distillation=ALL), max_epochs=2)
@@ -178,7 +178,7 @@ def test_a_checkpoint_is_evaluated_without_its_teacher(fit: Fit, tmp_path: Path)
         assert torch.equal(found.eval()(images), task.eval()(images))
 
 
-def test_a_teacher_that_has_changed_since_is_refused(fit: Fit, tmp_path: Path) -> None:
+def test_a_changed_teacher_raises(fit: Fit, tmp_path: Path) -> None:
     folder, _ = teacher_folder(tmp_path / "model")
     _, trainer = fit(student(folder))
     path = tmp_path / "a.ckpt"
@@ -186,24 +186,24 @@ def test_a_teacher_that_has_changed_since_is_refused(fit: Fit, tmp_path: Path) -
     shutil.rmtree(folder)
     teacher_folder(tmp_path / "model", seed=1)
     again = pl.Trainer(max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    with pytest.raises(UserError, match="are not those that training began with"):
+    with pytest.raises(UserError, match="expected the weights with which the training started"):
         again.fit(student(folder), datamodule=make_digits(), ckpt_path=path, weights_only=True)
 
 
 def test_a_backbone_with_weights_teaches_its_features(tmp_path: Path, fit: Fit) -> None:
     folder, network = teacher_folder(tmp_path / "model", DataFacts(("x", "y"), (1, 1), 16, 1))
     spec = {**WIDE, "weights": folder}
-    with pytest.raises(UserError, match="has no head for these classes"):
+    with pytest.raises(UserError, match="has no head for"):
         student(spec)  # type: ignore[arg-type]
-    for given in (spec, folder):  # of a whole classifier, other classes do not matter then
+    for given in (spec, folder):  # the classes of the classifier are not used
         task, _ = fit(student(given, distillation=HINTS))  # type: ignore[arg-type]
         assert isinstance(task, DistillationTask)
         name = "backbone.network.layer1.0.conv1.weight"
-        assert torch.equal(task._begin().classifier.get_parameter(name), network.get_parameter(name))
+        assert torch.equal(task._attach_teacher().classifier.get_parameter(name), network.get_parameter(name))
 
 
-def test_a_distilled_student_is_shared_as_any_other(trained: Path, cli: Cli, tiny: Path, tmp_path: Path) -> None:
-    """From the command line: the teacher is a run folder, the model folder holds the student alone."""
+def test_a_distilled_student_has_a_plain_model_folder(trained: Path, cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    """The teacher is a run folder, and the model folder of the run contains the student only."""
     words = ["--model.class_path", "imgrec.DistillationTask", "--model.init_args.teacher", trained]
     done = cli("fit", "--config", tiny, *words, "--model.init_args.distillation", "[logits, features]")
     assert done.returncode == 0, done.stderr
@@ -218,10 +218,10 @@ def test_a_distilled_student_is_shared_as_any_other(trained: Path, cli: Cli, tin
     assert cli("test", run).returncode == 0
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- invalid arguments
 
 
-def test_other_classes_channels_or_an_order_of_their_own_are_refused(tmp_path: Path) -> None:
+def test_other_classes_channels_or_another_order_raise(tmp_path: Path) -> None:
     cases = {
         "3 classes (a, b, c)": DataFacts(("a", "b", "c"), (1, 1, 1), 16, 1),
         "10 classes (9, 8, 7": DataFacts(DIGITS.class_names[::-1], DIGITS.class_counts, 16, 1),
@@ -231,7 +231,7 @@ def test_other_classes_channels_or_an_order_of_their_own_are_refused(tmp_path: P
         folder, _ = teacher_folder(tmp_path / str(i), facts)
         with pytest.raises(UserError) as refused:
             run_fit(student(folder))
-        assert str(refused.value).startswith(f"model.teacher: {folder} ")
+        assert str(refused.value).startswith(f"model.teacher: {folder}")
         assert message in str(refused.value)
 
 
@@ -240,17 +240,17 @@ def test_other_classes_channels_or_an_order_of_their_own_are_refused(tmp_path: P
     [
         ({"teacher": "nowhere"}, "model.teacher: run folder, checkpoint or model folder not found"),
         ({"teacher": "resnet18"}, "{name: resnet18, pretrained: true} or {name: resnet18, weights: FOLDER}"),
-        ({"teacher": {"name": "resnet18"}}, "has learnt nothing: it needs `pretrained: true`"),
+        ({"teacher": {"name": "resnet18"}}, "model.teacher: expected `pretrained: true` or `weights: FOLDER`"),
         (
             {"teacher": {"name": "resnet81", "pretrained": True}, "distillation": "features"},
             'model.teacher: no backbone is called "resnet81"',
         ),
-        ({"label_weight": -1.0}, "model.label_weight: label_weight: expected "),
+        ({"label_weight": -1.0}, "model.label_weight: expected "),
         ({"distillation": "logit"}, 'Did you mean "logits"'),
-        ({"distillation": HINTS, "compile": True}, "model.compile: what layers give cannot be learnt"),
+        ({"distillation": HINTS, "compile": True}, "model.compile: expected false"),
     ],
 )
-def test_a_wrong_argument_is_refused_before_any_data_is_read(
+def test_an_invalid_argument_raises_before_data_is_read(
     arguments: dict[str, Any], message: str, teacher: tuple[str, Classifier]
 ) -> None:
     with pytest.raises(UserError) as refused:
@@ -266,14 +266,14 @@ def test_a_wrong_argument_is_refused_before_any_data_is_read(
             'the student: the network has no layer "layr1". Did you',
         ),
         ({"name": "attention", "layers": {"layer1": "blocks.1"}}, 'the teacher: the network has no layer "blocks.1"'),
-        ({"name": "features", "layers": {"layer[12]": "layer?"}}, '"layer[12]" means 2 layers of the student'),
+        ({"name": "features", "layers": {"layer[12]": "layer?"}}, '"layer[12]" matches 2 layers of the student'),
         (
             {"name": "attention", "layers": {"head.linear": "layer1"}},
             "attention: layers: expected maps of more than one position",
         ),
     ],
 )
-def test_layers_that_do_not_fit_are_refused_before_training(
+def test_layers_that_do_not_match_raise_before_training(
     kind: dict[str, Any], message: str, teacher: tuple[str, Classifier]
 ) -> None:
     with pytest.raises(UserError) as refused:
@@ -282,12 +282,12 @@ def test_layers_that_do_not_fit_are_refused_before_training(
     assert message in str(refused.value)
 
 
-# ---------------------------------------------------------------- what it is for
+# ---------------------------------------------------------------- learning
 
 
 @pytest.mark.slow
 def test_a_student_learns_the_classes_from_its_teacher_alone(tmp_path: Path) -> None:
-    """The labels weigh nothing: what the student knows of the digits, it has from the teacher."""
+    """The weight of the labels is 0."""
     usual: dict[str, Any] = {"normalize": "half", "optimizer": {"name": "adamw", "lr": 0.01}}
     whole: dict[str, Any] = {"max_epochs": 6, "limit_train_batches": 1.0}
     _, trainer = run_fit(ClassificationTask(backbone={**WIDE, "drop_rate": 0.0}, **usual), **whole)

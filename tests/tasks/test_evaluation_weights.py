@@ -1,4 +1,4 @@
-"""Optimizers whose result is not where the weights train: what is validated, kept, resumed."""
+"""Optimizers whose evaluation weights differ from the training weights: validation, checkpoints, resume."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def task(optimizer: dict[str, Any], schedule: Any = "constant") -> Classificatio
 
 
 class Look(pl.Callback):
-    """The weights that are trained and those that are validated, and a checkpoint in the middle of training."""
+    """Callback that stores the training and the validation weights, and a checkpoint in the middle of training."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
@@ -41,7 +41,7 @@ class Look(pl.Callback):
 
 
 @pytest.mark.parametrize("optimizer", [FREE, SLOW], ids=lambda spec: str(spec["name"]))
-def test_the_result_is_validated_and_kept_and_training_goes_on_exactly(
+def test_the_evaluation_weights_are_validated_and_saved_and_training_resumes_exactly(
     optimizer: dict[str, Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "middle.ckpt"
@@ -59,14 +59,14 @@ def test_the_result_is_validated_and_kept_and_training_goes_on_exactly(
         resumed, datamodule=digits(), ckpt_path=path, weights_only=True
     )
     assert same(dict(resumed.state_dict()), dict(whole.state_dict()))
-    elsewhere = find_eval_weights_optimizer(made.optimizers[0])
-    assert elsewhere is not None
+    found = find_eval_weights_optimizer(made.optimizers[0])
+    assert found is not None
     left = {n: p.detach().clone() for n, p in whole.named_parameters()}
-    elsewhere.train()
-    assert not same(left, {n: p.detach() for n, p in whole.named_parameters()})  # the result was left in the network
+    found.train()
+    assert not same(left, {n: p.detach() for n, p in whole.named_parameters()})  # the model has the evaluation weights
 
 
-def test_an_average_by_ema_takes_the_place_of_slow_weights(tmp_path: Path) -> None:
+def test_ema_replaces_the_slow_weights(tmp_path: Path) -> None:
     look = Look(tmp_path / "middle.ckpt")
     average, whole, resumed = EMA(decay=0.5), task(SLOW), task(SLOW)
     trainer(tmp_path, [average, look], enable_checkpointing=False).fit(whole, datamodule=digits())
@@ -77,17 +77,17 @@ def test_an_average_by_ema_takes_the_place_of_slow_weights(tmp_path: Path) -> No
     assert same(dict(resumed.state_dict()), dict(whole.state_dict()))
 
 
-def test_what_averages_already_is_not_averaged_again(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"trainer\.callbacks: EMA averages weights, and so does ScheduleFreeAdamW"):
+def test_a_second_average_raises(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"trainer\.callbacks: expected no EMA with the optimizer ScheduleFreeAdamW"):
         trainer(tmp_path, [EMA()], enable_checkpointing=False).fit(task(FREE), datamodule=digits())
 
 
-def test_a_schedule_that_it_does_without_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for schedule, told in (("cosine", True), ({"name": "constant", "warmup": 0.1}, False)):
+def test_a_decaying_schedule_logs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for schedule, is_logged in (("cosine", True), ({"name": "constant", "warmup": 0.1}, False)):
         caplog.clear()
         made = trainer(tmp_path, [], enable_checkpointing=False, max_steps=1, max_epochs=-1, limit_val_batches=0)
         made.fit(task(FREE, schedule), datamodule=digits())
-        assert ("ScheduleFreeAdamW works with a constant learning rate" in caplog.text) is told
+        assert ("ScheduleFreeAdamW is designed for a constant learning rate" in caplog.text) is is_logged
 
 
 def test_a_plateau_is_counted_by_validations_and_resumed(tmp_path: Path) -> None:

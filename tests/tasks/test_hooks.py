@@ -128,7 +128,7 @@ def test_configure_optimizers(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
 
 
 def test_model_step(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
-    """A step of one's own serves training, validation, test and prediction alike."""
+    """Training, validation, test and prediction share one overridden step."""
     seen: list[tuple[bool, int]] = []
 
     class Inverted(ClassificationTask):
@@ -148,7 +148,7 @@ def test_model_step(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
 
 def test_compute_loss(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
     class Confident(ClassificationTask):
-        """The example in the documentation of the class."""
+        """The example in the docstring of the class."""
 
         def compute_loss(self, output: StepOutput) -> Tensor:
             return super().compute_loss(output) - 0.1 * output.logits.softmax(1).amax(1).mean()

@@ -76,7 +76,7 @@ def test_a_task_becomes_what_its_checkpoint_is(folder: Path, fit: Callable[..., 
         assert sum(p.numel() for p in each.parameters()) == size
     checkpoint = torch.load(tmp_path / "narrow.ckpt", weights_only=True)
     fresh = task(init_from=str(folder), facts=checkpoint["hyper_parameters"]["facts"])
-    fresh.expect(checkpoint)
+    fresh.prepare_for_checkpoint(checkpoint)
     fresh.configure_model()
     assert {n: p.shape for n, p in fresh.named_parameters()} == {
         n: v.shape for n, v in checkpoint["state_dict"].items() if n in dict(fresh.named_parameters())

@@ -1,4 +1,4 @@
-"""A researcher's own task, in a file of their own, from the command line."""
+"""A custom task in a separate file, from the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from imgrec.losses import CrossEntropy
 
 
 class Margin(nn.Module):
-    """Asks the right logit to lead by a margin."""
+    """Margin of the target logit over each other logit."""
 
     def __init__(self, margin: float = 1.0) -> None:
         super().__init__()
@@ -37,10 +37,10 @@ class Margin(nn.Module):
 
 
 class Sharper(ClassificationTask):
-    """A penalty on unsure answers.
+    """A task with a penalty on low confidence.
 
     Args:
-        sharpness: its weight.
+        sharpness: Weight of the penalty.
     """
 
     def __init__(self, sharpness: float = 0.1, **rest) -> None:
@@ -59,7 +59,7 @@ def _own_file(tmp_path: Path) -> Iterator[None]:
     sys.modules.pop("my_research", None)
 
 
-def test_it_trains_tests_predicts_and_loads(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_a_custom_task_trains_tests_predicts_and_loads(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     words = ["--model.class_path", "my_research.Sharper", "--model.sharpness", "0.3", "--trainer.max_epochs", "1"]
     done = cli("fit", "--config", tiny, *words)
     assert done.returncode == 0, done.stderr
@@ -87,8 +87,8 @@ def test_it_trains_tests_predicts_and_loads(cli: Cli, tiny: Path, tmp_path: Path
     assert len(imgrec.load(alone).facts.class_names) == 10
 
 
-def test_a_run_goes_on_with_a_subclass(cli: Cli, trained: Path) -> None:
-    """The config of a run, but for the class: the rest stays what it was."""
+def test_the_config_of_a_run_trains_a_subclass(cli: Cli, trained: Path) -> None:
+    """The other values of the config stay."""
     printed = cli(
         "fit", "--config", trained / "config.yaml", "--model.class_path=my_research.Sharper", "--print_config"
     )
@@ -100,7 +100,7 @@ def test_a_run_goes_on_with_a_subclass(cli: Cli, trained: Path) -> None:
     assert after == before
 
 
-def test_a_mistake_in_its_own_argument_is_named(cli: Cli, tiny: Path) -> None:
+def test_an_invalid_argument_of_a_custom_task_raises(cli: Cli, tiny: Path) -> None:
     def refused(*words: str) -> str:
         done = cli("fit", "--config", tiny, "--model.class_path", "my_research.Sharper", *words)
         assert done.returncode == 2
@@ -112,7 +112,7 @@ def test_a_mistake_in_its_own_argument_is_named(cli: Cli, tiny: Path) -> None:
     assert 'model.loss: no loss is called "focl"' in refused("--model.loss", "focl")
 
 
-def test_a_class_that_is_not_there_is_named(cli: Cli, tiny: Path) -> None:
+def test_a_missing_class_raises(cli: Cli, tiny: Path) -> None:
     done = cli("fit", "--config", tiny, "--model.class_path", "my_research.Sharpr")
     assert done.returncode == 2
     assert 'model: there is no class "my_research.Sharpr". Did you mean "Sharper"?' in done.stderr
@@ -120,7 +120,7 @@ def test_a_class_that_is_not_there_is_named(cli: Cli, tiny: Path) -> None:
     assert (done.returncode, done.stderr) == (2, "imgrec: error: model: my_research.Margin is no LightningModule\n")
 
 
-def test_a_loss_of_ones_own_by_dotted_path(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_a_custom_loss_by_dotted_path(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     done = cli("fit", "--config", tiny, "--model.loss", "{name: my_research.Margin, margin: 2}")
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs/tiny").iterdir()

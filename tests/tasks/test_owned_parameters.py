@@ -1,4 +1,4 @@
-"""Parameters that a loss or a regularizer owns: they train with the network's, and are no part of it."""
+"""Parameters of a loss or a regularizer: they are trained with the model and are not part of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OWN = "regularizers.regularizers.0.centers"
 
 
 class Scaled(nn.Module):
-    """A cross-entropy with a temperature that is learnt, of a head whose input it knows."""
+    """Cross-entropy of learned linear combinations of the logits, with the fact ``feature_dim``."""
 
     def __init__(self, feature_dim: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def task(tiny_backbone: dict[str, Any], **arguments: Any) -> ClassificationTask:
     return ClassificationTask(**{"backbone": tiny_backbone, "normalize": "half"} | given | arguments)
 
 
-def test_they_train_without_weight_decay(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
+def test_owned_parameters_have_no_weight_decay(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
     made, trainer = fit(task(tiny_backbone, loss=f"{__name__}.Scaled"))
     assert made.loss.feature_dim == made.model.feature_dim == 8
     names = {id(parameter): name for name, parameter in made.named_parameters()}
@@ -53,7 +53,7 @@ def test_they_train_without_weight_decay(fit: Fit, tiny_backbone: dict[str, Any]
     assert float(trainer.callback_metrics["train/reg/center"]) > 0
 
 
-def test_they_are_in_the_checkpoint_and_not_exported(fit: Fit, tiny_backbone: dict[str, Any], tmp_path: Path) -> None:
+def test_owned_parameters_are_saved_and_not_exported(fit: Fit, tiny_backbone: dict[str, Any], tmp_path: Path) -> None:
     made, trainer = fit(task(tiny_backbone))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     again = ClassificationTask.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
@@ -64,7 +64,7 @@ def test_they_are_in_the_checkpoint_and_not_exported(fit: Fit, tiny_backbone: di
     assert b"centers" not in kept
 
 
-def test_an_evaluation_does_without_what_another_loss_had_learnt(
+def test_an_evaluation_ignores_parameters_of_another_loss(
     fit: Fit, tiny_backbone: dict[str, Any], tmp_path: Path
 ) -> None:
     _, trainer = fit(task(tiny_backbone))
@@ -76,18 +76,18 @@ def test_an_evaluation_does_without_what_another_loss_had_learnt(
         assert hasattr(other.loss, "matrix") == (loss != "cross_entropy")
 
 
-def test_training_goes_on_with_the_same_loss_and_regularizers_only(
+def test_training_resumes_with_the_same_loss_and_regularizers_only(
     fit: Fit, tiny_backbone: dict[str, Any], tmp_path: Path
 ) -> None:
     _, trainer = fit(task(tiny_backbone))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    with pytest.raises(UserError, match=r"trained with another loss or other regularizers: .*1 unknown here .*centers"):
+    with pytest.raises(UserError, match=r"trained with another loss or other regularizers\. .*1 are unknown .*centers"):
         trainer.fit(
             task(tiny_backbone, regularizers=None), datamodule=trainer.datamodule, ckpt_path=tmp_path / "a.ckpt"
         )
 
 
-def test_a_regularizer_that_has_not_begun_is_no_trouble_to_ddp(tiny_backbone: dict[str, Any]) -> None:
+def test_an_inactive_regularizer_has_gradients_for_ddp(tiny_backbone: dict[str, Any]) -> None:
     from imgrec.regularizers import build_regularizers
 
     made = build_regularizers({**CENTER, "ramp": [0.5, 1.0]}, "r", num_classes=3, feature_dim=4)
@@ -98,7 +98,7 @@ def test_a_regularizer_that_has_not_begun_is_no_trouble_to_ddp(tiny_backbone: di
     assert not centers.grad.any()
 
 
-def test_a_network_is_looked_at_before_it_trains(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
+def test_regularizers_check_the_model_before_training(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
     specs = [{"name": "l2", "weight": 1e-4}, {"name": "l1", "weight": 1e-4, "scope": "layr1"}]
     with pytest.raises(
         UserError,
@@ -109,7 +109,7 @@ def test_a_network_is_looked_at_before_it_trains(fit: Fit, tiny_backbone: dict[s
         fit(task(tiny_backbone, regularizers={"name": "r_drop", "weight": 1.0}))
 
 
-def test_every_entry_that_owns_parameters_is_known() -> None:
+def test_entries_with_parameters() -> None:
     facts = {"num_classes": 3, "feature_dim": 4}
     owners = {name for name in REGULARIZERS.names() if list(REGULARIZERS.build(name, "", **facts).parameters())}
     assert owners == {"center"}

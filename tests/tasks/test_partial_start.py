@@ -1,4 +1,4 @@
-"""Training that starts from what fits of another network, whatever it was saved as."""
+"""Training that starts from the matching weights of another model, saved in any format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from imgrec.errors import UserError
 from imgrec.export import read_origin, save_model_folder
 from imgrec.export.state_dict import read_tensors, renamed
 from imgrec.models import Classifier, ClassifierSpecs, build_classifier
-from imgrec.tasks.partial_start import Start
+from imgrec.tasks.initial_weights import InitialWeights
 from imgrec.types import DataFacts
 
 TINY: dict[str, Any] = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}
@@ -39,7 +39,7 @@ def origin() -> Classifier:
 
 @pytest.fixture(scope="module")
 def places(origin: Classifier, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same network, saved in every way."""
+    """Paths of the same model, saved in every format."""
     place = tmp_path_factory.mktemp("places")
     save_model_folder(place / "folder", origin, SPECS, facts())
     save_model_folder(place / "run/model", origin, SPECS, facts())
@@ -71,7 +71,7 @@ def same_backbone(task: ClassificationTask, origin: Classifier) -> bool:
 @pytest.mark.parametrize(
     ("place", "head"), [("folder", True), ("run", True), ("last", True), ("bare", False), ("foreign", False)]
 )
-def test_all_of_it_is_found_whatever_it_was_saved_as(
+def test_all_weights_are_loaded_from_every_format(
     place: str, head: bool, origin: Classifier, places: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "imgrec")
@@ -85,46 +85,46 @@ def test_all_of_it_is_found_whatever_it_was_saved_as(
     )
     assert (float(task.model.mean), float(task.model.std)) == ((0.25, 0.75) if head else pytest.approx((0.449, 0.226)))
     assert f"model.init_from: {places[place]}" in caplog.text
-    assert task.taken is not None
-    assert task.taken.unknown == ()
+    assert task.loaded_weights is not None
+    assert task.loaded_weights.unknown == ()
 
 
-def test_a_head_of_other_classes_is_left_even_where_it_has_the_right_shape(
+def test_a_head_of_other_classes_with_the_right_shape_is_not_loaded(
     origin: Classifier, places: dict[str, Path]
 ) -> None:
     task = built({"path": str(places["folder"]), "partial": True}, ("a", "b", "d"))
     assert same_backbone(task, origin)
-    assert task.taken is not None
-    assert task.taken.other_classes == ("head.linear.bias", "head.linear.weight")
+    assert task.loaded_weights is not None
+    assert task.loaded_weights.other_classes == ("head.linear.bias", "head.linear.weight")
     assert not torch.equal(task.model.get_parameter("head.linear.weight"), origin.get_parameter("head.linear.weight"))
 
 
-def test_a_scope_says_what_is_taken_over(origin: Classifier, places: dict[str, Path]) -> None:
+def test_a_scope_restricts_the_loaded_weights(origin: Classifier, places: dict[str, Path]) -> None:
     start = {"path": str(places["folder"]), "partial": True, "scope": ["conv1", "bn1", "layer1"]}
     task = built(start, normalize="half")
-    assert task.taken is not None
-    assert {name.split(".")[2] for name in task.taken.taken} == {"conv1", "bn1", "layer1"}
-    assert any(name.endswith("running_var") for name in task.taken.taken)
-    assert float(task.model.mean) == 0.5  # the config says so
+    assert task.loaded_weights is not None
+    assert {name.split(".")[2] for name in task.loaded_weights.taken} == {"conv1", "bn1", "layer1"}
+    assert any(name.endswith("running_var") for name in task.loaded_weights.taken)
+    assert float(task.model.mean) == 0.5  # set in the config
     assert not same_backbone(task, origin)
 
 
-def test_other_layers_keep_what_they_were_initialized_with(origin: Classifier, places: dict[str, Path]) -> None:
+def test_additional_layers_keep_their_initialization(origin: Classifier, places: dict[str, Path]) -> None:
     wider = {**TINY, "layers": [2, 1, 1, 1]}
     task = built({"path": str(places["folder"]), "partial": True}, backbone=wider)
-    assert task.taken is not None
-    assert task.taken.fresh
-    assert all(".layer1.1." in name for name in task.taken.fresh)
+    assert task.loaded_weights is not None
+    assert task.loaded_weights.fresh
+    assert all(".layer1.1." in name for name in task.loaded_weights.fresh)
 
 
-def test_the_backbones_own_weights_come_first(origin: Classifier, places: dict[str, Path]) -> None:
+def test_the_weights_of_the_backbone_are_loaded_first(origin: Classifier, places: dict[str, Path]) -> None:
     backbone = {**TINY, "weights": str(places["run"])}
     task = built({"path": str(places["folder"]), "partial": True, "scope": "head"}, backbone=backbone)
     assert same_backbone(task, origin)
     assert torch.equal(task.model.get_parameter("head.linear.weight"), origin.get_parameter("head.linear.weight"))
 
 
-def test_a_timm_folder_brings_its_names_and_its_classes(tmp_path: Path) -> None:
+def test_a_timm_folder_has_other_names_and_classes(tmp_path: Path) -> None:
     network = timm.create_model(
         "resnet18", num_classes=3, in_chans=1, layers=(1, 1, 1, 1), channels=(8,) * 4, stem_width=8
     )
@@ -139,7 +139,7 @@ def test_a_timm_folder_brings_its_names_and_its_classes(tmp_path: Path) -> None:
         assert float(task.model.mean) == pytest.approx(0.1)
 
 
-def test_a_checkpoint_of_such_a_training_needs_nothing_of_it(
+def test_a_checkpoint_does_not_depend_on_the_source(
     places: dict[str, Path], tmp_path: Path, fit: Callable[..., Any], tiny_backbone: dict[str, Any]
 ) -> None:
     save_file(build_classifier(TINY, "linear", "half", facts()).state_dict(), tmp_path / "gone.safetensors")
@@ -148,17 +148,17 @@ def test_a_checkpoint_of_such_a_training_needs_nothing_of_it(
     trainer.save_checkpoint(tmp_path / "task.ckpt")
     (tmp_path / "gone.safetensors").unlink()
     again = ClassificationTask.load_from_checkpoint(tmp_path / "task.ckpt", weights_only=True)
-    assert again.taken is None
+    assert again.loaded_weights is None
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in task.state_dict().items())
     assert read_origin(tmp_path / "task.ckpt").facts.num_classes == 10
 
 
-def test_the_longest_beginning_of_a_name_is_put_in_other_words() -> None:
+def test_the_longest_matching_prefix_is_renamed() -> None:
     state: dict[str, Tensor] = {"a.b.c": torch.ones(1), "a.d": torch.ones(1), "e": torch.ones(1)}
     assert list(renamed(state, {"a.": "x.", "a.b.": ""})) == ["c", "x.d", "e"]
 
 
-# ------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------ invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -167,18 +167,18 @@ def test_the_longest_beginning_of_a_name_is_put_in_other_words() -> None:
         ({"path": "p", "parital": True}, r'there is no key "parital". Did you mean "partial"'),
         ({"partial": True}, r"init_from.path: expected a path, got None"),
         ({"path": "p", "partial": "yes"}, r"init_from.partial: expected true or false, got 'yes'"),
-        ({"path": "p", "scope": "backbone"}, r"init_from.scope is for `partial: true`"),
+        ({"path": "p", "scope": "backbone"}, r"init_from.scope: expected `partial: true`"),
         ({"path": "p", "partial": True, "scope": 3}, r"init_from.scope: expected a pattern of names"),
         ({"path": "p", "partial": True, "rename": ["a"]}, r"init_from.rename: expected a mapping"),
         ({"path": "nowhere", "partial": True}, r"init_from: run folder, model folder, .* not found: .*nowhere"),
     ],
 )
-def test_a_start_that_cannot_be_is_refused_when_the_task_is_made(given: dict[str, Any], message: str) -> None:
+def test_an_invalid_source_raises_when_the_task_is_built(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ClassificationTask(backbone=TINY, init_from=given)
 
 
-def test_what_fits_nowhere_is_refused(places: dict[str, Path], tmp_path: Path) -> None:
+def test_a_source_without_matching_weights_raises(places: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not one parameter .* called backbone.network.module.*`rename`"):
         built({"path": str(places["foreign"]), "partial": True})
     with pytest.raises(UserError, match=r'init_from.scope: the pattern "layer9" matches no parameter'):
@@ -191,10 +191,10 @@ def test_what_fits_nowhere_is_refused(places: dict[str, Path], tmp_path: Path) -
         read_tensors(tmp_path / "broken.ckpt")
 
 
-def test_the_mapping_without_partial_is_the_path_alone(places: dict[str, Path], origin: Classifier) -> None:
-    assert Start.of({"path": "p"}) == Start.of("p")
+def test_a_mapping_without_partial_equals_the_path(places: dict[str, Path], origin: Classifier) -> None:
+    assert InitialWeights.parse({"path": "p"}) == InitialWeights.parse("p")
     task = built({"path": str(places["folder"])})
-    assert task.taken is None
+    assert task.loaded_weights is None
     assert torch.equal(task.model.get_parameter("head.linear.weight"), origin.get_parameter("head.linear.weight"))
-    with pytest.raises(UserError, match="they must be the same, because all of it is taken over"):
+    with pytest.raises(UserError, match="Use the same architecture"):
         ClassificationTask(backbone="resnet34", init_from={"path": str(places["folder"])})

@@ -1,4 +1,4 @@
-"""What a task refuses, and that nothing has changed when it does."""
+"""Errors of a task for other data and other checkpoints, raised before anything changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from imgrec import ClassificationTask, DataFacts, ImageDataModule, UserError
 from imgrec.errors import SpecError
-from imgrec.tasks.compatibility import refuse_other_architecture, refuse_other_classes
+from imgrec.tasks.compatibility import check_same_classes, check_state_dict
 
 Fit = Callable[..., Any]
 
@@ -25,7 +25,7 @@ def checkpoint(fit: Fit, tiny_backbone: dict[str, Any], tmp_path: Path) -> Path:
 
 
 class Snapshot(ClassificationTask):
-    """Remembers the weights that it was built with."""
+    """A task that stores the weights that it was built with."""
 
     def configure_model(self) -> None:
         super().configure_model()
@@ -83,11 +83,11 @@ def test_data_of_other_classes_is_refused_by_a_trained_task(checkpoint: Path, fi
 def test_images_of_other_channels_are_refused(checkpoint: Path, fit: Fit) -> None:
     task = ClassificationTask.load_from_checkpoint(checkpoint, weights_only=True)
     data = ImageDataModule("digits", image_size=16, channels=3, num_workers=0)
-    with pytest.raises(UserError, match=r"^this model takes images of 1 channel\(s\), the data has 3$"):
+    with pytest.raises(UserError, match=r"^this model: expected images of 1 channel\(s\), got 3\.$"):
         fit(task, data)
 
 
-def test_a_trained_task_goes_on_with_images_of_another_size(checkpoint: Path, fit: Fit) -> None:
+def test_a_trained_task_resumes_with_images_of_another_size(checkpoint: Path, fit: Fit) -> None:
     task = ClassificationTask.load_from_checkpoint(checkpoint, weights_only=True)
     data = ImageDataModule("digits", image_size=24, channels=1, batch_size=64, num_workers=0)
     fit(task, data)
@@ -98,9 +98,9 @@ def test_a_trained_task_goes_on_with_images_of_another_size(checkpoint: Path, fi
 @pytest.mark.parametrize(
     ("backbone", "head", "said"),
     [
-        ({"channels": [16, 8, 8, 8]}, "linear", "of another shape (first: model.backbone.network"),
-        ({"layers": [2, 1, 1, 1]}, "linear", "missing (first: model.backbone.network.layer1.1"),
-        ({}, "cosine", "2 unknown here (first: model.head.linear.bias)"),
+        ({"channels": [16, 8, 8, 8]}, "linear", "have another shape (first: model.backbone.network"),
+        ({"layers": [2, 1, 1, 1]}, "linear", "are missing (first: model.backbone.network.layer1.1"),
+        ({}, "cosine", "2 are unknown (first: model.head.linear.bias)"),
     ],
 )
 def test_a_checkpoint_of_another_architecture_is_refused_before_anything_changes(
@@ -112,7 +112,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_before_anything_changes
     trainer = pl.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
-    with pytest.raises(UserError, match=r"^the checkpoint is of another architecture: of its ") as refused:
+    with pytest.raises(UserError, match=r"^The checkpoint is of another architecture\. Of its ") as refused:
         trainer.fit(task, datamodule=digits, ckpt_path=checkpoint, weights_only=True)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -121,29 +121,29 @@ def test_a_checkpoint_of_another_architecture_is_refused_before_anything_changes
         ClassificationTask.load_from_checkpoint(checkpoint, weights_only=True, backbone="test_resnet")
 
 
-def test_the_refusals_count_what_differs() -> None:
+def test_the_messages_count_the_differences() -> None:
     a, b = torch.zeros(2), torch.zeros(3)
-    refuse_other_architecture({"x": a, "y": b}, {"x": a.clone(), "y": b})
+    check_state_dict({"x": a, "y": b}, {"x": a.clone(), "y": b})
     with pytest.raises(UserError) as refused:
-        refuse_other_architecture({"x": a, "y": a, "z": a}, {"x": b, "y": a, "w": a, "v": a})
+        check_state_dict({"x": a, "y": a, "z": a}, {"x": b, "y": a, "w": a, "v": a})
     assert str(refused.value) == (
-        "the checkpoint is of another architecture: of its 3 tensors, "
-        "1 of another shape (first: x (2,), here (3,)); 2 missing (first: v); 1 unknown here (first: z)"
+        "The checkpoint is of another architecture. Of its 3 tensors, "
+        "1 have another shape (first: x (2,), expected (3,)), 2 are missing (first: v), 1 are unknown (first: z)."
     )
     facts = DataFacts(("a", "b"), (1, 1), 8)
-    refuse_other_classes(facts, DataFacts(("a", "b"), (5, 9), 16), "this model")
+    check_same_classes(facts, DataFacts(("a", "b"), (5, 9), 16), "this model")
     with pytest.raises(UserError, match="same classes in the same order"):
-        refuse_other_classes(facts, DataFacts(("b", "a"), (1, 1), 8), "this model")
+        check_same_classes(facts, DataFacts(("b", "a"), (1, 1), 8), "this model")
 
 
-def test_a_task_that_has_not_seen_data_says_so(tiny_backbone: dict[str, Any]) -> None:
+def test_a_task_without_facts_raises(tiny_backbone: dict[str, Any]) -> None:
     task = ClassificationTask(tiny_backbone)
     with pytest.raises(UserError, match=r"expected facts of the data before the model is built"):
         task.configure_model()
 
 
-def test_a_schedule_needs_an_end_of_training(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"set trainer\.max_epochs or trainer\.max_steps"):
+def test_a_schedule_requires_a_last_step(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"Set trainer\.max_epochs or trainer\.max_steps"):
         fit(ClassificationTask(tiny_backbone, normalize="half"), max_epochs=-1)
 
 
@@ -160,6 +160,6 @@ def test_a_schedule_needs_an_end_of_training(fit: Fit, tiny_backbone: dict[str, 
         ({"normalize": "imagnet"}, r'^model\.normalize: .*"imagenet"'),
     ],
 )
-def test_a_wrong_spec_is_refused_when_the_task_is_made(arguments: dict[str, Any], message: str) -> None:
+def test_an_invalid_spec_raises_when_the_task_is_built(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         ClassificationTask(**arguments)

@@ -1,4 +1,4 @@
-"""Sharpness-aware steps in a training: what counts, what is accumulated, and what other parts see of them."""
+"""Sharpness-aware steps in training: statistics, accumulation, and interaction with other parts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from imgrec import ClassificationTask, Pruning
 from imgrec.compress.pruning.masks import sparsity_of
 from imgrec.errors import UserError
 from imgrec.optim import build_optimizer, sam_perturbation, sharpness_aware
-from imgrec.tasks.precision_benchmark import Way, measure
+from imgrec.tasks.precision_benchmark import PrecisionConfig, measure_precisions
 from imgrec.tasks.sam_step import loss_scale, sam_loss
-from imgrec.tasks.synthetic_step import trial
+from imgrec.tasks.synthetic_step import temporary_copy
 from imgrec.types import StepOutput
 from tests.callbacks.small_training import BACKBONE, digits, trainer
 
@@ -56,7 +56,7 @@ class Watch(pl.Callback):
 
 
 def gradients_at_worst_points(network: nn.Module, batches: list[Any], rho: float) -> list[Tensor]:
-    """The mean over batches of the gradient at each one's own worst point, by a loop of its own."""
+    """Return the mean over batches of the gradient at the perturbed weights of each batch, by a separate loop."""
     begun = copy.deepcopy(network.state_dict())
     weights = list(network.parameters())
     total = [torch.zeros_like(w) for w in weights]
@@ -74,9 +74,7 @@ def gradients_at_worst_points(network: nn.Module, batches: list[Any], rho: float
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_each_batch_has_its_own_worst_point_and_their_gradients_are_accumulated(
-    accumulated: int, tmp_path: Path
-) -> None:
+def test_gradients_at_the_perturbed_weights_of_each_batch_are_accumulated(accumulated: int, tmp_path: Path) -> None:
     watch = Watch()
     module = task(SAM, backbone={**BACKBONE, "drop_rate": 0.0})
     fit(tmp_path, module, watch, accumulate_grad_batches=accumulated, max_steps=1, max_epochs=-1)
@@ -88,7 +86,7 @@ def test_each_batch_has_its_own_worst_point_and_their_gradients_are_accumulated(
 
 
 def test_only_the_first_pass_counts(tmp_path: Path) -> None:
-    """With a learning rate of 0, a training leaves what a plain optimizer leaves: statistics and figures."""
+    """Training with a learning rate of 0 has the statistics and metrics of a plain optimizer."""
     left = []
     for optimizer in (SAM["base"], SAM):
         module = task({**optimizer, "lr": 0.0} if optimizer is not SAM else {**SAM, "base": {"name": "sgd", "lr": 0.0}})
@@ -101,7 +99,7 @@ def test_only_the_first_pass_counts(tmp_path: Path) -> None:
 
 
 class Noted(ClassificationTask):
-    """Keeps the losses of all passes."""
+    """A task that stores the losses of all passes."""
 
     def compute_loss(self, output: StepOutput) -> Tensor:
         loss = super().compute_loss(output)
@@ -109,7 +107,7 @@ class Noted(ClassificationTask):
         return loss
 
 
-def test_both_passes_drop_the_same_units_and_the_second_one_is_higher_up(tmp_path: Path) -> None:
+def test_both_passes_drop_the_same_units_and_the_second_loss_is_higher(tmp_path: Path) -> None:
     near = task({**SAM, "rho": 1e-7}, Noted)
     fit(tmp_path, near, max_epochs=1)
     assert near.noted[::2] == pytest.approx(near.noted[1::2], rel=1e-5)
@@ -118,7 +116,7 @@ def test_both_passes_drop_the_same_units_and_the_second_one_is_higher_up(tmp_pat
     assert all(second > first for first, second in zip(far.noted[::2], far.noted[1::2], strict=True))
 
 
-def test_a_gradient_scaler_changes_nothing_of_the_worst_point() -> None:
+def test_a_gradient_scaler_does_not_change_the_perturbation() -> None:
     images, places = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), []
     for scaler in (None, torch.amp.GradScaler("cpu", init_scale=4096.0)):
         torch.manual_seed(0)
@@ -138,9 +136,9 @@ def test_a_gradient_scaler_changes_nothing_of_the_worst_point() -> None:
     torch.testing.assert_close(places[0], places[1])
 
 
-def test_masked_weights_stay_zero_at_the_worst_point(tmp_path: Path) -> None:
+def test_masked_weights_stay_zero_after_the_perturbation(tmp_path: Path) -> None:
     class Zeros(pl.Callback):
-        """Counts zeros where the second pass has been."""
+        """Callback that counts zeros after the second pass."""
 
         def __init__(self) -> None:
             self.seen: list[float] = []
@@ -155,15 +153,15 @@ def test_masked_weights_stay_zero_at_the_worst_point(tmp_path: Path) -> None:
     assert zeros.seen[-1] > 0.5
 
 
-def test_how_fast_a_step_is_can_be_measured(tmp_path: Path) -> None:
+def test_the_duration_of_a_step_can_be_measured(tmp_path: Path) -> None:
     data = digits()
     data.setup("fit")
-    with trial(task(SAM), data.facts, torch.device("cpu")) as built:
-        ways = [Way("32-true", False), Way("bf16-mixed", False)]
-        assert set(measure(built, 8, ways, budget=0.05).seconds) == set(ways)
+    with temporary_copy(task(SAM), data.facts, torch.device("cpu")) as built:
+        ways = [PrecisionConfig("32-true", False), PrecisionConfig("bf16-mixed", False)]
+        assert set(measure_precisions(built, 8, ways, budget=0.05).seconds) == set(ways)
 
 
-def test_weights_that_are_shared_out_are_refused(tmp_path: Path) -> None:
+def test_sharded_weights_raise(tmp_path: Path) -> None:
     module = task(SAM)
     fit(tmp_path, module, max_steps=1, max_epochs=-1)
     module._device_mesh = object()  # as ModelParallelStrategy leaves one
@@ -189,7 +187,7 @@ torch.save(kept, f"{sys.argv[1]}/rank{made.global_rank}.pt")
 
 
 @pytest.mark.slow
-def test_two_processes_exchange_the_gradients_of_the_second_pass_alone(tmp_path: Path) -> None:
+def test_two_processes_reduce_the_gradients_of_the_second_pass_only(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     root = str(Path(__file__).parents[2])
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "LOCAL_RANK", "MASTER_", "WORLD"))}

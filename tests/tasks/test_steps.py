@@ -1,4 +1,4 @@
-"""What a step computes, what it logs, and what an epoch keeps."""
+"""Results and logged values of a step, and the predictions and means of an epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from imgrec import Batch, ClassificationTask, ImageDataModule, StepOutput
 from imgrec.errors import UserError
-from imgrec.tasks import EpochPredictions
+from imgrec.tasks import PredictionSet
 from imgrec.tasks.epoch_metrics import classification_metrics
 from imgrec.tasks.epoch_predictions import EpochBuffer, RunningMeans
 from imgrec.types import DataFacts
@@ -23,7 +23,7 @@ Fit = Callable[..., Any]
 
 
 class Recording(ClassificationTask):
-    """Keeps every step's output and total."""
+    """A task that stores output and total loss of every training step."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -43,7 +43,7 @@ class Recording(ClassificationTask):
 
 
 class Gradients(pl.Callback):
-    """Keeps the gradients of the last step, by the parameters' names."""
+    """Callback that stores the gradients of the last step by parameter name."""
 
     def __init__(self) -> None:
         self.found: dict[str, Tensor] = {}
@@ -96,7 +96,7 @@ def test_accuracy_on_mixed_labels_is_not_training_accuracy(fit: Fit, tiny_backbo
 
 
 @pytest.mark.parametrize(("every", "accumulate", "steps"), [(2, 1, [1, 3, 5]), (2, 2, [1]), (0, 1, [])])
-def test_the_loss_of_a_step_is_logged_where_loggers_are_written_to(
+def test_the_loss_of_a_step_is_logged_at_the_steps_of_loggers(
     fit: Fit, tiny_backbone: dict[str, Any], tmp_path: Any, every: int, accumulate: int, steps: list[int]
 ) -> None:
     from imgrec.callbacks import MetricsLogger
@@ -120,7 +120,7 @@ def test_the_loss_of_a_step_is_logged_where_loggers_are_written_to(
     assert found["train/loss"].values.tolist() == pytest.approx([float(torch.stack(task.totals).mean())], rel=1e-6)
 
 
-def test_progress_runs_from_nothing_to_one_in_optimizer_steps(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
+def test_progress_increases_from_zero_to_one_in_optimizer_steps(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
     seen: list[float] = []
     rates: list[float] = []
 
@@ -170,7 +170,7 @@ def test_gradients_are_on_in_training_and_off_in_evaluation(fit: Fit, tiny_backb
 # ---------------------------------------------------------------- auxiliary classifiers
 
 
-def test_auxiliary_logits_enter_the_loss_with_their_weight() -> None:
+def test_auxiliary_logits_have_a_weight_in_the_loss() -> None:
     facts = DataFacts(("a", "b", "c", "d"), (1, 1, 1, 1), image_size=16)
     tiny = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}
     task = ClassificationTask(tiny, loss="cross_entropy", auxiliary_weight=0.25, facts=facts.to_dict())
@@ -186,7 +186,7 @@ def test_auxiliary_logits_enter_the_loss_with_their_weight() -> None:
     torch.testing.assert_close(task.compute_loss(replace(output, auxiliary=())), F.cross_entropy(logits, targets))
 
 
-def test_googlenets_auxiliary_classifiers_are_trained_and_rest_in_evaluation(fit: Fit) -> None:
+def test_auxiliary_classifiers_of_googlenet_run_in_training_only(fit: Fit) -> None:
     counts: list[tuple[bool, int]] = []
 
     class Watching(ClassificationTask):
@@ -213,11 +213,11 @@ def test_googlenets_auxiliary_classifiers_are_trained_and_rest_in_evaluation(fit
 # ---------------------------------------------------------------- evaluation
 
 
-def test_the_figures_are_those_of_all_logits_at_once(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
+def test_metrics_are_computed_from_all_logits_at_once(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
     data = ImageDataModule("digits", image_size=16, channels=1, batch_size=64, eval_batch_size=50, num_workers=0)
     task, trainer = fit(ClassificationTask(tiny_backbone, loss="focal", normalize="half"), data)
     kept = task.predictions
-    assert isinstance(kept, EpochPredictions)
+    assert isinstance(kept, PredictionSet)
     assert list(kept.ids) == sorted(data.source.ids[row] for row in data.splits.val)
     assert (kept.logits.dtype, kept.targets.dtype) == (torch.float32, torch.int64)
     names = {name: i for i, name in enumerate(data.source.ids)}
@@ -238,7 +238,7 @@ def test_the_sanity_check_leaves_nothing_behind(fit: Fit, tiny_backbone: dict[st
     assert len(task.predictions.ids) == 179
 
 
-def test_an_epoch_without_any_image_says_nothing(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
+def test_an_epoch_without_images_has_no_metrics(fit: Fit, tiny_backbone: dict[str, Any]) -> None:
     class Empty(pl.Callback):
         def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             pl_module.validation_step = lambda *_: None  # type: ignore[method-assign]
@@ -248,48 +248,48 @@ def test_an_epoch_without_any_image_says_nothing(fit: Fit, tiny_backbone: dict[s
     assert "val/acc" not in trainer.callback_metrics
 
 
-def test_the_buffer_orders_by_id_and_begins_anew() -> None:
+def test_the_buffer_sorts_by_id_and_is_emptied() -> None:
     buffer = EpochBuffer()
-    assert buffer.take() is None
+    assert buffer.gather() is None
     buffer.add(["c", "a"], torch.tensor([2, 0]), torch.tensor([[2.0], [0.0]], dtype=torch.float16))
     buffer.add(["b"], torch.tensor([1]), torch.tensor([[1.0]], requires_grad=True))
-    taken = buffer.take()
+    taken = buffer.gather()
     assert taken is not None
     assert taken.ids == ("a", "b", "c")
     assert taken.targets.tolist() == [0, 1, 2]
     assert taken.logits.tolist() == [[0.0], [1.0], [2.0]]
     assert taken.logits.dtype == torch.float32
     assert not taken.logits.requires_grad
-    assert buffer.take() is None
+    assert buffer.gather() is None
 
 
-def test_the_means_weigh_by_the_number_of_samples() -> None:
+def test_means_are_weighted_by_the_number_of_samples() -> None:
     means = RunningMeans()
     means.add("loss", torch.tensor(1.0, requires_grad=True), 30)
     means.add("loss", torch.tensor(4.0), 10)
     means.add("acc", torch.tensor(0.5), 10)
-    assert means.take() == {"loss": 1.75, "acc": 0.5}
-    assert means.take() == {}
+    assert means.gather() == {"loss": 1.75, "acc": 0.5}
+    assert means.gather() == {}
 
 
-def test_the_means_of_an_epoch_go_on_from_a_checkpoint_and_do_not_reach_into_the_next() -> None:
+def test_means_resume_from_a_checkpoint_and_end_with_the_epoch() -> None:
     means, resumed = RunningMeans(), RunningMeans()
-    means.enter(3)
+    means.start_epoch(3)
     means.add("loss", torch.tensor(1.0), 30)
     resumed.load_state_dict(means.state_dict())
-    resumed.enter(3)
+    resumed.start_epoch(3)
     resumed.add("loss", torch.tensor(4.0), 10)
-    assert resumed.take() == {"loss": 1.75}
-    means.enter(4)
+    assert resumed.gather() == {"loss": 1.75}
+    means.start_epoch(4)
     means.add("loss", torch.tensor(4.0), 10)
-    assert means.take() == {"loss": 4.0}
-    # two processes were at work, and one goes on
+    assert means.gather() == {"loss": 4.0}
+    # two processes trained, and one resumes
     state = means.state_dict() | {"sums": [{"loss": (torch.tensor(30.0), 30)}, {"loss": (torch.tensor(40.0), 10)}]}
     resumed.load_state_dict(state)
-    assert resumed.take() == {"loss": 1.75}
+    assert resumed.gather() == {"loss": 1.75}
 
 
-def test_the_learning_rate_is_scaled_by_what_a_step_sees(fit: Any, tiny_backbone: dict[str, Any], caplog: Any) -> None:
+def test_the_learning_rate_is_scaled_by_the_batch_size(fit: Any, tiny_backbone: dict[str, Any], caplog: Any) -> None:
     optimizer = {"name": "sgd", "lr": 0.1, "lr_reference_batch": 256}
     task = ClassificationTask(backbone=tiny_backbone, optimizer=optimizer, schedule="constant", normalize="half")
     with caplog.at_level("INFO", logger="imgrec"):
@@ -298,26 +298,26 @@ def test_the_learning_rate_is_scaled_by_what_a_step_sees(fit: Any, tiny_backbone
     assert "model.optimizer.lr: 0.05: 0.1 as given, for batches of 256, times 128/256" in caplog.text
 
 
-def test_a_split_that_is_not_counted_whole_is_an_error() -> None:
-    found = EpochPredictions(("a", "b"), torch.tensor([0, 1]), torch.zeros(2, 2), skipped=("c",))
+def test_missing_and_repeated_predictions_raise() -> None:
+    found = PredictionSet(("a", "b"), torch.tensor([0, 1]), torch.zeros(2, 2), skipped=("c",))
     found.check("val", 3)
     found.check("val")
-    with pytest.raises(UserError, match="val: 2 predictions and 1 images that cannot be read, for a split of 4 images"):
+    with pytest.raises(UserError, match="val: expected 4 images, got 2 predictions and 1 images that cannot be read"):
         found.check("val", 4)
-    with pytest.raises(UserError, match="1 images were evaluated more than once, a among them"):
-        EpochPredictions(("a", "a"), torch.tensor([0, 1]), torch.zeros(2, 2)).check("val")
+    with pytest.raises(UserError, match="got several for 1 images, for example a"):
+        PredictionSet(("a", "a"), torch.tensor([0, 1]), torch.zeros(2, 2)).check("val")
 
 
 class Forgetful(ClassificationTask):
-    """Loses the last batch."""
+    """A task that ignores the last batch of a validation."""
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx < 2:
             super().validation_step(batch, batch_idx)
 
 
-def test_an_evaluation_that_lost_images_ends_the_training(fit: Any, tiny_backbone: dict[str, Any]) -> None:
+def test_an_evaluation_without_all_images_raises(fit: Any, tiny_backbone: dict[str, Any]) -> None:
     task = Forgetful(backbone=tiny_backbone, normalize="half")
-    with pytest.raises(UserError, match="val: 128 predictions and 0 images that cannot be read, for a split of 179"):
+    with pytest.raises(UserError, match="val: expected 179 images, got 128 predictions and 0 images"):
         fit(task)
-    fit(Forgetful(backbone=tiny_backbone, normalize="half"), limit_val_batches=2)  # on request it may
+    fit(Forgetful(backbone=tiny_backbone, normalize="half"), limit_val_batches=2)  # a limit is accepted

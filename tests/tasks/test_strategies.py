@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.regularizers import RegularizerSum
-from imgrec.tasks.strategies import FullySharded, blocks
+from imgrec.tasks.strategies import FullySharded, find_blocks
 from imgrec.types import StepOutput
 
 
@@ -28,7 +28,7 @@ from imgrec.types import StepOutput
 def test_the_blocks_are_those_of_the_paper_and_hold_nearly_all_parameters(name: str, kind: str, count: int) -> None:
     with torch.device("meta"):
         network = timm.create_model(name)
-    found = blocks(network)
+    found = find_blocks(network)
     assert len(found) == len(set(found))
     assert sum(type(block).__name__ == kind for block in found) == count
     # inner ones first: sharing out a block leaves alone what was shared out inside it
@@ -39,18 +39,18 @@ def test_the_blocks_are_those_of_the_paper_and_hold_nearly_all_parameters(name: 
     assert sum(p.numel() for p in inside) > 0.5 * (sum(p.numel() for p in network.parameters()) - head)
 
 
-def test_averages_of_weights_that_are_shared_out_are_refused() -> None:
+def test_an_average_of_sharded_weights_raises() -> None:
     strategy = StrategyRegistry.get("fsdp2")
     assert isinstance(strategy, FullySharded)
     module = pl.LightningModule()
     module._trainer = SimpleNamespace(callbacks=[EMAWeightAveraging()])  # type: ignore[assignment]
     strategy._lightning_module = module
     strategy.parallel_devices = [torch.device("cpu")] * 2
-    with pytest.raises(UserError, match="fsdp2 shares the weights out"):
+    with pytest.raises(UserError, match="fsdp2 shards the weights"):
         strategy.setup_environment()
 
 
-def test_a_penalty_on_weights_that_are_shared_out_is_refused_by_name() -> None:
+def test_a_penalty_on_sharded_weights_raises() -> None:
     class Shared(Tensor):
         def full_tensor(self) -> Tensor:
             return torch.zeros(())

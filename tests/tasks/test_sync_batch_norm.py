@@ -7,11 +7,11 @@ import torch
 from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
 from torch import nn
 
-from imgrec.tasks.sync_batch_norm import SyncBatchNorm
+from imgrec.tasks.strategies import SyncBatchNorm
 
 
 def network() -> nn.Module:
-    """With activations inside its normalizations, and statistics that are not those of the start."""
+    """Return a model with activations inside its normalizations and non-trivial batch statistics."""
     torch.manual_seed(0)
     made: nn.Module = timm.create_model("efficientnet_lite0", num_classes=3)
     with torch.no_grad():
@@ -20,7 +20,7 @@ def network() -> nn.Module:
     return made.eval()
 
 
-def test_a_synchronised_network_is_the_same_network() -> None:
+def test_a_synchronized_model_has_the_same_weights_and_outputs() -> None:
     model, images = network(), torch.rand(2, 3, 32, 32)
     kinds = {name: type(module) for name, module in model.named_modules()}
     state = copy.deepcopy(model.state_dict())

@@ -15,7 +15,7 @@ from imgrec.compress.pruning.masks import apply_masks
 from imgrec.errors import UserError
 from imgrec.runs.checkpoints import LAST
 from imgrec.runs.load import read_checkpoint
-from imgrec.tasks.compatibility import refuse_other_architecture
+from imgrec.tasks.compatibility import check_state_dict
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Ticket:
             UserError: If the weights are those of another architecture.
         """
         for state in (self.trained, self.rewind):
-            refuse_other_architecture(state, pl_module.state_dict())
+            check_state_dict(state, pl_module.state_dict())
         pl_module.load_state_dict(dict(self.trained))
         masking.masks = dict(self.masks)
         masking.bind(masking.weights)

@@ -24,7 +24,7 @@ from imgrec.errors import UserError
 from imgrec.models import Classifier
 from imgrec.runs.summary import update_summary
 from imgrec.tasks.callback import Callback
-from imgrec.tasks.collectives import first_buffers
+from imgrec.tasks.collectives import broadcast_buffers
 from imgrec.utils.ranges import ClosedUnitInterval, RightOpenUnitInterval, check_ranges
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ class QAT(Callback):
         assert isinstance(model, Classifier)
         task.model = QuantizedClassifier(model, *_input_shape(task))
         task.model.calibrate(images)
-        first_buffers(task.model)  # every process calibrated with a different batch
+        broadcast_buffers(task.model)  # every process calibrated with a different batch
         return {}
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

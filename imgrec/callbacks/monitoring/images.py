@@ -22,7 +22,7 @@ from imgrec.reports.images import (
     save_picture,
     target_caption,
 )
-from imgrec.tasks import BaseTask, EpochPredictions
+from imgrec.tasks import BaseTask, PredictionSet
 from imgrec.utils.checks import known
 from imgrec.utils.ranges import PositiveInt, check_ranges
 
@@ -102,7 +102,7 @@ class EpochPictures(pl.Callback):
             self._draw_mistakes(trainer, found, predicted, names)
 
     def _draw_mistakes(
-        self, trainer: pl.Trainer, found: EpochPredictions, predicted: Tensor, names: tuple[str, ...]
+        self, trainer: pl.Trainer, found: PredictionSet, predicted: Tensor, names: tuple[str, ...]
     ) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not hasattr(data, "load_images"):

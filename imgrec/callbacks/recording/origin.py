@@ -37,7 +37,7 @@ def write_origin(
         config: Resolved config as YAML. Defaults to a config made from the module and the data module.
     """
     write_text(folder / CONFIG, config or config_of(trainer, pl_module))
-    if (taken := getattr(pl_module, "taken", None)) is not None:  # weights of another architecture
+    if (taken := getattr(pl_module, "loaded_weights", None)) is not None:  # weights of another architecture
         write_json(folder / "init_from.json", taken.to_dict())
     file = folder / ENVIRONMENT
     write_json(file, (read_json(file) if file.is_file() else {}) | _environment(trainer, experiment))
