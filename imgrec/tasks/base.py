@@ -115,7 +115,7 @@ class BaseTask(EvaluatedTask):
         optimizer = build_optimizer(self.optimizer_spec, self, "model.optimizer", self._effective_batch())
         if self._device_mesh is not None and isinstance(optimizer, OptimizerWrapper | EvalWeightsOptimizer):
             raise UserError(
-                f"model.optimizer: expected an optimizer without a copy of the weights, because trainer.strategy is "
+                "model.optimizer: expected an optimizer without a copy of the weights, because trainer.strategy is "
                 f"fsdp2, got {type(optimizer).__name__.lower()}. Use strategy: ddp."
             )
         self.lr_scaling = getattr(optimizer, "lr_scaling", None)

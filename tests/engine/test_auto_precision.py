@@ -87,7 +87,7 @@ def test_measuring_changes_nothing_but_the_way(
 ) -> None:
     """A real measurement before training, and none: the same metrics and weights."""
     monkeypatch.setattr(precision, "is_small", lambda task, batch_size: False)
-    monkeypatch.setattr(precision, "fastest", lambda seconds: CHOSEN)
+    monkeypatch.setattr(precision, "select_fastest", lambda seconds: CHOSEN)
     monkeypatch.setenv("IMGREC_CACHE", str(tmp_path / "caches"))
     words = ("fit", "--config", tiny, "--trainer.max_epochs", "1", "--evaluate_after_fit", "false")
     with_one = cli(*words, "--runs", "measured/runs")
