@@ -19,7 +19,7 @@ from PIL import Image
 
 import imgrec
 from imgrec.errors import ResourceError
-from imgrec.reports.images import save_picture
+from imgrec.reports.images import save_figure
 from imgrec.runs.checkpoints import write_checkpoint
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.utils.csv_files import write_rows
@@ -105,7 +105,7 @@ def picture(path: Path) -> None:
 
     figure = Figure(figsize=(9, 9))
     figure.add_subplot().imshow(np.random.default_rng(0).random((900, 900)))
-    save_picture(figure, path)
+    save_figure(figure, path)
 
 
 def model(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,17 @@ from imgrec.compare.comparison import LEVEL, Comparison, PairComparison, all_and
 from imgrec.compare.figures import accuracy_cells, curve_drawings, difference_cells
 from imgrec.compare.groups import Group
 from imgrec.compare.text import PAIR_COLUMNS, group_cells, group_columns, pair_cells, shared_custom_metrics
-from imgrec.reports.html import is_tiny, render_page, thumbnail
+from imgrec.reports.html import ImageLoader, is_tiny, render_page, thumbnail
 from imgrec.reports.svg import SERIES
 from imgrec.utils.formatting import epoch_text
 from imgrec.utils.paths import write_text
-
-GetImages = Callable[[list[str]], Sequence[NDArray[np.uint8] | None]]
 
 _PAIRS_WITH_IMAGES = 3
 _IMAGES_SHOWN = 7  # one row of a wide page
 _CLASSES_SHOWN = 40
 
 
-def write_comparison(comparison: Comparison, path: str | Path, images: GetImages | None = None) -> Path:
+def write_comparison(comparison: Comparison, path: str | Path, images: ImageLoader | None = None) -> Path:
     """Write the page of a comparison. It requires no network and no other file.
 
     Args:
@@ -42,7 +40,7 @@ def write_comparison(comparison: Comparison, path: str | Path, images: GetImages
     return Path(path)
 
 
-def _content(comparison: Comparison, images: GetImages | None) -> dict[str, Any]:
+def _content(comparison: Comparison, images: ImageLoader | None) -> dict[str, Any]:
     groups, pairs = comparison.groups, comparison.pairs
     accuracies, scale = accuracy_cells(groups)
     differences, reach = difference_cells(pairs)
@@ -163,7 +161,7 @@ def _classes(comparison: Comparison) -> dict[str, Any]:
     return {"classes": rows, "all_classes": len(present)}
 
 
-def _discordant_images(comparison: Comparison, pair: PairComparison, images: GetImages | None) -> dict[str, Any]:
+def _discordant_images(comparison: Comparison, pair: PairComparison, images: ImageLoader | None) -> dict[str, Any]:
     sides = []
     for right, wrong in ((pair.first, pair.second), (pair.second, pair.first)):
         found = np.flatnonzero(all_and_none_correct(right.correct, wrong.correct))

@@ -142,7 +142,7 @@ def _evaluate_after_fit(experiment: Experiment, recorder: Any) -> tuple[dict[str
     """Evaluate the best checkpoint and write the report. Return the metrics by split and the path of the report."""
     from pytorch_lightning.callbacks import WeightAveraging
 
-    from imgrec.reports.report import write_report_of
+    from imgrec.reports.report import write_report_with_images
     from imgrec.runs.folder import RunFolder
 
     trainer, data, task = experiment.trainer, experiment.data, experiment.task
@@ -154,7 +154,7 @@ def _evaluate_after_fit(experiment: Experiment, recorder: Any) -> tuple[dict[str
         return {}, None
     report = None
     with recorder.unwritten:
-        report = write_report_of(RunFolder(recorder.folder), data)
+        report = write_report_with_images(RunFolder(recorder.folder), data)
     return metrics, report
 
 

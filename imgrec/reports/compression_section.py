@@ -1,4 +1,4 @@
-"""What `imgrec compress` found out about a variant, in words: cells of a table, a section of its report."""
+"""Results of `imgrec compress`: cells of its table, and the section of a report."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from imgrec.runs.folder import RunFolder
 from imgrec.utils.formatting import format_size, short_count
 
 KEY = "compression"
-"""Where summary.json holds it, once a plan is carried out."""
+"""Key of the results in summary.json."""
 
 BUDGET = "budget"
-"""Key below :data:`KEY` that holds what the whole plan may cost, what it cost, and if that holds."""
+"""Key below :data:`KEY` of the accuracy budget of the whole plan, with its result."""
 
 COLUMNS = (
     "variant",
@@ -29,7 +29,7 @@ COLUMNS = (
     "faster",
 )
 
-MATTERS = (
+COLUMNS_BY_PRIORITY = (
     "variant",
     "accuracy",
     "budget",
@@ -42,24 +42,29 @@ MATTERS = (
     "parameters",
     "agrees",
 )
-"""The same, what a narrow terminal keeps first."""
+""":data:`COLUMNS`, sorted by the priority in a narrow terminal."""
 
-_SIZES = {"parameters": "Parameters", "nonzero": "not zero", "macs": "MACs of an image", "bytes": "Bytes on disk"}
+_SIZES = {
+    "parameters": "Parameters",
+    "nonzero": "Nonzero parameters",
+    "macs": "MACs per image",
+    "bytes": "Bytes on disk",
+}
 _SPLITS = {"test": "Test", "val": "Validation"}
 
 
 def parent_cells(variant: RunFolder) -> list[str]:
-    """The cells of :data:`COLUMNS` of the run that a variant was made from."""
+    """Return the cells of :data:`COLUMNS` for the parent run of a variant."""
     found = variant.summary[KEY]
-    split = _first(found)
+    split = _main_split(found)
     accuracy = f"{100 * split['before']:.2f} %" if split else ""
     return [found["parent"], accuracy, "", "", "", "", *_size_cells(found, "before"), "", ""]
 
 
 def variant_cells(variant: RunFolder) -> list[str]:
-    """The cells of :data:`COLUMNS` of a variant."""
+    """Return the cells of :data:`COLUMNS` for a variant."""
     found = variant.summary[KEY]
-    split = _first(found)
+    split = _main_split(found)
     scores = ["", "", "", ""]
     if split:
         interval = f"{100 * split['low']:+.2f} to {100 * split['high']:+.2f}"
@@ -69,7 +74,7 @@ def variant_cells(variant: RunFolder) -> list[str]:
 
 
 def budget_sentence(budget: Mapping[str, Any]) -> str:
-    """Return the loss of a whole plan and its budget in a sentence.
+    """Return a sentence about the accuracy loss of a whole plan and its budget.
 
     >>> found = {"max_drop": 1.0, "split": "val", "images": 400, "drop": 21.5, "low": 17.2, "high": 25.8}
     >>> budget_sentence({**found, "holds": False})[:70]
@@ -92,7 +97,7 @@ def _budget_cell(found: Mapping[str, Any]) -> str:
 
 
 def compression_section(run: RunFolder) -> dict[str, Any] | None:
-    """The values that the report's section on compression asks for; ``None`` where the run was not made so."""
+    """Return the values of the report section on compression, or ``None`` if the run is no compressed variant."""
     found = run.summary.get(KEY)
     if not isinstance(found, Mapping):
         return None
@@ -107,15 +112,17 @@ def compression_section(run: RunFolder) -> dict[str, Any] | None:
                 f"{100 * split['high']:+.2f})",
             }
         )
-    for name, said in _SIZES.items():
+    for name, title in _SIZES.items():
         size = found["sizes"].get(name)
         if size is not None and not (name == "nonzero" and size["after"] == found["sizes"]["parameters"]["after"]):
             share = f"{size['before'] / size['after']:.2f}x fewer" if size["after"] < size["before"] else ""
-            rows.append({"name": said, "before": f"{size['before']:,}", "after": f"{size['after']:,}", "change": share})
+            rows.append(
+                {"name": title, "before": f"{size['before']:,}", "after": f"{size['after']:,}", "change": share}
+            )
     if (time := found.get("latency")) is not None:
         rows.append(
             {
-                "name": "Milliseconds an image",
+                "name": "Milliseconds per image",
                 "before": f"{time['before']:.2f}",
                 "after": f"{time['after']:.2f}",
                 "change": f"{time['ratio']:.2f}x faster" if time["ratio"] >= 1 else f"{1 / time['ratio']:.2f}x slower",
@@ -130,33 +137,36 @@ def _notes(run: RunFolder, found: Mapping[str, Any]) -> list[str]:
         sentence = budget_sentence(budget)
         notes.append(sentence[0].upper() + sentence[1:])
     if (product := run.summary.get("export")) is not None:
-        notes.append(f"Accuracies, predictions and bytes are those of {product}, parameters and MACs of its network.")
+        notes.append(
+            f"Accuracies, predictions and bytes are those of {product}. Parameters and MACs are those of its model."
+        )
     for name, split in found["splits"].items():
         notes.append(
-            f"Of {split['images']:,} {_SPLITS[name].lower()} images {split['won']} are named correctly only now, "
-            f"{split['lost']} only by the run it was made from; the two agree on {100 * split['agreement']:.1f} %."
+            f"Of {split['images']:,} {_SPLITS[name].lower()} images, only this model classifies {split['won']} "
+            f"correctly, and only the parent run {split['lost']}. The predictions agree on "
+            f"{100 * split['agreement']:.1f} %."
         )
     if (time := found.get("latency")) is not None:
         notes.append(
-            f"Times are of both in {runtime_title(time['runtime'])}, called in turn with one image on "
-            "one thread; `imgrec bench` measures more, and other runtimes."
+            f"Times are those of both models in {runtime_title(time['runtime'])}, called alternately with one image on "
+            "one thread. `imgrec bench` measures other batch sizes and runtimes."
         )
     sizes = found["sizes"]
     if sizes["nonzero"]["after"] < sizes["parameters"]["after"]:
-        notes.append("Zeros that are stored and multiplied save neither time nor memory.")
+        notes.append("Stored zeros reduce neither time nor memory.")
     return notes
 
 
-def _size_cells(found: Mapping[str, Any], when: str) -> list[str]:
-    said = {"parameters": short_count, "macs": short_count, "bytes": format_size}
-    return [say(found["sizes"][name][when]) if name in found["sizes"] else "" for name, say in said.items()]
+def _size_cells(found: Mapping[str, Any], key: str) -> list[str]:
+    formats = {"parameters": short_count, "macs": short_count, "bytes": format_size}
+    return [text(found["sizes"][name][key]) if name in found["sizes"] else "" for name, text in formats.items()]
 
 
 def _time_cells(found: Mapping[str, Any]) -> list[str]:
-    """Milliseconds an image, and how many times faster than the run in the same runtime."""
+    """Return milliseconds per image, and the speed-up over the parent run in the same runtime."""
     time = found.get("latency")
     return ["", ""] if time is None else [f"{time['after']:.2f}", f"{time['ratio']:.2f}x"]
 
 
-def _first(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _main_split(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return next((found["splits"][name] for name in _SPLITS if name in found["splits"]), None)

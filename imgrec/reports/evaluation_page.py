@@ -1,29 +1,29 @@
-"""report.html of an evaluation, and the section on evaluations in the report of a run."""
+"""Report of an evaluation, and the section on evaluations in the report of a run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from imgrec.metrics.names import hint_of, metric_text, ordered, shown_in, title_of
-from imgrec.reports.html import render_page
+from imgrec.reports.html import ImageLoader, render_page
 from imgrec.reports.report_sections import prediction_sections
 from imgrec.runs.environment import describe_environment
 from imgrec.runs.evaluations import Evaluation, interval_text, read_evaluations
 from imgrec.runs.folder import RunFolder
 from imgrec.utils import yaml
 
-Images = Callable[[list[str]], Sequence[NDArray[np.uint8] | None]]
 
+def evaluation_page(evaluation: Evaluation, images: ImageLoader | None = None) -> str:
+    """Return the HTML page of an evaluation.
 
-def evaluation_page(evaluation: Evaluation, images: Images | None = None) -> str:
-    """Return the page of an evaluation; see :func:`imgrec.reports.report.write_report` for ``images``."""
+    Args:
+        evaluation: Evaluation to describe.
+        images: Function that returns the images of sample ids, as in :func:`imgrec.reports.report.write_report`.
+    """
     predictions, metrics, intervals = evaluation.predictions, evaluation.metrics, evaluation.intervals
-    whole = bool(predictions.finite.all())
+    is_finite = bool(predictions.finite.all())
     names = [name for name in ordered(metrics) if name != "loss"]
     tiles = shown_in("report", names)
     environment = describe_environment()
@@ -43,43 +43,43 @@ def evaluation_page(evaluation: Evaluation, images: Images | None = None) -> str
             "compression": None,
             "soup": None,
             "bench": None,
-            "split": evaluation.name if whole else None,
+            "split": evaluation.name if is_finite else None,
             "machine": [],
             "origin": _origin(evaluation),
             "skipped": sorted(evaluation.skipped.items()),
             "config": yaml.dump(dict(evaluation.source)),
             "environment": json.dumps(environment, indent=2, ensure_ascii=False),
             "version": (environment.get("versions") or {}).get("imgrec"),
-            **(prediction_sections(predictions, images) if whole else {}),
+            **(prediction_sections(predictions, images) if is_finite else {}),
         },
     )
 
 
 def evaluation_notes(evaluation: Evaluation) -> list[str]:
-    """Return what a reader has to know of an evaluation, in sentences."""
+    """Return warnings and remarks about an evaluation, one sentence each."""
     notes = []
     if evaluation.trained_on:
         notes.append(
-            f"The model was trained on {evaluation.trained_on:,} of these {len(evaluation.predictions):,} images: the "
-            "figures are too good."
+            f"The model was trained on {evaluation.trained_on:,} of these {len(evaluation.predictions):,} images. The "
+            "figures are too high."
         )
-    for word, counts in (
-        ("Left out by the run's data.classes", evaluation.left_out),
-        ("Left out, since the model lacks the class", evaluation.unknown),
+    for reason, counts in (
+        ("Excluded by data.classes of the run", evaluation.left_out),
+        ("Excluded because the model lacks the class", evaluation.unknown),
     ):
         if counts:
-            notes.append(f"{word}: {', '.join(f'{name} ({count:,})' for name, count in counts.items())}.")
+            notes.append(f"{reason}: {', '.join(f'{name} ({count:,})' for name, count in counts.items())}.")
     if absent := evaluation.absent():
         more = f" and {len(absent) - 20} more" if len(absent) > 20 else ""
-        notes.append(f"Classes without an image: {', '.join(absent[:20])}{more}.")
-    diverged = int((~evaluation.predictions.finite).sum())
-    if diverged:
-        notes.append(f"The logits of {diverged:,} images are NaN or infinite; these images count as wrong.")
+        notes.append(f"Classes without images: {', '.join(absent[:20])}{more}.")
+    num_nonfinite = int((~evaluation.predictions.finite).sum())
+    if num_nonfinite:
+        notes.append(f"The logits of {num_nonfinite:,} images are NaN or infinite. These images count as incorrect.")
     return notes
 
 
 def evaluations_section(run: RunFolder) -> dict[str, Any] | None:
-    """Return the values of the report's section on evaluations; ``None`` if the run has none."""
+    """Return the values of the report section on evaluations, or ``None`` if the run has none."""
     found = read_evaluations(run)
     if not found:
         return None
@@ -109,7 +109,7 @@ def _scores(evaluation: Evaluation, names: Sequence[str]) -> dict[str, Any]:
         {"split": evaluation.name, "title": "Value", "images": f"{len(evaluation.predictions):,}", "cells": values},
         {"split": "interval", "title": "95 % interval", "images": "", "cells": ends},
     ]
-    note = "Macro figures are means over the classes that occur or were predicted; AUROC is one class against the rest."
+    note = "Macro metrics are means over the classes with images or predictions. AUROC is one-vs-rest."
     return {"names": [title_of(name) for name in names], "rows": rows, "note": note}
 
 

@@ -1,4 +1,4 @@
-"""The figures of the report as inline SVG: they take their colours from the page, in light and in dark."""
+"""Figures of the report as inline SVG with the colours of the page."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from imgrec.runs.metrics_csv import MetricSeries
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_DRAWN = 500  # points of a curve that is logged every step
+_MAX_POINTS = 500  # of a curve that is logged at every step
 
 
 @dataclass(frozen=True)
-class Key:
-    """A line of a legend: ``style`` is a class of the page's CSS, ``blue`` or ``orange dashed``."""
+class LegendEntry:
+    """Entry of a legend.
+
+    Attributes:
+        label: Text of the entry.
+        style: CSS classes of its line, such as ``blue`` or ``orange dashed``.
+    """
 
     label: str
     style: str
@@ -31,18 +36,29 @@ class Key:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: its title, what it says in words, the SVG, and the legend, which the page sets as text."""
+    """Figure of a page.
+
+    Attributes:
+        title: Title of the figure.
+        description: Text alternative of the figure.
+        svg: SVG source.
+        keys: Entries of the legend, which the page shows as text.
+    """
 
     title: str
     description: str
     svg: str
-    keys: tuple[Key, ...] = ()
+    keys: tuple[LegendEntry, ...] = ()
 
 
 def training_curves(metrics: Mapping[str, MetricSeries], best_epoch: int | None = None) -> list[Drawing]:
-    """Loss, accuracy and learning rate over training; a panel without data is left out.
+    """Plot loss, accuracy and learning rate over training. Panels without data are omitted.
 
-    The abscissa is the epoch, counted from 1, where each curve has one value an epoch, else the optimizer step.
+    The x-axis is the epoch, counted from 1, if every curve has one value per epoch. Otherwise it is the optimizer step.
+
+    Args:
+        metrics: Content of metrics.csv.
+        best_epoch: Epoch to mark, counted from 0.
     """
     loss = {"training": "train/loss", "validation": "val/loss"}
     if "train/loss" not in metrics:
@@ -57,7 +73,7 @@ def training_curves(metrics: Mapping[str, MetricSeries], best_epoch: int | None 
 
 
 def roc_drawing(curves: RocCurves, class_names: tuple[str, ...], at_most: int = 20) -> Drawing | None:
-    """The macro curve in bold over thin ones: every class, or the five worst where there are more than ``at_most``."""
+    """Plot the macro ROC curve and those of the classes, or of the five worst if there are more than ``at_most``."""
     macro = curves.macro
     if macro is None:
         return None
@@ -65,29 +81,29 @@ def roc_drawing(curves: RocCurves, class_names: tuple[str, ...], at_most: int = 
     shown = worst if len(worst) <= at_most else worst[:5]
     with SvgFigure(5.4, 3.9) as drawn:
         axes = drawn.figure.add_axes((0.1, 0.13, 0.88, 0.84))
-        insets = [axes]
-        if macro.auc > 0.97:  # the curves hug the corner: show it larger where nothing is drawn
+        all_axes = [axes]
+        if macro.auc > 0.97:  # the curves are close to the corner: enlarge it in an inset
             inset = axes.inset_axes((0.42, 0.13, 0.54, 0.54), xlim=(0, 0.1), ylim=(0.9, 1.002))
             inset.set_xticks([0, 0.05, 0.1], ["0", "0.05", "0.1"], fontsize=7.5)
             inset.set_yticks([0.9, 0.95, 1], ["0.9", "", "1"], fontsize=7.5)
-            insets.append(inset)
-        for place in insets:
+            all_axes.append(inset)
+        for each in all_axes:
             for index in reversed(shown):
                 curve, is_worst = curves.by_class[index], index == worst[0]
-                place.plot(curve.fpr, curve.tpr, color=ORANGE if is_worst else SOFT, linewidth=1.2 if is_worst else 0.6)
-            place.plot(macro.fpr, macro.tpr, color=BLUE, linewidth=2.2)
+                each.plot(curve.fpr, curve.tpr, color=ORANGE if is_worst else SOFT, linewidth=1.2 if is_worst else 0.6)
+            each.plot(macro.fpr, macro.tpr, color=BLUE, linewidth=2.2)
         axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=(0, (4, 4)))
         axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="false positive rate", ylabel="true positive rate")
-    keys = [Key(f"macro average, AUC {macro.auc:.4f}", "blue bold")]
+    keys = [LegendEntry(f"macro average, AUC {macro.auc:.4f}", "blue bold")]
     lowest = worst[0]
-    keys.append(Key(f"lowest: {class_names[lowest]}, AUC {curves.by_class[lowest].auc:.4f}", "orange"))
+    keys.append(LegendEntry(f"lowest: {class_names[lowest]}, AUC {curves.by_class[lowest].auc:.4f}", "orange"))
     if len(shown) > 1:
-        keys.append(Key("every other class" if shown is worst else "the four next lowest", "soft"))
-    return Drawing("ROC, one class against the rest", f"Macro AUC {macro.auc:.4f}", drawn.svg, tuple(keys))
+        keys.append(LegendEntry("all other classes" if shown is worst else "the four next lowest", "soft"))
+    return Drawing("ROC, one-vs-rest", f"Macro AUC {macro.auc:.4f}", drawn.svg, tuple(keys))
 
 
 def reliability_drawing(bins: ReliabilityBins) -> Drawing:
-    """Accuracy over confidence with the identity, and below it how many predictions each bin holds."""
+    """Plot accuracy over confidence, and the share of predictions in each bin below it."""
     ece = bins.expected_calibration_error
     width = np.diff(bins.edges)
     filled = bins.count > 0
@@ -104,21 +120,29 @@ def reliability_drawing(bins: ReliabilityBins) -> Drawing:
         below.bar(bins.edges[:-1], share, width, align="edge", color=SOFT, alpha=0.6)
         below.set(xlabel="confidence", ylabel="share", ylim=(0, max(float(share.max()), 0.01) * 1.05))
         below.yaxis.set_major_locator(_locator(2))
-    keys = (Key("accuracy of a bin, at its mean confidence", "orange dot"), Key("perfectly calibrated", "soft dashed"))
+    keys = (
+        LegendEntry("accuracy of a bin, at its mean confidence", "orange dot"),
+        LegendEntry("perfectly calibrated", "soft dashed"),
+    )
     return Drawing("Reliability", f"Expected calibration error {ece:.4f}", drawn.svg, keys)
 
 
 def matrix_image(matrix: NDArray[np.int64]) -> str:
-    """:func:`matrix_pixels` as a PNG data URI."""
+    """Return :func:`matrix_pixels` as a PNG data URI."""
     return png_uri(matrix_pixels(matrix))
 
 
 def matrix_pixels(matrix: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """A confusion matrix of many classes: hits blue, errors orange, opaque as their share of the row.
+    """Return the pixels of a confusion matrix with many classes.
 
-    Errors are drawn at the square root of their share, so that rare ones are seen.
+    Correct predictions are blue and errors are orange. The opacity is the share of the row, for errors its square root,
+    so that rare errors are visible.
 
-    Shapes: ``matrix`` ``(C, C)``; gives ``(C, C, 4)``, red, green, blue and opacity.
+    Args:
+        matrix: Counts of shape ``(num_classes, num_classes)``. A row is a true class.
+
+    Returns:
+        Red, green, blue and opacity as uint8, of shape ``(num_classes, num_classes, 4)``.
     """
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     pixels = np.zeros((*matrix.shape, 4), np.uint8)
@@ -136,28 +160,28 @@ def _panel(
     series = {label: metrics[name] for label, name in names.items() if name in metrics}
     if not series:
         return None
-    by_epoch = all(len(np.unique(s.epochs)) == len(s) for s in series.values())
+    is_by_epoch = all(len(np.unique(s.epochs)) == len(s) for s in series.values())
     styles = {"training": (SOFT, "soft"), "validation": (BLUE, "blue")}
-    keys = [Key(label, styles[label][1]) for label in series]
+    keys = [LegendEntry(label, styles[label][1]) for label in series]
     with SvgFigure(3.9, 2.6) as drawn:
         axes = drawn.figure.add_axes((0.15, 0.18, 0.82, 0.78))
         for label, line in series.items():
-            kept = _kept(len(line))
-            x = (line.epochs + 1 if by_epoch else line.steps)[kept]
-            marker = "o" if len(kept) <= 30 else ""
-            axes.plot(x, line.values[kept], color=styles[label][0], marker=marker, markersize=2.8)
+            points = _thinned(len(line))
+            x = (line.epochs + 1 if is_by_epoch else line.steps)[points]
+            marker = "o" if len(points) <= 30 else ""
+            axes.plot(x, line.values[points], color=styles[label][0], marker=marker, markersize=2.8)
         shown = series.get("validation")
         if shown is not None and best_epoch in shown.epochs.tolist():
-            at = int(np.flatnonzero(shown.epochs == best_epoch)[-1])
-            x_best = int((shown.epochs + 1 if by_epoch else shown.steps)[at])
+            index = int(np.flatnonzero(shown.epochs == best_epoch)[-1])
+            x_best = int((shown.epochs + 1 if is_by_epoch else shown.steps)[index])
             axes.axvline(x_best, color=ORANGE, linewidth=1.0, linestyle=(0, (4, 3)))
-            axes.plot([x_best], [shown.values[at]], "o", color=ORANGE, markersize=5)
-            keys.append(Key(f"best: epoch {int(shown.epochs[at]) + 1}", "orange dashed"))
+            axes.plot([x_best], [shown.values[index]], "o", color=ORANGE, markersize=5)
+            keys.append(LegendEntry(f"best: epoch {int(shown.epochs[index]) + 1}", "orange dashed"))
         _limits(axes, series.values(), accuracy=title == "Accuracy")
-        axes.set_xlabel("epoch" if by_epoch else "optimizer step")
+        axes.set_xlabel("epoch" if is_by_epoch else "optimizer step")
         axes.xaxis.set_major_locator(_locator(8, integer=True))
     last = ", ".join(f"{label} {line.values[-1]:.4g}" for label, line in series.items())
-    return Drawing(title, f"At the end: {last}", drawn.svg, tuple(keys))
+    return Drawing(title, f"Final values: {last}", drawn.svg, tuple(keys))
 
 
 def _learning_rate(series: Mapping[str, MetricSeries]) -> Drawing | None:
@@ -167,10 +191,14 @@ def _learning_rate(series: Mapping[str, MetricSeries]) -> Drawing | None:
     with SvgFigure(3.9, 2.6) as drawn:
         axes = drawn.figure.add_axes((0.15, 0.18, 0.82, 0.78))
         for line in distinct.values():
-            kept = _kept(len(line))
-            style: dict[str, Any] = {"marker": "o", "markersize": 2.8} if len(kept) <= 30 else {}
+            points = _thinned(len(line))
+            style: dict[str, Any] = {"marker": "o", "markersize": 2.8} if len(points) <= 30 else {}
             axes.plot(
-                line.steps[kept], line.values[kept], color=BLUE, linewidth=1.6 if len(distinct) == 1 else 0.9, **style
+                line.steps[points],
+                line.values[points],
+                color=BLUE,
+                linewidth=1.6 if len(distinct) == 1 else 0.9,
+                **style,
             )
         axes.set_ylim(bottom=0)
         axes.set_xlabel("optimizer step")
@@ -179,7 +207,7 @@ def _learning_rate(series: Mapping[str, MetricSeries]) -> Drawing | None:
     names = sorted(series)
     label = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more parameter groups"
     highest = max(float(line.values.max()) for line in series.values())
-    return Drawing("Learning rate", f"Highest: {highest:.3g}", drawn.svg, (Key(label, "blue"),))
+    return Drawing("Learning rate", f"Highest: {highest:.3g}", drawn.svg, (LegendEntry(label, "blue"),))
 
 
 def _limits(axes: Axes, series: Iterable[MetricSeries], accuracy: bool) -> None:
@@ -194,8 +222,8 @@ def _limits(axes: Axes, series: Iterable[MetricSeries], accuracy: bool) -> None:
         axes.set_ylim(min(0.0, float(values.min())), float(np.quantile(values, 0.995)) * 1.05 or 1.0)
 
 
-def _kept(count: int) -> NDArray[np.int64]:
-    return np.unique(np.linspace(0, count - 1, min(count, _DRAWN)).round().astype(np.int64))
+def _thinned(count: int) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, count - 1, min(count, _MAX_POINTS)).round().astype(np.int64))
 
 
 def _locator(bins: int, integer: bool = False) -> Any:

@@ -1,33 +1,39 @@
-"""What the HTML pages share: one look, one template engine, images that are part of the page."""
+"""Rendering of self-contained HTML pages, and embedded images."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_THUMBNAIL = 264  # pixels: twice the width that a page shows
-_TINY = 96  # pixels: below this the single pixels are shown
+ImageLoader = Callable[[list[str]], Sequence[NDArray[np.uint8] | None]]
+"""Function of sample ids that returns their images: uint8 ``(height, width, 3)`` or ``(height, width)``.
+
+It returns ``None`` for an id without an image.
+"""
+
+_THUMBNAIL = 264  # pixels: twice the width on the page
+_TINY = 96  # pixels: smaller images are enlarged without interpolation
 
 
 def render_page(package: str, template: str, content: Mapping[str, Any]) -> str:
-    """A page that needs no network and no other file; what comes from ``content`` is escaped.
+    """Render a page that requires no network and no other file. Values of ``content`` are escaped.
 
     Args:
-        package: the package that the template lies in: ``"imgrec.reports"``.
-        template: the name of its file; it includes ``page.css`` and ``page.js``, which all pages share.
-        content: what the template asks for.
+        package: Package that contains the template, such as ``"imgrec.reports"``.
+        template: File name of the template. It includes ``page.css`` and ``page.js`` of ``imgrec.reports``.
+        content: Variables of the template.
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     def source(name: str) -> str:
-        place = files("imgrec.reports" if name.startswith("page.") else package)
-        return place.joinpath(name).read_text(encoding="utf-8")
+        folder = files("imgrec.reports" if name.startswith("page.") else package)
+        return folder.joinpath(name).read_text(encoding="utf-8")
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, loader=FunctionLoader(source)
@@ -36,7 +42,7 @@ def render_page(package: str, template: str, content: Mapping[str, Any]) -> str:
 
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:
-    """Pixels ``(height, width)``, ``(height, width, 3)`` or ``(height, width, 4)`` as the data URI of a PNG."""
+    """Encode pixels ``(height, width)``, ``(height, width, 3)`` or ``(height, width, 4)`` as the data URI of a PNG."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -45,11 +51,13 @@ def png_uri(pixels: NDArray[np.uint8]) -> str:
 
 
 def thumbnail(image: NDArray[np.uint8], side: int = _THUMBNAIL) -> str:
-    """The data URI of a small version of an image: a tiny one as it is, in PNG; a larger one made smaller, in JPEG.
+    """Return a small version of an image as a data URI.
+
+    A tiny image is encoded unchanged as PNG. A larger image is resized and encoded as JPEG.
 
     Args:
-        image: uint8 ``(height, width, 3)``, ``(height, width, 1)`` or ``(height, width)``.
-        side: the long side of what is larger, in pixels.
+        image: Pixels as uint8 of shape ``(height, width, 3)``, ``(height, width, 1)`` or ``(height, width)``.
+        side: Longer side of a resized image, in pixels. Defaults to 264.
     """
     from PIL import Image
 
@@ -65,5 +73,5 @@ def thumbnail(image: NDArray[np.uint8], side: int = _THUMBNAIL) -> str:
 
 
 def is_tiny(image: NDArray[np.uint8]) -> bool:
-    """Whether an image has so few pixels that a page shows each of them."""
+    """Return True if an image is so small that a page enlarges its pixels."""
     return bool(max(image.shape[:2]) < _TINY)

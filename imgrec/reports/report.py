@@ -1,23 +1,20 @@
-"""report.html: one page that says how a run went, with nothing to load from elsewhere."""
+"""Report of a run: report.html, one self-contained page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from imgrec.metrics import classification_scores
 from imgrec.metrics.names import hint_of, metric_text, ordered, shown_in, title_of
-from imgrec.reports.bench.html import report_section
+from imgrec.reports.bench.html import bench_section
 from imgrec.reports.compression_section import compression_section
 from imgrec.reports.evaluation_page import evaluations_section
 from imgrec.reports.figures import training_curves
-from imgrec.reports.html import render_page
+from imgrec.reports.html import ImageLoader, render_page
 from imgrec.reports.report_sections import prediction_sections
 from imgrec.reports.soup_section import soup_section
 from imgrec.runs.folder import RunFolder
@@ -29,44 +26,45 @@ from imgrec.utils import yaml
 from imgrec.utils.formatting import duration, epoch_text, short_count
 from imgrec.utils.paths import write_text
 
-Images = Callable[[list[str]], Sequence[NDArray[np.uint8] | None]]
-"""Gives the images of sample ids: uint8 ``(height, width, 3)`` or ``(height, width)``, ``None`` where there is none."""
-
 _SPLITS = {"test": "test", "val": "validation"}
 
 
-def write_report(run: RunFolder, images: Images | None = None) -> Path:
-    """Write the run's report.html and give its path; what the run folder lacks, the page says.
+def write_report(run: RunFolder, images: ImageLoader | None = None) -> Path:
+    """Write report.html of a run.
 
-    The scores, the matrix and the diagrams are computed from the predictions on the test split, or on the validation
-    split where there are none on test. The page needs no network and no other file.
+    Confusion matrix, diagrams and lists show the test predictions, or the validation predictions if there are no
+    others. The page requires no network and no other file.
 
     Args:
-        run: a run folder, of a finished run or of one that stopped.
-        images: gives the images of sample ids, for the most confidently wrong ones; without it they are listed only.
+        run: Run folder, of a finished or interrupted run.
+        images: Function that returns the images of sample ids. Without it, the most confident errors are listed
+            without thumbnails.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        UserError: a file of the run folder is broken.
+        UserError: If a file of the run folder is broken.
     """
     write_text(run.report, render_page("imgrec.reports", "report_template.html", _content(run, images)))
     return run.report
 
 
-def _content(run: RunFolder, images: Images | None) -> dict[str, Any]:
+def _content(run: RunFolder, images: ImageLoader | None) -> dict[str, Any]:
     summary, environment = run.summary, run.environment
     warnings: list[str] = []
     predictions = {split: run.predictions(split) if run.has_predictions(split) else None for split in _SPLITS}
-    scored = {split: _scored(run, split, found) for split, found in predictions.items()}
-    drawn = {split: _drawn(found, _SPLITS[split], warnings) for split, found in predictions.items() if found}
-    main = next((split for split, found in drawn.items() if found is not None), None)
+    scored = {split: _split_metrics(run, split, found) for split, found in predictions.items()}
+    finite = {split: _finite_only(found, _SPLITS[split], warnings) for split, found in predictions.items() if found}
+    main = next((split for split, found in finite.items() if found is not None), None)
     metrics = run.metrics() if run.metrics_file.is_file() else {}
-    shown = drawn[main] if main else None
-    sections = prediction_sections(shown, images) if shown is not None else {}
+    main_predictions = finite[main] if main else None
+    sections = prediction_sections(main_predictions, images) if main_predictions is not None else {}
     skipped = summary.get("skipped_images") or {}
     return {
         "title": run.experiment,
         "run_id": run.run_id,
-        "started": _moment(environment.get("started")),
+        "started": _date_text(environment.get("started")),
         "status": status_of(run),
         "warnings": warnings,
         "tiles": _tiles(summary, predictions, scored),
@@ -82,27 +80,27 @@ def _content(run: RunFolder, images: Images | None) -> dict[str, Any]:
         "config": yaml.dump(run.config),
         "environment": json.dumps(environment, indent=2, ensure_ascii=False),
         "version": (environment.get("versions") or {}).get("imgrec"),
-        **report_section(run),
+        **bench_section(run),
         **sections,
     }
 
 
-def _scored(run: RunFolder, split: str, predictions: Predictions | None) -> dict[str, float]:
-    """The metrics of a split: computed from its predictions; of the summary what they do not give, and custom ones."""
+def _split_metrics(run: RunFolder, split: str, predictions: Predictions | None) -> dict[str, float]:
+    """Return the metrics of a split, computed from its predictions. Others are read from the summary."""
     recorded = {name: value for name, value in (run.summary.get(split) or {}).items() if value is not None}
     recorded.pop("loss", None)  # a page shows the losses as curves
     computed = {} if predictions is None else classification_scores(predictions.logits, predictions.targets)
     return {**recorded, **computed}
 
 
-def _drawn(predictions: Predictions, split: str, warnings: list[str]) -> Predictions | None:
-    """The predictions that a figure can be drawn of: those with finite logits; adds a warning if others exist."""
+def _finite_only(predictions: Predictions, split: str, warnings: list[str]) -> Predictions | None:
+    """Return the predictions with finite logits, and append a warning if there are others."""
     finite = predictions.finite
     if finite.all():
         return predictions if len(predictions) else None
     warnings.append(
-        f"The logits of {int((~finite).sum())} of {len(predictions)} {split} images are NaN or infinite, as when "
-        "training diverges. These images count as wrong in the scores, and are left out of matrix, diagrams and lists."
+        f"The logits of {int((~finite).sum())} of {len(predictions)} {split} images are NaN or infinite, as after "
+        "divergence. These images count as incorrect in the scores. The other sections exclude them."
     )
     ids = [name for name, keep in zip(predictions.ids, finite, strict=True) if keep]
     found = Predictions(ids, predictions.targets[finite], predictions.logits[finite], predictions.class_names)
@@ -118,12 +116,12 @@ def _tiles(
     split = next((s for s in _SPLITS if scored[s].get("acc") is not None), None)
     if split is not None:
         scores = scored[split]
-        said = predictions.get(split)
+        found = predictions.get(split)
         more = "no predictions: no interval"
-        if said is not None:
-            correct = int(said.correct.sum())
-            low, high = wilson_interval(correct, len(said))
-            more = f"95 % interval {100 * low:.2f} to {100 * high:.2f} %; {correct:,} of {len(said):,} images"
+        if found is not None:
+            correct = int(found.correct.sum())
+            low, high = wilson_interval(correct, len(found))
+            more = f"95 % interval {100 * low:.2f} to {100 * high:.2f} %, {correct:,} of {len(found):,} images"
         tiles.append(
             _cell("acc", scores["acc"])
             | {"name": f"{_SPLITS[split].capitalize()} accuracy", "more": more, "main": True}
@@ -155,14 +153,14 @@ def _scores(
     for split, scores in scored.items():
         if not any(scores.get(key) is not None for key in keys):
             continue
-        said = predictions[split]
-        images = f"{len(said):,}" if said is not None else "—"
+        found = predictions[split]
+        images = f"{len(found):,}" if found is not None else "—"
         cells = [_cell(key, scores.get(key)) for key in keys]
         rows.append({"split": split, "title": _SPLITS[split].capitalize(), "images": images, "cells": cells})
     unpredicted = [_SPLITS[row["split"]] for row in rows if predictions[row["split"]] is None]
-    note = "Macro figures are means over the classes that occur or were predicted; AUROC is one class against the rest."
+    note = "Macro metrics are means over the classes with images or predictions. AUROC is one-vs-rest."
     if unpredicted:
-        note += f" Taken from the summary, for want of predictions: {' and '.join(unpredicted)}."
+        note += f" Read from the summary, because there are no predictions: {' and '.join(unpredicted)}."
     return {"names": [title_of(key) for key in keys], "rows": rows, "note": note}
 
 
@@ -172,14 +170,14 @@ def _origin(summary: Mapping[str, Any], environment: Mapping[str, Any]) -> list[
     gpus = [gpu["name"] for gpu in hardware.get("gpus") or []]
     device = ", ".join(gpus) if gpus else hardware.get("cpu")
     sizes = summary.get("split_sizes") or {}
-    changed = ", with changes that were not committed" if git.get("dirty") else ""
+    changed = ", with uncommitted changes" if git.get("dirty") else ""
     rows = {
         "Images": ", ".join(f"{name} {count:,}" for name, count in sizes.items()),
         "Data fingerprint": environment.get("data_fingerprint"),
         "Seed": environment.get("seed"),
         "Command": environment.get("command"),
         "Commit": f"{git['commit']}{changed}" if git.get("commit") else None,
-        "Hardware": f"{device}; {hardware.get('cores')} CPU cores" if device else None,
+        "Hardware": f"{device}, {hardware.get('cores')} CPU cores" if device else None,
     }
     return [(name, str(value)) for name, value in rows.items() if value not in (None, "")]
 
@@ -193,7 +191,7 @@ def _plain_tile(key: str, name: str, raw: float, text: str, more: str) -> dict[s
     return {"key": key, "name": name, "raw": repr(raw), "text": text, "more": more, "main": False}
 
 
-def _moment(text: Any) -> str:
+def _date_text(text: Any) -> str:
     try:
         moment = datetime.fromisoformat(str(text)).astimezone(UTC)
     except ValueError:
@@ -201,8 +199,8 @@ def _moment(text: Any) -> str:
     return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
 
 
-def write_report_of(run: RunFolder, data: Any) -> Path:
-    """Write the report of a run with the thumbnails of its data module, and return its path."""
+def write_report_with_images(run: RunFolder, data: Any) -> Path:
+    """Write the report of a run with thumbnails of the images of its data module, and return its path."""
     from imgrec.runs.data import images_of
 
     return write_report(run, images=images_of(data) if hasattr(data, "load_images") else None)

@@ -1,8 +1,7 @@
-"""What the report says of predictions: the matrix, the diagrams, the classes, the worst errors."""
+"""Sections of the report about predictions: confusion matrix, diagrams, classes, most confident errors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,25 @@ from imgrec.metrics.calibration import reliability
 from imgrec.metrics.confusion import PerClass, confusion_matrix, most_confused, per_class_table
 from imgrec.metrics.roc import RocCurves, roc_curves
 from imgrec.reports.figures import matrix_image, reliability_drawing, roc_drawing
-from imgrec.reports.html import is_tiny, thumbnail
+from imgrec.reports.html import ImageLoader, is_tiny, thumbnail
 from imgrec.runs.predictions import Predictions
 
-MATRIX_CLASSES = 30  # more do not fit a page as numbers
+MATRIX_CLASSES = 30  # with more, the matrix is an image
 WRONG_SHOWN = 21  # three rows of a wide page
 
-_COLUMNS = ["Class", "Images", "Precision", "Recall", "F1", "AUROC", "Most often taken for"]
+_COLUMNS = ["Class", "Images", "Precision", "Recall", "F1", "AUROC", "Most frequent error"]
 
 
 def prediction_sections(
     predictions: Predictions,
-    images: Callable[[list[str]], Sequence[NDArray[np.uint8] | None]] | None,
+    images: ImageLoader | None,
 ) -> dict[str, Any]:
-    """The values that the template's sections on one split's predictions ask for; at least one prediction is there."""
+    """Return the values of the template sections on the predictions of one split.
+
+    Args:
+        predictions: At least one prediction, with finite logits.
+        images: Function that returns the images of sample ids, or ``None`` for no thumbnails.
+    """
     names = predictions.class_names
     matrix = confusion_matrix(predictions.targets, predictions.predicted, len(names))
     curves = roc_curves(predictions.probabilities, predictions.targets)
@@ -36,12 +40,12 @@ def prediction_sections(
     if curves.absent:
         absent = ", ".join(names[i] for i in curves.absent[:10])
         more = f" and {len(curves.absent) - 10} more" if len(curves.absent) > 10 else ""
-        notes.append(f"Without a ROC curve, since no image, or every image, is of them: {absent}{more}.")
+        notes.append(f"Classes without a ROC curve, because no image or every image belongs to them: {absent}{more}.")
     return {
         "matrix": _matrix(matrix, names),
         "confused": [
-            {"true": names[true], "predicted": names[said], "count": count}
-            for true, said, count in most_confused(matrix, 12 if len(names) > MATRIX_CLASSES else 8)
+            {"true": names[true], "predicted": names[predicted], "count": count}
+            for true, predicted, count in most_confused(matrix, 12 if len(names) > MATRIX_CLASSES else 8)
         ],
         "diagrams": [d for d in (roc, reliability_drawing(bins)) if d is not None],
         "diagram_notes": notes,
@@ -61,14 +65,14 @@ def _matrix(matrix: NDArray[np.int64], names: tuple[str, ...]) -> dict[str, Any]
     for i, name in enumerate(names):
         cells = []
         for j in range(len(names)):
-            hit = i == j
-            alpha = 0.08 + 0.87 * float(share[i, j]) if hit else 0.12 + 0.8 * float(share[i, j]) ** 0.5
+            is_correct = i == j
+            alpha = 0.08 + 0.87 * float(share[i, j]) if is_correct else 0.12 + 0.8 * float(share[i, j]) ** 0.5
             cells.append(
                 {
                     "count": int(matrix[i, j]),
-                    "style": ("hit" if hit else "miss") + (" strong" if alpha > 0.6 else ""),
+                    "style": ("hit" if is_correct else "miss") + (" strong" if alpha > 0.6 else ""),
                     "alpha": f"{alpha:.2f}",
-                    "title": f"{name} taken for {names[j]}: {100 * share[i, j]:.1f} % of {int(matrix[i].sum())}",
+                    "title": f"{name} classified as {names[j]}: {100 * share[i, j]:.1f} % of {int(matrix[i].sum())}",
                 }
             )
         rows.append({"name": name, "cells": cells})
@@ -90,8 +94,8 @@ def _classes(
         errors = matrix[i].copy()
         errors[i] = 0
         other = int(errors.argmax())
-        taken_for = f"{names[other]} ({errors[other]})" if errors[other] else ""
-        rows.append({"name": name, "cells": cells, "taken_for": taken_for})
+        frequent = f"{names[other]} ({errors[other]})" if errors[other] else ""
+        rows.append({"name": name, "cells": cells, "most_frequent_error": frequent})
     return rows
 
 
@@ -99,16 +103,14 @@ def _number(value: float) -> str:
     return "—" if np.isnan(value) else f"{value:.4f}"
 
 
-def _wrong(
-    predictions: Predictions, images: Callable[[list[str]], Sequence[NDArray[np.uint8] | None]] | None
-) -> list[dict[str, Any]]:
+def _wrong(predictions: Predictions, images: ImageLoader | None) -> list[dict[str, Any]]:
     confidence = predictions.probabilities.max(axis=1)
     wrong = np.flatnonzero(predictions.predicted != predictions.targets)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:WRONG_SHOWN]
     ids = [predictions.ids[i] for i in worst]
     found = list(images(ids)) if images is not None and ids else [None] * len(ids)
     if len(found) != len(ids):
-        raise ValueError(f"asked for {len(ids)} images and was given {len(found)}")
+        raise ValueError(f"images: expected {len(ids)} images, got {len(found)}")
     names = predictions.class_names
     return [
         {
@@ -125,7 +127,7 @@ def _wrong(
 
 def _wrong_note(predictions: Predictions, shown: int, with_images: bool) -> str:
     total = int((predictions.predicted != predictions.targets).sum())
-    said = f"{shown} of {total:,} wrong" if shown < total else f"All {total:,} wrong"
-    return f"{said}: true → predicted (its probability)." + (
-        "" if with_images else " The images themselves were not at hand when the report was written."
+    count = f"{shown} of {total:,} errors" if shown < total else f"All {total:,} errors"
+    return f"{count}: true class → predicted class (its probability)." + (
+        "" if with_images else " The images were not available when the report was written."
     )

@@ -1,4 +1,4 @@
-"""What `imgrec soup` found out about a soup, in words: rows of a table, a section of its report."""
+"""Results of `imgrec soup`: rows of its table, and the section of a report."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 from imgrec.runs.folder import RunFolder
 
 KEY = "soup"
-"""Where summary.json and environment.json hold it."""
+"""Key of the results in summary.json and environment.json."""
 
 _SPLITS = {"test": "test", "val": "validation"}
 
 
 def soup_table(run: RunFolder) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns, and a row for the soup and for each network: its accuracies, and the soup's gain.
+    """Return the column names, and a row for the soup and every model: its accuracies, and the gain of the soup.
 
-    The gain is in points, with the 95 % interval of the difference on the test images, or where there are none on the
-    validation images.
+    The gain is in points, with the 95 % interval of the difference. It is computed on the test images, or on the
+    validation images if there are no others.
     """
     found = run.summary[KEY]
     splits = [split for split in ("val", "test") if split in found["accuracy"]]
-    judged = splits[-1]
-    columns = ["network", "in the soup", *(_SPLITS[split] for split in splits), "soup gains", "95 % interval"]
+    main_split = splits[-1]
+    columns = ["model", "in the soup", *(_SPLITS[split] for split in splits), "gain of the soup", "95 % interval"]
     kept = sum(row["kept"] for row in found["ingredients"])
     rows = [
         [f"{found['method']} soup", f"{kept} of {len(found['ingredients'])}"]
@@ -30,7 +30,7 @@ def soup_table(run: RunFolder) -> tuple[list[str], list[list[str]]]:
         + ["", ""]
     ]
     for row in found["ingredients"]:
-        pair = row["splits"][judged]
+        pair = row["splits"][main_split]
         rows.append(
             [row["name"], "yes" if row["kept"] else "no"]
             + [f"{100 * row['splits'][split]['accuracy']:.2f} %" for split in splits]
@@ -40,26 +40,28 @@ def soup_table(run: RunFolder) -> tuple[list[str], list[list[str]]]:
 
 
 def soup_notes(run: RunFolder) -> list[str]:
-    """What has to be known to read the table."""
+    """Return remarks on the table, one sentence or more each."""
     found = run.summary[KEY]
-    judged = "test" if "test" in found["accuracy"] else "val"
+    main_split = "test" if "test" in found["accuracy"] else "val"
     rows = found["ingredients"]
     best = next(row for row in rows if row["best"])
     notes = []
     if found["method"] == "greedy":
-        notes.append("The networks of the soup were chosen by their validation accuracy, which favours the soup there.")
+        notes.append(
+            "The models of the soup were selected by validation accuracy, so that its validation accuracy is biased."
+        )
     if found["batch_norm"]:
         notes.append(
-            f"Statistics of batch norms were estimated anew on {found['batch_norm']:,} training images, where they "
-            "were not the same in all networks."
+            f"Batch-norm statistics that differ between the models were estimated again on {found['batch_norm']:,} "
+            "training images."
         )
     if sum(row["kept"] for row in rows) == 1:
-        notes.append(f"No other network made the best one, {best['name']}, better: the soup is that network.")
-    worst = min(row["splits"][judged]["accuracy"] for row in rows)
-    if found["accuracy"][judged] < worst:
+        notes.append(f"No other model improved the best one, {best['name']}. The soup is this model.")
+    worst = min(row["splits"][main_split]["accuracy"] for row in rows)
+    if found["accuracy"][main_split] < worst:
         notes.append(
-            "The soup is worse than each of its networks: a mean works of networks that were fine-tuned from the same "
-            "weights, and not too far from them."
+            "The soup is worse than every one of its models. Averaging requires models that were fine-tuned from the "
+            "same weights and are close to them."
         )
     if found.get("zeros"):
         notes.append(zeros_note(found["zeros"]))
@@ -67,16 +69,16 @@ def soup_notes(run: RunFolder) -> list[str]:
 
 
 def zeros_note(zeros: Mapping[str, float]) -> str:
-    """Return the sentence on zeros that a soup of masked networks lost."""
+    """Return the remark on zero weights that a soup of masked models lost."""
     return (
-        f"Zeros are lost: {100 * zeros['networks']:.1f} % of a network's weights are zero, and "
-        f"{100 * zeros['soup']:.1f} % of the soup's. A weight stays zero only if it is zero in all networks: average "
-        "networks of one mask, or prune the soup again."
+        f"Zeros are lost: {100 * zeros['networks']:.1f} % of the weights of a model are zero, and "
+        f"{100 * zeros['soup']:.1f} % of those of the soup. A weight remains zero only if it is zero in all models. "
+        "Average models with one mask, or prune the soup again."
     )
 
 
 def soup_section(run: RunFolder) -> dict[str, Any] | None:
-    """The values that the report's section on the soup asks for; ``None`` where the run is none."""
+    """Return the values of the report section on the soup, or ``None`` if the run is no soup."""
     if not isinstance(run.summary.get(KEY), Mapping):
         return None
     columns, rows = soup_table(run)

@@ -1,4 +1,4 @@
-"""Figures as inline SVG that takes its colours from the page around it, in light and in dark."""
+"""Matplotlib figures as inline SVG with the colours of the page, in light and dark mode."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# matplotlib draws with these stand-ins; the page's CSS variables take their place in the SVG
+# placeholder colours of matplotlib, which are replaced by CSS variables of the page
 _VARIABLES = {"#010101": "ink", "#020202": "soft", "#030303": "line", "#040404": "blue", "#050505": "orange"}
 INK, SOFT, LINE, BLUE, ORANGE = _VARIABLES
 _VARIABLES |= {f"#0606{number:02x}": f"series-{number}" for number in range(8)}
 SERIES = tuple(_VARIABLES)[5:]
-"""Colours of things of one kind, for a page that gives them to its variables ``--series-0`` to ``--series-7``."""
+"""Colours of series: the CSS variables ``--series-0`` to ``--series-7`` of the page."""
 
 STYLE: Any = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "imgrec",  # equal figures give equal files
+    "svg.hashsalt": "imgrec",  # deterministic ids
     "text.parse_math": False,
     "path.simplify": True,
     "font.size": 9.0,
@@ -39,13 +39,18 @@ STYLE: Any = {
     "ytick.color": SOFT,
     "lines.linewidth": 1.6,
 }
-"""matplotlib's settings for all figures, in the stand-ins' colours."""
+"""Settings of matplotlib for all figures, with the placeholder colours."""
 
 
 class SvgFigure:
-    """A matplotlib figure in the page's style: draw on ``figure`` inside ``with``, read ``svg`` after it.
+    """Context manager for a matplotlib figure in the style of the page.
 
-    The user's own matplotlib settings and figures are neither used nor touched. The size is in inches.
+    Draw on ``figure`` inside the ``with`` block and read ``svg`` after it. Other figures and settings of matplotlib are
+    not changed.
+
+    Args:
+        width: Width in inches.
+        height: Height in inches.
     """
 
     figure: Figure
@@ -74,17 +79,17 @@ class SvgFigure:
 
 
 def _inline(svg: str) -> str:
-    """An SVG document as an element of the page: without prologue, metadata and size, coloured by the page."""
+    """Convert an SVG document to an element of a page, without prologue, metadata and size."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="(series-\d+)">', r'<g class="\1">', svg)  # what a figure named by set_gid, for the page
+    svg = re.sub(r'<g id="(series-\d+)">', r'<g class="\1">', svg)  # ids set by set_gid become classes
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    for stand_in, name in _VARIABLES.items():
-        svg = svg.replace(stand_in, f"var(--{name})")
+    for placeholder, name in _VARIABLES.items():
+        svg = svg.replace(placeholder, f"var(--{name})")
     svg = re.sub(r"'DejaVu Sans'(?:, [^;\"]*)?", "inherit", svg)
-    # the ids of several drawings on one page must differ: what refers to them gets the same ending
-    ending = hashlib.blake2b(svg.encode(), digest_size=4).hexdigest()
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="\1-{ending}"', svg)
-    return re.sub(r'(xlink:href="#|url\(#)([^")]+)', rf"\1\2-{ending}", svg).strip()
+    # ids of several figures on one page must differ, so a suffix is added to ids and references
+    suffix = hashlib.blake2b(svg.encode(), digest_size=4).hexdigest()
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="\1-{suffix}"', svg)
+    return re.sub(r'(xlink:href="#|url\(#)([^")]+)', rf"\1\2-{suffix}", svg).strip()

@@ -149,7 +149,7 @@ def test_the_csv_gives_back_what_was_written(bench: Bench, tmp_path: Path) -> No
         write_bench(tmp_path / "bench.csv", each)
         assert read_bench(tmp_path / "bench.csv") == each
     (tmp_path / "bench.csv").write_text("name,runtime\nx,torch\n")
-    with pytest.raises(UserError, match=r"bench.csv does not hold what `imgrec bench` writes"):
+    with pytest.raises(UserError, match=r"bench.csv: expected a file of `imgrec bench`"):
         read_bench(tmp_path / "bench.csv")
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from imgrec import EpochPictures, RunRecorder, UserError
-from imgrec.reports.images import image_grid, matrix_picture
+from imgrec.reports.images import confusion_matrix_figure, image_grid
 from tests.callbacks.small_training import digits, task, trainer
 
 
@@ -19,13 +19,13 @@ def test_pictures_of_the_epochs_that_are_due(tmp_path: Path, monkeypatch: pytest
 
     def keep_matrix(matrix: Any, *arguments: Any) -> Any:
         drawn.append(("confusion", matrix))
-        return matrix_picture(matrix, *arguments)
+        return confusion_matrix_figure(matrix, *arguments)
 
     def keep_grid(rows: Any, title: str) -> Any:
         drawn.append((title, rows))
         return image_grid(rows, title)
 
-    monkeypatch.setattr("imgrec.callbacks.monitoring.images.matrix_picture", keep_matrix)
+    monkeypatch.setattr("imgrec.callbacks.monitoring.images.confusion_matrix_figure", keep_matrix)
     monkeypatch.setattr("imgrec.callbacks.monitoring.images.image_grid", keep_grid)
     recorder, module, data = RunRecorder("run", tmp_path / "runs"), task(), digits()
     run = trainer(tmp_path, [recorder, EpochPictures(2, columns=3, rows=2)], max_epochs=3, num_sanity_val_steps=2)

@@ -52,7 +52,7 @@ def test_a_run_is_measured_and_keeps_what_was_found(cli: Cli, run: Path) -> None
         *("--csv", "a.csv", "--json", "a.json", "--out", "a.html", "--picture", "a.svg"),
     )
     assert done.returncode == 0, done.stderr
-    assert "50 test images; compared with tiny, as it was recorded" in done.stdout  # PyTorch was not asked for
+    assert "50 test images, compared with tiny, as it was recorded" in done.stdout  # PyTorch was not asked for
     assert "timing" in done.stderr
     found = read_bench(run / "bench.csv")
     assert read_bench("a.csv") == found

@@ -301,8 +301,8 @@ def test_pruned_fine_tuned_and_quantized(cli: Cli, parent: Path) -> None:
     assert (latency["runtime"], latency["batch"], latency["threads"]) == ("onnxruntime", 1, 1)
     assert all(latency[name] > 0 for name in ("before", "after", "ratio"))
     page = run.report.read_text()
-    assert f"Made from tiny/{parent.name}" in page
-    assert "Milliseconds an image" in page
+    assert f"Compressed from tiny/{parent.name}" in page
+    assert "Milliseconds per image" in page
     assert "both in ONNX Runtime" in page
     assert "exports/onnxruntime-int8" in page
 

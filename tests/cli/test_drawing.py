@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from imgrec.optim import SCHEDULES
-from imgrec.reports.schedule_picture import schedule_points, schedule_text
+from imgrec.reports.curves import schedule_points, schedule_text
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -49,7 +49,10 @@ def test_a_spec_is_drawn_into_a_picture(cli: Cli, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("losses", "focal", "--plot"), "--plot: expected the registry schedules, got losses."),
-        (("schedules", "cosine", "--plot", "curve.txt"), "a picture's file ends in .png, .svg, .pdf, got curve.txt"),
+        (
+            ("schedules", "cosine", "--plot", "curve.txt"),
+            "figure: expected a file name with .png, .svg, .pdf, got curve.txt",
+        ),
         (("schedules", "{name: cosine, final: 3}", "--plot"), "final: expected "),
         (("schedules", "cosin", "--plot"), 'Did you mean "cosine"'),
     ],

@@ -144,7 +144,7 @@ def test_unknown_classes_and_models_without_a_run(run: Path, cli: Cli, tmp_path:
     done = cli("evaluate", run, "set", "--skip-unknown", "--name", "some")
     assert done.returncode == 0, done.stderr
     assert "five (4)" in done.stdout
-    assert "Classes without an image: 1, 2, 4, 5" in done.stdout
+    assert "Classes without images: 1, 2, 4, 5" in done.stdout
     before = contents(run)
     for model in (run / "model", run / "checkpoints" / "last.ckpt"):
         done = cli("evaluate", model, "set", "--skip-unknown")

@@ -114,7 +114,7 @@ def test_ctrl_c_outside_of_training(
             "data": (ImageDataModule, "setup"),
             "precision": (Experiment, "resolve_auto"),
             "between": (training, "_evaluate_after_fit"),
-            "report": (report, "write_report_of"),
+            "report": (report, "write_report_with_images"),
         }
         if when in owner:
             patch.setattr(*owner[when], interrupt)

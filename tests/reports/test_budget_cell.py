@@ -1,5 +1,3 @@
-"""The cell of an accuracy budget in the table of variants."""
-
 from __future__ import annotations
 
 import pytest
@@ -16,5 +14,5 @@ from imgrec.reports.compression_section import BUDGET, _budget_cell
         (2.0, "EXCEEDED: 2.00 of 1"),
     ],
 )
-def test_a_loss_of_zero_has_no_sign(drop: float, expected: str) -> None:
+def test_budget_cell_of_zero_loss_has_no_sign(drop: float, expected: str) -> None:
     assert _budget_cell({BUDGET: {"drop": drop, "max_drop": 1.0, "holds": drop <= 1}}) == expected

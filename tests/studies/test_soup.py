@@ -87,7 +87,7 @@ def test_zeros_that_a_soup_of_other_masks_loses_are_reported(runs: Path) -> None
     zeros = run.summary["soup"]["zeros"]
     assert zeros["networks"] == pytest.approx(0.5, abs=0.01)
     assert zeros["soup"] < 0.01
-    note = next(line for line in said if line.startswith("Zeros are lost: 50.0 % of a network's weights are zero"))
+    note = next(line for line in said if line.startswith("Zeros are lost: 50.0 % of the weights of a model are zero"))
     assert note in soup_notes(run)
 
 
@@ -193,7 +193,7 @@ def test_a_uniform_soup_is_the_mean_of_all_weights_in_a_folder_like_any_other(ru
     assert best["best"]
     assert soup.parent == (Path("runs2") / best["name"]).resolve()
     assert soup.summary["status"] == "finished"
-    assert "The soup beside what it is made of" in soup.report.read_text()
+    assert "The soup and its models" in soup.report.read_text()
     assert "uniform soup" in done.stdout
 
     # it is not made twice, and is an ordinary run for other commands

@@ -16,10 +16,10 @@ from imgrec.loggers.media import show_picture
 from imgrec.metrics.confusion import confusion_matrix
 from imgrec.reports.images import (
     GridRow,
+    confusion_matrix_figure,
+    figure_to_pixels,
     image_grid,
-    matrix_picture,
-    picture_pixels,
-    save_picture,
+    save_figure,
     target_caption,
 )
 from imgrec.tasks import BaseTask, PredictionSet
@@ -97,7 +97,7 @@ class EpochPictures(pl.Callback):
             accuracy = float((predicted == found.targets).float().mean())
             title = f"epoch {trainer.current_epoch + 1}, validation accuracy {accuracy:.4f}"
             matrix = confusion_matrix(found.targets.numpy(), predicted.numpy(), len(names))
-            self._save(trainer, "confusion", matrix_picture(matrix, names, title))
+            self._save(trainer, "confusion", confusion_matrix_figure(matrix, names, title))
         if "mistakes" in self.show:
             self._draw_mistakes(trainer, found, predicted, names)
 
@@ -133,7 +133,7 @@ class EpochPictures(pl.Callback):
         assert folder is not None
         path = folder / "figures" / f"{name}-epoch{trainer.current_epoch + 1:03d}.png"
         try:
-            save_picture(figure, path)
+            save_figure(figure, path)
         except OSError as error:
             logger.warning("%s could not be written: %s", path, error.strerror or error)
-        show_picture(trainer, f"figures/{name}", picture_pixels(figure))
+        show_picture(trainer, f"figures/{name}", figure_to_pixels(figure))

@@ -73,7 +73,7 @@ def draw(data: Any, out: Path, columns: int, rows: int, progress: float) -> None
         UserError: If the file cannot be written.
     """
     from imgrec.data.thumbnails import load_reduced
-    from imgrec.reports.images import GridRow, image_grid, save_picture, target_caption
+    from imgrec.reports.images import GridRow, image_grid, save_figure, target_caption
 
     loader = data.train_dataloader()
     order = next(iter(loader.batch_sampler))
@@ -88,4 +88,4 @@ def draw(data: Any, out: Path, columns: int, rows: int, progress: float) -> None
 
     originals = row("original", load_reduced(data, loaded[0].ids[:columns]), loaded[0])
     augmented = [row(f"epoch {epoch}", batch.images, batch) for epoch, batch in enumerate(epochs)]
-    save_picture(image_grid([originals, *augmented]), out)
+    save_figure(image_grid([originals, *augmented]), out)

@@ -28,7 +28,7 @@ def run(command: str, words: list[str]) -> int:
 
     from imgrec.bench.rows import Options
     from imgrec.bench.run import measure_sources
-    from imgrec.reports.bench.results import BENCH, write_bench
+    from imgrec.reports.bench.results import BENCH_FILE, write_bench
 
     options = Options(
         batches=tuple(dict.fromkeys(arguments.batch)),
@@ -41,14 +41,14 @@ def run(command: str, words: list[str]) -> int:
     with _Progress() as report:
         bench, home = measure_sources(arguments.sources, arguments.runtime, arguments.precision, options, report)
     _print(bench)
-    record = None if home is None or arguments.no_record else str(home / BENCH)
+    record = None if home is None or arguments.no_record else str(home / BENCH_FILE)
     write_files(
         [
             (record, lambda path: write_bench(path, bench)),
             (arguments.csv, lambda path: write_bench(path, bench)),
             (arguments.json, lambda path: _write_json(bench, path)),
             (arguments.out, lambda path: _write_page(bench, path)),
-            (arguments.picture, lambda path: _write_picture(bench, path)),
+            (arguments.picture, lambda path: _write_figure(bench, path)),
         ]
     )
     return 0
@@ -107,19 +107,21 @@ def _write_page(bench: Bench, path: Path) -> None:
     write_bench_page(bench, path)
 
 
-def _write_picture(bench: Bench, path: Path) -> None:
-    from imgrec.reports.bench.figures import write_picture
+def _write_figure(bench: Bench, path: Path) -> None:
+    from imgrec.reports.bench.figures import write_figure
 
-    write_picture(bench, path)
+    write_figure(bench, path)
 
 
 def _print(bench: Bench) -> None:
     from imgrec.cli.output import console_for, print_table
-    from imgrec.reports.bench.table import LEFT, bench_cells, bench_columns, by_importance, caption
+    from imgrec.reports.bench.table import LEFT, bench_cells, bench_columns, caption, columns_by_priority
 
     print(f"{caption(bench)}\n")
     columns = bench_columns(bench)
-    left_out = print_table(console_for(10_000), columns, bench_cells(bench), left=LEFT, order=by_importance(bench))
+    left_out = print_table(
+        console_for(10_000), columns, bench_cells(bench), left=LEFT, order=columns_by_priority(bench)
+    )
     if left_out:
         print(f"\nnot shown, the terminal is too narrow: {', '.join(left_out)}. --csv and --out contain them")
     if bench.rows:

@@ -183,12 +183,12 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
 def _print(variants: Sequence[RunFolder]) -> None:
     """Print the table of the run and its variants, and the paths of the variants."""
     from imgrec.cli.output import console_for, print_table
-    from imgrec.reports.compression_section import COLUMNS, MATTERS, parent_cells, variant_cells
+    from imgrec.reports.compression_section import COLUMNS, COLUMNS_BY_PRIORITY, parent_cells, variant_cells
 
     rows = [parent_cells(variants[0]), *map(variant_cells, variants)]
     used = [i for i, name in enumerate(COLUMNS) if name != "budget" or any(row[i] for row in rows)]
     cells = [[row[i] for i in used] for row in rows]
     print()
-    print_table(console_for(10_000), [COLUMNS[i] for i in used], cells, left={COLUMNS[0]}, order=MATTERS)
+    print_table(console_for(10_000), [COLUMNS[i] for i in used], cells, left={COLUMNS[0]}, order=COLUMNS_BY_PRIORITY)
     for variant in variants:
         print(f"\nrun        {variant.path}\nreport     {variant.report}")

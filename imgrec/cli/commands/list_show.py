@@ -182,15 +182,15 @@ def _plot(plural: str, text: str, file: str) -> Iterator[str]:
     if plural != "schedules":
         raise UserError(f"--plot: expected the registry schedules, got {plural}.")
     from imgrec.optim import SCHEDULES, Plateau
-    from imgrec.reports.schedule_picture import (
-        check_picture_file,
+    from imgrec.reports.curves import (
+        check_figure_path,
         schedule_points,
         schedule_text,
-        write_schedule_picture,
+        write_schedule_figure,
     )
 
     if file != _TERMINAL:
-        check_picture_file(file)
+        check_figure_path(file)
     spec = _read_spec(text)
     schedule = SCHEDULES.build(spec)
     yield from ("", "factor of the learning rate:", "")
@@ -202,7 +202,7 @@ def _plot(plural: str, text: str, file: str) -> Iterator[str]:
     if isinstance(schedule, Plateau):
         yield f"  while {schedule.monitor} improves, multiplied by {schedule.gamma:g} at each plateau"
     if file != _TERMINAL:
-        write_schedule_picture(file, [(spec if isinstance(spec, str) else _title(spec), schedule)])
+        write_schedule_figure(file, [(spec if isinstance(spec, str) else _title(spec), schedule)])
         yield from ("", f"written    {file}")
 
 

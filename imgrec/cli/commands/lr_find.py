@@ -66,19 +66,19 @@ def _parser() -> Parser:
 def _write(found: RangeTest, rule: str, picture: Path, place: str) -> None:
     """Write the figure and the table."""
     from imgrec.cli.output import write_file, write_table
-    from imgrec.reports.curves import range_picture
-    from imgrec.reports.images import save_picture
+    from imgrec.reports.curves import lr_range_figure
+    from imgrec.reports.images import save_figure
 
     tried = zip(found.rates, found.losses, found.smoothed.tolist(), strict=True)
     rows = ([i, f"{rate:.8g}", f"{loss:.8g}", f"{mean:.8g}"] for i, (rate, loss, mean) in enumerate(tried))
     write_table(str(picture.with_suffix(".csv")), ["step", "learning_rate", "loss", "smoothed"], rows)
-    write_file(str(picture), lambda path: save_picture(range_picture(found, rule, place), path))
+    write_file(str(picture), lambda path: save_figure(lr_range_figure(found, rule, place), path))
 
 
 def _print(found: RangeTest, rule: str, picture: Path, place: str) -> int:
-    from imgrec.reports.curves import range_text
+    from imgrec.reports.curves import lr_range_text
 
-    print("\n".join(["", *range_text(found, rule), ""]))
+    print("\n".join(["", *lr_range_text(found, rule), ""]))
     end = "the loss diverged" if found.diverged else "all steps"
     print(f"tried      {len(found.losses)} learning rates from {found.rates[0]:.2g} to {found.rates[-1]:.2g}: {end}")
     try:

@@ -13,7 +13,7 @@ def run(command: str, words: list[str]) -> int:
     parser.add_argument("run", help="a run folder")
     arguments = parser.parse_args(words)
 
-    from imgrec.reports.report import write_report_of
+    from imgrec.reports.report import write_report_with_images
     from imgrec.runs.data import data_of
     from imgrec.runs.folder import RunFolder
 
@@ -23,5 +23,5 @@ def run(command: str, words: list[str]) -> int:
     except UserError as error:
         print(f"no thumbnails: {error}")
         data = None
-    print(write_report_of(folder, data))
+    print(write_report_with_images(folder, data))
     return 0

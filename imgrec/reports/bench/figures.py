@@ -1,4 +1,4 @@
-"""Accuracy over what it costs: the figures of a bench, with the frontier that nothing beats in both."""
+"""Figures of a benchmark: accuracy over latency and size, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -22,14 +22,23 @@ if TYPE_CHECKING:
 
 _PRINTED = ("#0b68b0", "#c8500a", "#0a8a66", "#b4508f", "#967000", "#2b9cc9", "#6a4fb0", "#5f6872")
 _ON_PAPER = {INK: "#1c2530", SOFT: "#55606c", LINE: "#dfe4ea", **dict(zip(SERIES, _PRINTED, strict=True))}
-_LOGARITHMIC = 4.0  # the ratio of costs from which the axis is
-_CHARACTER, _LINE = 4.5, 10.0  # points that a character of a label takes
+_LOGARITHMIC = 4.0  # ratio of the costs above which the axis is logarithmic
+_CHARACTER, _LINE = 4.5, 10.0  # size of a character of a label, in points
 _SIZE = (5.4, 3.7)  # inches
 
 
 @dataclass(frozen=True)
 class Point:
-    """A row in a figure: what it costs (and at worst), and its accuracy with the interval, in percent."""
+    """Row of a benchmark in a figure.
+
+    Attributes:
+        row: Row of the benchmark.
+        cost: Median latency in milliseconds, or size in MiB.
+        worst: 95th percentile of the latency, or the size.
+        accuracy: Accuracy in percent.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+    """
 
     row: BenchRow
     cost: float
@@ -40,26 +49,30 @@ class Point:
 
     @property
     def label(self) -> str:
-        """What stands beside it: how it was run."""
+        """Label of the point: runtime and precision."""
         return f"{runtime_title(self.row.runtime, short=True)} {self.row.precision}"
 
 
 def pareto_drawings(bench: Bench) -> list[Drawing]:
-    """Accuracy over latency with the smallest measured batch, and over bytes on disk; empty where nothing has both."""
+    """Plot accuracy over latency with the smallest batch, and over size. Figures without points are omitted."""
     found = []
     for title, axis, points in _figures(bench):
         with SvgFigure(*_SIZE) as drawn:
             axes = drawn.figure.add_axes((0.11, 0.14, 0.87, 0.83))
             _draw(axes, points, _names(bench), axis)
         best = ", ".join(f"{p.row.title} ({p.accuracy:.2f} %)" for p in _frontier(points))
-        found.append(Drawing(title, f"On the frontier: {best}", drawn.svg))
+        found.append(Drawing(title, f"Pareto front: {best}", drawn.svg))
     return found
 
 
-def write_picture(bench: Bench, path: str | Path) -> None:
-    """Write accuracy over latency as a file for a paper, as its ending says: ``.png``, ``.svg`` or ``.pdf``.
+def write_figure(bench: Bench, path: str | Path) -> None:
+    """Write a figure of accuracy over latency for print, in the format of the suffix.
 
-    Where no row has both a latency and an accuracy, an empty figure says so.
+    Without a row that has both a latency and an accuracy, the figure is empty with a remark.
+
+    Args:
+        bench: Result of the benchmark.
+        path: Path with the suffix ``.png``, ``.svg`` or ``.pdf``.
     """
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -80,8 +93,8 @@ def write_picture(bench: Bench, path: str | Path) -> None:
             figure.savefig(aside, dpi=200, format=path.suffix[1:])
 
 
-def network_keys(bench: Bench) -> list[tuple[str, int]]:
-    """The networks and the number of the colour that each has among the page's series."""
+def model_colours(bench: Bench) -> list[tuple[str, int]]:
+    """Return the name of every model and the index of its colour in the series of the page."""
     return [(name, number % len(SERIES)) for name, number in _names(bench).items()]
 
 
@@ -138,7 +151,7 @@ def _draw(
     axes.set_xlabel(axis)
     axes.set_ylabel("accuracy, %")
     ink = colours.get(INK, INK)
-    for point, (across, up, anchor) in zip(points, _label_places(axes, points), strict=True):
+    for point, (across, up, anchor) in zip(points, _label_offsets(axes, points), strict=True):
         text = axes.annotate(point.label, (point.cost, point.accuracy), (across, up), textcoords="offset points")
         text.set(ha=anchor, va="center", fontsize=7.5, color=ink)
 
@@ -163,22 +176,22 @@ def _limits(axes: Axes, points: Sequence[Point]) -> None:
     axes.set_ylim(max(0.0, bottom - room), min(100.5, top + room))
 
 
-def _label_places(axes: Axes, points: Sequence[Point]) -> list[tuple[float, float, Any]]:
-    """For each point where its label stands, in points from it: where it hides least, tried one after the other."""
+def _label_offsets(axes: Axes, points: Sequence[Point]) -> list[tuple[float, float, Any]]:
+    """Return the offset of every label from its point, with the least overlap, selected greedily."""
     scale = 72 / axes.figure.dpi
-    places = [scale * axes.transData.transform((p.cost, p.accuracy)) for p in points]
+    positions = [scale * axes.transData.transform((p.cost, p.accuracy)) for p in points]
     corners = scale * axes.transAxes.transform([(0, 0), (1, 1)])
-    taken = [(x - 4.0, y - 4.0, x + 4.0, y + 4.0) for x, y in places]
+    occupied = [(x - 4.0, y - 4.0, x + 4.0, y + 4.0) for x, y in positions]
     lines = [box for one, other in _lines(axes, points) for box in [_box(scale, axes, one, other)]]
     found: list[tuple[float, float, Any]] = []
-    for point, (x, y) in zip(points, places, strict=True):
+    for point, (x, y) in zip(points, positions, strict=True):
         width = _CHARACTER * len(point.label)
         best: tuple[float, Any, Any] | None = None
         for step in range(1, 9):
             for across, up in ((7, 0), (-7, 0), (6, 7 * step), (6, -7 * step), (-6, 7 * step), (-6, -7 * step)):
                 left = x + across if across > 0 else x + across - width
                 box = (left, y + up - _LINE / 2, left + width, y + up + _LINE / 2)
-                hidden = sum(_overlap(box, other) for other in taken) + sum(_overlap(box, line) for line in lines)
+                hidden = sum(_overlap(box, other) for other in occupied) + sum(_overlap(box, line) for line in lines)
                 outside = max(0.0, corners[0][0] - box[0]) + max(0.0, box[2] - corners[1][0])
                 outside += max(0.0, corners[0][1] - box[1]) + max(0.0, box[3] - corners[1][1])
                 cost = hidden + 20 * outside + 0.6 * abs(up) + (0.5 if across < 0 else 0.0)
@@ -186,12 +199,12 @@ def _label_places(axes: Axes, points: Sequence[Point]) -> list[tuple[float, floa
                     best = (cost, (float(across), float(up), "left" if across > 0 else "right"), box)
         assert best is not None
         found.append(best[1])
-        taken.append(best[2])
+        occupied.append(best[2])
     return found
 
 
 def _lines(axes: Axes, points: Sequence[Point]) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """The ends of all bars and of the parts of the frontier."""
+    """Return the ends of all bars and of the segments of the front."""
     found = [((p.cost, p.low), (p.cost, p.high)) for p in points]
     found += [((p.cost, p.accuracy), (p.worst, p.accuracy)) for p in points]
     frontier = _frontier(points)
@@ -215,10 +228,10 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
 def _legend(axes: Axes, points: Sequence[Point], names: dict[str, int]) -> None:
     from matplotlib.lines import Line2D
 
-    there = dict.fromkeys(p.row.name for p in points)
-    if len(there) < 2:
+    drawn = dict.fromkeys(p.row.name for p in points)
+    if len(drawn) < 2:
         return
     handles = [
-        Line2D([], [], color=_ON_PAPER[SERIES[names[name] % len(SERIES)]], linewidth=3, label=name) for name in there
+        Line2D([], [], color=_ON_PAPER[SERIES[names[name] % len(SERIES)]], linewidth=3, label=name) for name in drawn
     ]
     axes.legend(handles=handles, fontsize=7.5, frameon=False, loc="best")

@@ -1,4 +1,4 @@
-"""The page of a bench, and its section in a run's report."""
+"""HTML page of a benchmark, and its section in the report of a run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from imgrec.reports.bench.figures import network_keys, pareto_drawings
-from imgrec.reports.bench.results import BENCH, Bench, read_bench
+from imgrec.reports.bench.figures import model_colours, pareto_drawings
+from imgrec.reports.bench.results import BENCH_FILE, Bench, read_bench
 from imgrec.reports.bench.table import LEFT, Column, baseline, caption, columns_of
 from imgrec.reports.html import render_page
 from imgrec.runs.folder import RunFolder
@@ -16,7 +16,7 @@ from imgrec.utils.paths import write_text
 
 
 def write_bench_page(bench: Bench, path: str | Path) -> Path:
-    """Write the page of a bench and give its path. It needs no network and no other file."""
+    """Write the page of a benchmark and return its path. It requires no network and no other file."""
     names = list(dict.fromkeys(row.name for row in bench.rows))
     title = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     write_text(
@@ -25,25 +25,25 @@ def write_bench_page(bench: Bench, path: str | Path) -> Path:
     return Path(path)
 
 
-def report_section(run: RunFolder) -> dict[str, Any]:
-    """What the template of a report asks for: ``bench``, or ``None`` where the run folder holds no bench.
+def bench_section(run: RunFolder) -> dict[str, Any]:
+    """Return the variable ``bench`` of the report template, which is ``None`` if the run folder has no benchmark.
 
     Raises:
-        UserError: its bench.csv is broken.
+        UserError: If bench.csv is broken.
     """
-    file = run.path / BENCH
+    file = run.path / BENCH_FILE
     return {"bench": bench_content(read_bench(file))["bench"] if file.is_file() else None}
 
 
 def bench_content(bench: Bench) -> dict[str, Any]:
-    """What the shared part of the templates asks for, under ``bench``."""
+    """Return the variable ``bench`` of the template bench_section.html."""
     columns = columns_of(bench)
     drawings = pareto_drawings(bench)
     drawn = {row.name for row in bench.rows if row.accuracy is not None}
     content = {
         "caption": caption(bench),
         "drawings": drawings,
-        "keys": [(name, colour) for name, colour in network_keys(bench) if name in drawn] if len(drawn) > 1 else [],
+        "keys": [(name, colour) for name, colour in model_colours(bench) if name in drawn] if len(drawn) > 1 else [],
         "tables": [
             _table(bench, [c for c in columns if c.name in LEFT or c.quality is side]) for side in (False, True)
         ],
@@ -51,13 +51,13 @@ def bench_content(bench: Bench) -> dict[str, Any]:
         "row_notes": [(row.title, row.note) for row in bench.rows if row.note],
         "notes": list(bench.notes),
         "baseline": baseline(bench),
-        "origin": f"Measured {_moment(bench.measured)} with {bench.versions}.",
+        "origin": f"Measured {_date_text(bench.measured)} with {bench.versions}.",
     }
     return {"bench": content}
 
 
 def _table(bench: Bench, columns: Sequence[Column]) -> dict[str, Any]:
-    colours = dict(network_keys(bench))
+    colours = dict(model_colours(bench))
     rows = [
         {
             "cells": [{"text": column.text(row), "raw": _raw(column.value(row))} for column in columns],
@@ -75,6 +75,6 @@ def _raw(value: float | str | None) -> str:
     return "" if value is None else value if isinstance(value, str) else repr(float(value))
 
 
-def _moment(text: str) -> str:
+def _date_text(text: str) -> str:
     moment = datetime.fromisoformat(text).astimezone(UTC)
     return f"{moment.day} {moment:%B %Y, %H:%M} UTC"

@@ -1,4 +1,4 @@
-"""What a bench found: a row a network and runtime, as plain figures, in a CSV that a run folder can hold."""
+"""Results of a benchmark and their CSV file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from typing import Any, get_type_hints
 from imgrec.errors import UserError
 from imgrec.utils.csv_files import restored, rows_written
 
-BENCH = "bench.csv"
-"""The file of a run folder that holds what was measured of the run."""
+BENCH_FILE = "bench.csv"
+"""File in a run folder with the benchmark of the run."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """How long a call with one batch takes, in seconds, over all measured calls.
+    """Time of a call with one batch, over all measured calls.
 
-    ``speedup`` is how many times faster it is than the first row: the median over the rounds of the ratio in each.
+    Attributes:
+        batch: Batch size.
+        median: Median in seconds.
+        p95: 95th percentile in seconds.
+        calls: Number of measured calls.
+        speedup: Ratio of the time of the first row to this time, as the median over the rounds.
     """
 
     batch: int
@@ -32,32 +37,32 @@ class Latency:
 
 @dataclass(frozen=True)
 class BenchRow:
-    """The figures of one network in one runtime; ``None`` where there is none, and ``note`` says why.
+    """Results of one model in one runtime. ``None`` if a figure is not available, with the reason in ``note``.
 
     Attributes:
-        name: the network, as a person calls it.
-        source: the path that was given.
-        runtime: see :data:`imgrec.RUNTIMES`.
-        precision: what most of the arithmetic is done in.
-        parameters: how many numbers were learnt.
-        nonzero: how many of them are not zero; zeros save nothing where they are stored and multiplied.
-        macs: multiply-accumulates for one image.
-        bytes: of the files that the runtime opens.
-        memory: bytes at the peak of a call with the largest batch: weights and activations, without the libraries.
-        latencies: one a batch size.
-        images_per_second: with the largest batch.
-        joules: of the package or GPU for one image, with the largest batch.
-        split: ``test`` or ``val``: whose images the following figures are of.
-        images: how many.
-        accuracy: the share that was named correctly.
-        low: of Wilson's 95 % interval.
-        high: likewise.
-        ece: the expected calibration error, 15 bins.
-        agreement: the share of the images that it and the reference name alike.
-        difference: the accuracy minus the reference's.
-        difference_low: of the paired bootstrap's 95 % interval over images.
-        difference_high: likewise.
-        note: what is to be known of this row.
+        name: Display name of the model.
+        source: Path of the model.
+        runtime: Name of an entry of :data:`imgrec.RUNTIMES`.
+        precision: Precision of most of the arithmetic.
+        parameters: Number of parameters.
+        nonzero: Number of nonzero parameters. Stored zeros reduce neither time nor memory.
+        macs: Multiply-accumulates per image.
+        bytes: Size of the files that the runtime opens.
+        memory: Peak of a call with the largest batch in bytes: weights and activations, without the libraries.
+        latencies: Latency for every batch size.
+        images_per_second: Throughput with the largest batch.
+        joules: Energy of the package or GPU per image, with the largest batch.
+        split: Split of the images of the following figures, ``test`` or ``val``.
+        images: Number of these images.
+        accuracy: Fraction of correct images.
+        low: Lower end of Wilson's 95 % interval of the accuracy.
+        high: Upper end of this interval.
+        ece: Expected calibration error, with 15 bins.
+        agreement: Fraction of the images with the same prediction as the reference.
+        difference: Accuracy minus that of the reference.
+        difference_low: Lower end of the paired bootstrap 95 % interval of ``difference``.
+        difference_high: Upper end of this interval.
+        note: Remark on this row.
     """
 
     name: str
@@ -86,33 +91,33 @@ class BenchRow:
 
     @property
     def title(self) -> str:
-        """The network and how it was run, in one line."""
+        """Model, runtime and precision in one line."""
         return f"{self.name}, {self.runtime} {self.precision}"
 
     @property
     def zeros(self) -> float | None:
-        """The share of parameters that are zero."""
+        """Fraction of the parameters that are zero."""
         if self.parameters is None or self.nonzero is None:
             return None
         return 1 - self.nonzero / max(1, self.parameters)
 
     def latency(self, batch: int) -> Latency | None:
-        """What was measured with a batch size."""
+        """Return the latency for a batch size, or ``None``."""
         return next((each for each in self.latencies if each.batch == batch), None)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """All rows of a bench, and what they have in common.
+    """Results of a benchmark.
 
     Attributes:
-        rows: in the order in which they were asked for.
-        reference: what ``agreement`` and ``difference`` compare with; empty where nothing is compared.
-        measured: when, in UTC.
-        processor: on what: the processor's name, or the GPU's.
-        threads: how many computed.
-        versions: of the runtimes: ``torch 2.15.0, onnxruntime 1.31.0``.
-        notes: what is to be known of all rows.
+        rows: Results of all models and runtimes, in the requested order.
+        reference: Row that ``agreement`` and ``difference`` compare with. Empty without a comparison.
+        measured: Time of the measurement, in UTC.
+        processor: Name of the CPU or GPU.
+        threads: Number of threads.
+        versions: Versions of the runtimes: ``torch 2.15.0, onnxruntime 1.31.0``.
+        notes: Remarks on all rows.
     """
 
     rows: tuple[BenchRow, ...]
@@ -125,40 +130,40 @@ class Bench:
 
     @property
     def batches(self) -> list[int]:
-        """The batch sizes that any row was measured with."""
+        """All measured batch sizes, sorted."""
         return sorted({each.batch for row in self.rows for each in row.latencies})
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, for JSON."""
+        """Return the results as JSON-serializable data."""
         return asdict(self)
 
 
-_OWN = [field.name for field in fields(BenchRow) if field.name != "latencies"]
+_ROW_FIELDS = [field.name for field in fields(BenchRow) if field.name != "latencies"]
 _SHARED = ("reference", "measured", "processor", "threads", "versions")
 _TIMES = ("median", "p95", "calls", "speedup")
 
 
 def write_bench(path: str | Path, bench: Bench) -> None:
-    """Write the rows as CSV, whole or not at all: figures unrounded, seconds and bytes; what is shared in each row.
+    """Write the rows as CSV, atomically, with unrounded figures in seconds and bytes. Shared fields are in every row.
 
-    The columns of a batch size end in its number: ``seconds_b1``, ``p95_b1``, ``calls_b1``, ``speedup_b1``.
+    The columns of a batch size end with its number: ``seconds_b1``, ``p95_b1``, ``calls_b1``, ``speedup_b1``.
     """
     times = [f"{_column(name)}_b{batch}" for batch in bench.batches for name in _TIMES]
     with rows_written(path) as write:
-        write([*_OWN, *times, *_SHARED, "notes"])
+        write([*_ROW_FIELDS, *times, *_SHARED, "notes"])
         for row in bench.rows:
             found = [row.latency(batch) for batch in bench.batches]
-            cells = [getattr(row, name) for name in _OWN]
+            cells = [getattr(row, name) for name in _ROW_FIELDS]
             cells += [None if each is None else getattr(each, name) for each in found for name in _TIMES]
             cells += [getattr(bench, name) for name in _SHARED]
             write(["" if cell is None else cell for cell in [*cells, "\n".join(bench.notes)]])
 
 
 def read_bench(path: str | Path) -> Bench:
-    """Read what :func:`write_bench` wrote.
+    """Read a file of :func:`write_bench`.
 
     Raises:
-        UserError: it is no such file.
+        UserError: If the file is missing or broken.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
@@ -177,13 +182,13 @@ def read_bench(path: str | Path) -> Bench:
             notes=notes,
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} does not hold what `imgrec bench` writes: {type(error).__name__}: {error}") from error
+        raise UserError(f"{path}: expected a file of `imgrec bench`, got {type(error).__name__}: {error}") from error
 
 
 def _row(cells: dict[str, str], batches: Sequence[int]) -> BenchRow:
     types = get_type_hints(BenchRow)
     values: dict[str, Any] = {}
-    for name in _OWN:
+    for name in _ROW_FIELDS:
         kind = types[name]
         text = cells[name]
         if kind is str:
@@ -204,7 +209,7 @@ def _column(name: str) -> str:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least ``share`` of the values do not exceed.
+    """Return the smallest value that at least ``share`` of the values do not exceed.
 
     >>> percentile([5.0, 1.0, 2.0, 3.0, 4.0], 0.95), percentile([1.0, 2.0, 3.0, 4.0], 0.5)
     (5.0, 2.0)

@@ -1,4 +1,4 @@
-"""The table of a bench as people read it, in a terminal and on a page."""
+"""Table of a benchmark for the terminal and for the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from imgrec.utils.formatting import format_size, short_count
 
 ABSENT = "—"
 LEFT = ("Network", "Runtime", "Precision")
-"""The columns of text."""
+"""Columns of text."""
 
 _FIRST = ("Runtime", "Precision", "ms", "Accuracy", "Size", "±", "speed-up", "Params", "Zeros", "Difference", "Agree")
 _TIMES = ("ms", "p95 ms", "speed-up")
@@ -19,9 +19,14 @@ _THEN = ("ms", "p95 ms", "Images/s", "ECE", "MACs", "Memory", "p95 ms", "speed-u
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: its head, what it means, the exact value behind a cell, and its text.
+    """Column of the table.
 
-    ``quality`` says that it is about what the network says of images, not about what it costs.
+    Attributes:
+        name: Title of the column.
+        meaning: Description of the column.
+        value: Function of a row that returns the exact value.
+        text: Function of a row that returns the text of the cell.
+        quality: True for a metric of predictions, False for a cost.
     """
 
     name: str
@@ -32,59 +37,69 @@ class Column:
 
 
 def columns_of(bench: Bench) -> list[Column]:
-    """The columns of which any row has a figure."""
+    """Return the columns for which at least one row has a value."""
     found = [
         Column("Network", "", lambda row: row.name, lambda row: row.name),
         Column("Runtime", "", lambda row: row.runtime, lambda row: row.runtime),
-        Column("Precision", "of most of the arithmetic", lambda row: row.precision, lambda row: row.precision),
+        Column(
+            "Precision", "precision of most of the arithmetic", lambda row: row.precision, lambda row: row.precision
+        ),
         Column("Params", "parameters", lambda row: row.parameters, _count("parameters")),
-        Column("Zeros", "parameters that are zero; no speed-up by themselves", lambda row: row.zeros, _zeros),
-        Column("MACs", "multiply-accumulates for one image", lambda row: row.macs, _count("macs")),
+        Column("Zeros", "parameters that are zero, which alone is no speed-up", lambda row: row.zeros, _zeros),
+        Column("MACs", "multiply-accumulates per image", lambda row: row.macs, _count("macs")),
         Column("Size", "bytes on disk", lambda row: row.bytes, _size("bytes")),
-        Column("Memory", "weights and activations at the peak of a call with the largest batch", *_memory()),
+        Column("Memory", "peak of weights and activations in a call with the largest batch", *_memory()),
     ]
     for batch in bench.batches:
         found += _times(batch)
     found += [
-        Column("Images/s", "with the largest batch", lambda row: row.images_per_second, _per_second),
-        Column("J/image", "energy of the processor package or GPU", lambda row: row.joules, _joules),
+        Column("Images/s", "throughput with the largest batch", lambda row: row.images_per_second, _per_second),
+        Column("J/image", "energy of the CPU package or GPU", lambda row: row.joules, _joules),
         Column("Accuracy", "in percent", lambda row: row.accuracy, lambda row: _percent(row.accuracy, 2), True),
         Column("±", "Wilson's 95 % interval", lambda row: row.low, _interval, True),
         Column("ECE", "expected calibration error, 15 bins", lambda row: row.ece, lambda row: _plain(row.ece, 4), True),
         Column(
-            "Agree", "images named as the reference names them, in percent", lambda row: row.agreement, _agreement, True
+            "Agree",
+            "images with the same prediction as the reference, in percent",
+            lambda row: row.agreement,
+            _agreement,
+            True,
         ),
         Column(
-            "Difference", "points of accuracy, minus the reference's; paired 95 % interval", _difference, _against, True
+            "Difference",
+            "accuracy minus that of the reference in points, with the paired 95 % interval",
+            _difference,
+            _difference_text,
+            True,
         ),
     ]
-    there = [column for column in found if any(column.value(row) not in (None, "") for row in bench.rows)]
-    return [c for c in there if c.name != "Zeros" or any((row.zeros or 0) >= 0.005 for row in bench.rows)]
+    present = [column for column in found if any(column.value(row) not in (None, "") for row in bench.rows)]
+    return [c for c in present if c.name != "Zeros" or any((row.zeros or 0) >= 0.005 for row in bench.rows)]
 
 
 def bench_columns(bench: Bench) -> list[str]:
-    """The heads of the table."""
+    """Return the column titles of the table."""
     return [column.name for column in columns_of(bench)]
 
 
-def by_importance(bench: Bench) -> list[str]:
-    """Return the heads of the table, the most important first, for a terminal without room for all of them."""
+def columns_by_priority(bench: Bench) -> list[str]:
+    """Return the column titles by priority, for a terminal that is too narrow for all of them."""
     columns = bench_columns(bench)
-    wanted = []
-    for batches, words in ((bench.batches[:1], _FIRST), (bench.batches[1:], _THEN), (bench.batches, _THEN)):
-        for word in words:
-            wanted += [time_title(batch, word) for batch in batches] if word in _TIMES else [word]
-    return [column for column in dict.fromkeys(wanted) if column in columns]
+    titles = []
+    for batches, names in ((bench.batches[:1], _FIRST), (bench.batches[1:], _THEN), (bench.batches, _THEN)):
+        for name in names:
+            titles += [time_title(batch, name) for batch in batches] if name in _TIMES else [name]
+    return [column for column in dict.fromkeys(titles) if column in columns]
 
 
 def bench_cells(bench: Bench) -> list[list[str]]:
-    """The texts of the table."""
+    """Return the text of every cell, by row."""
     columns = columns_of(bench)
     return [[column.text(row) for column in columns] for row in bench.rows]
 
 
 def caption(bench: Bench) -> str:
-    """What all rows have in common, in one line."""
+    """Return processor, threads, images and reference of all rows in one line."""
     threads = f"{bench.threads} thread{'s' if bench.threads != 1 else ''}"
     counts = sorted({(row.images, row.split) for row in bench.rows if row.images})
     splits = {"val": "validation", "test": "test"}
@@ -93,16 +108,16 @@ def caption(bench: Bench) -> str:
         parts.append(" and ".join(f"{count:,} {splits.get(split, split)} images" for count, split in counts if count))
     if bench.reference and counts:
         parts.append(f"compared with {bench.reference}")
-    return "; ".join(parts)
+    return ", ".join(parts)
 
 
 def baseline(bench: Bench) -> str:
-    """The row that the ratios of time are against."""
+    """Return the title of the row that the speed-ups are relative to."""
     return next((row.title for row in bench.rows if row.latencies), "")
 
 
 def time_title(batch: int, figure: str) -> str:
-    """Return the head of a column of times.
+    """Return the title of a column of times.
 
     >>> time_title(1, "ms"), time_title(32, "speed-up")
     ('Batch 1 ms', 'Batch 32 speed-up')
@@ -111,7 +126,7 @@ def time_title(batch: int, figure: str) -> str:
 
 
 def _times(batch: int) -> list[Column]:
-    def of(name: str, scale: float = 1.0) -> Callable[[BenchRow], float | None]:
+    def getter(name: str, scale: float = 1.0) -> Callable[[BenchRow], float | None]:
         def value(row: BenchRow) -> float | None:
             found = row.latency(batch)
             figure = None if found is None else getattr(found, name)
@@ -119,13 +134,13 @@ def _times(batch: int) -> list[Column]:
 
         return value
 
-    median, p95, ratio = of("median", 1e3), of("p95", 1e3), of("speedup")
+    median, p95, ratio = getter("median", 1e3), getter("p95", 1e3), getter("speedup")
     title = {figure: time_title(batch, figure) for figure in _TIMES}
     call = f"time of a call with {batch} image{'s' if batch != 1 else ''}"
     return [
         Column(title["ms"], f"{call}: median, in milliseconds", median, lambda row: _milliseconds(median(row))),
         Column(title["p95 ms"], f"{call}: 95th percentile, in milliseconds", p95, lambda row: _milliseconds(p95(row))),
-        Column(title["speed-up"], f"{call}: times faster than the first row", ratio, lambda row: _ratio(ratio(row))),
+        Column(title["speed-up"], f"{call}: speed-up over the first row", ratio, lambda row: _ratio(ratio(row))),
     ]
 
 
@@ -192,7 +207,7 @@ def _difference(row: BenchRow) -> float | None:
     return row.difference
 
 
-def _against(row: BenchRow) -> str:
+def _difference_text(row: BenchRow) -> str:
     if row.difference is None or row.difference_low is None or row.difference_high is None:
         return ABSENT
     low, high = 100 * row.difference_low, 100 * row.difference_high
