@@ -25,13 +25,13 @@ from .callbacks import (
 )
 from .compare.comparison import compare_runs
 from .data import SOURCES, ImageDataModule
-from .engine.batch_find import find_batch_size
-from .engine.evaluate import evaluate, evaluate_run
+from .engine.evaluation.evaluate import evaluate, evaluate_run
+from .engine.evaluation.predict import predict
+from .engine.evaluation.split_evaluation import evaluate_split
 from .engine.fit import fit
-from .engine.lr_find import find_learning_rate
-from .engine.predict import predict
 from .engine.resume import resume
-from .engine.split_evaluation import evaluate_split
+from .engine.tuning.batch_find import find_batch_size
+from .engine.tuning.lr_find import find_learning_rate
 from .errors import TrainingFailedError, UserError
 from .export import FORMATS, RUNTIMES
 from .loggers.tensorboard import TensorBoardLogger

@@ -22,9 +22,9 @@ def build_short_run(command: str, files: Sequence[str], overrides: Sequence[tupl
         overrides: Dotted keys with their values.
 
     Raises:
-        UserError: If no config is given, or if :func:`imgrec.engine.short_run.prepare_experiment` raises it.
+        UserError: If no config is given, or if :func:`imgrec.engine.tuning.short_run.prepare_experiment` raises it.
     """
-    from imgrec.engine.short_run import prepare_experiment, read_configs, skipped_callbacks
+    from imgrec.engine.tuning.short_run import prepare_experiment, read_configs, skipped_callbacks
 
     if not files:
         raise UserError(f"{command} needs a config: imgrec {command} experiments/digits/quickstart.yaml")

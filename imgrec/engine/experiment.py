@@ -8,12 +8,12 @@ from typing import Any
 import pytorch_lightning as pl
 
 from imgrec import trust
-from imgrec.engine.auto_precision import resolve_auto
 from imgrec.engine.config import Config
 from imgrec.engine.instantiate import instantiate
 from imgrec.engine.library_output import quiet_libraries
 from imgrec.engine.resolve import resolve
 from imgrec.engine.trainer import build_trainer
+from imgrec.engine.tuning.auto_precision import resolve_auto
 from imgrec.utils import yaml
 
 

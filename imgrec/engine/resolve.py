@@ -32,7 +32,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "logger": False,  # metrics.csv is written without a logger
     "max_epochs": 20,
     "log_every_n_steps": 25,
-    "precision": "auto",  # see imgrec.engine.auto_precision
+    "precision": "auto",  # see imgrec.engine.tuning.auto_precision
     "enable_model_summary": False,  # the run folder contains the number of parameters
     "use_distributed_sampler": False,  # ImageDataModule shards by position, without padding
 }

@@ -23,10 +23,10 @@ from imgrec.callbacks import (
     ResumeState,
     SystemMonitor,
 )
-from imgrec.engine.auto_precision import parse_precision
 from imgrec.engine.config import Config
 from imgrec.engine.devices import check_devices, prepare_devices
 from imgrec.engine.instantiate import build_arguments, instantiate
+from imgrec.engine.tuning.auto_precision import parse_precision
 from imgrec.errors import UserError
 from imgrec.utils.signature import Entry
 

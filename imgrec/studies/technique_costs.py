@@ -37,7 +37,7 @@ def technique_costs(
         costs = imgrec.technique_costs("experiments/cifar10/fast.yaml", toggles={"model.neck": "fpn"})
         print(costs["neck fpn"].ratio)
     """
-    from imgrec.engine.short_run import prepare_experiment, read_configs
+    from imgrec.engine.tuning.short_run import prepare_experiment, read_configs
 
     given = list((toggles or {}).items())
     check_toggles(rounds, given)
@@ -50,7 +50,7 @@ def step_costs(
     """Measure the step of an experiment and the cost of each technique. Random generators are restored.
 
     Args:
-        experiment: Experiment of :func:`imgrec.engine.short_run.prepare_experiment`.
+        experiment: Experiment of :func:`imgrec.engine.tuning.short_run.prepare_experiment`.
         toggles: Dotted keys and specs to add. If empty, each technique of the config is removed.
         rounds: Number of measurements of each step.
 
@@ -58,7 +58,7 @@ def step_costs(
         UserError: If a step cannot be built, or if the config has no technique.
     """
     from imgrec.engine.config import override
-    from imgrec.engine.short_run import preserve_rng
+    from imgrec.engine.tuning.short_run import preserve_rng
     from imgrec.studies.cost import compare_steps, numbered, spec_name, without_each
 
     own = experiment.config["model"]["init_args"]

@@ -12,9 +12,9 @@ import torch
 
 import imgrec
 from imgrec.callbacks.throughput import StepMeter
-from imgrec.engine import memory_meter, short_run
-from imgrec.engine.batch_find import BatchSize, BatchSizes, predicted_memory, search
 from imgrec.engine.config import normal_form
+from imgrec.engine.tuning import memory_meter, short_run
+from imgrec.engine.tuning.batch_find import BatchSize, BatchSizes, predicted_memory, search
 from imgrec.errors import UserError
 from imgrec.utils import memory as process
 from imgrec.utils import yaml

@@ -11,7 +11,7 @@ import torch
 
 import imgrec
 from imgrec.engine.config import merge, normal_form
-from imgrec.engine.short_run import prepare_experiment
+from imgrec.engine.tuning.short_run import prepare_experiment
 from imgrec.errors import UserError
 from imgrec.studies.cost import StepCost
 from imgrec.studies.technique_costs import step_costs

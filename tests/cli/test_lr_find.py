@@ -19,9 +19,9 @@ import imgrec
 from imgrec.callbacks import Callback, PositionalSeeding
 from imgrec.engine.config import merge, normal_form
 from imgrec.engine.experiment import Experiment
-from imgrec.engine.lr_find import configured_rate, range_test
-from imgrec.engine.short_run import prepare_experiment, train_briefly
 from imgrec.engine.training import train
+from imgrec.engine.tuning.lr_find import configured_rate, range_test
+from imgrec.engine.tuning.short_run import prepare_experiment, train_briefly
 from imgrec.errors import UserError
 from imgrec.utils import yaml
 from tests.conftest import TINY

@@ -13,7 +13,7 @@ import pytest
 from torchvision.transforms.functional import to_pil_image
 
 import imgrec
-from imgrec.engine.predict_inputs import find_images
+from imgrec.engine.evaluation.predict_inputs import find_images
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 COUNT = 6

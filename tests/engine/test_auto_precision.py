@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from imgrec.engine import auto_precision as precision
 from imgrec.engine.config import read_config
 from imgrec.engine.experiment import Experiment
+from imgrec.engine.tuning import auto_precision as precision
 from imgrec.errors import UserError
 from imgrec.tasks.precision_benchmark import Measurement, PrecisionConfig
 from tests.conftest import Cli

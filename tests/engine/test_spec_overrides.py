@@ -10,8 +10,8 @@ import pytest
 
 from imgrec.cli.commands.list_show import REGISTRIES, registry
 from imgrec.engine.config import merge, override
-from imgrec.engine.short_run import read_configs
 from imgrec.engine.spec_overrides import carried, registry_at
+from imgrec.engine.tuning.short_run import read_configs
 from imgrec.errors import UserError
 from imgrec.runs.specs import _REGISTRIES, registry_of
 from imgrec.spec_defaults import FACTS

@@ -10,7 +10,7 @@ from imgrec.utils.ranges import PositiveInt
 from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
-    from imgrec.engine.batch_find import BatchSizes
+    from imgrec.engine.tuning.batch_find import BatchSizes
 
 DESCRIPTION = """Find a batch size: train a copy for a few steps with batches of 8 images, then 16, 32 and so on. The
 search ends if a size does not fit in memory. The table has the memory and the images per second of each size. The
@@ -26,7 +26,7 @@ def run(command: str, words: list[str]) -> int:
     given = _parser().parse_args(words)
 
     from imgrec.cli.short_run import build_short_run
-    from imgrec.engine.batch_find import check_sizes, search
+    from imgrec.engine.tuning.batch_find import check_sizes, search
 
     check_sizes(given.memory, given.smallest, given.largest)
     experiment = build_short_run(command, given.files, given.overrides)

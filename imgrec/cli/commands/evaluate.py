@@ -35,7 +35,7 @@ def run(command: str, words: list[str]) -> int:
     """Evaluate a model, and print and write its metrics."""
     arguments = _parser().parse_args(words)
 
-    from imgrec.engine.evaluate import evaluate
+    from imgrec.engine.evaluation.evaluate import evaluate
 
     found = evaluate(
         arguments.run,

@@ -125,7 +125,7 @@ def run_evaluation(command: Literal["validate", "test"], arguments: argparse.Nam
     if arguments.tta is not None and command != "test":
         raise UserError(f"--tta: expected imgrec test or imgrec predict, got imgrec {command}.")
 
-    from imgrec.engine.split_evaluation import evaluate_export, exported_run, prepare
+    from imgrec.engine.evaluation.split_evaluation import evaluate_export, exported_run, prepare
 
     path = arguments.run
     has_options = bool(arguments.files or arguments.overrides or arguments.ckpt_path or arguments.tta is not None)

@@ -31,7 +31,7 @@ def run(command: str, words: list[str]) -> int:
     given = _parser().parse_args(words)
 
     from imgrec.cli.short_run import build_short_run
-    from imgrec.engine.lr_find import check_range, configured_rate, range_test
+    from imgrec.engine.tuning.lr_find import check_range, configured_rate, range_test
 
     check_range(given.steps, given.low, given.high, given.stop_at)
     experiment = build_short_run(command, given.files, given.overrides)

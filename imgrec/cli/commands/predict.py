@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from imgrec.cli.option_types import FileName, Number, yaml_value
 from imgrec.cli.parser import Parser
-from imgrec.engine.predict_inputs import Inputs, find_images
+from imgrec.engine.evaluation.predict_inputs import Inputs, find_images
 from imgrec.errors import IncompleteError
 from imgrec.trust import allow
 from imgrec.utils.csv_files import rows_written

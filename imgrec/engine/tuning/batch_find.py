@@ -84,7 +84,7 @@ def find_batch_size(
 
         print(imgrec.find_batch_size("experiments/digits/quickstart.yaml", memory="2GiB").largest.size)
     """
-    from imgrec.engine.short_run import prepare_experiment, read_configs
+    from imgrec.engine.tuning.short_run import prepare_experiment, read_configs
 
     check_sizes(memory, smallest, largest)
     return search(prepare_experiment(read_configs(*config)), memory, smallest, largest)
@@ -97,8 +97,8 @@ def search(experiment: Experiment, memory: str | None, smallest: int, largest: i
         UserError: If the first size does not fit, or if the data module has no batch size.
     """
     from imgrec.callbacks.throughput import StepMeter
-    from imgrec.engine.memory_meter import MemoryMeter
-    from imgrec.engine.short_run import train_briefly
+    from imgrec.engine.tuning.memory_meter import MemoryMeter
+    from imgrec.engine.tuning.short_run import train_briefly
 
     images = _training_images(experiment)
     device = experiment.trainer.strategy.root_device

@@ -129,7 +129,7 @@ def evaluate_split(
 
         print(imgrec.evaluate_split("runs/digits/quickstart/20261121-143005")["acc"])
 
-    See also: :func:`imgrec.engine.evaluate.evaluate` evaluates a model on any other labelled set.
+    See also: :func:`imgrec.engine.evaluation.evaluate.evaluate` evaluates a model on any other labelled set.
     """
     if split not in ("val", "test"):
         raise UserError(f'split: expected "val" or "test", got {split!r}.')

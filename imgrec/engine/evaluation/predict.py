@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from imgrec.engine.predict_inputs import find_images
+from imgrec.engine.evaluation.predict_inputs import find_images
 from imgrec.errors import UserError
 from imgrec.trust import Trust
 

@@ -14,7 +14,7 @@ from imgrec.data.bad_images import usable_cores
 from imgrec.data.decoding.image import BadImage
 from imgrec.data.loading import BatchLoader, EvaluationSet
 from imgrec.data.sources.base import Source
-from imgrec.engine.evaluated_model import EvaluatedModel
+from imgrec.engine.evaluation.evaluated_model import EvaluatedModel
 from imgrec.errors import UserError
 from imgrec.runs.predictions import Predictions
 from imgrec.types import DataFacts

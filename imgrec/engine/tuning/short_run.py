@@ -21,8 +21,8 @@ from imgrec.engine.config import Config
 from imgrec.engine.experiment import Experiment
 from imgrec.engine.fit import merge_configs
 from imgrec.engine.instantiate import instantiate
-from imgrec.engine.memory_meter import release_memory
 from imgrec.engine.trainer import build_trainer
+from imgrec.engine.tuning.memory_meter import release_memory
 from imgrec.errors import UserError
 from imgrec.tasks.callback import Callback
 

@@ -15,8 +15,8 @@ from imgrec.data.match_classes import MatchedSource, match_classes
 from imgrec.data.sources.base import Source
 from imgrec.data.splits.assign import Splits
 from imgrec.data.splits.table import SplitTable
-from imgrec.engine.evaluated_model import EvaluatedModel, open_model
-from imgrec.engine.evaluation_data import SourceImages, predict_source
+from imgrec.engine.evaluation.evaluated_model import EvaluatedModel, open_model
+from imgrec.engine.evaluation.evaluation_data import SourceImages, predict_source
 from imgrec.errors import UserError
 from imgrec.registry import Specs
 from imgrec.reports.evaluation_page import evaluation_page
@@ -91,7 +91,7 @@ def evaluate(
         evaluation = imgrec.evaluate("runs/digits/quickstart/20261121-143005", "field-images")
         print(evaluation.metrics["acc"], evaluation.intervals["acc"])
 
-    See also: :func:`imgrec.engine.split_evaluation.evaluate_split` evaluates a split of the data of the run.
+    See also: :func:`imgrec.engine.evaluation.split_evaluation.evaluate_split` evaluates a split of the data of the run.
     """
     path = Path(run.path if isinstance(run, RunFolder) else run).expanduser()
     if batch_size < 1:

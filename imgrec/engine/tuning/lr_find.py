@@ -40,16 +40,16 @@ def find_learning_rate(
         found = imgrec.find_learning_rate("experiments/digits/quickstart.yaml")
         print(found.suggestions()["steepest"])
     """
-    from imgrec.engine.short_run import prepare_experiment, read_configs
+    from imgrec.engine.tuning.short_run import prepare_experiment, read_configs
 
     check_range(steps, low, high, stop_at)
     return range_test(prepare_experiment(read_configs(*config)), steps, low, high, stop_at)
 
 
 def range_test(experiment: Experiment, steps: int, low: float, high: float, stop_at: float) -> RangeTest:
-    """Run the range test on a copy of an experiment (:func:`imgrec.engine.short_run.train_briefly`)."""
+    """Run the range test on a copy of an experiment (:func:`imgrec.engine.tuning.short_run.train_briefly`)."""
     from imgrec.callbacks.lr_range_test import LearningRateRange
-    from imgrec.engine.short_run import train_briefly
+    from imgrec.engine.tuning.short_run import train_briefly
     from imgrec.optim.lr_range_test import exponential_rates
 
     _, base = configured_rate(experiment)

@@ -1,0 +1,1 @@
+"""Searches before a training: learning rate, batch size, precision and memory format."""
