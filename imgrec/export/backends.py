@@ -1,4 +1,4 @@
-"""The part of a predictor that turns a batch of images into logits: a classifier in PyTorch, or an export."""
+"""Backends of a predictor, from a batch of images to logits: a classifier in PyTorch, or an export."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Backend(ABC):
     """A network that maps a batch of images to logits.
 
     Attributes:
-        runtime: a name in :data:`imgrec.RUNTIMES`.
-        precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``; ``int8 (simulated)`` if PyTorch rounds as int8 does.
-        device: the device of the images that :meth:`__call__` receives.
+        runtime: Name in :data:`imgrec.RUNTIMES`.
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``, or ``int8 (simulated)`` if PyTorch simulates int8.
+        device: Device of the images that :meth:`__call__` receives.
     """
 
     runtime: str
@@ -34,15 +34,15 @@ class Backend(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the logits of a batch.
+        """Return the logits of a batch, ``(batch, num_classes)``, on the same device.
 
-        Shapes: ``images`` uint8 or float in [0, 1], ``(batch, channels, height, width)`` on :attr:`device`; logits
-        ``(batch, num_classes)`` on the same device.
+        Args:
+            images: Images on :attr:`device`, uint8 or float in [0, 1], ``(batch, channels, height, width)``.
         """
 
     @property
     def title(self) -> str:
-        """Runtime and precision in words.
+        """Runtime and precision as text.
 
         >>> backend = RuntimeBackend.__new__(RuntimeBackend)
         >>> backend.runtime, backend.precision = "onnxruntime", "int8"
@@ -56,8 +56,8 @@ class ClassifierBackend(Backend):
     """A classifier in PyTorch.
 
     Args:
-        classifier: moved to ``device`` and put into evaluation mode.
-        device: a device of torch. ``auto`` selects a GPU if there is one.
+        classifier: Classifier. It is moved to ``device`` and set to evaluation mode.
+        device: Device of torch. ``auto`` selects a GPU if there is one. Defaults to ``auto``.
 
     Raises:
         UserError: If the device is unknown or not available.
@@ -69,7 +69,7 @@ class ClassifierBackend(Backend):
         self.device = _device(device)
         try:
             self.classifier = classifier.to(self.device).eval()
-        except (RuntimeError, AssertionError) as error:  # torch's ways to say that it was built without this device
+        except (RuntimeError, AssertionError) as error:  # raised if torch was built without this device
             raise UserError(f'the device "{device}" cannot be used: {str(error).partition(chr(10))[0]}') from error
         self.precision = _precision_of(classifier)
 
@@ -79,7 +79,7 @@ class ClassifierBackend(Backend):
 
     @property
     def title(self) -> str:
-        """Runtime, precision and device in words."""
+        """Runtime, precision and device as text."""
         return f"{super().title} on {self.device}"
 
 
@@ -92,10 +92,10 @@ def _precision_of(classifier: Classifier) -> str:
 class RuntimeBackend(Backend):
     """A network that is open in another runtime than PyTorch.
 
-    A runtime with a fixed batch size receives batches of that size; the last one is filled up with black images.
+    A runtime with a fixed batch size receives batches of that size. The last batch is padded with black images.
 
     Args:
-        network: see :func:`imgrec.export.runtimes.registry.open_runtime`.
+        network: Open network, see :func:`imgrec.export.runtimes.registry.open_runtime`.
     """
 
     def __init__(self, network: Runtime) -> None:
@@ -115,8 +115,13 @@ class RuntimeBackend(Backend):
         return torch.from_numpy(np.concatenate(found))
 
 
-def backend_of(network: Classifier | Runtime, device: str | torch.device = "auto") -> Backend:
-    """Return the backend of a classifier or of an open runtime; ``device`` is for a classifier only."""
+def make_backend(network: Classifier | Runtime, device: str | torch.device = "auto") -> Backend:
+    """Return the backend of a classifier or of an open runtime.
+
+    Args:
+        network: Classifier or open runtime.
+        device: Device of a classifier. A runtime has its own device. Defaults to ``auto``.
+    """
     return RuntimeBackend(network) if isinstance(network, Runtime) else ClassifierBackend(network, device)
 
 
@@ -125,7 +130,7 @@ def _device(device: str | torch.device) -> torch.device:
         try:
             return torch.device(device)
         except RuntimeError as error:
-            raise UserError(f'"{device}" is no device; accepted: auto, cpu, cuda, cuda:1, mps') from error
+            raise UserError(f'device: expected auto, cpu, cuda, cuda:1 or mps, got "{device}".') from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""The description of an exported network for readers without imgrec: its images, the operations in it, its output."""
+"""Description of an exported network for programs without imgrec: input, preprocessing and output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgrec.registry import Spec
 from imgrec.types import DataFacts
 
 VERSION = 1
-"""Version of the plain form of a description."""
+"""Version of the description as plain data."""
 
 _OFFSET = "round((length - size) / 2), halves to the even number"
 _LONG_EDGE = "floor(size * long / short)"
@@ -20,14 +20,15 @@ _LONG_EDGE = "floor(size * long / short)"
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """Everything that a reader needs to use an exported network with ONNX Runtime or OpenVINO, NumPy and Pillow.
+    """Input, preprocessing and output of an exported network.
 
-    The metadata of an ONNX file, ``rt_info`` of an OpenVINO file, export.json and the model card are written from it.
+    It is sufficient to use the network with ONNX Runtime or OpenVINO, NumPy and Pillow. The metadata of an ONNX file,
+    ``rt_info`` of an OpenVINO file, export.json and the model card are written from it.
 
     Args:
-        facts: the data that the network was built for.
-        mean: mean of the normalization in the network, one value a channel, in units of [0, 1].
-        std: standard deviation likewise.
+        facts: Facts of the data that the network was built for.
+        mean: Mean of the normalization in the network, per channel, in units of [0, 1].
+        std: Standard deviation of the normalization, per channel, in units of [0, 1].
     """
 
     facts: DataFacts
@@ -41,7 +42,7 @@ class ModelDescription:
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """The operations from an image file to the input of the network, in order, as plain data."""
+        """Operations from an image file to the input of the network, in order, as plain data."""
         decode = {
             "operation": "decode",
             "color": self.color_order,
@@ -80,7 +81,7 @@ class ModelDescription:
         }
 
     def to_text(self) -> str:
-        """Return the description in sentences, one a line, as Markdown."""
+        """Return the description as Markdown, with one sentence per line."""
         side, facts = self.facts.image_size, self.facts
         steps = [_sentence(step) for step in self.steps]
         lines = [f"{number}. {sentence}" for number, sentence in enumerate(steps, 1)]
@@ -96,25 +97,26 @@ class ModelDescription:
                 f"It uses the mean {_numbers(self.mean)} and the standard deviation {_numbers(self.std)}.",
                 "",
                 f"Output `logits`: float32, shape (batch, {facts.num_classes}), in the order of the class names. No "
-                f"softmax is in the network; the probabilities are the {found}.",
+                f"softmax is in the network. The probabilities are the {found}.",
             ]
         )
 
 
-def describe(facts: DataFacts, mean: Iterable[Any], std: Iterable[Any]) -> ModelDescription:
+def describe_network(facts: DataFacts, mean: Iterable[Any], std: Iterable[Any]) -> ModelDescription:
     """Return the description of a network.
 
     Args:
-        facts: the data that the network was built for.
-        mean: mean of its normalization, one value a channel; float32 values are shortened to the decimals they stand
-            for.
-        std: standard deviation likewise.
+        facts: Facts of the data that the network was built for.
+        mean: Mean of its normalization, per channel. Float32 values are rounded to their shortest decimals.
+        std: Standard deviation of its normalization, per channel, rounded in the same way.
 
-    >>> found = describe(DataFacts(("cat", "dog"), (1, 1), 32, 3, ("resize", "center_crop")), (0.5,) * 3, (0.5,) * 3)
-    >>> found.to_dict()["input"]["range"], found.to_dict()["included"]["softmax"]
-    ([0.0, 1.0], False)
-    >>> print(found.to_text().splitlines()[3])
-    2. Resize the short edge to 32 pixels and the long edge to floor(size * long / short), bilinear with antialiasing.
+    Example:
+        >>> facts = DataFacts(("cat", "dog"), (1, 1), 32, 3, ("resize", "center_crop"))
+        >>> found = describe_network(facts, (0.5,) * 3, (0.5,) * 3)
+        >>> found.to_dict()["input"]["range"], found.to_dict()["included"]["softmax"]
+        ([0.0, 1.0], False)
+        >>> print(found.to_text().splitlines()[3].partition(",")[0])
+        2. Resize the short edge to 32 pixels and the long edge to floor(size * long / short)
     """
     return ModelDescription(facts, _shortest(mean), _shortest(std))
 
@@ -124,7 +126,7 @@ def _shortest(values: Iterable[Any]) -> tuple[float, ...]:
 
 
 def _step(spec: Spec, side: int) -> dict[str, Any]:
-    """Return a transform as an operation in general terms; of an unusual one, its spec."""
+    """Return a transform as an operation in general terms, or its spec if no general term exists."""
     name, given = (spec, {}) if isinstance(spec, str) else (spec["name"], spec)
     filtered = {"filter": given.get("interpolation", "bilinear"), "antialias": given.get("antialias", True)}
     if filtered["filter"] == "nearest":
@@ -143,16 +145,18 @@ def _sentence(step: Mapping[str, Any]) -> str:
     operation = step["operation"]
     if operation == "decode":
         gray = " (ITU-R 601: 0.299 R + 0.587 G + 0.114 B)" if step["color"] == "gray" else ""
-        return f"Decode to {step['color']} with 8 bits a channel{gray}, {step['orientation']}; transparency is dropped."
+        return f"Decode to {step['color']} with 8 bits a channel{gray}, {step['orientation']}. Transparency is dropped."
     if operation == "resize":
-        how = f"{step['filter']} {'with' if step['antialias'] else 'without'} antialiasing"
+        interpolation = f"{step['filter']} {'with' if step['antialias'] else 'without'} antialiasing"
         if step["edge"] == "both":
-            return f"Resize both edges to {step['size']} pixels, {how}."
-        return f"Resize the short edge to {step['size']} pixels and the long edge to {step['long_edge']}, {how}."
+            return f"Resize both edges to {step['size']} pixels, {interpolation}."
+        return (
+            f"Resize the short edge to {step['size']} pixels and the long edge to {step['long_edge']}, {interpolation}."
+        )
     if operation == "center_crop":
         return (
-            f"Cut out the central {step['size']} x {step['size']} pixels, from {step['offset']}; "
-            "a smaller image gets a black border."
+            f"Crop the central {step['size']} x {step['size']} pixels, from {step['offset']}. "
+            "A smaller image gets a black border."
         )
     if operation == "divide":
         return f"Divide by {step['by']}."

@@ -1,4 +1,4 @@
-"""The folder of one export: a network in another runtime's format, and export.json, which says what it is."""
+"""Folder of an export: a network in the format of a runtime, and its description export.json."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from imgrec.utils import json_text
 from imgrec.utils.paths import folder_aside, write_text
 
 VERSION = 1
-"""The version of export.json."""
+"""Version of export.json."""
 
 DESCRIPTION = "export.json"
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -26,20 +26,20 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 @dataclass(frozen=True)
 class Export:
-    """What stands in the folder of an export.
+    """An exported network in a folder.
 
-    The network's one input is ``images``, float32 in [0, 1], ``(N, C, H, W)``; its one output is ``logits``, float32
+    The network has one input ``images``, float32 in [0, 1], ``(N, C, H, W)``, and one output ``logits``, float32
     ``(N, num_classes)``. Normalization is a part of the network.
 
     Attributes:
-        folder: where it stands.
-        format: a name in :data:`imgrec.FORMATS`.
-        precision: one of :data:`PRECISIONS`.
-        facts: the data that the network was built for; they hold its preprocessing.
-        logits_max_difference: how far its logits were from PyTorch's in float32, at most.
-        quantization: how it was quantized and what that cost, or ``None``.
-        description: input, output and included operations for readers without imgrec, the plain form of a
-            :class:`imgrec.export.description.ModelDescription`; ``None`` in exports of earlier versions.
+        folder: Folder of the export.
+        format: Name in :data:`imgrec.FORMATS`.
+        precision: One of :data:`PRECISIONS`.
+        facts: Facts of the data that the network was built for, with its preprocessing.
+        logits_max_difference: Largest difference between its logits and those of PyTorch in float32.
+        quantization: Method and cost of the quantization, or ``None``.
+        description: Input, output and included operations for readers without imgrec, the plain data of a
+            :class:`imgrec.export.description.ModelDescription`. ``None`` in exports of earlier versions.
     """
 
     folder: Path
@@ -52,11 +52,11 @@ class Export:
 
     @property
     def file(self) -> Path:
-        """The network."""
+        """Path of the network file."""
         return self.folder / find_format(self.format).files[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """What export.json holds."""
+        """Return the content of export.json."""
         return {
             "version": VERSION,
             "format": self.format,
@@ -70,10 +70,10 @@ class Export:
 
 
 def read_export(folder: str | Path) -> Export:
-    """What the folder of an export holds.
+    """Read the folder of an export.
 
     Raises:
-        UserError: it is none, it is incomplete, or a newer imgrec wrote it.
+        UserError: If it is no export, is incomplete, or was written by a newer imgrec.
     """
     folder = Path(folder)
     path = folder / DESCRIPTION
@@ -108,14 +108,14 @@ def read_export(folder: str | Path) -> Export:
 
 @contextmanager
 def export_aside(folder: str | Path) -> Iterator[Path]:
-    """Give a temporary folder that replaces ``folder`` at the end; on an error ``folder`` stays as it was.
+    """Yield a temporary folder that replaces ``folder`` at the end. After an error, ``folder`` is unchanged.
 
     Raises:
         UserError: If ``folder`` exists and is neither empty nor an export, or if it cannot be written.
     """
     folder = Path(folder)
     if folder.exists() and not _is_replaceable(folder):
-        raise UserError(f"{folder} exists and is no export; an export is written to a new or an empty folder")
+        raise UserError(f"{folder} exists and is no export. Name a new or an empty folder.")
     with folder_aside(folder) as aside:
         yield aside
 
@@ -127,11 +127,11 @@ def write_description(folder: Path, export: Export) -> None:
 
 
 def mark_budget(folder: Path, budget: Mapping[str, Any]) -> None:
-    """Write into export.json what all steps that led to the export cost together, and what they were allowed to cost.
+    """Write the accuracy budget and the total loss of all compression steps into export.json.
 
     Args:
-        folder: the folder of an export.
-        budget: see :func:`imgrec.studies.compression.plan_budget.judge_budget`.
+        folder: Folder of an export.
+        budget: Budget and loss, see :func:`imgrec.studies.compression.plan_budget.judge_budget`.
     """
     found = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     text = json.dumps({**found, "budget": dict(budget)}, indent=2, allow_nan=False)
@@ -148,7 +148,11 @@ def files_of(format: str) -> tuple[str, ...]:
 
 
 def check_choice(value: str, accepted: Iterable[str], where: str) -> None:
-    """Raise :class:`UserError` where a word is none of those that are accepted."""
+    """Raise if a value is not among the accepted ones.
+
+    Raises:
+        UserError: If it is not.
+    """
     accepted = tuple(accepted)
     if value not in accepted:
         raise UserError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgrec.export.description import describe
+from imgrec.export.description import describe_network
 from imgrec.export.export_folder import Export, check_choice, export_aside, write_description
 from imgrec.export.formats.registry import default_runtime, find_format
 from imgrec.export.metadata import embed_description
@@ -47,7 +47,7 @@ def export_network(
     with export_aside(folder) as aside:
         file = kind.write(classifier, facts, aside / kind.files[0], precision)
         difference = check_agreement(file, default_runtime(format), classifier, facts, images, precision)
-        description = describe(facts, classifier.mean, classifier.std)
+        description = describe_network(facts, classifier.mean, classifier.std)
         embed_description(file, description)
         export = Export(Path(folder), format, precision, facts, difference, description=description.to_dict())
         write_description(aside, export)

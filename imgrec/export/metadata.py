@@ -17,7 +17,7 @@ def embed_description(file: Path, description: ModelDescription) -> None:
 
     Args:
         file: Network file of a registered format.
-        description: Description, see :func:`imgrec.export.description.describe`.
+        description: Description, see :func:`imgrec.export.description.describe_network`.
     """
     values = {
         DESCRIPTION: json.dumps(description.to_dict(), ensure_ascii=False, allow_nan=False),

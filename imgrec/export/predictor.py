@@ -1,4 +1,4 @@
-"""Images in, class names and probabilities out: a trained classifier with its preprocessing."""
+"""Prediction of class names and probabilities for image files."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ from imgrec.augment import TestTimeAugmentation, build_transforms
 from imgrec.data.decoding.image import BadImage, decode_image, to_channels
 from imgrec.data.decoding.pixel_budget import decoding
 from imgrec.errors import UserError
-from imgrec.export.backends import ClassifierBackend, backend_of
+from imgrec.export.backends import ClassifierBackend, make_backend
 from imgrec.export.runtimes.base import Runtime
 from imgrec.models import Classifier
 from imgrec.types import DataFacts
+from imgrec.utils.ranges import PositiveInt, check_ranges
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says about one image.
+    """The prediction of a model for one image.
 
-    ``classes`` are all class names, the most probable first, and ``probabilities`` are theirs, in that order;
-    ``logits`` are in the order of the model's classes. All three are empty where ``error`` says why the image could not
-    be used.
+    Attributes:
+        path: Path of the image.
+        classes: All class names, the most probable first. Empty if there is an error.
+        probabilities: Probabilities in the order of ``classes``. Empty if there is an error.
+        logits: Logits in the order of the classes of the model. Empty if there is an error.
+        error: Reason why the image could not be used, or ``None``.
     """
 
     path: Path
@@ -45,33 +49,32 @@ class Predictor:
     """A trained classifier or an export, ready for image files.
 
     Args:
-        classifier: a classifier, which is moved to ``device`` and put into evaluation mode; or an open runtime.
-        facts: the facts of the data that it was built for. They hold its preprocessing.
-        batch_size: number of images in one pass, 1 or more.
-        device: device of a classifier. ``auto`` selects a GPU if there is one. A runtime has its own device.
-        tta: further views of each image. By default there are none.
+        classifier: Classifier, which is moved to ``device`` and set to evaluation mode, or an open runtime.
+        facts: Facts of the data that it was built for, with its preprocessing.
+        batch_size: Number of images per forward pass, 1 or more. Defaults to 64.
+        device: Device of a classifier. ``auto`` selects a GPU if there is one. A runtime has its own device.
+        tta: Test-time augmentation. Defaults to none.
 
     Attributes:
-        backend: the network: its runtime, its precision, and the call from images to logits.
+        backend: Network with its runtime and precision.
 
     Raises:
         UserError: If the device is not available, or if the batch size is below 1.
     """
 
+    @check_ranges
     def __init__(
         self,
         classifier: Classifier | Runtime,
         facts: DataFacts,
-        batch_size: int = 64,
+        batch_size: PositiveInt = 64,
         device: str | torch.device = "auto",
         tta: TestTimeAugmentation | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {batch_size}")
         self.facts = facts
         self.batch_size = batch_size
         self.tta = tta
-        self.backend = backend_of(classifier, device)
+        self.backend = make_backend(classifier, device)
         self._transforms = build_transforms(
             list(facts.eval_transforms),
             "eval_transforms",
@@ -95,18 +98,18 @@ class Predictor:
 
     @property
     def device(self) -> torch.device:
-        """The device that the network receives its images on."""
+        """Device on which the network receives its images."""
         return self.backend.device
 
     def predict(self, paths: Iterable[str | Path]) -> list[Prediction]:
-        """One prediction a path, in the order of the paths; see :meth:`stream`."""
+        """Return a prediction for each path, in the order of the paths. See :meth:`stream`."""
         return list(self.stream(paths))
 
     def stream(self, paths: Iterable[str | Path]) -> Iterator[Prediction]:
-        """The predictions one after the other, in the order of the paths, with a bounded number of images in memory.
+        """Yield a prediction for each path, in the order of the paths, with a bounded number of images in memory.
 
-        Threads decode the next images while the model runs. An image that cannot be read gives a prediction with an
-        ``error``, and the others go on.
+        Threads decode the next images while the model runs. An image that cannot be read results in a prediction with
+        an ``error``.
         """
         rest = iter(map(Path, paths))
         waiting: deque[tuple[Path, Future[Tensor | str]]] = deque()
@@ -125,14 +128,14 @@ class Predictor:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def read(self, path: str | Path) -> Tensor | str:
-        """The image as the model takes it, uint8 ``(channels, image_size, image_size)``, or why it cannot be used."""
+        """Return the input of the model, uint8 ``(channels, image_size, image_size)``, or the reason of a failure."""
         try:
             with decoding():
                 image = decode_image(Path(path))
                 return self._transforms(to_channels(image, cast(Literal[1, 3], self.facts.channels)))
         except BadImage as error:
             return error.reason
-        except UserError as error:  # transforms that do not end in the model's square for this image
+        except UserError as error:  # the transforms do not result in the image size of the model
             return str(error)
 
     def logits(self, images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from imgrec.compress.quantization.int8 import to_int8
 from imgrec.compress.quantization.qat import QuantizedClassifier
-from imgrec.export.description import describe
+from imgrec.export.description import describe_network
 from imgrec.export.export_folder import Export, export_aside, write_description
 from imgrec.export.formats.onnx import OnnxFormat
 from imgrec.export.metadata import embed_description
@@ -60,7 +60,7 @@ def export_qat(
             with open_runtime(file, "onnxruntime") as network:
                 same = network(images).argmax(1) == logits_of(quantized, images).argmax(1)
             about |= {"agreement": float(same.mean()), "images": len(images)}
-        description = describe(facts, quantized.mean, quantized.std)
+        description = describe_network(facts, quantized.mean, quantized.std)
         embed_description(file, description)
         export = Export(Path(folder), "onnx", "int8", facts, difference, about, description.to_dict())
         write_description(aside, export)

@@ -1,4 +1,4 @@
-"""The tensors of any network that was saved, under the names that they would have in a classifier of imgrec's."""
+"""Reading of saved tensors of any network, under the names that they have in a classifier."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from imgrec.models.utils.layers import SHORT
 from imgrec.utils.paths import locate
 
 _INSIDE = ("state_dict", "model_state_dict", "model")
-"""Where other people's checkpoints keep the tensors; ours and Lightning's in the first."""
+"""Keys of the tensors in checkpoints. imgrec and Lightning use the first one."""
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """Tensors by name, and whose they were.
+    """Tensors by name, with their origin.
 
     Args:
-        path: the file or folder.
-        state: by the names of a classifier: ``backbone.network.*``, ``head.*``, ``mean``, ``std``.
-        class_names: what its logits are of, where it says so.
+        path: File or folder of the tensors.
+        state: Tensors under the names of a classifier: ``backbone.network.*``, ``head.*``, ``mean``, ``std``.
+        class_names: Names of the classes of the logits, or ``None`` if they are not stored.
     """
 
     path: Path
@@ -41,29 +41,29 @@ class Tensors:
 def read_tensors(
     path: str | os.PathLike[str], where: str = "init_from", rename: Mapping[str, str] | None = None
 ) -> Tensors:
-    """What is saved at ``path``, on the CPU, without building its network.
+    """Read the tensors at ``path`` to the CPU, without building the network.
 
     Args:
-        path: a run folder, a model folder, a safetensors file, or a checkpoint: imgrec's, or any that torch reads
-            without running code. Looked up here and under ``IMGREC_DATA``.
-        where: the place in the config, for messages.
-        rename: what names there begin with, and what they are to begin with here.
+        path: Run folder, model folder, safetensors file or checkpoint. A checkpoint can be any file that torch reads
+            without running code. A relative path is relative to the current folder or to ``IMGREC_DATA``.
+        where: Key in the config, for messages.
+        rename: Prefixes of the stored names, each with its replacement. Defaults to none.
 
     Raises:
-        UserError: nothing is there, it cannot be read, or holds no tensors.
+        UserError: If nothing is found, it cannot be read, or it contains no tensors.
     """
     found = locate_tensors(path, where)
     if found.is_dir():
         config = read_config(found)
         own = config.get("imgrec")
-        state = renamed(read_state(found / WEIGHTS), rename)
+        state = rename_tensors(read_state(found / WEIGHTS), rename)
         if not isinstance(own, Mapping) or own.get("layout") == "timm":
             cfg = config["pretrained_cfg"]
             state = _as_classifier(state, cfg.get("classifier"))
             state |= {key: torch.tensor(cfg[key]) for key in ("mean", "std") if isinstance(cfg.get(key), list)}
         return Tensors(found, state, _class_names(config["pretrained_cfg"].get("label_names")))
     if found.suffix == ".safetensors":
-        return Tensors(found, _as_classifier(renamed(read_state(found), rename), None))
+        return Tensors(found, _as_classifier(rename_tensors(read_state(found), rename), None))
     checkpoint = read_any(found)
     facts = checkpoint.get("hyper_parameters", {}).get("facts") or {}
     names = facts.get("class_names") if isinstance(facts, Mapping) else None
@@ -71,24 +71,25 @@ def read_tensors(
     state = {str(key): value for key, value in inside.items() if isinstance(value, Tensor)}
     if not state:
         raise UserError(f"{where}: {found} holds no tensors by name")
-    return Tensors(found, _as_classifier(renamed(state, rename), None), tuple(names) if names else None)
+    return Tensors(found, _as_classifier(rename_tensors(state, rename), None), tuple(names) if names else None)
 
 
 def locate_tensors(path: str | os.PathLike[str], where: str = "init_from") -> Path:
-    """The model folder or file that ``path`` means; of a run folder its model folder, else its best checkpoint.
+    """Return the file or the model folder that a path refers to. See :func:`find_origin` for a run folder.
 
     Raises:
-        UserError: nothing of the kind is there.
+        UserError: If there is none.
     """
     found = locate(Path(path), f"{where}: run folder, model folder, safetensors file or checkpoint")
     return found if found.is_file() else find_origin(path, where)
 
 
-def renamed(state: Mapping[str, Tensor], rename: Mapping[str, str] | None) -> dict[str, Tensor]:
-    """``state`` with other words at the beginning of its names; the longest beginning that fits counts.
+def rename_tensors(state: Mapping[str, Tensor], rename: Mapping[str, str] | None) -> dict[str, Tensor]:
+    """Return tensors with the prefixes of their names replaced. The longest matching prefix is used.
 
-    >>> list(renamed({"module.conv.weight": torch.ones(1)}, {"module.": "", "module.conv": "stem"}))
-    ['stem.weight']
+    Example:
+        >>> list(rename_tensors({"module.conv.weight": torch.ones(1)}, {"module.": "", "module.conv": "stem"}))
+        ['stem.weight']
     """
     if not rename:
         return dict(state)
@@ -106,9 +107,9 @@ def _class_names(names: Any) -> tuple[str, ...] | None:
 
 
 def _as_classifier(state: dict[str, Tensor], classifier: Any) -> dict[str, Tensor]:
-    """A task's tensors without its name for the network, and a bare network's with that of a backbone."""
+    """Return tensors under the names of a classifier, from those of a task, a classifier or a bare network."""
     if any(name.startswith(f"model.{SHORT}") for name in state):
         state = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     if any(name.startswith(SHORT) for name in state):
         return state
-    return from_timm(state, classifier if isinstance(classifier, str) else "\n")  # a name that nothing has
+    return from_timm(state, classifier if isinstance(classifier, str) else "\n")  # a prefix that no name has

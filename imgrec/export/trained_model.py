@@ -1,4 +1,4 @@
-"""A whole trained classifier, to start from or to learn from: out of a run folder, a checkpoint or a model folder."""
+"""Reading of a trained classifier from a run folder, a checkpoint or a model folder."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from imgrec.types import DataFacts
 from imgrec.utils.paths import locate
 
 _PREFIX = "model."
-"""Where a classifier's tensors stand in a task's state dict."""
+"""Prefix of the tensors of a classifier in the state dict of a task."""
 
 
 def find_origin(path: str | os.PathLike[str], where: str = "init_from") -> Path:
-    """The model folder or checkpoint that ``path`` means, looked up here and under ``IMGREC_DATA``.
+    """Return the model folder or checkpoint that a path refers to.
 
-    Of a run folder it is its model folder, else its best checkpoint, else its last.
+    For a run folder this is its model folder. If it has none, it is its best checkpoint, or its last one. A relative
+    path is relative to the current folder or to ``IMGREC_DATA``.
 
     Args:
-        path: a run folder, a ``.ckpt`` file or a model folder.
-        where: the place in the config, for messages.
+        path: Run folder, ``.ckpt`` file or model folder.
+        where: Key in the config, for messages.
 
     Raises:
-        UserError: nothing of the kind is there.
+        UserError: If there is none.
     """
     found = locate(Path(path), f"{where}: run folder, checkpoint or model folder")
     if found.is_file() or (found / CONFIG).is_file():
@@ -51,24 +52,24 @@ def find_origin(path: str | os.PathLike[str], where: str = "init_from") -> Path:
 
 
 def read_origin(path: str | os.PathLike[str], where: str = "init_from") -> Loaded:
-    """The classifier at ``path`` in evaluation mode on the CPU, with its surgery, facts and specs.
+    """Read the classifier at ``path`` with its surgery, facts and specs. It is in evaluation mode on the CPU.
 
     Args:
-        path: see :func:`find_origin`.
-        where: the place in the config, for messages.
+        path: Path of a trained model, see :func:`find_origin`.
+        where: Key in the config, for messages.
 
     Raises:
-        UserError: nothing is there, it cannot be read, or how its network is built is code and not a spec.
+        UserError: If nothing is found, it cannot be read, or its network was built by code instead of specs.
     """
     found = find_origin(path, where)
     return read_model_folder(found) if found.is_dir() else _from_checkpoint(found)
 
 
 def read_specs(path: str | os.PathLike[str], where: str = "init_from") -> ClassifierSpecs | None:
-    """The specs of the classifier at ``path``, without its weights; ``None`` of a folder that imgrec did not write.
+    """Read the specs of the classifier at ``path``, without its weights. Return ``None`` for a folder of timm.
 
     Raises:
-        UserError: nothing is there, it cannot be read, or how its network is built is code and not a spec.
+        UserError: If nothing is found, it cannot be read, or its network was built by code instead of specs.
     """
     found = find_origin(path, where)
     with reading(found):
@@ -94,10 +95,10 @@ def _from_checkpoint(path: Path) -> Loaded:
 
 
 def read_any(path: Path) -> Mapping[str, Any]:
-    """What a file of torch's holds, without running code that is in it.
+    """Read a file of torch without running code that is in it.
 
     Raises:
-        UserError: it cannot be read so, or is no mapping.
+        UserError: If it cannot be read in this way or contains no mapping.
     """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -109,7 +110,7 @@ def read_any(path: Path) -> Mapping[str, Any]:
 
 
 def origin_of(path: Any) -> str:
-    """Return the name of what is opened, for messages: a path, or a file that is open already."""
+    """Return a name of the source for messages: its path, or a general name for an open file."""
     return os.fspath(path) if isinstance(path, str | os.PathLike) else "the checkpoint"
 
 
@@ -141,4 +142,4 @@ def _known(checkpoint: Mapping[str, Any], path: Path) -> tuple[ClassifierSpecs, 
     try:
         return ClassifierSpecs.known_to(known), DataFacts.from_dict(known["facts"])
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} does not say by specs how its network is built: {error} is missing") from error
+        raise UserError(f"{path} does not contain the specs of its network: {error} is missing") from error

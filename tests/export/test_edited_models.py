@@ -1,4 +1,4 @@
-"""A classifier whose layers were edited is shared, exported, pruned and rounded like any other."""
+"""Model folders, exports, pruning and quantization of classifiers with edited layers."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def built(edits: Any) -> tuple[Classifier, ClassifierSpecs]:
     torch.manual_seed(0)
     specs = ClassifierSpecs(TINY, "linear", "half", edits=edits, init="he_normal")
     classifier = specs.build(FACTS)
-    classifier.train()(IMAGES)  # statistics of its own
+    classifier.train()(IMAGES)  # updates the running statistics
     return classifier.eval(), specs
 
 
-def test_a_model_folder_holds_the_edits_and_is_built_again(tmp_path: Path) -> None:
+def test_a_model_folder_with_edits_is_rebuilt(tmp_path: Path) -> None:
     classifier, specs = built(EDITS)
     save_model_folder(tmp_path / "model", classifier, specs, FACTS)
     own = json.loads((tmp_path / "model" / "config.json").read_text())["imgrec"]
@@ -56,20 +56,20 @@ def test_a_model_folder_holds_the_edits_and_is_built_again(tmp_path: Path) -> No
     assert again.edits == EDITS
 
 
-def test_an_edit_without_parameters_is_not_taken_for_timms_network(tmp_path: Path) -> None:
+def test_a_network_with_a_parameter_free_edit_is_not_stored_as_timm(tmp_path: Path) -> None:
     classifier, specs = built({"name": "swap_activation", "to": "relu6"})  # the same logits for most images
     save_model_folder(tmp_path / "model", classifier, specs, FACTS)
     assert json.loads((tmp_path / "model" / "config.json").read_text())["imgrec"]["layout"] == "classifier"
 
 
-def test_initialization_alone_leaves_a_folder_that_timm_loads(tmp_path: Path) -> None:
+def test_timm_loads_a_network_with_another_initialization(tmp_path: Path) -> None:
     classifier, specs = built(None)
     save_model_folder(tmp_path / "model", classifier, specs, FACTS)
     own = json.loads((tmp_path / "model" / "config.json").read_text())["imgrec"]
     assert (own["layout"], own["version"]) == ("timm", 1)
 
 
-def test_a_folder_cannot_have_functions_called_as_edits(tmp_path: Path) -> None:
+def test_edits_of_a_folder_cannot_call_functions(tmp_path: Path) -> None:
     classifier, specs = built("se")
     save_model_folder(tmp_path / "model", classifier, specs, FACTS)
     file = tmp_path / "model" / "config.json"
@@ -80,7 +80,7 @@ def test_a_folder_cannot_have_functions_called_as_edits(tmp_path: Path) -> None:
         load_model_folder(tmp_path / "model")
 
 
-def test_a_tasks_hyper_parameters_hold_them_and_a_start_demands_the_same(tmp_path: Path) -> None:
+def test_hyper_parameters_contain_the_edits_and_init_from_requires_the_same(tmp_path: Path) -> None:
     classifier, specs = built(EDITS)
     save_model_folder(tmp_path / "model", classifier, specs, FACTS)
     place = str(tmp_path / "model")
@@ -95,13 +95,13 @@ def test_a_tasks_hyper_parameters_hold_them_and_a_start_demands_the_same(tmp_pat
         ClassificationTask(**start, edits=EDITS, init="he_normal")
 
 
-def test_onnx_agrees(tmp_path: Path) -> None:
+def test_onnx_matches_the_edited_model(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     classifier, _ = built(EDITS)
     assert export_onnx(classifier, FACTS, tmp_path / "onnx").logits_max_difference < 1e-4
 
 
-def test_channels_are_pruned_through_the_edits() -> None:
+def test_channels_are_pruned_with_edits() -> None:
     pytest.importorskip("torch_pruning")
     classifier, _ = built([{"name": "se"}, {"name": "swap_norm", "to": "group", "scope": "layer1"}, "blur_pool"])
     before = sum(p.numel() for p in classifier.parameters())
@@ -110,7 +110,7 @@ def test_channels_are_pruned_through_the_edits() -> None:
     assert torch.isfinite(classifier(IMAGES)).all()
 
 
-def test_rounding_follows_the_edits_and_refuses_what_draws() -> None:
+def test_quantization_supports_edits_and_refuses_random_layers() -> None:
     plain = [edit for edit in EDITS if not isinstance(edit, dict) or edit["name"] != "dropblock"]
     classifier, _ = built(plain)
     expected = classifier(IMAGES)

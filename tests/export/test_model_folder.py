@@ -16,7 +16,7 @@ from torch import nn
 
 from imgrec.errors import UserError
 from imgrec.export import load_model_folder, save_model_folder
-from imgrec.export.description import describe
+from imgrec.export.description import describe_network
 from imgrec.export.model_folder.model_card import model_card
 from imgrec.export.model_folder.save import VERSION
 from imgrec.models import Classifier, ClassifierSpecs, build_classifier
@@ -38,7 +38,7 @@ def facts(image_size: int = 64, channels: int = 3) -> DataFacts:
 
 
 def trained(backbone: Spec, head: Spec, known: DataFacts, normalize: str = "auto") -> Classifier:
-    """A classifier whose buffers and parameters are none of the initial ones."""
+    """Return a classifier whose buffers and parameters all differ from the initial ones."""
     torch.manual_seed(0)
     model = build_classifier(backbone, head, normalize, known)
     for module in model.modules():
@@ -96,7 +96,7 @@ def test_timm_loads_the_folder_and_gives_the_same_logits(tmp_path: Path, backbon
         ("deit_tiny_distilled_patch16_224", "linear"),
     ],
 )
-def test_what_timm_cannot_build_comes_back_all_the_same(tmp_path: Path, backbone: Spec, head: Spec) -> None:
+def test_models_that_timm_cannot_build_are_restored(tmp_path: Path, backbone: Spec, head: Spec) -> None:
     model = saved(tmp_path, backbone, head, facts())
     images = torch.rand(2, 3, 64, 64)
     again, known = load_model_folder(tmp_path)
@@ -133,14 +133,14 @@ with torch.no_grad():
     assert done.stdout.strip() == "True"
 
 
-def test_normalization_comes_from_the_model_and_not_from_the_specs(tmp_path: Path) -> None:
+def test_normalization_is_stored_from_the_model(tmp_path: Path) -> None:
     model = trained(TINY, "linear", facts())
     model.mean.copy_(torch.tensor([0.1, 0.2, 0.3]))
     save_model_folder(tmp_path, model, {"backbone": TINY, "head": "linear", "normalize": "auto"}, facts())
     assert torch.equal(load_model_folder(tmp_path)[0].mean, model.mean)
 
 
-def test_the_card_names_classes_and_shows_no_path(tmp_path: Path) -> None:
+def test_the_card_contains_the_classes_and_no_path(tmp_path: Path) -> None:
     saved(tmp_path, TINY, "linear", facts())
     card = (tmp_path / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: timm\n")
@@ -149,17 +149,17 @@ def test_the_card_names_classes_and_shows_no_path(tmp_path: Path) -> None:
     assert str(tmp_path) not in card
 
 
-def test_the_card_says_of_what_a_network_is_made_and_what_was_done_to_it() -> None:
+def test_the_card_describes_specs_and_surgery() -> None:
     specs = ClassifierSpecs(TINY, pooling="gem", edits={"name": "se", "scope": "layer1"})
     cut = [{"step": "channels"}, {"step": "blocks"}, {"step": "channels"}, {"step": "qat"}]
-    card = model_card("tiny", describe(facts(), (0.5,), (0.5,)), False, None, specs, cut)
+    card = model_card("tiny", describe_network(facts(), (0.5,), (0.5,)), False, None, specs, cut)
     shown = card.partition("```yaml\n")[2].partition("```")[0]
     assert yaml.load(shown) == specs.to_dict()
-    assert "channels were taken out, then residual blocks were taken out, then it was trained" in card
-    assert "Since it was built" not in model_card("tiny", describe(facts(), (0.5,), (0.5,)), False, None, specs)
+    assert "channels were removed, then residual blocks were removed, then it was trained" in card
+    assert "Since it was built" not in model_card("tiny", describe_network(facts(), (0.5,), (0.5,)), False, None, specs)
 
 
-def test_saving_disturbs_neither_the_model_nor_the_random_state(tmp_path: Path) -> None:
+def test_saving_changes_neither_the_model_nor_the_random_state(tmp_path: Path) -> None:
     model = trained(TINY, "linear", facts()).train()
     before, state = torch.get_rng_state(), {k: v.clone() for k, v in model.state_dict().items()}
     save_model_folder(tmp_path, model, {"backbone": TINY, "head": "linear", "normalize": "auto"}, facts())
@@ -170,7 +170,7 @@ def test_saving_disturbs_neither_the_model_nor_the_random_state(tmp_path: Path) 
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_half_precision_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_half_precision_is_restored(tmp_path: Path) -> None:
     model = trained(TINY, "linear", facts()).to(torch.bfloat16)
     save_model_folder(tmp_path, model, {"backbone": TINY, "head": "linear", "normalize": "auto"}, facts())
     again, _ = load_model_folder(tmp_path)
@@ -188,7 +188,7 @@ def test_a_model_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
 
 
-def test_on_an_error_the_old_folder_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_leaves_the_old_folder_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path / "model", TINY, "linear", facts())
     before = {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()}
 
@@ -202,7 +202,7 @@ def test_on_an_error_the_old_folder_stays(tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("all of it")
     with pytest.raises(UserError, match="no model folder"):
         saved(tmp_path, TINY, "linear", facts())
@@ -221,7 +221,7 @@ def edit(folder: Path, change: Any) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def test_folders_that_cannot_be_loaded_say_why(tmp_path: Path) -> None:
+def test_invalid_folders_raise_clear_errors(tmp_path: Path) -> None:
     assert "not found" in refusal(tmp_path / "nowhere")
     assert "no config.json" in refusal(tmp_path)
     saved(tmp_path, TINY, "linear", facts())
@@ -241,7 +241,7 @@ def test_folders_that_cannot_be_loaded_say_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["backbone", "head", "transform"])
-def test_a_folder_cannot_have_arbitrary_functions_called(tmp_path: Path, part: str) -> None:
+def test_a_folder_cannot_call_functions(tmp_path: Path, part: str) -> None:
     saved(tmp_path / "model", TINY, "linear", facts())
     foreign = {"name": "os.mkdir", "path": str(tmp_path / "proof")}
 
@@ -256,7 +256,7 @@ def test_a_folder_cannot_have_arbitrary_functions_called(tmp_path: Path, part: s
     assert not (tmp_path / "proof").exists()
 
 
-def test_a_plain_timm_folder_brings_its_preprocessing_and_its_names(tmp_path: Path) -> None:
+def test_a_timm_folder_provides_preprocessing_and_class_names(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network: Any = timm.create_model("test_resnet", num_classes=3).eval()
     save_file(network.state_dict(), tmp_path / "model.safetensors")
@@ -282,7 +282,7 @@ def test_a_plain_timm_folder_brings_its_preprocessing_and_its_names(tmp_path: Pa
     assert "names 1 classes, its network has 3" in refusal(tmp_path)
 
 
-def test_the_real_timm_folder_loads_with_timms_logits() -> None:
+def test_a_downloaded_timm_folder_has_the_logits_of_timm() -> None:
     if not os.environ.get("IMGREC_DATA"):
         pytest.skip("IMGREC_DATA is not set")
     folder = Path(os.environ["IMGREC_DATA"]) / "weights" / "tf_efficientnet_lite0"

@@ -1,4 +1,4 @@
-"""Exports: what they hold, that they say what PyTorch says, and what is refused."""
+"""Exports: content, agreement with PyTorch, and refused input."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def exported(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -
     return export_onnx(classifier, FACTS, tmp_path_factory.mktemp("exports") / "onnx").folder
 
 
-def test_an_export_says_what_it_is(exported: Path, classifier: Classifier) -> None:
+def test_export_json_describes_the_export(exported: Path, classifier: Classifier) -> None:
     export = read_export(exported)
     assert (export.format, export.precision, export.quantization) == ("onnx", "fp32", None)
     assert export.facts == FACTS
@@ -54,7 +54,7 @@ def test_an_export_says_what_it_is(exported: Path, classifier: Classifier) -> No
     assert classifier.channels_last
 
 
-def test_input_and_output_have_their_names_and_any_batch(exported: Path) -> None:
+def test_input_and_output_names_and_dynamic_batch(exported: Path) -> None:
     graph = onnx.load(str(exported / "model.onnx")).graph
     (given,), (gives,) = graph.input, graph.output
     shapes = [[d.dim_value or d.dim_param for d in each.type.tensor_type.shape.dim] for each in (given, gives)]
@@ -72,19 +72,19 @@ def test_the_logits_are_those_of_pytorch(count: int, exported: Path, classifier:
         np.testing.assert_allclose(network(images), wanted, atol=1e-5)
 
 
-def test_what_stands_in_the_folder_stays_where_the_logits_differ(
+def test_the_folder_is_unchanged_if_the_logits_differ(
     exported: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (exported / "model.onnx").read_bytes()
     plain = imgrec.export.verify.logits_of
     monkeypatch.setattr(imgrec.export.verify, "logits_of", lambda *given: plain(*given) + 1)
-    with pytest.raises(UserError, match="does not say what PyTorch says: its logits differ by 1 in fp32"):
+    with pytest.raises(UserError, match="network and PyTorch disagree: the logits differ by 1 in fp32"):
         export_onnx(classifier, FACTS, exported)
     assert (exported / "model.onnx").read_bytes() == before
     assert [p.name for p in exported.parent.iterdir()] == [exported.name]
 
 
-def test_another_folder_is_not_replaced(classifier: Classifier, tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_not_replaced(classifier: Classifier, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="exists and is no export"):
         export_onnx(classifier, FACTS, tmp_path)
@@ -98,7 +98,7 @@ def test_unknown_precisions_are_refused(classifier: Classifier, tmp_path: Path) 
         export_onnx(classifier, FACTS, tmp_path / "x", "int8")
 
 
-def test_what_cannot_be_traced_is_said(tmp_path: Path) -> None:
+def test_a_network_that_cannot_be_traced_is_refused(tmp_path: Path) -> None:
     network = built(TINY)
 
     class Capricious(torch.nn.Module):
@@ -112,7 +112,7 @@ def test_what_cannot_be_traced_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("package", "extra"), [("onnx", "export"), ("onnxscript", "export"), ("openvino", "openvino")])
-def test_a_missing_package_says_what_to_install(
+def test_a_missing_package_names_its_extra(
     package: str, extra: str, classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
@@ -132,14 +132,14 @@ def test_a_missing_package_says_what_to_install(
         ({"facts": {}}, "cannot be read"),
     ],
 )
-def test_exports_that_cannot_be_read(change: dict[str, Any], message: str, exported: Path, tmp_path: Path) -> None:
+def test_unreadable_exports_are_refused(change: dict[str, Any], message: str, exported: Path, tmp_path: Path) -> None:
     said = json.loads((exported / "export.json").read_text()) | change
     (tmp_path / "export.json").write_text(json.dumps(said))
     with pytest.raises(UserError, match=message):
         read_export(tmp_path)
 
 
-def test_no_export_and_half_an_export(exported: Path, tmp_path: Path) -> None:
+def test_missing_and_incomplete_exports_are_refused(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no export"):
         read_export(tmp_path)
     (tmp_path / "export.json").write_text((exported / "export.json").read_text())
@@ -170,7 +170,7 @@ def test_openvino_in_each_precision(precision: str, classifier: Classifier, tmp_
         ("resnet9", 32),
     ],
 )
-def test_the_usual_networks_are_exported_and_quantized(backbone: Any, size: int, tmp_path: Path) -> None:
+def test_common_networks_are_exported_and_quantized(backbone: Any, size: int, tmp_path: Path) -> None:
     from imgrec.compress.quantization.onnx_static import OnnxInt8
 
     facts = DataFacts(("a", "b", "c"), (1, 1, 1), image_size=size)
@@ -187,7 +187,7 @@ def test_the_usual_networks_are_exported_and_quantized(backbone: Any, size: int,
         assert np.isfinite(network(images)).all()
 
 
-def test_the_rooms_do_not_import_the_extras() -> None:
+def test_packages_do_not_import_extras() -> None:
     code = (
         "import sys, imgrec.export.formats, imgrec.export.runtimes\n"
         "import imgrec.compress.quantization.onnx_static, imgrec.studies.compression.quantize\n"

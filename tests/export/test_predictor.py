@@ -35,7 +35,7 @@ def images(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_predictions_equal_the_models_own_in_the_order_of_the_paths(model: Classifier, images: list[Path]) -> None:
+def test_predictions_equal_the_model_output_in_order(model: Classifier, images: list[Path]) -> None:
     found = Predictor(model, FACTS, batch_size=3, device="cpu").predict([str(p) for p in images[::-1]])
     assert [p.path for p in found] == images[::-1]
     for prediction in found:
@@ -50,9 +50,7 @@ def test_predictions_equal_the_models_own_in_the_order_of_the_paths(model: Class
         assert prediction.error is None
 
 
-def test_unreadable_files_are_said_and_do_not_end_the_run(
-    model: Classifier, images: list[Path], tmp_path: Path
-) -> None:
+def test_unreadable_files_are_reported_and_skipped(model: Classifier, images: list[Path], tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "cut.png").write_bytes(images[0].read_bytes()[:200])
     (tmp_path / "text.png").write_text("no image")
@@ -65,7 +63,7 @@ def test_unreadable_files_are_said_and_do_not_end_the_run(
     assert found[0].probabilities.shape == (0,)
 
 
-def test_grey_and_oblong_images_are_brought_to_the_models_input(model: Classifier, tmp_path: Path) -> None:
+def test_gray_and_rectangular_images_are_converted(model: Classifier, tmp_path: Path) -> None:
     Image.new("L", (50, 40), 100).save(tmp_path / "grey.png")
     predictor = Predictor(model, FACTS, device="cpu")
     read = predictor.read(tmp_path / "grey.png")
@@ -90,16 +88,16 @@ def test_the_stream_is_lazy(model: Classifier, images: list[Path]) -> None:
 
 
 def test_a_wrong_device_or_batch_size_is_refused(model: Classifier) -> None:
-    with pytest.raises(UserError, match="no device"):
+    with pytest.raises(UserError, match="device: expected auto"):
         Predictor(model, FACTS, device="gpu")
-    with pytest.raises(UserError, match="batch_size"):
+    with pytest.raises(UserError, match="batch_size: expected int > 0, got 0"):
         Predictor(model, FACTS, batch_size=0)
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="cannot be used"):
             Predictor(model, FACTS, device="cuda")
 
 
-def test_the_pretrained_network_names_real_photos() -> None:
+def test_a_pretrained_network_classifies_photographs() -> None:
     if not os.environ.get("IMGREC_DATA"):
         pytest.skip("IMGREC_DATA is not set")
     data = Path(os.environ["IMGREC_DATA"])

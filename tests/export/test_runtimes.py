@@ -1,4 +1,4 @@
-"""Each runtime gives the classifier's own logits, or says why it cannot."""
+"""Each runtime computes the logits of the classifier or raises a clear error."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def expected(model: Classifier) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
-def test_the_logits_are_the_classifiers(
+def test_logits_equal_those_of_the_classifier(
     runtime: str, model: Classifier, export: Path, expected: NDArray[np.float32]
 ) -> None:
     with open_runtime(model if runtime == "torch" else export, runtime, facts=FACTS) as opened:
@@ -60,7 +60,7 @@ def test_the_logits_are_the_classifiers(
             opened(IMAGES[:, :, :8, :8])
 
 
-def test_bfloat16_is_near_and_not_the_same(model: Classifier, export: Path, expected: NDArray[np.float32]) -> None:
+def test_bfloat16_is_close_but_not_equal(model: Classifier, export: Path, expected: NDArray[np.float32]) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with open_runtime(export, "openvino", precision="bf16") as opened:
         assert opened.precision == "bf16"
@@ -79,7 +79,7 @@ def test_bfloat16_is_near_and_not_the_same(model: Classifier, export: Path, expe
         open_runtime(export, "openvino", precision="int4")
 
 
-def test_a_file_of_one_batch_size_takes_no_other(export: Path, tmp_path: Path) -> None:
+def test_a_fixed_batch_size_refuses_others(export: Path, tmp_path: Path) -> None:
     graph = onnx.load(export / "model.onnx")
     graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
     onnx.save(graph, tmp_path / "fixed.onnx")
@@ -91,7 +91,7 @@ def test_a_file_of_one_batch_size_takes_no_other(export: Path, tmp_path: Path) -
                 opened(IMAGES[:1])
 
 
-def test_what_does_not_fit_is_said_in_one_line(model: Classifier, export: Path, tmp_path: Path) -> None:
+def test_invalid_sources_raise_one_line_errors(model: Classifier, export: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     (tmp_path / "notes.txt").write_text("")
     wrong: list[tuple[Path | Classifier, str, str]] = [
@@ -109,14 +109,14 @@ def test_what_does_not_fit_is_said_in_one_line(model: Classifier, export: Path, 
         with pytest.raises(UserError, match=message) as found:
             open_runtime(source, runtime)
         assert "\n" not in str(found.value)
-    with pytest.raises(UserError, match="threads: expected 1 or more, got 0"):
+    with pytest.raises(UserError, match="threads: expected int > 0, got 0"):
         open_runtime(export, "onnxruntime", threads=0)
     with pytest.raises(UserError, match='device: expected cpu for openvino, got "cuda"'):
         open_runtime(export, "openvino", device="cuda")
 
 
 @pytest.mark.parametrize(("runtime", "extra"), [("onnxruntime", "export"), ("openvino", "openvino")])
-def test_a_missing_package_says_what_to_install(
+def test_a_missing_package_names_its_extra(
     runtime: str, extra: str, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, runtime, None)
@@ -124,7 +124,7 @@ def test_a_missing_package_says_what_to_install(
         open_runtime(export, runtime)
 
 
-def test_a_file_counts_with_the_weights_beside_it(export: Path, tmp_path: Path) -> None:
+def test_file_size_includes_external_weights(export: Path, tmp_path: Path) -> None:
     assert network_bytes(export) == (export / "model.onnx").stat().st_size
     for name, size in (("a.onnx", 10), ("a.onnx.data", 100), ("a.bin", 1000), ("b.xml", 1), ("b.bin", 20)):
         (tmp_path / name).write_bytes(bytes(size))

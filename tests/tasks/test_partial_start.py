@@ -17,7 +17,7 @@ from torch import Tensor
 from imgrec import ClassificationTask
 from imgrec.errors import UserError
 from imgrec.export import read_origin, save_model_folder
-from imgrec.export.state_dict import read_tensors, renamed
+from imgrec.export.state_dict import read_tensors, rename_tensors
 from imgrec.models import Classifier, ClassifierSpecs, build_classifier
 from imgrec.tasks.initial_weights import InitialWeights
 from imgrec.types import DataFacts
@@ -155,7 +155,7 @@ def test_a_checkpoint_does_not_depend_on_the_source(
 
 def test_the_longest_matching_prefix_is_renamed() -> None:
     state: dict[str, Tensor] = {"a.b.c": torch.ones(1), "a.d": torch.ones(1), "e": torch.ones(1)}
-    assert list(renamed(state, {"a.": "x.", "a.b.": ""})) == ["c", "x.d", "e"]
+    assert list(rename_tensors(state, {"a.": "x.", "a.b.": ""})) == ["c", "x.d", "e"]
 
 
 # ------------------------------------------------------------------ invalid arguments

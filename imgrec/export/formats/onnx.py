@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class OnnxFormat(Format):
     """ONNX file ``model.onnx``, for ONNX Runtime and OpenVINO.
 
-    Precisions: ``fp32``; ``fp16``, which stores the weights in half the bytes and computes in float32; ``int8``.
-    Quantization: ``static`` is calibrated; ``dynamic`` and ``weights`` are for transformers. Requires the extra
-    ``export``.
+    Its precisions are ``fp32``, ``fp16`` and ``int8``. ``fp16`` stores the weights in half the bytes and computes in
+    float32. Its methods of quantization are ``static``, which is calibrated, and ``dynamic`` and ``weights`` for
+    transformers. Requires the extra ``export``.
     """
 
     files = ("model.onnx",)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class OpenVinoFormat(Format):
     """OpenVINO IR ``model.xml`` with its weights ``model.bin``, for OpenVINO.
 
-    Precisions: ``fp32``; ``fp16``, which stores the weights in half the bytes and computes in float32; ``bf16``, which
-    also computes in bfloat16 and is fast on processors with bfloat16 instructions; ``int8``. Requires the extra
-    ``openvino``.
+    Its precisions are ``fp32``, ``fp16``, ``bf16`` and ``int8``. ``fp16`` stores the weights in half the bytes and
+    computes in float32. ``bf16`` also computes in bfloat16 and is fast on processors with bfloat16 instructions.
+    Requires the extra ``openvino``.
     """
 
     files = ("model.xml", "model.bin")
@@ -62,7 +62,7 @@ def to_openvino(source: Path, target: Path, half: bool = False) -> Path:
     Args:
         source: File ``.onnx``.
         target: File ``.xml``. Its weights are written to ``.bin`` in the same folder.
-        half: Whether to store the weights in float16. Defaults to false.
+        half: If True, store the weights in float16. Defaults to False.
 
     Raises:
         UserError: If the package is missing or OpenVINO cannot convert the network.

@@ -1,4 +1,4 @@
-"""The two layouts of a model folder: timm's own, for what timm can build, and the classifier's for everything else."""
+"""Layouts of the tensors in a model folder: that of timm, or that of a classifier if timm cannot build the network."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ from imgrec.models.utils.forward import evaluating
 from imgrec.registry import Spec
 from imgrec.types import DataFacts
 
-_NOT_THE_NETWORKS = ("pretrained", "weights", "in_channels", "image_size", "num_classes", "load_weights", "auxiliary")
+_NOT_OF_THE_NETWORK = ("pretrained", "weights", "in_channels", "image_size", "num_classes", "load_weights", "auxiliary")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a classifier's tensors stand in a model folder.
+class TensorLayout:
+    """Layout of the tensors of a classifier in a model folder.
 
-    ``architecture`` is timm's name without a tag, or the backbone's name; ``model_args`` are timm's arguments beside
-    it. ``classifier`` and ``first_conv`` are the names of two layers in timm's network, ``None`` in our own layout.
+    Attributes:
+        architecture: Name in timm without a tag, or name of the backbone.
+        state: Tensors by name.
+        model_args: Further arguments of timm.
+        classifier: Name of the last layer in the network of timm, or ``None`` in the layout of imgrec.
+        first_conv: Name of the first convolution in the network of timm, or ``None``.
     """
 
     architecture: str
@@ -36,25 +40,25 @@ class Layout:
 
     @property
     def is_timm(self) -> bool:
-        """Whether timm itself can load the folder."""
+        """True if timm can load the folder."""
         return self.classifier is not None
 
 
-def own_arguments(backbone: Spec) -> dict[str, Any]:
-    """The keyword arguments in a backbone's spec that are the network's own."""
-    return {k: v for k, v in BACKBONES.parse(backbone)[1].items() if k not in _NOT_THE_NETWORKS}
+def network_arguments(backbone: Spec) -> dict[str, Any]:
+    """Return the keyword arguments in the spec of a backbone that the network itself receives."""
+    return {k: v for k, v in BACKBONES.parse(backbone)[1].items() if k not in _NOT_OF_THE_NETWORK}
 
 
-def layout_of(classifier: Classifier, specs: ClassifierSpecs, facts: DataFacts) -> Layout:
-    """The layout of timm where its network gives the same logits from the same tensors, as is tried; else our own."""
+def select_layout(classifier: Classifier, specs: ClassifierSpecs, facts: DataFacts) -> TensorLayout:
+    """Return the layout of timm if its network computes the same logits from the same tensors, otherwise imgrec's."""
     name, _ = BACKBONES.parse(specs.backbone)
     ours = bool(surgery_of(classifier)) or not specs.is_plain
-    plain = None if ours else _timm_layout(classifier, name, own_arguments(specs.backbone), facts)
-    return plain or Layout(architecture=name, state=_on_cpu(classifier.state_dict()), model_args={})
+    plain = None if ours else _timm_layout(classifier, name, network_arguments(specs.backbone), facts)
+    return plain or TensorLayout(architecture=name, state=_on_cpu(classifier.state_dict()), model_args={})
 
 
 def to_timm(state: Mapping[str, Tensor], classifier: str) -> dict[str, Tensor]:
-    """The classifier's tensors under timm's keys; mean and standard deviation stand in timm's config."""
+    """Return the tensors of a classifier under the keys of timm. Mean and std are left to the config of timm."""
     renamed = {}
     for key, value in state.items():
         if key.startswith("backbone.network."):
@@ -65,7 +69,7 @@ def to_timm(state: Mapping[str, Tensor], classifier: str) -> dict[str, Tensor]:
 
 
 def from_timm(state: Mapping[str, Tensor], classifier: str) -> dict[str, Tensor]:
-    """The inverse of :func:`to_timm`."""
+    """Return the tensors of timm under the keys of a classifier. Inverse of :func:`to_timm`."""
     head = f"{classifier}."
     return {
         f"head.linear.{k.removeprefix(head)}" if k.startswith(head) else f"backbone.network.{k}": v
@@ -74,7 +78,7 @@ def from_timm(state: Mapping[str, Tensor], classifier: str) -> dict[str, Tensor]
 
 
 def linear_name(network: nn.Module) -> str | None:
-    """The name of the one linear layer that is a timm network's whole classifier, or ``None``."""
+    """Return the name of the classifier of a timm network, or ``None`` if it is not one linear layer with bias."""
     last = network.get_classifier() if hasattr(network, "get_classifier") else None  # type: ignore[operator]
     if not isinstance(last, nn.Linear) or last.bias is None:
         return None
@@ -82,7 +86,7 @@ def linear_name(network: nn.Module) -> str | None:
     return found
 
 
-def _timm_layout(classifier: Classifier, name: str, own: dict[str, Any], facts: DataFacts) -> Layout | None:
+def _timm_layout(classifier: Classifier, name: str, own: dict[str, Any], facts: DataFacts) -> TensorLayout | None:
     if find(name) is None or type(classifier.head) is not LinearHead:
         return None
     architecture = name.partition(".")[0]
@@ -97,13 +101,19 @@ def _timm_layout(classifier: Classifier, name: str, own: dict[str, Any], facts: 
     if own_shapes != {k: v.shape for k, v in state.items()}:
         return None
     full.load_state_dict(state)
-    if not agree(classifier, full, facts):
+    if not has_same_logits(classifier, full, facts):
         return None
-    return Layout(architecture, state, arguments, last, _first_conv(full))
+    return TensorLayout(architecture, state, arguments, last, _first_conv(full))
 
 
-def agree(classifier: Classifier, full: nn.Module, facts: DataFacts) -> bool:
-    """Whether timm's ``full`` network gives the classifier's logits for an image of noise that is normalized for it."""
+def has_same_logits(classifier: Classifier, full: nn.Module, facts: DataFacts) -> bool:
+    """Return True if a timm network computes the logits of a classifier for a random image.
+
+    Args:
+        classifier: Classifier, which normalizes the image itself.
+        full: Network of timm with its last layer. It receives the normalized image.
+        facts: Facts of the data.
+    """
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(1, facts.channels, facts.image_size, facts.image_size, generator=generator)
     mean = classifier.mean

@@ -1,4 +1,4 @@
-"""Reading a model folder: what imgrec wrote, and what timm or its users wrote."""
+"""Reading of model folders of imgrec and of timm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from imgrec.compress.surgery import rebuild
 from imgrec.errors import UserError
-from imgrec.export.model_folder.layout import agree, from_timm, linear_name
+from imgrec.export.model_folder.layout import from_timm, has_same_logits, linear_name
 from imgrec.export.model_folder.preprocessing import check_preprocessing, from_timm_config
 from imgrec.export.model_folder.save import VERSION, WEIGHTS
 from imgrec.models import Classifier, ClassifierSpecs
@@ -31,29 +31,30 @@ class Loaded(NamedTuple):
 
 
 def load_model_folder(folder: str | Path) -> tuple[Classifier, DataFacts]:
-    """The classifier of a model folder, in evaluation mode on the CPU, and the facts of its data.
+    """Return the classifier of a model folder, in evaluation mode on the CPU, and the facts of its data.
 
-    See :func:`read_model_folder`, which gives its specs, too.
+    See :func:`read_model_folder`, which also returns its specs.
     """
     found = read_model_folder(folder)
     return found.classifier, found.facts
 
 
 def read_model_folder(folder: str | Path) -> Loaded:
-    """The classifier of a model folder with the facts and the specs that it was built from.
+    """Return the classifier of a model folder with the facts and the specs that it was built from.
 
-    No network is used and no code is unpickled. What was pruned is built again from the record of that in config.json,
-    without the library that pruned it. A folder that imgrec did not write but timm can load gives timm's
-    network with the preprocessing of its ``pretrained_cfg``; its classes are its ``label_names``, or else ``"0"``,
-    ``"1"``, ..., and the number of training images of each is given as 0.
+    The internet is not accessed and no code is unpickled. A pruned network is rebuilt from the record of its surgery
+    in config.json, without the pruning library.
+
+    A folder written by timm is also accepted. The preprocessing is read from its ``pretrained_cfg``. The classes are
+    its ``label_names``, or ``"0"``, ``"1"``, ... if it has none. The number of training images per class is set to 0.
 
     Raises:
-        UserError: it is no model folder, a file is missing or damaged, or a newer imgrec wrote it.
+        UserError: If it is no model folder, a file is missing or damaged, or it was written by a newer imgrec.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"model folder not found: {folder}")
-    with reading(folder), torch.random.fork_rng(devices=[]):  # parameters are drawn before they are filled
+    with reading(folder), torch.random.fork_rng(devices=[]):  # parameters are initialized before they are loaded
         config = read_config(folder)
         if not (folder / WEIGHTS).is_file():
             raise UserError(f"{folder} is no complete model folder: it holds no {WEIGHTS}")
@@ -93,11 +94,11 @@ def _timms(folder: Path, config: dict[str, Any]) -> Loaded:
         network: Any = create_from_folder(architecture, cfg, config.get("model_args") or {}, state)
     except UserError as error:
         raise UserError(f"{folder}/config.json: {error}") from error
-    except Exception as error:  # whatever timm raises on a folder that is not what it says
+    except Exception as error:  # timm raises exceptions of many classes on an inconsistent folder
         raise UserError(f"{folder} cannot be loaded by timm: {str(error).strip()[:500]}") from error
     classifier = linear_name(network)
     if classifier is None:
-        raise UserError(f'{folder}: "{architecture}" has no linear classifier that imgrec knows how to take over')
+        raise UserError(f'{folder}: "{architecture}" has no linear classifier, which imgrec requires')
     channels, _, size = map(int, network.pretrained_cfg.get("input_size", (3, 224, 224)))
     facts = DataFacts(
         class_names=_class_names(cfg.get("label_names"), network.num_classes, folder),
@@ -111,14 +112,16 @@ def _timms(folder: Path, config: dict[str, Any]) -> Loaded:
     specs = ClassifierSpecs({"name": architecture, **own} if own else architecture, "linear", normalize)
     built = specs.build(facts, False, str(folder))
     filled = _filled(built, from_timm(network.state_dict(), classifier), folder)
-    if not agree(filled, network, facts):
+    if not has_same_logits(filled, network, facts):
         raise UserError(f'{folder}: "{architecture}" does more after its features than one linear layer')
     return Loaded(filled, facts, specs)
 
 
 def _filled(classifier: nn.Module, state: dict[str, Tensor], folder: Path) -> Any:
     own = classifier.state_dict()
-    buffers = {key: own[key] for key in ("mean", "std") if key not in state}  # timm's layout has them in the config
+    buffers = {
+        key: own[key] for key in ("mean", "std") if key not in state
+    }  # stored in the config in the layout of timm
     dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
     if len(dtypes) == 1:
         classifier.to(dtypes.pop())

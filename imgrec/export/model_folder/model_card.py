@@ -1,4 +1,4 @@
-"""The model card of a model folder: what it is, what it takes, how it is loaded."""
+"""Model card of a model folder: network, input, output and use."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from imgrec.utils import yaml
 _SHOWN_CLASSES = 100
 _NOTE = "> **Note:** "
 _CHANGES = {
-    "channels": "channels were taken out",
-    "blocks": "residual blocks were taken out",
-    "qat": "it was trained to be rounded to int8",
+    "channels": "channels were removed",
+    "blocks": "residual blocks were removed",
+    "qat": "it was trained for quantization to int8",
 }
 
 
@@ -26,15 +26,15 @@ def model_card(
     specs: ClassifierSpecs,
     surgery: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """The text of README.md, with the header that model hubs read.
+    """Return the text of README.md, with the header that model hubs read.
 
     Args:
-        architecture: the backbone's name.
-        described: input, output and included operations of the network; it holds the facts of the training data.
-        is_timm: whether timm can load the folder.
-        text: what the maker has to say, in Markdown.
-        specs: what the network was built from.
-        surgery: what was done to it since; see :func:`imgrec.compress.surgery_of`.
+        architecture: Name of the backbone.
+        described: Input, output and included operations of the network, with the facts of the training data.
+        is_timm: True if timm can load the folder.
+        text: Remarks of the author in Markdown, or ``None``.
+        specs: Specs that the network was built from.
+        surgery: Changes of the network after it was built, see :func:`imgrec.compress.surgery_of`.
     """
     facts = described.facts
     shown = [f"{i}. {_plain(name)}" for i, name in enumerate(facts.class_names[:_SHOWN_CLASSES])]
@@ -52,7 +52,8 @@ def model_card(
         _changed(surgery),
         "## Input and output",
         "`imgrec.load` prepares image files itself. For an export of this network (`exports/` in its run folder: ONNX, "
-        "OpenVINO, int8), prepare images as follows. The file of the export and its `export.json` state the same.",
+        "OpenVINO, int8), prepare images as follows. The file of the export and its `export.json` contain the same "
+        "description.",
         described.to_text(),
         "## Use",
         '```python\nimport imgrec\n\nimgrec.load("path/to/this/folder").predict(["image.jpg"])\n```',
@@ -74,7 +75,7 @@ model = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval
 
 
 def mark_card(text: str, note: str) -> str:
-    r"""Return the text of a model card with a note below its title; it replaces an earlier note.
+    r"""Return the text of a model card with a note below its title, which replaces an earlier note.
 
     >>> mark_card(mark_card("# net\n\nText.\n", "Old."), "New.")
     '# net\n\n> **Note:** New.\n\nText.\n'
@@ -87,7 +88,7 @@ def mark_card(text: str, note: str) -> str:
 
 def _changed(surgery: Sequence[Mapping[str, Any]]) -> str:
     done = dict.fromkeys(_CHANGES.get(step["step"], step["step"]) for step in surgery)
-    return f"Since it was built, {', then '.join(done)}: `config.json` says how it is built again." if done else ""
+    return f"Since it was built, {', then '.join(done)}. `config.json` stores how to rebuild it." if done else ""
 
 
 def _plain(name: str) -> str:

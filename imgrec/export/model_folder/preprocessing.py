@@ -1,4 +1,4 @@
-"""The preprocessing of evaluation, as imgrec's transform specs and as timm's config says it."""
+"""Conversion of the evaluation preprocessing between transform specs of imgrec and the config of timm."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from imgrec.types import DataFacts
 
 
 def to_timm_config(transforms: Sequence[Spec]) -> dict[str, Any]:
-    """What timm calls for ``transforms``: the interpolation, and the part of the resized image that the crop keeps.
+    """Return the entries of timm's ``pretrained_cfg`` that are equal to transform specs: interpolation and crop.
 
-    >>> to_timm_config([{"name": "resize", "scale": 1.25, "interpolation": "bicubic"}, "center_crop"])
-    {'interpolation': 'bicubic', 'crop_pct': 0.8, 'crop_mode': 'center'}
+    Example:
+        >>> to_timm_config([{"name": "resize", "scale": 1.25, "interpolation": "bicubic"}, "center_crop"])
+        {'interpolation': 'bicubic', 'crop_pct': 0.8, 'crop_mode': 'center'}
     """
     for spec in transforms:
         name = spec if isinstance(spec, str) else spec["name"]
@@ -30,11 +31,11 @@ def to_timm_config(transforms: Sequence[Spec]) -> dict[str, Any]:
 
 
 def check_preprocessing(facts: DataFacts, where: str) -> None:
-    """Raise if the preprocessing in ``facts`` cannot be built; received data names registered transforms only.
+    """Raise if the preprocessing in ``facts`` cannot be built. Received data may name registered transforms only.
 
     Args:
-        facts: those of a model folder, a checkpoint or an export.
-        where: its path.
+        facts: Facts of a model folder, a checkpoint or an export.
+        where: Path of the source, for messages.
 
     Raises:
         UserError: If a transform is unknown, not trusted, or has wrong arguments.
@@ -49,14 +50,15 @@ def check_preprocessing(facts: DataFacts, where: str) -> None:
 
 
 def from_timm_config(config: Mapping[str, Any]) -> tuple[Spec, ...]:
-    """The transform specs that do what timm does with this ``pretrained_cfg``.
+    """Return the transform specs that are equal to a ``pretrained_cfg`` of timm.
 
-    >>> from_timm_config({"interpolation": "bicubic", "crop_pct": 0.8})
-    ({'name': 'resize', 'scale': 1.25, 'interpolation': 'bicubic'}, 'center_crop')
+    Example:
+        >>> from_timm_config({"interpolation": "bicubic", "crop_pct": 0.8})
+        ({'name': 'resize', 'scale': 1.25, 'interpolation': 'bicubic'}, 'center_crop')
     """
     interpolation = config.get("interpolation", "bicubic")
     if interpolation not in ("bilinear", "bicubic", "nearest"):
-        interpolation = "bicubic"  # timm's "random" and "lanczos" are for training, or nearest to this
+        interpolation = "bicubic"  # "random" of timm is for training, and "lanczos" is closest to bicubic
     if config.get("crop_mode") == "squash":
         return ({"name": "squash", "interpolation": interpolation},)
     scale = 1 / float(config.get("crop_pct") or 1.0)

@@ -1,4 +1,4 @@
-"""Writing the shareable model folder."""
+"""Writing of model folders."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from imgrec.compress.surgery import surgery_of
 from imgrec.errors import UserError
-from imgrec.export.description import describe
-from imgrec.export.model_folder.layout import Layout, layout_of
+from imgrec.export.description import describe_network
+from imgrec.export.model_folder.layout import TensorLayout, select_layout
 from imgrec.export.model_folder.model_card import model_card
 from imgrec.export.model_folder.preprocessing import to_timm_config
 from imgrec.models import Classifier, ClassifierSpecs
@@ -25,8 +25,11 @@ from imgrec.types import DataFacts
 from imgrec.utils.paths import folder_aside
 
 VERSION = 3
-"""The newest version of the section ``imgrec`` in config.json: 3 where the specs are more than those of backbone and
-head, else 2 where it holds a surgery, else 1."""
+"""Newest version of the section ``imgrec`` in config.json.
+
+Version 3 is written if there are specs other than backbone and head. Otherwise version 2 is written for a network with
+surgery and version 1 for one without.
+"""
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -38,34 +41,34 @@ def save_model_folder(
     facts: DataFacts,
     card: str | None = None,
 ) -> Path:
-    """Write ``classifier`` as a folder that can be shared: model.safetensors, config.json and README.md.
+    """Write a classifier to a folder that can be shared: model.safetensors, config.json and README.md.
 
-    Where the classifier is a plain timm network with a linear head, the tensors have timm's names, and
-    ``timm.create_model("local-dir:<folder>", pretrained=True)`` gives the same logits on normalized images. What
-    changed a network after its specs built it, pruning for one, stands in config.json as plain data. Edits that are of
-    use in training alone, LoRA for one, are folded into ordinary layers. In every case
-    :func:`imgrec.export.load_model_folder` builds it again.
+    The tensors of a plain timm network with a linear head have the names of timm. For these,
+    ``timm.create_model("local-dir:<folder>", pretrained=True)`` returns the same logits on normalized images.
+
+    Surgery such as pruning is stored in config.json as plain data. Edits that are used in training only, such as LoRA,
+    are folded into ordinary layers. :func:`imgrec.export.load_model_folder` rebuilds the network in every case.
 
     Args:
-        folder: a new or empty folder, or a model folder, which is replaced as a whole once the new one is complete.
-        classifier: on any device.
-        specs: those that it was built from, or the mapping of them: ``backbone``, ``head``, ``normalize`` and so on.
-        facts: the data that it was built for.
-        card: what the README is to say about it, in Markdown.
+        folder: New or empty folder, or a model folder, which is replaced as a whole after the new one is complete.
+        classifier: Classifier on any device.
+        specs: Specs that it was built from, or their mapping with ``backbone``, ``head``, ``normalize`` and so on.
+        facts: Facts of the data that it was built for.
+        card: Remarks for README.md, in Markdown. Defaults to none.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: the folder holds something else, or cannot be written.
+        UserError: If the folder contains other files or cannot be written.
     """
     folder = Path(folder)
     if folder.exists() and not _is_replaceable(folder):
-        raise UserError(f"{folder} exists and is no model folder; a model is written to a new or an empty folder")
+        raise UserError(f"{folder} exists and is no model folder. Name a new or an empty folder.")
     classifier, specs = _folded(classifier, ClassifierSpecs.of(specs), facts)
-    layout = layout_of(classifier, specs, facts)
+    layout = select_layout(classifier, specs, facts)
     config = _config(classifier, layout, specs, facts)
-    described = describe(facts, classifier.mean, classifier.std)
+    described = describe_network(facts, classifier.mean, classifier.std)
     with folder_aside(folder) as aside:
         save_file(layout.state, aside / WEIGHTS, metadata={"format": "pt"})
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -75,7 +78,7 @@ def save_model_folder(
 
 
 def _folded(classifier: Classifier, specs: ClassifierSpecs, facts: DataFacts) -> tuple[Classifier, ClassifierSpecs]:
-    """The classifier without what was of use in training alone, and the specs of that one."""
+    """Return the classifier without edits that are used in training only, and its specs."""
     if specs.edits is None:
         return classifier, specs
     plain = copy.deepcopy(classifier)
@@ -84,7 +87,7 @@ def _folded(classifier: Classifier, specs: ClassifierSpecs, facts: DataFacts) ->
     return (classifier, specs) if same else (plain, replace(specs, edits=left or None))
 
 
-def _config(classifier: Classifier, layout: Layout, specs: ClassifierSpecs, facts: DataFacts) -> dict[str, Any]:
+def _config(classifier: Classifier, layout: TensorLayout, specs: ClassifierSpecs, facts: DataFacts) -> dict[str, Any]:
     network: Any = classifier.backbone.network
     cfg = getattr(network, "pretrained_cfg", {}) if layout.is_timm else {}
     preprocessing = {
@@ -119,7 +122,7 @@ def _config(classifier: Classifier, layout: Layout, specs: ClassifierSpecs, fact
 
 
 def _shortest(values: Tensor) -> list[float]:
-    """The shortest decimals that are these float32 numbers again: 0.485, not 0.48500001430511475."""
+    """Return the shortest decimals that round to these float32 values: 0.485, not 0.48500001430511475."""
     return [float(str(value)) for value in values.detach().cpu().float().numpy()]
 
 

@@ -47,8 +47,8 @@ class Runtime(ABC):
     ``@RUNTIMES.register("name")`` or as an entry point of the group ``imgrec.runtimes``. Every command that accepts a
     runtime then accepts it. Its module imports the package of the runtime inside the constructor only.
 
-    Shapes: images float32 in [0, 1], ``(N, C, H, W)``; logits float32 ``(N, num_classes)``. Both are in host memory, so
-    that a call includes the transfer to and from a GPU.
+    Images are float32 in [0, 1], ``(N, C, H, W)``. Logits are float32, ``(N, num_classes)``. Both are in host memory,
+    so that a call includes the transfer to and from a GPU.
 
     Args:
         network: Path of the file, or a classifier in PyTorch if :attr:`suffixes` is empty.
@@ -56,7 +56,7 @@ class Runtime(ABC):
 
     Attributes:
         kind: Name among :data:`RUNTIMES`, set by :func:`imgrec.export.runtimes.registry.open_runtime`.
-        image_shape: ``(C, H, W)``; 0 for a length that is not fixed.
+        image_shape: ``(C, H, W)``, with 0 for a length that is not fixed.
         batch_size: The only accepted batch size, or ``None`` if any is accepted.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``: the precision of most of the arithmetic.
     """

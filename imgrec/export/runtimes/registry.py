@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, cast
 
 from imgrec.errors import UserError, suggestion
 from imgrec.export.runtimes import RUNTIMES, OpenOptions, Runtime
+from imgrec.utils.ranges import PositiveInt, check_ranges
 
 if TYPE_CHECKING:
     from imgrec.models import Classifier
     from imgrec.types import DataFacts
 
 
+@check_ranges
 def open_runtime(
     source: str | Path | Classifier,
     runtime: str = "torch",
-    threads: int = 1,
+    threads: PositiveInt = 1,
     device: str = "cpu",
     precision: str | None = None,
     facts: DataFacts | None = None,
@@ -38,8 +40,7 @@ def open_runtime(
             cannot be opened by the runtime.
     """
     cls = runtime_class(runtime, "runtime")
-    if threads < 1:
-        raise UserError(f"threads: expected 1 or more, got {threads}")
+
     check_device(runtime, device)
     is_classifier = not isinstance(source, str | Path)
     if not cls.suffixes:
@@ -125,7 +126,7 @@ def network_suffixes() -> tuple[str, ...]:
 
 
 def check_precision(runtime: str, precision: str | None) -> str | None:
-    """Return the precision if a runtime can be asked to compute in it.
+    """Return the precision if a runtime can compute in it.
 
     Raises:
         UserError: If it cannot.

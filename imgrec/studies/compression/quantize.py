@@ -20,7 +20,7 @@ from imgrec.compress.quantization.sensitivity import Layers, divergence, neighbo
 from imgrec.data import ImageDataModule
 from imgrec.data.calibration import CalibrationSplit, calibration_images
 from imgrec.errors import BudgetExceededError, UserError
-from imgrec.export.description import describe
+from imgrec.export.description import describe_network
 from imgrec.export.export_folder import Export, check_choice, export_aside, write_description
 from imgrec.export.formats import Format
 from imgrec.export.formats.registry import export_runtimes, find_format, format_names, format_of_suffix
@@ -123,7 +123,7 @@ def quantize_run(
             work.begin(write_onnx(classifier, facts, work.source), given, set())
             record = work.cast()
         difference = check_agreement(work.file, runtime, classifier, facts, None, to)
-        description = describe(facts, classifier.mean, classifier.std)
+        description = describe_network(facts, classifier.mean, classifier.std)
         embed_description(work.file, description)
         export = Export(target, name_of_format, to, facts, difference, record, description.to_dict())
         write_description(aside, export)
