@@ -1,4 +1,4 @@
-"""Benchmark of networks and runtimes: one process for each, timed in turn."""
+"""Benchmark of networks in runtimes, each in its own process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imgrec.bench.candidates import Candidate
-from imgrec.bench.evaluation import Evaluated, evaluate_candidates, reference_of, scored
+from imgrec.bench.evaluation import EvaluatedCandidate, add_scores, evaluate_candidates, find_reference
 from imgrec.bench.process import BenchProcess, MeasurementError
 from imgrec.bench.rows import CandidateMeasurement, Options, make_notes, make_row, runtime_versions, waiting_share
 from imgrec.errors import UserError
@@ -26,40 +26,40 @@ def run_bench(
     candidates: Sequence[Candidate],
     options: Options,
     work: Path,
-    say: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Bench:
     """Measure all candidates.
 
-    Each is opened in a fresh process with a fixed number of threads, all on the same cores, and warmed; then all are
-    timed in turn, round after round; then each names the images of its run's split.
+    Each network is opened in a new process with a fixed number of threads, on the same cores, and warmed up. In each
+    round, all networks are timed in turn. At the end, each network predicts the images of the split of its run.
 
     Args:
-        candidates: see :func:`imgrec.bench.candidates.find_candidates`.
-        options: how.
-        work: a folder for what is passed between processes.
-        say: is told what happens now.
+        candidates: Networks in runtimes, see :func:`imgrec.bench.candidates.find_candidates`.
+        options: Options of the benchmark.
+        work: Folder for files that are passed between processes.
+        report: Function that receives the current step as text. Defaults to no report.
 
     Raises:
-        UserError: a source can be opened in no runtime.
+        UserError: If a source can be opened in no runtime.
     """
     check_options(options)
     cores = _cores(options)
     with ExitStack() as stack:
-        live = [_open(each, options, cores, stack, say) for each in candidates]
-        _refuse_what_never_opens(live)
-        why = _warm(live, options, say)
-        _time(live, options, say)
-        evaluated = _evaluate(live, options, work, say)
-    recorded, said = reference_of([each.candidate for each in live], evaluated, options.split, options.images)
+        live = [_open(each, options, cores, stack, report) for each in candidates]
+        _refuse_unopened(live)
+        energy_errors = _warm(live, options, report)
+        _time(live, options, report)
+        evaluated = _evaluate(live, options, work, report)
+    recorded, predicted = find_reference([each.candidate for each in live], evaluated, options.split, options.images)
     baseline = next((each for each in live if each.rounds), None)
     rows = tuple(
-        scored(make_row(each, baseline, options), found, said, options.split)
+        add_scores(make_row(each, baseline, options), found, predicted, options.split)
         for each, found in zip(live, evaluated, strict=True)
     )
     machine = hardware()
     gpu = machine["gpus"][0]["name"] if options.device != "cpu" and machine["gpus"] else None
     reference = recorded or next((row.title for row in rows if row.accuracy is not None), "")
-    notes = make_notes(rows, why, waiting_share(live) if options.device == "cpu" else 0.0)
+    notes = make_notes(rows, energy_errors, waiting_share(live) if options.device == "cpu" else 0.0)
     return Bench(
         rows=rows,
         reference=reference,
@@ -72,22 +72,22 @@ def run_bench(
 
 
 def check_options(options: Options) -> None:
-    """Raise for what cannot be measured.
+    """Raise if an option is out of range.
 
     Raises:
-        UserError: a batch size, a count or a budget below what makes sense; more threads than cores.
+        UserError: If a batch size, a count or the budget is too small, or if there are fewer cores than threads.
     """
     if not options.batches or min(options.batches) < 1:
         raise UserError(f"--batch: expected sizes of 1 or more, got {list(options.batches)}")
     if options.budget <= 0:
         raise UserError(f"--budget: expected seconds above 0, got {options.budget}")
     if options.device.partition(":")[0] not in ("cpu", "cuda"):
-        raise UserError(f'--device: accepted are cpu and cuda, got "{options.device}"')
+        raise UserError(f'--device: expected cpu or cuda, got "{options.device}"')
     if options.images is not None and options.images < 0:
         raise UserError(f"--images: expected 0 or more, got {options.images}")
     usable = len(_usable_cores())
     if not 1 <= options.threads <= usable:
-        raise UserError(f"--threads: this process may use 1 to {usable} cores, got {options.threads}")
+        raise UserError(f"--threads: expected 1 to {usable}, the cores of this process, got {options.threads}")
 
 
 def _usable_cores() -> list[int]:
@@ -101,7 +101,7 @@ def _cores(options: Options) -> list[int] | None:
 
 
 def _open(
-    candidate: Candidate, options: Options, cores: list[int] | None, stack: ExitStack, say: Callable[[str], None]
+    candidate: Candidate, options: Options, cores: list[int] | None, stack: ExitStack, report: Callable[[str], None]
 ) -> CandidateMeasurement:
     live = CandidateMeasurement(candidate, precision=candidate.precision or "fp32")
     if candidate.missing:
@@ -112,12 +112,12 @@ def _open(
     except UserError as error:
         live.notes.append(str(error))
         return live
-    say(f"opening {candidate.name} in {candidate.runtime}")
+    report(f"opening {candidate.name} in {candidate.runtime}")
     process = stack.enter_context(BenchProcess(options.threads))
     try:
-        found = process.ask(
+        found = process.call(
             "open",
-            **candidate.opened(),
+            **candidate.open_arguments(),
             threads=options.threads,
             device=options.device,
             cores=cores,
@@ -134,7 +134,7 @@ def _open(
 _ENERGY = "energy: "
 
 
-def _refuse_what_never_opens(live: Sequence[CandidateMeasurement]) -> None:
+def _refuse_unopened(live: Sequence[CandidateMeasurement]) -> None:
     for source in dict.fromkeys(each.candidate.source for each in live):
         own = [each for each in live if each.candidate.source == source]
         if all(each.process is None and not each.candidate.missing for each in own):
@@ -143,36 +143,36 @@ def _refuse_what_never_opens(live: Sequence[CandidateMeasurement]) -> None:
         raise UserError("; ".join(dict.fromkeys(each.notes[0] for each in live)))
 
 
-def _warm(live: Sequence[CandidateMeasurement], options: Options, say: Callable[[str], None]) -> list[str]:
-    """Call each network with each batch size; gives why energy is not measured, where it is not."""
-    why: list[str] = []
+def _warm(live: Sequence[CandidateMeasurement], options: Options, report: Callable[[str], None]) -> list[str]:
+    """Call each network with each batch size. Return the reasons why energy is not measured."""
+    energy_errors: list[str] = []
     for each in live:
-        why += [note.removeprefix(_ENERGY) for note in each.notes if note.startswith(_ENERGY)]
+        energy_errors += [note.removeprefix(_ENERGY) for note in each.notes if note.startswith(_ENERGY)]
         each.notes = [note for note in each.notes if not note.startswith(_ENERGY)]
         for batch in sorted(set(options.batches)):
             if each.process is None:
                 continue
             verb = "compiling" if each.candidate.runtime == "compile" else "warming"
-            say(f"{verb} {each.candidate.name} in {each.candidate.runtime}, batch {batch}")
+            report(f"{verb} {each.candidate.name} in {each.candidate.runtime}, batch {batch}")
             try:
-                each.memory = each.process.ask("warm", batch=batch)["memory"]
+                each.memory = each.process.call("warm", batch=batch)["memory"]
                 each.rounds[batch] = []
             except MeasurementError as error:
                 each.notes.append(f"batch {batch}: {error}")
-    return list(dict.fromkeys(why))
+    return list(dict.fromkeys(energy_errors))
 
 
-def _time(live: Sequence[CandidateMeasurement], options: Options, say: Callable[[str], None]) -> None:
+def _time(live: Sequence[CandidateMeasurement], options: Options, report: Callable[[str], None]) -> None:
     largest = max(options.batches)
     for number in range(ROUNDS):
-        say(f"timing, round {number + 1} of {ROUNDS}")
+        report(f"timing, round {number + 1} of {ROUNDS}")
         for batch in sorted(set(options.batches)):
-            there = [each for each in live if batch in each.rounds]
-            turn = number % len(there) if there else 0
-            for each in [*there[turn:], *there[:turn]]:
+            timed = [each for each in live if batch in each.rounds]
+            turn = number % len(timed) if timed else 0
+            for each in [*timed[turn:], *timed[:turn]]:
                 assert each.process is not None
                 try:
-                    found = each.process.ask("time", batch=batch, seconds=options.budget / ROUNDS)
+                    found = each.process.call("time", batch=batch, seconds=options.budget / ROUNDS)
                 except MeasurementError as error:
                     each.notes.append(f"batch {batch}: {error}")
                     del each.rounds[batch]
@@ -184,15 +184,14 @@ def _time(live: Sequence[CandidateMeasurement], options: Options, say: Callable[
 
 
 def _evaluate(
-    live: Sequence[CandidateMeasurement], options: Options, work: Path, say: Callable[[str], None]
-) -> list[Evaluated]:
-    def ask(place: int) -> Callable[[Path, Path], Any] | None:
-        each = live[place]
+    live: Sequence[CandidateMeasurement], options: Options, work: Path, report: Callable[[str], None]
+) -> list[EvaluatedCandidate]:
+    def make_predict(each: CandidateMeasurement) -> Callable[[Path, Path], Any] | None:
         process, size = each.process, each.evaluation_batch
         if process is None or not (each.rounds or each.batch_size):
             return None
-        return lambda images, logits: process.ask("predict", images=str(images), logits=str(logits), batch=size)
+        return lambda images, logits: process.call("predict", images=str(images), logits=str(logits), batch=size)
 
     candidates = [each.candidate for each in live]
-    asks = [ask(place) for place in range(len(live))]
-    return evaluate_candidates(candidates, asks, options.split, options.images, work, say)
+    predicts = [make_predict(each) for each in live]
+    return evaluate_candidates(candidates, predicts, options.split, options.images, work, report)

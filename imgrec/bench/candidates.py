@@ -1,4 +1,4 @@
-"""What a bench measures: each given run, checkpoint, model folder, export or file in each runtime that takes it."""
+"""Candidates of a benchmark: each run, checkpoint, model folder, export or file in each runtime that opens it."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from imgrec.runs.network import read_network
 from imgrec.types import DataFacts
 
 Exporter = Callable[[Classifier, DataFacts, Path, str], Path]
-"""Exports a classifier to a folder in a format, and returns the path that :func:`open_runtime` opens."""
+"""Function that exports a classifier to a folder in a format and returns the path for :func:`open_runtime`."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row to be measured.
+    """A network in a runtime, which becomes one row of the table.
 
     Attributes:
-        name: the network's.
-        source: as it was given.
-        path: what the runtime opens.
-        runtime: in which.
-        precision: what it is told, or ``None``.
-        run: the run that the network is of, whose images it is evaluated on.
-        own: whether it is that run's own network, as its predictions were made.
-        facts: the data that the network was built for; ``None`` of a file of other origin.
-        counts: ``parameters``, ``nonzero``, ``macs``, ``bytes``, as far as they are known.
-        missing: why it cannot be measured at all: what is to be installed.
+        name: Name of the network.
+        source: Source as the user named it.
+        path: Path that the runtime opens.
+        runtime: Name of the runtime.
+        precision: Precision option of the runtime, or ``None`` for its default.
+        run: Run that the network belongs to, or ``None``. The network is evaluated on the images of the run.
+        own: True if it is the network that made the predictions of the run.
+        facts: Facts of the data that the network was built for, or ``None`` for a file of other origin.
+        counts: ``parameters``, ``nonzero``, ``macs`` and ``bytes``, if available.
+        missing: Reason why it cannot be measured, with the package to install. Empty if it can be.
     """
 
     name: str
@@ -62,8 +62,8 @@ class Candidate:
     counts: dict[str, int] | None = None
     missing: str = ""
 
-    def opened(self) -> dict[str, str | None]:
-        """What the measuring process is told: the file itself, so that it need not look what an export is."""
+    def open_arguments(self) -> dict[str, str | None]:
+        """Return the arguments of :meth:`imgrec.bench.worker.Worker.open` that depend on the candidate."""
         if not runtime_class(self.runtime).suffixes:
             return {"path": self.path, "runtime": self.runtime, "precision": self.precision}
         file, stored = network_file(self.path)
@@ -77,20 +77,21 @@ def find_candidates(
     work: Path,
     export: Exporter,
 ) -> list[Candidate]:
-    """The rows of a bench, in the order of the sources.
+    """Return the candidates of a benchmark, in the order of the sources.
 
-    A run stands for its network in each runtime and for each of its exports; where it has no export in float32, one is
-    made below ``work``.
+    A run is measured in each runtime, and each of its exports is measured. If the run has no export in float32, a
+    temporary one is written to ``work``.
 
     Args:
-        sources: run folders, checkpoints, model folders, folders of exports, files ``.onnx`` and ``.xml``.
-        runtimes: which; by default :data:`DEFAULT` for networks of PyTorch, its own runtime for an export.
-        precisions: ``fp32``, ``bf16``, ``fp16``: what PyTorch and OpenVINO are told; by default the network's own.
-        work: an empty folder for exports.
-        export: writes one.
+        sources: Run folders, checkpoints, model folders, folders of exports, files ``.onnx`` and ``.xml``.
+        runtimes: Names of runtimes. Defaults to those with ``is_measured_by_default`` for a classifier, and to the
+            default runtime of the format for an export.
+        precisions: Precisions ``fp32``, ``bf16`` or ``fp16`` of PyTorch and OpenVINO. Defaults to that of the network.
+        work: Empty folder for temporary exports.
+        export: Function that writes an export.
 
     Raises:
-        UserError: a source is none, opens in none of the named runtimes, or the package of one that was named is
+        UserError: If a path is no source, opens in none of the named runtimes, or the package of a named runtime is
             missing.
     """
     for name in runtimes or ():
@@ -118,14 +119,14 @@ def _of_file(
     run = _run_around(folder) if is_export(folder) else None
     known = is_export(folder) and read_export(folder).file.resolve() == file.resolve()
     facts = read_export(folder).facts if known else None
-    takes = runtimes_of(path)
-    chosen = takes[:1] if runtimes is None else [each for each in takes if each in runtimes]
-    if not chosen:
-        raise UserError(f"{source} opens in {' and '.join(takes)}, not in {', '.join(runtimes or ())}")
+    accepted = runtimes_of(path)
+    selected = accepted[:1] if runtimes is None else [each for each in accepted if each in runtimes]
+    if not selected:
+        raise UserError(f"{source} opens in {' and '.join(accepted)}, not in {', '.join(runtimes or ())}")
     place = str(folder if known else path)
     counts = {"bytes": network_bytes(place)}
     base = Candidate(name, source, place, "", run=run if known else None, facts=facts, counts=counts)
-    return _in_runtimes(base, chosen, precisions, named=runtimes is not None)
+    return _in_runtimes(base, selected, precisions, named=runtimes is not None)
 
 
 def _of_network(
@@ -149,12 +150,12 @@ def _of_network(
     counts = _counts(classifier, facts)
     weights = next((p for p in (path / "model" / WEIGHTS, path / WEIGHTS) if p.is_file()), None)
     base = Candidate(name, source, str(path), "", run=run, own=run is not None, facts=facts, counts=counts)
-    chosen = runtimes or [name for name in runtime_names() if runtime_class(name).is_measured_by_default]
-    here = [name for name in chosen if not runtime_class(name).suffixes]
+    selected = runtimes or [name for name in runtime_names() if runtime_class(name).is_measured_by_default]
+    in_torch = [name for name in selected if not runtime_class(name).suffixes]
     size = {"bytes": bytes_on_disk(weights)} if weights is not None else {}
-    found = _in_runtimes(replace(base, counts={**counts, **size}), here, precisions, named)
+    found = _in_runtimes(replace(base, counts={**counts, **size}), in_torch, precisions, named)
     made: dict[str, Path] = {}
-    for runtime in (each for each in chosen if each not in here):
+    for runtime in (each for each in selected if each not in in_torch):
         try:
             require_runtime(runtime)
             ready = _float32(exports, runtime)
@@ -182,13 +183,13 @@ def _of_export(
     precisions: Sequence[str] | None,
     counts: dict[str, int] | None = None,
 ) -> list[Candidate]:
-    """An export that lies in a given run: left out where none of the named runtimes takes it."""
-    takes = runtimes_of(folder)
-    chosen = takes[:1] if runtimes is None else [each for each in takes if each in runtimes]
+    """Return the candidates of an export in a run. There are none if no named runtime opens it."""
+    accepted = runtimes_of(folder)
+    selected = accepted[:1] if runtimes is None else [each for each in accepted if each in runtimes]
     known = {**(counts or {}), "bytes": network_bytes(folder)}
     facts = read_export(folder).facts
     base = Candidate(f"{name}/{folder.name}", source, str(folder), "", run=run, facts=facts, counts=known)
-    return _in_runtimes(base, chosen, precisions, named=runtimes is not None)
+    return _in_runtimes(base, selected, precisions, named=runtimes is not None)
 
 
 def _in_runtimes(
@@ -203,12 +204,12 @@ def _in_runtimes(
                 raise
             found.append(replace(base, runtime=runtime, missing=str(error)))
             continue
-        told: Sequence[str | None] = [None]
+        options: Sequence[str | None] = [None]
         lowered = bool(runtime_class(runtime).suffixes) and network_file(base.path)[1] != "fp32"
         if precisions is not None and not lowered and _accepts(runtime, precisions):
-            told = precisions
+            options = precisions
         found += [
-            replace(base, runtime=runtime, precision=each, own=base.own and each in (None, "fp32")) for each in told
+            replace(base, runtime=runtime, precision=each, own=base.own and each in (None, "fp32")) for each in options
         ]
     return found
 
@@ -244,9 +245,9 @@ def _exported(
 def _float32(exports: Sequence[Path], runtime: str) -> Path | None:
     """Return the export of a run in float32 that a runtime opens, in the runtime's own format if there is one."""
     found = [(read_export(each), each) for each in exports]
-    for wanted in format_names(runtime):
+    for name in format_names(runtime):
         for export, folder in found:
-            if (export.format, export.precision) == (wanted, "fp32"):
+            if (export.format, export.precision) == (name, "fp32"):
                 return folder
     return None
 
@@ -266,16 +267,16 @@ def _counts(classifier: Classifier, facts: DataFacts) -> dict[str, int]:
 
 
 def _names(sources: Sequence[str]) -> list[str]:
-    """What the sources are called: a run by its experiment, and by its id where another run has the same."""
+    """Return a name for each source. A run is named by its experiment, and by its id if others have the same."""
     runs = [_run_of(source) for source in sources]
-    there = {run.path.resolve(): run.experiment for run in runs if run is not None}
+    experiments = {run.path.resolve(): run.experiment for run in runs if run is not None}
     found = []
     for source, run in zip(sources, runs, strict=True):
         if run is None:
             found.append(Path(source).resolve().name)
             continue
-        alone = list(there.values()).count(run.experiment) == 1
-        name = run.experiment if alone else f"{run.experiment}/{run.run_id}"
+        is_unique = list(experiments.values()).count(run.experiment) == 1
+        name = run.experiment if is_unique else f"{run.experiment}/{run.run_id}"
         found.append(f"{name}/{Path(source).resolve().name}" if is_export(source) else name)
     return strip_common_folders(found)
 
@@ -285,12 +286,12 @@ def _run_of(source: str) -> RunFolder | None:
     if is_export(path):
         return _run_around(path)
     if is_run_folder(path) or not path.exists():
-        return RunFolder(path)  # says what is there where there is none
+        return RunFolder(path)  # raises a clear error if it does not exist
     return None
 
 
 def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
-    """Each once, where a run and its export are both given."""
+    """Remove duplicates, which occur if a run and its export are both given."""
     seen: dict[tuple[str, str, str | None], Candidate] = {}
     for each in found:
         seen.setdefault((str(Path(each.path).resolve()), each.runtime, each.precision), each)

@@ -1,7 +1,7 @@
-"""The process that one row of a bench is measured in: it opens a network and does what it is told, line by line.
+"""Measuring process of one row of a benchmark, which opens a network and executes commands.
 
-It is started as ``python -m imgrec.bench.worker``. A line of its input is a JSON object, and so is each answer;
-what libraries print goes to its standard error.
+It is started as ``python -m imgrec.bench.worker``. Each line of its input and of its output is a JSON object. Output of
+libraries is redirected to standard error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WARM_CALLS = 3
 
 
 class Worker:
-    """What is open in this process, and what can be asked of it; each public method is a command."""
+    """State of the process and its commands. Each public method is a command."""
 
     def __init__(self) -> None:
         self._runtime: Any = None
@@ -58,7 +58,7 @@ class Worker:
             stored: Precision of the file. Defaults to ``fp32``.
         """
         if cores and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, cores)  # before any library makes its threads
+            os.sched_setaffinity(0, cores)  # before any library starts its threads
         from imgrec.runs.meters import energy_meters
 
         gpus = [] if device == "cpu" else _gpu(device)
@@ -75,10 +75,10 @@ class Worker:
         }
 
     def warm(self, batch: int) -> dict[str, Any]:
-        """Call the network a few times with a batch, and say what memory a call takes at most.
+        """Call the network a few times with a batch, and return the peak memory of a call in bytes.
 
-        That is what the process holds at the peak of a call, beyond what it held before it opened the network: the
-        weights and the activations, but neither the libraries nor what opening needed for a moment.
+        The memory before the network was opened is subtracted. The result includes weights and activations. It
+        excludes the libraries and the temporary memory of opening the network.
         """
         images = self._batch(batch)
         for _ in range(_WARM_CALLS):
@@ -97,7 +97,7 @@ class Worker:
         return {"memory": None if peak is None else max(0, peak - self._before)}
 
     def time(self, batch: int, seconds: float) -> dict[str, Any]:
-        """Time calls for some seconds, at least one; a first one is not counted, for others ran in between."""
+        """Time calls for the given seconds, at least one. The first call is not counted, because caches are cold."""
         images = self._batch(batch)
         before, first = (self._joules(), time.process_time()), self._call(images)
         found = [first] if first >= seconds else []
@@ -110,7 +110,13 @@ class Worker:
         return {"seconds": found, "computed": computed, "joules": joules if self._meters else None}
 
     def predict(self, images: str, logits: str, batch: int) -> dict[str, Any]:
-        """The logits of uint8 images, from a .npy file to another; in batches of one size, the last one filled up."""
+        """Compute the logits of uint8 images and store them. All batches have one size, and the last one is padded.
+
+        Args:
+            images: Path of the .npy file to read, uint8 ``(N, C, H, W)``.
+            logits: Path of the .npy file to write, float32 ``(N, num_classes)``.
+            batch: Batch size.
+        """
         pixels = np.load(images, allow_pickle=False)
         parts = []
         for start in range(0, len(pixels), batch):
@@ -144,14 +150,14 @@ class Worker:
         if size not in self._images:
             shape = self._runtime.image_shape
             if 0 in shape:
-                raise UserError(f"the network accepts images of any size, and says none: {shape}")
+                raise UserError(f"the network accepts images of any size and declares no default: {shape}")
             self._images = {**self._images, size: np.random.default_rng(0).random((size, *shape), dtype=np.float32)}
         return self._images[size]
 
     def _call(self, images: NDArray[np.float32]) -> float:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         self._runtime(images)
-        return time.perf_counter() - begun
+        return time.perf_counter() - start
 
     def _joules(self) -> float:
         return float(sum(meter.joules() for meter in self._meters))
@@ -164,20 +170,20 @@ def _gpu(device: str) -> list[str]:
 
 
 def serve(commands: IO[str], answers: IO[str]) -> None:
-    """Do what each line says, and answer with a line each, until the input ends."""
+    """Execute the command in each line and write its result as a line, until the input ends."""
     worker = Worker()
     for line in commands:
         command = json.loads(line)
         try:
             answer = getattr(worker, command.pop("do"))(**command)
-        except Exception as error:  # whatever a runtime raises is the answer: the row says it
+        except Exception as error:  # runtimes raise exceptions of many classes, which become the note of the row
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             answer = {"error": reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"[:500]}
         print(json.dumps(answer), file=answers, flush=True)
 
 
 def main() -> None:
-    """Keep standard output for the answers, whatever the libraries print."""
+    """Execute the commands on standard input. Redirect the output of libraries to standard error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     serve(sys.stdin, answers)

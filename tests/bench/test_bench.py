@@ -1,4 +1,4 @@
-"""What `imgrec bench` measures, against counts that are made without it, and against what the run itself recorded."""
+"""Results of `imgrec bench`, compared with independent counts and with the records of the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from imgrec.bench.bench import check_options, run_bench
 from imgrec.bench.candidates import Candidate, find_candidates
-from imgrec.bench.evaluation import Evaluated, choose, evaluate_candidates, reference_of, scored
+from imgrec.bench.evaluation import EvaluatedCandidate, add_scores, evaluate_candidates, find_reference, select_images
 from imgrec.bench.process import BenchProcess, MeasurementError
 from imgrec.bench.rows import Options
 from imgrec.errors import UserError
@@ -43,7 +43,7 @@ ROW = BenchRow("net", "runs/net", "torch", "fp32")
 
 
 def export(classifier: Classifier, facts: DataFacts, folder: Path, format: str = "onnx") -> Path:
-    """An export as the command makes one, less the check of its logits."""
+    """Write an export as the command does, without the comparison of its logits."""
     with export_aside(folder) as aside:
         write_onnx(classifier, facts, aside / "model.onnx")
         write_description(aside, Export(folder, "onnx", "fp32", facts, 0.0))
@@ -76,14 +76,14 @@ def bench(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
 # ---------------------------------------------------------------- the whole
 
 
-def test_a_run_stands_for_its_network_in_each_runtime_and_for_its_exports(bench: Bench, run: Path) -> None:
+def test_a_run_is_measured_in_each_runtime_with_its_exports(bench: Bench, run: Path) -> None:
     found = [(row.name, row.runtime, row.precision) for row in bench.rows]
     assert found == [("tiny", "torch", "fp32"), ("tiny", "onnxruntime", "fp32"), ("tiny/int8", "onnxruntime", "int8")]
     assert bench.reference == "tiny, torch fp32"
     assert not any(row.note for row in bench.rows)
 
 
-def test_the_sizes_are_those_that_are_counted_by_hand(bench: Bench, run: Path) -> None:
+def test_sizes_equal_independent_counts(bench: Bench, run: Path) -> None:
     state = load_file(run / "model" / "model.safetensors")
     classifier, facts = load_model_folder(run / "model")
     learnt = [
@@ -95,13 +95,13 @@ def test_the_sizes_are_those_that_are_counted_by_hand(bench: Bench, run: Path) -
     for row in bench.rows:
         assert row.parameters == sum(each.numel() for each in learnt)
         assert row.nonzero == sum(int((each != 0).sum()) for each in learnt)
-        assert row.macs == multiplications(classifier, facts)
+        assert row.macs == count_multiplications(classifier, facts)
     assert bench.rows[0].bytes == (run / "model" / "model.safetensors").stat().st_size
     assert bench.rows[1].bytes == (run / "exports" / "onnx" / "model.onnx").stat().st_size
 
 
-def multiplications(classifier: Classifier, facts: DataFacts) -> int:
-    """One for each weight of each output of convolutions and linear layers."""
+def count_multiplications(classifier: Classifier, facts: DataFacts) -> int:
+    """Count the multiplications of convolutions and linear layers: one per weight and output."""
     total = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -116,7 +116,7 @@ def multiplications(classifier: Classifier, facts: DataFacts) -> int:
     return total
 
 
-def test_the_accuracy_is_the_runs_own_in_every_runtime(bench: Bench, run: Path) -> None:
+def test_accuracy_equals_that_of_the_run_in_every_runtime(bench: Bench, run: Path) -> None:
     said = RunFolder(run).predictions("test")
     own = RunFolder(run).summary["test"]
     for row in bench.rows:
@@ -128,7 +128,7 @@ def test_the_accuracy_is_the_runs_own_in_every_runtime(bench: Bench, run: Path) 
         assert (row.low, row.high) == wilson_interval(round(row.accuracy * len(said)), len(said))
 
 
-def test_every_batch_size_is_timed_in_turn_with_the_others(bench: Bench) -> None:
+def test_batch_sizes_are_timed_in_turn(bench: Bench) -> None:
     assert bench.batches == [1, 4]
     for row in bench.rows:
         for latency in row.latencies:
@@ -143,7 +143,7 @@ def test_every_batch_size_is_timed_in_turn_with_the_others(bench: Bench) -> None
     assert bench.versions == f"torch {version('torch')}, onnxruntime {version('onnxruntime')}"
 
 
-def test_the_csv_gives_back_what_was_written(bench: Bench, tmp_path: Path) -> None:
+def test_the_csv_round_trip(bench: Bench, tmp_path: Path) -> None:
     odd = replace(ROW, name='a "b", c', note="first; second", latencies=(Latency(1, 1 / 3, 0.5, 7),), joules=1e-9)
     for each in (bench, replace(bench, rows=(*bench.rows, odd), notes=("one", "two"))):
         write_bench(tmp_path / "bench.csv", each)
@@ -156,7 +156,7 @@ def test_the_csv_gives_back_what_was_written(bench: Bench, tmp_path: Path) -> No
 # ---------------------------------------------------------------- what is measured
 
 
-def test_a_given_export_is_the_networks_of_its_run(run: Path, tmp_path: Path) -> None:
+def test_a_given_export_belongs_to_its_run(run: Path, tmp_path: Path) -> None:
     given = [str(run), str(run / "exports" / "int8"), str(run / "exports" / "onnx" / "model.onnx")]
     found = find_candidates(given, None, None, tmp_path, no_export)
     names = [(each.name, each.runtime, each.own) for each in found]
@@ -175,7 +175,7 @@ def test_a_given_export_is_the_networks_of_its_run(run: Path, tmp_path: Path) ->
     assert told == [("openvino", "fp32"), ("openvino", "bf16"), ("openvino", None)]  # int8 stays what it is
 
 
-def test_a_missing_package_is_said_in_its_row_unless_it_was_named(
+def test_a_missing_package_is_noted_in_its_row_or_raised_if_named(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
@@ -186,7 +186,7 @@ def test_a_missing_package_is_said_in_its_row_unless_it_was_named(
         find_candidates([str(run)], ["torch", "openvino"], None, tmp_path, no_export)
 
 
-def test_what_cannot_be_measured_is_refused_before_anything_is(run: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused_before_measuring(run: Path, tmp_path: Path) -> None:
     file = str(run / "exports" / "int8")
     for sources, runtimes, precisions, message in (
         ([file], ["torch"], None, "opens in onnxruntime and openvino, not in torch"),
@@ -201,27 +201,27 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(run: Path, tmp_pa
     for options, message in (
         (Options(batches=(0,)), "--batch: expected sizes of 1 or more"),
         (Options(budget=0), "--budget"),
-        (Options(threads=10_000), "--threads: this process may use 1 to"),
+        (Options(threads=10_000), "--threads: expected 1 to"),
         (Options(images=-1), "--images"),
     ):
         with pytest.raises(UserError, match=message):
             check_options(options)
 
 
-def test_a_file_that_opens_nowhere_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_no_runtime_opens_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     candidates = find_candidates([str(tmp_path / "broken.onnx")], None, None, tmp_path, no_export)
     with pytest.raises(UserError, match=r"broken.onnx cannot be opened by ONNX Runtime"):
         run_bench(candidates, Options(), tmp_path)
 
 
-def test_a_process_that_dies_is_said_with_its_reason() -> None:
+def test_a_killed_process_is_reported_with_its_reason() -> None:
     with BenchProcess(1) as process:
         with pytest.raises(MeasurementError, match="AttributeError"):
-            process.ask("no_such_command")
+            process.call("no_such_command")
         process._process.kill()
         with pytest.raises(MeasurementError, match="its process ended with signal SIGKILL"):
-            process.ask("warm", batch=1)
+            process.call("warm", batch=1)
 
 
 # ---------------------------------------------------------------- what the networks say
@@ -233,11 +233,11 @@ def predictions(right: NDArray[np.bool_], ids: list[str] | None = None) -> Predi
     return Predictions(ids or [str(i) for i in range(len(right))], targets, 5 * np.eye(3)[said], ["a", "b", "c"])
 
 
-def test_a_row_is_scored_against_the_reference_on_the_images_that_both_saw() -> None:
+def test_a_row_is_compared_with_the_reference_on_shared_images() -> None:
     generator = np.random.default_rng(0)
     mine, theirs = generator.random(80) < 0.7, generator.random(80) < 0.9
     reference = predictions(theirs)
-    row = scored(ROW, Evaluated(predictions(mine)), reference, "test")
+    row = add_scores(ROW, EvaluatedCandidate(predictions(mine)), reference, "test")
     assert row.accuracy == accuracy_score(np.ones(80), mine)
     assert row.difference == pytest.approx(mine.mean() - theirs.mean())
     assert (row.difference_low, row.difference_high) == paired_bootstrap(mine, theirs)
@@ -245,47 +245,54 @@ def test_a_row_is_scored_against_the_reference_on_the_images_that_both_saw() -> 
     order = generator.permutation(80)[:50]  # the same images, fewer and in another order
     said = predictions(mine)
     part = Predictions([str(i) for i in order], said.targets[order], said.logits[order], said.class_names)
-    assert scored(ROW, Evaluated(part), reference, "test").difference == pytest.approx(
+    assert add_scores(ROW, EvaluatedCandidate(part), reference, "test").difference == pytest.approx(
         mine[order].mean() - theirs[order].mean()
     )
     more = predictions(mine, [f"{'new' if i < 20 else ''}{i}" for i in range(80)])
-    row = scored(ROW, Evaluated(more), reference, "test")
-    assert row.note == "compared on the 60 images that the reference saw, too"
+    row = add_scores(ROW, EvaluatedCandidate(more), reference, "test")
+    assert row.note == "compared on the 60 images that it shares with the reference"
     assert row.difference == pytest.approx(mine[20:].mean() - theirs[20:].mean())
 
 
-def test_what_cannot_be_compared_says_so() -> None:
+def test_rows_without_comparison_have_a_note() -> None:
     said = predictions(np.ones(9, bool))
     other = Predictions(said.ids, said.targets, said.logits, ["x", "y", "z"])
-    assert scored(ROW, Evaluated(other), said, "test").note == "not compared: it has other classes than the reference"
+    assert (
+        add_scores(ROW, EvaluatedCandidate(other), said, "test").note
+        == "not compared: it has other classes than the reference"
+    )
     away = predictions(np.ones(9, bool), [f"z{i}" for i in range(9)])
-    assert "other images" in scored(ROW, Evaluated(away), said, "test").note
+    assert "other images" in add_scores(ROW, EvaluatedCandidate(away), said, "test").note
     logits = said.logits.copy()
     logits[:2] = math.nan
-    row = scored(ROW, Evaluated(Predictions(said.ids, said.targets, logits, said.class_names)), said, "test")
+    row = add_scores(
+        ROW, EvaluatedCandidate(Predictions(said.ids, said.targets, logits, said.class_names)), said, "test"
+    )
     assert row.accuracy == pytest.approx(7 / 9)
     assert row.ece is None
     assert row.note == "2 images have logits that are NaN or infinite: they count as wrong"
-    assert scored(ROW, Evaluated(note="no accuracy: why"), said, "test") == replace(ROW, note="no accuracy: why")
+    assert add_scores(ROW, EvaluatedCandidate(note="no accuracy: why"), said, "test") == replace(
+        ROW, note="no accuracy: why"
+    )
 
 
-def test_every_run_takes_the_same_images_whatever_their_order() -> None:
+def test_images_are_selected_independently_of_their_order() -> None:
     ids = [f"image/{i}" for i in range(100)]
-    some = {ids[i] for i in choose(ids, 10)}
+    some = {ids[i] for i in select_images(ids, 10)}
     turned = ids[::-1]
-    assert {turned[i] for i in choose(turned, 10)} == some
+    assert {turned[i] for i in select_images(turned, 10)} == some
     assert len(some) == 10
-    assert choose(ids, 200) == list(range(100))
+    assert select_images(ids, 200) == list(range(100))
 
 
-def asks(network: Callable[[NDArray[np.float32]], Any]) -> Callable[[Path, Path], Any]:
-    def ask(images: Path, logits: Path) -> None:
+def make_predict(network: Callable[[NDArray[np.float32]], Any]) -> Callable[[Path, Path], Any]:
+    def predict(images: Path, logits: Path) -> None:
         np.save(logits, network(np.load(images).astype(np.float32) / 255))
 
-    return ask
+    return predict
 
 
-def test_a_run_whose_data_is_gone_keeps_the_accuracy_that_it_recorded(run: Path, tmp_path: Path) -> None:
+def test_a_run_without_data_has_its_recorded_accuracy(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     config = yaml.load((copy / "config.yaml").read_text())
@@ -303,7 +310,7 @@ def test_a_run_whose_data_is_gone_keeps_the_accuracy_that_it_recorded(run: Path,
         assert other.note.startswith("no accuracy: the data of the run")
 
 
-def test_a_network_from_elsewhere_sees_the_images_of_a_run_that_it_was_built_for(run: Path, tmp_path: Path) -> None:
+def test_a_network_without_a_run_is_evaluated_on_matching_images(run: Path, tmp_path: Path) -> None:
     classifier, facts = load_model_folder(run / "model")
     folder = tmp_path / "away"
     shutil.copytree(run / "exports" / "onnx", folder)
@@ -324,26 +331,26 @@ def test_a_network_from_elsewhere_sees_the_images_of_a_run_that_it_was_built_for
     found = dict(
         zip(
             [each.path for each in candidates],
-            evaluate_candidates(candidates, [asks(network)] * len(candidates), "val", 40, tmp_path, print),
+            evaluate_candidates(candidates, [make_predict(network)] * len(candidates), "val", 40, tmp_path, print),
             strict=True,
         )
     )
     said = found[str(folder)].predictions
     assert said is not None
     recorded = RunFolder(run).predictions("val")
-    keep = choose(recorded.ids, 40)
+    keep = select_images(recorded.ids, 40)
     assert sorted(said.ids) == sorted(recorded.ids[i] for i in keep)
-    assert found[str(foreign)].note == "no accuracy: the file does not say what it was trained on"
-    assert found[str(other)].note == "no accuracy: it lies in no run, and no given run has images for it"
+    assert found[str(foreign)].note == "no accuracy: the file does not contain its classes and preprocessing"
+    assert found[str(other)].note == "no accuracy: it belongs to no run, and no other source has images for it"
 
 
-def test_the_reference_is_the_first_row_or_what_the_first_was_made_from(run: Path, tmp_path: Path) -> None:
+def test_the_reference_is_the_first_row_or_its_dense_run(run: Path, tmp_path: Path) -> None:
     def candidate(folder: Path, own: bool) -> Candidate:
         return Candidate("x", str(folder), str(folder), "torch", run=RunFolder(folder), own=own)
 
-    said = [Evaluated(note="no accuracy"), Evaluated(predictions(np.ones(9, bool)))]
-    assert reference_of([candidate(run, True)] * 2, said, "test", None) == (None, said[1].predictions)
-    name, dense = reference_of([candidate(run, False)], said[1:], "test", None)
+    said = [EvaluatedCandidate(note="no accuracy"), EvaluatedCandidate(predictions(np.ones(9, bool)))]
+    assert find_reference([candidate(run, True)] * 2, said, "test", None) == (None, said[1].predictions)
+    name, dense = find_reference([candidate(run, False)], said[1:], "test", None)
     assert name == "tiny, as it was recorded"
     assert dense is not None
     assert dense.accuracy == RunFolder(run).predictions("test").accuracy
@@ -351,11 +358,11 @@ def test_the_reference_is_the_first_row_or_what_the_first_was_made_from(run: Pat
     shutil.copytree(run, child)
     environment = RunFolder(child).environment
     write_json(child / "environment.json", {**environment, "parent": {"path": str(run)}})
-    assert reference_of([candidate(child, True)], said[1:], "test", None)[0] == "tiny, as it was recorded"
+    assert find_reference([candidate(child, True)], said[1:], "test", None)[0] == "tiny, as it was recorded"
     given = [candidate(child, True), candidate(run, True)]
-    assert reference_of(given, said[1:] * 2, "test", None) == (None, said[1].predictions)
+    assert find_reference(given, said[1:] * 2, "test", None) == (None, said[1].predictions)
 
 
-def test_the_percentile_is_a_value_that_was_measured() -> None:
+def test_the_percentile_is_a_measured_value() -> None:
     values = list(np.random.default_rng(0).random(37))
     assert percentile(values, 0.95) == np.quantile(values, 0.95, method="inverted_cdf")

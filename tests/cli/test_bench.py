@@ -75,7 +75,7 @@ def test_a_file_from_elsewhere_has_a_latency_and_says_what_it_lacks(cli: Cli, tm
     anything, fixed, wide = read_bench("a.csv").rows
     assert [latency.batch for latency in anything.latencies] == [1, 2]
     assert anything.accuracy is None
-    assert anything.note == "no accuracy: the file does not say what it was trained on"
+    assert anything.note == "no accuracy: the file does not contain its classes and preprocessing"
     assert [latency.batch for latency in fixed.latencies] == [2]
     assert "batch 1: images: expected a batch of 2, got 1" in fixed.note
     assert wide.latencies == ()
@@ -94,7 +94,7 @@ def test_mistakes_end_with_status_2_and_leave_nothing(cli: Cli, tmp_path: Path) 
         (["any.onnx", "--batch", "0"], "--batch: expected int > 0, got 0"),
         (["any.onnx", "--threads", "0"], "--threads: expected int > 0, got 0"),
         (["any.onnx", "--picture", "a.jpg"], "--picture: expected a file name that ends in .png, .svg or .pdf"),
-        (["any.onnx", "--device", "tpu"], 'accepted are cpu and cuda, got "tpu"'),
+        (["any.onnx", "--device", "tpu"], 'expected cpu or cuda, got "tpu"'),
     ):
         done = cli("bench", *words)
         assert (done.returncode, done.stdout) == (2, ""), words
