@@ -50,6 +50,17 @@ def configs() -> dict[str, dict[str, Any]]:
     trainer = BASE["trainer"]
     pruning = {"class_path": "Pruning", "init_args": {"sparsity": 0.5}}
     qat = {"class_path": "QAT", "init_args": {"start": 0.34}}
+    structured = {
+        "class_path": "StructuredPruning",
+        "init_args": {
+            "target": {"macs": 0.6},
+            "importance": "taylor",
+            "rounds": 2,
+            "start": 0.2,
+            "end": 0.6,
+            "round_to": 2,
+        },
+    }
     student = {
         "class_path": "imgrec.DistillationTask",
         "init_args": {
@@ -62,6 +73,11 @@ def configs() -> dict[str, dict[str, Any]]:
         "plain": BASE,
         "pruned": {**BASE, "trainer": {**trainer, "callbacks": [pruning]}},
         "qat": {**BASE, "trainer": {**trainer, "callbacks": [qat]}},
+        "structured": {
+            **BASE,
+            "model": {**BASE["model"], "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}},
+            "trainer": {**trainer, "callbacks": [structured]},
+        },
         "distilled": {**BASE, "model": student},
     }
 

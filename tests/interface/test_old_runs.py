@@ -31,7 +31,7 @@ from tests.interface.make_runs import describe_machine
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 STORED = Path(__file__).parent / "runs"
-EXPERIMENTS = ("plain", "pruned", "qat", "distilled")
+EXPERIMENTS = ("plain", "pruned", "qat", "distilled", "structured")
 
 
 @pytest.fixture
