@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping as LightningEarlyStopping
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
-from imgrec.callbacks.min_training import meets_minimum
+from imgrec.callbacks.min_training import has_met_minimum
 from imgrec.callbacks.recording.current_run import run_folder
 from imgrec.errors import UserError, suggestion
 from imgrec.metrics.names import mode_of
@@ -138,7 +138,7 @@ class EarlyStopping(LightningEarlyStopping):
         """Start the clock. A resumed run that would stop again ends at once."""
         self._began = time.perf_counter()
         if self.stopped is not None:
-            if self._would_stop_again() and meets_minimum(trainer):
+            if self._would_stop_again() and has_met_minimum(trainer):
                 trainer.should_stop = True
             else:
                 self.stopped = None
@@ -163,7 +163,7 @@ class EarlyStopping(LightningEarlyStopping):
         current = trainer.callback_metrics[self.monitor].squeeze()
         self._last = float(current)
         stop, _ = self._evaluate_stopping_criteria(current)
-        if not meets_minimum(trainer):  # Lightning would keep `should_stop`
+        if not has_met_minimum(trainer):  # Lightning would keep `should_stop`
             self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
         elif trainer.strategy.reduce_boolean_decision(stop, all=False):
             self._stop(trainer, self._describe_reason())
@@ -201,7 +201,7 @@ class EarlyStopping(LightningEarlyStopping):
         apart = 1 if trainer.world_size == 1 else _STEPS_BETWEEN_CHECKS
         if self.time_limit is None or self.stopped is not None or step < self._checked_at + apart:
             return
-        if not meets_minimum(trainer):
+        if not has_met_minimum(trainer):
             return
         self._checked_at = step
         if trainer.strategy.reduce_boolean_decision(self._out_of_time(), all=False):

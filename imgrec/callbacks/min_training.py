@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 
-def meets_minimum(trainer: pl.Trainer) -> bool:
+def has_met_minimum(trainer: pl.Trainer) -> bool:
     """Return True if ``trainer.min_epochs`` and ``trainer.min_steps`` are reached, the current batch included.
 
     Lightning keeps ``trainer.should_stop`` once it is set, and stops at the minimum for a reason that may be out of

@@ -1,4 +1,4 @@
-"""A small training with pruning, and a record of its weights, that several tests share."""
+"""Small training with pruning that records its weights, shared by several tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny training from Python, whole and in two parts, that the tests of callbacks share."""
+"""Small training in Python, uninterrupted or resumed, shared by the tests of callbacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BACKBONE = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]
 
 
 def task(**arguments: Any) -> ClassificationTask:
-    """A network of 13,000 weights."""
+    """Return a task with 13,000 weights."""
     return ClassificationTask(
         **{"backbone": BACKBONE, "normalize": "half", "optimizer": {"name": "sgd", "lr": 0.1}} | arguments
     )
@@ -29,7 +29,7 @@ def digits() -> ImageDataModule:
 
 
 def trainer(place: Path, callbacks: Sequence[pl.Callback], **options: Any) -> pl.Trainer:
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "max_epochs": 2,
         "limit_train_batches": 6,
         "accelerator": "cpu",
@@ -41,13 +41,13 @@ def trainer(place: Path, callbacks: Sequence[pl.Callback], **options: Any) -> pl
         "default_root_dir": place,
         "log_every_n_steps": 2,
     }
-    return pl.Trainer(**usual | options | {"callbacks": [*callbacks, PositionalSeeding()]})
+    return pl.Trainer(**defaults | options | {"callbacks": [*callbacks, PositionalSeeding()]})
 
 
 def in_two_parts(
     place: Path, callbacks: Callbacks, at_step: int, **options: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The last checkpoints of an uninterrupted training, and of one that went on from a checkpoint at ``at_step``."""
+    """Return the last checkpoints of an uninterrupted training and of one that resumed at ``at_step``."""
 
     def last() -> ModelCheckpoint:
         return ModelCheckpoint(dirpath=place / "whole", filename="last", enable_version_counter=False)
@@ -70,7 +70,7 @@ def in_two_parts(
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two trees of tensors and plain values are equal, bit for bit."""
+    """Return True if two trees of tensors and plain values are bit-equal."""
     if isinstance(one, torch.Tensor):
         return isinstance(other, torch.Tensor) and torch.equal(one, other)
     if isinstance(one, dict):

@@ -14,7 +14,7 @@ from imgrec.optim.gradient_clipping import clip_adaptively_, unit_norms
 from tests.callbacks.small_training import digits, task, trainer
 
 
-def test_units_are_clipped_as_timm_clips_them() -> None:
+def test_clipping_equals_timm() -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = [(8, 4, 3, 3), (5, 8), (5,), (8, 1, 3, 3)]
     weights = [torch.nn.Parameter(0.3 * torch.randn(shape, generator=generator)) for shape in shapes]
@@ -30,7 +30,7 @@ def test_units_are_clipped_as_timm_clips_them() -> None:
 
 
 class Ratios(pl.Callback):
-    """The largest ratio of a unit's gradient to its weights, at every step, by parameter."""
+    """Recorder of the largest ratio of a unit's gradient to its weights, for each parameter and step."""
 
     def __init__(self) -> None:
         self.largest: dict[str, float] = {}
@@ -41,7 +41,7 @@ class Ratios(pl.Callback):
             self.largest[name] = max(ratio, self.largest.get(name, 0.0))
 
 
-def test_all_but_the_head_is_clipped_before_every_step(tmp_path: Path) -> None:
+def test_all_parameters_except_the_head_are_clipped_before_every_step(tmp_path: Path) -> None:
     options: dict[str, Any] = {"enable_checkpointing": False, "limit_val_batches": 0, "max_epochs": 1}
     free, clipped = Ratios(), Ratios()
     trainer(tmp_path, [free], **options).fit(task(), datamodule=digits())

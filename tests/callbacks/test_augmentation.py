@@ -23,7 +23,7 @@ BACKBONE: dict[str, Any] = {
 
 
 class Watching(ClassificationTask):
-    """Notes what training sees."""
+    """Task that records the batches of training."""
 
     def model_step(self, batch: Batch) -> StepOutput:
         if self.training:
@@ -38,7 +38,7 @@ def trained(
     resume: Path | None = None,
     **options: Any,
 ) -> Any:
-    """Eight steps of a tiny network on the digits; gives the task."""
+    """Train a small model for eight steps on the digits and return the task."""
     data = ImageDataModule("digits", image_size=16, channels=1, train_transforms=transforms or ["resize"], seed=0)
     task = Watching(backbone=BACKBONE, normalize="half")
     trainer = pl.Trainer(
@@ -59,7 +59,7 @@ def trained(
     return task
 
 
-def test_the_image_size_grows_to_the_full_side(tmp_path: Path) -> None:
+def test_image_size_increases_to_the_full_size(tmp_path: Path) -> None:
     schedule = ImageSizeSchedule(start=0.5, until=0.75)
     task = trained(schedule, folder=tmp_path, enable_checkpointing=False)
     assert [images.shape[-1] for images, _, _ in task.seen] == [
@@ -68,7 +68,7 @@ def test_the_image_size_grows_to_the_full_side(tmp_path: Path) -> None:
     assert [images.shape[-1] for images, _, _ in task.seen] == [8, 8, 12, 12, 12, 16, 16, 16]
 
 
-def test_the_strength_of_a_resumed_run_is_that_of_its_step(tmp_path: Path) -> None:
+def test_resumed_run_has_the_strength_of_its_step(tmp_path: Path) -> None:
     transforms = ["resize", {"name": "brightness", "amount": 0.9}, "mixup"]
     saving = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1)
     whole = trained(AugmentationStrength(), saving, folder=tmp_path, transforms=transforms)
@@ -89,7 +89,7 @@ def test_the_strength_of_a_resumed_run_is_that_of_its_step(tmp_path: Path) -> No
     assert any(not torch.equal(rows, rows.round()) for _, rows, _ in whole.seen)
 
 
-def test_a_schedule_is_a_straight_line_and_then_stays() -> None:
+def test_schedule_is_linear_and_then_constant() -> None:
     strength = AugmentationStrength(start=0.2, end=0.8, until=0.5)
     assert [round(strength.compute_strength(p), 6) for p in (0.0, 0.25, 0.5, 0.9)] == [0.2, 0.5, 0.8, 0.8]
     size = ImageSizeSchedule(start=0.5, until=0.5, multiple=32)
@@ -101,7 +101,7 @@ def test_other_data_module_raises() -> None:
         ImageSizeSchedule().on_train_start(pl.Trainer(logger=False, accelerator="cpu"), pl.LightningModule())
 
 
-def test_a_test_takes_the_mean_over_the_views_and_leaves_the_task(tmp_path: Path) -> None:
+def test_evaluation_averages_the_views_and_restores_the_task(tmp_path: Path) -> None:
     task = trained(folder=tmp_path, enable_checkpointing=False)
     data = ImageDataModule("digits", image_size=16, channels=1, seed=0)
 

@@ -1,4 +1,4 @@
-"""The best epoch, and which of several that are equally good."""
+"""Selection of the best epoch, and of one of several equal epochs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from imgrec.callbacks.checkpoints.best import BestCheckpoint
 
 
-class Said(pl.LightningModule):
-    """Logs given accuracies and losses, one pair an epoch; its weight is the number of the epoch."""
+class ScriptedMetrics(pl.LightningModule):
+    """Module that logs the given accuracy and loss of each epoch. Its weight is the number of the epoch."""
 
     def __init__(self, figures: list[tuple[float, float]]) -> None:
         super().__init__()
@@ -34,7 +34,10 @@ class Said(pl.LightningModule):
 
 
 def best_of(figures: list[tuple[float, float]], folder: Path, parts: int = 1) -> tuple[int, BestCheckpoint]:
-    """The epoch that is kept, counted from 1, and the callback; trained in one go, or stopped after the first epoch."""
+    """Return the epoch of the best checkpoint, counted from 1, and the callback.
+
+    With ``parts=2`` the training is resumed after the first epoch.
+    """
     loader = DataLoader(TensorDataset(torch.zeros(1, 1)))
     last: Path | None = None
     for epochs in [1, len(figures)] if parts == 2 else [len(figures)]:
@@ -43,7 +46,7 @@ def best_of(figures: list[tuple[float, float]], folder: Path, parts: int = 1) ->
             max_epochs=epochs, accelerator="cpu", callbacks=[best], logger=False, enable_progress_bar=False,
             enable_model_summary=False, num_sanity_val_steps=0,
         )  # fmt: skip
-        trainer.fit(Said(figures), loader, loader, ckpt_path=last, weights_only=True)
+        trainer.fit(ScriptedMetrics(figures), loader, loader, ckpt_path=last, weights_only=True)
         last = folder / "last.ckpt"
         trainer.save_checkpoint(last)
     kept = torch.load(best.best_model_path, weights_only=True)["state_dict"]["weight"]
@@ -60,7 +63,7 @@ def best_of(figures: list[tuple[float, float]], folder: Path, parts: int = 1) ->
     ],
 )
 @pytest.mark.parametrize("parts", [1, 2])
-def test_of_equal_epochs_the_one_with_the_smallest_loss_is_kept(
+def test_smallest_loss_decides_between_equal_epochs(
     figures: list[tuple[float, float]], epoch: int, parts: int, tmp_path: Path
 ) -> None:
     kept, callback = best_of(figures, tmp_path, parts)

@@ -1,4 +1,4 @@
-"""What every callback of imgrec's promises: its example works, its state is plain, a rehearsal leaves nothing."""
+"""Contract of every callback: its example trains, its state is plain, and ``fast_dev_run`` writes no file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BAD: dict[str, list[dict[str, Any]]] = {
 
 
 def example(entry: Entry[Any]) -> str:
-    """The value of ``trainer.callbacks`` in the YAML of a docstring, as YAML."""
+    """Return the value of ``trainer.callbacks`` in the YAML of a docstring, as YAML."""
     found = re.search(r"^ +trainer:\n +callbacks:\n(?: +.*\n?)+", entry.doc, re.MULTILINE)
     assert found, f"{entry.name} has no example in YAML"
     config = yaml.safe_load(textwrap.dedent(found.group()))
@@ -50,12 +50,12 @@ def example(entry: Entry[Any]) -> str:
     return yaml.safe_dump(config["trainer"]["callbacks"], default_flow_style=True, width=10_000).strip()
 
 
-def plain(value: Any) -> bool:
-    """Whether a checkpoint can hold it without a pickle."""
+def is_plain(value: Any) -> bool:
+    """Return True if a checkpoint can contain the value without a pickle."""
     if isinstance(value, dict):
-        return all(isinstance(key, str | int) and plain(each) for key, each in value.items())
+        return all(isinstance(key, str | int) and is_plain(each) for key, each in value.items())
     if isinstance(value, list | tuple):
-        return all(map(plain, value))
+        return all(map(is_plain, value))
     return value is None or type(value) in (bool, int, float, str) or isinstance(value, torch.Tensor)
 
 
@@ -63,19 +63,19 @@ def plain(value: Any) -> bool:
 def test_the_example_trains_and_its_state_is_plain(entry: Entry[Any], cli: Cli, tiny: Path, tmp_path: Path) -> None:
     short = ["--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2", "--evaluate_after_fit", "false"]
     words = ["fit", "--config", tiny, "--trainer.callbacks", example(entry), *short]
-    rehearsed = cli(*words, "--trainer.fast_dev_run", "true")
-    assert rehearsed.returncode == 0, rehearsed.stderr
+    dry_run = cli(*words, "--trainer.fast_dev_run", "true")
+    assert dry_run.returncode == 0, dry_run.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
     done = cli(*words)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs/tiny").iterdir()
     states = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["callbacks"]
     own = {key: state for key, state in states.items() if key.startswith(entry.name)}
-    assert all(map(plain, own.values())), own
+    assert all(map(is_plain, own.values())), own
 
 
 @pytest.mark.parametrize(("name", "arguments"), [(name, each) for name, bad in BAD.items() for each in bad], ids=str)
-def test_bad_arguments_end_with_one_message_when_it_is_built(name: str, arguments: dict[str, Any]) -> None:
+def test_invalid_arguments_raise_one_message(name: str, arguments: dict[str, Any]) -> None:
     import pytorch_lightning as pl
 
     with pytest.raises(UserError) as caught:
@@ -85,5 +85,5 @@ def test_bad_arguments_end_with_one_message_when_it_is_built(name: str, argument
     assert str(wrong) in str(caught.value)
 
 
-def test_every_callback_is_tried_with_bad_arguments() -> None:
+def test_every_callback_has_invalid_arguments() -> None:
     assert set(BAD) == {entry.name for entry in CALLBACKS}

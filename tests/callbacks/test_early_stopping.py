@@ -1,4 +1,4 @@
-"""When training stops early, what is said of it, and that a resumed run stops where an uninterrupted one does."""
+"""Early stopping: the step, the printed reason, and the same step after a resume."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ QUIET: dict[str, Any] = {
 
 
 class Clock:
-    """A clock that goes on by a second at every training step."""
+    """Clock that advances by one second at every training step."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -41,7 +41,7 @@ class Clock:
 
 
 class Scripted(pl.LightningModule):
-    """One weight, and a metric of validation that is written down beforehand."""
+    """Module with one weight and a validation metric with given values."""
 
     def __init__(self, values: list[float], monitor: str = "val/loss", clock: Clock | None = None) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def fit(place: Path, stopping: EarlyStopping, module: Scripted, start: str | Non
         ({"patience": 3}, FALLING, 6, None),
     ],
 )
-def test_it_stops_when_it_should_and_says_why(
+def test_training_stops_with_the_reason(
     arguments: dict[str, Any],
     values: list[float],
     epochs: int,
@@ -101,8 +101,8 @@ def test_it_stops_when_it_should_and_says_why(
     trainer = fit(tmp_path, stopping, Scripted(values))
     assert trainer.current_epoch == epochs
     assert stopping.stopped == why
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stopped")]
-    assert said == ([] if why is None else [f"stopped early: {why}"])
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stopped")]
+    assert printed == ([] if why is None else [f"stopped early: {why}"])
 
 
 AGAIN = [1.0, 0.9, 0.95, 0.96, 0.7, 0.8, 0.9, 0.6]
@@ -121,18 +121,16 @@ AGAIN = [1.0, 0.9, 0.95, 0.96, 0.7, 0.8, 0.9, 0.6]
         ({"min_epochs": 4, "check_val_every_n_epoch": 2}, {"patience": 1}, 4, "val/loss has not improved on 0.9"),
     ],
 )
-def test_the_shortest_training_is_judged_by_its_end(
+def test_minimum_length_is_respected(
     limits: dict[str, Any], arguments: dict[str, Any], epochs: int, why: str | None, tmp_path: Path
 ) -> None:
-    """Lightning keeps `should_stop` until the minimum is reached, and stops then for a reason that is past."""
+    """Lightning keeps `should_stop` until the minimum is reached. It then stops for a reason that no longer holds."""
     stopping = EarlyStopping("val/loss", **arguments)
     assert fit(tmp_path, stopping, Scripted(AGAIN), **limits).current_epoch == epochs
     assert stopping.stopped == why or str(stopping.stopped).startswith(str(why))
 
 
-def test_a_time_limit_stops_at_the_end_of_the_shortest_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_time_limit_respects_the_minimum_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(early_stopping, "time", clock)
     stopping = EarlyStopping("val/loss", time_limit="6s")
@@ -140,7 +138,7 @@ def test_a_time_limit_stops_at_the_end_of_the_shortest_training(
     assert stopping.stopped == "the time limit is used up, after 12.0 s"
 
 
-def test_callbacks_that_set_the_length_themselves_heed_no_minimum(tmp_path: Path) -> None:
+def test_callbacks_that_set_the_length_ignore_the_minimum(tmp_path: Path) -> None:
     for callback in (StepMeter(2), LearningRateRange([0.01, 0.02])):
         made = pl.Trainer(
             **QUIET, default_root_dir=tmp_path, callbacks=[callback], min_epochs=3, max_epochs=9, min_steps=9
@@ -150,12 +148,12 @@ def test_callbacks_that_set_the_length_themselves_heed_no_minimum(tmp_path: Path
 
 
 @pytest.mark.parametrize(("monitor", "epochs"), [("val/acc", 5), ("val/loss", 3), ("val/ece", 3)])
-def test_more_is_better_but_for_losses_and_errors(monitor: str, epochs: int, tmp_path: Path) -> None:
+def test_mode_follows_the_metric(monitor: str, epochs: int, tmp_path: Path) -> None:
     rising = [0.1, 0.2, 0.3, 0.2, 0.1, 0.3]
     assert fit(tmp_path, EarlyStopping(monitor, patience=2), Scripted(rising, monitor)).current_epoch == epochs
 
 
-def test_the_time_of_all_parts_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_limit_includes_all_parts_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(early_stopping, "time", clock)
     whole = fit(tmp_path, EarlyStopping("val/loss", time_limit="6s"), Scripted(FALLING, clock=clock))
@@ -170,7 +168,7 @@ def test_the_time_of_all_parts_counts(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("start", ["3", "4", "9", "end-1", "end-2"])
-def test_a_resumed_run_stops_where_an_uninterrupted_one_does(start: str, tmp_path: Path) -> None:
+def test_resumed_run_stops_at_the_same_step(start: str, tmp_path: Path) -> None:
     whole = EarlyStopping("val/loss", patience=2)
     assert fit(tmp_path, whole, Scripted(FALLING)).current_epoch == 4
     stopping = EarlyStopping("val/loss", patience=2)
@@ -179,7 +177,7 @@ def test_a_resumed_run_stops_where_an_uninterrupted_one_does(start: str, tmp_pat
     assert without_time[0] == without_time[1]
 
 
-def test_a_run_that_had_stopped_goes_on_only_where_it_may(tmp_path: Path) -> None:
+def test_stopped_run_continues_only_with_changed_limits(tmp_path: Path) -> None:
     fit(tmp_path, EarlyStopping("val/loss", patience=2), Scripted(FALLING))
     again = EarlyStopping("val/loss", patience=2)
     assert fit(tmp_path, again, Scripted(FALLING), start="end-3").global_step == 4 * BATCHES
@@ -189,7 +187,7 @@ def test_a_run_that_had_stopped_goes_on_only_where_it_may(tmp_path: Path) -> Non
     assert more.stopped is None
 
 
-def test_the_state_is_plain_and_loads_without_a_pickle(tmp_path: Path) -> None:
+def test_state_loads_without_pickle(tmp_path: Path) -> None:
     fit(tmp_path, EarlyStopping("val/loss", patience=2), Scripted(FALLING))
     states = torch.load(tmp_path / "end-3.ckpt", weights_only=True)["callbacks"]
     (state,) = (state for name, state in states.items() if name.startswith("EarlyStopping"))
@@ -202,7 +200,7 @@ def test_unlogged_metric_raises(tmp_path: Path) -> None:
     assert fit(tmp_path, EarlyStopping("val/los", strict=False), Scripted([1.0, 2.0])).current_epoch == 2
 
 
-def test_a_rehearsal_is_not_stopped(tmp_path: Path) -> None:
+def test_fast_dev_run_is_not_stopped(tmp_path: Path) -> None:
     stopping = EarlyStopping("val/other")
     fit(tmp_path, stopping, Scripted([1.0]), fast_dev_run=True)
     assert stopping.stopped is None
@@ -227,5 +225,5 @@ def test_invalid_arguments_raise(arguments: dict[str, Any], message: str) -> Non
     ("text", "seconds"),
     [("90s", 90), ("45m", 2700), ("1.5h", 5400), ("1h 30m", 5400), ("2d", 172800), ("00:01:30:00", 5400)],
 )
-def test_times(text: str, seconds: float) -> None:
+def test_time_limit_formats(text: str, seconds: float) -> None:
     assert seconds_of(text, "time") == seconds

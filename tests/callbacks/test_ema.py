@@ -1,4 +1,4 @@
-"""The averaged weights: their values, where they stand, and that a resumed run goes on with both."""
+"""Averaged weights: their values, their use in validation and checkpoints, and a bit-equal resume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATISTIC = "model.backbone.network.bn1.running_mean"
 
 
 class History(pl.Callback):
-    """Keeps the weights after every step, and what validation sees."""
+    """Recorder of the weights after every step and of the weights in validation."""
 
     def __init__(self) -> None:
         self.after: list[dict[str, Tensor]] = []
@@ -43,7 +43,7 @@ def fit(tmp_path: Path, ema: EMA, **options: Any) -> tuple[History, Classificati
 
 
 def average(history: History, name: str, decay: float, warmup: bool, first: int = 0, every: int = 1) -> Tensor:
-    """The definition, in float64."""
+    """Compute the average by its definition in float64."""
     found, updates = None, 0
     for step, state in enumerate(history.after, 1):
         if step < max(first, 1):
@@ -68,9 +68,7 @@ def average(history: History, name: str, decay: float, warmup: bool, first: int 
         ({"decay": 0.9, "every_n_steps": 3}, {"decay": 0.9, "warmup": True, "every": 3}),
     ],
 )
-def test_the_average_is_that_of_the_definition(
-    arguments: dict[str, Any], definition: dict[str, Any], tmp_path: Path
-) -> None:
+def test_average_equals_the_definition(arguments: dict[str, Any], definition: dict[str, Any], tmp_path: Path) -> None:
     history, module, _ = fit(tmp_path, EMA(**arguments))
     for name in (HEAD, STATISTIC):
         expected = average(history, name, **definition)
@@ -79,13 +77,13 @@ def test_the_average_is_that_of_the_definition(
     assert module.state_dict()["model.backbone.network.bn1.num_batches_tracked"] == 12
 
 
-def test_the_statistics_of_batch_norm_may_be_copied(tmp_path: Path) -> None:
+def test_batch_statistics_can_be_copied(tmp_path: Path) -> None:
     history, module, _ = fit(tmp_path, EMA(decay=0.9, buffers="copy"))
     assert torch.equal(module.state_dict()[STATISTIC], history.after[-1][STATISTIC])
     assert not torch.equal(module.state_dict()[HEAD], history.after[-1][HEAD])
 
 
-def test_validation_sees_the_average_and_training_goes_on_with_the_weights(tmp_path: Path) -> None:
+def test_validation_uses_the_average_and_training_the_weights(tmp_path: Path) -> None:
     plain, _, _ = fit(tmp_path / "plain", EMA(decay=0.9, start=0.99))
     averaged, _, _ = fit(tmp_path / "averaged", EMA(decay=0.9))
     assert all(same(a, b) for a, b in zip(plain.after, averaged.after, strict=True))
@@ -93,7 +91,7 @@ def test_validation_sees_the_average_and_training_goes_on_with_the_weights(tmp_p
     assert not torch.equal(averaged.validated[0][HEAD], averaged.after[5][HEAD])
 
 
-def test_the_best_checkpoint_is_the_average_that_was_validated(tmp_path: Path) -> None:
+def test_best_checkpoint_contains_the_validated_average(tmp_path: Path) -> None:
     history, module, run = fit(tmp_path, EMA(decay=0.9))
     checkpoint = torch.load(tmp_path / "best.ckpt", weights_only=True)
     epoch = checkpoint["epoch"]
@@ -116,7 +114,7 @@ def test_the_best_checkpoint_is_the_average_that_was_validated(tmp_path: Path) -
     ("arguments", "at_step"),
     [({"decay": 0.9}, 4), ({"decay": 0.9}, 6), ({"decay": 0.9, "start": 0.6, "every_n_steps": 2}, 9)],
 )
-def test_a_resumed_run_ends_in_the_same_average(arguments: dict[str, Any], at_step: int, tmp_path: Path) -> None:
+def test_resumed_average_is_bit_equal(arguments: dict[str, Any], at_step: int, tmp_path: Path) -> None:
     first, second = in_two_parts(tmp_path, lambda: [EMA(**arguments)], at_step)
     assert set(first) == set(second)
     for part in ("state_dict", "current_model_state", "optimizer_states"):
@@ -124,9 +122,9 @@ def test_a_resumed_run_ends_in_the_same_average(arguments: dict[str, Any], at_st
     assert first["callbacks"]["EMA"] == second["callbacks"]["EMA"]
 
 
-def test_the_place_among_the_callbacks_does_not_matter(tmp_path: Path) -> None:
+def test_order_of_the_callbacks_has_no_effect(tmp_path: Path) -> None:
     class Writing(pl.Callback):
-        """Writes in the middle of a step's end, before callbacks that stand behind it."""
+        """Checkpoint callback that writes at the end of a step, before the callbacks after it in the list."""
 
         def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
             trainer.save_checkpoint(tmp_path / f"{trainer.global_step}.ckpt")

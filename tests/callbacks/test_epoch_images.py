@@ -1,4 +1,4 @@
-"""Pictures while training goes on: which, when, and of what."""
+"""Figures during training: kinds, epochs and content."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgrec.reports.images import confusion_matrix_figure, image_grid
 from tests.callbacks.small_training import digits, task, trainer
 
 
-def test_pictures_of_the_epochs_that_are_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_are_written_at_their_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[str, Any]] = []
 
     def keep_matrix(matrix: Any, *arguments: Any) -> Any:
@@ -44,12 +44,12 @@ def test_pictures_of_the_epochs_that_are_due(tmp_path: Path, monkeypatch: pytest
     assert np.trace(matrix) == int((predicted == found.targets).sum())
     title, rows = [(name, content) for name, content in drawn if "mistakes" in name][-1]
     assert title == f"epoch 3: the worst of {179 - np.trace(matrix)} mistakes in validation"
-    said = [caption for row in rows for caption in row.captions]
+    captions = [caption for row in rows for caption in row.captions]
     losses = -found.logits.double().log_softmax(1).gather(1, found.targets[:, None])[:, 0]
     worst = losses.masked_fill(predicted == found.targets, -1).argsort(descending=True)[:6].tolist()
     names_of = data.facts.class_names
     expected = [f"{names_of[int(found.targets[i])]}\nsaid {names_of[int(predicted[i])]} " for i in worst]
-    assert [caption[: len(start)] for caption, start in zip(said, expected, strict=True)] == expected
+    assert [caption[: len(start)] for caption, start in zip(captions, expected, strict=True)] == expected
     # what training saw first in the last epoch
     rows = [content for name, content in drawn if name == "epoch 3: as training sees them"][-1]
     batch = data.augment(data.train_dataloader().batch_at(2, 0))
@@ -58,7 +58,7 @@ def test_pictures_of_the_epochs_that_are_due(tmp_path: Path, monkeypatch: pytest
     assert all(np.array_equal(image.numpy(), seen.numpy()) for image, seen in zip(shown, batch.images, strict=False))
 
 
-def test_without_a_run_folder_nothing_is_drawn(tmp_path: Path) -> None:
+def test_no_figure_without_a_run_folder(tmp_path: Path) -> None:
     trainer(tmp_path, [EpochPictures(1)], fast_dev_run=True).fit(task(), datamodule=digits())
     assert not list(tmp_path.rglob("*.png"))
 

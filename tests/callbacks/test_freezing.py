@@ -1,4 +1,4 @@
-"""Freeze and GradualUnfreezing: what stays as it is, when it begins to train, and that a resumed run does the same."""
+"""Freeze and GradualUnfreezing: unchanged weights, the step of the thaw, and a bit-equal resume."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = 12
 
 
 class Watching(pl.Callback):
-    """At each step: the names of the parameters that train, and of the batch norms that do."""
+    """Recorder of the names of trained parameters and batch norms at each step."""
 
     def __init__(self) -> None:
         self.trains: list[set[str]] = []
@@ -51,7 +51,7 @@ def state_of(made: pl.Trainer) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def begun() -> dict[str, Tensor]:
-    """The network before its first step."""
+    """Return the state of the model before the first step."""
     pl.seed_everything(0, verbose=False)
     return dict(built().model.state_dict())
 
@@ -60,17 +60,17 @@ def begun() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw", "lamb"])
-def test_what_is_frozen_stays_to_the_last_bit_whatever_the_optimizer_does(
+def test_frozen_weights_are_bit_equal_with_any_optimizer(
     optimizer: str, begun: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    """Decay and momentum, too; and the running statistics of batch norm."""
+    """Weight decay, momentum and batch statistics do not change them either."""
     spec = {"name": optimizer, "lr": 0.1, "weight_decay": 0.1, "decay_norm_and_bias": True}
     ended = state_of(fit(tmp_path, Freeze("backbone"), of=task(optimizer=spec), max_epochs=1))
     for name, value in ended.items():
         assert torch.equal(value, begun[name]) == (not name.startswith("head.")), name
 
 
-def test_the_features_of_a_frozen_backbone_are_those_of_the_evaluation(tmp_path: Path) -> None:
+def test_frozen_backbone_computes_the_features_of_evaluation(tmp_path: Path) -> None:
     seen: list[Tensor] = []
 
     class Look(pl.Callback):
@@ -91,7 +91,7 @@ def test_the_features_of_a_frozen_backbone_are_those_of_the_evaluation(tmp_path:
 
 
 @pytest.mark.parametrize("policy", ["frozen", "statistics", "trained"])
-def test_batch_norm_does_what_its_policy_says(policy: Any, begun: dict[str, Tensor], tmp_path: Path) -> None:
+def test_batch_norm_follows_its_policy(policy: Any, begun: dict[str, Tensor], tmp_path: Path) -> None:
     ended = state_of(fit(tmp_path, Freeze("backbone", batch_norm=policy), max_epochs=1))
     moved = {name for name, value in ended.items() if not torch.equal(value, begun[name])}
     statistics = any(name.endswith("running_var") for name in moved)
@@ -106,7 +106,7 @@ def test_batch_norm_does_what_its_policy_says(policy: Any, begun: dict[str, Tens
 # ------------------------------------------------------------------ when it thaws
 
 
-def test_all_of_it_thaws_at_a_fraction_of_training(tmp_path: Path) -> None:
+def test_frozen_part_trains_from_a_fraction_of_training(tmp_path: Path) -> None:
     watch = Watching()
     fit(tmp_path, Freeze("backbone", until=0.5), watch)
     everything = {name for name, _ in built().model.named_parameters()}
@@ -116,13 +116,13 @@ def test_all_of_it_thaws_at_a_fraction_of_training(tmp_path: Path) -> None:
     assert len(watch.norms[-1]) > 3
 
 
-def test_all_of_it_thaws_after_epochs_in_the_middle_of_no_accumulation(tmp_path: Path) -> None:
+def test_frozen_part_trains_after_epochs_between_two_accumulations(tmp_path: Path) -> None:
     watch = Watching()
     fit(tmp_path, Freeze("layer4", epochs=1), watch, accumulate_grad_batches=2)
     assert ["layer4" in " ".join(names) for names in watch.trains] == [False] * 3 + [True] * 3
 
 
-def test_stages_thaw_one_after_the_other_from_the_head_to_the_images(tmp_path: Path) -> None:
+def test_stages_are_unfrozen_from_the_head_backwards(tmp_path: Path) -> None:
     watch = Watching()
     fit(tmp_path, GradualUnfreezing(start=0.25, end=0.75), watch)
     stages = [sorted({name.split(".")[2] for name in names if name.startswith("backbone")}) for names in watch.trains]
@@ -133,7 +133,7 @@ def test_stages_thaw_one_after_the_other_from_the_head_to_the_images(tmp_path: P
     assert stages[8] == ["layer1", "layer2", "layer3", "layer4"]
 
 
-def test_stages_that_are_named_thaw_in_that_order_and_the_rest_at_last(tmp_path: Path) -> None:
+def test_named_stages_are_unfrozen_in_their_order(tmp_path: Path) -> None:
     watch = Watching()
     stages: list[str | list[str]] = ["layer1", ["layer2", "layer4.0.conv*"]]
     fit(tmp_path, GradualUnfreezing(every_n_epochs=1, stages=stages), watch, max_epochs=4, limit_train_batches=1)
@@ -145,12 +145,12 @@ def test_stages_that_are_named_thaw_in_that_order_and_the_rest_at_last(tmp_path:
     assert watch.trains[3] == {name for name, _ in built().model.named_parameters()}
 
 
-def test_too_few_epochs_for_all_stages_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_epochs_for_all_stages_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fit(tmp_path, GradualUnfreezing(every_n_epochs=1), limit_train_batches=1)
     assert "5 stages, one every 1 epoch(s), do not fit in 2 epochs" in caplog.text
 
 
-def test_several_freeze_what_any_of_them_does(tmp_path: Path) -> None:
+def test_several_callbacks_freeze_the_union(tmp_path: Path) -> None:
     watch = Watching()
     fit(
         tmp_path,
@@ -164,7 +164,7 @@ def test_several_freeze_what_any_of_them_does(tmp_path: Path) -> None:
     assert ["backbone.network.layer1.0.conv1.weight" in names for names in watch.trains][-6:] == [True] * 6
 
 
-def test_what_thaws_has_its_learning_rate_and_moments_that_begin_there(tmp_path: Path) -> None:
+def test_unfrozen_part_has_its_learning_rate_and_new_moments(tmp_path: Path) -> None:
     optimizer = {"name": "adamw", "lr": 0.01, "layer_decay": 0.5}
     with_it = fit(tmp_path, Freeze("backbone", until=0.5), of=task(optimizer=optimizer))
     without = fit(tmp_path, of=task(optimizer=optimizer))
@@ -205,7 +205,7 @@ def test_a_resumed_run_ends_in_the_same_bits(way: str, at_step: int, tmp_path: P
 
 
 @pytest.mark.slow
-def test_masks_and_int8_come_after_the_thaw(tmp_path: Path) -> None:
+def test_masks_and_int8_start_after_unfreezing(tmp_path: Path) -> None:
     later = [Pruning(sparsity=0.5, start=0.4, end=0.6), QAT(start=0.6, freeze_observers=0.9, freeze_batchnorm=0.9)]
     watch = Freeze("backbone", until=0.3)
     made = fit(tmp_path, watch, *later, EMA(decay=0.5))
@@ -214,8 +214,8 @@ def test_masks_and_int8_come_after_the_thaw(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_resumed_after_both_ends_in_the_same_bits(tmp_path: Path) -> None:
-    """The names in the network are others by then."""
+def test_resume_after_masks_and_int8_is_bit_equal(tmp_path: Path) -> None:
+    """The quantized model has other names of parameters."""
 
     def both() -> list[pl.Callback]:
         return [GradualUnfreezing(start=0.1, end=0.4), QAT(start=0.5, freeze_observers=0.9, freeze_batchnorm=0.9)]
@@ -239,7 +239,7 @@ def test_model_change_while_frozen_raises(other: Callable[[], pl.Callback], name
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_network_is_left_as_it_was_given(fails: bool, tmp_path: Path) -> None:
+def test_model_is_restored_after_training(fails: bool, tmp_path: Path) -> None:
     class Fails(pl.Callback):
         def on_train_batch_end(self, *_: Any) -> None:
             raise RuntimeError("no more")
@@ -284,7 +284,7 @@ def test_invalid_scope_raises_before_the_first_step(
 
 
 def built() -> ClassificationTask:
-    """The task with its network, as a trainer gets it."""
+    """Return the task with its model, as in a trainer."""
     facts = {"class_names": list("0123456789"), "class_counts": [1] * 10, "image_size": 16, "channels": 1}
     made = task(facts=facts)
     made.configure_model()

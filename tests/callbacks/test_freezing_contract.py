@@ -1,4 +1,4 @@
-"""Every optimizer with every callback that freezes, thaws, masks, cuts or rounds: none fails in mid-training."""
+"""Contract of every optimizer with every callback that freezes, masks, prunes or quantizes during training."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def network() -> nn.Sequential:
 
 
 def step(optimizer: Any, model: nn.Module, frozen: set[str], seed: int) -> None:
-    """One step by drawn gradients, given as in training: the closure makes them."""
+    """Run one step with random gradients, which the closure computes as in training."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
@@ -56,7 +56,7 @@ def step(optimizer: Any, model: nn.Module, frozen: set[str], seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({*OPTIMIZERS.names(), *TIMM}))
-def test_an_optimizer_takes_parameters_that_thaw_freeze_and_lose_their_state(name: str) -> None:
+def test_optimizer_supports_parameters_that_freeze_and_lose_their_state(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = network()
@@ -74,7 +74,7 @@ def test_an_optimizer_takes_parameters_that_thaw_freeze_and_lose_their_state(nam
 
 
 @pytest.mark.parametrize("options", [{}, {"dampening": 0.5}, {"nesterov": True}, {"weight_decay": 0.1}])
-def test_a_late_parameter_of_fused_sgd_steps_as_with_the_plain_kernel(options: dict[str, Any]) -> None:
+def test_late_parameter_of_fused_sgd_equals_the_plain_kernel(options: dict[str, Any]) -> None:
     ends: list[list[Tensor]] = []
     for fused in (True, False):
         model = network()
@@ -85,8 +85,8 @@ def test_a_late_parameter_of_fused_sgd_steps_as_with_the_plain_kernel(options: d
     torch.testing.assert_close(*ends)
 
 
-def test_the_squares_of_a_late_parameter_are_counted_from_its_first_gradient() -> None:
-    """Divided by the bias of the whole training, the first step of a late parameter was thirty times too long."""
+def test_second_moment_of_a_late_parameter_starts_at_its_first_gradient() -> None:
+    """The bias correction of the whole training made the first step of a late parameter 30 times too long."""
     ends = []
     for waits in (0, 2000):
         late, other = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
@@ -106,7 +106,7 @@ def test_the_squares_of_a_late_parameter_are_counted_from_its_first_gradient() -
 
 
 class Tiny(Backbone):
-    """Two convolutions: a training of a few steps takes a tenth of a second."""
+    """Two convolutions, which train a few steps in 0.1 s."""
 
     def __init__(self, in_channels: int) -> None:
         layers: dict[str, nn.Module] = {
@@ -125,7 +125,7 @@ class Tiny(Backbone):
 
 
 class Following(pl.Callback):
-    """The loss of each step, and that what has no gradient stays as it is to the last bit."""
+    """Recorder of the loss of each step. It checks that parameters without a gradient are bit-equal."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -182,7 +182,7 @@ def train(name: str, callbacks: list[pl.Callback], data: ImageDataModule, place:
 
 @pytest.mark.parametrize("how", FREEZING)
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
-def test_it_trains_to_the_end(name: str, how: str, data: ImageDataModule, tmp_path: Path) -> None:
+def test_training_finishes(name: str, how: str, data: ImageDataModule, tmp_path: Path) -> None:
     follow = train(name, FREEZING[how](), data, tmp_path)
     assert any("conv1" in name for name in follow.held) == (how != "Pruning")
     assert {f"model.backbone.network.{part}.weight" for part in ("conv1", "bn1", "conv2")} <= follow.moved
@@ -190,11 +190,11 @@ def test_it_trains_to_the_end(name: str, how: str, data: ImageDataModule, tmp_pa
 
 @pytest.mark.parametrize("how", SURGERY)
 @pytest.mark.parametrize("name", ["momentum", "adamw", "asam", "lookahead", "schedule_free_adamw", "muon"])
-def test_it_trains_to_the_end_through_surgery(name: str, how: str, data: ImageDataModule, tmp_path: Path) -> None:
+def test_training_finishes_with_surgery(name: str, how: str, data: ImageDataModule, tmp_path: Path) -> None:
     train(name, SURGERY[how](), data, tmp_path)
 
 
-def test_a_fused_optimizer_of_ones_own_thaws_too(data: ImageDataModule, tmp_path: Path) -> None:
+def test_custom_fused_optimizer_is_supported(data: ImageDataModule, tmp_path: Path) -> None:
     class Own(ClassificationTask):
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9, fused=True)

@@ -1,4 +1,4 @@
-"""The guard finds the layer, the parameter, the images and the step; keeps the state before; changes nothing else."""
+"""NaNGuard: affected layer, parameter, images and step, the state before, and an unchanged training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEP = 8  # the third batch of the second epoch
 
 
 class Spoiled(ClassificationTask):
-    """Goes wrong at step 8, where ``how`` says."""
+    """Task that fails at step 8. ``how`` is the location."""
 
     def __init__(self, how: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -62,7 +62,7 @@ class Spoiled(ClassificationTask):
 
 
 def fail(tmp_path: Path, how: str, **options: Any) -> tuple[Path, str, dict[str, Any]]:
-    """Train until it fails: the run folder, the message, and failure.json."""
+    """Train until the failure and return the run folder, the message and failure.json."""
     recorder = RunRecorder("run", tmp_path / "runs")
     guard = NaNGuard(every_n_steps=3, for_steps=options.pop("for_steps", 20))
     module = Spoiled(how, **{k: v for k, v in task().hparams.items() if k not in ("facts", "load_weights")})
@@ -74,7 +74,7 @@ def fail(tmp_path: Path, how: str, **options: Any) -> tuple[Path, str, dict[str,
 
 
 @pytest.mark.parametrize(
-    ("how", "kind", "module", "parameter", "images", "said"),
+    ("how", "kind", "module", "parameter", "images", "text"),
     [
         (
             "layer",
@@ -95,8 +95,8 @@ def fail(tmp_path: Path, how: str, **options: Any) -> tuple[Path, str, dict[str,
         ),
     ],
 )
-def test_where_it_began_is_found(
-    how: str, kind: str, module: str | None, parameter: str | None, images: int, said: str, tmp_path: Path
+def test_first_affected_layer_is_reported(
+    how: str, kind: str, module: str | None, parameter: str | None, images: int, text: str, tmp_path: Path
 ) -> None:
     run, message, failure = fail(tmp_path, how)
     assert (failure["kind"], failure["step"], failure["epoch"], failure["batch"]) == (kind, STEP, 1, 2)
@@ -107,18 +107,18 @@ def test_where_it_began_is_found(
     batch = data.train_dataloader().batch_at(1, 2)
     expected = batch.ids if images == 64 else (batch.ids[3], batch.ids[5])
     assert tuple(failure["images"]) == expected
-    assert said in message
+    assert text in message
     assert f"at step {STEP} (epoch 2, batch 3)" in message
     assert failure["images"][0] in message
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
-    # of the checkpoints, none is of weights that are no numbers
+    # no checkpoint contains a NaN
     for path in (run / "checkpoints").iterdir():
         state = torch.load(path, weights_only=True)["state_dict"]
         assert all(bool(torch.isfinite(value).all()) for value in state.values()), path.name
     assert {path.stem for path in (run / "checkpoints").iterdir()} == {*map(str, range(1, STEP + 1)), "last_good"}
 
 
-def test_a_run_goes_on_from_the_last_good_state_as_if_nothing_had_been(tmp_path: Path) -> None:
+def test_resume_from_last_good_is_bit_equal(tmp_path: Path) -> None:
     run, _, failure = fail(tmp_path, "gradient")
     assert failure["last_good"] == "checkpoints/last_good.ckpt"
     assert failure["last_good_step"] == 6
@@ -138,14 +138,14 @@ def test_a_run_goes_on_from_the_last_good_state_as_if_nothing_had_been(tmp_path:
     assert len(first["callbacks"]["NaNGuard"]["rule"]["losses"]) == 12
 
 
-def test_a_loss_that_goes_away_is_found(tmp_path: Path) -> None:
+def test_divergence_is_reported(tmp_path: Path) -> None:
     _, message, failure = fail(tmp_path, "diverges", for_steps=3, max_epochs=5)
     assert (failure["kind"], failure["step"]) == ("divergence", 24)
     assert failure["loss"] > 10 * failure["median_loss"]
     assert message.startswith("training failed: the loss diverges")
 
 
-def test_it_changes_nothing_and_says_nothing_of_a_sound_training(tmp_path: Path) -> None:
+def test_training_without_failure_is_bit_equal_and_silent(tmp_path: Path) -> None:
     weights = []
     for callbacks in ([], [NaNGuard(every_n_steps=2)]):
         module = task()
@@ -155,7 +155,7 @@ def test_it_changes_nothing_and_says_nothing_of_a_sound_training(tmp_path: Path)
     assert not list(tmp_path.rglob("failure.json"))
 
 
-def test_the_command_ends_with_one_message_and_status_3(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_command_exits_with_one_message_and_status_3(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "spoiled_task.py").write_text(
         "from imgrec import ClassificationTask\n\n\nclass Mine(ClassificationTask):\n"
         "    def compute_loss(self, output):\n        return super().compute_loss(output) * float('nan')\n"
@@ -168,22 +168,22 @@ def test_the_command_ends_with_one_message_and_status_3(cli: Cli, tiny: Path, tm
     assert list((tmp_path / "runs/tiny").glob("*/failure.json"))
 
 
-def test_the_rule_survives_a_resume_at_any_loss() -> None:
+def test_divergence_rule_resumes_at_any_loss() -> None:
     losses = [1.0 + 0.1 * (i % 7) for i in range(40)] + [30.0, 40.0, 2.0, 30.0, 31.0, 32.0]
     whole = Divergence(10, 3, 25)
     answers = [whole.update(loss) for loss in losses]
     assert answers == [False] * 45 + [True]
     for cut in (5, 30, 41, 45):
         first, second = Divergence(10, 3, 25), Divergence(10, 3, 25)
-        said = [first.update(loss) for loss in losses[:cut]]
+        before = [first.update(loss) for loss in losses[:cut]]
         second.load_state_dict(first.state_dict())
-        assert said + [second.update(loss) for loss in losses[cut:]] == answers
+        assert before + [second.update(loss) for loss in losses[cut:]] == answers
     quiet = Divergence(10, 1, 25)
     assert not any(quiet.update(loss) for loss in [-1.0] * 30 + [50.0])
 
 
 class Poison(pl.Callback):
-    """Puts a NaN into a weight, between two steps."""
+    """Callback that sets a weight to NaN between two steps."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step == STEP:
@@ -191,7 +191,7 @@ class Poison(pl.Callback):
             weight.data[0, 0] = math.nan
 
 
-def test_what_does_not_happen_again_is_said_to_be_so(tmp_path: Path) -> None:
+def test_failure_that_does_not_repeat_is_reported(tmp_path: Path) -> None:
     recorder = RunRecorder("run", tmp_path / "runs")
     with pytest.raises(TrainingFailedError, match="The first affected layer could not be found"):
         trainer(tmp_path, [recorder, NaNGuard(), Poison()]).fit(task(), datamodule=digits())
@@ -202,7 +202,7 @@ def test_what_does_not_happen_again_is_said_to_be_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_process_that_went_wrong_is_the_one_that_is_named(installed: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_failed_process_is_reported(installed: Cli, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "one_rank.py").write_text(
         "from imgrec import ClassificationTask\n\n\nclass Mine(ClassificationTask):\n"
         "    def compute_loss(self, output):\n"

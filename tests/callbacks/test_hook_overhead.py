@@ -1,4 +1,4 @@
-"""What is left out of a training step changes nothing but its time."""
+"""Removal of hook overhead: the weights are bit-equal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.tasks.conftest import TINY, make_digits
 
 
 class Counting(pl.Callback):
-    """Has two hooks of a step."""
+    """Callback with two hooks of a step."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -31,7 +31,7 @@ class Counting(pl.Callback):
 
 
 class Quiet(pl.Callback):
-    """Has no hook of a step, and one of an epoch."""
+    """Callback with no hook of a step and one of an epoch."""
 
     def __init__(self) -> None:
         self.epochs = 0
@@ -60,7 +60,7 @@ def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 
-def test_hooks_that_do_something_are_called_and_the_weights_are_the_same() -> None:
+def test_overridden_hooks_are_called_and_weights_are_bit_equal() -> None:
     lean, callbacks, _ = train(lean=True)
     counting, quiet = callbacks
     assert isinstance(counting, Counting)
@@ -70,15 +70,15 @@ def test_hooks_that_do_something_are_called_and_the_weights_are_the_same() -> No
     assert all(torch.equal(a, b) for a, b in zip(lean.parameters(), plain.parameters(), strict=True))
 
 
-def test_hooks_that_do_nothing_are_passed_over() -> None:
+def test_empty_hooks_are_skipped() -> None:
     _, (counting, quiet), _ = train(lean=True)
     assert "on_train_batch_start" not in vars(counting)
     assert vars(counting)["on_train_batch_end"] is None
     assert vars(quiet)["on_before_zero_grad"] is None
-    assert callable(quiet.on_train_epoch_end)  # once an epoch is no matter
+    assert callable(quiet.on_train_epoch_end)  # a call once per epoch costs little
 
 
-def test_the_steps_arguments_are_known() -> None:
+def test_arguments_of_the_step_are_cached() -> None:
     task, _, _ = train(lean=True)
     assert is_param_in_hook_signature(task.training_step, "batch_idx", min_args=2)
     assert not is_param_in_hook_signature(task.training_step, "dataloader_iter", explicit=True)
@@ -86,6 +86,6 @@ def test_the_steps_arguments_are_known() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_no_driver_is_looked_for_where_there_is_no_gpu() -> None:
+def test_no_gpu_driver_is_searched_without_a_gpu() -> None:
     train(lean=True)
     assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "0"

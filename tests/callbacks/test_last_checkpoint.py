@@ -1,4 +1,4 @@
-"""The checkpoints to go on from: when they are written, how many are kept, and what several processes agree on."""
+"""Checkpoints to resume from: their steps, their number, and the agreement of several processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.soak import configs, harness
 
 
 def train(folder: Path, **options: Any) -> dict[str, int]:
-    """The checkpoints of two epochs of three steps, with their steps."""
+    """Train two epochs of three steps and return the checkpoints with their steps."""
     backbone = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}
     trainer = pl.Trainer(
         max_epochs=2,
@@ -47,7 +47,7 @@ def train(folder: Path, **options: Any) -> dict[str, int]:
         ({"keep": 9, "every_minutes": 1e-9}, {**{f"last-{i}.ckpt": i for i in range(1, 6)}, "last.ckpt": 6}),
     ],
 )
-def test_it_is_written_at_each_epoch_and_as_often_as_asked(
+def test_checkpoint_is_written_every_epoch_and_at_its_interval(
     tmp_path: Path, options: dict[str, Any], expected: dict[str, int]
 ) -> None:
     assert train(tmp_path, **options) == expected
@@ -57,12 +57,12 @@ def test_it_is_written_at_each_epoch_and_as_often_as_asked(
 
 
 @pytest.mark.parametrize("name", ["every_steps", "every_minutes", "keep"])
-def test_numbers_are_above_zero(name: str) -> None:
+def test_non_positive_arguments_raise(name: str) -> None:
     with pytest.raises(UserError, match=f"LastCheckpoint.{name}: expected a value above 0, got 0"):
         LastCheckpoint(**{name: 0})  # type: ignore[arg-type]
 
 
-def test_the_end_of_an_epoch_is_the_beginning_of_the_next() -> None:
+def test_end_of_an_epoch_resumes_as_the_start_of_the_next() -> None:
     counts = {"ready": 2, "started": 2, "processed": 2, "completed": 1}
     batches = {"ready": 7, "started": 7, "processed": 7, "completed": 7}
     loops: dict[str, Any] = {
@@ -102,7 +102,7 @@ class Stopping(pl.Callback):
     [(configs.DDP, 2, "kill(os.getpid(), signal.SIGTERM)"), (configs.WORKERS, 1, "killpg(0, signal.SIGTERM)")],
     ids=["to one of two processes", "to the workers too"],
 )
-def test_a_signal_ends_all_processes_after_the_same_step_and_they_go_on(
+def test_signal_stops_all_processes_after_the_same_step_and_they_resume(
     part: dict[str, Any], processes: int, how: str, tmp_path: Path
 ) -> None:
     harness.import_everything()

@@ -1,4 +1,4 @@
-"""What is logged of the layers, against the same figures computed by hand; and what W&B and TensorBoard are sent."""
+"""Layer statistics, compared with their definition, and their output to W&B and TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Cli = Callable[..., "CompletedProcess[str]"]
 
 
 class ByHand(pl.Callback):
-    """The same figures, from all weights of a layer in one vector."""
+    """Recorder of the same statistics, computed from one vector of all weights of a layer."""
 
     def __init__(self) -> None:
         self.found: dict[int, dict[str, float]] = {}
@@ -42,7 +42,7 @@ class ByHand(pl.Callback):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_figures_are_those_computed_by_hand(accumulate: int, tmp_path: Path) -> None:
+def test_statistics_equal_their_definition(accumulate: int, tmp_path: Path) -> None:
     recorder, hand = RunRecorder("run", tmp_path / "runs"), ByHand()
     run = trainer(
         tmp_path,
@@ -66,7 +66,7 @@ def test_the_figures_are_those_computed_by_hand(accumulate: int, tmp_path: Path)
     assert (metrics["act/layer1/std"].values > 0).all()
 
 
-def test_only_what_is_asked_for_is_measured(tmp_path: Path) -> None:
+def test_only_requested_statistics_are_measured(tmp_path: Path) -> None:
     recorder, module = RunRecorder("run", tmp_path / "runs"), task()
     statistics = LayerStatistics(every_n_steps=2, show=["updates"], depth=2)
     trainer(tmp_path, [recorder, statistics], max_epochs=1).fit(module, datamodule=digits())
@@ -77,7 +77,7 @@ def test_only_what_is_asked_for_is_measured(tmp_path: Path) -> None:
     assert not any(part._forward_hooks for part in module.modules())
 
 
-def test_histograms_and_pictures_reach_tensorboard(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_histograms_and_figures_are_sent_to_tensorboard(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -1,4 +1,4 @@
-"""Callbacks by their short names, Lightning's own and what they leave in the run folder."""
+"""Callbacks of Lightning in a config, by their short names, and their files in the run folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def the_run(tmp_path: Path) -> RunFolder:
     return RunFolder(run)
 
 
-def test_early_stopping_stops_early(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_lightning_early_stopping(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     stopping = "{class_path: EarlyStopping, monitor: val/loss, patience: 1, min_delta: 1000}"
     done = cli("fit", "--config", tiny, "--trainer.callbacks+", stopping, "--trainer.max_epochs", "9")
     assert done.returncode == 0, done.stderr
@@ -33,7 +33,7 @@ def test_early_stopping_stops_early(cli: Cli, tiny: Path, tmp_path: Path) -> Non
     assert run.summary["stopped"].startswith("val/loss has not improved on")
 
 
-def test_the_averaged_weights_are_what_is_evaluated_kept_and_shared(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_averaged_weights_are_evaluated_and_saved(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     averaging = "{class_path: EMAWeightAveraging, decay: 0.8}"
     done = cli("fit", "--config", tiny, "--trainer.callbacks", averaging, "--trainer.limit_train_batches", "1.0")
     assert done.returncode == 0, done.stderr
@@ -50,14 +50,14 @@ def test_the_averaged_weights_are_what_is_evaluated_kept_and_shared(cli: Cli, ti
         classification_scores(kept["test"].logits, kept["test"].targets)["nll"], rel=1e-6
     )
     before = run.summary["test"]
-    again = cli("test", run.path)  # knows no averaging, and takes the checkpoint as it is
+    again = cli("test", run.path)  # has no averaging callback and uses the weights of the checkpoint
     assert again.returncode == 0, again.stderr
     assert RunFolder(run.path).summary["test"] == before
     task = ClassificationTask.load_from_checkpoint(run.checkpoint("best"), weights_only=True)
     assert torch.equal(task.state_dict()["model.head.linear.weight"], averaged["model.head.linear.weight"])
 
 
-def test_an_averaging_run_goes_on_from_its_checkpoint(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_averaging_run_resumes(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     words = ["--config", tiny, "--trainer.callbacks", "{class_path: EMAWeightAveraging, decay: 0.8}"]
     assert cli("fit", *words).returncode == 0
     last = the_run(tmp_path).checkpoint("last")
@@ -67,7 +67,7 @@ def test_an_averaging_run_goes_on_from_its_checkpoint(cli: Cli, tiny: Path, tmp_
     assert RunFolder(more).metrics()["val/loss"].epochs.tolist() == [2]
 
 
-def test_a_checkpoint_of_ones_own_replaces_the_two(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_custom_checkpoint_callback_replaces_the_defaults(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     own = "{class_path: ModelCheckpoint, init_args: {monitor: val/loss, filename: best, save_last: true}}"
     done = cli("fit", "--config", tiny, "--trainer.callbacks", f"[{own}]")
     assert done.returncode == 0, done.stderr
@@ -77,7 +77,7 @@ def test_a_checkpoint_of_ones_own_replaces_the_two(cli: Cli, tiny: Path, tmp_pat
     assert sorted(p.name for p in (run.path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
-def test_a_checkpoint_of_another_name_is_found_again_wherever_the_run_is(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_checkpoint_with_another_name_is_found_in_a_moved_run(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     own = '{class_path: ModelCheckpoint, monitor: val/loss, filename: "mine-{epoch}", auto_insert_metric_name: false}'
     assert cli("fit", "--config", tiny, "--trainer.callbacks", f"[{own}]").returncode == 0
     run = the_run(tmp_path)
@@ -93,7 +93,7 @@ def test_a_checkpoint_of_another_name_is_found_again_wherever_the_run_is(cli: Cl
     assert RunFolder(moved).has_predictions("test")
 
 
-def test_the_learning_rate_is_monitored(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_learning_rate_is_logged(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     done = cli("fit", "--config", tiny, "--trainer.log_every_n_steps", "3", "--model.schedule", "constant")
     assert done.returncode == 0, done.stderr
     rates = {name: series for name, series in the_run(tmp_path).metrics().items() if name.startswith("lr-")}
@@ -103,7 +103,7 @@ def test_the_learning_rate_is_monitored(cli: Cli, tiny: Path, tmp_path: Path) ->
         assert series.steps.tolist() == [2, 5, 8, 11]
 
 
-def test_a_callback_may_be_named_alone_and_changed_by_a_dotted_key(cli: Cli, tiny: Path) -> None:
+def test_callback_name_and_dotted_override_are_accepted(cli: Cli, tiny: Path) -> None:
     words = ["--trainer.logger", "CSVLogger", "--trainer.logger.init_args.save_dir", "mirror", "--print_config"]
     done = cli("fit", "--config", tiny, *words)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Lottery tickets: a training that starts from early weights, with the masks of an earlier run."""
+"""Lottery tickets: training from early weights with the masks of a previous run."""
 
 from __future__ import annotations
 

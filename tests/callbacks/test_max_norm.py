@@ -1,4 +1,4 @@
-"""No filter is ever longer than the limit, in whatever is trained, averaged, evaluated and kept."""
+"""Max-norm constraint: no filter exceeds the limit in training, averages, evaluation and checkpoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMIT = 0.9
 
 
 class Watch(pl.Callback):
-    """The longest filter after each step, and what its norm would have been without the callback."""
+    """Recorder of the largest filter norm after each step, with and without the constraint."""
 
     def __init__(self) -> None:
         self.longest: list[float] = []
@@ -34,7 +34,7 @@ def longest(state: dict[str, Tensor]) -> float:
     return max(float(weight.flatten(1).norm(dim=1).max()) for weight in weights)
 
 
-def test_what_is_longer_is_shortened_and_nothing_else() -> None:
+def test_only_filters_above_the_limit_are_scaled() -> None:
     weight = torch.randn(8, 3, 3, 3, generator=torch.Generator().manual_seed(0))
     before = weight.clone()
     project_max_norm_([weight], 5.0)
@@ -59,7 +59,7 @@ def test_what_is_longer_is_shortened_and_nothing_else() -> None:
     ],
     ids=lambda spec: str(spec["name"]),
 )
-def test_no_step_leaves_a_longer_filter(optimizer: dict[str, Any], tmp_path: Path) -> None:
+def test_no_filter_exceeds_the_limit_after_any_step(optimizer: dict[str, Any], tmp_path: Path) -> None:
     def trained(callbacks: Sequence[pl.Callback]) -> tuple[list[float], float]:
         watch = Watch()
         made = trainer(tmp_path, [*callbacks, EMA(decay=0.5), watch], enable_checkpointing=False, max_epochs=1)
@@ -73,7 +73,7 @@ def test_no_step_leaves_a_longer_filter(optimizer: dict[str, Any], tmp_path: Pat
     assert at_the_end <= LIMIT * (1 + 1e-5)
 
 
-def test_a_scope_holds_what_it_means_alone(tmp_path: Path) -> None:
+def test_scope_limits_only_its_parameters(tmp_path: Path) -> None:
     made = trainer(tmp_path, [MaxNorm(0.1, scope="head")], enable_checkpointing=False, max_epochs=1)
     made.fit(module := task(), datamodule=digits())
     state = module.state_dict()
@@ -81,7 +81,7 @@ def test_a_scope_holds_what_it_means_alone(tmp_path: Path) -> None:
     assert longest({name: value for name, value in state.items() if "head" not in name}) > 0.5
 
 
-def test_a_resumed_training_is_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_resumed_training_is_bit_equal(tmp_path: Path) -> None:
     first, second = in_two_parts(tmp_path, lambda: [MaxNorm(LIMIT)], at_step=7)
     assert same(first["state_dict"], second["state_dict"])
     assert same(first["optimizer_states"], second["optimizer_states"])

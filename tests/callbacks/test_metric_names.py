@@ -15,7 +15,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def fit(tmp_path: Path, *callbacks: EarlyStopping | ModelCheckpoint) -> int:
-    """Train for two steps; gives their number."""
+    """Train for two steps and return the number of steps."""
     task = ClassificationTask(
         backbone={"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}
     )
@@ -38,20 +38,18 @@ def fit(tmp_path: Path, *callbacks: EarlyStopping | ModelCheckpoint) -> int:
 @pytest.mark.parametrize(
     "callback", [EarlyStopping(monitor="val/accuracy"), ModelCheckpoint(monitor="val/accuracy", mode="max")]
 )
-def test_an_unknown_metric_is_refused_before_the_first_step(
-    callback: EarlyStopping | ModelCheckpoint, tmp_path: Path
-) -> None:
+def test_unknown_metric_raises_before_the_first_step(callback: EarlyStopping | ModelCheckpoint, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f'{type(callback).__name__}: validation logs no "val/accuracy".*"val/acc"'):
         fit(tmp_path, callback)
     assert list(tmp_path.rglob("*.ckpt")) == []
 
 
 @pytest.mark.parametrize("monitor", ["val/acc", "val/loss", "val/auroc"])
-def test_a_metric_of_validation_is_accepted(monitor: str, tmp_path: Path) -> None:
+def test_validation_metric_is_accepted(monitor: str, tmp_path: Path) -> None:
     assert fit(tmp_path, EarlyStopping(monitor=monitor)) == 2
 
 
-def test_the_command_says_what_lightning_refuses_later(cli: Cli, tiny: Path) -> None:
+def test_command_reports_errors_that_lightning_raises_later(cli: Cli, tiny: Path) -> None:
     monitor = "{class_path: ModelCheckpoint, monitor: val/losss, filename: best}"
     done = cli("fit", "--config", tiny, "--trainer.callbacks", monitor, "--trainer.num_sanity_val_steps", "0")
     assert done.returncode == 2

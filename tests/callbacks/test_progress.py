@@ -1,4 +1,4 @@
-"""One plain line an epoch where the output is no terminal, a bar where it is one."""
+"""Progress output: one line for each epoch without a terminal, a bar in a terminal."""
 
 from __future__ import annotations
 
@@ -41,47 +41,47 @@ def run(progress: EpochProgress, tmp_path: Path, **trainer: Any) -> pl.Trainer:
     return made
 
 
-def test_without_a_terminal_there_is_one_plain_line_an_epoch(cli: Cli, tiny: Path) -> None:
-    said = cli("fit", "--config", tiny).stdout
-    lines = [line for line in said.splitlines() if line.startswith("epoch")]
+def test_one_line_for_each_epoch_without_a_terminal(cli: Cli, tiny: Path) -> None:
+    expected = cli("fit", "--config", tiny).stdout
+    lines = [line for line in expected.splitlines() if line.startswith("epoch")]
     assert len(lines) == 2
     assert all(LINE.fullmatch(line) for line in lines), lines
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
     assert lines[0].endswith("best so far")
-    assert "\r" not in said
-    assert "\x1b" not in said
-    assert "%|" not in said
+    assert "\r" not in expected
+    assert "\x1b" not in expected
+    assert "%|" not in expected
 
 
-def test_the_line_shows_the_figures_of_its_epoch(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_line_contains_the_metrics_of_its_epoch(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     import csv
 
-    said = cli("fit", "--config", tiny).stdout
+    expected = cli("fit", "--config", tiny).stdout
     (metrics,) = (tmp_path / "runs").rglob("metrics.csv")
     with metrics.open(newline="") as file:
         epochs = [row for row in csv.DictReader(file) if row["val/acc"]]
-    lines = [line for line in said.splitlines() if line.startswith("epoch")]
+    lines = [line for line in expected.splitlines() if line.startswith("epoch")]
     for line, row in zip(lines, epochs, strict=True):
         for name in ("train", "val"):
             assert f"{name} loss {float(row[f'{name}/loss']):.4f} acc {float(row[f'{name}/acc']):.4f}" in line
 
 
-def test_on_a_terminal_a_bar_moves_and_goes(tmp_path: Path) -> None:
+def test_bar_is_shown_and_removed_in_a_terminal(tmp_path: Path) -> None:
     progress = EpochProgress()
     screen = io.StringIO()
     progress._console = PlainConsole(file=screen, force_terminal=True, width=100)
     run(progress, tmp_path)
-    said = screen.getvalue()
-    assert "epoch 1/2" in said
-    assert "validating" in said
-    assert "testing" in said
-    assert "\x1b[2K" in said  # a line of the bar is wiped
+    expected = screen.getvalue()
+    assert "epoch 1/2" in expected
+    assert "validating" in expected
+    assert "testing" in expected
+    assert "\x1b[2K" in expected  # a line of the bar is wiped
     assert progress._bar is None
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", expected)
     assert len([line for line in re.split(r"[\r\n]", plain) if LINE.fullmatch(line.rstrip())]) == 2
 
 
-def test_it_looks_at_the_loss_only_when_the_bar_is_due(tmp_path: Path) -> None:
+def test_loss_is_read_only_when_the_bar_is_drawn(tmp_path: Path) -> None:
     progress = EpochProgress()
     progress._console = PlainConsole(file=io.StringIO(), force_terminal=True, width=100)
     moves: list[int] = []
@@ -90,7 +90,7 @@ def test_it_looks_at_the_loss_only_when_the_bar_is_due(tmp_path: Path) -> None:
     assert len(moves) < 22 + 3 + 3  # not once a step: once in a fifth of a second
 
 
-def test_disabled_it_says_nothing(tmp_path: Path) -> None:
+def test_disabled_progress_prints_nothing(tmp_path: Path) -> None:
     progress = EpochProgress()
     screen = io.StringIO()
     progress._console = PlainConsole(file=screen, force_terminal=True)
@@ -102,13 +102,13 @@ def test_disabled_it_says_nothing(tmp_path: Path) -> None:
     assert "hello" in screen.getvalue()
 
 
-def test_the_config_switches_it_off(cli: Cli, tiny: Path) -> None:
+def test_config_disables_progress(cli: Cli, tiny: Path) -> None:
     done = cli("fit", "--config", tiny, "--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "1")
     assert done.returncode == 0, done.stderr
     assert not [line for line in done.stdout.splitlines() if line.startswith("epoch")]
 
 
-def test_training_that_counts_steps_has_lines_without_a_total(cli: Cli, tiny: Path) -> None:
+def test_training_by_steps_prints_lines_without_a_total(cli: Cli, tiny: Path) -> None:
     done = cli("fit", "--config", tiny, "--trainer.max_epochs", "-1", "--trainer.max_steps", "8")
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("epoch")]

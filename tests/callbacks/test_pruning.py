@@ -1,4 +1,4 @@
-"""Pruning in training: zeros in all that is validated and kept, exact resume, scores of the optimizer's gradients."""
+"""Pruning during training: zeros in validation and checkpoints, exact resume, scores of the gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from imgrec import EMA, BestCheckpoint, Pruning, RunFolder, UserError
 from imgrec.callbacks.compression.model_surgery import reset_best
 from imgrec.callbacks.compression.structured_pruning import StructuredPruning
-from imgrec.callbacks.nan_guard.replay import Replay, Step, take_snapshot
+from imgrec.callbacks.nan_guard.replay import RecordedStep, Replay, take_snapshot
 from tests.callbacks.pruning_history import fit, prunable, size, zeros
 from tests.callbacks.small_training import digits, in_two_parts, same, task, trainer
 
@@ -29,11 +29,11 @@ DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.acceler
 
 
 @pytest.mark.parametrize("ema_first", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_zeros_are_in_all_that_is_trained_validated_and_kept(ema_first: bool, tmp_path: Path) -> None:
+def test_zeros_in_training_validation_and_checkpoints(ema_first: bool, tmp_path: Path) -> None:
     both: list[pl.Callback] = [Pruning(0.8, every_n_steps=2, start=0.1, end=0.6), EMA(decay=0.9)]
     history, module, checkpoint, _ = fit(tmp_path, both[:: -1 if ema_first else 1], accumulate_grad_batches=1)
     count = size(history.after[0])
-    # decisions at steps 1, 3, 5 and 7 of 12; the paper's curve between
+    # masks are computed at steps 1, 3, 5 and 7 of 12, on the cubic schedule
     for step, state in enumerate(history.after):
         decided = max((each for each in (1, 3, 5, 7) if each <= step), default=1)
         share = 0.8 * (1 - (1 - (decided - 1) / 6) ** 3)
@@ -63,7 +63,7 @@ def test_zeros_are_in_all_that_is_trained_validated_and_kept(ema_first: bool, tm
     ],
     ids=lambda each: each.get("criterion", "pattern"),
 )
-def test_a_resumed_run_ends_in_the_same_zeros(arguments: dict[str, Any], tmp_path: Path) -> None:
+def test_resumed_run_is_bit_equal(arguments: dict[str, Any], tmp_path: Path) -> None:
     first, second = in_two_parts(tmp_path, lambda: [Pruning(**arguments), EMA(decay=0.9)], at_step=5)
     for part in ("state_dict", "current_model_state", "optimizer_states"):
         assert same(first[part], second[part]), part
@@ -72,8 +72,8 @@ def test_a_resumed_run_ends_in_the_same_zeros(arguments: dict[str, Any], tmp_pat
     assert zeros(counted) / size(counted) == pytest.approx(0.5 if "pattern" in arguments else 0.9, abs=0.01)
 
 
-def test_a_resumed_run_is_as_sparse_at_once_as_it_was(tmp_path: Path) -> None:
-    """Lightning's own pruning went from 0.49 to nothing here."""
+def test_resumed_run_is_sparse_from_its_first_step(tmp_path: Path) -> None:
+    """The pruning callback of Lightning changed from 0.49 to 0 here."""
     _, _, checkpoint, _ = fit(tmp_path, [Pruning(0.5, schedule="one_shot", start=0.0)], max_epochs=1)
     pruning = Pruning(0.5, schedule="one_shot", start=0.0)
     history, _, _, _ = fit(tmp_path / "again", [pruning], resume=tmp_path / "last.ckpt")
@@ -82,7 +82,7 @@ def test_a_resumed_run_is_as_sparse_at_once_as_it_was(tmp_path: Path) -> None:
     assert [zeros(state) for state in (history.weights[0], *history.after)] == [gone] * (1 + STEPS // 2)
 
 
-def test_snip_prunes_before_the_first_step_by_the_gradients_of_the_whole_step(tmp_path: Path) -> None:
+def test_snip_uses_the_gradients_of_the_first_step(tmp_path: Path) -> None:
     history, _, _, _ = fit(
         tmp_path, [Pruning(0.5, "snip")], accumulate_grad_batches=2, gradient_clip_val=1e-3, max_epochs=1
     )
@@ -96,7 +96,7 @@ def test_snip_prunes_before_the_first_step_by_the_gradients_of_the_whole_step(tm
     assert len({name: None for state in history.after for name in state}) == 12
 
 
-def test_masked_weights_have_no_gradient_and_count_in_no_norm(tmp_path: Path) -> None:
+def test_masked_weights_have_no_gradient_and_no_effect_on_the_norm(tmp_path: Path) -> None:
     class Norm(pl.Callback):
         def __init__(self) -> None:
             self.norms: list[float] = []
@@ -118,7 +118,7 @@ def test_masked_weights_have_no_gradient_and_count_in_no_norm(tmp_path: Path) ->
         assert any(bool(moment[mask].any()) for moment in its)
 
 
-def test_weights_come_back_under_movement_and_no_other_criterion(tmp_path: Path) -> None:
+def test_only_movement_restores_weights(tmp_path: Path) -> None:
     def returns(criterion: Any) -> int:
         history, _, _, _ = fit(tmp_path, [Pruning(0.9, criterion, start=0.0, end=0.9)])
         pairs = zip(history.after, history.after[1:], strict=False)
@@ -128,7 +128,7 @@ def test_weights_come_back_under_movement_and_no_other_criterion(tmp_path: Path)
     assert returns("taylor") == 0
 
 
-def test_a_pattern_of_two_in_four_holds_to_the_end(tmp_path: Path) -> None:
+def test_two_of_four_pattern_holds_to_the_end(tmp_path: Path) -> None:
     _, _, checkpoint, _ = fit(tmp_path, [Pruning(pattern="2:4", start=0.3)])
     for name, mask in checkpoint["callbacks"]["Pruning"]["masking"]["masks"].items():
         weight = checkpoint["state_dict"][name]
@@ -141,13 +141,13 @@ def test_a_pattern_of_two_in_four_holds_to_the_end(tmp_path: Path) -> None:
 
 
 class Falling(pl.Callback):
-    """Logs a metric that is best in the first epoch."""
+    """Callback that logs a metric that is best in the first epoch."""
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pl_module.log("val/falling", 1.0 - 0.1 * trainer.current_epoch)
 
 
-def test_what_is_kept_as_best_is_as_sparse_as_the_end(tmp_path: Path) -> None:
+def test_best_checkpoint_has_the_final_sparsity(tmp_path: Path) -> None:
     best = BestCheckpoint(monitor="val/falling", tie_breaker="val/loss", dirpath=str(tmp_path))
     patient = EarlyStopping("val/falling", mode="max", patience=2)
     run = trainer(tmp_path, [Falling(), Pruning(0.8, end=0.5, every_n_steps=1), best, patient], max_epochs=6)
@@ -160,7 +160,7 @@ def test_what_is_kept_as_best_is_as_sparse_as_the_end(tmp_path: Path) -> None:
     assert run.current_epoch == 6  # it is best in epoch 3, and waits for two more
 
 
-def test_best_and_patience_begin_anew() -> None:
+def test_best_score_and_patience_are_reset() -> None:
     best: Any = ModelCheckpoint(monitor="val/loss", mode="min")
     best.best_model_path, best.best_model_score = "a.ckpt", torch.tensor(0.1)
     best.best_k_models, best.kth_value = {"a.ckpt": torch.tensor(0.1)}, torch.tensor(0.1)
@@ -180,8 +180,8 @@ def test_best_and_patience_begin_anew() -> None:
 # ---------------------------------------------------------------- together with others
 
 
-def test_steps_that_are_repeated_are_pruned_as_they_were(tmp_path: Path) -> None:
-    """What NaNGuard does: from the copy of step 3 to step 7, over the decisions of steps 5 and 7."""
+def test_repeated_steps_have_the_same_masks(tmp_path: Path) -> None:
+    """Repeat the steps as NaNGuard, from the snapshot of step 3 to step 7, with new masks at steps 5 and 7."""
 
     class Repeating(pl.Callback):
         def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -192,7 +192,7 @@ def test_steps_that_are_repeated_are_pruned_as_they_were(tmp_path: Path) -> None
                 self.then = {name: value.clone() for name, value in pl_module.state_dict().items()}
                 with Replay(trainer, pl_module, self.snapshot, self.modes) as replay:
                     for step in range(3, 8):
-                        at = Step(step // 6, step % 6, step, ())
+                        at = RecordedStep(step // 6, step % 6, step, ())
                         replay.run(at, replay.batch_of(at))
                 self.again = {name: value.clone() for name, value in pl_module.state_dict().items()}
                 trainer.should_stop = True
@@ -209,7 +209,7 @@ def test_steps_that_are_repeated_are_pruned_as_they_were(tmp_path: Path) -> None
     assert same(repeating.then, repeating.again)
 
 
-def test_what_would_fill_the_zeros_again_is_refused() -> None:
+def test_callbacks_that_change_zeros_raise() -> None:
     for averaging in (EMAWeightAveraging(), StochasticWeightAveraging(swa_lrs=0.1)):
         there = SimpleNamespace(strategy=None, callbacks=[averaging])
         with pytest.raises(UserError, match="expected EMA to average the weights, as Pruning"):
@@ -220,22 +220,22 @@ def test_what_would_fill_the_zeros_again_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pruning", "said"),
+    ("pruning", "message"),
     [
         (Pruning(0.5, end=0.3), "Set end: 0.5 or more"),
         (Pruning(pattern="2:4"), "Set start: 0.5 or more"),
         (Pruning(0.5, ticket="a"), "Remove one of them"),
     ],
 )
-def test_masks_end_after_the_last_channels_are_gone(pruning: Pruning, said: str) -> None:
+def test_masks_must_end_after_the_last_round(pruning: Pruning, message: str) -> None:
     there = SimpleNamespace(strategy=None, callbacks=[StructuredPruning(end=0.5), pruning])
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         pruning.setup(cast(pl.Trainer, there), pl.LightningModule(), "fit")
     Pruning(0.5, end=0.5).setup(cast(pl.Trainer, there), pl.LightningModule(), "fit")
 
 
 @pytest.mark.slow
-def test_channels_are_taken_out_beneath_the_masks(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_channels_are_removed_with_their_masks(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     callbacks = (
         "[{class_path: StructuredPruning, target: {macs: 0.6}, start: 0.3, end: 0.5, rounds: 2},"
         "{class_path: Pruning, sparsity: 0.75, start: 0.1, end: 0.7, every_n_steps: 1},"
@@ -244,16 +244,16 @@ def test_channels_are_taken_out_beneath_the_masks(cli: Cli, tiny: Path, tmp_path
     done = cli("fit", "--config", tiny, "--trainer.callbacks", callbacks)
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "runs/tiny").iterdir()
-    told = RunFolder(path).summary["pruning"]
-    assert told["parameters"] < 12890
-    assert told["sparsity"] == pytest.approx(0.75, abs=1e-3)
+    summary = RunFolder(path).summary["pruning"]
+    assert summary["parameters"] < 12890
+    assert summary["sparsity"] == pytest.approx(0.75, abs=1e-3)
     checkpoint = torch.load(path / "checkpoints/last.ckpt", weights_only=True)
     for part in ("state_dict", "current_model_state"):
         found = [checkpoint[part][name] for name in checkpoint["callbacks"]["Pruning"]["masking"]["masks"]]
-        assert sum(int((weight == 0).sum()) for weight in found) == told["zeros"]
+        assert sum(int((weight == 0).sum()) for weight in found) == summary["zeros"]
 
 
-def test_a_run_says_how_sparse_it_is(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_run_reports_its_sparsity(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     words = ["fit", "--config", tiny, "--trainer.callbacks"]
     wrong = cli(*words, "[{class_path: Pruning, include: [layer9*]}]")
     assert wrong.returncode == 2
@@ -266,14 +266,14 @@ def test_a_run_says_how_sparse_it_is(cli: Cli, tiny: Path, tmp_path: Path) -> No
     assert "pruned: 75.00 % of 12,560 weights in 14 layers are zero" in done.stderr
     (path,) = (tmp_path / "runs/tiny").iterdir()
     run = RunFolder(path)
-    told = {"sparsity": 0.75, "weights": 12560, "layers": 14, "zeros": 9420, "parameters": 12890}
-    assert run.summary["pruning"] == {**told, "criterion": "magnitude"}
+    summary = {"sparsity": 0.75, "weights": 12560, "layers": 14, "zeros": 9420, "parameters": 12890}
+    assert run.summary["pruning"] == {**summary, "criterion": "magnitude"}
     assert run.metrics()["train/sparsity"].values[-1] == pytest.approx(0.75)
     stored = load_file(path / "model/model.safetensors")
     assert sum(int((v == 0).sum()) for n, v in stored.items() if v.dim() > 1) == 9420
 
 
-def test_a_pattern_that_does_not_fit_a_layer_names_it(cli: Cli, tiny: Path) -> None:
+def test_pattern_that_does_not_match_a_layer_raises(cli: Cli, tiny: Path) -> None:
     words = ["fit", "--config", tiny, "--trainer.fast_dev_run", "true", "--trainer.callbacks"]
     done = cli(*words, '[{class_path: Pruning, pattern: "2:4", exclude: [head*]}]')
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Training that rounds as int8 does from a step on: what goes on, what is kept, what is refused."""
+"""Quantization-aware training: start, freezing, resume and rejected configs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.callbacks.small_training import digits, in_two_parts, same, task, tra
 
 
 class Watch(Callback):
-    """What the network is in each step, and what the optimizer holds of it."""
+    """Recorder of the model in each step and of the parameters in the optimizer."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[bool, str, bool]] = []
@@ -33,7 +33,7 @@ class Watch(Callback):
             assert "momentum_buffer" in trainer.optimizers[0].state[parameter]
 
 
-def test_it_begins_and_freezes_by_position(tmp_path: Path) -> None:
+def test_start_and_freezing_depend_on_the_position(tmp_path: Path) -> None:
     watch = Watch()
     module = task(optimizer={"name": "nesterov", "lr": 0.05})
     trainer(tmp_path, [QAT(0.5, freeze_observers=0.75, freeze_batchnorm=0.9), watch]).fit(module, datamodule=digits())
@@ -42,8 +42,8 @@ def test_it_begins_and_freezes_by_position(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at_step", [5, 6, 9])
-def test_it_resumes_before_at_and_after_the_swap(tmp_path: Path, at_step: int) -> None:
-    """Masks and an average beside it; steps that are two batches long."""
+def test_resume_before_at_and_after_the_start(tmp_path: Path, at_step: int) -> None:
+    """Callbacks with masks and averaged weights are included. Each step has two batches."""
 
     def callbacks() -> list[pl.Callback]:
         return [

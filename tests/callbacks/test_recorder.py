@@ -1,4 +1,4 @@
-"""The run folder: complete after training, honest after a failure, absent after a rehearsal."""
+"""Run recorder: the folder after training, after a failure, and with ``fast_dev_run``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 # ---------------------------------------------------------------- after training
 
 
-def test_the_folder_is_complete(trained: Path) -> None:
+def test_run_folder_is_complete(trained: Path) -> None:
     found = {p.relative_to(trained).as_posix() for p in trained.rglob("*") if p.is_file()}
     assert found == {
         "config.yaml",
@@ -50,7 +50,7 @@ def test_the_folder_is_complete(trained: Path) -> None:
     }
 
 
-def test_metrics_have_one_row_an_epoch_and_one_of_the_test(trained: Path) -> None:
+def test_metrics_have_one_row_for_each_epoch_and_the_test(trained: Path) -> None:
     table = rows(trained)
     epochs = [row for row in table if row["val/loss"]]
     assert [(row["step"], row["epoch"]) for row in epochs] == [("5", "0"), ("11", "1")]
@@ -60,7 +60,7 @@ def test_metrics_have_one_row_an_epoch_and_one_of_the_test(trained: Path) -> Non
     assert len(table) == len({row["step"] for row in table})
 
 
-def test_the_summary_says_how_it_went(trained: Path) -> None:
+def test_summary_of_a_finished_run(trained: Path) -> None:
     summary = RunFolder(trained).summary
     assert summary["status"] == "finished"
     assert (summary["epochs"], summary["steps"]) == (2, 12)
@@ -79,7 +79,7 @@ def test_the_summary_says_how_it_went(trained: Path) -> None:
     assert summary["val"]["acc"] == accuracies[best]
 
 
-def test_metrics_summary_and_predictions_agree(trained: Path) -> None:
+def test_metrics_summary_and_predictions_are_consistent(trained: Path) -> None:
     run = RunFolder(trained)
     for split in ("val", "test"):
         kept = run.predictions(split)
@@ -93,7 +93,7 @@ def test_metrics_summary_and_predictions_agree(trained: Path) -> None:
         assert float(tested[f"test/{name}"]) == value
 
 
-def test_the_environment_says_what_it_stood_on(trained: Path) -> None:
+def test_environment_is_complete(trained: Path) -> None:
     environment = RunFolder(trained).environment
     data = ImageDataModule("digits", image_size=16, channels=1)
     data.setup("fit")
@@ -103,7 +103,7 @@ def test_the_environment_says_what_it_stood_on(trained: Path) -> None:
     assert environment["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
-def test_the_config_has_every_default(trained: Path) -> None:
+def test_config_contains_every_default(trained: Path) -> None:
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["seed_everything"] == 0
     assert config["model"]["class_path"] == "imgrec.ClassificationTask"
@@ -118,15 +118,15 @@ def test_the_config_has_every_default(trained: Path) -> None:
     assert not {"facts", "load_weights"} & config["model"]["init_args"].keys()
 
 
-def test_the_model_folder_is_the_best_checkpoint(trained: Path) -> None:
+def test_model_folder_contains_the_best_checkpoint(trained: Path) -> None:
     classifier, facts = load_model_folder(trained / "model")
     task = ClassificationTask.load_from_checkpoint(trained / "checkpoints/best.ckpt", weights_only=True)
     assert facts == task.facts
     images = torch.randint(256, (4, 1, 16, 16), dtype=torch.uint8)
     with torch.no_grad():
         torch.testing.assert_close(classifier.eval()(images), task.eval()(images))
-    said = (trained / "model/README.md").read_text()
-    assert "Trained by the experiment `tiny`" in said
+    expected = (trained / "model/README.md").read_text()
+    assert "Trained by the experiment `tiny`" in expected
 
 
 # ---------------------------------------------------------------- from Python
@@ -151,7 +151,7 @@ def make(
     return pl.Trainer(**options | {"callbacks": list(callbacks)} | trainer), task, data
 
 
-def test_a_trainer_of_ones_own_leaves_the_same_folder(tmp_path: Path, cli: Cli) -> None:
+def test_trainer_in_python_writes_the_same_folder(tmp_path: Path, cli: Cli) -> None:
     recorder = RunRecorder("mine/first", tmp_path / "runs")
     trainer, task, data = make(tmp_path, recorder, *best_and_last(), logger=pl.loggers.CSVLogger(tmp_path / "mirror"))
     trainer.fit(task, datamodule=data)
@@ -171,7 +171,7 @@ def test_a_trainer_of_ones_own_leaves_the_same_folder(tmp_path: Path, cli: Cli) 
 
 
 class Failing(pl.Callback):
-    """Ends training in the middle of the second epoch."""
+    """Callback that raises an error in the middle of the second epoch."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -181,7 +181,7 @@ class Failing(pl.Callback):
             raise self.error
 
 
-def test_a_failure_stands_in_the_summary_and_what_was_there_stays(tmp_path: Path) -> None:
+def test_failure_is_stored_in_the_summary_and_files_stay(tmp_path: Path) -> None:
     recorder = RunRecorder("failing", tmp_path / "runs")
     trainer, task, data = make(tmp_path, recorder, Failing(ArithmeticError("the loss is NaN")), max_epochs=3)
     with pytest.raises(ArithmeticError):
@@ -197,7 +197,7 @@ def test_a_failure_stands_in_the_summary_and_what_was_there_stays(tmp_path: Path
     assert ClassificationTask.load_from_checkpoint(kept, weights_only=True).facts == task.facts
 
 
-def test_an_interruption_stands_in_the_summary(tmp_path: Path) -> None:
+def test_interruption_is_stored_in_the_summary(tmp_path: Path) -> None:
     recorder = RunRecorder("stopped", tmp_path / "runs")
     trainer, task, data = make(tmp_path, recorder, Failing(KeyboardInterrupt()), max_epochs=3)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
@@ -206,13 +206,13 @@ def test_an_interruption_stands_in_the_summary(tmp_path: Path) -> None:
     assert RunFolder(recorder.folder).summary["status"] == "interrupted"
 
 
-def test_a_rehearsal_leaves_nothing(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_fast_dev_run_writes_no_file(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     done = cli("fit", "--config", tiny, "--trainer.fast_dev_run", "true")
     assert done.returncode == 0, done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
-def test_a_run_without_checkpoints_has_the_last_weights(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_run_without_checkpoints_saves_the_last_weights(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     done = cli("fit", "--config", tiny, "--trainer.enable_checkpointing", "false", "--trainer.max_epochs", "1")
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs/tiny").iterdir()
@@ -225,9 +225,7 @@ def test_a_run_without_checkpoints_has_the_last_weights(cli: Cli, tiny: Path, tm
     assert summary["val"]["acc"] == float(rows(run)[-2]["val/acc"] or rows(run)[0]["val/acc"])
 
 
-def test_the_last_checkpoint_is_of_the_last_epoch_whether_it_was_the_best_or_not(
-    cli: Cli, tiny: Path, tmp_path: Path
-) -> None:
+def test_last_checkpoint_is_that_of_the_last_epoch(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     # nothing is learnt, and no batch norm gathers statistics: the first epoch stays the best
     words = ["--model.optimizer.lr", "0", "--model.backbone", "test_vit", "--trainer.max_epochs", "3"]
     done = cli("fit", "--config", tiny, *words)
@@ -241,7 +239,7 @@ def test_the_last_checkpoint_is_of_the_last_epoch_whether_it_was_the_best_or_not
     assert RunFolder(run).summary["best_epoch"] == 0
 
 
-def test_a_run_that_ends_before_the_first_validation_is_a_whole_run(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_run_without_validation_is_complete(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     done = cli("fit", "--config", tiny, "--trainer.max_steps", "3", "--trainer.limit_train_batches", "1.0")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -253,7 +251,7 @@ def test_a_run_that_ends_before_the_first_validation_is_a_whole_run(cli: Cli, ti
     assert RunFolder(run).summary["test"] == summary["test"]
 
 
-def test_a_task_whose_network_is_code_gets_no_model_folder(tmp_path: Path) -> None:
+def test_task_with_a_custom_model_has_no_model_folder(tmp_path: Path) -> None:
     class Own(ClassificationTask):
         def build_model(self, facts: Any) -> Any:
             return super().build_model(facts)
@@ -268,7 +266,7 @@ def test_a_task_whose_network_is_code_gets_no_model_folder(tmp_path: Path) -> No
     assert not run.model_folder.exists()
 
 
-def test_two_runs_of_one_second_have_two_folders(tmp_path: Path) -> None:
+def test_two_runs_of_one_second_have_different_folders(tmp_path: Path) -> None:
     folders = []
     for _ in range(2):
         recorder = RunRecorder("twin", tmp_path / "runs")
@@ -280,9 +278,7 @@ def test_two_runs_of_one_second_have_two_folders(tmp_path: Path) -> None:
     assert np.array_equal(a["val/loss"].values, b["val/loss"].values)
 
 
-def test_evaluating_a_run_again_writes_the_same_and_touches_nothing_else(
-    cli: Cli, trained: Path, tmp_path: Path
-) -> None:
+def test_second_evaluation_writes_the_same_files_only(cli: Cli, trained: Path, tmp_path: Path) -> None:
     import shutil
 
     run = tmp_path / "copy"

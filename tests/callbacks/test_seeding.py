@@ -1,4 +1,4 @@
-"""A training step draws what its place says: whatever was drawn before, and however many workers load."""
+"""Random numbers depend on the position in training only, for any number of loader workers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BACKBONE = {
 
 
 class Drawing(pl.Callback):
-    """Draws from torch's default generator where it should do no harm."""
+    """Callback that draws from the default generator of torch."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         torch.rand(trainer.current_epoch + 7)
@@ -35,7 +35,7 @@ class Drawing(pl.Callback):
 def train(
     tmp_path: Path, *callbacks: pl.Callback, workers: int = 0, resume: Path | None = None, stop: int = -1, seed: int = 0
 ) -> list[Tensor]:
-    """The weights after two epochs of three steps with dropout and random crops."""
+    """Return the weights after two epochs of three steps with dropout and random crops."""
     pl.seed_everything(seed, verbose=False)
     task = ClassificationTask(
         BACKBONE, {"name": "linear", "dropout": 0.5}, normalize="half", optimizer={"name": "momentum", "lr": 0.05}
@@ -89,31 +89,29 @@ def equal(a: list[Tensor], b: list[Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_the_same_seed_gives_the_same_weights(whole: list[Tensor], tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_weights(whole: list[Tensor], tmp_path: Path) -> None:
     assert equal(train(tmp_path), whole)
 
 
-def test_another_seed_gives_others(whole: list[Tensor], tmp_path: Path) -> None:
+def test_other_seed_gives_other_weights(whole: list[Tensor], tmp_path: Path) -> None:
     assert not equal(train(tmp_path, seed=1), whole)
 
 
-def test_what_was_drawn_before_plays_no_part(whole: list[Tensor], tmp_path: Path) -> None:
+def test_previous_draws_have_no_effect(whole: list[Tensor], tmp_path: Path) -> None:
     assert equal(train(tmp_path, Drawing()), whole)
 
 
-def test_the_number_of_loading_workers_plays_no_part(whole: list[Tensor], tmp_path: Path) -> None:
+def test_number_of_workers_has_no_effect(whole: list[Tensor], tmp_path: Path) -> None:
     assert equal(train(tmp_path, workers=2), whole)
 
 
 @pytest.mark.parametrize("stop", [2, 3, 4])
-def test_a_run_that_stopped_and_went_on_ends_in_the_same_weights(
-    whole: list[Tensor], tmp_path: Path, stop: int
-) -> None:
+def test_resumed_weights_are_bit_equal(whole: list[Tensor], tmp_path: Path, stop: int) -> None:
     assert not equal(train(tmp_path, stop=stop), whole)
     assert equal(train(tmp_path, resume=tmp_path / "stopped.ckpt"), whole)
 
 
-def test_dropout_draws_anew_in_every_step() -> None:
+def test_dropout_differs_in_every_step() -> None:
     seen: list[float] = []
 
     class Peek(pl.Callback):

@@ -1,4 +1,4 @@
-"""A network that becomes narrower while it trains: everything that holds its weights goes on from there."""
+"""Structured pruning during training: optimizer, averages, masks and checkpoints follow the pruned model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def task(**arguments: Any) -> ClassificationTask:
 
 
 class Watch(Callback):
-    """What stands before and after each step."""
+    """Recorder of the state before and after each step."""
 
     def __init__(self) -> None:
         self.macs: dict[int, int] = {}
@@ -61,7 +61,7 @@ class Watch(Callback):
     ],
     ids=["nesterov", "adamw"],
 )
-def test_each_round_takes_as_much_and_training_goes_on(optimizer: dict[str, Any], tmp_path: Path) -> None:
+def test_each_round_removes_the_same_amount_and_training_continues(optimizer: dict[str, Any], tmp_path: Path) -> None:
     made, watch = task(optimizer=optimizer, channels_last=True), Watch()
     parameters: list[int] = []
     fitted = trainer(tmp_path, [StructuredPruning(**HALF), watch])
@@ -83,7 +83,7 @@ def test_each_round_takes_as_much_and_training_goes_on(optimizer: dict[str, Any]
     )
 
 
-def test_the_rate_of_learning_is_that_of_a_dense_training(tmp_path: Path) -> None:
+def test_learning_rate_equals_that_of_dense_training(tmp_path: Path) -> None:
     rates: list[list[float]] = []
 
     class Rates(Callback):
@@ -104,7 +104,7 @@ def with_all_that_has_state() -> list[Callback]:
 
 
 def checkpoints(place: Path) -> ModelCheckpoint:
-    """Each step's, and ``last.ckpt``."""
+    """Return a callback that writes a checkpoint after each step."""
     return ModelCheckpoint(
         dirpath=place, filename="{step}", every_n_train_steps=1, save_top_k=-1, auto_insert_metric_name=False
     )
@@ -120,8 +120,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("at_step", [2, 3, 6, 9])
-def test_resumed_between_rounds_it_ends_in_the_same_bits(at_step: int, whole: Path, tmp_path: Path) -> None:
-    """With the average, and the gradients that the criterion gathers."""
+def test_resume_between_rounds_is_bit_equal(at_step: int, whole: Path, tmp_path: Path) -> None:
+    """The state includes averaged weights and the gradients of the importance criterion."""
     again = trainer(
         tmp_path, [*with_all_that_has_state(), checkpoints(tmp_path)], accumulate_grad_batches=2, max_epochs=4
     )
@@ -135,8 +135,8 @@ def test_resumed_between_rounds_it_ends_in_the_same_bits(at_step: int, whole: Pa
         assert same(one, other), part
 
 
-def test_the_average_is_cut_as_the_weights_are(tmp_path: Path) -> None:
-    """Just after a round, the average's shapes are the network's, and each value is one of the average before."""
+def test_average_is_pruned_with_the_weights(tmp_path: Path) -> None:
+    """After a round the average has the shapes of the model, and each value is one of the previous average."""
     average = EMA(decay=0.5)
     seen: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
 
@@ -161,8 +161,8 @@ def test_the_average_is_cut_as_the_weights_are(tmp_path: Path) -> None:
         assert set(value.flatten().tolist()) <= set(before[name].flatten().tolist()), name
 
 
-def test_the_best_checkpoint_and_early_stopping_begin_anew(tmp_path: Path) -> None:
-    """The dense network was better after its epoch; what is kept as best has its final size."""
+def test_best_checkpoint_and_early_stopping_are_reset(tmp_path: Path) -> None:
+    """The dense model was better after its epoch, but the best checkpoint has the final size."""
     best = BestCheckpoint(dirpath=str(tmp_path), monitor="val/loss", mode="min")
     stopping = EarlyStopping(monitor="val/loss", patience=1)
     fitted = trainer(
@@ -177,7 +177,7 @@ def test_the_best_checkpoint_and_early_stopping_begin_anew(tmp_path: Path) -> No
     assert count_parameters(again.model) == count_parameters(made.model)
 
 
-def test_a_bad_step_after_a_round_is_found_by_repeating_steps_of_the_network_of_then(tmp_path: Path) -> None:
+def test_failure_after_a_round_is_found_with_the_pruned_model(tmp_path: Path) -> None:
     class Break(Callback):
         def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             if trainer.global_step == 5:
@@ -191,14 +191,14 @@ def test_a_bad_step_after_a_round_is_found_by_repeating_steps_of_the_network_of_
             trainer(tmp_path, [*order, Break()]).fit(task(), datamodule=digits())
 
 
-def test_hooks_that_watch_layers_go_on(tmp_path: Path) -> None:
+def test_hooks_of_layers_stay_active(tmp_path: Path) -> None:
     fitted = trainer(tmp_path, [LayerStatistics(every_n_steps=1), StructuredPruning(**HALF)], precision="bf16-mixed")
     made = task()
     fitted.fit(made, datamodule=digits())
     assert surgery_of(made.model)
 
 
-def test_masks_and_their_average_are_cut_with_the_weights(tmp_path: Path) -> None:
+def test_masks_and_their_average_are_pruned_with_the_weights(tmp_path: Path) -> None:
     masks = Pruning(sparsity=0.5, start=0.1, end=0.9, every_n_steps=1, exclude=[])
     made = task()
     trainer(tmp_path, [masks, EMA(decay=0.8), StructuredPruning(**HALF)]).fit(made, datamodule=digits())
@@ -209,7 +209,7 @@ def test_masks_and_their_average_are_cut_with_the_weights(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_compiled_network_is_compiled_again(tmp_path: Path) -> None:
+def test_compiled_model_is_compiled_again(tmp_path: Path) -> None:
     made = task(compile={"backend": "eager"})
     fitted = trainer(tmp_path, [StructuredPruning(**HALF)], max_epochs=1)
     fitted.fit(made, datamodule=digits())
@@ -220,7 +220,7 @@ def test_a_compiled_network_is_compiled_again(tmp_path: Path) -> None:
         torch.testing.assert_close(made.model.state_dict()[name], value, rtol=1e-3, atol=1e-5)
 
 
-def test_pruned_at_once_it_is_fine_tuned(tmp_path: Path) -> None:
+def test_one_round_at_the_start_is_fine_tuned(tmp_path: Path) -> None:
     made, watch = task(), Watch()
     trainer(tmp_path, [StructuredPruning(target={"macs": 0.6}, start=0.0, rounds=1), watch], max_epochs=1).fit(
         made, datamodule=digits()
@@ -288,8 +288,8 @@ class Together(pl.Callback):
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_with_the_same_network(tmp_path: Path) -> None:
-    """Gradients are averaged over both after a round as before it: or their weights would part at the next step."""
+def test_two_processes_continue_with_the_same_model(tmp_path: Path) -> None:
+    """Gradients are averaged over both processes after a round. Otherwise their weights would differ."""
     (tmp_path / "together.py").write_text(TOGETHER)
     config = yaml.safe_load(TINY)
     config["trainer"] |= {"strategy": "ddp", "devices": 2, "accelerator": "cpu", "limit_train_batches": 4}

@@ -1,4 +1,4 @@
-"""What a run asks of the machine: measured as it says, once an epoch, over all processes."""
+"""System metrics of a run: measured once per epoch, over all processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SLEEP = 0.05
 
 
 class Slow(pl.Callback):
-    """Takes its time in every training step and in every validation batch."""
+    """Task with a delay in every training step and validation batch."""
 
     def on_train_batch_start(self, *_: Any) -> None:
         time.sleep(SLEEP)
@@ -35,7 +35,7 @@ class Slow(pl.Callback):
 
 
 class SlowData(ImageDataModule):
-    """Takes as long for a batch as :class:`Slow` takes for a step."""
+    """Data module with the delay of :class:`Slow` for each batch."""
 
     def train_dataloader(self) -> Any:
         loader: Any = super().train_dataloader()
@@ -68,7 +68,7 @@ def train(tmp_path: Path, *callbacks: pl.Callback, data: type[ImageDataModule] =
     return {name: series.values for name, series in read_metrics(tmp_path / "metrics.csv").items()}
 
 
-def test_every_run_says_once_an_epoch_what_it_asked_of_the_machine(trained: Path) -> None:
+def test_system_metrics_are_logged_once_per_epoch(trained: Path) -> None:
     run = RunFolder(trained)
     metrics, epochs = run.metrics(), run.metrics()["train/loss"]
     for name in ("images_per_second", "data_wait", "peak_memory_gib"):
@@ -84,7 +84,7 @@ def test_every_run_says_once_an_epoch_what_it_asked_of_the_machine(trained: Path
     assert ("energy_joules" in totals) == (not run.environment["hardware"]["energy"].startswith("not measured"))
 
 
-def test_validation_is_left_out_of_the_rate_and_waiting_is_counted(tmp_path: Path) -> None:
+def test_rate_excludes_validation_and_waiting_is_measured(tmp_path: Path) -> None:
     plain = train(tmp_path / "plain", Slow())
     waiting = train(tmp_path / "waiting", Slow(), data=SlowData)
     assert (plain["system/images_per_second"] <= 16 / SLEEP).all()
@@ -99,7 +99,7 @@ def test_validation_is_left_out_of_the_rate_and_waiting_is_counted(tmp_path: Pat
 
 
 class Counter:
-    """A meter that says one joule more every time."""
+    """Meter whose value increases by one joule at each reading."""
 
     name = "counter"
 
@@ -111,20 +111,20 @@ class Counter:
         return float(self.read)
 
 
-def test_energy_is_that_of_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_energy_is_measured_for_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system_figures, "energy_meters", lambda *_, **__: ([Counter(), Counter()], None))
     monkeypatch.setattr(system_figures, "_READ_EVERY", 0.0)  # the counters wrap around: they are read in between, too
     found = train(tmp_path)["system/energy_joules"]
     assert found.tolist() == [18, 18]  # two meters, eight steps and the end of the epoch
 
 
-def test_without_a_counter_there_is_no_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_energy_column_without_a_counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system_figures, "energy_meters", lambda *_, **__: ([], "there is none"))
     assert "system/energy_joules" not in train(tmp_path)
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_run_with_the_images_of_both(
+def test_two_processes_count_the_images_of_both(
     installed: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "OMP_NUM_THREADS": "1"}.items():

@@ -1,4 +1,4 @@
-"""Two real processes: one run folder, and the figures that one process gets from the same checkpoint."""
+"""Training with two processes: one run folder, and the metrics of one process from the same checkpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.conftest import TINY
 Cli = Callable[..., "CompletedProcess[str]"]
 
 OTHERS = ("PL_", "LOCAL_RANK", "MASTER_", "WORLD_SIZE")
-"""What a training in this process may have left in the environment."""
+"""Variables that a previous training may have set in the environment."""
 
 DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
 
@@ -41,7 +41,7 @@ WORDS += ["--model.optimizer", "{name: adamw, lr: 0.01, weight_decay: 0.3}"]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompletedProcess[str]]:
-    """Where two processes trained under DDP, and what they said."""
+    """Return the folder of a DDP training with two processes, and its output."""
     place = tmp_path_factory.mktemp("whole")
     (place / "tiny.yaml").write_text(TINY)
     command: list[str | Path] = [Path(sys.executable).parent / "imgrec", "fit", "--config", "tiny.yaml", *DDP, *WORDS]
@@ -50,7 +50,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompletedProc
 
 
 @pytest.mark.slow
-def test_two_processes_leave_one_whole_run(cli: Cli, whole: tuple[Path, CompletedProcess[str]], tmp_path: Path) -> None:
+def test_two_processes_write_one_complete_run(
+    cli: Cli, whole: tuple[Path, CompletedProcess[str]], tmp_path: Path
+) -> None:
     place, done = whole
     assert done.returncode == 0, done.stderr[-3000:]
     (folder,) = (place / "runs/tiny").iterdir()
@@ -69,9 +71,9 @@ def test_two_processes_leave_one_whole_run(cli: Cli, whole: tuple[Path, Complete
     }
     assert found.summary["status"] == "finished"
 
-    said = done.stdout.splitlines()
-    assert len([line for line in said if line.startswith("epoch")]) == 2
-    assert len([line for line in said if line.startswith("report")]) == 1
+    expected = done.stdout.splitlines()
+    assert len([line for line in expected if line.startswith("epoch")]) == 2
+    assert len([line for line in expected if line.startswith("report")]) == 1
     with (folder / "metrics.csv").open(newline="") as file:
         epochs = [(row["epoch"], row["val/acc"]) for row in csv.DictReader(file) if row["val/acc"]]
     assert [epoch for epoch, _ in epochs] == ["0", "1"]
@@ -121,7 +123,7 @@ class Watching(pl.Callback):
 
     def on_train_end(self, trainer, module):
         averages = next(c for c in trainer.callbacks if type(c).__name__ == "EMA")
-        said = {
+        expected = {
             "steps": self.steps,
             "ids": self.ids,
             "mixed": self.mixed,
@@ -129,15 +131,15 @@ class Watching(pl.Callback):
             "classes": {n: int(t) for n, t in zip(trainer.datamodule.source.ids, trainer.datamodule.source.targets)},
         }
         rank = trainer.global_rank
-        Path(f"{rank}.json").write_text(json.dumps(said))
+        Path(f"{rank}.json").write_text(json.dumps(expected))
         weights = {name: p.detach() for name, p in module.named_parameters()}
         torch.save({"weights": weights, "average": averages.state_dict()}, f"{rank}.pt")
 """
 
 
 @pytest.mark.slow
-def test_everything_at_once_is_right_in_two_processes(cli: Cli, installed: Cli, tiny: Path, tmp_path: Path) -> None:
-    """A balanced sampler, mixing, accumulation, an average of the weights, early stopping, a scaled learning rate."""
+def test_all_features_together_in_two_processes(cli: Cli, installed: Cli, tiny: Path, tmp_path: Path) -> None:
+    """Balanced sampler, mixing, accumulation, averaged weights, early stopping and a scaled learning rate."""
     (tmp_path / "watching.py").write_text(WATCHING)
     config = yaml.safe_load(tiny.read_text())
     config["model"]["optimizer"] = {"name": "sgd", "lr": 0.05, "lr_reference_batch": 64}
@@ -159,34 +161,34 @@ def test_everything_at_once_is_right_in_two_processes(cli: Cli, installed: Cli, 
     stored = found.splits()
     assert stored is not None
     assert len(stored) == sum(found.summary["split_sizes"].values())
-    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    expected = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
 
     # all hold the same weights and the same average, and stopped at once
     assert first["weights"].keys() == second["weights"].keys()
     assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
-    assert [each["epochs"] for each in said] == [1, 1]
+    assert [each["epochs"] for each in expected] == [1, 1]
     assert found.summary["epochs"] == 1
 
-    # each has seen other images, in all of each class as many; every batch was mixed
-    classes = said[0]["classes"]
-    seen = [name for each in said for name in each["ids"]]
+    # the processes have different images, with equal class counts in total. Every batch was mixed
+    classes = expected[0]["classes"]
+    seen = [name for each in expected for name in each["ids"]]
     counts = Counter(classes[name] for name in seen)
     assert len(counts) == 10
     left_out = found.summary["split_sizes"]["train"] - len(seen)
     assert 0 <= left_out < 48
     assert max(counts.values()) - min(counts.values()) <= left_out + 1
-    assert said[0]["ids"] != said[1]["ids"]
-    assert all(each["mixed"] == len(each["steps"]) for each in said)
+    assert expected[0]["ids"] != expected[1]["ids"]
+    assert all(each["mixed"] == len(each["steps"]) for each in expected)
 
     # the epoch's loss is the mean over the images of both
-    steps = [step for each in said for step in each["steps"]]
+    steps = [step for each in expected for step in each["steps"]]
     assert steps
     accumulated = 2  # Lightning divides the loss of a step by it
     mean = accumulated * sum(loss * count for _, loss, count in steps) / sum(count for _, _, count in steps)
     assert found.metrics()["train/loss"].values[0] == pytest.approx(mean, rel=1e-5)
 
-    # the learning rate was scaled because it was asked for, and both values are kept
+    # the learning rate was scaled by request, and both values are stored
     scaled = {"given": 0.05, "used": 0.05 * 96 / 64, "effective_batch": 96, "reference_batch": 64}
     assert found.summary["learning_rate"] == scaled
     assert done.stderr.count("model.optimizer.lr: 0.075: 0.05 as given, for batches of 64, times 96/64") == 1
@@ -199,10 +201,10 @@ def test_everything_at_once_is_right_in_two_processes(cli: Cli, installed: Cli, 
 
 
 @pytest.mark.slow
-def test_sharded_training_is_what_plain_training_is(
+def test_sharded_training_equals_ddp(
     cli: Cli, installed: Cli, whole: tuple[Path, CompletedProcess[str]], tiny: Path, tmp_path: Path
 ) -> None:
-    """FSDP2 on the CPU: the losses and the weights of DDP, decayed as there, in checkpoints that one process reads."""
+    """FSDP2 on the CPU has the losses and weights of DDP, in checkpoints that one process reads."""
     done = installed("fit", "--config", tiny, *DDP, *WORDS, "--trainer.strategy", "fsdp2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     plain, sharded = (RunFolder(next((each / "runs/tiny").iterdir())) for each in (whole[0], tmp_path))
@@ -219,7 +221,7 @@ def test_sharded_training_is_what_plain_training_is(
 
 
 @pytest.mark.slow
-def test_the_two_draw_differently_and_hold_the_same_weights(installed: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_processes_draw_differently_and_have_the_same_weights(installed: Cli, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "watching.py").write_text(
         "import pytorch_lightning as pl\n"
         "import torch\n\n\n"
@@ -238,7 +240,7 @@ def test_the_two_draw_differently_and_hold_the_same_weights(installed: Cli, tiny
 
 
 @pytest.mark.slow
-def test_a_mistake_is_said_and_leaves_no_process_behind(installed: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_error_is_reported_and_all_processes_end(installed: Cli, tiny: Path, tmp_path: Path) -> None:
     done = installed("fit", "--config", tiny, *DDP, "--data.source", "{name: folder, root: nowhere}", cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

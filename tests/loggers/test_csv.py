@@ -18,7 +18,7 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_what_belongs_to_one_step_stands_in_one_row(tmp_path: Path, unclocked: Rows) -> None:
+def test_values_of_one_step_are_in_one_row(tmp_path: Path, unclocked: Rows) -> None:
     logger = MetricsLogger(tmp_path)
     logger.log_metrics({"val/loss": 0.5, "epoch": 0}, step=4)
     logger.log_metrics({"train/loss": 0.25, "epoch": 0}, step=4)
@@ -32,7 +32,7 @@ def test_what_belongs_to_one_step_stands_in_one_row(tmp_path: Path, unclocked: R
     ]
 
 
-def test_a_second_value_of_one_metric_at_one_step_is_another_row(tmp_path: Path) -> None:
+def test_second_value_of_a_metric_at_one_step_has_its_row(tmp_path: Path) -> None:
     logger = MetricsLogger(tmp_path)
     logger.log_metrics({"val/loss": 1.0, "epoch": 0}, step=4)
     logger.log_metrics({"val/loss": 2.0, "epoch": 0}, step=4)
@@ -40,7 +40,7 @@ def test_a_second_value_of_one_metric_at_one_step_is_another_row(tmp_path: Path)
     assert [row["val/loss"] for row in table(tmp_path)] == ["1.0", "2.0"]
 
 
-def test_it_goes_on_after_it_was_finalized(tmp_path: Path) -> None:
+def test_logging_continues_after_finalize(tmp_path: Path) -> None:
     logger = MetricsLogger(tmp_path)
     logger.log_metrics({"val/loss": 1.0, "epoch": 0}, step=4)
     logger.finalize("success")
@@ -50,7 +50,7 @@ def test_it_goes_on_after_it_was_finalized(tmp_path: Path) -> None:
     assert [(row["val/loss"], row["test/loss"]) for row in table(tmp_path)] == [("1.0", ""), ("", "3.0")]
 
 
-def test_every_row_says_when_it_was_and_a_run_that_goes_on_counts_on(tmp_path: Path) -> None:
+def test_rows_contain_the_time_and_resumed_runs_continue_it(tmp_path: Path) -> None:
     for run in range(2):
         logger = MetricsLogger(tmp_path)
         for step in range(3):
@@ -67,7 +67,7 @@ def test_every_row_says_when_it_was_and_a_run_that_goes_on_counts_on(tmp_path: P
     assert all(500 <= each < 600 for each in seconds[3:])
 
 
-def test_muted_it_writes_nothing_and_a_flush_writes_what_there_is(tmp_path: Path) -> None:
+def test_muted_logger_writes_nothing_and_flush_writes_the_row(tmp_path: Path) -> None:
     logger = MetricsLogger(tmp_path)
     logger.muted = True
     logger.log_metrics({"val/loss": 1.0}, step=1)
@@ -79,7 +79,7 @@ def test_muted_it_writes_nothing_and_a_flush_writes_what_there_is(tmp_path: Path
     assert len(table(tmp_path)) == 1
 
 
-def test_it_says_where_it_writes(tmp_path: Path) -> None:
+def test_logger_reports_its_folder(tmp_path: Path) -> None:
     logger = MetricsLogger(tmp_path / "digits" / "20261121-143005")
     assert (logger.name, logger.version) == ("digits", "20261121-143005")
     assert logger.log_dir == logger.save_dir == str(tmp_path / "digits" / "20261121-143005")
@@ -88,7 +88,7 @@ def test_it_says_where_it_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-8, 123456.789, 0.0, -2.5])
-def test_a_float32_is_written_short_and_reads_back_exactly(value: float) -> None:
+def test_float32_is_written_short_and_read_exactly(value: float) -> None:
     single = float(np.float32(value))
     assert np.float32(shortest(single)) == np.float32(value)
     assert len(repr(shortest(single))) <= len(repr(single))
@@ -96,6 +96,6 @@ def test_a_float32_is_written_short_and_reads_back_exactly(value: float) -> None
     assert shortest(1 + 2**-40) == 1 + 2**-40
 
 
-def test_what_is_not_finite_stays_what_it_is() -> None:
+def test_nonfinite_values_are_kept() -> None:
     assert shortest(float("inf")) == float("inf")
     assert np.isnan(shortest(float("nan")))

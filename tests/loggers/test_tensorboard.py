@@ -1,4 +1,4 @@
-"""TensorBoard as a mirror, read back with TensorBoard's own reader."""
+"""TensorBoard logger, read with the reader of TensorBoard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def test_a_resumed_run_lacks_nothing_and_has_nothing_twice(folder: Path) -> None:
+def test_resumed_run_has_every_value_once(folder: Path) -> None:
     first = TensorBoardLogger()
     first.begin_run(folder)
     for step in range(6):
@@ -39,7 +39,7 @@ def test_a_resumed_run_lacks_nothing_and_has_nothing_twice(folder: Path) -> None
     assert scalars(folder, "loss") == [(0, 0), (1, 1), (2, 2), (3, 3), (4, 14), (5, 15), (6, 16), (7, 17)]
 
 
-def test_the_hyper_parameters_are_the_config_in_one_row(folder: Path) -> None:
+def test_hyperparameters_are_the_flat_config(folder: Path) -> None:
     logger = TensorBoardLogger()
     logger.begin_run(folder)
     logger.log_hyperparams({"something": "else"})
@@ -50,7 +50,7 @@ def test_the_hyper_parameters_are_the_config_in_one_row(folder: Path) -> None:
     assert "something" not in text
 
 
-def test_muted_it_writes_nothing(folder: Path) -> None:
+def test_muted_logger_writes_nothing(folder: Path) -> None:
     logger = TensorBoardLogger()
     logger.begin_run(folder)
     logger.log_metrics({"loss": 1.0}, 0)
@@ -60,7 +60,7 @@ def test_muted_it_writes_nothing(folder: Path) -> None:
     assert scalars(folder, "loss") == [(0, 1.0)]
 
 
-def test_before_there_is_a_folder_nothing_is_written(folder: Path) -> None:
+def test_nothing_is_written_without_a_folder(folder: Path) -> None:
     logger = TensorBoardLogger()
     with pytest.raises(AttributeError, match="begin with training, once"):
         _ = logger.experiment
@@ -70,14 +70,14 @@ def test_before_there_is_a_folder_nothing_is_written(folder: Path) -> None:
     assert RunFolder(folder).path / "tensorboard" == Path(logger.log_dir)
 
 
-def test_outside_of_a_run_folder_it_is_lightnings(tmp_path: Path) -> None:
+def test_logger_outside_a_run_folder_behaves_as_in_lightning(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path / "logs", name="mine", version="one")
     logger.log_metrics({"loss": 1.0}, 0)
     logger.close()
     assert list((tmp_path / "logs/mine/one").glob("events.*"))
 
 
-def test_without_the_package_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning_fabric.loggers import tensorboard
 
     monkeypatch.setattr(tensorboard, "_TENSORBOARD_AVAILABLE", False)

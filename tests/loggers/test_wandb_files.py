@@ -1,4 +1,4 @@
-"""W&B's files, read from a run folder: whole, cut off at any place, damaged."""
+"""Reader of the files of W&B: complete, truncated and damaged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLOCK = 32768
 
 
 def row(step: int, **values: float) -> bytes:
-    """A row as W&B's service writes it."""
+    """Return a row in the format of the W&B service."""
     record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
     for name, value in {"trainer/global_step": step, **values}.items():
         item = record.history.item.add()
@@ -26,7 +26,7 @@ def row(step: int, **values: float) -> bytes:
 
 
 def written(records: list[bytes]) -> bytes:
-    """A log of LevelDB's kind, by its description: blocks of 32 KiB, records in parts, a checksum each."""
+    """Return a log in the LevelDB format: blocks of 32 KiB, records in parts with a checksum each."""
     content = b":W&B\xe1\xbe\x00"
     for record in records:
         rest, first = record, True
@@ -49,7 +49,7 @@ def file(tmp_path: Path) -> Path:
     return folder / "run-abc.wandb"
 
 
-def test_rows_over_many_blocks_are_read(file: Path) -> None:
+def test_rows_in_many_blocks_are_read(file: Path) -> None:
     rows = [row(step, loss=step / 7, **{f"m{i}": 0.5 for i in range(step % 40)}) for step in range(400)]
     rows.insert(100, row(100, **{f"wide{i}": 1.0 for i in range(6000)}))  # one record over several blocks
     file.write_bytes(written(rows))
@@ -60,7 +60,7 @@ def test_rows_over_many_blocks_are_read(file: Path) -> None:
     assert len(found[100]) == 6001
 
 
-def test_a_file_that_is_cut_off_gives_what_is_whole(file: Path) -> None:
+def test_truncated_file_yields_complete_records(file: Path) -> None:
     whole = written([row(step, loss=float(step)) for step in range(4)])
     ends = [len(written([row(step, loss=float(step)) for step in range(count)])) for count in range(5)]
     for length in range(len(whole) + 1):
@@ -69,7 +69,7 @@ def test_a_file_that_is_cut_off_gives_what_is_whole(file: Path) -> None:
         assert [r["loss"] for r in wandb_history(file)] == list(range(complete))
 
 
-def test_a_damaged_record_ends_the_reading(file: Path) -> None:
+def test_damaged_record_stops_the_reader(file: Path) -> None:
     content = bytearray(written([row(step, loss=float(step)) for step in range(4)]))
     content[len(written([row(0, loss=0.0), row(1, loss=1.0)])) + 12] ^= 1
     file.write_bytes(content)
@@ -77,12 +77,12 @@ def test_a_damaged_record_ends_the_reading(file: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b":W&", b"PAR1" + bytes(100)])
-def test_what_is_no_such_file_has_no_records(file: Path, content: bytes) -> None:
+def test_other_file_has_no_records(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     assert list(wandb_records(file)) == []
 
 
-def test_the_last_step_over_all_parts_of_a_run(file: Path, tmp_path: Path) -> None:
+def test_last_step_of_all_parts_of_a_run(file: Path, tmp_path: Path) -> None:
     assert last_logged(tmp_path) == (-1, frozenset())
     file.write_bytes(written([row(1, lr=0.1), row(2, lr=0.1), row(2, loss=3.0)]))
     assert last_logged(tmp_path) == (2, frozenset({"trainer/global_step", "lr", "loss"}))

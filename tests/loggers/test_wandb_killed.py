@@ -1,4 +1,4 @@
-"""A training that is killed and resumed is one run in W&B, with every figure of metrics.csv once."""
+"""A killed and resumed training is one run in W&B, with every value of metrics.csv once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Slow(pl.Callback):
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_in_the_same_run(
+def test_killed_training_resumes_in_the_same_run(
     installed: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "OMP_NUM_THREADS": "1"}.items():

@@ -1,4 +1,4 @@
-"""W&B as a mirror, tested against what W&B itself wrote: real offline runs, read back from their files."""
+"""W&B logger, tested with real offline runs and the files that W&B wrote."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def written(run: Path) -> list[Path]:
-    """W&B's files of a run folder, once its service, a process of its own, has written them to their end."""
+    """Return the files of W&B in a run folder, after its service, a separate process, has completed them."""
     files = wandb_logs(run)
     deadline = time.monotonic() + 60
     while any(all(r.WhichOneof("record_type") != "exit" for r in wandb_records(file)) for file in files):
@@ -62,13 +62,13 @@ def written(run: Path) -> list[Path]:
 
 
 def record(run: Path, kind: str) -> list[Any]:
-    """The records of one kind in all of W&B's files of a run folder."""
+    """Return the records of one kind in all files of W&B in a run folder."""
     found = [each for file in written(run) for each in wandb_records(file)]
     return [getattr(each, kind) for each in found if each.WhichOneof("record_type") == kind]
 
 
 def summary(run: Path) -> dict[str, Any]:
-    """What W&B shows of a run in its table, put together from the updates."""
+    """Return the summary of a run in W&B, merged from the updates."""
     found: dict[str, Any] = {}
     for each in record(run, "summary"):
         for item in each.update:
@@ -86,7 +86,7 @@ def history(run: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """The run folder of a training with the logger; tests only read it."""
+    """Return the run folder of a training with the logger. Tests only read it."""
     from imgrec.cli.main import main
     from tests.conftest import TINY
 
@@ -105,10 +105,10 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
     return run
 
 
-# ---------------------------------------------------------------- what W&B is told
+# ---------------------------------------------------------------- content of a W&B run
 
 
-def test_what_the_yaml_says_of_the_run(mirrored: Path) -> None:
+def test_run_has_the_settings_of_the_yaml(mirrored: Path) -> None:
     run, *changes = record(mirrored, "run")
     assert (run.project, run.entity, run.display_name) == ("demo", "us", "first")
     assert (run.run_group, run.job_type, list(run.tags), run.notes) == ("folds", "train", ["a", "b"], "a remark")
@@ -118,7 +118,7 @@ def test_what_the_yaml_says_of_the_run(mirrored: Path) -> None:
     assert ended.exit_code == 0
 
 
-def test_the_config_stands_in_columns(mirrored: Path) -> None:
+def test_config_is_flat(mirrored: Path) -> None:
     run = record(mirrored, "run")[0]
     columns = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert columns.pop("_wandb") is not None
@@ -128,7 +128,7 @@ def test_the_config_stands_in_columns(mirrored: Path) -> None:
     assert columns["data/batch_size"] == 64
 
 
-def test_every_figure_of_metrics_csv_is_there_once_under_its_step(mirrored: Path) -> None:
+def test_every_value_of_metrics_csv_is_logged_once_at_its_step(mirrored: Path) -> None:
     theirs = [
         (row[STEP], name, value)
         for row in history(mirrored)
@@ -148,20 +148,20 @@ def test_every_figure_of_metrics_csv_is_there_once_under_its_step(mirrored: Path
     assert {"val/acc", "train/loss", "train/loss_step", "test/acc"} < figures
 
 
-def test_metrics_of_validation_are_summarised_by_their_best(mirrored: Path) -> None:
-    metrics, said = RunFolder(mirrored).metrics(), summary(mirrored)
-    assert said["val/acc"] == {"max": pytest.approx(metrics["val/acc"].values.max(), rel=1e-6)}
-    assert said["val/loss"] == {"min": pytest.approx(metrics["val/loss"].values.min(), rel=1e-6)}
-    assert said["test/acc"] == pytest.approx(RunFolder(mirrored).summary["test"]["acc"], rel=1e-6)
+def test_validation_metrics_are_summarized_by_their_best(mirrored: Path) -> None:
+    metrics, expected = RunFolder(mirrored).metrics(), summary(mirrored)
+    assert expected["val/acc"] == {"max": pytest.approx(metrics["val/acc"].values.max(), rel=1e-6)}
+    assert expected["val/loss"] == {"min": pytest.approx(metrics["val/loss"].values.min(), rel=1e-6)}
+    assert expected["test/acc"] == pytest.approx(RunFolder(mirrored).summary["test"]["acc"], rel=1e-6)
     for name in ("best_epoch", "best_score", "parameters", "status"):
-        assert said[name] == RunFolder(mirrored).summary[name]
+        assert expected[name] == RunFolder(mirrored).summary[name]
     defined = {each.name: each.step_metric for each in record(mirrored, "metric") if each.name.startswith("val/")}
     assert set(defined.values()) == {STEP}
 
 
 def test_checkpoints_and_the_model_folder_are_artifacts(mirrored: Path) -> None:
     kept = {tuple(sorted(each.aliases)): each for each in record(mirrored, "artifact") if each.type == "checkpoint"}
-    assert list(kept) == [("best", "latest"), ("latest",)]  # what comes last is what W&B calls the latest
+    assert list(kept) == [("best", "latest"), ("latest",)]  # the last upload has the alias latest
     for aliases, which in ((("best", "latest"), "best"), (("latest",), "last")):
         (file,) = kept[aliases].manifest.contents
         assert file.path == "model.ckpt"
@@ -172,7 +172,7 @@ def test_checkpoints_and_the_model_folder_are_artifacts(mirrored: Path) -> None:
     assert "best" in model.aliases
 
 
-def test_after_the_evaluation_come_a_table_a_matrix_and_curves(mirrored: Path) -> None:
+def test_evaluation_logs_a_table_a_matrix_and_curves(mirrored: Path) -> None:
     shown = [row for row in history(mirrored) if "test/predictions._type" in row]
     assert len(shown) == 1
     (file,) = (mirrored / "wandb").glob("offline-run-*/files/media/table/test/predictions_*.json")
@@ -181,11 +181,11 @@ def test_after_the_evaluation_come_a_table_a_matrix_and_curves(mirrored: Path) -
     assert len(table["data"]) == 12
     predictions = RunFolder(mirrored).predictions("test")
     for row, i in zip(table["data"], select_rows(predictions, 12), strict=True):
-        _, name, true, said, confidence, correct = row
+        _, name, true, expected, confidence, correct = row
         assert (name, true) == (predictions.ids[i], predictions.class_names[predictions.targets[i]])
-        assert said == predictions.class_names[predictions.predicted[i]]
+        assert expected == predictions.class_names[predictions.predicted[i]]
         assert confidence == pytest.approx(predictions.probabilities[i].max())
-        assert correct == (true == said)
+        assert correct == (true == expected)
     (kept,) = (
         each for each in record(mirrored, "artifact") if each.name.endswith("-testpredictions-" + each.name[-6:])
     )
@@ -196,9 +196,9 @@ def test_after_the_evaluation_come_a_table_a_matrix_and_curves(mirrored: Path) -
         with Image.open(path) as image:
             assert image.size == (8, 8)
     matrices = (mirrored / "wandb").glob("offline-run-*/files/media/table/test/confusion_matrix_table_*.json")
-    cells = {(true, said): count for true, said, count in json.loads(next(matrices).read_text())["data"]}
+    cells = {(true, expected): count for true, expected, count in json.loads(next(matrices).read_text())["data"]}
     assert sum(cells.values()) == len(predictions)
-    assert sum(count for (true, said), count in cells.items() if true == said) == round(
+    assert sum(count for (true, expected), count in cells.items() if true == expected) == round(
         predictions.accuracy * len(predictions)
     )
     for curve in ("roc", "reliability"):
@@ -209,11 +209,11 @@ def test_after_the_evaluation_come_a_table_a_matrix_and_curves(mirrored: Path) -
 
 
 def fresh(tmp_path: Path, trained: Path, name: str = "run") -> Path:
-    """A copy of a run folder, to begin a W&B run in."""
+    """Return a copy of a run folder for a new W&B run."""
     return Path(shutil.copytree(trained, tmp_path / "runs" / name, ignore=shutil.ignore_patterns("checkpoints")))
 
 
-def test_a_second_run_in_one_process_is_a_run_of_its_own(trained: Path, tmp_path: Path) -> None:
+def test_second_run_in_one_process_is_separate(trained: Path, tmp_path: Path) -> None:
     folders = [fresh(tmp_path, trained, f"fold-{fold}") for fold in range(2)]
     for fold, folder in enumerate(folders):
         logger = WandbLogger(group="folds")
@@ -230,19 +230,19 @@ def test_a_second_run_in_one_process_is_a_run_of_its_own(trained: Path, tmp_path
         assert [each.exit_code for each in record(folder, "exit")] == [0]
 
 
-def test_one_logger_in_two_folders_makes_two_runs(trained: Path, tmp_path: Path) -> None:
+def test_one_logger_in_two_folders_creates_two_runs(trained: Path, tmp_path: Path) -> None:
     folders = [fresh(tmp_path, trained, name) for name in ("one", "two")]
     logger = WandbLogger()
     for folder in folders:
         logger.begin_run(folder)
-        logger.begin_run(folder)  # fitting once more in the same folder
+        logger.begin_run(folder)  # a second fit in the same folder
     logger.close()
     ids = [[run.run_id for run in record(folder, "run")] for folder in folders]
     assert len(set(map(tuple, ids))) == 2
     assert all(len(set(each)) == 1 for each in ids)
 
 
-def test_a_resumed_run_has_its_id_and_nothing_twice_and_nothing_lost(trained: Path, tmp_path: Path) -> None:
+def test_resumed_run_has_its_id_and_every_value_once(trained: Path, tmp_path: Path) -> None:
     folder = fresh(tmp_path, trained)
     first = WandbLogger()
     first.begin_run(folder)
@@ -267,12 +267,12 @@ def test_a_resumed_run_has_its_id_and_nothing_twice_and_nothing_lost(trained: Pa
     assert len(rows) == len(set(rows))
     assert {step for step, name in rows if name == "train/loss"} == set(range(8))
     assert (5, "val/acc") in rows
-    # W&B itself has seen a part alone; its summary is that of the whole run, as metrics.csv has it
+    # the second part has its own W&B process, but the summary is that of the whole run, as in metrics.csv
     best = max(RunFolder(folder).metrics()["val/acc"].values)
     assert summary(folder)["val/acc"] == {"max": best}
 
 
-def test_what_is_logged_after_the_end_goes_to_the_same_run(trained: Path, tmp_path: Path) -> None:
+def test_values_after_the_end_are_logged_to_the_same_run(trained: Path, tmp_path: Path) -> None:
     folder = fresh(tmp_path, trained)
     logger = WandbLogger()
     logger.begin_run(folder)
@@ -285,7 +285,7 @@ def test_what_is_logged_after_the_end_goes_to_the_same_run(trained: Path, tmp_pa
     assert [(row[STEP], row.get("test/acc")) for row in history(folder)] == [(0, None), (1, 0.25)]
 
 
-def test_a_failed_run_is_closed_as_failed(trained: Path, tmp_path: Path) -> None:
+def test_failed_run_is_closed_as_failed(trained: Path, tmp_path: Path) -> None:
     folder = fresh(tmp_path, trained)
     logger = WandbLogger()
     logger.begin_run(folder)
@@ -294,7 +294,7 @@ def test_a_failed_run_is_closed_as_failed(trained: Path, tmp_path: Path) -> None
     assert [each.exit_code for each in record(folder, "exit")] == [1]
 
 
-def test_without_a_key_the_run_is_kept_offline_with_one_warning(
+def test_run_without_a_key_is_offline_with_one_warning(
     trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))  # where W&B would look for a key
@@ -305,14 +305,14 @@ def test_without_a_key_the_run_is_kept_offline_with_one_warning(
         logger.begin_run(folder)
         logger.log_metrics({"val/acc": 0.5}, step=0)
         logger.close()
-    (said,) = (each.message for each in caplog.records if each.name == "imgrec")
-    assert "wandb login" in said
-    assert f"imgrec sync {folder}" in said
+    (expected,) = (each.message for each in caplog.records if each.name == "imgrec")
+    assert "wandb login" in expected
+    assert f"imgrec sync {folder}" in expected
     assert [row["val/acc"] for row in history(folder)] == [0.5]
     assert [file.parent.name.partition("-")[0] for file in wandb_logs(folder)] == ["offline"]
 
 
-def test_without_a_server_the_run_is_kept_offline(
+def test_run_without_a_server_is_offline(
     trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from wandb.sdk.lib import wbauth
@@ -329,15 +329,15 @@ def test_without_a_server_the_run_is_kept_offline(
             logger.close()
     finally:
         wbauth.unauthenticate_session(update_settings=True)
-    (said,) = (each.message for each in caplog.records if each.name == "imgrec")
-    assert f"imgrec sync {folder}" in said
+    (expected,) = (each.message for each in caplog.records if each.name == "imgrec")
+    assert f"imgrec sync {folder}" in expected
     (kept,) = wandb_logs(folder, offline_only=True)
     shutil.rmtree(next((folder / "wandb").glob("run-*")))  # what did not begin
     assert [row["val/acc"] for row in history(folder)] == [0.5]
     assert json.loads((folder / "wandb/run.json").read_text())["id"] == kept.stem.removeprefix("run-")
 
 
-def test_disabled_it_leaves_nothing(trained: Path, tmp_path: Path) -> None:
+def test_disabled_logger_writes_nothing(trained: Path, tmp_path: Path) -> None:
     folder = fresh(tmp_path, trained)
     logger = WandbLogger(mode="disabled")
     logger.begin_run(folder)
@@ -346,7 +346,7 @@ def test_disabled_it_leaves_nothing(trained: Path, tmp_path: Path) -> None:
     assert [p for p in folder.rglob("*") if "wandb" in p.parts and p.is_file()] == []
 
 
-def test_a_call_that_fails_is_said_once_and_training_goes_on(
+def test_failed_call_warns_once_and_training_continues(
     trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logger = WandbLogger()
@@ -359,12 +359,12 @@ def test_a_call_that_fails_is_said_once_and_training_goes_on(
         patch.setattr(logger.experiment, "log", broken)
         for step in range(3):
             logger.log_metrics({"val/acc": 0.5}, step=step)
-    (said,) = (each.message for each in caplog.records if each.name == "imgrec")
-    assert "the service died" in said
+    (expected,) = (each.message for each in caplog.records if each.name == "imgrec")
+    assert "the service died" in expected
     logger.close()
 
 
-def test_a_run_of_the_users_own_is_used_and_left_open(trained: Path, tmp_path: Path) -> None:
+def test_existing_run_is_used_and_left_open(trained: Path, tmp_path: Path) -> None:
     own = wandb.init(project="own", dir=str(tmp_path), mode="offline")
     folder = fresh(tmp_path, trained)
     logger = WandbLogger()
@@ -377,12 +377,12 @@ def test_a_run_of_the_users_own_is_used_and_left_open(trained: Path, tmp_path: P
     assert [row["val/acc"] for row in history(tmp_path)] == [0.5]
 
 
-def test_before_there_is_a_folder_there_is_no_run() -> None:
+def test_no_run_without_a_folder() -> None:
     with pytest.raises(AttributeError, match="It has not begun"):
         _ = WandbLogger().experiment
 
 
-def test_settings_that_wandb_lacks_are_refused() -> None:
+def test_unknown_settings_raise() -> None:
     with pytest.raises(UserError, match=r'no setting "init_timout"\. Did you mean "init_timeout"'):
         WandbLogger(settings={"init_timout": 3})
     with pytest.raises(UserError, match="settings: "):

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt
 
 from imgrec.callbacks.nan_guard.divergence import Divergence
 from imgrec.callbacks.nan_guard.failure import FAILURE, Failure, gather_failure, message
-from imgrec.callbacks.nan_guard.replay import Replay, Step, can_replay, can_snapshot, take_snapshot
+from imgrec.callbacks.nan_guard.replay import RecordedStep, Replay, can_replay, can_snapshot, take_snapshot
 from imgrec.callbacks.recording.current_run import run_folder
 from imgrec.errors import TrainingFailedError
 from imgrec.models.utils.nonfinite import FirstNonfinite, nonfinite
@@ -71,7 +71,7 @@ class NaNGuard(Callback):
     ) -> None:
         self.every_n_steps = every_n_steps
         self.rule = None if factor is None else Divergence(factor, for_steps, window)
-        self._steps: list[Step] = []
+        self._steps: list[RecordedStep] = []
         self._checked = 0
         self._between = True
         self._started = False
@@ -92,7 +92,7 @@ class NaNGuard(Callback):
             self._check_losses(trainer, pl_module)
             self._take_snapshot(trainer, pl_module)
         ids = tuple(getattr(batch, "ids", ()))
-        self._steps.append(Step(trainer.current_epoch, batch_idx, trainer.global_step, ids))
+        self._steps.append(RecordedStep(trainer.current_epoch, batch_idx, trainer.global_step, ids))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -177,7 +177,9 @@ class NaNGuard(Callback):
             if trainer.strategy.reduce_boolean_decision(bool(bad), all=False):
                 raise _Found("gradient", bad)
 
-    def _fail(self, trainer: pl.Trainer, module: pl.LightningModule, kind: str, step: Step, loss: float) -> None:
+    def _fail(
+        self, trainer: pl.Trainer, module: pl.LightningModule, kind: str, step: RecordedStep, loss: float
+    ) -> None:
         optimizers = trainer.optimizers
         failure = Failure(
             kind=kind,
@@ -237,7 +239,7 @@ class _Found(Exception):  # noqa: N818 - no error: it ends the search
         self.parameters = parameters
 
 
-def _fill(failure: Failure, found: _Found, step: Step, watch: FirstNonfinite, batch: Any) -> None:
+def _fill(failure: Failure, found: _Found, step: RecordedStep, watch: FirstNonfinite, batch: Any) -> None:
     failure.repeated = True
     failure.kind = found.kind
     failure.epoch, failure.batch, failure.step = step.epoch, step.batch, step.step

@@ -19,7 +19,7 @@ from imgrec.types import Batch
 
 
 @dataclass
-class Step:
+class RecordedStep:
     """Batch of a training: position, counted from 0, ids of the images, and loss."""
 
     epoch: int
@@ -121,7 +121,7 @@ class Replay:
     def _steps(self) -> Any:
         return self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
 
-    def batch_of(self, step: Step) -> Batch:
+    def batch_of(self, step: RecordedStep) -> Batch:
         """Return the batch of a step on the device, augmented."""
         trainer = self.trainer
         loop: Any = trainer.fit_loop
@@ -136,7 +136,7 @@ class Replay:
             self._seeding.on_train_batch_start(trainer, self.module, found, step.batch)
         return found
 
-    def run(self, step: Step, batch: Batch) -> None:
+    def run(self, step: RecordedStep, batch: Batch) -> None:
         """Repeat one step as Lightning runs it: forward, backward, and the optimizer if it is due."""
         loop = self.trainer.fit_loop.epoch_loop
         arguments = loop._build_kwargs(OrderedDict(), batch, step.batch)

@@ -20,6 +20,7 @@ from imgrec.export.qat_onnx import NAME, export_qat
 from imgrec.export.trained_model import read_any
 from imgrec.loggers.csv import shortest
 from imgrec.metrics.names import custom_metrics
+from imgrec.runs.checkpoints import LAST
 from imgrec.runs.data import refuse_other_images
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.metrics_csv import read_metrics
@@ -100,9 +101,20 @@ def _write_int8(folder: Path, model: QuantizedClassifier, facts: DataFacts, data
     about = export.quantization or {}
     kernels = ", ".join(f"{count} {name}" for name, count in about["kernels"].items()) or "no kernel for int8"
     same = (
-        f"; names {about['agreement']:.2%} of {about['images']} validation images alike" if images is not None else ""
+        f". {about['agreement']:.2%} of {about['images']} validation images have the same class as before"
+        if images is not None
+        else ""
     )
     rank_zero_info(f"int8 for ONNX Runtime: {folder} ({kernels}){same}")
+
+
+def trained_checkpoint(trainer: pl.Trainer, folder: Path | None) -> str | None:
+    """Return the best checkpoint, the last one without a best, or None without any."""
+    callback = trainer.checkpoint_callback
+    best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
+    last = None if folder is None else folder / "checkpoints" / LAST
+    found = [str(path) for path in (best, last) if path and Path(path).is_file()]
+    return found[0] if found else None
 
 
 def best_epoch(trainer: pl.Trainer) -> dict[str, Any]:
@@ -136,7 +148,7 @@ def describe_weights(experiment: str, best: dict[str, Any]) -> str:
     which = (
         f"{epoch_text(best['best_epoch'])}, {best['monitor']} {best['best_score']:.4f}" if best else "the last epoch"
     )
-    return f"Trained by the experiment `{experiment}`; the weights are those of {which}.\n"
+    return f"Trained by the experiment `{experiment}`. The weights are those of {which}.\n"
 
 
 def replace_folder(value: Any, before: str, now: str) -> Any:

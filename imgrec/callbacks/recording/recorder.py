@@ -20,13 +20,13 @@ from imgrec.callbacks.recording.outputs import (
     read_system_totals,
     relative_path,
     replace_folder,
+    trained_checkpoint,
     write_evaluation,
     write_model,
 )
 from imgrec.errors import ResourceError
 from imgrec.loggers.base import log_evaluation_to_loggers, mute_loggers, resume_loggers, start_loggers
 from imgrec.loggers.csv import MetricsLogger
-from imgrec.runs.checkpoints import LAST
 from imgrec.runs.data import store_splits
 from imgrec.runs.folder import create_run_folder
 from imgrec.runs.lock import RunLock
@@ -271,11 +271,7 @@ class RunRecorder(pl.Callback):
 
     def trained_checkpoint(self, trainer: pl.Trainer) -> str | None:
         """Return the best checkpoint, the last one without a best, or None without any."""
-        callback = trainer.checkpoint_callback
-        best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
-        last = None if self.folder is None else self.folder / "checkpoints" / LAST
-        there = [str(path) for path in (best, last) if path and Path(path).is_file()]
-        return there[0] if there else None
+        return trained_checkpoint(trainer, self.folder)
 
     def _writes(self, trainer: pl.Trainer) -> bool:
         return self.folder is not None and trainer.is_global_zero and not _writes_nothing(trainer)
