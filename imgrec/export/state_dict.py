@@ -15,7 +15,7 @@ from imgrec.errors import UserError
 from imgrec.export.model_folder.layout import from_timm
 from imgrec.export.model_folder.save import WEIGHTS
 from imgrec.export.trained_model import find_origin, read_any
-from imgrec.models.pretrained.loading import read_config, read_state
+from imgrec.models.pretrained.loading import read_model_config, read_state
 from imgrec.models.utils.layers import SHORT
 from imgrec.utils.paths import locate
 
@@ -54,7 +54,7 @@ def read_tensors(
     """
     found = locate_tensors(path, where)
     if found.is_dir():
-        config = read_config(found)
+        config = read_model_config(found)
         own = config.get("imgrec")
         state = rename_tensors(read_state(found / WEIGHTS), rename)
         if not isinstance(own, Mapping) or own.get("layout") == "timm":

@@ -16,7 +16,7 @@ from imgrec.export.model_folder.load import Loaded, read_model_folder
 from imgrec.export.model_folder.preprocessing import check_preprocessing
 from imgrec.export.model_folder.save import CONFIG
 from imgrec.models import ClassifierSpecs
-from imgrec.models.pretrained.loading import load_exactly, read_config
+from imgrec.models.pretrained.loading import load_exactly, read_model_config
 from imgrec.trust import reading, refuse_unless_trusted
 from imgrec.types import DataFacts
 from imgrec.utils.paths import locate
@@ -74,9 +74,9 @@ def read_specs(path: str | os.PathLike[str], where: str = "init_from") -> Classi
     found = find_origin(path, where)
     with reading(found):
         if found.is_dir():
-            own = read_config(found).get("imgrec")
+            own = read_model_config(found).get("imgrec")
             specs = own.get("specs") if isinstance(own, Mapping) else None
-            return ClassifierSpecs.of(specs, f"{where}: {path}") if isinstance(specs, Mapping) else None
+            return ClassifierSpecs.from_dict(specs, f"{where}: {path}") if isinstance(specs, Mapping) else None
         return _known(_read(found), found)[0]
 
 
@@ -140,6 +140,6 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _known(checkpoint: Mapping[str, Any], path: Path) -> tuple[ClassifierSpecs, DataFacts]:
     known: Mapping[str, Any] = checkpoint.get("hyper_parameters", {})
     try:
-        return ClassifierSpecs.known_to(known), DataFacts.from_dict(known["facts"])
+        return ClassifierSpecs.from_arguments(known), DataFacts.from_dict(known["facts"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} does not contain the specs of its network: {error} is missing") from error

@@ -1,4 +1,4 @@
-"""What turns images into logits: backbones of timm and torchvision, necks, poolings, heads, and the classifier."""
+"""Models from images to logits: backbones of timm and torchvision, necks, poolings, heads, edits and initializers."""
 
 from imgrec.models.backbones.base import Backbone, Features
 from imgrec.models.backbones.catalogue import BACKBONES
@@ -10,7 +10,8 @@ from imgrec.models.edits.activation import SwapActivation
 from imgrec.models.edits.attention import BlockAttention, EfficientChannelAttention, SqueezeExcitation
 from imgrec.models.edits.base import EDITS, Edit
 from imgrec.models.edits.blur_pool import BlurPool
-from imgrec.models.edits.dropout import Depth, DropBlocks, Dropout, SpatialDropout
+from imgrec.models.edits.drop_block import DropBlocks
+from imgrec.models.edits.dropout import Depth, Dropout, SpatialDropout
 from imgrec.models.edits.lora import LoRA
 from imgrec.models.edits.norm import SwapNorm, WeightStandardization
 from imgrec.models.edits.separable import Separable
@@ -25,7 +26,7 @@ from imgrec.models.init.fixed import Normal, Orthogonal, TruncatedNormal, Unifor
 from imgrec.models.init.residual import ZeroResidual
 from imgrec.models.necks.base import NECKS, Neck
 from imgrec.models.necks.bifpn import BiFPN
-from imgrec.models.necks.concat import Concat
+from imgrec.models.necks.concat import ConcatNeck
 from imgrec.models.necks.fpn import FPN, PAN
 from imgrec.models.necks.simple_pyramid import SimplePyramid
 from imgrec.models.normalization import Normalize, check_normalize, resolve_normalize
@@ -38,8 +39,7 @@ from imgrec.models.pooling import (
     MaxPooling,
     Pooling,
 )
-from imgrec.models.utils.compile import set_channels_last
-from imgrec.models.utils.compiling import check_compile, compile_network
+from imgrec.models.utils.compile import check_compile, compile_network, set_channels_last
 from imgrec.models.utils.padding_gradients import clear_blind_gradients
 
 __all__ = [
@@ -61,7 +61,7 @@ __all__ = [
     "CifarResNet",
     "Classifier",
     "ClassifierSpecs",
-    "Concat",
+    "ConcatNeck",
     "CornHead",
     "CosineHead",
     "Depth",

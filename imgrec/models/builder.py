@@ -1,4 +1,4 @@
-"""The specs of a classifier as one thing: what a task, a checkpoint and a model folder say of how it is built."""
+"""Specs of the parts of a classifier, their check and the construction of the classifier."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgrec.models.backbones.base import Backbone
 from imgrec.models.backbones.catalogue import BACKBONES
 from imgrec.models.classifier import Classifier
 from imgrec.models.edits.base import apply_edits, check_edits
-from imgrec.models.features.feature_maps import MapShape, last_map_shape, map_shapes, shapes_given, with_maps
+from imgrec.models.features.feature_maps import MapShape, last_map_shape, map_shapes, output_shapes, with_maps
 from imgrec.models.heads.linear import HEADS
 from imgrec.models.init.base import check_init, initialize
 from imgrec.models.necks.base import NECKS, Neck
@@ -32,16 +32,18 @@ class ClassifierSpecs:
     """Plain data that names the parts of a classifier, in the order in which images pass through them.
 
     Args:
-        backbone: a spec of :data:`imgrec.models.BACKBONES`.
-        head: a spec of :data:`imgrec.models.HEADS`.
-        normalize: see :func:`imgrec.models.resolve_normalize`.
-        neck: a spec of :data:`imgrec.models.NECKS`, which fuses maps of several stages of the backbone; ``None`` for
-            none.
-        pooling: a spec of :data:`imgrec.models.POOLINGS`; ``None`` for the backbone's own, or after a neck the mean of
-            each map.
-        edits: specs of :data:`imgrec.models.EDITS`, which change layers of the backbone; ``None`` for none.
-        init: specs of :data:`imgrec.models.INITIALIZERS`, for the values that training starts from; ``None`` leaves
-            what each layer draws for itself. Once there are others, they are no part of the classifier.
+        backbone: Spec of :data:`imgrec.models.BACKBONES`. Defaults to ``resnet18``.
+        head: Spec of :data:`imgrec.models.HEADS`. Defaults to ``linear``.
+        normalize: Normalization of the images. See :func:`imgrec.models.resolve_normalize`. Defaults to ``auto``.
+        neck: Spec of :data:`imgrec.models.NECKS`, which fuses maps of several stages. Defaults to no neck.
+        pooling: Spec of :data:`imgrec.models.POOLINGS`. Defaults to the pooling of the backbone, or after a neck to the
+            mean of each map.
+        edits: Specs of :data:`imgrec.models.EDITS`, which change layers of the backbone. Defaults to no edit.
+        init: Specs of :data:`imgrec.models.INITIALIZERS` for initial values. Defaults to the values of the layers. They
+            have no effect on a trained classifier.
+
+    >>> ClassifierSpecs("resnet18", pooling="gem").is_plain
+    False
     """
 
     backbone: Spec = "resnet18"
@@ -53,67 +55,68 @@ class ClassifierSpecs:
     init: Specs | None = None
 
     @classmethod
-    def of(cls, specs: Self | Mapping[str, Any], where: str = "specs") -> Self:
-        """The specs that a mapping holds, as :meth:`to_dict` gives it; specs are left as they are.
+    def from_dict(cls, specs: Self | Mapping[str, Any], where: str = "specs") -> Self:
+        """Return the specs in a mapping of the form of :meth:`to_dict`. Objects of this class are returned unchanged.
 
         Raises:
-            KeyError: backbone, head or normalize are missing.
-            UserError: it names a part that a classifier of this imgrec does not have.
+            KeyError: If ``backbone``, ``head`` or ``normalize`` is missing.
+            UserError: If a key is no part of a classifier in this version of imgrec.
 
-        >>> ClassifierSpecs.of({"backbone": "resnet18", "head": "cosine", "normalize": "auto"}).head
+        >>> ClassifierSpecs.from_dict({"backbone": "resnet18", "head": "cosine", "normalize": "auto"}).head
         'cosine'
         """
         if isinstance(specs, cls):
             return specs
         if not isinstance(specs, Mapping):
-            raise UserError(f"{where}: expected the parts of a classifier, got {specs!r}")
+            raise UserError(f"{where}: expected a mapping with the parts of a classifier, got {specs!r}.")
         known = [field.name for field in fields(cls)]
         unknown = [key for key in specs if key not in known]
         if unknown:
             raise UserError(
-                f'{where}: a classifier has no part "{unknown[0]}" in this imgrec; known: {", ".join(known)}.'
+                f'{where}: expected parts of a classifier, which are {", ".join(known)}, got "{unknown[0]}".'
             )
         return cls(**{key: specs[key] for key in known if key in _ALWAYS or key in specs})
 
     @classmethod
-    def known_to(cls, arguments: Mapping[str, Any]) -> Self:
-        """The specs among the arguments of a task, which has others beside them.
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
+        """Return the specs among the arguments of a task. Other arguments are ignored.
 
         Raises:
-            KeyError: backbone, head or normalize are missing.
+            KeyError: If ``backbone``, ``head`` or ``normalize`` is missing.
         """
         names = [field.name for field in fields(cls)]
         return cls(**{name: arguments[name] for name in names if name in _ALWAYS or name in arguments})
 
     def to_dict(self) -> dict[str, Any]:
-        """The inverse of :meth:`of`; a part that is not there is left out.
+        """Return a mapping for :meth:`from_dict`, without parts that are ``None``.
 
         >>> ClassifierSpecs("resnet18", neck="fpn").to_dict()
         {'backbone': 'resnet18', 'head': 'linear', 'normalize': 'auto', 'neck': 'fpn'}
         """
-        said = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {key: value for key, value in said.items() if key in _ALWAYS or value is not None}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {key: value for key, value in values.items() if key in _ALWAYS or value is not None}
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a backbone with a head and nothing else, which timm can build as well."""
+        """True for a backbone and a head only, which timm can build as well."""
         return set(self.to_dict()) - {"init"} == set(_ALWAYS)
 
-    def without_source(self) -> Self:
-        """The same without ``pretrained``, ``weights`` and ``init``, in whose place other values have come."""
+    def without_initial_values(self) -> Self:
+        """Return the specs without ``pretrained``, ``weights`` and ``init``, for a trained classifier."""
         name, given = BACKBONES.parse(self.backbone)
         kept = {k: v for k, v in given.items() if k not in ("pretrained", "weights")}
         return replace(self, backbone={"name": name, **kept} if kept else name, init=None)
 
     def check(self, where: str = "model", load_weights: bool = True) -> None:
-        """Raise what :meth:`build` would raise, as far as the specs alone can tell.
+        """Raise the errors of :meth:`build` that follow from the specs alone.
 
         Args:
-            where: the place in the config that holds the parts.
-            load_weights: whether the backbone's ``weights`` have to be there; not where a checkpoint follows.
+            where: Key in the config that contains the parts.
+            load_weights: ``False`` allows missing ``weights`` of the backbone, for example before a checkpoint is
+                loaded.
 
         Raises:
-            SpecError: it names the place.
+            SpecError: If a part is invalid. The message contains its key.
         """
         prefix = f"{where}." if where else ""
         place = f"{prefix}backbone"
@@ -134,86 +137,91 @@ class ClassifierSpecs:
         check_edits(self.edits, f"{prefix}edits", _FACTS)
         check_init(self.init, f"{prefix}init", _FACTS, bool(given.get("pretrained") or given.get("weights")))
         if set(self.to_dict()) != set(_ALWAYS):
-            self._try_out(prefix)
+            self._check_on_meta(prefix)
 
     def build(self, facts: DataFacts, load_weights: bool = True, where: str = "model") -> Classifier:
-        """The classifier, for the data that ``facts`` describes.
+        """Return the classifier for the data that ``facts`` describes.
 
         Args:
-            facts: the data's classes, image size and channels.
-            load_weights: whether to load the backbone's ``pretrained`` or ``weights``; not where a checkpoint or a
-                model folder will fill every parameter and buffer.
-            where: the place in the config that holds the parts, for messages.
+            facts: Classes, image size and channels of the data.
+            load_weights: ``False`` skips ``pretrained`` or ``weights`` of the backbone, and ``init``, because a
+                checkpoint or a model folder will set every parameter and buffer.
+            where: Key in the config that contains the parts, for messages.
 
         Raises:
-            SpecError: a spec that cannot be built, images that the backbone cannot take.
+            SpecError: If a spec cannot be built, or if the backbone does not accept the images.
         """
         prefix = f"{where}." if where else ""
         known: dict[str, Any] = {**facts.for_registry(), "load_weights": load_weights}
-        trunk = BACKBONES.build(self.backbone, f"{prefix}backbone", **known)
-        if not isinstance(trunk, Backbone):
+        backbone = BACKBONES.build(self.backbone, f"{prefix}backbone", **known)
+        if not isinstance(backbone, Backbone):
             raise SpecError(
-                f"{prefix}backbone: {self.backbone!r} gives a {type(trunk).__name__}, not an imgrec.models.Backbone."
+                f"{prefix}backbone: expected an imgrec.models.Backbone, got {type(backbone).__name__} from "
+                f"{self.backbone!r}."
             )
-        classifier = self._assembled(trunk, known, prefix)
-        if load_weights:  # otherwise every value comes from elsewhere
+        classifier = self._assemble(backbone, known, prefix)
+        if load_weights:  # otherwise every value is loaded later
             initialize(classifier, self.init, known, f"{prefix}init")
         return classifier
 
-    def _try_out(self, prefix: str) -> None:
-        """Build all of it on meta tensors, for images of the size that the backbone was made for.
+    def _check_on_meta(self, prefix: str) -> None:
+        """Build the classifier on meta tensors for the default image size of the backbone.
 
-        So are found necks that the backbone has no maps for, and patterns that mean no layer.
+        This detects necks that do not match the maps of the backbone, and patterns that match no layer.
         """
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             try:
-                trunk = BACKBONES.build(self.backbone, f"{prefix}backbone", load_weights=False)
-                facts = DataFacts(tuple(map(str, range(10))), (1,) * 10, self._usual_size(trunk))
-            except Exception:  # it needs the data, or real tensors: the same is done when it is built for good
+                backbone = BACKBONES.build(self.backbone, f"{prefix}backbone", load_weights=False)
+                facts = DataFacts(tuple(map(str, range(10))), (1,) * 10, self._default_size(backbone))
+            except Exception:  # it requires the data or real tensors, so only `build` can check it
                 return
-            if isinstance(trunk, Backbone):
+            if isinstance(backbone, Backbone):
                 known = {**facts.for_registry(), "load_weights": False}
-                with suppress(NotImplementedError, RuntimeError):  # a part that asks for values
-                    classifier = replace(self, normalize="auto")._assembled(trunk, known, prefix)
+                with suppress(NotImplementedError, RuntimeError):  # a part that requires values
+                    classifier = replace(self, normalize="auto")._assemble(backbone, known, prefix)
                     initialize(classifier, self.init, known, f"{prefix}init")
 
-    def _assembled(self, trunk: Backbone, known: dict[str, Any], prefix: str) -> Classifier:
-        """The classifier around a backbone as its spec builds it, with the values that its layers draw themselves."""
-        apply_edits(trunk, self.edits, known, f"{prefix}edits")
+    def _assemble(self, backbone: Backbone, known: dict[str, Any], prefix: str) -> Classifier:
+        """Return the classifier around a backbone, with the initial values of its layers."""
+        apply_edits(backbone, self.edits, known, f"{prefix}edits")
         channels, size = known["in_channels"], known["image_size"]
-        mean, std = resolve_normalize(self.normalize, trunk.mean, trunk.std, channels, f"{prefix}normalize")
+        mean, std = resolve_normalize(self.normalize, backbone.mean, backbone.std, channels, f"{prefix}normalize")
         if self.neck is None and self.pooling is None:
-            top = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=trunk.feature_dim)
-            return Classifier(trunk, top, mean, std)
-        neck, pooling = self._after(trunk, known, prefix)
-        source = with_maps(trunk, neck.levels if neck is not None else (), channels, size)
-        top = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=pooling.feature_dim)
-        return Classifier(source, top, mean, std, neck, pooling)
+            head = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=backbone.feature_dim)
+            return Classifier(backbone, head, mean, std)
+        neck, pooling = self._build_neck_and_pooling(backbone, known, prefix)
+        map_backbone = with_maps(backbone, neck.levels if neck is not None else (), channels, size)
+        head = HEADS.build(self.head, f"{prefix}head", **known, feature_dim=pooling.feature_dim)
+        return Classifier(map_backbone, head, mean, std, neck, pooling)
 
-    def _usual_size(self, trunk: Backbone) -> int:
-        """The side of the images that a backbone takes where nobody says another."""
-        said = BACKBONES.entry(BACKBONES.parse(self.backbone)[0]).parameters.get("image_size")
-        if said is not None and isinstance(said.default, int):
-            return said.default
-        config: Any = getattr(trunk.network, "pretrained_cfg", {})
+    def _default_size(self, backbone: Backbone) -> int:
+        """Return the default image size of a backbone."""
+        parameter = BACKBONES.entry(BACKBONES.parse(self.backbone)[0]).parameters.get("image_size")
+        if parameter is not None and isinstance(parameter.default, int):
+            return parameter.default
+        config: Any = getattr(backbone.network, "pretrained_cfg", {})
         return int(config.get("input_size", (3, 224, 224))[-1])
 
-    def _after(self, trunk: Backbone, known: dict[str, Any], prefix: str) -> tuple[Neck | None, Pooling]:
-        """What makes features of a backbone's maps."""
+    def _build_neck_and_pooling(
+        self, backbone: Backbone, known: dict[str, Any], prefix: str
+    ) -> tuple[Neck | None, Pooling]:
+        """Return the neck and the pooling for the maps of a backbone."""
         title = f'the backbone "{BACKBONES.parse(self.backbone)[0]}"'
         place = f"{prefix}pooling" if self.neck is None else f"{prefix}neck"
         sizes = known["in_channels"], known["image_size"]
         neck = None
         try:
             if self.neck is None:
-                channels: tuple[int, ...] = (last_map_shape(trunk, title, *sizes).channels,)
+                channels: tuple[int, ...] = (last_map_shape(backbone, title, *sizes).channels,)
             else:
-                maps = map_shapes(trunk, title, *sizes)
-                neck = self._built_neck(maps, known, place)
+                maps = map_shapes(backbone, title, *sizes)
+                neck = self._build_neck(maps, known, place)
                 channels = neck.out_channels
-                given = tuple(each.channels for each in shapes_given(neck, [maps[level] for level in neck.levels]))
-                if given != channels:
-                    raise UserError(f"{self.neck!r} says it gives maps of {channels} channels, and gives {given}")
+                found = tuple(each.channels for each in output_shapes(neck, [maps[level] for level in neck.levels]))
+                if found != channels:
+                    raise UserError(
+                        f"expected maps of {channels} channels, as in `out_channels`, got {found} from {self.neck!r}."
+                    )
         except SpecError:
             raise
         except UserError as error:
@@ -222,16 +230,16 @@ class ClassifierSpecs:
         pooling = POOLINGS.build(self.pooling or "average", place, **known, map_channels=channels)
         if not isinstance(pooling, Pooling):
             raise SpecError(
-                f"{place}: {self.pooling!r} gives a {type(pooling).__name__}, not an imgrec.models.Pooling."
+                f"{place}: expected an imgrec.models.Pooling, got {type(pooling).__name__} from {self.pooling!r}."
             )
         return neck, pooling
 
-    def _built_neck(self, maps: tuple[MapShape, ...], known: dict[str, Any], place: str) -> Neck:
+    def _build_neck(self, maps: tuple[MapShape, ...], known: dict[str, Any], place: str) -> Neck:
         assert self.neck is not None
         shapes = {"map_channels": tuple(m.channels for m in maps), "map_sizes": tuple(m.height for m in maps)}
         neck = NECKS.build(self.neck, place, **known, **shapes)
         if not isinstance(neck, Neck):
-            raise SpecError(f"{place}: {self.neck!r} gives a {type(neck).__name__}, not an imgrec.models.Neck.")
+            raise SpecError(f"{place}: expected an imgrec.models.Neck, got {type(neck).__name__} from {self.neck!r}.")
         return neck
 
 
@@ -243,7 +251,7 @@ def check_classifier(
     load_weights: bool = True,
     **parts: Any,
 ) -> None:
-    """:meth:`ClassifierSpecs.check` of the specs given one by one; ``parts`` are those that are seldom there."""
+    """Check specs with :meth:`ClassifierSpecs.check`. ``parts`` are the optional ones."""
     ClassifierSpecs(backbone, head, normalize, **parts).check(where, load_weights)
 
 
@@ -256,7 +264,7 @@ def build_classifier(
     where: str = "model",
     **parts: Any,
 ) -> Classifier:
-    """:meth:`ClassifierSpecs.build` of the specs given one by one; ``parts`` are those that are seldom there.
+    """Build a classifier with :meth:`ClassifierSpecs.build`. ``parts`` are the optional specs.
 
     >>> import torch
     >>> facts = DataFacts(("cat", "dog"), (50, 50), image_size=32)

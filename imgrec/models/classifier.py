@@ -1,4 +1,4 @@
-"""A classifier: everything from normalization to logits."""
+"""Classifier: normalization, backbone, neck, pooling and head."""
 
 from __future__ import annotations
 
@@ -16,25 +16,32 @@ from imgrec.models.pooling import Pooling
 
 
 class Classifier(nn.Module):
-    """Normalization, backbone, neck, pooling and head: images in, logits out.
+    """Classifier from images to logits: normalization, backbone, neck, pooling and head.
 
-    Mean and standard deviation are buffers: what was trained is what a checkpoint holds and what is exported.
+    Mean and standard deviation are buffers, so that checkpoints and exports contain the whole trained model.
 
     Args:
-        backbone: gives the pooled features; with ``pooling``, maps.
-        head: ``(batch, feature_dim)`` to logits ``(batch, num_classes)``.
-        mean: one value a channel, in units of [0, 1].
-        std: one value a channel, likewise.
-        neck: fuses the backbone's maps; it needs ``pooling``.
-        pooling: makes the features out of maps, in the place of the backbone's own.
+        backbone: Backbone that returns pooled features, or maps if ``pooling`` is set.
+        head: Module from ``(batch, feature_dim)`` to logits ``(batch, num_classes)``.
+        mean: Mean per channel, in units of [0, 1].
+        std: Standard deviation per channel, in units of [0, 1].
+        neck: Module that fuses the maps of the backbone. It requires ``pooling``.
+        pooling: Module from maps to features, instead of the pooling of the backbone.
 
     Shapes: images ``(batch, channels, height, width)``, uint8 in 0..255 or float in [0, 1].
+
+    >>> from imgrec.models import Backbone, LinearHead
+    >>> backbone = Backbone(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), 3, (0.5,) * 3, (0.5,) * 3)
+    >>> model = Classifier(backbone, LinearHead(3, 2), backbone.mean, backbone.std)
+    >>> model(torch.zeros(4, 3, 8, 8, dtype=torch.uint8)).shape
+    torch.Size([4, 2])
     """
 
     mean: Tensor
     std: Tensor
     channels_last: bool = False
-    """Whether the backbone is given images that lie pixel by pixel; see :func:`imgrec.models.set_channels_last`."""
+    """True if images are converted to the memory format ``channels_last``. See
+    :func:`imgrec.models.set_channels_last`."""
 
     def __init__(
         self,
@@ -53,41 +60,41 @@ class Classifier(nn.Module):
         self.register_buffer("mean", torch.tensor(tuple(mean), dtype=torch.float32))
         self.register_buffer("std", torch.tensor(tuple(std), dtype=torch.float32))
         self.surgery: list[dict[str, Any]] = []
-        """What changed the network after its specs built it, as plain data; see ``imgrec.compress.surgery``."""
+        """Changes of the network after its construction, as plain data. See ``imgrec.compress.surgery``."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits, float ``(batch, num_classes)``."""
+        """Return the logits, float ``(batch, num_classes)``."""
         logits: Tensor = self.head(self.features(images).pooled)
         return logits
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """The pooled feature vectors, float ``(batch, feature_dim)``."""
+        """Return the pooled feature vectors, float ``(batch, feature_dim)``."""
         return self.features(images).pooled
 
     def forward_all(self, images: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Logits, features and auxiliary logits (none outside training) of one pass."""
+        """Return logits, features and auxiliary logits of one pass. Auxiliary logits exist in training only."""
         features = self.features(images)
         return self.head(features.pooled), features.pooled, features.auxiliary
 
     def features(self, images: Tensor) -> Features:
-        """What the head is given for images that are not normalized yet."""
-        return describe(self.normalize(images), self.backbone, self.neck, self.pooling)
+        """Return the input of the head for images that are not normalized."""
+        return extract_features(self.normalize(images), self.backbone, self.neck, self.pooling)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """The images as the backbone expects them: in units of [0, 1], minus the mean, over the standard deviation."""
+        """Return the images in units of [0, 1], minus the mean, divided by the standard deviation."""
         if images.dtype == torch.uint8:
-            # a copy, then twice in place: three passes of reading and writing less than the formula
+            # one copy and two in-place operations save three passes through memory
             scale, shift = 1 / (255 * self.std), -self.mean / self.std
             pixels = images.to(self.mean.dtype, copy=True, memory_format=self._order)
             return pixels.mul_(scale.view(-1, 1, 1)).add_(shift.view(-1, 1, 1))
         if not images.is_floating_point():
-            raise UserError(f"images must be uint8 in 0..255 or float in [0, 1], got {images.dtype}")
+            raise UserError(f"images: expected uint8 in 0..255 or float in [0, 1], got {images.dtype}.")
         pixels = images.to(self.mean.dtype, memory_format=self._order)
         return (pixels - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
 
     @property
     def feature_dim(self) -> int:
-        """The length of the vectors that the head is given."""
+        """Length of the input vectors of the head."""
         if self.pooling is not None:
             return self.pooling.feature_dim
         assert isinstance(self.backbone, Backbone)
@@ -98,10 +105,12 @@ class Classifier(nn.Module):
         return torch.channels_last if self.channels_last else torch.preserve_format
 
 
-def describe(pixels: Tensor, backbone: Backbone | MapBackbone, neck: Neck | None, pooling: Pooling | None) -> Features:
-    """What the head is given for normalized images: what the backbone says itself, or what is pooled from its maps."""
-    given = backbone(pixels)
+def extract_features(
+    pixels: Tensor, backbone: Backbone | MapBackbone, neck: Neck | None, pooling: Pooling | None
+) -> Features:
+    """Return the input of the head for normalized images: the output of the backbone, or its pooled maps."""
+    output = backbone(pixels)
     if pooling is None:
-        features: Features = given
+        features: Features = output
         return features
-    return Features(pooling(given if neck is None else neck(given)))
+    return Features(pooling(output if neck is None else neck(output)))

@@ -1,4 +1,4 @@
-"""The mean and standard deviation by which a classifier normalizes its images."""
+"""Mean and standard deviation for the normalization of images in a classifier."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAMED = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "half": ((0.5,) * 3, (0.5,)
 
 
 def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """``values`` for another number of channels: averaged for one, repeated in turn for more.
+    """Return ``values`` for another number of channels: the mean for one, repeated in turn for more.
 
     >>> for_channels((0.2, 0.4, 0.6), 1), for_channels((0.5,), 3)
     ((0.4,), (0.5, 0.5, 0.5))
@@ -30,21 +30,30 @@ def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 
 def check_normalize(normalize: Any, where: str = "normalize") -> None:
-    """Raise :class:`SpecError` where ``normalize`` is none of the accepted forms; see :func:`resolve_normalize`."""
-    accepted = "Accepted: auto, imagenet, half, or a mapping with the lists `mean` and `std`."
+    """Raise an error if ``normalize`` has none of the accepted forms. See :func:`resolve_normalize`.
+
+    Raises:
+        SpecError: If the name is unknown or the mapping is invalid.
+    """
+    accepted = "auto, imagenet, half, or a mapping with the lists `mean` and `std`"
     if isinstance(normalize, str):
         words = ("auto", *_NAMED)
         if normalize not in words:
-            raise SpecError(f'{where}: "{normalize}" is no normalization.{suggestion(normalize, words)} {accepted}')
+            raise SpecError(f'{where}: expected {accepted}, got "{normalize}".{suggestion(normalize, words)}')
         return
     if not isinstance(normalize, Mapping) or set(normalize) != {"mean", "std"}:
-        raise SpecError(f"{where}: got {normalize!r}. {accepted}")
+        raise SpecError(f"{where}: expected {accepted}, got {normalize!r}.")
     for key in ("mean", "std"):
         values = normalize[key]
-        if not isinstance(values, Sequence) or isinstance(values, str) or not all(map(_number, values)) or not values:
-            raise SpecError(f"{where}.{key}: expected a list of numbers, one a channel, got {values!r}.")
+        if (
+            not isinstance(values, Sequence)
+            or isinstance(values, str)
+            or not all(map(_is_number, values))
+            or not values
+        ):
+            raise SpecError(f"{where}.{key}: expected a list with a number per channel, got {values!r}.")
     if any(value <= 0 for value in normalize["std"]):
-        raise SpecError(f"{where}.std: every standard deviation must be above 0, got {list(normalize['std'])}.")
+        raise SpecError(f"{where}.std: expected numbers above 0, got {list(normalize['std'])}.")
 
 
 def resolve_normalize(
@@ -54,18 +63,21 @@ def resolve_normalize(
     channels: int,
     where: str = "normalize",
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and the standard deviation, one value a channel, in units of [0, 1].
+    """Return the mean and the standard deviation per channel, in units of [0, 1].
 
     Args:
-        normalize: ``auto`` takes those of the backbone's preprocessing; ``imagenet`` ImageNet's; ``half`` 0.5 and 0.5,
-            which brings [0, 1] to [-1, 1]; a mapping gives them.
-        backbone_mean: what ``auto`` takes.
-        backbone_std: likewise.
-        channels: the number of channels of the images.
-        where: the place in the config, for messages.
+        normalize: ``auto`` uses the preprocessing of the backbone, ``imagenet`` the statistics of ImageNet. ``half`` is
+            0.5 and 0.5, which maps [0, 1] to [-1, 1]. A mapping contains the lists ``mean`` and ``std``.
+        backbone_mean: Mean for ``auto``.
+        backbone_std: Standard deviation for ``auto``.
+        channels: Number of channels of the images.
+        where: Key in the config for messages.
 
     Raises:
-        SpecError: an unknown word, or another number of values than channels.
+        SpecError: If the name is unknown, or if the number of values differs from the number of channels.
+
+    >>> resolve_normalize("half", (0.4,), (0.2,), channels=1)
+    ((0.5,), (0.5,))
     """
     check_normalize(normalize, where)
     if isinstance(normalize, str):
@@ -74,11 +86,11 @@ def resolve_normalize(
     for key in ("mean", "std"):
         if len(normalize[key]) != channels:
             raise SpecError(
-                f"{where}.{key}: got {len(normalize[key])} value(s), {list(normalize[key])}, "
-                f"but the images have {channels} channel(s)."
+                f"{where}.{key}: expected {channels} value(s), one per channel of the images, got "
+                f"{list(normalize[key])}."
             )
     return tuple(map(float, normalize["mean"])), tuple(map(float, normalize["std"]))
 
 
-def _number(value: object) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

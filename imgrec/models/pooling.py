@@ -1,4 +1,4 @@
-"""What makes one vector an image out of maps."""
+"""Pooling of feature maps to one vector per image."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.registry import Registry
+from imgrec.utils.ranges import PositiveFloat, PositiveInt, check_ranges
 
 
 class Pooling(nn.Module):
-    """Makes a vector of each map; of several maps, the vectors stand side by side.
+    """Base class of poolings, which convert each map to a vector and concatenate the vectors of several maps.
 
-    A subclass names in its constructor the fact ``map_channels``, one number a map, and overrides :meth:`pool`.
+    The constructor of a subclass has the parameter ``map_channels``, a fact with one number per map. The subclass
+    overrides :meth:`pool`.
 
     Args:
-        map_channels: the channels of each map that it is given.
-        factor: how many features it makes of a channel.
+        map_channels: Number of channels of each input map.
+        factor: Number of features per channel. Defaults to 1.
 
     Shapes: a tuple of float ``(batch, channels, height, width)`` to ``(batch, feature_dim)``.
 
@@ -30,16 +32,16 @@ class Pooling(nn.Module):
     def __init__(self, map_channels: Sequence[int], factor: int = 1) -> None:
         super().__init__()
         self.feature_dim = factor * sum(map_channels)
-        """The length of the vector."""
+        """Length of the feature vector."""
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
-        """The features."""
+        """Return the features."""
         return torch.cat([self.pool(each, number) for number, each in enumerate(maps)], dim=1)
 
     def pool(self, map_: Tensor, number: int) -> Tensor:
-        """The vector of one map: ``(batch, channels, height, width)`` to ``(batch, factor * channels)``.
+        """Return the vector of one map: ``(batch, channels, height, width)`` to ``(batch, factor * channels)``.
 
-        ``number`` says which of the maps it is, for a pooling that learns something of each.
+        ``number`` is the index of the map, for a pooling with parameters per map.
         """
         raise NotImplementedError
 
@@ -49,10 +51,10 @@ POOLINGS: Registry[Pooling] = Registry("pooling", "poolings")
 
 
 def generalized_mean(map_: Tensor, p: Tensor | float, eps: float = 1e-6) -> Tensor:
-    """The ``p``-th root of the mean of the ``p``-th powers of each channel: 1 is the mean, and infinity the maximum.
+    """Return the ``p``-th root of the mean of the ``p``-th powers of each channel. 1 is the mean, infinity the maximum.
 
-    Shapes: ``(batch, channels, height, width)`` to ``(batch, channels)``. Values below ``eps`` count as ``eps``. It is
-    computed in float32: powers leave the range of half precision.
+    Shapes: ``(batch, channels, height, width)`` to ``(batch, channels)``. Values below ``eps`` count as ``eps``. The
+    computation uses float32, because powers leave the range of half precision.
 
     Source: Radenović, Tolias and Chum, Fine-tuning CNN Image Retrieval with No Human Annotation, 2018,
     arXiv:1711.02512.
@@ -61,17 +63,17 @@ def generalized_mean(map_: Tensor, p: Tensor | float, eps: float = 1e-6) -> Tens
     tensor([[12.5000]])
     """
     values = map_.float().clamp(min=eps)
-    largest = values.amax(dim=(2, 3), keepdim=True)  # taken out, so that no power overflows
+    largest = values.amax(dim=(2, 3), keepdim=True)  # factored out, so that no power overflows
     mean = (values / largest).pow(p).mean(dim=(2, 3))
     return (mean.pow(1.0 / p) * largest.flatten(1)).to(map_.dtype)
 
 
 @POOLINGS.register("average")
 class AveragePooling(Pooling):
-    """The mean of each channel.
+    """Mean of each channel.
 
     Args:
-        map_channels: the channels of each map that it is given.
+        map_channels: Number of channels of each input map, a fact of the backbone or neck.
 
     Shapes: a tuple of float ``(batch, channels, height, width)`` to ``(batch, sum of channels)``.
 
@@ -87,18 +89,21 @@ class AveragePooling(Pooling):
         super().__init__(map_channels)
 
     def pool(self, map_: Tensor, number: int) -> Tensor:
-        """The means."""
+        """Return the means."""
         return map_.mean(dim=(2, 3))
 
 
 @POOLINGS.register("max")
 class MaxPooling(Pooling):
-    """The largest value of each channel.
+    """Maximum of each channel.
 
     Args:
-        map_channels: the channels of each map that it is given.
+        map_channels: Number of channels of each input map, a fact of the backbone or neck.
 
     Shapes: a tuple of float ``(batch, channels, height, width)`` to ``(batch, sum of channels)``.
+
+    See Also:
+        :class:`GeMPooling`. Use it instead to learn a pooling between mean and maximum.
 
     Source: Oquab et al., Is object localization for free?, 2015, CVPR.
 
@@ -112,17 +117,17 @@ class MaxPooling(Pooling):
         super().__init__(map_channels)
 
     def pool(self, map_: Tensor, number: int) -> Tensor:
-        """The largest values."""
+        """Return the maxima."""
         return map_.amax(dim=(2, 3))
 
 
 @POOLINGS.register("average_max")
 class AverageMaxPooling(Pooling):
-    """Half the mean and half the largest value of each channel, or both side by side.
+    """Average of the mean and the maximum of each channel, or both concatenated.
 
     Args:
-        map_channels: the channels of each map that it is given.
-        concatenate: mean and largest value stand side by side, and there are twice as many features.
+        map_channels: Number of channels of each input map, a fact of the backbone or neck.
+        concatenate: ``True`` returns mean and maximum as separate features. Defaults to ``False``.
 
     Shapes: a tuple of float ``(batch, channels, height, width)`` to ``(batch, sum of channels)``, or twice that.
 
@@ -140,26 +145,25 @@ class AverageMaxPooling(Pooling):
         self.concatenate = concatenate
 
     def pool(self, map_: Tensor, number: int) -> Tensor:
-        """The means and the largest values."""
+        """Return the means and the maxima."""
         mean, largest = map_.mean(dim=(2, 3)), map_.amax(dim=(2, 3))
         return torch.cat([mean, largest], dim=1) if self.concatenate else 0.5 * (mean + largest)
 
 
 @POOLINGS.register("gem")
 class GeMPooling(Pooling):
-    """Generalized mean of each channel, between mean and maximum, with an exponent that is learnt.
+    """Generalized mean of each channel, between mean and maximum, with a learned exponent.
 
     Args:
-        map_channels: the channels of each map that it is given.
-        p: the exponent that training starts from, above 0: 1 is the mean, a large one near the maximum.
-        learnable: whether training moves it, one of its own for each map; it is kept as its logarithm, and so stays
-            above 0.
-        eps: values below this count as this; above 0. Maps that a ReLU ends lose nothing.
+        map_channels: Number of channels of each input map, a fact of the backbone or neck.
+        p: Initial exponent, above 0. 1 is the mean, and large values approach the maximum. Defaults to 3.
+        learnable: ``True`` trains one exponent per map, stored as its logarithm. Defaults to ``True``.
+        eps: Lower bound of the values, above 0. It has no effect on maps after a ReLU. Defaults to 1e-6.
 
     Shapes: a tuple of float ``(batch, channels, height, width)`` to ``(batch, sum of channels)``.
 
     Raises:
-        UserError: ``p`` or ``eps`` of 0 or less.
+        UserError: If ``p`` or ``eps`` is out of range.
 
     Source: Radenović, Tolias and Chum, Fine-tuning CNN Image Retrieval with No Human Annotation, 2018,
     arXiv:1711.02512.
@@ -172,13 +176,11 @@ class GeMPooling(Pooling):
 
     log_p: Tensor
 
+    @check_ranges
     def __init__(
-        self, map_channels: tuple[int, ...], p: float = 3.0, learnable: bool = True, eps: float = 1e-6
+        self, map_channels: tuple[int, ...], p: PositiveFloat = 3.0, learnable: bool = True, eps: PositiveFloat = 1e-6
     ) -> None:
         super().__init__(map_channels)
-        for key, value in (("p", p), ("eps", eps)):
-            if value <= 0:
-                raise UserError(f"`{key}` must be above 0, got {value}")
         self.eps = eps
         log_p = torch.full((len(map_channels),), float(p)).log()
         if learnable:
@@ -187,23 +189,23 @@ class GeMPooling(Pooling):
             self.register_buffer("log_p", log_p)
 
     def pool(self, map_: Tensor, number: int) -> Tensor:
-        """The generalized means."""
+        """Return the generalized means."""
         return generalized_mean(map_, self.log_p[number].float().exp(), self.eps)
 
 
 @POOLINGS.register("attention")
 class AttentionPooling(Pooling):
-    """A learnt query asks all places of a map at once, and an MLP works on what they answer.
+    """Attention of a learned query over all positions of a map, followed by an MLP.
 
     Args:
-        map_channels: the channels of each map that it is given; each map has a query, projections and MLP of its own.
-        heads: of the attention; they share the channels out.
-        mlp_ratio: the width of the MLP, as a multiple of the channels.
+        map_channels: Number of channels of each input map. Each map has its own query, projections and MLP.
+        heads: Number of attention heads, a divisor of the channels. Defaults to 8.
+        mlp_ratio: Width of the MLP relative to the channels. Defaults to 4.
 
     Shapes: a tuple of float ``(batch, channels, height, width)`` to ``(batch, sum of channels)``.
 
     Raises:
-        UserError: channels that the heads cannot share out, or a width of no channel.
+        UserError: If ``heads`` does not divide the channels, or if the MLP has no channel.
 
     Source: Lee et al., Set Transformer, 2019, arXiv:1810.00825 (pooling by multihead attention); for images Zhai et
     al., Scaling Vision Transformers, 2022, arXiv:2106.04560 (the MAP head), as timm computes it.
@@ -214,19 +216,22 @@ class AttentionPooling(Pooling):
     torch.Size([2, 16])
     """
 
-    def __init__(self, map_channels: tuple[int, ...], heads: int = 8, mlp_ratio: float = 4.0) -> None:
+    @check_ranges
+    def __init__(self, map_channels: tuple[int, ...], heads: PositiveInt = 8, mlp_ratio: PositiveFloat = 4.0) -> None:
         super().__init__(map_channels)
         for channels in map_channels:
-            if heads < 1 or channels % heads:
-                raise UserError(f"`heads` must divide the channels of the maps, {channels}, got {heads}")
+            if channels % heads:
+                raise UserError(f"heads: expected a divisor of the {channels} channels of a map, got {heads}.")
             if int(channels * mlp_ratio) < 1:
-                raise UserError(f"`mlp_ratio` must be large enough for one channel, got {mlp_ratio}")
+                raise UserError(
+                    f"mlp_ratio: expected at least 1 / {channels}, for one hidden channel, got {mlp_ratio}."
+                )
         self.each = nn.ModuleList(
             AttentionPoolLatent(channels, num_heads=heads, mlp_ratio=mlp_ratio, norm_layer=nn.LayerNorm)
             for channels in map_channels
         )
 
     def pool(self, map_: Tensor, number: int) -> Tensor:
-        """What the places answer."""
+        """Return the output of the attention and the MLP."""
         pooled: Tensor = self.each[number](map_.flatten(2).transpose(1, 2))
         return pooled

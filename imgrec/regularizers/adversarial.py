@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from imgrec.augment import to_float
 from imgrec.losses import LOSSES, cross_entropy
+from imgrec.models.utils.forward import extra_forward
 from imgrec.models.utils.loss_scale import scaled_loss
-from imgrec.models.utils.passes import extra_forward
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
 from imgrec.utils.ranges import PositiveFloat, PositiveInt, check_ranges

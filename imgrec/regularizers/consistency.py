@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from imgrec.augment import AUGMENTATIONS, BatchRandom, BatchTransform
 from imgrec.errors import UserError
 from imgrec.losses.base import full_precision
-from imgrec.models.utils.passes import drops, extra_forward
+from imgrec.models.utils.forward import extra_forward, has_dropout
 from imgrec.registry import Spec
 from imgrec.regularizers.augmix import augmix
 from imgrec.regularizers.base import REGULARIZERS
@@ -86,7 +86,7 @@ class RDrop(nn.Module):
 
     def check_model(self, model: nn.Module) -> None:
         """Raise an error if all passes of the network are equal, before it is trained."""
-        if not drops(model):
+        if not has_dropout(model):
             raise UserError(
                 "r_drop requires a network with dropout. Set `dropout: 0.3` in the head, or drop_rate or "
                 "drop_path_rate in the backbone."

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from imgrec.augment import to_float
 from imgrec.losses.cross_entropy import cross_entropy
-from imgrec.models.utils.passes import extra_forward
+from imgrec.models.utils.forward import extra_forward
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
 from imgrec.utils.ranges import PositiveInt, check_ranges

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from imgrec.augment import to_float
 from imgrec.losses.base import full_precision
+from imgrec.models.utils.forward import extra_forward, has_dropout, same_rng
 from imgrec.models.utils.loss_scale import scaled_loss
-from imgrec.models.utils.passes import drops, extra_forward, same_rng
 from imgrec.regularizers.adversarial import GrayLevels
 from imgrec.regularizers.base import REGULARIZERS
 from imgrec.types import StepOutput
@@ -51,7 +51,7 @@ def virtual_adversarial_penalty(
     """
     images = to_float(images).detach()
     direction = torch.randn_like(images)
-    if drops(model):
+    if has_dropout(model):
         with same_rng(images.device):
             reference = extra_forward(model, images).detach()
     else:

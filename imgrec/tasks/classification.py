@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from imgrec.errors import UserError
 from imgrec.losses import build_loss, check_losses
 from imgrec.models import Classifier, ClassifierSpecs, MultiSampleDropoutHead, Normalize, clear_blind_gradients
-from imgrec.models.pretrained.partial import Taken
+from imgrec.models.pretrained.partial import PartialLoad
 from imgrec.registry import Spec, Specs
 from imgrec.tasks.base import BaseTask
 from imgrec.tasks.epoch_metrics import classification_metrics
@@ -104,7 +104,7 @@ class ClassificationTask(BaseTask):
         self.auxiliary_weight = auxiliary_weight
         self.init_from = init_from
         self.initial_weights = None if init_from is None else InitialWeights.parse(init_from)
-        self.loaded_weights: Taken | None = None
+        self.loaded_weights: PartialLoad | None = None
         loads_all = self.initial_weights is not None and not self.initial_weights.partial
         self.specs.check("model", load_weights=load_weights and not loads_all)
         if init is not None and loads_all:

@@ -15,7 +15,7 @@ from imgrec.export import read_origin, read_specs
 from imgrec.export.state_dict import locate_tensors, read_tensors
 from imgrec.models import BACKBONES, EDITS, HEADS, NECKS, POOLINGS, Classifier, ClassifierSpecs, Normalize
 from imgrec.models.pretrained.loading import load_exactly
-from imgrec.models.pretrained.partial import Taken, take_over
+from imgrec.models.pretrained.partial import PartialLoad, load_partially
 from imgrec.models.utils.patterns import Scope, in_scope, scope_names
 from imgrec.registry import Registry
 from imgrec.spec_defaults import complete_spec
@@ -134,7 +134,7 @@ class InitialWeights:
 
     def load_matching(
         self, model: Classifier, facts: DataFacts, normalize: Normalize, where: str = "model.init_from"
-    ) -> Taken:
+    ) -> PartialLoad:
         """Load the tensors of the source that match ``model``, in place, and log them.
 
         A head for other or unknown classes is not loaded, even if it has the right shape. The normalization is loaded
@@ -159,7 +159,7 @@ class InitialWeights:
 
         given = read_tensors(self.path, where, self.rename)
         other_classes = given.class_names != facts.class_names
-        loaded = take_over(
+        loaded = load_partially(
             model,
             given.state,
             f"{where}: {self.path}",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imgrec.models.utils.passes import frozen_batch_stats, same_rng
+from imgrec.models.utils.forward import frozen_batch_stats, same_rng
 from imgrec.optim.optimizers.sam import SharpnessAware
 from imgrec.optim.optimizers.wrapper import trained_parameters
 

@@ -12,7 +12,7 @@ from torchvision.ops import StochasticDepth
 from imgrec.errors import SpecError, UserError
 from imgrec.models import BACKBONES, Backbone, build_classifier, check_classifier
 from imgrec.registry import Spec
-from imgrec.types import DataFacts
+from tests.models.small_models import make_facts
 
 TINY_RESNET: dict[str, object] = {
     "name": "resnet18",
@@ -35,20 +35,15 @@ LARGE_TORCHVISION = [
 LARGE_TORCHVISION += ["swin_t", "vit_b_32", "resnext50_32x4d", "wide_resnet50_2"]
 
 
-def facts(image_size: int = 32, channels: int = 3, num_classes: int = 4) -> DataFacts:
-    names = tuple(f"class {i}" for i in range(num_classes))
-    return DataFacts(names, (10,) * num_classes, image_size=image_size, channels=channels)
-
-
-def gradients(spec: Spec, image_size: int, channels: int = 3) -> None:
-    """Train one step's worth of gradient through every parameter."""
+def check_gradients(spec: Spec, image_size: int, channels: int = 3) -> None:
+    """Check that one step gives every parameter a gradient."""
     torch.manual_seed(0)
-    known = facts(image_size, channels)
+    known = make_facts(4, image_size, channels)
     model = build_classifier(spec, "linear", "auto", known).train()
     for module in model.modules():
-        if isinstance(module, nn.Dropout | StochasticDepth):  # either can silence a whole layer of a few samples
+        if isinstance(module, nn.Dropout | StochasticDepth):  # either can drop a whole layer of a few samples
             module.p = 0.0
-        if isinstance(module, nn.BatchNorm2d) and not module.weight.any():  # a residual branch that begins as zero
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.any():  # a residual branch that starts at zero
             nn.init.ones_(module.weight)
     images = torch.randint(0, 256, (4, channels, image_size, image_size), dtype=torch.uint8)
     logits, features, auxiliary = model.forward_all(images)
@@ -65,43 +60,45 @@ def gradients(spec: Spec, image_size: int, channels: int = 3) -> None:
 
 @pytest.mark.parametrize("name", TIMM)
 def test_every_parameter_of_a_timm_classifier_gets_a_gradient(name: str) -> None:
-    gradients(name, 64)
+    check_gradients(name, 64)
 
 
 @pytest.mark.parametrize("image_size", [8, 16, 28, 32])
-def test_a_small_resnet_takes_tiny_grey_images(image_size: int) -> None:
-    gradients(TINY_RESNET, image_size, channels=1)
+def test_small_resnet_accepts_tiny_gray_images(image_size: int) -> None:
+    check_gradients(TINY_RESNET, image_size, channels=1)
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_every_parameter_of_a_torchvision_classifier_gets_a_gradient(name: str) -> None:
-    gradients(f"torchvision/{name}", 64)
+    check_gradients(f"torchvision/{name}", 64)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE_TORCHVISION)
 def test_every_parameter_of_a_large_torchvision_classifier_gets_a_gradient(name: str) -> None:
-    gradients(f"torchvision/{name}", 64)
+    check_gradients(f"torchvision/{name}", 64)
 
 
-def test_auxiliary_classifiers_of_googlenet_give_logits_in_training_only() -> None:
-    gradients("torchvision/googlenet", 64)
-    model = build_classifier("torchvision/googlenet", "linear", "auto", facts(64))
+def test_auxiliary_logits_of_googlenet_exist_in_training_only() -> None:
+    check_gradients("torchvision/googlenet", 64)
+    model = build_classifier("torchvision/googlenet", "linear", "auto", make_facts(image_size=64))
     images = torch.zeros(2, 3, 64, 64)
     assert [extra.shape for extra in model.forward_all(images)[2]] == [(2, 4), (2, 4)]
     assert model.eval().forward_all(images)[2] == ()
-    without = build_classifier({"name": "torchvision/googlenet", "auxiliary": False}, "linear", "auto", facts(64))
+    without = build_classifier(
+        {"name": "torchvision/googlenet", "auxiliary": False}, "linear", "auto", make_facts(image_size=64)
+    )
     assert without.forward_all(images)[2] == ()
 
 
 @pytest.mark.slow
 def test_auxiliary_classifier_of_inception_gets_a_gradient() -> None:
-    gradients("torchvision/inception_v3", 299)
+    check_gradients("torchvision/inception_v3", 299)
 
 
 @pytest.mark.slow
-def test_maxvit_takes_an_image_size_that_its_partitions_divide() -> None:
-    gradients("torchvision/maxvit_t", 224)
+def test_maxvit_accepts_image_size_divisible_by_partitions() -> None:
+    check_gradients("torchvision/maxvit_t", 224)
 
 
 @pytest.mark.parametrize("name", [*TORCHVISION, "densenet121"])
@@ -124,7 +121,7 @@ def test_torchvision_features_are_the_input_of_the_original_last_layer(name: str
     torch.testing.assert_close(pooled, expected)
 
 
-def test_timm_features_are_timms_pooled_features() -> None:
+def test_timm_features_equal_pooled_features_of_timm() -> None:
     torch.manual_seed(0)
     backbone = BACKBONES.build("mobilenetv3_small_050", image_size=64).eval()
     original: Any = timm.create_model("mobilenetv3_small_050", num_classes=5).eval()
@@ -135,7 +132,7 @@ def test_timm_features_are_timms_pooled_features() -> None:
         torch.testing.assert_close(backbone(images).pooled, expected)
 
 
-def test_grey_images_reach_a_torchvision_network_as_the_sum_over_its_colour_filters() -> None:
+def test_gray_torchvision_network_sums_color_filters() -> None:
     torch.manual_seed(0)
     colour = BACKBONES.build("torchvision/resnet18", image_size=32)
     torch.manual_seed(0)
@@ -146,7 +143,7 @@ def test_grey_images_reach_a_torchvision_network_as_the_sum_over_its_colour_filt
     assert len(grey.std) == 1
 
 
-def test_building_and_probing_leave_training_mode_and_batch_statistics_alone() -> None:
+def test_build_keeps_training_mode_and_batch_statistics() -> None:
     backbone = BACKBONES.build(TINY_RESNET, image_size=32)
     assert all(module.training for module in backbone.modules())
     for name, buffer in backbone.named_buffers():
@@ -161,12 +158,12 @@ def test_building_and_probing_leave_training_mode_and_batch_statistics_alone() -
         ("torchvision/inception_v3", 224, ["224 x 224", "auxiliary: false"]),
         ("torchvision/vit_b_16", 30, ["torchvision/vit_b_16", "30 x 30", "indivisible"]),
         ("vit_tiny_patch16_224", 8, ["vit_tiny_patch16_224", "8 x 8"]),
-        ({"name": "resnet18", "global_pool": ""}, 32, ["global_pool=''", "one vector"]),
+        ({"name": "resnet18", "global_pool": ""}, 32, ["global_pool=''", "(batch, feature_dim)"]),
     ],
 )
-def test_an_image_that_a_network_cannot_take_is_said_so(spec: Spec, image_size: int, words: list[str]) -> None:
+def test_invalid_image_size_raises(spec: Spec, image_size: int, words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        build_classifier(spec, "linear", "auto", facts(image_size))
+        build_classifier(spec, "linear", "auto", make_facts(image_size=image_size))
     for word in ["model.backbone", *words]:
         assert word in str(caught.value)
 
@@ -181,7 +178,7 @@ def test_an_image_that_a_network_cannot_take_is_said_so(spec: Spec, image_size: 
         ({"name": "resnet18", "drop_path_rate": "high"}, ["drop_path_rate='high'"]),
         ({"name": "resnet18", "in_chans": 1}, ['"in_chans"', "data.channels"]),
         ({"name": "resnet18", "pretrained": 3}, ["model.backbone.pretrained", "bool"]),
-        ({"name": "resnet18", "pretrained": True, "weights": "x"}, ["not both"]),
+        ({"name": "resnet18", "pretrained": True, "weights": "x"}, ["got both"]),
         ({"name": "resnet18", "weights": "no/such"}, ["model.backbone.weights", "no/such"]),
         ({"name": "test_resnet", "pretrained": True, "layerz": [1]}, ['"layerz"', '"layers"']),
         ({"name": "torchvision/resnet18", "zero_init_residul": True}, ['"zero_init_residual"']),
@@ -190,14 +187,14 @@ def test_an_image_that_a_network_cannot_take_is_said_so(spec: Spec, image_size: 
         ({"name": "torchvision/googlenet", "transform_input": True}, ["model.normalize"]),
     ],
 )
-def test_a_wrong_spec_is_refused_before_anything_is_built(spec: Spec, words: list[str]) -> None:
+def test_invalid_backbone_spec_raises_in_check(spec: Spec, words: list[str]) -> None:
     with pytest.raises(SpecError) as caught:
         check_classifier(spec, "linear", "auto")
     for word in ["model.backbone", *words]:
         assert word in str(caught.value)
 
 
-def test_a_check_costs_no_random_number() -> None:
+def test_check_uses_no_random_numbers() -> None:
     before = torch.get_rng_state()
     check_classifier(dict(TINY_RESNET), "linear", "auto")
     assert torch.equal(before, torch.get_rng_state())
@@ -211,20 +208,22 @@ class Mine(Backbone):
         super().__init__(network, width, (0.5,), (0.5,))
 
 
-def test_what_a_dotted_path_names_must_be_a_backbone() -> None:
-    with pytest.raises(SpecError, match=r"model\.backbone.*not an imgrec\.models\.Backbone"):
-        build_classifier({"name": "torch.nn.Linear", "in_features": 2, "out_features": 2}, "linear", "auto", facts())
+def test_dotted_path_must_be_a_backbone() -> None:
+    with pytest.raises(SpecError, match=r"model\.backbone: expected an imgrec\.models\.Backbone"):
+        build_classifier(
+            {"name": "torch.nn.Linear", "in_features": 2, "out_features": 2}, "linear", "auto", make_facts()
+        )
 
 
-def test_a_registered_backbone_of_ones_own_gets_the_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registered_custom_backbone_receives_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BACKBONES, "_entries", {})
     BACKBONES.register("mine")(Mine)
-    model = build_classifier({"name": "mine", "width": 6}, "linear", "auto", facts(8, channels=1))
+    model = build_classifier({"name": "mine", "width": 6}, "linear", "auto", make_facts(4, 8, 1))
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 4)
     assert model.mean.tolist() == [0.5]
 
 
-def test_every_name_that_the_catalogue_lists_is_found() -> None:
+def test_catalogue_finds_every_listed_name() -> None:
     catalogue = BACKBONES.catalogue
     assert catalogue is not None
     names = list(catalogue.names())

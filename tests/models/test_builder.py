@@ -1,4 +1,4 @@
-"""The specs of a classifier, from the task over the checkpoint to the model folder and back."""
+"""Specs of a classifier in a task, a checkpoint and a model folder."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ def images(size: int = 32) -> torch.Tensor:
     return torch.randint(256, (3, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def test_specs_are_plain_data_there_and_back() -> None:
+def test_specs_round_trip_as_plain_data() -> None:
     specs = ClassifierSpecs(**PARTS)
     assert json.loads(json.dumps(specs.to_dict())) == PARTS
-    assert ClassifierSpecs.of(specs.to_dict()) == specs
-    assert ClassifierSpecs.of(specs) is specs
-    assert ClassifierSpecs.known_to({**PARTS, "optimizer": "sgd"}) == specs
+    assert ClassifierSpecs.from_dict(specs.to_dict()) == specs
+    assert ClassifierSpecs.from_dict(specs) is specs
+    assert ClassifierSpecs.from_arguments({**PARTS, "optimizer": "sgd"}) == specs
     assert not specs.is_plain
     assert ClassifierSpecs("resnet18").is_plain
-    started = ClassifierSpecs({**RESNET, "pretrained": True}, neck="fpn").without_source()
+    started = ClassifierSpecs({**RESNET, "pretrained": True}, neck="fpn").without_initial_values()
     assert started == ClassifierSpecs(RESNET, neck="fpn")
 
 
-def test_specs_of_another_imgrec_are_refused() -> None:
-    with pytest.raises(UserError, match='a classifier has no part "tail" in this imgrec; known: backbone, head'):
-        ClassifierSpecs.of({**PARTS, "tail": "long"})
+def test_unknown_part_raises() -> None:
+    with pytest.raises(UserError, match=r'expected parts of a classifier, which are backbone, head, .*, got "tail"'):
+        ClassifierSpecs.from_dict({**PARTS, "tail": "long"})
     with pytest.raises(KeyError):
-        ClassifierSpecs.of({"backbone": "resnet18"})
-    with pytest.raises(UserError, match="expected the parts of a classifier"):
-        ClassifierSpecs.of(["resnet18"])  # type: ignore[arg-type]
+        ClassifierSpecs.from_dict({"backbone": "resnet18"})
+    with pytest.raises(UserError, match="expected a mapping with the parts of a classifier"):
+        ClassifierSpecs.from_dict(["resnet18"])  # type: ignore[arg-type]
 
 
-def test_a_model_folder_of_a_neck_loads_again_and_says_what_it_is(tmp_path: Path) -> None:
+def test_model_folder_with_neck_loads(tmp_path: Path) -> None:
     torch.manual_seed(0)
     specs = ClassifierSpecs(**PARTS)
     model = specs.build(FACTS).eval()
@@ -73,7 +73,7 @@ def test_a_model_folder_of_a_neck_loads_again_and_says_what_it_is(tmp_path: Path
         InitialWeights(str(folder)).check(ClassifierSpecs(RESNET, PARTS["head"], pooling="gem"))
 
 
-def test_a_plain_network_keeps_timms_layout_and_the_old_version(tmp_path: Path) -> None:
+def test_plain_network_uses_timm_layout_and_old_version(tmp_path: Path) -> None:
     model = build_classifier(RESNET, "linear", "half", FACTS)
     old: dict[str, Any] = {"backbone": RESNET, "head": "linear", "normalize": "half"}
     folder = save_model_folder(tmp_path / "model", model, old, FACTS)
@@ -86,7 +86,7 @@ def test_a_plain_network_keeps_timms_layout_and_the_old_version(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("part", ["neck", "pooling"])
-def test_a_folder_names_no_code_of_another_kind(tmp_path: Path, part: str) -> None:
+def test_folder_cannot_name_code_of_another_kind(tmp_path: Path, part: str) -> None:
     specs = ClassifierSpecs(**PARTS)
     folder = save_model_folder(tmp_path / "model", specs.build(FACTS), specs, FACTS)
     config = json.loads((folder / "config.json").read_text())
@@ -97,7 +97,7 @@ def test_a_folder_names_no_code_of_another_kind(tmp_path: Path, part: str) -> No
     assert not (tmp_path / "proof").exists()
 
 
-def test_a_checkpoint_of_a_neck_loads_without_further_words(tmp_path: Path) -> None:
+def test_checkpoint_with_neck_loads_without_arguments(tmp_path: Path) -> None:
     task = ClassificationTask(**{**PARTS, "backbone": {"name": "cifar_resnet", "depth": 8, "widths": [4, 6, 8]}})
     data = ImageDataModule("digits", channels=1, batch_size=16, num_workers=0)
     trainer = pl.Trainer(
@@ -118,7 +118,7 @@ def test_a_checkpoint_of_a_neck_loads_without_further_words(tmp_path: Path) -> N
     assert origin.specs == task.specs
 
 
-def test_layers_of_a_network_with_a_neck_learn_at_their_own_rates() -> None:
+def test_layer_decay_with_neck() -> None:
     model = ClassifierSpecs(**PARTS).build(FACTS)
     numbers = layer_numbers(model)
     assert set(numbers) == {name for name, _ in model.named_parameters()}
@@ -128,7 +128,7 @@ def test_layers_of_a_network_with_a_neck_learn_at_their_own_rates() -> None:
     assert all(numbers[name] == number for name, number in plain.items() if name in numbers and "head" not in name)
 
 
-def test_a_compiled_neck_gives_what_it_gave() -> None:
+def test_compiled_neck_equals_plain_neck() -> None:
     torch.manual_seed(0)
     model = ClassifierSpecs(**PARTS).build(FACTS).eval()
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_a_compiled_neck_gives_what_it_gave() -> None:
 
 
 class Ours(nn.Module):
-    """A network that somebody else wrote, which says its stages."""
+    """A custom network with `stage_modules`."""
 
     stage_modules = (("fine",), ("coarse",))
 
@@ -154,7 +154,7 @@ class Ours(nn.Module):
         return found
 
 
-def test_a_backbone_of_ones_own_takes_a_neck(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_custom_backbone_with_neck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BACKBONES, "_entries", dict(BACKBONES._entries))
     BACKBONES.register("ours")(lambda: Backbone(Ours(), 5, (0.5,) * 3, (0.5,) * 3))
     model = ClassifierSpecs("ours", neck={"name": "fpn", "channels": 7}).build(FACTS)

@@ -12,28 +12,23 @@ from imgrec.compress.profiling import count_macs, count_parameters
 from imgrec.errors import SpecError
 from imgrec.export import load_model_folder, save_model_folder
 from imgrec.models import BACKBONES, CifarResNet, build_classifier, check_classifier
-from imgrec.types import DataFacts
+from tests.models.small_models import make_facts
 
 TINY: dict[str, Any] = {"name": "cifar_resnet", "depth": 14, "widths": [4, 6, 8]}
-
-
-def facts(classes: int = 10, image_size: int = 32, channels: int = 3) -> DataFacts:
-    names = tuple(f"class {i}" for i in range(classes))
-    return DataFacts(names, (1,) * classes, image_size=image_size, channels=channels)
 
 
 @pytest.mark.parametrize(
     ("depth", "parameters", "macs"),
     [(20, 0.27e6, 40.8e6), (32, 0.46e6, 69.1e6), (56, 0.85e6, 125.5e6), (110, 1.7e6, 253e6)],
 )
-def test_the_published_sizes(depth: int, parameters: float, macs: float) -> None:
-    """Parameters: table 6 of the paper, in millions; MACs as papers on pruning give them."""
-    model = build_classifier({"name": "cifar_resnet", "depth": depth}, "linear", "auto", facts())
+def test_published_sizes(depth: int, parameters: float, macs: float) -> None:
+    """Compare with table 6 of the paper, and with the MACs in papers on pruning."""
+    model = build_classifier({"name": "cifar_resnet", "depth": depth}, "linear", "auto", make_facts(10))
     assert count_parameters(model) == pytest.approx(parameters, rel=0.03)
     assert count_macs(model, torch.zeros(1, 3, 32, 32)) == pytest.approx(macs, rel=0.01)
 
 
-def test_what_it_computes() -> None:
+def test_forward_equals_independent_computation() -> None:
     torch.manual_seed(0)
     network = BACKBONES.build({**TINY, "depth": 8}).network.eval()
     for name, tensor in network.state_dict().items():
@@ -57,11 +52,11 @@ def test_what_it_computes() -> None:
         torch.testing.assert_close(network(images), x.mean(dim=(2, 3)))
 
 
-def test_its_folder_loads_again(tmp_path: Path) -> None:
+def test_model_folder_round_trip(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = build_classifier(TINY, "linear", "auto", facts(3, channels=1)).eval()
+    model = build_classifier(TINY, "linear", "auto", make_facts(3, channels=1)).eval()
     folder = save_model_folder(
-        tmp_path / "model", model, {"backbone": TINY, "head": "linear", "normalize": "auto"}, facts(3, channels=1)
+        tmp_path / "model", model, {"backbone": TINY, "head": "linear", "normalize": "auto"}, make_facts(3, channels=1)
     )
     images = torch.randint(256, (3, 1, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
@@ -75,12 +70,12 @@ def test_its_folder_loads_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": 18}, "`depth` is 6n \\+ 2, such as 8, 14, 20"),
-        ({"depth": 2}, "`depth` is 6n \\+ 2"),
-        ({"widths": [16, 32]}, "`widths` are the channels of three stages"),
+        ({"depth": 18}, "depth: expected 6n \\+ 2, such as 8, 14, 20"),
+        ({"depth": 2}, "depth: expected 6n \\+ 2"),
+        ({"widths": [16, 32]}, "widths: expected the channels of three stages"),
     ],
 )
-def test_a_wrong_argument_is_refused_before_the_data_is_read(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_argument_raises_in_check(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         check_classifier({"name": "cifar_resnet", **arguments}, "linear", "auto")
     assert "model.backbone" in str(caught.value)

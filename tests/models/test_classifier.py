@@ -17,20 +17,20 @@ def model() -> Classifier:
     return build_classifier(BACKBONE, "linear", "imagenet", FACTS).eval()
 
 
-def test_bytes_and_fractions_of_one_give_the_same_logits(model: Classifier) -> None:
+def test_uint8_and_float_images_have_equal_logits(model: Classifier) -> None:
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     torch.testing.assert_close(model(images), model(images.float() / 255))
     torch.testing.assert_close(model(images), model(images.double() / 255))
 
 
-def test_normalization_is_minus_the_mean_over_the_standard_deviation(model: Classifier) -> None:
+def test_normalization_formula(model: Classifier) -> None:
     images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = ((images.permute(0, 2, 3, 1) / 255 - mean) / std).permute(0, 3, 1, 2)
     torch.testing.assert_close(model.normalize(images), expected)
 
 
-def test_one_pass_gives_what_the_separate_ones_give(model: Classifier) -> None:
+def test_forward_all_equals_separate_passes(model: Classifier) -> None:
     images = torch.rand(2, 3, 32, 32)
     logits, features, auxiliary = model.forward_all(images)
     assert torch.equal(logits, model(images))
@@ -39,12 +39,12 @@ def test_one_pass_gives_what_the_separate_ones_give(model: Classifier) -> None:
     assert auxiliary == ()
 
 
-def test_integers_that_are_no_bytes_are_refused(model: Classifier) -> None:
+def test_other_integer_types_raise(model: Classifier) -> None:
     with pytest.raises(UserError, match="int64"):
         model(torch.zeros(1, 3, 32, 32, dtype=torch.int64))
 
 
-def test_mean_and_standard_deviation_travel_with_the_state(model: Classifier) -> None:
+def test_state_dict_contains_mean_and_std(model: Classifier) -> None:
     other = build_classifier(BACKBONE, "linear", {"mean": [0.1] * 3, "std": [0.2] * 3}, FACTS).eval()
     other.load_state_dict(model.state_dict())
     images = torch.rand(1, 3, 32, 32)
@@ -68,7 +68,7 @@ def test_exported_program_agrees_on_another_batch_size(model: Classifier) -> Non
     torch.testing.assert_close(program.module()(more), model(more))
 
 
-def test_a_classifier_learns_to_tell_bright_from_dark_images() -> None:
+def test_classifier_learns_bright_and_dark_images() -> None:
     torch.manual_seed(0)
     facts = DataFacts(("dark", "bright"), (1, 1), image_size=8, channels=1)
     model = build_classifier(BACKBONE, "cosine", "half", facts)
@@ -87,11 +87,15 @@ def test_a_classifier_learns_to_tell_bright_from_dark_images() -> None:
     [
         ("linaer", "auto", 'model.head: no head is called "linaer". Did you mean "linear"'),
         ({"name": "linear", "drop": 0.1}, "auto", 'has no argument "drop". Did you mean "dropout"?'),
-        ({"name": "linear", "dropout": "much"}, "auto", "model.head.dropout: expected float, got 'much' (str)."),
-        ("linear", "halff", 'model.normalize: "halff" is no normalization. Did you mean "half"?'),
+        (
+            {"name": "linear", "dropout": "much"},
+            "auto",
+            "model.head.dropout: expected float in [0, 1), got 'much' (str).",
+        ),
+        ("linear", "halff", '`std`, got "halff". Did you mean "half"?'),
     ],
 )
-def test_wrong_head_and_normalization_are_refused_with_their_place(head: object, normalize: str, place: str) -> None:
+def test_invalid_head_or_normalization_raises_with_its_key(head: object, normalize: str, place: str) -> None:
     with pytest.raises(SpecError) as caught:
         check_classifier(BACKBONE, head, normalize)  # type: ignore[arg-type]
     assert place in str(caught.value)

@@ -1,4 +1,4 @@
-"""Maps of several stages: the ones that other ways to take them give, and no layer left without a part in them."""
+"""Maps of several stages, compared with other implementations, and removal of unused layers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from imgrec.errors import SpecError, UserError
 from imgrec.models import BACKBONES, Backbone, ClassifierSpecs, MapBackbone
 from imgrec.models.features.feature_maps import last_map_shape, map_shapes, with_maps
-from imgrec.models.features.stages import stages_of
-from imgrec.models.features.torchvision_stages import torchvision_stages
+from imgrec.models.features.stages import find_stages, torchvision_stages
 from imgrec.types import DataFacts
 
 TINY_RESNET = {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [4, 6, 8, 10], "stem_width": 4}
@@ -40,19 +39,19 @@ def arguments(spec: dict[str, Any]) -> dict[str, Any]:
     ("spec", "size"),
     [(TINY_RESNET, 64), ({"name": "test_efficientnet"}, 64), ({"name": "test_convnext"}, 64), (SWIN, 224)],
 )
-def test_timms_networks_give_what_its_features_only_gives(spec: dict[str, Any], size: int) -> None:
+def test_timm_maps_equal_features_only(spec: dict[str, Any], size: int) -> None:
     backbone = build(spec, size)
     own = {**arguments(spec), **({"img_size": size} if spec is SWIN else {})}
-    theirs: Any = timm.create_model(spec["name"], features_only=True, **own)
+    reference: Any = timm.create_model(spec["name"], features_only=True, **own)
     state = backbone.network.state_dict()
-    renamed = {key: re.sub(r"^(stem|stages|layers)_(\d)", r"\1.\2", key) for key in theirs.state_dict()}
-    theirs.load_state_dict({key: state[own_key] for key, own_key in renamed.items()})
+    renamed = {key: re.sub(r"^(stem|stages|layers)_(\d)", r"\1.\2", key) for key in reference.state_dict()}
+    reference.load_state_dict({key: state[own_key] for key, own_key in renamed.items()})
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
-        expected = theirs.eval()(images)
+        expected = reference.eval()(images)
         found = MapBackbone(backbone, range(len(expected)))(images)
-    channels = theirs.feature_info.channels()
-    if spec is SWIN:  # its last norm belongs to the last map here
+    channels = reference.feature_info.channels()
+    if spec is SWIN:  # its last normalization belongs to the last map here
         found, expected, channels = found[:-1], expected[:-1], channels[:-1]
     for map_, other, count in zip(found, expected, channels, strict=True):
         there = other.permute(0, 3, 1, 2) if other.shape[1] != count else other
@@ -68,7 +67,7 @@ def test_timms_networks_give_what_its_features_only_gives(spec: dict[str, Any], 
         ("shufflenet_v2_x0_5", ["conv1", "maxpool", "stage2", "stage3", "conv5"]),
     ],
 )
-def test_torchvisions_networks_give_what_its_feature_extractor_gives(name: str, layers: list[str]) -> None:
+def test_torchvision_maps_equal_feature_extractor(name: str, layers: list[str]) -> None:
     backbone = build(f"torchvision/{name}")
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -79,7 +78,7 @@ def test_torchvisions_networks_give_what_its_feature_extractor_gives(name: str, 
 
 
 @pytest.mark.parametrize("kind", ["AlexNet", "VGG", "SqueezeNet", "MobileNetV3", "EfficientNet", "ConvNeXt", "MNASNet"])
-def test_the_stages_of_torchvision_are_all_layers_before_the_pooling(kind: str) -> None:
+def test_torchvision_stages_contain_all_layers_before_pooling(kind: str) -> None:
     names = {
         "AlexNet": "alexnet", "VGG": "vgg11", "SqueezeNet": "squeezenet1_1", "MobileNetV3": "mobilenet_v3_small",
         "EfficientNet": "efficientnet_b0", "ConvNeXt": "convnext_tiny", "MNASNet": "mnasnet0_5",
@@ -94,15 +93,15 @@ def test_the_stages_of_torchvision_are_all_layers_before_the_pooling(kind: str) 
 
 
 @pytest.mark.parametrize("name", ["densenet121", "googlenet", "inception_v3", "vit_b_16", "swin_t"])
-def test_torchvisions_others_are_refused_with_a_reason(name: str) -> None:
+def test_torchvision_network_without_stages_raises(name: str) -> None:
     with torch.device("meta"):
         network = zoo.get_model(name)
-    with pytest.raises(UserError, match="timm's networks can, and most architectures are there"):
-        stages_of(network)
+    with pytest.raises(UserError, match="Use the network of timm instead"):
+        find_stages(network)
 
 
 @pytest.mark.parametrize("spec", [{"name": "cifar_resnet", "depth": 8, "widths": [4, 6, 8]}, {"name": "resnet9"}])
-def test_our_own_networks_give_what_their_stages_give(spec: dict[str, Any]) -> None:
+def test_maps_of_imgrec_networks_equal_their_stages(spec: dict[str, Any]) -> None:
     spec = spec if spec["name"] != "resnet9" else {**spec, "channels": [4, 6, 8]} | {"blocks": [1, 1]}
     backbone, images = build(spec, 32), torch.randn(2, 3, 32, 32)
     seen: list[Tensor] = []
@@ -113,7 +112,7 @@ def test_our_own_networks_give_what_their_stages_give(spec: dict[str, Any]) -> N
         backbone(images)
         expected, seen[:] = list(seen), []
         found = MapBackbone(backbone, range(len(network.stage_modules)))(images)
-    assert len(found) in (len(expected), len(expected) + 1)  # the stem of ResNet-9 is a stage of its own
+    assert len(found) in (len(expected), len(expected) + 1)  # the stem of ResNet-9 is a separate stage
     for map_, other in zip(found[-len(expected) :], expected, strict=True):
         torch.testing.assert_close(map_, other)
 
@@ -132,7 +131,7 @@ def test_our_own_networks_give_what_their_stages_give(spec: dict[str, Any]) -> N
         ({"name": "vit_tiny_patch16_224", "depth": 1, "global_pool": "avg", "fc_norm": False}, "mean"),
     ],
 )
-def test_the_last_map_is_what_the_networks_own_pooling_is_given(spec: Any, pool: str) -> None:
+def test_last_map_is_input_of_pooling(spec: Any, pool: str) -> None:
     backbone, images = build(spec), torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         (map_,) = MapBackbone(backbone)(images)
@@ -140,7 +139,7 @@ def test_the_last_map_is_what_the_networks_own_pooling_is_given(spec: Any, pool:
     assert last_map_shape(backbone, "it", 3, 64) == tuple(map_.shape[1:])
 
 
-def test_what_no_map_depends_on_is_taken_out_and_the_rest_is_as_it_was() -> None:
+def test_with_maps_removes_unused_modules() -> None:
     backbone = build(TINY_RESNET)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     images = torch.randn(2, 3, 64, 64)
@@ -170,7 +169,7 @@ def test_what_no_map_depends_on_is_taken_out_and_the_rest_is_as_it_was() -> None
         ("torchvision/mobilenet_v3_small", (1, 2)),
     ],
 )
-def test_every_parameter_that_stays_and_trains_has_a_gradient(spec: Any, levels: tuple[int, ...]) -> None:
+def test_every_trainable_parameter_gets_a_gradient(spec: Any, levels: tuple[int, ...]) -> None:
     cut = with_maps(build(spec), levels, 3, 64).train()
     sum(each.square().sum() for each in cut(torch.randn(2, 3, 64, 64))).backward()
     for name, parameter in cut.named_parameters():
@@ -178,7 +177,7 @@ def test_every_parameter_that_stays_and_trains_has_a_gradient(spec: Any, levels:
     assert any(parameter.requires_grad for parameter in cut.parameters())
 
 
-def test_the_shapes_are_those_that_come() -> None:
+def test_map_shapes_equal_actual_shapes() -> None:
     backbone = build(TINY_RESNET, 48)
     draws, modes = torch.get_rng_state(), [module.training for module in backbone.modules()]
     shapes = map_shapes(backbone, "it", 3, 48)
@@ -188,12 +187,10 @@ def test_the_shapes_are_those_that_come() -> None:
     assert str(shapes[0]) == "64 channels of 24 x 24"
 
 
-def test_a_backbone_of_ones_own_says_its_stages_or_is_refused() -> None:
+def test_custom_backbone_requires_stage_modules() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 5, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     backbone = Backbone(network, 5, (0.5,) * 3, (0.5,) * 3)
-    with pytest.raises(
-        UserError, match="it gives no maps of several stages: a Sequential does not say what its stages"
-    ):
+    with pytest.raises(UserError, match="has no maps of several stages: Sequential does not define its stages"):
         map_shapes(backbone, "it", 3, 16)
     network.stage_modules = (("0",), ("1",))  # type: ignore[assignment]
     assert [shape.channels for shape in map_shapes(backbone, "it", 3, 16)] == [4, 5]
@@ -205,35 +202,38 @@ def test_a_backbone_of_ones_own_says_its_stages_or_is_refused() -> None:
     [
         (
             {"backbone": "test_vit", "neck": "fpn"},
-            r"model\.neck: a pyramid needs maps of several sizes.*all of 10 x 10 pixels.*`simple_pyramid`",
+            r"model\.neck: expected maps of several sizes .* got maps of 10 x 10 pixels only.*`simple_pyramid`",
         ),
-        ({"backbone": "torchvision/vit_b_16", "neck": "pan"}, r"model\.neck: the backbone .* cannot be left at its"),
-        ({"backbone": "torchvision/densenet121", "pooling": "gem"}, r"model\.pooling: the backbone .* gives no map"),
+        ({"backbone": "torchvision/vit_b_16", "neck": "pan"}, r"model\.neck: the backbone .* cannot be separated"),
+        ({"backbone": "torchvision/densenet121", "pooling": "gem"}, r"model\.pooling: the backbone .* has no map"),
         (
             {"backbone": TINY_RESNET, "neck": {"name": "fpn", "levels": [1, 7]}},
-            r"model\.neck: the backbone has no map 7; its maps are 0: 64 x 112 x 112, 1: 4 x 56 x 56, 2: 6 x 28 x 28",
+            r"model\.neck: levels: .* got \[1, 7\]\. The maps .* are 0: 64 x 112 x 112, 1: 4 x 56 x 56, 2",
         ),
         ({"backbone": TINY_RESNET, "neck": "pfn"}, r'model\.neck: no neck is called "pfn".*"fpn"'),
         ({"backbone": TINY_RESNET, "pooling": "gen"}, r'model\.pooling: no pooling is called "gen".*"gem"'),
         (
             {"backbone": TINY_RESNET, "pooling": {"name": "attention", "heads": 3}},
-            r"model\.pooling: `heads` must divide the channels of the maps, 10, got 3",
+            r"model\.pooling: heads: expected a divisor of the 10 channels of a map, got 3",
         ),
         (
             {"backbone": TINY_RESNET, "neck": {"name": "fpn", "chanels": 8}},
             r'model\.neck: the neck "fpn" has no argument "chanels".*"channels"',
         ),
-        ({"backbone": TINY_RESNET, "neck": "torch.nn.Identity"}, r"gives a Identity, not an imgrec\.models\.Neck"),
-        ({"backbone": TINY_RESNET, "pooling": "torch.nn.Identity"}, r"a Identity, not an imgrec\.models\.Pooling"),
+        ({"backbone": TINY_RESNET, "neck": "torch.nn.Identity"}, r"expected an imgrec\.models\.Neck, got Identity"),
+        (
+            {"backbone": TINY_RESNET, "pooling": "torch.nn.Identity"},
+            r"expected an imgrec\.models\.Pooling, got Identity",
+        ),
     ],
 )
-def test_what_cannot_be_is_refused_before_the_data_is_read(parts: dict[str, Any], message: str) -> None:
+def test_invalid_parts_raise_in_check(parts: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         ClassifierSpecs(**parts).check()
 
 
-def test_what_only_the_images_tell_is_refused_when_it_is_built() -> None:
+def test_parts_that_depend_on_images_raise_in_build() -> None:
     specs = ClassifierSpecs(TINY_RESNET, neck="simple_pyramid")
     specs.check()
-    with pytest.raises(SpecError, match=r"model\.neck: a map of 1 x 1 pixels cannot be halved"):
+    with pytest.raises(SpecError, match=r"model\.neck: scales: a map of 1 x 1 pixels cannot be halved"):
         specs.build(DataFacts(("a", "b"), (1, 1), 32))

@@ -1,4 +1,4 @@
-"""What a scope freezes, the stages of a network as it says them itself, and batch norm in a frozen part."""
+"""Selection of frozen parameters, stages of a network, batch normalization in a frozen part."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import nn
 
 from imgrec.errors import UserError
 from imgrec.models import build_classifier
-from imgrec.models.freezing import frozen_names, held_norms, named_stages, norm_policy, set_frozen, stages_of
+from imgrec.models.freezing import find_frozen_norms, parse_norm_policy, select_frozen, set_frozen
+from imgrec.models.unfreezing_stages import assign_stages, split_stages
 from imgrec.types import DataFacts
 
 FACTS = DataFacts(("a", "b"), (1, 1), image_size=32)
@@ -35,49 +36,52 @@ def classifier(backbone: Any) -> nn.Module:
     ],
     ids=["resnet", "vit", "convnext", "of imgrec's own", "of torchvision"],
 )
-def test_the_stages_are_those_of_the_network_and_hold_each_parameter_once(backbone: Any, expected: list[str]) -> None:
+def test_stages_partition_the_parameters(backbone: Any, expected: list[str]) -> None:
     model = classifier(backbone)
-    frozen = frozen_names(model, "backbone")
-    stages = stages_of(model, frozen)
+    frozen = select_frozen(model, "backbone")
+    stages = split_stages(model, frozen)
     assert [title for title, _ in stages] == expected
     assert sorted(name for _, names in stages for name in names) == sorted(frozen)
 
 
-def test_stages_leave_out_what_is_not_asked_for() -> None:
+def test_stages_contain_selected_parameters_only() -> None:
     model = classifier(RESNET)
-    assert [title for title, _ in stages_of(model, frozen_names(model, ["layer2", "layer4"]))] == ["layer2", "layer4"]
+    assert [title for title, _ in split_stages(model, select_frozen(model, ["layer2", "layer4"]))] == [
+        "layer2",
+        "layer4",
+    ]
 
 
-def test_named_stages_take_what_is_left_in_their_order() -> None:
+def test_assign_stages_order() -> None:
     model = classifier(RESNET)
-    frozen = frozen_names(model, "backbone")
-    first, second, rest = named_stages(model, frozen, ["*.conv1", ["layer1", "layer2"]], "stages")
+    frozen = select_frozen(model, "backbone")
+    first, second, rest = assign_stages(model, frozen, ["*.conv1", ["layer1", "layer2"]], "stages")
     assert all(name.endswith("conv1.weight") for name in first)
     assert {name.split(".")[2] for name in second} == {"layer1", "layer2"}
     assert "backbone.network.layer1.0.conv1.weight" not in second
     assert sorted([*first, *second, *rest]) == sorted(frozen)
 
 
-def test_what_has_no_gradient_already_is_not_counted() -> None:
+def test_parameters_without_gradient_are_not_selected() -> None:
     model = classifier(RESNET)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("layer4" in name)
-    assert all("layer4" in name for name in frozen_names(model, "*.weight"))
+    assert all("layer4" in name for name in select_frozen(model, "*.weight"))
     with pytest.raises(UserError, match="backbone freezes every parameter"):
-        frozen_names(model, "backbone")
+        select_frozen(model, "backbone")
 
 
-def test_a_norm_is_held_where_all_of_it_is_frozen() -> None:
+def test_frozen_norms() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)))
     plain = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, affine=False))
-    assert held_norms(model, {"1.weight", "1.bias", "2.1.weight"}) == [model[1]]
-    assert held_norms(plain, {"0.weight"}) == []
-    assert held_norms(plain, {"0.weight", "0.bias"}) == [plain[1]]
+    assert find_frozen_norms(model, {"1.weight", "1.bias", "2.1.weight"}) == [model[1]]
+    assert find_frozen_norms(plain, {"0.weight"}) == []
+    assert find_frozen_norms(plain, {"0.weight", "0.bias"}) == [plain[1]]
 
 
-def test_only_what_may_train_is_let_go() -> None:
+def test_set_frozen_keeps_other_parameters() -> None:
     model = nn.Linear(2, 2)
-    model.weight.requires_grad_(False)  # by design, as LoRA's
+    model.weight.requires_grad_(False)  # by design, as in LoRA
     model.bias.grad = torch.ones(2)
     set_frozen(model, {"bias"}, {"bias"})
     assert [parameter.grad for parameter in model.parameters()] == [None, None]
@@ -86,7 +90,9 @@ def test_only_what_may_train_is_let_go() -> None:
     assert [parameter.requires_grad for parameter in model.parameters()] == [False, True]
 
 
-def test_a_policy_is_one_of_three() -> None:
-    assert norm_policy("trained", "here") == "trained"
-    with pytest.raises(UserError, match=r'here is one of frozen, statistics, trained, got "train"\. Did you mean'):
-        norm_policy("train", "here")
+def test_invalid_norm_policy_raises() -> None:
+    assert parse_norm_policy("trained", "here") == "trained"
+    with pytest.raises(
+        UserError, match=r'here: expected one of frozen, statistics, trained, got "train"\. Did you mean'
+    ):
+        parse_norm_policy("train", "here")

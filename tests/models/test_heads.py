@@ -10,7 +10,7 @@ from imgrec.models import HEADS, CosineHead
 
 
 @pytest.mark.parametrize("name", HEADS.names())
-def test_every_head_builds_from_its_defaults_and_learns(name: str) -> None:
+def test_every_head_builds_with_defaults_and_learns(name: str) -> None:
     torch.manual_seed(0)
     head = HEADS.build(name, feature_dim=6, num_classes=3, class_names=("a", "b", "c"))
     features = torch.randn(5, 6, requires_grad=True)
@@ -26,7 +26,7 @@ def test_every_head_builds_from_its_defaults_and_learns(name: str) -> None:
     assert entry.reference
 
 
-def test_cosine_head_equals_the_angle_between_features_and_directions() -> None:
+def test_cosine_head_formula() -> None:
     head = CosineHead(2, 2, scale=10.0)
     with torch.no_grad():
         head.weight.copy_(torch.tensor([[3.0, 0.0], [0.0, 0.5]]))
@@ -35,7 +35,7 @@ def test_cosine_head_equals_the_angle_between_features_and_directions() -> None:
     torch.testing.assert_close(logits, torch.tensor([[10 * math.cos(angle), 10 * math.sin(angle)]]))
 
 
-def test_a_learnable_scale_is_a_parameter_and_a_fixed_one_is_kept_in_the_state() -> None:
+def test_scale_is_parameter_or_buffer() -> None:
     fixed, learnable = CosineHead(2, 2, scale=8.0), CosineHead(2, 2, learnable=True)
     assert [n for n, _ in fixed.named_parameters()] == ["weight"]
     assert {n for n, _ in learnable.named_parameters()} == {"weight", "log_scale"}
@@ -43,7 +43,7 @@ def test_a_learnable_scale_is_a_parameter_and_a_fixed_one_is_kept_in_the_state()
     assert learnable.log_scale.exp().item() == pytest.approx(8.0)
 
 
-def test_dropout_acts_in_training_only() -> None:
+def test_dropout_in_training_only() -> None:
     head = HEADS.build({"name": "linear", "dropout": 0.5}, feature_dim=64, num_classes=2)
     features = torch.ones(1, 64)
     assert not torch.equal(head(features), head(features))
@@ -55,6 +55,6 @@ def test_dropout_acts_in_training_only() -> None:
     ("spec", "word"),
     [({"name": "linear", "dropout": 1.0}, "dropout"), ({"name": "cosine", "scale": 0.0}, "scale")],
 )
-def test_a_value_out_of_range_is_refused(spec: dict[str, object], word: str) -> None:
-    with pytest.raises(SpecError, match=rf"model\.head: {word} must be"):
+def test_argument_out_of_range_raises(spec: dict[str, object], word: str) -> None:
+    with pytest.raises(SpecError, match=rf"model\.head\.{word}: expected float"):
         HEADS.build(spec, "model.head", feature_dim=4, num_classes=2)

@@ -12,7 +12,7 @@ from imgrec.models import HEADS, LinearHead, MLPHead, MultiSampleDropoutHead, ch
 from imgrec.types import DataFacts, StepOutput
 
 
-def test_an_mlp_is_its_layers_one_after_the_other() -> None:
+def test_mlp_equals_its_layers() -> None:
     torch.manual_seed(0)
     head = MLPHead(6, 3, hidden=[5, 4], norm="layer", activation="gelu", dropout=0.3).eval()
     x = features = torch.randn(7, 6)
@@ -24,13 +24,13 @@ def test_an_mlp_is_its_layers_one_after_the_other() -> None:
         torch.testing.assert_close(head(features), F.linear(x, state["linear.weight"], state["linear.bias"]))
 
 
-def test_its_width_is_that_of_the_features_where_none_is_given() -> None:
+def test_default_hidden_width() -> None:
     assert [tuple(p.shape) for p in MLPHead(6, 3).parameters()] == [(6, 6), (6,), (3, 6), (3,)]
     assert [tuple(p.shape) for p in MLPHead(6, 3, hidden=2).parameters()] == [(2, 6), (2,), (3, 2), (3,)]
     assert "hidden.0.1.bias" not in MLPHead(6, 3, norm="batch").state_dict()
 
 
-def test_an_mlp_learns_what_a_linear_head_cannot() -> None:
+def test_mlp_learns_xor() -> None:
     torch.manual_seed(0)
     features = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     targets = torch.tensor([0, 1, 1, 0])
@@ -59,7 +59,7 @@ def output(found: ClassificationTask) -> StepOutput:
     return StepOutput(images, torch.tensor([0, 1, 2, 0, 1, 2]), logits, features, 0)
 
 
-def test_the_loss_is_the_mean_of_the_losses_under_each_mask() -> None:
+def test_multi_sample_dropout_averages_losses() -> None:
     found = task({"name": "multi_sample_dropout", "samples": 3, "dropout": 0.4})
     given = output(found)
     torch.manual_seed(5)
@@ -72,7 +72,7 @@ def test_the_loss_is_the_mean_of_the_losses_under_each_mask() -> None:
     assert loss > F.cross_entropy(logits.mean(dim=0), given.targets)  # the loss is convex
 
 
-def test_outside_training_it_is_a_linear_head() -> None:
+def test_multi_sample_dropout_is_linear_in_evaluation() -> None:
     found = task({"name": "multi_sample_dropout"}).eval()
     given = output(found)
     head = found.model.head
@@ -84,15 +84,15 @@ def test_outside_training_it_is_a_linear_head() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "mlp", "hidden": []}, "`hidden` is the width of one hidden layer or more"),
-        ({"name": "mlp", "hidden": [4, 0]}, "`hidden` is the width"),
-        ({"name": "mlp", "dropout": 1.0}, "`dropout` must be at least 0 and below 1"),
-        ({"name": "multi_sample_dropout", "samples": 1}, "`samples` must be 2 or more, got 1"),
-        ({"name": "multi_sample_dropout", "dropout": 0.0}, "`dropout` must be above 0"),
+        ({"name": "mlp", "hidden": []}, "hidden: expected the widths of one or more layers"),
+        ({"name": "mlp", "hidden": [4, 0]}, r"hidden: expected int > 0 \| list\[int > 0\]"),
+        ({"name": "mlp", "dropout": 1.0}, r"dropout: expected float in \[0, 1\), got 1.0"),
+        ({"name": "multi_sample_dropout", "samples": 1}, "samples: expected int >= 2, got 1"),
+        ({"name": "multi_sample_dropout", "dropout": 0.0}, r"dropout: expected float in \(0, 1\), got 0.0"),
     ],
 )
-def test_a_head_that_cannot_be_is_refused_before_the_data_is_read(spec: dict[str, Any], message: str) -> None:
-    with pytest.raises(SpecError, match=rf"model\.head: {message}"):
+def test_invalid_head_argument_raises_in_check(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=rf"model\.head.*{message}"):
         check_classifier("cifar_resnet", spec, "auto")
     with pytest.raises(SpecError, match=message):
         HEADS.build(spec, feature_dim=4, num_classes=2)

@@ -1,4 +1,4 @@
-"""Weights begin as the initializer that is named says, in the scope that is named, and nowhere else."""
+"""Distribution and scope of initial weights."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def drawn(spec: Any, layer: nn.Module) -> Tensor:
 
 DENSE = nn.Linear(300, 200)
 CONVOLUTION = nn.Conv2d(32, 128, 3)
-GROUPED = nn.Conv2d(64, 128, 5, groups=8)  # 8 channels of 25 places in, 16 filters of 25 places out
+GROUPED = nn.Conv2d(64, 128, 5, groups=8)  # 8 input channels and 16 filters of 25 positions
 THEORY: dict[str, tuple[Any, nn.Module, float, float | None]] = {
     "uniform": ({"name": "uniform", "low": -0.3, "high": 0.3}, DENSE, 0.6 / math.sqrt(12), 0.3),
     "normal": ({"name": "normal", "std": 0.03}, DENSE, 0.03, None),
-    # the variance of a normal distribution that is cut off at b: 1 - 2 b phi(b) / (2 Phi(b) - 1)
+    # variance of a normal distribution truncated at b: 1 - 2 b phi(b) / (2 Phi(b) - 1)
     "truncated": ({"name": "truncated_normal", "std": 0.1, "bound": 1.0}, DENSE, 0.1 * 0.53956, 0.1),
     "xavier normal": ("xavier_normal", DENSE, math.sqrt(2 / 500), None),
     "xavier uniform": ({"name": "xavier_uniform", "gain": 2}, DENSE, 2 * math.sqrt(2 / 500), 2 * math.sqrt(6 / 500)),
@@ -54,7 +54,7 @@ THEORY: dict[str, tuple[Any, nn.Module, float, float | None]] = {
 
 
 @pytest.mark.parametrize("case", THEORY)
-def test_the_spread_is_that_of_theory(case: str) -> None:
+def test_standard_deviation_equals_theory(case: str) -> None:
     spec, layer, std, bound = THEORY[case]
     weight = drawn(spec, layer)
     assert float(weight.std()) == pytest.approx(std, rel=0.03)
@@ -73,16 +73,16 @@ def test_orthogonal_rows_or_columns() -> None:
         torch.testing.assert_close(group @ group.t(), torch.eye(2), atol=1e-5, rtol=0)
 
 
-def test_fans_are_counted_by_hand() -> None:
+def test_fans_equal_manual_count() -> None:
     layer = nn.Conv2d(6, 9, (2, 3), groups=3)
     connections = np.zeros((9, 6))
-    for out in range(9):  # each output looks at the inputs of its own group
+    for out in range(9):  # each output depends on the inputs of its group
         connections[out, (out // 3) * 2 : (out // 3) * 2 + 2] = 6
     assert fans(layer.weight, 3) == (connections.sum(1)[0], connections.sum(0)[0])
     assert fans(nn.ConvTranspose2d(4, 8, 2).weight, transposed=True) == (16, 32)
 
 
-def test_he_keeps_the_size_of_activations_through_depth_and_a_small_spread_does_not() -> None:
+def test_he_preserves_activation_scale_with_depth() -> None:
     def last(spec: Any) -> float:
         layers = [part for _ in range(12) for part in (nn.Linear(256, 256), nn.ReLU())]
         network = nn.Sequential(*layers)
@@ -94,7 +94,7 @@ def test_he_keeps_the_size_of_activations_through_depth_and_a_small_spread_does_
     assert last("xavier_normal") < 0.01
 
 
-def test_only_weights_in_the_scope_change_and_later_ones_win() -> None:
+def test_scope_and_order_of_initializers() -> None:
     torch.manual_seed(0)
     plain = build_classifier(TINY, "linear", "half", FACTS)
     torch.manual_seed(0)
@@ -109,7 +109,7 @@ def test_only_weights_in_the_scope_change_and_later_ones_win() -> None:
     assert float(started.head.linear.weight.abs().max()) <= 0.05  # type: ignore[operator, union-attr]
 
 
-def test_biases_may_be_left_or_set() -> None:
+def test_bias_argument() -> None:
     layer = nn.Linear(4, 4)
     kept = layer.bias.detach().clone()
     initialize(layer, {"name": "normal", "bias": None}, {})
@@ -118,20 +118,20 @@ def test_biases_may_be_left_or_set() -> None:
     assert bool((layer.bias == 0.5).all())
 
 
-def test_what_is_loaded_afterwards_is_not_drawn() -> None:
+def test_load_weights_false_skips_init() -> None:
     specs = ClassifierSpecs(TINY, "linear", "half", init={"name": "normal", "std": 100.0})
     assert float(specs.build(FACTS, load_weights=False).head.linear.weight.abs().max()) < 1  # type: ignore
     assert specs.is_plain
-    assert specs.without_source().init is None
+    assert specs.without_initial_values().init is None
 
 
-def test_loaded_weights_are_not_written_over_silently() -> None:
-    with pytest.raises(SpecError, match=r"init\[1\]: the backbone's weights are loaded.*`scope`.*`head` say"):
+def test_init_over_loaded_weights_requires_scope() -> None:
+    with pytest.raises(SpecError, match=r"init\[1\]: the weights of the backbone are loaded.*`scope`.*`head`"):
         check_init([{"name": "normal", "scope": "head"}, "zero_residual"], "init", ("in_channels", "image_size"), True)
     check_init("he_normal", "init", (), False)
 
 
-def test_a_scope_that_means_no_weight_is_refused() -> None:
+def test_unmatched_scope_raises() -> None:
     for scope, message in (
         ("haed", r'init: scope: the pattern "haed" matches no parameter.*Did you mean "head"'),
         (["head", "bn1"], r'init: scope: the pattern "bn1" matches no weight of a linear layer'),
@@ -140,33 +140,33 @@ def test_a_scope_that_means_no_weight_is_refused() -> None:
             build_classifier(TINY, "linear", "half", FACTS, init={"name": "normal", "scope": scope}, where="")
 
 
-def test_numbers_that_cannot_be_are_refused() -> None:
+def test_initializer_argument_out_of_range_raises() -> None:
     for spec in (
         {"name": "normal", "std": 0.0},
         {"name": "truncated_normal", "bound": -1},
         {"name": "orthogonal", "gain": 0},
     ):
-        with pytest.raises(SpecError, match="must be above 0"):
+        with pytest.raises(SpecError, match="expected float > 0"):
             INITIALIZERS.check(spec, "init")
-    with pytest.raises(SpecError, match="`low` must be below `high`"):
+    with pytest.raises(SpecError, match="low: expected a number below high"):
         INITIALIZERS.check({"name": "uniform", "low": 1.0}, "init")
 
 
 # ---------------------------------------------------------------- residual branches
 
 
-def test_branches_that_begin_at_zero_leave_the_shortcuts_alone() -> None:
+def test_zero_residual_leaves_shortcuts() -> None:
     torch.manual_seed(0)
     network: Any = CifarResNet(3, (16, 16, 16), 2)
     done = INITIALIZERS.build("zero_residual", image_size=16)(network)
     assert done == [f"stages.{i}.{j}.bn2.{key}" for i in range(3) for j in range(2) for key in ("weight", "bias")]
     maps = torch.rand(2, 16, 8, 8)
-    assert torch.equal(network.stages[0](maps), maps)  # what goes in is above 0, and so survives the ReLU
+    assert torch.equal(network.stages[0](maps), maps)  # the inputs are above 0, so the ReLU does not change them
     network(torch.rand(2, 3, 16, 16)).square().sum().backward()
     assert all(bool(block.bn2.weight.grad.any()) for stage in network.stages for block in stage)
 
 
-def test_the_last_layer_begins_at_zero_where_there_is_no_norm_behind_it() -> None:
+def test_zero_residual_without_norm() -> None:
     specs = ClassifierSpecs(
         {"name": "vit_tiny_patch16_224", "depth": 3},
         normalize="half",
@@ -180,8 +180,8 @@ def test_the_last_layer_begins_at_zero_where_there_is_no_norm_behind_it() -> Non
     ]
 
 
-def test_branches_that_would_never_leave_zero_are_refused() -> None:
-    with pytest.raises(SpecError, match=r"stages.0.1.branch.1.3 ends cannot begin at zero: something like a ReLU"):
+def test_zero_residual_without_gradient_raises() -> None:
+    with pytest.raises(SpecError, match=r"stages.0.1.branch.1.3 cannot start at zero. A function such as ReLU"):
         build_classifier("resnet9", "linear", "half", FACTS, init="zero_residual")
     with pytest.raises(SpecError, match=r'pattern "stages.9" matches no end of a residual branch'):
         build_classifier(TINY, "linear", "half", FACTS, init={"name": "zero_residual", "scope": "stages.9"})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from imgrec.models.utils.layer_statistics import ActivationProbe, layer_norms, layer_of
+from imgrec.models.utils.layer_statistics import ActivationProbe, layer_name, layer_norms
 
 
 @pytest.mark.parametrize(
@@ -18,11 +18,11 @@ from imgrec.models.utils.layer_statistics import ActivationProbe, layer_norms, l
         ("model", 1, "model"),
     ],
 )
-def test_layers_are_told_apart_by_the_parts_of_names(name: str, depth: int, layer: str) -> None:
-    assert layer_of(name, depth) == layer
+def test_layer_name(name: str, depth: int, layer: str) -> None:
+    assert layer_name(name, depth) == layer
 
 
-def test_norms_are_those_of_all_tensors_of_a_layer_together() -> None:
+def test_layer_norms() -> None:
     tensors = {f"model.{layer}.{i}.weight": torch.randn(3, i + 1) for layer in ("a", "b") for i in range(3)}
     found = layer_norms(tensors)
     for layer in ("a", "b"):
@@ -32,7 +32,7 @@ def test_norms_are_those_of_all_tensors_of_a_layer_together() -> None:
 
 
 class Small(nn.Module):
-    """Two layers; the second's ReLU is called twice."""
+    """Two layers, the second with a ReLU that is called twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Small(nn.Module):
         return out
 
 
-def test_activations_are_measured_and_dead_units_counted() -> None:
+def test_activation_statistics_and_dead_units() -> None:
     net = Small()
     conv: nn.Conv2d = net.stem[0]  # type: ignore[assignment]
     linear: nn.Linear = net.mlp[0]  # type: ignore[assignment]
@@ -58,7 +58,7 @@ def test_activations_are_measured_and_dead_units_counted() -> None:
         net(x)
     figures = {name: float(value) for name, value in probe.figures.items()}
     assert figures["stem/dead"] == 0.5
-    assert figures["mlp/dead"] == pytest.approx((1 / 3 + 1) / 2)  # the second call gives zeros alone
+    assert figures["mlp/dead"] == pytest.approx((1 / 3 + 1) / 2)  # the second call returns only zeros
     stem = net.stem(x)
     assert figures["stem/mean"] == pytest.approx(float(stem.mean()), rel=1e-6)
     assert figures["stem/std"] == pytest.approx(float(stem.std(correction=0)), rel=1e-5)

@@ -1,4 +1,4 @@
-"""Layers are found by patterns, listened to, and let go."""
+"""Search of layers by patterns, and recording of their outputs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def network() -> nn.Module:
     return build_classifier(TINY, "linear", "half", DataFacts(("a", "b"), (1, 1), 16, 1))
 
 
-def test_names_may_leave_out_where_a_classifier_has_its_network(network: nn.Module) -> None:
+def test_prefix_of_network_is_optional(network: nn.Module) -> None:
     assert find_layers(network, "layer[13]") == ["backbone.network.layer1", "backbone.network.layer3"]
     assert find_layers(network, "backbone.network.layer2") == ["backbone.network.layer2"]
     assert find_layers(network, "head.linear") == ["head.linear"]
 
 
-def test_a_name_that_is_none_is_refused_with_the_names_that_are(network: nn.Module) -> None:
+def test_unknown_layer_raises_with_names(network: nn.Module) -> None:
     with pytest.raises(UserError) as refused:
         find_layers(network, "layr1", "model.x: the student")
     message = str(refused.value)
@@ -34,7 +34,7 @@ def test_a_name_that_is_none_is_refused_with_the_names_that_are(network: nn.Modu
     assert len(message) < 500
 
 
-def test_what_layers_give_is_kept_in_the_order_of_the_names(network: nn.Module) -> None:
+def test_outputs_are_in_the_order_of_names(network: nn.Module) -> None:
     seen: list[Tensor] = []
     handle = network.get_submodule("backbone.network.layer2").register_forward_hook(
         lambda _m, _i, out: seen.append(out)
@@ -51,12 +51,15 @@ def test_what_layers_give_is_kept_in_the_order_of_the_names(network: nn.Module) 
         layers.take()
 
 
-def test_layers_that_cannot_be_listened_to_are_refused() -> None:
+def test_invalid_layers_raise() -> None:
     class Two(nn.Module):
         def forward(self, x: Tensor) -> dict[str, Tensor]:
             return {"x": x}
 
-    with LayerOutputs(Two(), [""]) as layers, pytest.raises(UserError, match="gives no tensor, but dict"):
+    with LayerOutputs(Two(), [""]) as layers, pytest.raises(UserError, match="expected a tensor as output, got dict"):
         layers.model(torch.zeros(1))
-    with pytest.raises(UserError, match='no layer "1" any more'), LayerOutputs(nn.Sequential(nn.ReLU()), ["1"]):
+    with (
+        pytest.raises(UserError, match='no layer "1", because it was changed'),
+        LayerOutputs(nn.Sequential(nn.ReLU()), ["1"]),
+    ):
         pass

@@ -1,4 +1,4 @@
-"""Necks, each against an independent computation of what its paper says."""
+"""Necks, compared with independent computations of the formulas of their papers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from imgrec.errors import SpecError, UserError
-from imgrec.models import FPN, NECKS, PAN, BiFPN, Concat, Neck, SimplePyramid
-from imgrec.models.necks.base import chosen_levels, norm_layer, pyramid_levels, ratio
+from imgrec.models import FPN, NECKS, PAN, BiFPN, ConcatNeck, Neck, SimplePyramid
+from imgrec.models.necks.base import norm_layer, pyramid_levels, ratio, select_levels
 from imgrec.models.necks.bifpn import fast_fusion
 
 CHANNELS, SIZES = (4, 6, 8, 10), (16, 8, 4, 2)
@@ -25,16 +25,16 @@ def maps(channels: tuple[int, ...] = CHANNELS, sizes: tuple[int, ...] = SIZES) -
     return tuple(torch.randn(2, c, s, s, generator=generator) for c, s in zip(channels, sizes, strict=True))
 
 
-def taken(neck: Neck) -> tuple[Tensor, ...]:
+def select_maps(neck: Neck) -> tuple[Tensor, ...]:
     every = maps()
     return tuple(every[level] for level in neck.levels)
 
 
 @pytest.mark.parametrize("name", NECKS.names())
-def test_a_neck_gives_the_maps_that_it_says_and_every_parameter_a_gradient(name: str) -> None:
+def test_neck_shapes_and_gradients(name: str) -> None:
     torch.manual_seed(0)
     neck = NECKS.build(name, map_channels=CHANNELS, map_sizes=SIZES)
-    given = tuple(each.requires_grad_() for each in taken(neck))
+    given = tuple(each.requires_grad_() for each in select_maps(neck))
     found = neck(given)
     assert tuple(each.shape[1] for each in found) == neck.out_channels
     assert all(each.shape[2] >= other.shape[2] for each, other in pairwise(found))
@@ -45,35 +45,35 @@ def test_a_neck_gives_the_maps_that_it_says_and_every_parameter_a_gradient(name:
 
 
 @pytest.mark.parametrize("name", NECKS.names())
-def test_half_precision_and_the_order_of_memory_change_little(name: str) -> None:
+def test_half_precision_and_channels_last(name: str) -> None:
     torch.manual_seed(0)
     neck = NECKS.build(name, map_channels=CHANNELS, map_sizes=SIZES).eval()
     with torch.no_grad():
-        expected = neck(taken(neck))
+        expected = neck(select_maps(neck))
         turned = neck.to(memory_format=torch.channels_last)(
-            tuple(each.contiguous(memory_format=torch.channels_last) for each in taken(neck))
+            tuple(each.contiguous(memory_format=torch.channels_last) for each in select_maps(neck))
         )
         with torch.autocast("cpu", torch.bfloat16):
-            rough = neck(taken(neck))
+            rough = neck(select_maps(neck))
     for exact, other, coarse in zip(expected, turned, rough, strict=True):
         torch.testing.assert_close(other, exact, rtol=1e-4, atol=1e-5)
         assert (coarse.float() - exact).abs().max() < 0.05 * exact.abs().max() + 0.05
 
 
-def test_a_feature_pyramid_is_torchvisions() -> None:
+def test_fpn_equals_torchvision() -> None:
     torch.manual_seed(0)
     neck = FPN(CHANNELS, SIZES, channels=5, levels=[1, 2, 3], **PLAIN)
-    theirs = FeaturePyramidNetwork(list(CHANNELS[1:]), 5)
-    pairs: Any = zip((*neck.lateral, *neck.smooth), (*theirs.inner_blocks, *theirs.layer_blocks), strict=True)
-    for ours, other in pairs:
-        other[0].load_state_dict(ours[0].state_dict())
-    expected = theirs(dict(zip("abc", maps()[1:], strict=True)))
+    reference = FeaturePyramidNetwork(list(CHANNELS[1:]), 5)
+    pairs: Any = zip((*neck.lateral, *neck.smooth), (*reference.inner_blocks, *reference.layer_blocks), strict=True)
+    for layer, other in pairs:
+        other[0].load_state_dict(layer[0].state_dict())
+    expected = reference(dict(zip("abc", maps()[1:], strict=True)))
     with torch.no_grad():
         for found, other in zip(neck(maps()[1:]), expected.values(), strict=True):
             torch.testing.assert_close(found, other)
 
 
-def test_path_aggregation_goes_back_up() -> None:
+def test_pan_equals_independent_computation() -> None:
     torch.manual_seed(0)
     neck = PAN(CHANNELS, SIZES, channels=5, **PLAIN)
     pyramid = FPN(CHANNELS, SIZES, channels=5, **PLAIN)
@@ -90,14 +90,14 @@ def test_path_aggregation_goes_back_up() -> None:
             torch.testing.assert_close(found, expected)
 
 
-def test_weighted_fusion_is_the_formula() -> None:
+def test_fast_fusion_formula() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b, c = (torch.randn(2, 3, 4, 4, generator=generator) for _ in range(3))
     weights = torch.tensor([2.0, -1.0, 0.5])
     torch.testing.assert_close(fast_fusion([a, b, c], weights), (2.0 * a + 0.5 * c) / (2.5 + 1e-4))
 
 
-def test_a_bidirectional_layer_is_the_papers() -> None:
+def test_bifpn_layer_equals_paper() -> None:
     torch.manual_seed(0)
     neck = BiFPN(CHANNELS, SIZES, channels=5, layers=1, norm="none", activation="silu").eval()
     for name, parameter in neck.named_parameters():
@@ -131,9 +131,9 @@ def test_a_bidirectional_layer_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize("size", ["finest", "coarsest"])
-def test_concatenated_maps_are_mixed_at_one_size(size: Any) -> None:
+def test_concat_neck_equals_independent_computation(size: Any) -> None:
     torch.manual_seed(0)
-    neck = Concat(CHANNELS, SIZES, channels=5, levels=[1, 2], size=size, **PLAIN)
+    neck = ConcatNeck(CHANNELS, SIZES, channels=5, levels=[1, 2], size=size, **PLAIN)
     fine, coarse = maps()[1:3]
     if size == "finest":
         coarse = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
@@ -145,7 +145,7 @@ def test_concatenated_maps_are_mixed_at_one_size(size: Any) -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_a_simple_pyramid_is_made_of_one_map_in_order_of_size() -> None:
+def test_simple_pyramid_equals_independent_computation() -> None:
     torch.manual_seed(0)
     neck = SimplePyramid((8, 8), (4, 4), channels=5, scales=[0.5, 4, 1, 2], norm="none", activation="identity")
     assert neck.levels == (1,)
@@ -163,21 +163,21 @@ def test_a_simple_pyramid_is_made_of_one_map_in_order_of_size() -> None:
 
 @pytest.mark.parametrize("sizes", [(15, 8, 4, 2), (7, 7, 4, 4), (16, 4, 1, 1), (9, 5, 3, 2)])
 @pytest.mark.parametrize("name", ["fpn", "pan", "bifpn", "concat"])
-def test_maps_of_odd_sizes_and_of_other_ratios_keep_theirs(name: str, sizes: tuple[int, ...]) -> None:
+def test_odd_sizes_and_other_ratios(name: str, sizes: tuple[int, ...]) -> None:
     neck = NECKS.build({"name": name, "levels": [0, 1, 2, 3]}, map_channels=CHANNELS, map_sizes=sizes)
     found = neck(maps(sizes=sizes))
     assert [each.shape[2] for each in found] == list(sizes[: len(found)])
 
 
-def test_images_of_another_size_pass_through() -> None:
-    """A schedule of the image size changes what the neck was built for."""
+def test_images_of_another_size() -> None:
+    """Apply a neck to another image size, as a schedule of the image size does."""
     for name in ("fpn", "pan", "bifpn", "concat"):
         neck = NECKS.build({"name": name, "levels": [0, 1, 2, 3]}, map_channels=CHANNELS, map_sizes=SIZES)
         sizes = (12, 6, 3, 2)
         assert neck(maps(sizes=sizes))[0].shape[2] == 12
 
 
-def test_norms_are_over_what_they_say() -> None:
+def test_norm_layer_axes() -> None:
     x = torch.randn(3, 8, 5, 5, generator=torch.Generator().manual_seed(0)) * 3 + 2
     torch.testing.assert_close(norm_layer("layer", 8)(x), F.layer_norm(x, (8, 5, 5)))
     grouped = norm_layer("group", 48)
@@ -191,26 +191,29 @@ def test_norms_are_over_what_they_say() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "fpn", "channels": 0}, "`channels` must be 1 or more, got 0"),
-        ({"name": "fpn", "levels": []}, "`levels` are empty; its maps are 0: 4 x 16 x 16"),
-        ({"name": "pan", "levels": [0, -4]}, r"`levels` \[0, -4\] name a map twice"),
-        ({"name": "fpn", "levels": [2]}, "`levels` .2. are maps of one size"),
-        ({"name": "bifpn", "layers": 0}, "`layers` must be 1 or more, got 0"),
-        ({"name": "concat", "levels": [1]}, "nothing to put side by side"),
-        ({"name": "simple_pyramid", "scales": [3]}, "`scales` are some of 4, 2, 1 and 0.5"),
-        ({"name": "simple_pyramid", "scales": []}, "`scales` are some of"),
+        ({"name": "fpn", "channels": 0}, "expected int > 0, got 0"),
+        (
+            {"name": "fpn", "levels": []},
+            r"levels: expected indices of maps, got \[\]\. The .* are 0: 4 x 16 x 16",
+        ),
+        ({"name": "pan", "levels": [0, -4]}, r"levels: expected different maps, got \[0, -4\]"),
+        ({"name": "fpn", "levels": [2]}, "levels: expected maps of several sizes, got .2."),
+        ({"name": "bifpn", "layers": 0}, "expected int > 0, got 0"),
+        ({"name": "concat", "levels": [1]}, "levels: expected two or more maps, got one"),
+        ({"name": "simple_pyramid", "scales": [3]}, "scales: expected some of 4, 2, 1 and 0.5"),
+        ({"name": "simple_pyramid", "scales": []}, "scales: expected some of"),
         ({"name": "fpn", "norm": "bach"}, "neck.norm: expected Literal"),
         ({"name": "fpn", "activation": "rellu"}, "neck.activation: expected Literal"),
     ],
 )
-def test_what_makes_no_neck_is_refused(spec: dict[str, Any], message: str) -> None:
+def test_invalid_neck_raises(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         NECKS.build(spec, "neck", map_channels=CHANNELS, map_sizes=SIZES)
 
 
 def test_levels() -> None:
     assert pyramid_levels(None, CHANNELS, (8, 8, 4, 2)) == [1, 2, 3]
-    assert chosen_levels([-1, 1], CHANNELS, SIZES) == [1, 3]
-    with pytest.raises(UserError, match="it has one stage only"):
+    assert select_levels([-1, 1], CHANNELS, SIZES) == [1, 3]
+    with pytest.raises(UserError, match="got a backbone of one stage"):
         pyramid_levels(None, (8,), (4,))
     assert [ratio(*pair) for pair in ((7, 4), (56, 28), (16, 4), (1, 1), (2, 1), (3, 2))] == [2, 2, 4, 1, 2, 2]

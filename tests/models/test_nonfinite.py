@@ -9,7 +9,7 @@ from imgrec.models.utils.nonfinite import BadOutput, FirstNonfinite, nonfinite
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_tensors_that_hold_what_is_no_number_are_named(dtype: torch.dtype, bad: float) -> None:
+def test_nonfinite_names(dtype: torch.dtype, bad: float) -> None:
     tensors: dict[str, Tensor | None] = {f"t{i}": torch.full((3, 5), 6e4, dtype=dtype) for i in range(4)}
     for name in ("t1", "t3"):
         tensor = tensors[name]
@@ -20,12 +20,12 @@ def test_tensors_that_hold_what_is_no_number_are_named(dtype: torch.dtype, bad: 
     assert nonfinite({}) == []
 
 
-def test_numbers_whose_squares_overflow_are_numbers() -> None:
+def test_large_finite_values_are_finite() -> None:
     assert nonfinite({"large": torch.full((10,), 1e38)}) == []
 
 
 class Divides(nn.Module):
-    """Divides by a number, outside of every module within."""
+    """A module that divides by a number after its child modules."""
 
     def __init__(self, by: float) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Divides(nn.Module):
         return {"out": self.inner(x) / self.by}
 
 
-def test_the_innermost_module_is_the_one_that_is_named() -> None:
+def test_innermost_module_is_reported() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU(), Divides(0.0)))
     with FirstNonfinite(net) as watch:
         net(torch.ones(3, 2))
@@ -47,7 +47,7 @@ def test_the_innermost_module_is_the_one_that_is_named() -> None:
     assert watch.found is None
 
 
-def test_the_samples_are_named_and_no_hook_stays() -> None:
+def test_rows_are_reported_and_hooks_removed() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Softmax(1))
     images = torch.ones(4, 1, 2, 2)
     images[2, 0, 1, 1] = float("nan")

@@ -18,13 +18,13 @@ def test_named_normalizations() -> None:
     assert std == (0.229, 0.224, 0.225)
 
 
-def test_one_channel_gets_the_average() -> None:
+def test_one_channel_uses_the_mean() -> None:
     mean, std = resolve_normalize("auto", *BACKBONE, 1)
     assert mean == pytest.approx((0.2,))
     assert std == pytest.approx((0.5,))
 
 
-def test_given_values_are_taken_as_they_are() -> None:
+def test_given_values_are_unchanged() -> None:
     assert resolve_normalize({"mean": [0, 1, 0.5], "std": [1, 2, 3]}, *BACKBONE, 3) == ((0, 1, 0.5), (1, 2, 3))
 
 
@@ -32,14 +32,14 @@ def test_given_values_are_taken_as_they_are() -> None:
     ("given", "channels", "words"),
     [
         ("imagnet", 3, ['"imagnet"', '"imagenet"']),
-        ({"mean": [0.5], "std": [0.5]}, 3, ["mean", "1 value(s)", "3 channel(s)"]),
+        ({"mean": [0.5], "std": [0.5]}, 3, ["mean", "3 value(s)", "[0.5]"]),
         ({"mean": [0.5]}, 1, ["mean", "std"]),
         ({"mean": [0.5], "std": [0.0]}, 1, ["std", "above 0"]),
-        ({"mean": ["a"], "std": [1.0]}, 1, ["mean", "numbers"]),
+        ({"mean": ["a"], "std": [1.0]}, 1, ["mean", "number per channel"]),
         (None, 1, ["auto", "half"]),
     ],
 )
-def test_anything_else_is_refused_with_its_place(given: Any, channels: int, words: list[str]) -> None:
+def test_invalid_normalize_raises_with_its_key(given: Any, channels: int, words: list[str]) -> None:
     with pytest.raises(SpecError) as caught:
         resolve_normalize(given, *BACKBONE, channels, "model.normalize")
     for word in ["model.normalize", *words]:

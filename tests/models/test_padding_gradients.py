@@ -11,7 +11,7 @@ from imgrec.models import clear_blind_gradients
 
 
 def gradient(convolution: nn.Conv2d, images: Tensor, upstream: Tensor) -> Tensor:
-    """The gradient of the weight, after memory was filled with NaN that a kernel might leave there."""
+    """Return the gradient of the weight, after memory was filled with NaN that a kernel could leave there."""
     for dtype in (torch.bfloat16, torch.float32):
         rubbish = [torch.full_like(convolution.weight, math.nan, dtype=dtype) for _ in range(8)]
         del rubbish
@@ -27,7 +27,7 @@ def gradient(convolution: nn.Conv2d, images: Tensor, upstream: Tensor) -> Tensor
 @pytest.mark.parametrize(
     ("kernel", "stride", "side", "groups"), [(3, 2, 1, 1), (3, 2, 1, 64), (5, 2, 1, 1), (5, 1, 1, 1), (3, 3, 2, 1)]
 )
-def test_the_gradient_is_that_of_an_independent_computation(
+def test_gradient_equals_independent_computation(
     kernel: int, stride: int, side: int, groups: int, channels_last: bool
 ) -> None:
     torch.manual_seed(0)
@@ -45,23 +45,23 @@ def test_the_gradient_is_that_of_an_independent_computation(
     torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))
 
 
-def test_where_every_tap_meets_the_image_nothing_is_touched() -> None:
+def test_unaffected_convolutions_have_no_hook() -> None:
     torch.manual_seed(0)
     networks = [nn.Sequential(nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 1)) for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
     assert clear_blind_gradients(networks[0], 4, 16) == []
-    assert clear_blind_gradients(networks[0], 4, 5) == ["0"]  # at half the size, a tap sees nothing but padding
+    assert clear_blind_gradients(networks[0], 4, 5) == ["0"]  # at half the size, a tap only meets padding
     images = torch.randn(2, 4, 5, 5)
     for network in networks:
         with torch.autocast("cpu", torch.bfloat16):
             torch.autograd.backward(network(images).float().square().sum())
-    for ours, theirs in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
-        assert ours.grad is not None
-        assert theirs.grad is not None
-        assert torch.equal(ours.grad, theirs.grad)
+    for first, second in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert first.grad is not None
+        assert second.grad is not None
+        assert torch.equal(first.grad, second.grad)
 
 
-def test_the_network_is_as_it_was() -> None:
+def test_network_is_unchanged() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, 2, 1)).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     assert clear_blind_gradients(network, 3, 3) == ["0", "2"]

@@ -1,4 +1,4 @@
-"""Which parameters a pattern means."""
+"""Selection of parameters by patterns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from imgrec.models.utils.patterns import in_scope, scope_names
 
 
 class Nested(nn.Module):
-    """Named as a classifier is."""
+    """A network with the names of a classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class Nested(nn.Module):
         self.head = nn.Linear(4, 2)
 
 
-def test_a_module_means_all_that_it_holds_and_the_long_prefix_may_be_left_out() -> None:
+def test_module_selects_its_parameters_and_prefix_is_optional() -> None:
     model = Nested()
     assert scope_names(model, "head") == ["head.weight", "head.bias"]
     assert scope_names(model, "0") == scope_names(model, "backbone.network.0")
@@ -27,11 +27,11 @@ def test_a_module_means_all_that_it_holds_and_the_long_prefix_may_be_left_out() 
     assert scope_names(model, None) == [name for name, _ in model.named_parameters()]
 
 
-def test_a_part_of_a_name_is_not_the_name() -> None:
+def test_part_of_a_name_does_not_match() -> None:
     assert not in_scope("layer10.conv.weight", "layer1")
     assert not in_scope("head.weight", "eight")
 
 
-def test_a_pattern_that_means_nothing_is_refused_with_names() -> None:
+def test_unmatched_pattern_raises_with_names() -> None:
     with pytest.raises(UserError, match=r'model\.x: the pattern "haed" matches no parameter.*Did you mean "head"'):
         scope_names(Nested(), ["0", "haed"], "model.x")

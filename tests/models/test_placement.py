@@ -1,4 +1,4 @@
-"""Layers of a kind are found by patterns, and others are put in their place."""
+"""Selection of layers by patterns, and their replacement."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Sequential(nn.Linear(1, 1), nn.ReLU()), nn.Sequential(nn.ReLU(), nn.Linear(1, 1)))
 
 
-def test_a_pattern_may_name_what_holds_a_layer_and_where_the_classifier_has_it(network: nn.Sequential) -> None:
+def test_pattern_matches_parents_and_prefix(network: nn.Sequential) -> None:
     assert list(select_layers(network, None, is_relu, "ReLU")) == ["0.1", "1.0"]
     assert list(select_layers(network, "1", is_relu, "ReLU")) == ["1.0"]
     assert list(select_layers(network, ["backbone.network.0", "1.*"], is_relu, "ReLU")) == ["0.1", "1.0"]
 
 
-def test_a_pattern_that_means_nothing_is_refused(network: nn.Sequential) -> None:
-    with pytest.raises(UserError, match=r'pattern "2" matches no layer.*The network\'s: 0, 0.0, 0.1, 1'):
+def test_unmatched_pattern_raises(network: nn.Sequential) -> None:
+    with pytest.raises(UserError, match=r'pattern "2" matches no layer.*The network has 0, 0.0, 0.1, 1'):
         select_layers(network, ["0", "2"], is_relu, "ReLU")
-    with pytest.raises(UserError, match=r'pattern "0.0" matches no ReLU; the network\'s: 0.1, 1.0'):
+    with pytest.raises(UserError, match=r'pattern "0.0" matches no ReLU. The network has 0.1, 1.0'):
         select_layers(network, "0.0", is_relu, "ReLU")
     with pytest.raises(UserError, match="the network has no blur"):
         select_layers(network, None, lambda _n, _m: False, "blur")
 
 
-def test_a_layer_that_stands_in_two_places_is_replaced_in_both() -> None:
+def test_shared_layer_is_replaced_everywhere() -> None:
     shared = nn.ReLU()
     network = nn.Sequential(shared, nn.Sequential(nn.Linear(1, 1), shared))
     changed: Any = replace_modules(network, {shared: nn.SiLU()})
@@ -44,7 +44,7 @@ def test_a_layer_that_stands_in_two_places_is_replaced_in_both() -> None:
     assert network is changed
 
 
-def test_the_whole_network_may_be_replaced_by_what_holds_it() -> None:
+def test_network_can_be_wrapped() -> None:
     network = nn.Linear(1, 1).eval()
     changed: Any = replace_modules(network, {network: nn.Sequential(network)})
     assert isinstance(changed, nn.Sequential)

@@ -1,4 +1,4 @@
-"""Poolings, each against an independent computation."""
+"""Poolings, compared with independent computations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def maps() -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("name", POOLINGS.names())
-def test_maps_are_pooled_one_by_one_and_stand_side_by_side(name: str) -> None:
+def test_pooled_maps_are_concatenated(name: str) -> None:
     torch.manual_seed(0)
     pooling = POOLINGS.build(name, map_channels=(8, 16))
     given = tuple(each.requires_grad_() for each in maps())
@@ -36,7 +36,7 @@ def test_maps_are_pooled_one_by_one_and_stand_side_by_side(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", POOLINGS.names())
-def test_half_precision_changes_little_and_large_values_stay_finite(name: str) -> None:
+def test_half_precision_and_large_values(name: str) -> None:
     torch.manual_seed(0)
     pooling = POOLINGS.build(name, map_channels=(8, 16)).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -46,7 +46,7 @@ def test_half_precision_changes_little_and_large_values_stay_finite(name: str) -
     assert pooling(tuple(3e4 * each for each in maps())).isfinite().all()
 
 
-def test_the_plain_ones_are_numpys() -> None:
+def test_average_and_max_equal_numpy() -> None:
     values = maps()[0].numpy()
     mean, largest = values.mean(axis=(2, 3)), values.max(axis=(2, 3))
     both = {"name": "average_max", "concatenate": True}
@@ -62,23 +62,23 @@ def test_the_plain_ones_are_numpys() -> None:
 
 
 @pytest.mark.parametrize("p", [1.0, 2.5, 6.0])
-def test_the_generalized_mean_is_the_formula(p: float) -> None:
+def test_generalized_mean_formula(p: float) -> None:
     values = maps()[0].abs() + 0.1
     found = generalized_mean(values, p)
     np.testing.assert_allclose(found, (values.double().numpy() ** p).mean(axis=(2, 3)) ** (1 / p), rtol=1e-5)
 
 
-def test_the_generalized_mean_lies_between_mean_and_maximum_and_reaches_both() -> None:
+def test_generalized_mean_limits_and_gradient() -> None:
     values = maps()[0].abs() + 0.1
     torch.testing.assert_close(generalized_mean(values, 1.0), values.mean(dim=(2, 3)))
     torch.testing.assert_close(generalized_mean(values, 4000.0), values.amax(dim=(2, 3)), rtol=2e-3, atol=0)
     p = torch.tensor(3.0, dtype=torch.double, requires_grad=True)
     small = (maps()[0][:1, :2].abs() + 0.1).double().requires_grad_()
-    # it computes in float32: finite differences are wide
+    # it computes in float32, so the finite differences are wide
     assert torch.autograd.gradcheck(generalized_mean, (small, p), eps=1e-2, atol=2e-3, rtol=2e-2)
 
 
-def test_gem_learns_an_exponent_of_each_map_that_stays_positive() -> None:
+def test_gem_exponent_per_map_is_positive() -> None:
     pooling = GeMPooling((8, 16), p=4.0)
     torch.testing.assert_close(pooling.log_p.exp(), torch.tensor([4.0, 4.0]))
     assert isinstance(GeMPooling((8,), learnable=False).state_dict()["log_p"], Tensor)
@@ -88,7 +88,7 @@ def test_gem_learns_an_exponent_of_each_map_that_stays_positive() -> None:
     assert pooling.log_p.grad.isfinite().all()
 
 
-def test_attention_is_the_formula() -> None:
+def test_attention_pooling_formula() -> None:
     torch.manual_seed(0)
     pooling, map_ = AttentionPooling((8,), heads=2).eval(), maps()[0]
     module: Any = pooling.each[0]
@@ -111,13 +111,13 @@ def test_attention_is_the_formula() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "gem", "p": 0.0}, "pooling: `p` must be above 0, got 0.0"),
-        ({"name": "gem", "eps": -1.0}, "pooling: `eps` must be above 0"),
-        ({"name": "attention", "heads": 3}, "pooling: `heads` must divide the channels of the maps, 8, got 3"),
-        ({"name": "attention", "heads": 0}, "pooling: `heads` must divide"),
-        ({"name": "attention", "mlp_ratio": 0.01}, "pooling: `mlp_ratio` must be large enough"),
+        ({"name": "gem", "p": 0.0}, "pooling.p: expected float > 0, got 0.0"),
+        ({"name": "gem", "eps": -1.0}, "pooling.eps: expected float > 0"),
+        ({"name": "attention", "heads": 3}, "pooling: heads: expected a divisor of the 8 channels of a map, got 3"),
+        ({"name": "attention", "heads": 0}, "pooling.heads: expected int > 0, got 0"),
+        ({"name": "attention", "mlp_ratio": 0.01}, "mlp_ratio: expected at least 1 / 8"),
     ],
 )
-def test_what_makes_no_pooling_is_refused(spec: dict[str, Any], message: str) -> None:
+def test_invalid_pooling_raises(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         POOLINGS.build(spec, "pooling", map_channels=(8, 16))

@@ -28,7 +28,7 @@ def write_folder(folder: Path, name: str = "mobilenetv3_small_050", **extra: obj
     return network.eval()
 
 
-def test_a_folder_gives_its_tensors_and_its_normalization(tmp_path: Path) -> None:
+def test_folder_sets_tensors_and_normalization(tmp_path: Path) -> None:
     network = write_folder(tmp_path)
     backbone = BACKBONES.build({"name": "mobilenetv3_small_050", "weights": str(tmp_path)}, image_size=64).eval()
     assert backbone.mean == (0.1, 0.2, 0.3)
@@ -39,7 +39,7 @@ def test_a_folder_gives_its_tensors_and_its_normalization(tmp_path: Path) -> Non
         assert torch.equal(value, expected[key]), key
 
 
-def test_a_single_file_gives_its_tensors_and_leaves_the_normalization(tmp_path: Path) -> None:
+def test_file_sets_tensors_only(tmp_path: Path) -> None:
     network = write_folder(tmp_path)
     weights = str(tmp_path / "model.safetensors")
     backbone = BACKBONES.build({"name": "mobilenetv3_small_050", "weights": weights}, image_size=64)
@@ -47,7 +47,7 @@ def test_a_single_file_gives_its_tensors_and_leaves_the_normalization(tmp_path: 
     assert backbone.mean == BACKBONES.build("mobilenetv3_small_050", image_size=64).mean
 
 
-def test_grey_images_get_the_sum_over_the_colour_filters(tmp_path: Path) -> None:
+def test_gray_images_use_sum_of_color_filters(tmp_path: Path) -> None:
     network = write_folder(tmp_path)
     spec = {"name": "mobilenetv3_small_050", "weights": str(tmp_path)}
     backbone = BACKBONES.build(spec, image_size=64, in_channels=1)
@@ -70,13 +70,13 @@ def test_position_embeddings_are_resampled_for_another_image_size(tmp_path: Path
     assert torch.equal(built.get_parameter("norm.weight"), network.norm.weight)
 
 
-def test_torchvision_weights_leave_the_last_layer_out(tmp_path: Path) -> None:
+def test_torchvision_weights_without_last_layer(tmp_path: Path) -> None:
     torch.manual_seed(0)
     original = BACKBONES.build("torchvision/googlenet", image_size=64, num_classes=5)
     state = {**original.network.state_dict(), "fc.weight": torch.zeros(5, 1024), "fc.bias": torch.zeros(5)}
     save_file(state, tmp_path / "w.safetensors")
     spec = {"name": "torchvision/googlenet", "weights": str(tmp_path / "w.safetensors")}
-    for more in ({}, {"auxiliary": False}):  # auxiliary classifiers of other classes stay as they were drawn
+    for more in ({}, {"auxiliary": False}):  # auxiliary classifiers of other classes are unchanged
         built = BACKBONES.build({**spec, **more}, image_size=64, num_classes=2).network.state_dict()
         same = [k for k, v in built.items() if not k.startswith("aux") or k.split(".")[1] != "fc2"]
         assert len(same) > 300
@@ -95,7 +95,7 @@ def test_torchvision_position_embeddings_are_resampled(tmp_path: Path) -> None:
     torch.testing.assert_close(embedding, torch.full_like(embedding, 0.5))
 
 
-def test_without_load_weights_nothing_is_touched() -> None:
+def test_load_weights_false_reads_nothing() -> None:
     for name in ("resnet18", "torchvision/resnet18"):
         for source in ({"weights": "gone/since"}, {"pretrained": True}):
             spec = {"name": name, **source}
@@ -104,7 +104,7 @@ def test_without_load_weights_nothing_is_touched() -> None:
             assert model.mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
 
 
-def test_weights_that_do_not_fit_are_refused_with_the_reason(tmp_path: Path) -> None:
+def test_mismatched_weights_raise_with_reason(tmp_path: Path) -> None:
     write_folder(tmp_path / "folder", model_args={"drop_rate": 0.1})
     folder = str(tmp_path / "folder")
 
@@ -134,14 +134,14 @@ def test_weights_that_do_not_fit_are_refused_with_the_reason(tmp_path: Path) -> 
     assert "safetensors" in refused({"name": "resnet18", "weights": str(tmp_path / "cut.safetensors")})
 
 
-def test_a_missing_or_foreign_source_is_refused_by_the_check(tmp_path: Path) -> None:
+def test_missing_or_invalid_source_raises_in_check(tmp_path: Path) -> None:
     (tmp_path / "pickle.pth").write_bytes(b"")
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
     for weights, word in [
         (tmp_path / "gone", "not found"),
-        (tmp_path / "pickle.pth", "safetensors files only"),
+        (tmp_path / "pickle.pth", "expected a safetensors file"),
         (tmp_path / "empty", "no config.json"),
         (tmp_path / "broken", "not valid JSON"),
     ]:
@@ -150,7 +150,7 @@ def test_a_missing_or_foreign_source_is_refused_by_the_check(tmp_path: Path) -> 
         assert str(caught.value).startswith("model.backbone.weights: ")
 
 
-def test_the_real_efficientnet_folder_gives_half_and_half() -> None:
+def test_efficientnet_folder_normalization() -> None:
     if not os.environ.get("IMGREC_DATA"):
         pytest.skip("IMGREC_DATA is not set")
     spec = {"name": "tf_efficientnet_lite0", "weights": "weights/tf_efficientnet_lite0"}

@@ -1,4 +1,4 @@
-"""What a trial run tells of a network."""
+"""Outputs of layers and residual branches that a probe finds."""
 
 from __future__ import annotations
 
@@ -8,14 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
-from imgrec.models import BACKBONES
 from imgrec.models.utils.probe import ResidualBranch, probe
-
-
-def network(name: str, **arguments: object) -> nn.Module:
-    with torch.device("meta"):
-        return BACKBONES.build({"name": name, **arguments}, image_size=64, num_classes=4, load_weights=False).network
-
+from tests.models.small_models import meta_network
 
 RESIDUAL = {
     "resnet18": (8, "layer1.0.bn2", "layer1.0.bn2", True),
@@ -30,40 +24,40 @@ RESIDUAL = {
     "cifar_resnet": (9, "stages.0.0.bn2", "stages.0.0.bn2", True),
     "resnet9": (2, "stages.0.1.branch.1.3", None, True),
 }
-"""By network: how many residual branches its paper or code has, the end of the first, its last weights, if maps."""
+"""Number of residual branches of each network, the end and last weights of the first one, True for maps."""
 
 
 @pytest.mark.parametrize("name", RESIDUAL)
-def test_the_residual_branches_of_a_network_are_all_found(name: str) -> None:
+def test_all_residual_branches_are_found(name: str) -> None:
     count, end, last, maps = RESIDUAL[name]
-    probed = probe(network(name), 3, 64)
+    probed = probe(meta_network(name), 3, 64)
     assert len(probed.branches) == count
     assert (probed.branches[0].end, probed.branches[0].last) == (end, last)
     assert probed.outputs[end].is_map == maps
 
 
 @pytest.mark.parametrize("name", ["torchvision/vgg11", "torchvision/densenet121", "torchvision/squeezenet1_1"])
-def test_a_network_that_adds_nothing_has_none(name: str) -> None:
-    assert probe(network(name), 3, 64).branches == []
+def test_network_without_additions_has_no_branch(name: str) -> None:
+    assert probe(meta_network(name), 3, 64).branches == []
 
 
-def test_streams_that_are_fused_are_no_residual_branches() -> None:
-    ends = [branch.end or "" for branch in probe(network("hrnet_w18_small"), 3, 64).branches]
+def test_fused_streams_are_no_residual_branches() -> None:
+    ends = [branch.end or "" for branch in probe(meta_network("hrnet_w18_small"), 3, 64).branches]
     assert ends
     assert not any("fuse" in end for end in ends)
 
 
-def test_channels_are_told_from_places() -> None:
-    given = probe(network("swin_tiny_patch4_window7_224", window_size=4), 3, 64).outputs
+def test_dimension_of_channels() -> None:
+    given = probe(meta_network("swin_tiny_patch4_window7_224", window_size=4), 3, 64).outputs
     assert given["layers.0.blocks.0.norm1"].channels == 3  # (N, H, W, C)
     assert not given["layers.0.blocks.0.norm1"].is_map
     assert given["patch_embed.proj"].is_map
-    convolved = probe(network("convnext_atto"), 3, 64).outputs
-    assert convolved["stages.0.blocks.0.norm"].is_map  # a layer normalization that permutes, and permutes back
+    convolved = probe(meta_network("convnext_atto"), 3, 64).outputs
+    assert convolved["stages.0.blocks.0.norm"].is_map  # a layer normalization between two permutations
 
 
 class Odd(nn.Module):
-    """A branch that code ends, one whose last layer is called twice, one that ends in a softmax."""
+    """Three branches: with a function at the end, with a last layer called twice, with a softmax at the end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +72,7 @@ class Odd(nn.Module):
         return (maps + torch.ones_like(maps)).mean((2, 3))
 
 
-def test_what_no_single_layer_ends_is_said_to_have_no_end() -> None:
+def test_branch_without_single_last_layer_has_no_end() -> None:
     probed = probe(Odd(), 3, 4)
     assert probed.branches == [
         ResidualBranch(None, None, None),
@@ -89,7 +83,7 @@ def test_what_no_single_layer_ends_is_said_to_have_no_end() -> None:
     assert probed.outputs["two"].calls == 2
 
 
-def test_a_trial_leaves_the_network_and_the_draws_as_they_were() -> None:
+def test_probe_changes_neither_network_nor_random_state() -> None:
     torch.manual_seed(0)
     tried = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.ReLU(inplace=True))
     tried[1].eval()
@@ -102,6 +96,6 @@ def test_a_trial_leaves_the_network_and_the_draws_as_they_were() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in tried.modules())
 
 
-def test_images_that_a_network_cannot_take_are_refused() -> None:
+def test_invalid_images_raise() -> None:
     with pytest.raises(UserError, match=r"does not accept images of 2 x 2 pixels with 3 channel\(s\)"):
         probe(nn.Sequential(nn.Conv2d(3, 4, 5)), 3, 2)

@@ -1,4 +1,4 @@
-"""Weight normalization: the same network in other parameters, which is shared as an ordinary one."""
+"""Weight normalization: gradients, resume, merge into the model folder."""
 
 from __future__ import annotations
 
@@ -8,39 +8,29 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from imgrec import ClassificationTask
 from imgrec.errors import SpecError
 from imgrec.export import load_model_folder, save_model_folder
-from imgrec.models import Classifier, ClassifierSpecs
+from imgrec.models import ClassifierSpecs
 from imgrec.models.edits.weight_norm import WeightNorm
-from imgrec.types import DataFacts
 from tests.callbacks.small_training import BACKBONE, digits, in_two_parts, same, task, trainer
+from tests.models.small_models import GRAY_FACTS, edited_classifier, gray_images
 
-FACTS = DataFacts(tuple("0123456789"), (1,) * 10, image_size=16, channels=1)
 SPECS = ClassifierSpecs(BACKBONE, "linear", "half", edits={"name": "weight_norm", "scope": ["layer1", "layer2"]})
 
 
-def built(edits: Any) -> Classifier:
-    torch.manual_seed(0)
-    return ClassifierSpecs(BACKBONE, "linear", "half", edits=edits).build(FACTS).eval()
-
-
-def images() -> Tensor:
-    return torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(1))
-
-
-def test_at_first_the_network_is_what_it_was() -> None:
-    plain, edited = built(None), built(SPECS.edits)
-    torch.testing.assert_close(edited(images()), plain(images()))
+def test_initial_output_is_unchanged() -> None:
+    plain, edited = edited_classifier(BACKBONE), edited_classifier(BACKBONE, SPECS.edits)
+    torch.testing.assert_close(edited(gray_images()), plain(gray_images()))
     names = {name for name, _ in edited.named_parameters()}
     assert "backbone.network.layer1.0.conv1.parametrizations.weight.original0" in names
     assert "backbone.network.layer3.0.conv1.weight" in names
 
 
-def test_the_gradients_are_the_papers() -> None:
-    """Equation 3: that of the length is the projection on the direction, that of the direction what is left of it."""
+def test_gradients_equal_paper() -> None:
+    """Compare with equation 3: projection on the direction for the length, the remainder for the direction."""
     layer = nn.Linear(5, 3)
     plain = copy.deepcopy(layer)
     edited: Any = WeightNorm()(nn.Sequential(layer))
@@ -55,25 +45,28 @@ def test_the_gradients_are_the_papers() -> None:
     torch.testing.assert_close(originals.original1.grad, plain.weight.grad - along * direction / length)
 
 
-def test_it_trains_and_is_shared_as_ordinary_weights(tmp_path: Path) -> None:
+def test_model_folder_contains_ordinary_weights(tmp_path: Path) -> None:
     made = task(edits=SPECS.edits)
     training = trainer(tmp_path, [], enable_checkpointing=False, max_epochs=1)
     training.fit(made, datamodule=digits())
     weight = made.get_parameter("model.backbone.network.layer1.0.conv1.parametrizations.weight.original0")
     assert not torch.equal(
-        weight, built(SPECS.edits).get_parameter("backbone.network.layer1.0.conv1.parametrizations.weight.original0")
+        weight,
+        edited_classifier(BACKBONE, SPECS.edits).get_parameter(
+            "backbone.network.layer1.0.conv1.parametrizations.weight.original0"
+        ),
     )
     made.eval()
-    save_model_folder(tmp_path / "model", made.model, made.specs, made.facts or FACTS)
+    save_model_folder(tmp_path / "model", made.model, made.specs, made.facts or GRAY_FACTS)
     loaded, _ = load_model_folder(tmp_path / "model")
     assert not any("parametrizations" in name for name in loaded.state_dict())
-    torch.testing.assert_close(loaded(images()), made(images()))
-    assert any("parametrizations" in name for name in made.state_dict())  # what is trained stays as it was
+    torch.testing.assert_close(loaded(gray_images()), made(gray_images()))
+    assert any("parametrizations" in name for name in made.state_dict())  # the trained model is unchanged
     started = ClassificationTask(backbone=BACKBONE, normalize="half", init_from=str(tmp_path / "model"))
-    torch.testing.assert_close(started.build_model(made.facts or FACTS).eval()(images()), made(images()))
+    torch.testing.assert_close(started.build_model(made.facts or GRAY_FACTS).eval()(gray_images()), made(gray_images()))
 
 
-def test_a_resumed_training_is_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_training_equals_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tests.callbacks.small_training as small
 
     monkeypatch.setattr(small, "task", lambda: task(edits=SPECS.edits))
@@ -82,7 +75,7 @@ def test_a_resumed_training_is_an_uninterrupted_one(tmp_path: Path, monkeypatch:
     assert same(first["state_dict"], second["state_dict"])
 
 
-def test_what_has_no_direction_is_refused() -> None:
+def test_zero_filter_raises() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     nn.init.zeros_(network[1].weight)  # type: ignore[arg-type]
     with pytest.raises(Exception, match="a filter of 1 is all zeros and has no direction"):
@@ -90,4 +83,4 @@ def test_what_has_no_direction_is_refused() -> None:
     WeightNorm(scope="0")(network)
     for scope, message in (("layer9", 'the pattern "layer9" matches no layer'), ("bn1", "matches no linear or")):
         with pytest.raises(SpecError, match=message):
-            built({"name": "weight_norm", "scope": scope})
+            edited_classifier(BACKBONE, {"name": "weight_norm", "scope": scope})

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from imgrec.models.utils.passes import drops
+from imgrec.models.utils.forward import has_dropout
 from imgrec.regularizers import REGULARIZERS, build_regularizers, check_regularizers
 from imgrec.types import PART_FACTS, StepOutput, sample_keys
 
@@ -163,7 +163,7 @@ def test_what_it_draws_is_a_function_of_the_position(spec: dict[str, Any]) -> No
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_twenty_steps_lower_it(spec: dict[str, Any]) -> None:
     model, regularizer = Small(), built(spec)
-    assert drops(model)
+    assert has_dropout(model)
 
     def penalty() -> Tensor:
         torch.manual_seed(0)

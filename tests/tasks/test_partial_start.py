@@ -179,7 +179,7 @@ def test_an_invalid_source_raises_when_the_task_is_built(given: dict[str, Any], 
 
 
 def test_a_source_without_matching_weights_raises(places: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"not one parameter .* called backbone.network.module.*`rename`"):
+    with pytest.raises(UserError, match=r"no parameter matches .* tensors are backbone.network.module.*`rename`"):
         built({"path": str(places["foreign"]), "partial": True})
     with pytest.raises(UserError, match=r'init_from.scope: the pattern "layer9" matches no parameter'):
         built({"path": str(places["folder"]), "partial": True, "scope": "layer9"})

@@ -17,7 +17,7 @@ from imgrec import trust
 from imgrec.cli.main import main
 from imgrec.errors import SpecError, UserError
 from imgrec.losses import LOSSES
-from imgrec.models.utils.compiling import check_compile
+from imgrec.models.utils.compile import check_compile
 from imgrec.trust import allow, import_named, opening, policy
 from imgrec.trust.trust_file import trust_file
 from imgrec.trust.untrusted import UntrustedError

@@ -19,7 +19,7 @@ from imgrec.callbacks.compression.qat import QAT
 from imgrec.callbacks.compression.structured_pruning import StructuredPruning
 from imgrec.callbacks.recording.current_run import run_folder
 from imgrec.errors import UserError
-from imgrec.models.freezing import NormPolicy, held_norms, norm_policy, refuse_all_frozen, set_frozen
+from imgrec.models.freezing import NormPolicy, find_frozen_norms, parse_norm_policy, refuse_all_frozen, set_frozen
 from imgrec.optim.optimizers.sgd import unfuse
 from imgrec.runs.summary import update_summary
 from imgrec.tasks.callback import Callback, imgrec_callbacks
@@ -41,7 +41,7 @@ class Freezing(Callback, ABC):
     runs_in_short_runs = True
 
     def __init__(self, batch_norm: NormPolicy) -> None:
-        self.batch_norm = norm_policy(batch_norm, f"{type(self).__name__}: `batch_norm`")
+        self.batch_norm = parse_norm_policy(batch_norm, f"{type(self).__name__}: `batch_norm`")
         self._reset()
 
     def _reset(self) -> None:
@@ -168,7 +168,9 @@ class Freezing(Callback, ABC):
         self._frozen = [parameter for name, parameter in model.named_parameters() if name in frozen]
         if wrapped is not None:
             wrapped.configure_ddp()
-        held = {norm for each, names in kept if each.batch_norm == "frozen" for norm in held_norms(model, set(names))}
+        held = {
+            norm for each, names in kept if each.batch_norm == "frozen" for norm in find_frozen_norms(model, set(names))
+        }
         for norm in self._norms:
             if norm not in held:
                 norm.training = True

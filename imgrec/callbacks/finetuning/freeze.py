@@ -10,7 +10,7 @@ from torch import nn
 from imgrec.callbacks.compatibility import count_steps
 from imgrec.callbacks.finetuning.base import Freezing
 from imgrec.errors import UserError
-from imgrec.models.freezing import NormPolicy, frozen_names
+from imgrec.models.freezing import NormPolicy, select_frozen
 from imgrec.models.utils.patterns import Scope
 from imgrec.utils.ranges import OpenUnitInterval, PositiveInt, check_ranges
 
@@ -77,7 +77,7 @@ class Freeze(Freezing):
 
     def find_stages(self, model: nn.Module) -> list[list[str]]:
         """Return all frozen parameters as one stage."""
-        return [frozen_names(model, self.scope, self.all_but, self.batch_norm, "Freeze.scope")]
+        return [select_frozen(model, self.scope, self.all_but, self.batch_norm, "Freeze.scope")]
 
     def plan(self, trainer: pl.Trainer) -> None:
         """Compute the step at which the parameters are unfrozen."""

@@ -11,7 +11,8 @@ from torch import nn
 from imgrec.callbacks.finetuning.base import Freezing
 from imgrec.callbacks.finetuning.freeze import fraction_of, step_at
 from imgrec.errors import UserError
-from imgrec.models.freezing import NormPolicy, frozen_names, named_stages, stages_of
+from imgrec.models.freezing import NormPolicy, select_frozen
+from imgrec.models.unfreezing_stages import assign_stages, split_stages
 from imgrec.models.utils.patterns import Scope
 from imgrec.utils.ranges import PositiveInt, RightOpenUnitInterval, check_ranges
 
@@ -81,12 +82,12 @@ class GradualUnfreezing(Freezing):
     def find_stages(self, model: nn.Module) -> list[list[str]]:
         """Return the stages, from the head to the input."""
         where = "GradualUnfreezing"
-        frozen = frozen_names(model, self.scope, None, self.batch_norm, f"{where}.scope")
+        frozen = select_frozen(model, self.scope, None, self.batch_norm, f"{where}.scope")
         if self.given is not None:
             scopes: list[Scope] = list(self.given)
-            found = named_stages(model, frozen, scopes, f"{where}.stages")
+            found = assign_stages(model, frozen, scopes, f"{where}.stages")
         else:
-            found = [names for _, names in reversed(stages_of(model, frozen))]
+            found = [names for _, names in reversed(split_stages(model, frozen))]
         if len(found) < 2:
             raise UserError(
                 f"{where}.stages: expected at least two stages with frozen parameters, got one: "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from imgrec.loggers.media import show_histogram
-from imgrec.models.utils.layer_statistics import ActivationProbe, layer_norms, layer_of
+from imgrec.models.utils.layer_statistics import ActivationProbe, layer_name, layer_norms
 from imgrec.utils.checks import known
 from imgrec.utils.ranges import PositiveInt, check_ranges
 
@@ -129,6 +129,6 @@ class LayerStatistics(pl.Callback):
     def _show_histograms(self, trainer: pl.Trainer, what: str, tensors: Mapping[str, Tensor]) -> None:
         layers: dict[str, list[Tensor]] = {}
         for name, tensor in tensors.items():
-            layers.setdefault(layer_of(name.rpartition(".")[0], self.depth), []).append(tensor.detach().flatten())
+            layers.setdefault(layer_name(name.rpartition(".")[0], self.depth), []).append(tensor.detach().flatten())
         for layer, parts in layers.items():
             show_histogram(trainer, f"{what}/{layer}", torch.cat([part.float() for part in parts]).cpu().numpy())

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from imgrec.errors import UserError
 from imgrec.models import Classifier
-from imgrec.models.classifier import describe
+from imgrec.models.classifier import extract_features
 from imgrec.models.utils.forward import preserve_modes
 
 aten: Any = torch.ops.aten
@@ -53,7 +53,7 @@ class _Trunk(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Everything that the classifier gives in training."""
-        features = describe(images, self.backbone, self.neck, self.pooling)
+        features = extract_features(images, self.backbone, self.neck, self.pooling)
         return self.head(features.pooled), features.pooled, *features.auxiliary
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from imgrec.compress.surgery import surgery_of
 from imgrec.models import BACKBONES, Classifier, ClassifierSpecs, LinearHead
-from imgrec.models.backbones.timm import adapted_arguments, find
+from imgrec.models.backbones.timm import adapted_arguments, find_timm_backbone
 from imgrec.models.utils.forward import evaluating
 from imgrec.registry import Spec
 from imgrec.types import DataFacts
@@ -87,7 +87,7 @@ def linear_name(network: nn.Module) -> str | None:
 
 
 def _timm_layout(classifier: Classifier, name: str, own: dict[str, Any], facts: DataFacts) -> TensorLayout | None:
-    if find(name) is None or type(classifier.head) is not LinearHead:
+    if find_timm_backbone(name) is None or type(classifier.head) is not LinearHead:
         return None
     architecture = name.partition(".")[0]
     arguments = adapted_arguments(name, facts.channels, facts.image_size, own)

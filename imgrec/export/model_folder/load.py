@@ -17,7 +17,7 @@ from imgrec.export.model_folder.preprocessing import check_preprocessing, from_t
 from imgrec.export.model_folder.save import VERSION, WEIGHTS
 from imgrec.models import Classifier, ClassifierSpecs
 from imgrec.models.backbones.timm import create_from_folder
-from imgrec.models.pretrained.loading import load_exactly, read_config, read_state
+from imgrec.models.pretrained.loading import load_exactly, read_model_config, read_state
 from imgrec.trust import reading
 from imgrec.types import DataFacts
 
@@ -55,7 +55,7 @@ def read_model_folder(folder: str | Path) -> Loaded:
     if not folder.is_dir():
         raise UserError(f"model folder not found: {folder}")
     with reading(folder), torch.random.fork_rng(devices=[]):  # parameters are initialized before they are loaded
-        config = read_config(folder)
+        config = read_model_config(folder)
         if not (folder / WEIGHTS).is_file():
             raise UserError(f"{folder} is no complete model folder: it holds no {WEIGHTS}")
         found = _ours(folder, config) if "imgrec" in config else _timms(folder, config)
@@ -73,7 +73,7 @@ def _ours(folder: Path, config: dict[str, Any]) -> Loaded:
             f"{folder} was written by a newer imgrec (model folder version {version}, this one reads up to {VERSION})"
         )
     try:
-        specs, facts = ClassifierSpecs.of(own["specs"], f"{folder}"), DataFacts.from_dict(own["facts"])
+        specs, facts = ClassifierSpecs.from_dict(own["specs"], f"{folder}"), DataFacts.from_dict(own["facts"])
         normalize = {key: config["pretrained_cfg"][key] for key in ("mean", "std")}
         layout = own["layout"]
     except (KeyError, TypeError) as error:

@@ -48,7 +48,7 @@ def model_card(
         f"# {architecture}, {facts.num_classes} classes",
         (text or "").strip(),
         "## Network",
-        f"```yaml\n{yaml.dump(specs.without_source().to_dict()).strip()}\n```",
+        f"```yaml\n{yaml.dump(specs.without_initial_values().to_dict()).strip()}\n```",
         _changed(surgery),
         "## Input and output",
         "`imgrec.load` prepares image files itself. For an export of this network (`exports/` in its run folder: ONNX, "

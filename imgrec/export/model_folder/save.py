@@ -65,7 +65,7 @@ def save_model_folder(
     folder = Path(folder)
     if folder.exists() and not _is_replaceable(folder):
         raise UserError(f"{folder} exists and is no model folder. Name a new or an empty folder.")
-    classifier, specs = _folded(classifier, ClassifierSpecs.of(specs), facts)
+    classifier, specs = _folded(classifier, ClassifierSpecs.from_dict(specs), facts)
     layout = select_layout(classifier, specs, facts)
     config = _config(classifier, layout, specs, facts)
     described = describe_network(facts, classifier.mean, classifier.std)
@@ -102,7 +102,7 @@ def _config(classifier: Classifier, layout: TensorLayout, specs: ClassifierSpecs
     own = {
         "version": (2 if surgery else 1) if specs.is_plain else VERSION,
         "layout": "timm" if layout.is_timm else "classifier",
-        "specs": specs.without_source().to_dict(),
+        "specs": specs.without_initial_values().to_dict(),
         "facts": facts.to_dict(),
         "note": "mean and std of pretrained_cfg are for timm. Exports in exports/ include the normalization: give them "
         "images in [0, 1], and do not apply mean and std again.",

@@ -1,4 +1,4 @@
-"""A network's own keyword arguments: which it takes, and what is wrong with those that it refuses."""
+"""Keyword arguments of networks: their check, and messages about invalid ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 def refuse_reserved(name: str, network: Mapping[str, Any], reserved: Mapping[str, str]) -> None:
-    """Raise :class:`UserError` for an argument that stands in ``reserved``, with the reason given there."""
+    """Raise an error if an argument is a key of ``reserved``, with the reason there.
+
+    Raises:
+        UserError: If an argument is reserved.
+    """
     for key in network:
         if key in reserved:
             raise UserError(f'the backbone "{name}" has no argument "{key}": {reserved[key]}.')
@@ -25,15 +29,18 @@ def refuse_reserved(name: str, network: Mapping[str, Any], reserved: Mapping[str
 def check_network_arguments(
     name: str, network: Mapping[str, Any], create: Callable[..., nn.Module], hidden: Collection[str]
 ) -> None:
-    """Raise :class:`UserError` where ``create`` refuses the arguments, without allocating a parameter.
+    """Raise an error if ``create`` does not accept the arguments, without allocating parameters.
 
-    The network is built on the meta device; one that cannot be built there at all is built for real.
+    The network is built on the meta device. If that is impossible for the network, it is built with real tensors.
 
     Args:
-        name: the backbone's name, for messages.
-        network: the keyword arguments.
-        create: builds the network from keyword arguments.
-        hidden: arguments that are not the user's to give, and are not listed as accepted.
+        name: Name of the backbone for messages.
+        network: Keyword arguments of the network.
+        create: Function that builds the network from keyword arguments.
+        hidden: Arguments that are not meant for users and are not listed as accepted.
+
+    Raises:
+        UserError: If the network does not accept the arguments.
     """
     if not network:
         return
@@ -44,20 +51,20 @@ def check_network_arguments(
         try:
             with torch.device("meta"):
                 plain = create()
-        except Exception:  # not buildable without data: only the real thing can judge the arguments
+        except Exception:  # it cannot be built on the meta device
             plain = create()
             try:
                 create(**network)
             except Exception as real:
-                raise refusal(name, network, real, plain, hidden) from real
+                raise argument_error(name, network, real, plain, hidden) from real
             return
-        raise refusal(name, network, error, plain, hidden) from error
+        raise argument_error(name, network, error, plain, hidden) from error
 
 
-def refusal(
+def argument_error(
     name: str, network: Mapping[str, Any], error: Exception, plain: nn.Module, hidden: Collection[str]
 ) -> UserError:
-    """What to tell the user of ``error``, raised by a network's constructor; ``plain`` was built without arguments."""
+    """Return the error for an ``error`` of the constructor of a network. ``plain`` was built without arguments."""
     unexpected = _UNEXPECTED.search(str(error))
     if unexpected:
         key = unexpected.group(1)
@@ -66,26 +73,26 @@ def refusal(
             f'the backbone "{name}" has no argument "{key}".{suggestion(key, [*accepted, "pretrained", "weights"])} '
             f"Accepted: pretrained, weights, {', '.join(accepted)}."
         )
-    return UserError(f"{described(name, network)} cannot be built: {reason(error)}")
+    return UserError(f"{describe_backbone(name, network)} cannot be built: {reason(error)}")
 
 
-def described(name: str, network: Mapping[str, Any]) -> str:
-    """A backbone and the arguments that it was given, for messages.
+def describe_backbone(name: str, network: Mapping[str, Any]) -> str:
+    """Return a backbone and its arguments as text.
 
-    >>> described("resnet18", {"layers": [1, 1]})
+    >>> describe_backbone("resnet18", {"layers": [1, 1]})
     'the backbone "resnet18" with layers=[1, 1]'
     """
-    given = ", ".join(f"{k}={v!r}" for k, v in network.items())
-    return f'the backbone "{name}"' + (f" with {given}" if given else "")
+    arguments = ", ".join(f"{k}={v!r}" for k, v in network.items())
+    return f'the backbone "{name}"' + (f" with {arguments}" if arguments else "")
 
 
 def reason(error: Exception) -> str:
-    """The first line of what a library says, or the exception's name where it says nothing."""
+    """Return the first line of the message of a library, or the name of the exception if it has no message."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def accepted_arguments(network: nn.Module) -> set[str]:
-    """The names that the constructor of ``network`` takes, those of its base classes included."""
+    """Return the parameter names of the constructor of ``network`` and of its base classes."""
     names: set[str] = set()
     for base in type(network).__mro__:
         if base is nn.Module:

@@ -1,4 +1,4 @@
-"""What a backbone is, and the trial run that tells whether it can take the images it is built for."""
+"""Base class of backbones, and a run that determines their feature dimension."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from imgrec.models.utils.forward import preserve_modes
 
 
 class Features(NamedTuple):
-    """What a backbone gives for a batch of images.
+    """Output of a backbone for a batch of images.
 
-    Shapes: ``pooled`` float ``(batch, feature_dim)``; ``auxiliary`` logits, each ``(batch, num_classes)``, of an
+    Shapes: ``pooled`` float ``(batch, feature_dim)``. ``auxiliary`` logits, each ``(batch, num_classes)``, of an
     architecture with auxiliary classifiers, in training only.
     """
 
@@ -25,14 +25,14 @@ class Features(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """A network without its classifier: normalized images in, one feature vector an image out.
+    """A network without its classifier, from normalized images to one feature vector per image.
 
     Args:
-        network: gives pooled features ``(batch, feature_dim)``, or a tuple of them and auxiliary logits (``None``
-            where there are none).
-        feature_dim: the length of the feature vector.
-        mean: the mean, one value an input channel, in units of [0, 1], of the preprocessing it was trained with.
-        std: the standard deviation, likewise.
+        network: Network that returns pooled features ``(batch, feature_dim)``, or a tuple of them and auxiliary logits,
+            which may be ``None``.
+        feature_dim: Length of the feature vector.
+        mean: Mean per input channel of the preprocessing in pretraining, in units of [0, 1].
+        std: Standard deviation per input channel, in units of [0, 1].
 
     >>> network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     >>> Backbone(network, 3, (0.5,) * 3, (0.5,) * 3)(torch.zeros(2, 3, 8, 8)).pooled.shape
@@ -47,39 +47,45 @@ class Backbone(nn.Module):
         self.std = tuple(float(value) for value in std)
 
     def forward(self, images: Tensor) -> Features:
-        """The features of normalized images, float ``(batch, channels, height, width)``."""
-        given = self.network(images)
-        if isinstance(given, tuple):
-            return Features(given[0], tuple(logits for logits in given[1:] if logits is not None))
-        return Features(given)
+        """Return the features of normalized images, float ``(batch, channels, height, width)``."""
+        output = self.network(images)
+        if isinstance(output, tuple):
+            return Features(output[0], tuple(logits for logits in output[1:] if logits is not None))
+        return Features(output)
 
 
 def probe_feature_dim(network: nn.Module, title: str, in_channels: int, image_size: int, hint: str = "") -> int:
-    """The length of the feature vector that ``network`` gives for images of this size, found by a trial run.
+    """Return the length of the feature vector of ``network`` for images of this size.
 
-    The trial runs on meta tensors, in evaluation and in training mode: it costs no arithmetic, draws no random number
-    and leaves the network as it was. ``title`` names the network in messages; ``hint`` ends the one about images that
-    it cannot take.
+    The network runs on meta tensors in evaluation and in training mode. This needs no arithmetic and no random numbers,
+    and does not change the network.
+
+    Args:
+        network: Network without its classifier.
+        title: Name of the network for messages.
+        in_channels: Number of channels of the images.
+        image_size: Height and width of the images in pixels.
+        hint: Text at the end of the message about images that the network does not accept.
 
     Raises:
-        UserError: the network cannot take such images, or what it gives is not one vector an image.
+        UserError: If the network does not accept such images, or does not return one vector per image.
     """
     try:
         with preserve_modes(network):
             shape = _shape(network.eval(), in_channels, image_size)
             if shape is not None:
                 _shape(network.train(), in_channels, image_size)
-            else:  # an operator without a meta kernel: the real thing, once
+            else:  # an operator without a meta kernel
                 shape = _real_shape(network.eval(), in_channels, image_size)
-    except Exception as error:  # whatever a network raises on images it cannot take
+    except Exception as error:  # networks raise different errors for invalid images
         raise UserError(
             f"{title} does not accept images of {image_size} x {image_size} pixels with {in_channels} channel(s): "
-            f"{reason(error)}. Another data.image_size, another backbone or other arguments are needed.{hint}"
+            f"{reason(error)}. Change data.image_size, the backbone or its arguments.{hint}"
         ) from error
     if len(shape) != 2:
         raise UserError(
-            f"{title} gives features of shape {('batch', *shape[1:])} where one vector an image is "
-            "expected: its arguments switch the pooling off."
+            f"{title}: expected features of shape (batch, feature_dim), got {('batch', *shape[1:])}. "
+            "Its arguments disable the pooling."
         )
     return shape[1]
 
@@ -89,15 +95,15 @@ def _shape(network: nn.Module, in_channels: int, image_size: int) -> tuple[int, 
     images = torch.empty(2, in_channels, image_size, image_size, device="meta")
     try:
         with torch.no_grad():
-            given = torch.func.functional_call(network, tensors, (images,))
+            output = torch.func.functional_call(network, tensors, (images,))
     except NotImplementedError:
         return None
-    return tuple((given[0] if isinstance(given, tuple) else given).shape)
+    return tuple((output[0] if isinstance(output, tuple) else output).shape)
 
 
 def _real_shape(network: nn.Module, in_channels: int, image_size: int) -> tuple[int, ...]:
     first = next(network.parameters())
     images = torch.zeros(2, in_channels, image_size, image_size, device=first.device, dtype=first.dtype)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        given = network(images)
-    return tuple((given[0] if isinstance(given, tuple) else given).shape)
+        output = network(images)
+    return tuple((output[0] if isinstance(output, tuple) else output).shape)

@@ -1,4 +1,4 @@
-"""The residual networks made for CIFAR-10: ResNet-20, 32, 44, 56 and 110, few channels and many layers."""
+"""Residual networks for CIFAR-10: ResNet-20, 32, 44, 56 and 110, with few channels and many layers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from imgrec.errors import UserError
 from imgrec.models.backbones.base import Backbone
 from imgrec.models.backbones.catalogue import BACKBONES
-from imgrec.models.backbones.small_images import as_backbone, weights_of
+from imgrec.models.backbones.small_images import build_backbone, make_weights_check
+from imgrec.utils.ranges import PositiveInt, check_ranges
 
 WIDTHS = (16, 32, 64)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions whose result is added to their input, which a 1x1 convolution fits where shapes differ."""
+    """Residual block of two 3x3 convolutions, with a 1x1 convolution as shortcut if the shapes differ."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -32,15 +33,20 @@ class BasicBlock(nn.Module):
             )
         self.act2 = nn.ReLU()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Shapes: ``(batch, channels, height, width)``; a stride of 2 halves the image."""
-        branch = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(images)))))
-        added: Tensor = self.act2(branch + self.shortcut(images))
-        return added
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the output, ``(batch, out_channels, height / stride, width / stride)``."""
+        branch = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(maps)))))
+        output: Tensor = self.act2(branch + self.shortcut(maps))
+        return output
 
 
 class CifarResNet(nn.Module):
-    """A 3x3 convolution, then stages of so many blocks; each but the first halves the image; the mean of each map.
+    """A 3x3 convolution, three stages of residual blocks and global average pooling.
+
+    Args:
+        in_channels: Number of channels of the images.
+        widths: Number of channels of each stage.
+        blocks: Number of blocks of each stage.
 
     Shapes: float ``(batch, in_channels, height, width)`` to ``(batch, widths[-1])``.
     """
@@ -62,52 +68,56 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """The features of normalized images."""
+        """Return the features of normalized images."""
         features: Tensor = self.pool(self.stages(self.act1(self.bn1(self.conv1(images))))).flatten(1)
         return features
 
 
 @BACKBONES.register("cifar_resnet")
+@check_ranges
 def cifar_resnet(
-    depth: int = 20,
-    widths: list[int] | None = None,
+    depth: PositiveInt = 20,
+    widths: list[PositiveInt] | None = None,
     in_channels: int = 3,
     image_size: int = 32,
     weights: str | None = None,
     load_weights: bool = True,
 ) -> Backbone:
-    """ResNet-20, 32, 44, 56 or 110 as they were made for CIFAR-10: three narrow stages of basic blocks.
+    """Build ResNet-20, 32, 44, 56 or 110 for CIFAR-10: three narrow stages of basic blocks.
 
-    Where a stage begins, the input is fitted by a 1x1 convolution (the paper's option B; its networks for CIFAR-10 pad
-    with zeros): that is 0.01 M parameters more, and every channel can be pruned.
+    A 1x1 convolution is the shortcut at the start of a stage (option B of the paper, whose networks for CIFAR-10 pad
+    with zeros). It adds 0.01 M parameters, and every channel can be pruned.
 
     Args:
-        depth: the layers, 6n + 2: n blocks in each of three stages.
-        widths: the channels of each stage; by default 16, 32, 64.
-        in_channels: the number of channels of the images.
-        image_size: the side of the images, in pixels.
-        weights: a local model folder or a safetensors file with this network's tensors, to start from.
-        load_weights: whether to load them; not where a checkpoint follows.
+        depth: Number of layers, 6n + 2 for n blocks per stage. Defaults to 20.
+        widths: Number of channels of each of the three stages. Defaults to 16, 32, 64.
+        in_channels: Number of channels of the images, a fact of the data.
+        image_size: Height and width of the images in pixels, a fact of the data.
+        weights: Local model folder or safetensors file with initial weights of this network.
+        load_weights: ``False`` skips ``weights``, for example before a checkpoint is loaded. Defaults to ``True``.
 
     Raises:
-        UserError: a depth or widths that cannot be, images that are too small, weights that do not fit.
+        UserError: If ``depth`` or ``widths`` is invalid, if the images are too small, or if the weights do not fit.
 
-    Source: He et al., 2015, "Deep residual learning for image recognition", arXiv 1512.03385, section 4.2.
+    See Also:
+        :func:`imgrec.models.backbones.resnet9.resnet9`. Use it instead if training time matters most.
+
+    Source: He et al., Deep residual learning for image recognition, 2015, arXiv:1512.03385, section 4.2.
 
     >>> sum(p.numel() for p in cifar_resnet(20).parameters())
     271824
     """
-    check_arguments(depth, widths)
+    _check_arguments(depth, widths)
     network = CifarResNet(in_channels, widths or WIDTHS, (depth - 2) // 6)
-    return as_backbone(network, "cifar_resnet", weights, load_weights, in_channels, image_size)
+    return build_backbone(network, "cifar_resnet", weights, load_weights, in_channels, image_size)
 
 
-def check_arguments(depth: int = 20, widths: list[int] | None = None, **_: Any) -> None:
-    """Raise :class:`UserError` for arguments of :func:`cifar_resnet` that cannot be, without building anything."""
+def _check_arguments(depth: int = 20, widths: list[int] | None = None, **_: Any) -> None:
+    """Raise an error if ``depth`` or ``widths`` of :func:`cifar_resnet` is invalid."""
     if depth < 8 or depth % 6 != 2:
-        raise UserError(f"`depth` is 6n + 2, such as 8, 14, 20, 32, 44, 56 or 110, got {depth}.")
-    if widths is not None and (len(widths) != 3 or min(widths) < 1):
-        raise UserError(f"`widths` are the channels of three stages, got {widths}.")
+        raise UserError(f"depth: expected 6n + 2, such as 8, 14, 20, 32, 44, 56 or 110, got {depth}.")
+    if widths is not None and len(widths) != 3:
+        raise UserError(f"widths: expected the channels of three stages, got {widths}.")
 
 
-vars(cifar_resnet).update(check_arguments=check_arguments, check_weights=weights_of("cifar_resnet"))
+vars(cifar_resnet).update(check_arguments=_check_arguments, check_weights=make_weights_check("cifar_resnet"))

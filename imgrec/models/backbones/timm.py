@@ -1,4 +1,4 @@
-"""Every classification network of timm as a backbone, by its name there."""
+"""Classification networks of timm as backbones, by their names in timm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from imgrec.errors import UserError
 from imgrec.models.backbones.arguments import (
     accepted_arguments,
     check_network_arguments,
-    described,
+    describe_backbone,
     reason,
     refuse_reserved,
 )
@@ -27,36 +27,36 @@ from imgrec.models.normalization import for_channels
 from imgrec.models.pretrained.loading import (
     Weights,
     check_architecture,
+    check_weights_architecture,
     load_exactly,
     read_weights,
-    refuse_other_architecture,
 )
 
 _RESERVED = {
-    "in_chans": "the number of channels is the data's (data.channels)",
-    "img_size": "the image size is the data's (data.image_size)",
-    "features_only": "a backbone gives one vector an image",
-    "out_indices": "a backbone gives one vector an image",
-    "feature_cls": "a backbone gives one vector an image",
-    "checkpoint_path": "name a model folder or a safetensors file with `weights`",
-    "pretrained_cfg": "name a model folder with `weights`",
-    "pretrained_cfg_overlay": "name a model folder with `weights`",
-    "pretrained_strict": "weights always have to fit",
-    "pretrained_filter_fn": "name a model folder or a safetensors file with `weights`",
-    "pretrained_model_args": "name a model folder with `weights`",
+    "in_chans": "the number of channels follows from the data (data.channels)",
+    "img_size": "the image size follows from the data (data.image_size)",
+    "features_only": "a backbone returns one vector per image",
+    "out_indices": "a backbone returns one vector per image",
+    "feature_cls": "a backbone returns one vector per image",
+    "checkpoint_path": "set `weights` to a model folder or a safetensors file",
+    "pretrained_cfg": "set `weights` to a model folder",
+    "pretrained_cfg_overlay": "set `weights` to a model folder",
+    "pretrained_strict": "weights must always fit",
+    "pretrained_filter_fn": "set `weights` to a model folder or a safetensors file",
+    "pretrained_model_args": "set `weights` to a model folder",
     "cache_dir": "set the environment variable HF_HOME",
 }
 _HIDDEN = {*_RESERVED, "num_classes", "cfg", "block", "block_args", "device", "dtype"}
 
 
-def names() -> list[str]:
-    """Every network that timm knows, and every set of weights of it as ``<network>.<tag>``."""
+def timm_backbone_names() -> list[str]:
+    """Return the name of every network of timm, and of every set of its weights as ``<network>.<tag>``."""
     return sorted({*timm_names(), *timm_names(pretrained=True)})
 
 
 @cache
-def find(name: str) -> Callable[..., Backbone] | None:
-    """What builds the timm network ``name``, or ``None`` where timm has none of this name."""
+def find_timm_backbone(name: str) -> Callable[..., Backbone] | None:
+    """Return the function that builds the network ``name`` of timm, or ``None`` if timm does not contain it."""
     architecture, _, tag = name.partition(".")
     if "/" in name or ":" in name or not is_model(architecture):
         return None
@@ -67,7 +67,7 @@ def find(name: str) -> Callable[..., Backbone] | None:
         network = {k: v for k, v in given.items() if k not in ("in_channels", "image_size", "load_weights")}
         refuse_reserved(name, network, _RESERVED)
         if pretrained and weights is not None:
-            raise UserError(f'the backbone "{name}" takes either `pretrained: true` or `weights`, not both.')
+            raise UserError(f'the backbone "{name}": expected `pretrained: true` or `weights`, got both.')
         if pretrained and not getattr(get_pretrained_cfg(name), "has_weights", False):
             raise UserError(f'timm has no pretrained weights for the backbone "{name}".')
         network.pop("num_classes", None)
@@ -82,7 +82,7 @@ def find(name: str) -> Callable[..., Backbone] | None:
         **network: Any,
     ) -> Backbone:
         check(pretrained, weights, **network)
-        title = described(name, network)
+        title = describe_backbone(name, network)
         size = image_size or _native_size(name)
         adapted = adapted_arguments(name, in_channels, size, network)
         built = _build(name, title, size, num_classes=0, **adapted)
@@ -111,7 +111,7 @@ def _create(name: str, **arguments: Any) -> nn.Module:
 def _build(name: str, title: str, size: int, **arguments: Any) -> nn.Module:
     try:
         return _create(name, **arguments)
-    except Exception as error:  # the arguments alone were fine: it is the images' size or channels
+    except Exception as error:  # the arguments are valid, so the size or the channels of the images are not
         raise UserError(f"{title} cannot be built for images of {size} x {size} pixels: {reason(error)}") from error
 
 
@@ -129,28 +129,28 @@ def _takes_img_size(name: str) -> bool:
     try:
         with torch.device("meta"):
             plain = _create(name, num_classes=0)
-    except Exception:  # not buildable without data
+    except Exception:  # it cannot be built on the meta device
         plain = _create(name, num_classes=0)
     return "img_size" in accepted_arguments(plain)
 
 
 def adapted_arguments(name: str, in_channels: int, size: int, network: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of timm for images of ``size`` pixels, ``network``'s own among them."""
-    sized = {"img_size": size} if _takes_img_size(name) else {}
-    own = {k: v for k, v in network.items() if k != "num_classes"}
-    return {"in_chans": in_channels, **sized, **own}
+    """Return the keyword arguments of timm for images of ``size`` pixels, those of ``network`` included."""
+    size_argument = {"img_size": size} if _takes_img_size(name) else {}
+    arguments = {k: v for k, v in network.items() if k != "num_classes"}
+    return {"in_chans": in_channels, **size_argument, **arguments}
 
 
 def _load_pretrained(network: nn.Module, name: str, adapted: dict[str, Any]) -> None:
     try:
         loaded = _create(name, pretrained=True, **adapted)
-    except Exception as error:  # the network, the disk, or weights of another shape
+    except Exception as error:  # no connection, a full disk, or weights of another shape
         raise UserError(f'the pretrained weights of "{name}" cannot be loaded: {reason(error)}') from error
-    _hand_over(loaded, network, f'the pretrained weights of "{name}"')
+    _copy_without_classifier(loaded, network, f'the pretrained weights of "{name}"')
 
 
 def _load_local(network: nn.Module, name: str, weights: Weights, adapted: dict[str, Any]) -> dict[str, Any]:
-    refuse_other_architecture(weights, name)
+    check_weights_architecture(weights, name)
     config = _plain_config(weights.config)
     classifier = config.get("classifier") or _cfg(network).get("classifier")
     first = classifier if isinstance(classifier, str) else next(iter(classifier or ()), "")
@@ -163,29 +163,29 @@ def _load_local(network: nn.Module, name: str, weights: Weights, adapted: dict[s
             name, pretrained=True, pretrained_cfg_overlay=overlay, **{**adapted, "num_classes": num_classes}
         )
     except Exception as error:
-        built_with = f" The folder's network was built with {weights.model_args}." if weights.model_args else ""
-        raise UserError(f'{title} do not fit the backbone "{name}": {_keys(str(error))}.{built_with}') from error
-    _hand_over(loaded, network, title)
+        hint = f" The network of the folder was built with {weights.model_args}." if weights.model_args else ""
+        raise UserError(f'{title} do not fit the backbone "{name}": {_keys(str(error))}.{hint}') from error
+    _copy_without_classifier(loaded, network, title)
     return {k: v for k, v in config.items() if k in ("mean", "std")}
 
 
 def create_from_folder(name: str, config: Mapping[str, Any], arguments: Mapping[str, Any], state: Any) -> nn.Module:
-    """Return timm's network ``name`` with its classifier, filled with the tensors of a model folder.
+    """Return the network ``name`` of timm with its classifier, filled with the tensors of a model folder.
 
-    Only these tensors are read. Entries of ``config`` that name a file, a server or a loader of timm's are ignored.
+    Only these tensors are read. Entries of ``config`` that name a file, a server or a loader of timm are ignored.
 
     Args:
-        name: the architecture, without a tag.
-        config: the ``pretrained_cfg`` of the folder.
-        arguments: the ``model_args`` of the folder.
-        state: the tensors by name.
+        name: Architecture, without a tag.
+        config: ``pretrained_cfg`` of the folder.
+        arguments: ``model_args`` of the folder.
+        state: Tensors by name.
 
     Raises:
-        UserError: If timm has no such network, an argument is reserved, or the tensors do not fit.
+        UserError: If timm has no such network, if an argument is reserved, or if the tensors do not fit.
     """
     if not isinstance(arguments, Mapping):
         raise UserError(f"model_args: expected a mapping, got {arguments!r}.")
-    if find(name) is None or "." in name:
+    if find_timm_backbone(name) is None or "." in name:
         raise UserError(f'architecture: expected the name of a network of timm, got "{name}".')
     refuse_reserved(name, {k: v for k, v in arguments.items() if k not in ("in_chans", "img_size")}, _RESERVED)
     known = _plain_config(config)
@@ -207,8 +207,8 @@ def _overlay(config: Mapping[str, Any], state: Any, num_classes: int, name: str)
     return {**config, **source, "num_classes": num_classes, "architecture": name.partition(".")[0]}
 
 
-def _hand_over(loaded: nn.Module, network: nn.Module, title: str) -> None:
-    """Everything but the classifier, which is what ``loaded`` has and ``network`` has not."""
+def _copy_without_classifier(loaded: nn.Module, network: nn.Module, title: str) -> None:
+    """Copy all tensors except those of the classifier, which only ``loaded`` has."""
     own = network.state_dict().keys()
     load_exactly(network, {k: v for k, v in loaded.state_dict().items() if k in own}, title)
 
@@ -216,7 +216,7 @@ def _hand_over(loaded: nn.Module, network: nn.Module, title: str) -> None:
 def _keys(message: str) -> str:
     lines = [line.strip().rstrip(".") for line in message.splitlines() if line.strip()]
     shown = [f"{line[:300]} ..." if len(line) > 300 else line for line in lines[:6]]
-    return "; ".join(shown) + (f"; and {len(lines) - 6} more" if len(lines) > 6 else "")
+    return ", ".join(shown) + (f" and {len(lines) - 6} more" if len(lines) > 6 else "")
 
 
 def _docstring(name: str) -> str:
@@ -226,15 +226,16 @@ def _docstring(name: str) -> str:
     return f"""{first or name} (timm).
 
     Args:
-        in_channels: the number of channels of the images.
-        image_size: the side of the images, in pixels; position embeddings are made, or resampled, for it.
-        pretrained: download timm's weights for this name; they bring their own mean and standard deviation.
-        weights: a local model folder in timm's layout, or a safetensors file, to start from.
-        load_weights: whether to load either; not where a checkpoint follows.
-        **network: the network's own keyword arguments in timm, such as ``drop_path_rate``.
+        in_channels: Number of channels of the images, a fact of the data.
+        image_size: Height and width of the images in pixels, a fact of the data. Position embeddings are created or
+            resampled for it.
+        pretrained: ``True`` downloads the weights of timm for this name, with their mean and standard deviation.
+        weights: Local model folder in the layout of timm, or a safetensors file, with initial weights.
+        load_weights: ``False`` skips both, for example before a checkpoint is loaded. Defaults to ``True``.
+        **network: Keyword arguments of the network in timm, such as ``drop_path_rate``.
 
     Raises:
-        UserError: an argument that the network refuses, images that it cannot take, weights that do not fit.
+        UserError: If an argument is invalid, if the network does not accept the images, or if the weights do not fit.
 
     Source: {paper or f"{function.__module__} in timm, https://github.com/huggingface/pytorch-image-models"}
     """

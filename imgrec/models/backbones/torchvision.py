@@ -1,4 +1,4 @@
-"""Every classification network of torchvision as a backbone, as ``torchvision/<name>``."""
+"""Classification networks of torchvision as backbones, as ``torchvision/<name>``."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from imgrec.errors import UserError
-from imgrec.models.backbones.arguments import check_network_arguments, described, reason, refuse_reserved
+from imgrec.models.backbones.arguments import check_network_arguments, describe_backbone, reason, refuse_reserved
 from imgrec.models.backbones.base import Backbone, probe_feature_dim
 from imgrec.models.normalization import IMAGENET_MEAN, IMAGENET_STD, for_channels
-from imgrec.models.pretrained.loading import check_architecture, load_exactly, read_weights, refuse_other_architecture
+from imgrec.models.pretrained.loading import check_architecture, check_weights_architecture, load_exactly, read_weights
 
 PREFIX = "torchvision/"
 
 _RESERVED = {
-    "image_size": "the image size is the data's (data.image_size)",
-    "input_size": "the image size is the data's (data.image_size)",
-    "aux_logits": "the argument is called `auxiliary` here",
-    "transform_input": "the normalization is model.normalize",
-    "progress": "a download says so by itself",
-    "weights_backbone": "name a model folder or a safetensors file with `weights`",
+    "image_size": "the image size follows from the data (data.image_size)",
+    "input_size": "the image size follows from the data (data.image_size)",
+    "aux_logits": "set `auxiliary` instead",
+    "transform_input": "set model.normalize instead",
+    "progress": "a download always shows its progress",
+    "weights_backbone": "set `weights` to a model folder or a safetensors file",
 }
 _HIDDEN = {*_RESERVED, "num_classes", "block", "features", "inception_blocks", "blocks"}
 _AUXILIARY = ("inception_v3", "googlenet")
 
 
-def names() -> list[str]:
-    """Every classification network of torchvision, with its prefix."""
+def torchvision_backbone_names() -> list[str]:
+    """Return the name of every classification network of torchvision, with its prefix."""
     return [PREFIX + name for name in zoo.list_models(module=zoo)]
 
 
 @cache
-def find(name: str) -> Callable[..., Backbone] | None:
-    """What builds ``torchvision/<name>``, or ``None`` where torchvision has none of this name."""
-    if name not in names():
+def find_torchvision_backbone(name: str) -> Callable[..., Backbone] | None:
+    """Return the function that builds ``torchvision/<name>``, or ``None`` if torchvision does not contain it."""
+    if name not in torchvision_backbone_names():
         return None
     bare = name.removeprefix(PREFIX)
     facts = {"in_channels", "image_size", "num_classes", "load_weights"}
@@ -50,7 +50,7 @@ def find(name: str) -> Callable[..., Backbone] | None:
         network = {k: v for k, v in given.items() if k not in known}
         refuse_reserved(name, network, _RESERVED)
         if pretrained and weights is not None:
-            raise UserError(f'the backbone "{name}" takes either `pretrained: true` or `weights`, not both.')
+            raise UserError(f'the backbone "{name}": expected `pretrained: true` or `weights`, got both.')
         if pretrained and not list(zoo.get_model_weights(bare)):
             raise UserError(f'torchvision has no pretrained weights for the backbone "{name}".')
         check_network_arguments(name, network, lambda **own: _create(bare, 1000, None, True, own), _HIDDEN)
@@ -103,10 +103,10 @@ def _assemble(
     network: Mapping[str, Any],
 ) -> Backbone:
     bare = name.removeprefix(PREFIX)
-    title = described(name, network)
+    title = describe_backbone(name, network)
     try:
         built = _create(bare, num_classes, image_size, auxiliary, network)
-    except Exception as error:  # the arguments alone were fine: it is the image size
+    except Exception as error:  # the arguments are valid, so the image size is not
         raise UserError(
             f"{title} cannot be built for images of {image_size} x {image_size} pixels: {reason(error)}"
         ) from error
@@ -116,11 +116,11 @@ def _assemble(
     if pretrained:
         _load(built, _download(bare, name), classifier, in_channels, image_size, f'the pretrained weights of "{name}"')
     elif weights is not None:
-        given = read_weights(weights)
-        refuse_other_architecture(given, name)
-        _load(built, given.state, classifier, in_channels, image_size, f"the weights at {given.path}")
-        mean, std = given.config.get("mean", mean), given.config.get("std", std)
-    hint = " `auxiliary: false` asks for less." if auxiliary and bare in _AUXILIARY else ""
+        loaded = read_weights(weights)
+        check_weights_architecture(loaded, name)
+        _load(built, loaded.state, classifier, in_channels, image_size, f"the weights at {loaded.path}")
+        mean, std = loaded.config.get("mean", mean), loaded.config.get("std", std)
+    hint = " With `auxiliary: false` the images can be smaller." if auxiliary and bare in _AUXILIARY else ""
     dim = probe_feature_dim(built, title, in_channels, image_size, hint)
     return Backbone(built, dim, for_channels(mean, in_channels), for_channels(std, in_channels))
 
@@ -138,7 +138,7 @@ def _create(bare: str, num_classes: int, image_size: int | None, auxiliary: bool
 
 
 def _remove_classifier(network: nn.Module) -> str:
-    """Put an identity in the place of the last linear layer (SqueezeNet: of the last convolution); its name."""
+    """Replace the last linear layer (of SqueezeNet, the last convolution) by an identity, and return its name."""
     last = {type_: name for name, module in network.named_modules() for type_ in _kinds(module)}
     name: str = last.get(nn.Linear) or last[nn.Conv2d]
     network.set_submodule(name, nn.Identity())
@@ -189,7 +189,7 @@ def _load(
         state = dict(interpolate_embeddings(image_size, network.patch_size, OrderedDict(state)))
     auxiliary = {k for k in {*state, *own} if k.startswith(("AuxLogits.", "aux1.", "aux2."))}
     final = {k for k in auxiliary if k in own and k in state and k.split(".")[1].startswith("fc")}
-    unlike = {k for k in final if state[k].shape != own[k].shape}  # the auxiliary classifiers of other classes
+    unlike = {k for k in final if state[k].shape != own[k].shape}  # auxiliary classifiers of other classes
     dropped = unlike | {k for k in auxiliary if k not in own}
     may_lack = unlike | {k for k in auxiliary if k not in state}
     load_exactly(network, {k: v for k, v in state.items() if k not in dropped}, title, may_lack)
@@ -204,7 +204,7 @@ def _download(bare: str, name: str) -> dict[str, Tensor]:
 
 
 def _preprocessing(bare: str, pretrained: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if bare in _AUXILIARY:  # trained on [-1, 1]; torchvision brings ImageNet's normalization there by transform_input
+    if bare in _AUXILIARY:  # trained on [-1, 1], to which transform_input of torchvision converts
         return (0.5,) * 3, (0.5,) * 3
     if pretrained:
         preset = zoo.get_model_weights(bare).DEFAULT.transforms()
@@ -215,21 +215,24 @@ def _preprocessing(bare: str, pretrained: bool) -> tuple[tuple[float, ...], tupl
 def _docstring(bare: str) -> str:
     function = zoo.get_model_builder(bare)
     auxiliary = (
-        "        auxiliary: whether the auxiliary classifiers take part in training.\n" if bare in _AUXILIARY else ""
+        "        auxiliary: ``True`` trains the auxiliary classifiers as well. Defaults to ``True``.\n"
+        if bare in _AUXILIARY
+        else ""
     )
     return f"""{bare} (torchvision), without its last layer.
 
     Args:
-        in_channels: the number of channels of the images; the first convolution is made for it.
-        image_size: the side of the images, in pixels.
-        num_classes: the number of classes, for auxiliary classifiers.
-{auxiliary}        pretrained: download torchvision's default weights; they bring their own mean and standard deviation.
-        weights: a local model folder or a safetensors file with torchvision's keys, to start from.
-        load_weights: whether to load either; not where a checkpoint follows.
-        **network: the network's own keyword arguments in torchvision, such as ``dropout``.
+        in_channels: Number of channels of the images, a fact of the data. The first convolution is adapted to it.
+        image_size: Height and width of the images in pixels, a fact of the data.
+        num_classes: Number of classes, a fact of the data, for auxiliary classifiers.
+{auxiliary}        pretrained: ``True`` downloads the default weights of torchvision, with their mean and standard
+deviation.
+        weights: Local model folder or safetensors file with initial weights under the names of torchvision.
+        load_weights: ``False`` skips both, for example before a checkpoint is loaded. Defaults to ``True``.
+        **network: Keyword arguments of the network in torchvision, such as ``dropout``.
 
     Raises:
-        UserError: an argument that the network refuses, images that it cannot take, weights that do not fit.
+        UserError: If an argument is invalid, if the network does not accept the images, or if the weights do not fit.
 
     Source: {function.__module__}, https://docs.pytorch.org/vision/stable/models.html
     """

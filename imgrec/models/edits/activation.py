@@ -1,4 +1,4 @@
-"""Other activations in the place of a network's own."""
+"""Replacement of the activations of a network."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _GATES = ("sigmoid", "hardsigmoid")
 
 @EDITS.register("swap_activation")
 class SwapActivation(Edit):
-    """Another activation in the place of those that a network has: silu for relu, say, or sigmoid as in old textbooks.
+    """Replacement of activations, for example SiLU instead of ReLU.
 
-    Sigmoids that gate channels, in squeeze-and-excitation say, stay as they are unless ``only`` names them. The new
-    ones work on a copy, also where the old ones changed their input.
+    Gates such as the sigmoid of squeeze-and-excitation are unchanged unless ``only`` names them. The new activations
+    are never in-place, even if the replaced ones were.
 
     Args:
-        to: the new activation.
-        only: the activations that are swapped; by default all but ``sigmoid`` and ``hardsigmoid``.
-        scope: names of modules, or patterns; ``null`` means all.
-        in_channels: of the images that the network is tried out with.
-        image_size: their side, in pixels.
+        to: Name of the new activation. Defaults to ``silu``.
+        only: Names of the activations to replace. Defaults to all except ``sigmoid`` and ``hardsigmoid``.
+        scope: Names or patterns of modules. Defaults to the whole network.
+        in_channels: Number of channels of the images, a fact of the data.
+        image_size: Height and width of the images in pixels, a fact of the data.
 
     Raises:
-        UserError: there is none to swap; or one is a function that the network's code calls, and no layer.
+        UserError: If there is no activation to replace, or if one is a function call in the code of the network.
 
     Source: the functions are compared in Ramachandran et al., Searching for activation functions, 2017,
     arXiv:1710.05941.
@@ -40,6 +40,9 @@ class SwapActivation(Edit):
     Example::
 
         edits: {name: swap_activation, to: silu, only: relu}
+
+    >>> SwapActivation("gelu", image_size=8)(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()))[1]
+    GELU(approximate='none')
     """
 
     def __init__(
@@ -54,34 +57,34 @@ class SwapActivation(Edit):
         self.check_arguments(to, only)
         self.to = to
         self.only = _as_list(only)
-        self.images = in_channels, image_size
+        self.image_format = in_channels, image_size
 
     @staticmethod
     def check_arguments(to: Activation = "silu", only: Activation | list[Activation] | None = None, **_: Any) -> None:
         """Raise an error if the arguments are invalid for any network."""
         if only is not None and (not _as_list(only) or _as_list(only) == [to]):
-            raise UserError(f"`only` names the activations that become {to}, got {only!r}.")
+            raise UserError(f"only: expected activations other than {to}, got {only!r}.")
 
     def __call__(self, network: nn.Module) -> nn.Module:
-        """The network with the other activations."""
+        """Return the network with the new activations."""
         kind = " or ".join(self.only) + " layer" if self.only else "activation layer"
-        chosen = select_layers(network, self.scope, lambda _, module: self._wanted(activation_of(module)), kind)
+        selected = select_layers(network, self.scope, lambda _, module: self._is_replaced(activation_of(module)), kind)
         modules = dict(network.named_modules())
         called = {
             name: function
-            for function, name in probe(network, *self.images).functions
+            for function, name in probe(network, *self.image_format).functions
             if activation_of(modules[name]) is None
-            and self._wanted(function.rstrip("_"))
+            and self._is_replaced(function.rstrip("_"))
             and in_scope(SHORT + name, self.scope)
         }
         refuse_layers(
             [f"{name or 'the network'} ({function})" for name, function in called.items()],
             "activation layer",
-            "the activation there is a function that the network's code calls, and no layer that can be swapped",
+            "the activation is a function call in the code of the network, which cannot be replaced",
         )
-        return replace_modules(network, {old: make_activation(self.to) for old in chosen.values()})
+        return replace_modules(network, {old: make_activation(self.to) for old in selected.values()})
 
-    def _wanted(self, name: str | None) -> bool:
+    def _is_replaced(self, name: str | None) -> bool:
         return name is not None and (name in self.only if self.only else name not in _GATES)
 
 

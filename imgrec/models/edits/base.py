@@ -1,4 +1,4 @@
-"""Changes of a backbone's layers before it is trained: how they are named, checked and made."""
+"""Base class and registry of edits, and their check, application and folding."""
 
 from __future__ import annotations
 
@@ -16,13 +16,22 @@ from imgrec.utils.signature import place
 
 
 class Edit(ABC):
-    """A change of layers that is plain data: done again to the same network, it gives the same layers.
+    """A change of the layers of a network, made from plain data before training.
 
-    A subclass says in its constructor what it takes, ``scope`` among it, and does it in :meth:`__call__`. It may name
-    the facts ``in_channels`` and ``image_size`` to try the network out. Layers that survive keep their weights.
+    Applied again to the same network, an edit makes the same layers. A subclass has the constructor argument ``scope``
+    and overrides :meth:`__call__`. It may have the parameters ``in_channels`` and ``image_size``, facts of the data, to
+    probe the network. Layers that remain keep their weights.
 
     Args:
-        scope: names of modules, or patterns; see :func:`imgrec.models.utils.patterns.scope_names`. ``None`` means all.
+        scope: Names or patterns of modules. See :func:`imgrec.models.utils.patterns.scope_names`. Defaults to the whole
+            network.
+
+    >>> class RemoveBias(Edit):
+    ...     def __call__(self, network: nn.Module) -> nn.Module:
+    ...         network.register_parameter("bias", None)
+    ...         return network
+    >>> RemoveBias()(nn.Linear(1, 1))
+    Linear(in_features=1, out_features=1, bias=False)
     """
 
     def __init__(self, scope: Scope = None) -> None:
@@ -30,48 +39,48 @@ class Edit(ABC):
 
     @abstractmethod
     def __call__(self, network: nn.Module) -> nn.Module:
-        """The network with the change, which is made in place or around it.
+        """Return the changed network. Layers are changed in place, or the network is wrapped.
 
         Raises:
-            UserError: the network has no layer of the kind in the scope, or cannot be changed there.
+            UserError: If the network has no layer of the kind in the scope, or if a layer cannot be changed.
         """
 
     def fold(self, network: nn.Module) -> bool:
-        """Make ordinary layers of what this has made, in place, where it is of use in training alone.
+        """Replace layers that only training requires by ordinary layers, in place.
 
         Returns:
-            Whether that is so: then it is no part of the network that is shared.
+            ``True`` if the edit was removed in this way, so that the shared network does not contain it.
         """
         return False
 
 
 EDITS: Registry[Edit] = Registry("edit", "edits", specific=("size", "to"))
-"""Edits by name: modules in, modules out, described by plain data."""
+"""Edits by name."""
 
 
 def check_edits(edits: Specs | None, where: str, facts: Collection[str]) -> None:
-    """Raise what :func:`apply_edits` would raise for these specs, as far as the specs alone can tell."""
+    """Raise the errors of :func:`apply_edits` that follow from the specs alone."""
     for i, spec in enumerate(as_list(edits)):
         EDITS.check(spec, _at(edits, where, i), facts)
 
 
 def apply_edits(backbone: Backbone, edits: Specs | None, facts: Mapping[str, Any], where: str = "edits") -> None:
-    """Make edits to a backbone's network, in place and in order; after each it must still take the images.
+    """Apply edits to the network of a backbone, in place and in order.
 
     Args:
-        backbone: its ``network`` is changed.
-        edits: specs of :data:`EDITS`.
-        facts: what the constructors may name; ``in_channels`` and ``image_size`` are needed.
-        where: the place in the config, for messages.
+        backbone: Backbone whose ``network`` is changed.
+        edits: Specs of :data:`EDITS`.
+        facts: Facts of the data for the constructors, ``in_channels`` and ``image_size`` among them.
+        where: Key in the config for messages.
 
     Raises:
-        SpecError: an edit that cannot be made, or after which the network does not take the images any more.
+        SpecError: If an edit cannot be applied, or if the network does not accept the images afterwards.
     """
     for i, spec in enumerate(as_list(edits)):
         at = _at(edits, where, i)
         edit = EDITS.build(spec, at, **facts)
         if not isinstance(edit, Edit):
-            raise SpecError(f"{place(at)}{spec!r} gives a {type(edit).__name__}, not an imgrec.models.Edit.")
+            raise SpecError(f"{place(at)}expected an imgrec.models.Edit, got {type(edit).__name__} from {spec!r}.")
         title = f"the network after this edit ({EDITS.parse(spec)[0]})"
         try:
             backbone.network = edit(backbone.network)
@@ -79,11 +88,11 @@ def apply_edits(backbone: Backbone, edits: Specs | None, facts: Mapping[str, Any
         except UserError as error:
             raise SpecError(f"{place(at)}{error}") from error
         if dim != backbone.feature_dim:
-            raise SpecError(f"{place(at)}{title} gives {dim} features, before it gave {backbone.feature_dim}.")
+            raise SpecError(f"{place(at)}{title}: expected {backbone.feature_dim} features as before, got {dim}.")
 
 
 def fold_edits(network: nn.Module, edits: Specs | None, facts: Mapping[str, Any]) -> list[Spec]:
-    """Make ordinary layers of what edits have made for training alone, in place; the specs of those that stay."""
+    """Fold the edits that only training requires, in place, and return the specs of the others."""
     return [spec for spec in as_list(edits) if not EDITS.build(spec, "edits", **facts).fold(network)]
 
 

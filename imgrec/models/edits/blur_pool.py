@@ -1,4 +1,4 @@
-"""A blur before a network leaves out places, so that a shift of the image by a pixel does not change what it says."""
+"""Blur before subsampling, which makes a network less sensitive to a shift of the image by one pixel."""
 
 from __future__ import annotations
 
@@ -16,27 +16,32 @@ from imgrec.models.utils.probe import probe
 
 @EDITS.register("blur_pool")
 class BlurPool(Edit):
-    """A blur where convolutions and maximum pools halve a map: places are averaged before every other one is left out.
+    """Anti-aliased subsampling: a binomial blur before every convolution and maximum pooling halves a map.
 
-    A 3x3 convolution or a maximum of stride 2 moves by 1, and a binomial filter of stride 2 follows it; a 1x1
-    convolution of stride 2 moves by 1 behind such a filter. All weights stay. The filter stands before normalization
-    and activation, which come after the convolution; at the border it repeats the last place.
+    A convolution of 3x3 or more, or a maximum pooling, of stride 2 receives stride 1. A binomial filter of stride 2
+    follows it. A 1x1 convolution of stride 2 receives stride 1 after such a filter. Weights are unchanged. The filter
+    precedes the normalization and activation that follow the convolution. At the border it repeats the outermost
+    values.
 
     Args:
-        size: the side of the filter: 3 or 5.
-        scope: names of modules, or patterns; ``null`` means all but the first convolution, on whose large maps a blur
-            costs most.
-        in_channels: of the images that the network is tried out with.
-        image_size: their side, in pixels.
+        size: Size of the filter, 3 or 5. Defaults to 3.
+        scope: Names or patterns of modules. Defaults to all except the first convolution, whose maps are the largest
+            and the most expensive to blur.
+        in_channels: Number of channels of the images, a fact of the data.
+        image_size: Height and width of the images in pixels, a fact of the data.
 
     Raises:
-        UserError: nothing halves a map; or what does would give another size with a blur.
+        UserError: If no layer halves a map, or if the size of a map would change.
 
     Source: Zhang, Making convolutional networks shift-invariant again, 2019, arXiv:1904.11486.
 
     Example::
 
         edits: blur_pool
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2))
+    >>> list(BlurPool(scope="1", image_size=8)(network)[1]._modules)
+    ['layer', 'blur']
     """
 
     def __init__(
@@ -44,39 +49,37 @@ class BlurPool(Edit):
     ) -> None:
         super().__init__(scope)
         self.size = size
-        self.images = in_channels, image_size
+        self.image_format = in_channels, image_size
 
     def __call__(self, network: nn.Module) -> nn.Module:
-        """The network with blurs."""
+        """Return the network with blurs."""
         first = next((name for name, m in network.named_modules() if isinstance(m, nn.Conv2d)), "")
 
-        def wanted(name: str, module: nn.Module) -> bool:
-            return _halves(module) and (self.scope is not None or name != first)
+        def is_blurred(name: str, module: nn.Module) -> bool:
+            return _halves_map(module) and (self.scope is not None or name != first)
 
-        chosen = select_layers(network, self.scope, wanted, "convolution or maximum pool that halves its maps")
-        before = probe(network, *self.images).outputs
-        changed = replace_modules(network, {old: self._blurred(old) for old in chosen.values()})
-        after = probe(changed, *self.images).outputs
+        selected = select_layers(network, self.scope, is_blurred, "convolution or maximum pooling that halves its maps")
+        before = probe(network, *self.image_format).outputs
+        changed = replace_modules(network, {old: self._with_blur(old) for old in selected.values()})
+        after = probe(changed, *self.image_format).outputs
         refuse_layers(
-            [name for name in chosen if name in before and before[name].shape != after[name].shape],
+            [name for name in selected if name in before and before[name].shape != after[name].shape],
             "layer",
-            "with a blur, maps of another size would come out there",
+            "a blur would change the size of its maps",
         )
         return changed
 
-    def _blurred(self, layer: Any) -> nn.Module:
-        blur: nn.Module = BlurPool2d(filt_size=self.size, pad_mode="replicate")  # reflection needs two places
+    def _with_blur(self, layer: Any) -> nn.Module:
+        blur: nn.Module = BlurPool2d(filt_size=self.size, pad_mode="replicate")  # reflection needs two positions
         if isinstance(layer, nn.MaxPool2d):
-            largest = nn.MaxPool2d(layer.kernel_size, 1, layer.padding, layer.dilation)
-            return nn.Sequential(OrderedDict([("layer", largest), ("blur", blur)]))
+            dense = nn.MaxPool2d(layer.kernel_size, 1, layer.padding, layer.dilation)
+            return nn.Sequential(OrderedDict([("layer", dense), ("blur", blur)]))
         layer.stride = (1, 1)
-        in_order = (
-            [("blur", blur), ("layer", layer)] if layer.kernel_size == (1, 1) else [("layer", layer), ("blur", blur)]
-        )
-        return nn.Sequential(OrderedDict(in_order))
+        layers = [("layer", layer), ("blur", blur)]
+        return nn.Sequential(OrderedDict(layers[::-1] if layer.kernel_size == (1, 1) else layers))
 
 
-def _halves(module: nn.Module) -> bool:
+def _halves_map(module: nn.Module) -> bool:
     if isinstance(module, nn.MaxPool2d):
         return module.stride in (2, (2, 2)) and not module.return_indices
     return isinstance(module, nn.Conv2d) and module.stride == (2, 2) and all(k % 2 for k in module.kernel_size)

@@ -1,9 +1,9 @@
-"""What drops values in training, behind a network's layers: single ones, channels, blocks, or whole branches."""
+"""Dropout of values, channels and residual branches after the layers of a network."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Literal
 
 from timm.layers.drop import DropPath
 from torch import nn
@@ -11,60 +11,54 @@ from torchvision.ops import StochasticDepth
 
 from imgrec.errors import UserError
 from imgrec.models.edits.base import EDITS, Edit
-from imgrec.models.edits.drop_block import DropBlock
 from imgrec.models.edits.placement import find_branch_ends, insert_after, refuse_layers
 from imgrec.models.utils.patterns import Scope
+from imgrec.utils.ranges import RightOpenUnitInterval, check_ranges
 
 
-class Dropping(Edit):
-    """Dropping behind the last layer of each residual branch, or behind layers that are named.
+class DropoutEdit(Edit):
+    """Base class of edits that insert dropout after the last layer of each residual branch, or after named layers.
 
-    Where a network has an identity at the end of a branch, timm's ``drop_path`` say, it takes its place, and no
-    parameter gets another name.
+    An identity at the end of a branch, such as the ``drop_path`` of timm, is replaced. The names of all parameters
+    then remain the same.
 
     Args:
-        rate: the probability of being dropped, in [0, 1).
-        scope: the part of the network whose residual branches are meant; see :class:`imgrec.models.edits.base.Edit`.
-        after: names of layers, or patterns, in the place of residual branches.
-        in_channels: of the images that the network is tried out with.
-        image_size: their side, in pixels.
+        rate: Probability of being dropped, in [0, 1). Defaults to 0.1.
+        scope: Part of the network whose residual branches receive it. See :class:`imgrec.models.edits.base.Edit`.
+        after: Names or patterns of layers, instead of the ends of residual branches.
+        in_channels: Number of channels of the images, a fact of the data.
+        image_size: Height and width of the images in pixels, a fact of the data.
     """
 
     key = "drop"
     maps_only = True
 
+    @check_ranges
     def __init__(
         self,
-        rate: float = 0.1,
+        rate: RightOpenUnitInterval = 0.1,
         scope: Scope = None,
         after: Scope = None,
         in_channels: int = 3,
         image_size: int = 32,
     ) -> None:
         super().__init__(scope)
-        self.check_arguments(rate)
         self.rate = rate
         self.after = after
-        self.images = in_channels, image_size
-
-    @classmethod
-    def check_arguments(cls, rate: float = 0.1, **_: Any) -> None:
-        """Raise an error if the arguments are invalid for any network."""
-        if not 0.0 <= rate < 1.0:
-            raise UserError(f"`rate` must be at least 0 and below 1, got {rate}.")
+        self.image_format = in_channels, image_size
 
     @abstractmethod
-    def layer(self, place: float) -> nn.Module:
-        """What is put at a place: 1 is the last of them, ``1 / n`` the first of ``n``."""
+    def layer(self, depth: float) -> nn.Module:
+        """Return the dropout for a relative ``depth``: ``1 / n`` for the first of ``n`` layers, 1 for the last."""
 
     def __call__(self, network: nn.Module) -> nn.Module:
-        """The network with the dropping."""
-        ends = find_branch_ends(network, self.scope, self.after, *self.images, slots=True)
+        """Return the network with dropout."""
+        ends = find_branch_ends(network, self.scope, self.after, *self.image_format, slots=True)
         if self.maps_only:
             refuse_layers(
-                [name for name, given in ends.items() if not given.is_map],
+                [name for name, output in ends.items() if not output.is_map],
                 "layer",
-                "what comes out there is no map, (N, C, H, W), of which parts could be dropped",
+                "the output is no map (N, C, H, W) with parts to drop",
                 "after" if self.after is not None else "scope",
             )
         layers = {name: self.layer((i + 1) / len(ends)) for i, name in enumerate(ends)}
@@ -72,130 +66,104 @@ class Dropping(Edit):
 
 
 @EDITS.register("dropout")
-class Dropout(Dropping):
-    """Dropout of single values behind each residual branch, or behind layers that are named.
+class Dropout(DropoutEdit):
+    """Dropout of single values after each residual branch, or after named layers.
 
-    In wide residual networks it stands between two convolutions: ``after: "*.act1"``. The one before the classifier is
-    an argument of the heads.
+    Wide residual networks use it between two convolutions: ``after: "*.act1"``. Dropout before the classifier is an
+    argument of the heads.
 
     Args:
-        rate: the probability of being dropped, in [0, 1).
-        scope: where: names of modules around residual branches, or patterns; ``null`` means all.
-        after: names of layers, or patterns, behind which it is put, in the place of the ends of residual branches.
-        in_channels: of the images that the network is tried out with.
-        image_size: their side, in pixels.
+        rate: Probability of being dropped, in [0, 1). Defaults to 0.1.
+        scope: Names or patterns of modules that contain residual branches. Defaults to the whole network.
+        after: Names or patterns of layers to insert it after, instead of the ends of residual branches.
+        in_channels: Number of channels of the images, a fact of the data.
+        image_size: Height and width of the images in pixels, a fact of the data.
+
+    See Also:
+        :class:`SpatialDropout`. Use it instead on maps, in which neighbouring values are correlated.
 
     Source: Srivastava et al., 2014, JMLR 15; Zagoruyko and Komodakis, Wide residual networks, 2016, arXiv:1605.07146.
 
     Example::
 
         edits: {name: dropout, rate: 0.2, after: "layer[34].*.act1"}
+
+    >>> Dropout(0.2, after="0", image_size=8)(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()))[0].drop
+    Dropout(p=0.2, inplace=False)
     """
 
     maps_only = False
 
-    def layer(self, place: float) -> nn.Module:
-        """Dropout."""
+    def layer(self, depth: float) -> nn.Module:
+        """Return dropout of values."""
         return nn.Dropout(self.rate)
 
 
 @EDITS.register("spatial_dropout")
-class SpatialDropout(Dropping):
-    """Dropout of whole channels behind each residual branch, or behind layers that are named.
+class SpatialDropout(DropoutEdit):
+    """Dropout of whole channels after each residual branch, or after named layers.
 
     Args:
-        rate: the probability of being dropped, in [0, 1).
-        scope: where: names of modules around residual branches, or patterns; ``null`` means all.
-        after: names of layers, or patterns, behind which it is put, in the place of the ends of residual branches.
-        in_channels: of the images that the network is tried out with.
-        image_size: their side, in pixels.
+        rate: Probability of being dropped, in [0, 1). Defaults to 0.1.
+        scope: Names or patterns of modules that contain residual branches. Defaults to the whole network.
+        after: Names or patterns of layers to insert it after, instead of the ends of residual branches.
+        in_channels: Number of channels of the images, a fact of the data.
+        image_size: Height and width of the images in pixels, a fact of the data.
+
+    See Also:
+        :class:`imgrec.models.DropBlocks`. Use it instead to drop parts of large maps.
 
     Source: Tompson et al., Efficient object localization using convolutional networks, 2014, arXiv:1411.4280.
 
     Example::
 
         edits: {name: spatial_dropout, rate: 0.1}
+
+    >>> SpatialDropout(after="0", image_size=8)(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()))[0].drop
+    Dropout2d(p=0.1, inplace=False)
     """
 
-    def layer(self, place: float) -> nn.Module:
-        """Dropout of channels."""
+    def layer(self, depth: float) -> nn.Module:
+        """Return dropout of channels."""
         return nn.Dropout2d(self.rate)
 
 
-@EDITS.register("dropblock")
-class DropBlocks(Dropping):
-    """DropBlock: squares of the maps are dropped behind each residual branch, or behind layers that are named.
-
-    Args:
-        rate: the share of values that is dropped; 0.1 on large images, for which it was made.
-        size: the side of a square in places of the map, not pixels; a map that is smaller goes as a whole.
-        scope: where: names of modules around residual branches, or patterns; ``null`` means all. In the source it is
-            the last two stages, ``[layer3, layer4]``.
-        after: names of layers, or patterns, behind which it is put, in the place of the ends of residual branches.
-        in_channels: of the images that the network is tried out with.
-        image_size: their side, in pixels.
-
-    Source: Ghiasi et al., DropBlock: a regularization method for convolutional networks, 2018, arXiv:1810.12890.
-
-    Example::
-
-        edits: {name: dropblock, rate: 0.1, size: 3, scope: [layer3, layer4]}
-    """
-
-    def __init__(
-        self,
-        rate: float = 0.1,
-        size: int = 7,
-        scope: Scope = None,
-        after: Scope = None,
-        in_channels: int = 3,
-        image_size: int = 32,
-    ) -> None:
-        super().__init__(rate, scope, after, in_channels, image_size)
-        self.check_arguments(rate, size)
-        self.size = size
-
-    @classmethod
-    def check_arguments(cls, rate: float = 0.1, size: int = 7, **_: Any) -> None:
-        """Raise an error if the arguments are invalid for any network."""
-        super().check_arguments(rate)
-        if size < 1:
-            raise UserError(f"`size` must be at least 1, got {size}.")
-
-    def layer(self, place: float) -> nn.Module:
-        """DropBlock."""
-        return DropBlock(self.rate, self.size)
-
-
 @EDITS.register("stochastic_depth")
-class Depth(Dropping):
-    """Stochastic depth: residual branches of any network are left out for single images, later ones more often.
+class Depth(DropoutEdit):
+    """Stochastic depth: residual branches are skipped for random images, later branches more often.
 
-    Many of timm's networks have it as the argument ``drop_path_rate``; this is for the others, and for a part of one.
+    Many networks of timm have it as the argument ``drop_path_rate``. This edit is for the others, and for parts of a
+    network.
 
     Args:
-        rate: the probability that the last branch is left out for an image, in [0, 1).
-        rule: ``linear``: branch l of L has ``rate * l / L``; ``uniform``: all have ``rate``.
-        scope: where: names of modules around residual branches, or patterns; ``null`` means all.
-        in_channels: of the images that the network is tried out with.
-        image_size: their side, in pixels.
+        rate: Probability that the last branch is skipped for an image, in [0, 1). Defaults to 0.1.
+        rule: Rate of branch l of L. ``linear``: ``rate * l / L``. ``uniform``: ``rate``. Defaults to ``linear``.
+        scope: Names or patterns of modules that contain residual branches. Defaults to the whole network.
+        in_channels: Number of channels of the images, a fact of the data.
+        image_size: Height and width of the images in pixels, a fact of the data.
 
     Raises:
-        UserError: the network has no residual branch, or has stochastic depth already.
+        UserError: If the network has no residual branch, or has stochastic depth already.
 
     Source: Huang et al., Deep networks with stochastic depth, 2016, arXiv:1603.09382.
 
     Example::
 
         edits: {name: stochastic_depth, rate: 0.1}
+
+    >>> from imgrec.models import BACKBONES
+    >>> network = BACKBONES.build("resnet18", num_classes=2, in_channels=3, image_size=32).network
+    >>> Depth(rate=0.4)(network).layer4[1].bn2.drop_path.drop_prob
+    0.4
     """
 
     key = "drop_path"
     maps_only = False
 
+    @check_ranges
     def __init__(
         self,
-        rate: float = 0.1,
+        rate: RightOpenUnitInterval = 0.1,
         rule: Literal["linear", "uniform"] = "linear",
         scope: Scope = None,
         in_channels: int = 3,
@@ -204,16 +172,18 @@ class Depth(Dropping):
         super().__init__(rate, scope, None, in_channels, image_size)
         self.rule = rule
 
-    def layer(self, place: float) -> nn.Module:
-        """A branch that is left out now and then."""
-        path: nn.Module = DropPath(self.rate * place if self.rule == "linear" else self.rate)
+    def layer(self, depth: float) -> nn.Module:
+        """Return a layer that sets a branch to zero for random images."""
+        path: nn.Module = DropPath(self.rate * depth if self.rule == "linear" else self.rate)
         return path
 
     def __call__(self, network: nn.Module) -> nn.Module:
-        """The network with stochastic depth."""
+        """Return the network with stochastic depth."""
         for name, module in network.named_modules():
             if (isinstance(module, DropPath) and module.drop_prob) or (
                 isinstance(module, StochasticDepth) and module.p
             ):
-                raise UserError(f"the network has stochastic depth already, in {name}: it is an argument of its own.")
+                raise UserError(
+                    f"the network has stochastic depth already, in {name}. Set its rate as an argument of the backbone."
+                )
         return super().__call__(network)

@@ -1,4 +1,4 @@
-"""LoRA: a frozen network whose weights learn a change of low rank."""
+"""LoRA: low-rank updates of the weights of a frozen network."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from imgrec.models.edits.base import EDITS, Edit
 from imgrec.models.edits.placement import select_layers
 from imgrec.models.utils.patterns import Scope, scope_names
 from imgrec.models.utils.simplify import fold_weights
+from imgrec.utils.ranges import PositiveFloat, PositiveInt, check_ranges
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def low_rank_change(up: Tensor, down: Tensor, scale: float, shape: torch.Size) -> Tensor:
-    """``scale * up @ down`` in the shape of a weight.
+    """Return ``scale * up @ down`` in the shape of a weight.
 
-    Shapes: ``up`` ``(outputs, rank)``, ``down`` ``(rank, inputs)``; a convolution has channels times kernel as inputs.
+    Shapes: ``up`` ``(outputs, rank)``, ``down`` ``(rank, inputs)``. The inputs of a convolution are its input channels
+    times its kernel size.
 
     >>> low_rank_change(torch.ones(2, 1), torch.ones(1, 3), 0.5, torch.Size([2, 3]))[0]
     tensor([0.5000, 0.5000, 0.5000])
@@ -30,12 +32,12 @@ def low_rank_change(up: Tensor, down: Tensor, scale: float, shape: torch.Size) -
 
 
 class LowRank(nn.Module):
-    """A parametrization: a weight plus a change of low rank, which is 0 at first.
+    """Parametrization of a weight that adds a low-rank update, initially 0.
 
     Args:
-        weight: what is changed.
-        rank: of the change.
-        alpha: the change is multiplied by this over the rank.
+        weight: Weight to update.
+        rank: Rank of the update.
+        alpha: Numerator of the scale ``alpha / rank`` of the update.
     """
 
     def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
@@ -46,32 +48,37 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The changed weight, in its own precision under autocast, too: what is merged later is what was trained."""
-        kind = weight.device.type
-        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        """Return the updated weight.
+
+        Autocast is disabled, so that the merged weight equals the trained one.
+        """
+        device = weight.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             return weight + low_rank_change(self.up, self.down, self.scale, weight.shape)
 
 
 @EDITS.register("lora")
 class LoRA(Edit):
-    """LoRA: the backbone is frozen, and weights of some layers learn a change of low rank; merged when it is shared.
+    """LoRA: trainable low-rank updates of the weights of a frozen backbone.
 
-    What trains are two small matrices a layer, and whatever stands outside the backbone, such as the head. The model
-    folder of the run holds the backbone as an ordinary one: the change is added to the weights, which gives the same
-    logits, and this edit is no part of it. Checkpoints hold both, and a resumed run goes on exactly.
+    Two small matrices per layer train, together with all modules outside the backbone, such as the head. The model
+    folder contains an ordinary backbone without this edit: the updates are merged into the weights, which leaves the
+    logits unchanged. Checkpoints contain both, and a resumed run continues exactly.
 
-    A change is added to the weight, and not computed from the layer's input: so it works in layers whose weights a
-    network uses by itself (attention of BEiT and EVA), at the cost of a copy of each such weight in memory. The fused
-    `qkv` of a ViT has one change for all three. Layers that edits before this one have added are frozen with the rest.
+    An update is added to the weight instead of being computed from the input of the layer. It therefore works if the
+    network reads a weight directly, as in the attention of BEiT and EVA. It needs memory for a copy of each weight. The
+    fused `qkv` of a ViT has one update for all three. Layers of earlier edits are frozen as well.
 
     Args:
-        rank: of the change.
-        alpha: the change is multiplied by this over the rank.
-        scope: the layers, linear or convolutional ones: names of modules, or patterns; ``null``: all of them.
-        train: parameters of the backbone that train as they are, such as ``"*.bias"`` or ``"*norm*"``.
+        rank: Rank of the updates, at least 1. Defaults to 8.
+        alpha: Numerator of the scale ``alpha / rank`` of the updates, above 0. Defaults to 16.
+        scope: Names or patterns of linear or convolutional layers. ``null`` selects all of them. Defaults to
+            ``"*.attn.*"``.
+        train: Names or patterns of parameters of the backbone that train as well, such as ``"*.bias"`` or ``"*norm*"``.
 
     Raises:
-        UserError: a number that cannot be; a pattern that matches no such layer; a rank above what a layer has.
+        UserError: If ``rank`` or ``alpha`` is out of range, if a pattern matches no such layer, or if ``rank`` exceeds
+            the rank of a weight.
 
     Example::
 
@@ -79,26 +86,28 @@ class LoRA(Edit):
           backbone: {name: vit_tiny_patch16_224, pretrained: true}
           edits: [{name: lora, rank: 8, scope: "*.attn.*"}]
 
-    Source: Hu et al. 2021, "LoRA: low-rank adaptation of large language models", arXiv 2106.09685.
+    >>> network = LoRA(rank=2, scope=None)(nn.Sequential(nn.Linear(4, 3)))
+    >>> [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    ['0.parametrizations.weight.0.down', '0.parametrizations.weight.0.up']
+
+    Source: Hu et al., LoRA: low-rank adaptation of large language models, 2021, arXiv:2106.09685.
     """
 
-    def __init__(self, rank: int = 8, alpha: float = 16.0, scope: Scope = "*.attn.*", train: Scope = None) -> None:
+    @check_ranges
+    def __init__(
+        self,
+        rank: PositiveInt = 8,
+        alpha: PositiveFloat = 16.0,
+        scope: Scope = "*.attn.*",
+        train: Scope = None,
+    ) -> None:
         super().__init__(scope)
-        self.check_arguments(rank, alpha)
         self.rank = rank
         self.alpha = alpha
         self.train = train
 
-    @classmethod
-    def check_arguments(cls, rank: int = 8, alpha: float = 16.0, **_: object) -> None:
-        """Raise an error if the arguments are invalid for any network."""
-        if rank < 1:
-            raise UserError(f"`rank` is 1 or more, got {rank}.")
-        if alpha <= 0:
-            raise UserError(f"`alpha` is above 0, got {alpha:g}.")
-
     def __call__(self, network: nn.Module) -> nn.Module:
-        """The network with the changes; of all that it had, only what ``train`` means has a gradient."""
+        """Return the network with the updates. Only these and the parameters of ``train`` require gradients."""
         layers = select_layers(
             network,
             self.scope,
@@ -107,12 +116,14 @@ class LoRA(Edit):
         )
         for name, layer in layers.items():
             weight: Tensor = layer.get_parameter("weight")
-            most = min(weight.shape[0], weight[0].numel())
-            if self.rank > most:
-                raise UserError(f"`rank` {self.rank} is more than the {most} that the weight of {name} has.")
-        chosen = set(scope_names(network, self.train, "train")) if self.train is not None else set()
+            full_rank = min(weight.shape[0], weight[0].numel())
+            if self.rank > full_rank:
+                raise UserError(
+                    f"rank: expected at most {full_rank}, the rank of the weight of {name}, got {self.rank}."
+                )
+        trainable = set(scope_names(network, self.train, "train")) if self.train is not None else set()
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(name in chosen)
+            parameter.requires_grad_(name in trainable)
         for layer in layers.values():
             parametrize.register_parametrization(
                 layer, "weight", LowRank(layer.get_parameter("weight").detach(), self.rank, self.alpha)
@@ -120,6 +131,6 @@ class LoRA(Edit):
         return network
 
     def fold(self, network: nn.Module) -> bool:
-        """Add each change to its weight, in place, and leave ordinary layers."""
+        """Merge each update into its weight, in place."""
         fold_weights(network, LowRank)
         return True

@@ -20,7 +20,7 @@ def select_layers(
 
     Args:
         network: Network of a backbone. The prefix ``backbone.network.`` in patterns is optional.
-        scope: Names or patterns of layers; see :class:`imgrec.models.edits.base.Edit`.
+        scope: Names or patterns of layers. See :class:`imgrec.models.edits.base.Edit`.
         matches: Function that returns True if a module with its name is of the kind.
         kind: Noun for the kind in messages.
 
@@ -39,9 +39,9 @@ def select_layers(
             continue
         every = [name for name, _ in network.named_modules() if name]
         if any(in_scope(SHORT + name, pattern) for name in every):
-            raise UserError(f'the pattern "{pattern}" matches no {kind}; the network\'s: {listed([*found])}.')
+            raise UserError(f'the pattern "{pattern}" matches no {kind}. The network has {listed([*found])}.')
         raise UserError(
-            f'the pattern "{pattern}" matches no layer.{suggestion(pattern, every)} The network\'s: {listed(every)}.'
+            f'the pattern "{pattern}" matches no layer.{suggestion(pattern, every)} The network has {listed(every)}.'
         )
     return {name: module for name, module in found.items() if in_scope(SHORT + name, scope)}
 
@@ -62,21 +62,21 @@ def replace_modules(network: nn.Module, new: Mapping[nn.Module, nn.Module]) -> n
     return new.get(network, network)
 
 
-def refuse_layers(names: Sequence[str], kind: str, why: str, by: str = "scope") -> None:
+def refuse_layers(names: Sequence[str], kind: str, reason: str, argument: str = "scope") -> None:
     """Raise an error if there are ``names`` of layers that cannot be changed.
 
     Args:
         names: Names of the layers.
         kind: Noun for the kind of the layers.
-        why: Reason.
-        by: Argument that selects layers. Defaults to ``scope``.
+        reason: Reason for the message.
+        argument: Argument that selects layers. Defaults to ``scope``.
 
     Raises:
         UserError: If ``names`` is not empty.
     """
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise UserError(f"{', '.join(names[:3])}{more}: {why}. Set `{by}` to the {kind}s to change.")
+        raise UserError(f"{', '.join(names[:3])}{more}: {reason}. Set `{argument}` to the {kind}s to change.")
 
 
 def find_branch_ends(
@@ -86,7 +86,7 @@ def find_branch_ends(
 
     Args:
         network: Network of a backbone.
-        scope: Part of the network whose residual branches are used; see :class:`imgrec.models.edits.base.Edit`.
+        scope: Part of the network whose residual branches are used. See :class:`imgrec.models.edits.base.Edit`.
         after: Names or patterns of layers, instead of the ends of residual branches.
         in_channels: Number of channels of the images.
         image_size: Height and width of the images, in pixels.

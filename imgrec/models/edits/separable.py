@@ -1,4 +1,4 @@
-"""Depthwise-separable convolutions in the place of dense ones."""
+"""Replacement of dense convolutions by depthwise-separable ones."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from imgrec.models.utils.patterns import Scope
 
 
 def nearest_separable(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The depthwise and the pointwise weights whose product is nearest to those of a dense convolution.
+    """Return the depthwise and pointwise weights whose product is nearest to the weights of a dense convolution.
 
-    What an input channel gives to all output channels is a matrix; the nearest of rank 1 is that of its largest
-    singular value, which is shared evenly between the two.
+    The weights from one input channel to all output channels form a matrix. Its nearest matrix of rank 1 belongs to its
+    largest singular value, whose square root scales both factors.
 
     Shapes: ``(out, in, h, w)`` to ``(in, 1, h, w)`` and ``(out, in, 1, 1)``.
 
@@ -38,17 +38,18 @@ def nearest_separable(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 @EDITS.register("separable")
 class Separable(Edit):
-    """Depthwise-separable convolutions for dense 3x3 ones: one filter a channel, then a mixture of the channels.
+    """Depthwise-separable convolutions instead of dense ones of 3x3 or more.
 
-    Nearly nine times fewer multiplications and weights. There is no normalization and no activation between the two.
+    Each is a filter per channel and then a 1x1 convolution, without a normalization or an activation between them. They
+    need almost nine times fewer multiplications and weights than a 3x3 convolution.
 
     Args:
-        weights: ``random``: drawn anew; ``nearest``: as near as can be to the weights that were there, pretrained ones
-            say, by a singular value decomposition; the network has to learn on in either case.
-        scope: names of modules, or patterns; ``null`` means all but the first convolution, which sees few channels.
+        weights: Initial weights. ``random`` draws them. ``nearest`` approximates the present weights, for example
+            pretrained ones, by a singular value decomposition. Both require training. Defaults to ``random``.
+        scope: Names or patterns of modules. Defaults to all except the first convolution, which has few input channels.
 
     Raises:
-        UserError: there is no dense convolution of 3x3 or more.
+        UserError: If there is no dense convolution of 3x3 or more.
 
     Source: Chollet, Xception: deep learning with depthwise separable convolutions, 2016, arXiv:1610.02357; Howard et
     al., MobileNets, 2017, arXiv:1704.04861.
@@ -56,6 +57,9 @@ class Separable(Edit):
     Example::
 
         edits: {name: separable, weights: nearest, scope: [layer3, layer4]}
+
+    >>> list(Separable(scope="0")(nn.Sequential(nn.Conv2d(4, 8, 3)))[0]._modules)
+    ['depthwise', 'pointwise']
     """
 
     def __init__(self, weights: Literal["random", "nearest"] = "random", scope: Scope = None) -> None:
@@ -63,14 +67,14 @@ class Separable(Edit):
         self.weights = weights
 
     def __call__(self, network: nn.Module) -> nn.Module:
-        """The network with separable convolutions."""
+        """Return the network with separable convolutions."""
         first = next((name for name, m in network.named_modules() if isinstance(m, nn.Conv2d)), "")
 
-        def wanted(name: str, module: nn.Module) -> bool:
+        def is_replaced(name: str, module: nn.Module) -> bool:
             return _is_dense(module) and (self.scope is not None or name != first)
 
-        chosen = select_layers(network, self.scope, wanted, "dense convolution of 3x3 or more")
-        return replace_modules(network, {m: self._separated(m) for m in chosen.values() if isinstance(m, nn.Conv2d)})
+        selected = select_layers(network, self.scope, is_replaced, "dense convolution of 3x3 or more")
+        return replace_modules(network, {m: self._separated(m) for m in selected.values() if isinstance(m, nn.Conv2d)})
 
     def _separated(self, old: nn.Conv2d) -> nn.Module:
         depthwise = type(old)(
@@ -88,7 +92,7 @@ class Separable(Edit):
             if self.weights == "nearest":
                 for layer, weight in zip((depthwise, pointwise), nearest_separable(old.weight), strict=True):
                     layer.weight.copy_(weight)
-            else:  # the first keeps the variance, the second makes up for the half that a ReLU takes
+            else:  # the first preserves the variance, the second compensates the half that a ReLU removes
                 nn.init.kaiming_normal_(depthwise.weight, nonlinearity="linear")
                 nn.init.kaiming_normal_(pointwise.weight, nonlinearity="relu")
             if old.bias is not None and pointwise.bias is not None:
@@ -103,5 +107,5 @@ def _is_dense(module: nn.Module) -> bool:
         and module.groups == 1
         and module.padding_mode == "zeros"
         and min(module.kernel_size) >= 3
-        and module.stride[0] < module.kernel_size[0]  # no cut into patches
+        and module.stride[0] < module.kernel_size[0]  # a patch embedding is no dense convolution
     )

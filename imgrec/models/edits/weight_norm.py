@@ -1,4 +1,4 @@
-"""Weight normalization: the length and the direction of each filter are learnt apart."""
+"""Weight normalization: separate parameters for the length and direction of each filter."""
 
 from __future__ import annotations
 
@@ -16,22 +16,28 @@ _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @EDITS.register("weight_norm")
 class WeightNorm(Edit):
-    """Each filter as a length times a direction, which are learnt apart: steps do not depend on how long it is.
+    """Weight normalization: each filter is a length times a direction, so that updates do not depend on the length.
 
-    A reparametrization, and no penalty: at first the network gives what it gave, with the weights that were there. For
-    networks without batch normalization above all, behind which a filter's length plays no part. In a checkpoint a
-    weight is two parameters; weight decay on the length does what it does to a plain weight, on the direction nothing.
-    The model folder of the run holds ordinary weights, and this edit is no part of it.
+    This is a reparametrization and no penalty. The present weights and outputs are unchanged. It is mainly useful in
+    networks without batch normalization, after which the length of a filter has no effect. A checkpoint contains two
+    parameters per weight. Weight decay on the length acts as on a plain weight, on the direction it has no effect. The
+    model folder contains ordinary weights without this edit.
 
     Args:
-        scope: the layers, linear or convolutional ones: names of modules, or patterns; ``null``: all of them.
+        scope: Names or patterns of linear or convolutional layers. Defaults to all of them.
 
     Raises:
-        UserError: a pattern that matches no such layer; a filter of zeros, which has no direction.
+        UserError: If a pattern matches no such layer, or if a filter is zero and has no direction.
+
+    See Also:
+        :class:`imgrec.models.WeightStandardization`. Use it instead together with group normalization.
 
     Example::
 
         edits: {name: weight_norm, scope: [layer3, layer4]}
+
+    >>> [name for name, _ in WeightNorm()(nn.Sequential(nn.Linear(2, 1, bias=False))).named_parameters()]
+    ['0.parametrizations.weight.original0', '0.parametrizations.weight.original1']
 
     Source: Salimans and Kingma, Weight normalization: a simple reparameterization to accelerate training of deep
     neural networks, 2016, arXiv:1602.07868.
@@ -41,7 +47,7 @@ class WeightNorm(Edit):
         super().__init__(scope)
 
     def __call__(self, network: nn.Module) -> nn.Module:
-        """The network with its weights as lengths and directions."""
+        """Return the network with lengths and directions instead of weights."""
         layers = select_layers(
             network,
             self.scope,
@@ -52,15 +58,15 @@ class WeightNorm(Edit):
             weight = layer.get_parameter("weight")
             if not weight.is_meta and not bool(weight.detach().flatten(1).any(1).all()):
                 raise UserError(
-                    f"a filter of {name} is all zeros and has no direction; leave the layer out of `scope`."
+                    f"a filter of {name} is all zeros and has no direction. Exclude the layer from `scope`."
                 )
         for layer in layers.values():
-            trains = layer.get_parameter("weight").requires_grad
+            is_trainable = layer.get_parameter("weight").requires_grad
             parametrizations.weight_norm(layer)
-            layer.get_submodule("parametrizations.weight").requires_grad_(trains)
+            layer.get_submodule("parametrizations.weight").requires_grad_(is_trainable)
         return network
 
     def fold(self, network: nn.Module) -> bool:
-        """Multiply lengths and directions, in place, and leave ordinary layers."""
+        """Multiply lengths and directions into ordinary weights, in place."""
         fold_weights(network, parametrizations._WeightNorm)
         return True

@@ -1,4 +1,4 @@
-"""What turns a feature vector into logits."""
+"""Registry of heads, and linear and cosine classifiers."""
 
 from __future__ import annotations
 
@@ -6,23 +6,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgrec.errors import UserError
 from imgrec.registry import Registry
+from imgrec.utils.ranges import PositiveFloat, RightOpenUnitInterval, check_ranges
 from imgrec.utils.vectors import unit_length
 
 HEADS: Registry[nn.Module] = Registry("head", "heads")
+"""Heads by name."""
 
 
 @HEADS.register("linear")
 class LinearHead(nn.Module):
-    """A linear classifier on the pooled features, with dropout before it.
+    """Linear classifier on the pooled features, with optional dropout.
 
     Args:
-        feature_dim: the length of the feature vector.
-        num_classes: the number of classes.
-        dropout: the probability, in [0, 1), that a feature is set to zero in training.
+        feature_dim: Length of the feature vector, a fact of the backbone.
+        num_classes: Number of classes, a fact of the data.
+        dropout: Probability, in [0, 1), that a feature is set to zero in training. Defaults to 0.
 
-    Shapes: float ``(batch, feature_dim)`` in, logits ``(batch, num_classes)`` out.
+    Shapes: float ``(batch, feature_dim)`` to logits ``(batch, num_classes)``.
+
+    Raises:
+        UserError: If ``dropout`` is out of range.
+
+    See Also:
+        :class:`imgrec.models.MLPHead`. Use it instead on frozen features that are not linearly separable.
 
     Source: dropout is Srivastava et al., 2014, JMLR 15.
 
@@ -30,33 +37,35 @@ class LinearHead(nn.Module):
     torch.Size([2, 3])
     """
 
-    def __init__(self, feature_dim: int, num_classes: int, dropout: float = 0.0) -> None:
+    @check_ranges
+    def __init__(self, feature_dim: int, num_classes: int, dropout: RightOpenUnitInterval = 0.0) -> None:
         super().__init__()
-        if not 0.0 <= dropout < 1.0:
-            raise UserError(f"dropout must be at least 0 and below 1, got {dropout}")
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(feature_dim, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """The logits."""
+        """Return the logits."""
         logits: Tensor = self.linear(self.dropout(features))
         return logits
 
 
 @HEADS.register("cosine")
 class CosineHead(nn.Module):
-    """Scaled cosine similarity between the features and one direction a class; what margin losses expect.
+    """Scaled cosine similarity between the features and one direction per class, as margin losses require.
 
-    The lengths of the features and of the weights play no part. Logits lie in [-scale, scale]; the scale is the inverse
-    of a softmax temperature, and too small a one keeps the cross-entropy from ever reaching zero.
+    The lengths of the features and weights have no effect. Logits are in [-scale, scale]. The scale is the inverse of a
+    softmax temperature. If it is too small, the cross-entropy cannot reach zero.
 
     Args:
-        feature_dim: the length of the feature vector.
-        num_classes: the number of classes.
-        scale: the factor on the cosine, above 0.
-        learnable: whether training moves the scale; it is kept as its logarithm, and so stays above 0.
+        feature_dim: Length of the feature vector, a fact of the backbone.
+        num_classes: Number of classes, a fact of the data.
+        scale: Factor on the cosine, above 0. Defaults to 16.
+        learnable: ``True`` trains the scale, stored as its logarithm. Defaults to ``False``.
 
-    Shapes: float ``(batch, feature_dim)`` in, logits ``(batch, num_classes)`` out.
+    Shapes: float ``(batch, feature_dim)`` to logits ``(batch, num_classes)``.
+
+    Raises:
+        UserError: If ``scale`` is out of range.
 
     Source: Wang et al., NormFace, 2017, arXiv:1704.06369; Gidaris and Komodakis, 2018, arXiv:1804.09458.
 
@@ -67,12 +76,13 @@ class CosineHead(nn.Module):
 
     log_scale: Tensor
 
-    def __init__(self, feature_dim: int, num_classes: int, scale: float = 16.0, learnable: bool = False) -> None:
+    @check_ranges
+    def __init__(
+        self, feature_dim: int, num_classes: int, scale: PositiveFloat = 16.0, learnable: bool = False
+    ) -> None:
         super().__init__()
-        if scale <= 0.0:
-            raise UserError(f"scale must be above 0, got {scale}")
         self.weight = nn.Parameter(torch.empty(num_classes, feature_dim))
-        nn.init.normal_(self.weight, std=feature_dim**-0.5)  # uniform over directions, and of length about 1
+        nn.init.normal_(self.weight, std=feature_dim**-0.5)  # uniform over directions, with a length of about 1
         self.scale, self.learnable = float(scale), learnable
         log_scale = torch.tensor(self.scale).log()
         if learnable:
@@ -82,10 +92,10 @@ class CosineHead(nn.Module):
 
     @property
     def logit_scale(self) -> float | None:
-        """What the cosines are multiplied by, where that stays."""
+        """Factor on the cosines, or ``None`` if it is trained."""
         return None if self.learnable else self.scale
 
     def forward(self, features: Tensor) -> Tensor:
-        """The logits."""
+        """Return the logits."""
         cosine = F.linear(unit_length(features), unit_length(self.weight))
         return self.log_scale.exp() * cosine

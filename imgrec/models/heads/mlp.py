@@ -1,32 +1,38 @@
-"""Heads that do more than one linear layer: hidden layers, several dropout masks at once."""
+"""Heads with hidden layers, and with several dropout masks per step."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
 from imgrec.models.heads.linear import HEADS, LinearHead
 from imgrec.models.utils.activations import Activation, make_activation
+from imgrec.utils.ranges import OpenUnitInterval, PositiveInt, RightOpenUnitInterval, check_ranges
 
 
 @HEADS.register("mlp")
 class MLPHead(nn.Module):
-    """Hidden layers before the linear classifier, each with norm, activation and dropout.
+    """Hidden layers before the linear classifier, each with dropout, normalization and activation.
 
     Args:
-        feature_dim: the length of the feature vector.
-        num_classes: the number of classes.
-        hidden: the width of the hidden layer, or of each of several; by default one as wide as the features.
-        norm: what stands behind a hidden layer; ``batch`` needs batches of two images or more in training.
-        activation: what follows it.
-        dropout: the probability, in [0, 1), that a feature is set to zero in training, before each linear layer.
+        feature_dim: Length of the feature vector, a fact of the backbone.
+        num_classes: Number of classes, a fact of the data.
+        hidden: Width of each hidden layer, at least 1. Defaults to one layer of the width of the features.
+        norm: Normalization of a hidden layer. ``batch`` requires batches of two or more images in training. Defaults to
+            ``none``.
+        activation: Activation of a hidden layer. Defaults to ``relu``.
+        dropout: Probability, in [0, 1), that the input of a linear layer is set to zero in training. Defaults to 0.
 
-    Shapes: float ``(batch, feature_dim)`` in, logits ``(batch, num_classes)`` out.
+    Shapes: float ``(batch, feature_dim)`` to logits ``(batch, num_classes)``.
 
     Raises:
-        UserError: a width below 1, or a dropout outside its range.
+        UserError: If a width or ``dropout`` is out of range.
+
+    See Also:
+        :class:`imgrec.models.LinearHead`. Use it instead if the backbone is trained as well.
 
     Source: Rumelhart, Hinton and Williams, Learning representations by back-propagating errors, 1986, Nature 323.
 
@@ -37,60 +43,61 @@ class MLPHead(nn.Module):
     torch.Size([2, 3])
     """
 
+    @check_ranges
     def __init__(
         self,
         feature_dim: int,
         num_classes: int,
-        hidden: int | list[int] | None = None,
+        hidden: PositiveInt | list[PositiveInt] | None = None,
         norm: Literal["none", "batch", "layer"] = "none",
         activation: Activation = "relu",
-        dropout: float = 0.0,
+        dropout: RightOpenUnitInterval = 0.0,
     ) -> None:
         super().__init__()
+        self.check_arguments(hidden)
         widths = [feature_dim] if hidden is None else [hidden] if isinstance(hidden, int) else list(hidden)
-        self.check_arguments(hidden, dropout=dropout)
         norms = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
         self.hidden = nn.Sequential()
         for before, width in zip([feature_dim, *widths[:-1]], widths, strict=True):
-            layer = nn.Linear(before, width, bias=norm != "batch")  # a batch norm takes it away again
+            layer = nn.Linear(before, width, bias=norm != "batch")  # batch normalization removes a bias
             parts = [nn.Dropout(dropout), layer, norms[norm](width), make_activation(activation)]
             self.hidden.append(nn.Sequential(*(part for part in parts if not isinstance(part, nn.Identity))))
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(widths[-1], num_classes)
 
     @staticmethod
-    def check_arguments(hidden: int | list[int] | None = None, dropout: float = 0.0, **_: object) -> None:
-        """Raise :class:`UserError` for widths or a dropout that cannot be."""
-        widths = [1] if hidden is None else [hidden] if isinstance(hidden, int) else list(hidden)
-        if not widths or min(widths) < 1:
-            raise UserError(f"`hidden` is the width of one hidden layer or more, got {hidden}")
-        if not 0.0 <= dropout < 1.0:
-            raise UserError(f"`dropout` must be at least 0 and below 1, got {dropout}")
+    def check_arguments(hidden: int | list[int] | None = None, **_: object) -> None:
+        """Raise an error if there is no hidden layer."""
+        if hidden == []:
+            raise UserError("hidden: expected the widths of one or more layers, got []. Use the head `linear` instead.")
 
     def forward(self, features: Tensor) -> Tensor:
-        """The logits."""
+        """Return the logits."""
         logits: Tensor = self.linear(self.dropout(self.hidden(features)))
         return logits
 
 
 @HEADS.register("multi_sample_dropout")
 class MultiSampleDropoutHead(LinearHead):
-    """A linear classifier that sees the features under several dropout masks in each training step.
+    """Linear classifier that applies several dropout masks to the features in each training step.
 
-    The loss of a step is the mean of the losses under each mask, which :class:`imgrec.ClassificationTask` takes; it is
-    not the loss of the mean logits, which of a linear layer would be those of a weaker dropout. In evaluation it is a
-    linear head.
+    The loss of a step is the mean of the losses under each mask, as :class:`imgrec.ClassificationTask` computes it. It
+    is not the loss of the mean logits, which would be a weaker dropout for a linear layer. In evaluation it is a linear
+    head.
 
     Args:
-        feature_dim: the length of the feature vector.
-        num_classes: the number of classes.
-        samples: the number of masks, 2 or more.
-        dropout: the probability, in (0, 1), that a mask sets a feature to zero.
+        feature_dim: Length of the feature vector, a fact of the backbone.
+        num_classes: Number of classes, a fact of the data.
+        samples: Number of masks, at least 2. Defaults to 8.
+        dropout: Probability, in (0, 1), that a mask sets a feature to zero. Defaults to 0.5.
 
-    Shapes: float ``(batch, feature_dim)`` in, logits ``(batch, num_classes)`` out.
+    Shapes: float ``(batch, feature_dim)`` to logits ``(batch, num_classes)``.
 
     Raises:
-        UserError: fewer masks than two, or a dropout outside its range.
+        UserError: If ``samples`` or ``dropout`` is out of range.
+
+    See Also:
+        :class:`imgrec.models.LinearHead`, which has the argument ``dropout`` for a single mask.
 
     Source: Inoue, Multi-Sample Dropout for Accelerated Training and Better Generalization, 2019, arXiv:1905.09788.
 
@@ -102,19 +109,17 @@ class MultiSampleDropoutHead(LinearHead):
     (torch.Size([2, 3]), 4)
     """
 
-    def __init__(self, feature_dim: int, num_classes: int, samples: int = 8, dropout: float = 0.5) -> None:
-        self.check_arguments(samples, dropout)
+    @check_ranges
+    def __init__(
+        self,
+        feature_dim: int,
+        num_classes: int,
+        samples: Annotated[int, Ge(2)] = 8,
+        dropout: OpenUnitInterval = 0.5,
+    ) -> None:
         super().__init__(feature_dim, num_classes, dropout)
         self.samples = samples
 
-    @staticmethod
-    def check_arguments(samples: int = 8, dropout: float = 0.5, **_: object) -> None:
-        """Raise :class:`UserError` for a number of masks or a dropout that cannot be."""
-        if samples < 2:
-            raise UserError(f"`samples` must be 2 or more, got {samples}: with one mask it is the head `linear`")
-        if not 0.0 < dropout < 1.0:
-            raise UserError(f"`dropout` must be above 0 and below 1, got {dropout}")
-
     def sampled(self, features: Tensor) -> tuple[Tensor, ...]:
-        """The logits under each mask, ``(batch, num_classes)`` each; outside training they are all the same."""
+        """Return the logits under each mask, ``(batch, num_classes)`` each. In evaluation they are all equal."""
         return tuple(self(features) for _ in range(self.samples))

@@ -1,4 +1,4 @@
-"""What the weights are drawn from before training: how it is named, checked and done."""
+"""Base class and registry of initializers, their check and application, and the fans of a weight."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ _NO_WEIGHTS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RM
 
 
 class Initializer(ABC):
-    """Gives parameters of a classifier the values that training starts from.
+    """Base class of functions that set initial values of parameters of a classifier.
 
-    A subclass says in its constructor what it takes, ``scope`` among it, and does it in :meth:`__call__`. It may name
-    the facts ``in_channels`` and ``image_size``. What it draws, it draws from torch's default generator.
+    The constructor of a subclass has the argument ``scope``, and may have the parameters ``in_channels`` and
+    ``image_size``, facts of the data. Random values come from the default generator of torch.
 
     Args:
-        scope: names of parameters, or patterns; see :func:`imgrec.models.utils.patterns.scope_names`. ``None`` means
-        all.
+        scope: Names or patterns of parameters. See :func:`imgrec.models.utils.patterns.scope_names`. Defaults to all.
     """
 
     def __init__(self, scope: Scope = None) -> None:
@@ -35,10 +34,10 @@ class Initializer(ABC):
 
     @abstractmethod
     def __call__(self, model: nn.Module) -> list[str]:
-        """Set the parameters of a classifier, or of any other module, in place; give the names of what was set.
+        """Set parameters of a classifier, or of any other module, in place, and return their names.
 
         Raises:
-            UserError: there is nothing of the kind in the scope.
+            UserError: If no parameter in the scope is of the kind.
         """
 
 
@@ -47,7 +46,7 @@ INITIALIZERS: Registry[Initializer] = Registry("initializer", "initializers", sp
 
 
 class Weight(NamedTuple):
-    """A weight that has inputs and outputs, where it stands, and how many of both each group of it has."""
+    """Weight with inputs and outputs, the layer that contains it, and the inputs and outputs per group."""
 
     layer: nn.Module
     key: str
@@ -58,13 +57,13 @@ class Weight(NamedTuple):
 
     @property
     def tensor(self) -> Tensor:
-        """The weight as it is."""
+        """Present values."""
         found: Tensor = getattr(self.layer, self.key)
         return found
 
     @torch.no_grad()
     def put(self, values: Tensor) -> None:
-        """Give it other values; what is computed from other parameters becomes as near to these as can be."""
+        """Set the values. A weight that is computed from other parameters receives the nearest possible values."""
         if parametrize.is_parametrized(self.layer, self.key):
             setattr(self.layer, self.key, values)
         else:
@@ -72,24 +71,24 @@ class Weight(NamedTuple):
 
 
 def fans(weight: Tensor, groups: int = 1, transposed: bool = False) -> tuple[int, int]:
-    """How many values go into each result of a layer, and into how many results each value goes.
+    """Return the number of inputs of each output of a layer, and the number of outputs of each input.
 
     Args:
         weight: ``(out, in / groups, ...)`` of a linear layer or a convolution, ``(in, out / groups, ...)`` of a
             transposed one.
-        groups: of the convolution. torch's own functions leave them out of account.
-        transposed: whether it is one.
+        groups: Number of groups of the convolution, which the functions of torch ignore. Defaults to 1.
+        transposed: ``True`` for a transposed convolution. Defaults to ``False``.
 
     >>> fans(torch.empty(64, 32, 3, 3)), fans(torch.empty(32, 1, 3, 3), groups=32)
     ((288, 576), (9, 9))
     """
-    places = weight[0][0].numel()
-    first, second = weight.shape[0] // groups * places, weight.shape[1] * places
+    positions = weight[0][0].numel()
+    first, second = weight.shape[0] // groups * positions, weight.shape[1] * positions
     return (first, second) if transposed else (second, first)
 
 
 def weights_in(model: nn.Module) -> Iterator[tuple[str, Weight]]:
-    """The weights of linear layers, convolutions and the like, by name; none of a normalization or an embedding."""
+    """Yield the weights of linear layers, convolutions and attention by name, without normalizations and embeddings."""
     for name, module in model.named_modules():
         if isinstance(module, _NO_WEIGHTS):
             continue
@@ -106,68 +105,71 @@ def weights_in(model: nn.Module) -> Iterator[tuple[str, Weight]]:
             yield full, Weight(module, key, *both, groups, bias if isinstance(bias, nn.Parameter) else None)
 
 
-def choose_weights(model: nn.Module, scope: Scope) -> dict[str, Weight]:
-    """Those of :func:`weights_in` that ``scope`` means, at least one for each pattern.
+def select_weights(model: nn.Module, scope: Scope) -> dict[str, Weight]:
+    """Return the weights of :func:`weights_in` that match ``scope``, at least one per pattern.
 
     Raises:
-        UserError: a pattern means none; it lists names.
+        UserError: If a pattern matches no weight. The message contains names.
     """
     scope_names(model, scope, "scope")
     every = dict(weights_in(model))
     for pattern in [scope] if isinstance(scope, str) else scope or []:
         if not any(in_scope(name, pattern) for name in every):
             raise UserError(
-                f'scope: the pattern "{pattern}" matches no weight of a linear layer or a convolution; the network\'s: '
+                f'scope: the pattern "{pattern}" matches no weight of a linear layer or a convolution. The network has '
                 f"{listed([name.removeprefix(SHORT) for name in every])}."
             )
     return {name: weight for name, weight in every.items() if in_scope(name, scope)}
 
 
 def check_init(init: Specs | None, where: str, facts: Collection[str], loaded: bool) -> None:
-    """Raise what :func:`initialize` would raise for these specs, as far as the specs alone can tell.
+    """Raise the errors of :func:`initialize` that follow from the specs alone.
 
     Args:
-        init: specs of :data:`INITIALIZERS`.
-        where: the place in the config.
-        facts: the names of the facts that will be there.
-        loaded: whether pretrained weights are loaded before; what is drawn over them has to be named then.
+        init: Specs of :data:`INITIALIZERS`.
+        where: Key in the config.
+        facts: Names of the facts for the constructors.
+        loaded: True if pretrained weights are loaded before. A ``scope`` is then required.
+
+    Raises:
+        SpecError: If a spec is invalid, or if it would overwrite all loaded weights.
     """
     for i, spec in enumerate(as_list(init)):
         at = _at(init, where, i)
         INITIALIZERS.check(spec, at, facts)
         if loaded and INITIALIZERS.parse(spec)[1].get("scope") is None:
             raise SpecError(
-                f"{place(at)}the backbone's weights are loaded, and this would write over them; name with `scope` what "
-                "is to start anew, `head` say."
+                f"{place(at)}the weights of the backbone are loaded, and this would overwrite them. Set `scope` to the "
+                "part to initialize, for example `head`."
             )
 
 
 def initialize(model: nn.Module, init: Specs | None, facts: Mapping[str, Any], where: str = "init") -> list[str]:
-    """Give a classifier's parameters the values that training starts from, in place; later specs write over earlier.
+    """Set the initial values of parameters of a classifier, in place and in order. Later specs have priority.
 
     Args:
-        model: a classifier.
-        init: specs of :data:`INITIALIZERS`; ``None`` leaves what each layer drew for itself.
-        facts: what the constructors may name.
-        where: the place in the config, for messages.
+        model: Classifier.
+        init: Specs of :data:`INITIALIZERS`. ``None`` keeps the values of the layers.
+        facts: Facts of the data for the constructors.
+        where: Key in the config for messages.
 
     Returns:
-        The names of the parameters that were set, in order.
+        Names of the initialized parameters, in order.
 
     Raises:
-        SpecError: an initializer that finds nothing to do.
+        SpecError: If an initializer matches no parameter.
     """
-    done: list[str] = []
+    initialized: list[str] = []
     for i, spec in enumerate(as_list(init)):
         at = _at(init, where, i)
         initializer = INITIALIZERS.build(spec, at, **facts)
         if not isinstance(initializer, Initializer):
-            raise SpecError(f"{place(at)}{spec!r} gives a {type(initializer).__name__}, not an Initializer.")
+            raise SpecError(f"{place(at)}expected an Initializer, got {type(initializer).__name__} from {spec!r}.")
         try:
-            done += initializer(model)
+            initialized += initializer(model)
         except UserError as error:
             raise SpecError(f"{place(at)}{error}") from error
-    return done
+    return initialized
 
 
 def _at(init: Specs | None, where: str, number: int) -> str:

@@ -1,4 +1,4 @@
-"""Weights drawn at random, with a spread that is given."""
+"""Random weights whose standard deviation is an argument."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
-from imgrec.models.init.base import INITIALIZERS, Initializer, Weight, choose_weights
+from imgrec.models.init.base import INITIALIZERS, Initializer, Weight, select_weights
 from imgrec.models.utils.patterns import Scope
+from imgrec.utils.ranges import PositiveFloat, check_ranges
 
 
 class RandomInitializer(Initializer):
-    """Weights of linear layers and convolutions drawn at random; their biases set to one value.
+    """Base class of initializers of the weights of linear layers and convolutions, which set their biases to one value.
 
-    Normalization layers, embeddings of positions and tokens, and what has one dimension stay as they are.
+    Normalization layers, embeddings and parameters of one dimension are unchanged.
 
     Args:
-        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
-        bias: what the biases of these layers become; ``null`` leaves them.
+        scope: Names or patterns of parameters or of modules that contain them. Defaults to all.
+        bias: Value of the biases of these layers. ``null`` keeps them. Defaults to 0.
     """
 
     def __init__(self, scope: Scope = None, bias: float | None = 0.0) -> None:
@@ -29,37 +30,42 @@ class RandomInitializer(Initializer):
 
     @abstractmethod
     def draw(self, values: Tensor, weight: Weight) -> None:
-        """Fill ``values``, which has the shape of the weight."""
+        """Fill ``values``, a tensor of the shape of the weight."""
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> list[str]:
-        """Draw the weights in the scope."""
-        chosen = choose_weights(model, self.scope)
-        for weight in chosen.values():
+        """Draw the weights in the scope, and return their names."""
+        selected = select_weights(model, self.scope)
+        for weight in selected.values():
             values = torch.empty_like(weight.tensor, memory_format=torch.contiguous_format)
             self.draw(values, weight)
             weight.put(values)
             if weight.bias is not None and self.bias is not None:
                 weight.bias.fill_(self.bias)
-        return [*chosen]
+        return [*selected]
 
 
 @INITIALIZERS.register("uniform")
 class Uniform(RandomInitializer):
-    """Weights drawn evenly between two bounds.
+    """Uniform initialization between two bounds.
 
     Args:
-        low: the lower bound.
-        high: the upper bound.
-        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
-        bias: what the biases of these layers become; ``null`` leaves them.
+        low: Lower bound. Defaults to -0.05.
+        high: Upper bound, above ``low``. Defaults to 0.05.
+        scope: Names or patterns of parameters or of modules that contain them. Defaults to all.
+        bias: Value of the biases of these layers. ``null`` keeps them. Defaults to 0.
 
     Raises:
-        UserError: bounds in the wrong order.
+        UserError: If ``low`` is not below ``high``.
 
     Example::
 
         init: {name: uniform, low: -0.05, high: 0.05, scope: head}
+
+    >>> layer = nn.Linear(3, 2)
+    >>> _ = Uniform(low=1.0, high=2.0)(layer)
+    >>> bool((layer.weight >= 1).all())
+    True
     """
 
     def __init__(self, low: float = -0.05, high: float = 0.05, scope: Scope = None, bias: float | None = 0.0) -> None:
@@ -69,9 +75,9 @@ class Uniform(RandomInitializer):
 
     @staticmethod
     def check_arguments(low: float = -0.05, high: float = 0.05, **_: Any) -> None:
-        """Raise an error if the arguments are invalid for any model."""
+        """Raise an error if ``low`` is not below ``high``."""
         if not low < high:
-            raise UserError(f"`low` must be below `high`, got {low} and {high}.")
+            raise UserError(f"low: expected a number below high ({high}), got {low}.")
 
     def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
         values.uniform_(self.low, self.high)
@@ -79,31 +85,31 @@ class Uniform(RandomInitializer):
 
 @INITIALIZERS.register("normal")
 class Normal(RandomInitializer):
-    """Weights drawn from a normal distribution.
+    """Normal initialization.
 
     Args:
-        std: the standard deviation.
-        mean: the mean.
-        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
-        bias: what the biases of these layers become; ``null`` leaves them.
+        std: Standard deviation, above 0. Defaults to 0.02.
+        mean: Mean. Defaults to 0.
+        scope: Names or patterns of parameters or of modules that contain them. Defaults to all.
+        bias: Value of the biases of these layers. ``null`` keeps them. Defaults to 0.
 
     Raises:
-        UserError: a standard deviation that is not above 0.
+        UserError: If ``std`` is out of range.
 
     Example::
 
         init: {name: normal, std: 0.02}
+
+    >>> Normal(scope="1")(nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2)))
+    ['1.weight']
     """
 
-    def __init__(self, std: float = 0.02, mean: float = 0.0, scope: Scope = None, bias: float | None = 0.0) -> None:
+    @check_ranges
+    def __init__(
+        self, std: PositiveFloat = 0.02, mean: float = 0.0, scope: Scope = None, bias: float | None = 0.0
+    ) -> None:
         super().__init__(scope, bias)
-        self.check_arguments(std)
         self.std, self.mean = std, mean
-
-    @staticmethod
-    def check_arguments(std: float = 0.02, **_: Any) -> None:
-        """Raise an error if the arguments are invalid for any model."""
-        above_zero("std", std)
 
     def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
         values.normal_(self.mean, self.std)
@@ -111,60 +117,60 @@ class Normal(RandomInitializer):
 
 @INITIALIZERS.register("truncated_normal")
 class TruncatedNormal(RandomInitializer):
-    """Weights drawn from a normal distribution whose ends are cut off, as those of vision transformers.
+    """Truncated normal initialization, as in vision transformers.
 
     Args:
-        std: the standard deviation before the cut; with a bound of 2, what remains has 0.88 of it.
-        mean: the mean.
-        bound: how far a weight may be from the mean, in standard deviations.
-        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
-        bias: what the biases of these layers become; ``null`` leaves them.
+        std: Standard deviation before truncation, above 0. With a bound of 2 it is 0.88 of this value after truncation.
+            Defaults to 0.02.
+        mean: Mean. Defaults to 0.
+        bound: Maximum distance from the mean in standard deviations, above 0. Defaults to 2.
+        scope: Names or patterns of parameters or of modules that contain them. Defaults to all.
+        bias: Value of the biases of these layers. ``null`` keeps them. Defaults to 0.
 
     Raises:
-        UserError: a standard deviation or a bound that is not above 0.
+        UserError: If ``std`` or ``bound`` is out of range.
 
     Example::
 
         init: {name: truncated_normal, std: 0.02}
+
+    >>> layer = nn.Linear(30, 20)
+    >>> _ = TruncatedNormal(std=1.0, bound=1.5)(layer)
+    >>> bool(layer.weight.abs().max() <= 1.5)
+    True
     """
 
+    @check_ranges
     def __init__(
         self,
-        std: float = 0.02,
+        std: PositiveFloat = 0.02,
         mean: float = 0.0,
-        bound: float = 2.0,
+        bound: PositiveFloat = 2.0,
         scope: Scope = None,
         bias: float | None = 0.0,
     ) -> None:
         super().__init__(scope, bias)
-        self.check_arguments(std, bound)
         self.std, self.mean, self.bound = std, mean, bound
 
-    @staticmethod
-    def check_arguments(std: float = 0.02, bound: float = 2.0, **_: Any) -> None:
-        """Raise an error if the arguments are invalid for any model."""
-        above_zero("std", std)
-        above_zero("bound", bound)
-
     def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
-        most = self.bound * self.std
-        nn.init.trunc_normal_(values, self.mean, self.std, self.mean - most, self.mean + most)
+        distance = self.bound * self.std
+        nn.init.trunc_normal_(values, self.mean, self.std, self.mean - distance, self.mean + distance)
 
 
 @INITIALIZERS.register("orthogonal")
 class Orthogonal(RandomInitializer):
-    """Weights as parts of rotations: what each output of a layer looks at is orthogonal to the others, and as long.
+    """Orthogonal initialization: the weights of the outputs of a layer are orthogonal vectors of equal length.
 
-    A convolution is taken as a matrix of outputs by everything that goes into one, each group for itself. Where there
-    are more outputs than inputs, the inputs are orthogonal.
+    A convolution is a matrix of outputs by inputs times kernel positions, for each group separately. If there are more
+    outputs than inputs, the columns are orthogonal.
 
     Args:
-        gain: the length of each row (or column).
-        scope: names of parameters or of modules around them, or patterns; ``null`` means all.
-        bias: what the biases of these layers become; ``null`` leaves them.
+        gain: Length of each row or column, above 0. Defaults to 1.
+        scope: Names or patterns of parameters or of modules that contain them. Defaults to all.
+        bias: Value of the biases of these layers. ``null`` keeps them. Defaults to 0.
 
     Raises:
-        UserError: a gain that is not above 0.
+        UserError: If ``gain`` is out of range.
 
     Source: Saxe et al., Exact solutions to the nonlinear dynamics of learning in deep linear neural networks, 2013,
     arXiv:1312.6120.
@@ -172,24 +178,18 @@ class Orthogonal(RandomInitializer):
     Example::
 
         init: {name: orthogonal, gain: 1.4}
+
+    >>> layer = nn.Linear(4, 3)
+    >>> _ = Orthogonal()(layer)
+    >>> bool(torch.allclose(layer.weight @ layer.weight.T, torch.eye(3), atol=1e-5))
+    True
     """
 
-    def __init__(self, gain: float = 1.0, scope: Scope = None, bias: float | None = 0.0) -> None:
+    @check_ranges
+    def __init__(self, gain: PositiveFloat = 1.0, scope: Scope = None, bias: float | None = 0.0) -> None:
         super().__init__(scope, bias)
-        self.check_arguments(gain)
         self.gain = gain
-
-    @staticmethod
-    def check_arguments(gain: float = 1.0, **_: Any) -> None:
-        """Raise an error if the arguments are invalid for any model."""
-        above_zero("gain", gain)
 
     def draw(self, values: Tensor, weight: Weight) -> None:  # noqa: D102
         for part in values.chunk(weight.groups):
             nn.init.orthogonal_(part, self.gain)
-
-
-def above_zero(name: str, value: float) -> None:
-    """Raise :class:`UserError` for a number that is not."""
-    if value <= 0:
-        raise UserError(f"`{name}` must be above 0, got {value}.")

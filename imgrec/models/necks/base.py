@@ -1,4 +1,4 @@
-"""What a neck is: maps of several stages in, fused maps out."""
+"""Base class and registry of necks, and the layers and checks that they share."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from imgrec.models.utils.activations import Activation, make_activation
 from imgrec.registry import Registry
 
 Norm = Literal["batch", "group", "layer", "none"]
-"""What stands behind a convolution: over the batch, over groups of channels, over all channels of an image."""
+"""Normalization after a convolution: over the batch, over groups of channels, over all channels of an image."""
 
 
 class Neck(nn.Module):
-    """Fuses maps of several stages of a backbone.
+    """Base class of modules that fuse the maps of several stages of a backbone.
 
-    A subclass names in its constructor the facts ``map_channels`` and ``map_sizes``, one number a map of the backbone,
-    fine to coarse, and says here which of the maps it takes and what it gives.
+    The constructor of a subclass has the parameters ``map_channels`` and ``map_sizes``, facts of the backbone with one
+    number per map, fine to coarse. It passes the indices of its input maps and the channels of its output maps on.
 
     Args:
-        levels: the numbers of the maps that it takes, ascending.
-        out_channels: the channels of each map that it gives.
+        levels: Indices of the input maps, ascending.
+        out_channels: Number of channels of each output map.
 
     Shapes: a tuple of float ``(batch, channels, height, width)`` in and out.
     """
@@ -35,7 +35,7 @@ class Neck(nn.Module):
         self.out_channels = tuple(out_channels)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The fused maps."""
+        """Return the fused maps."""
         raise NotImplementedError
 
 
@@ -44,59 +44,61 @@ NECKS: Registry[Neck] = Registry("neck", "necks")
 
 
 def pyramid_levels(levels: Sequence[int] | None, map_channels: Sequence[int], map_sizes: Sequence[int]) -> list[int]:
-    """The maps of a pyramid, ascending: those asked for, or the last map of each of the last three sizes.
+    """Return the indices of the maps of a pyramid, ascending, by default the last map of each of the last three sizes.
 
     Args:
-        levels: numbers of maps; negative ones count from the last.
-        map_channels: the channels of each map of the backbone, fine to coarse.
-        map_sizes: the height of each, in pixels.
+        levels: Indices of maps. Negative ones count from the last. ``None`` selects the default.
+        map_channels: Number of channels of each map of the backbone, fine to coarse.
+        map_sizes: Height of each map in pixels.
 
     Raises:
-        UserError: a number that no map has, one twice, or maps that are all of one size.
+        UserError: If an index is out of range or repeated, or if all maps have one size.
 
     >>> pyramid_levels(None, (64, 64, 128, 256, 512), (16, 8, 4, 2, 2)), pyramid_levels([-1, 0], (8, 16, 32), (8, 4, 2))
     ([1, 2, 4], [0, 2])
     """
     if len(set(map_sizes)) < 2:
         size = map_sizes[0] if map_sizes else 0
-        what = f"its maps are all of {size} x {size} pixels" if len(map_sizes) > 1 else "it has one stage only"
+        found = f"maps of {size} x {size} pixels only" if len(map_sizes) > 1 else "a backbone of one stage"
         raise UserError(
-            f"a pyramid needs maps of several sizes, and the backbone gives none: {what}. A plain transformer takes "
-            "the neck `simple_pyramid`, which makes maps of other sizes out of its last one"
+            f"expected maps of several sizes for a pyramid, got {found}. For a plain transformer, use the neck "
+            "`simple_pyramid`, which resizes its last map."
         )
     if levels is None:
         last = {size: number for number, size in enumerate(map_sizes)}
         return sorted(last.values())[-3:]
-    chosen = chosen_levels(levels, map_channels, map_sizes)
-    if len({map_sizes[number] for number in chosen}) < 2:
+    selected = select_levels(levels, map_channels, map_sizes)
+    if len({map_sizes[number] for number in selected}) < 2:
         raise UserError(
-            f"`levels` {list(levels)} are maps of one size, and a pyramid needs several; "
-            f"{told(map_channels, map_sizes)}"
+            f"levels: expected maps of several sizes, got {list(levels)}. {describe_maps(map_channels, map_sizes)}"
         )
-    return chosen
+    return selected
 
 
-def chosen_levels(levels: Sequence[int], map_channels: Sequence[int], map_sizes: Sequence[int]) -> list[int]:
-    """The maps asked for, ascending; negative numbers count from the last.
+def select_levels(levels: Sequence[int], map_channels: Sequence[int], map_sizes: Sequence[int]) -> list[int]:
+    """Return the indices of the selected maps, ascending. Negative indices count from the last.
 
     Raises:
-        UserError: none, a number that no map has, or one twice.
+        UserError: If there is no index, or if one is out of range or repeated.
     """
     count = len(map_sizes)
     unknown = [number for number in levels if not -count <= number < count]
     if unknown or not levels:
-        wrong = f"the backbone has no map {unknown[0]}" if unknown else "`levels` are empty"
-        raise UserError(f"{wrong}; {told(map_channels, map_sizes)}")
-    chosen = [number % count for number in levels]
-    if len(set(chosen)) < len(chosen):
-        raise UserError(f"`levels` {list(levels)} name a map twice; {told(map_channels, map_sizes)}")
-    return sorted(chosen)
+        raise UserError(
+            f"levels: expected indices of maps, got {list(levels)}. {describe_maps(map_channels, map_sizes)}"
+        )
+    selected = [number % count for number in levels]
+    if len(set(selected)) < len(selected):
+        raise UserError(
+            f"levels: expected different maps, got {list(levels)}. {describe_maps(map_channels, map_sizes)}"
+        )
+    return sorted(selected)
 
 
-def told(map_channels: Sequence[int], map_sizes: Sequence[int]) -> str:
-    """The maps of a backbone, for messages."""
+def describe_maps(map_channels: Sequence[int], map_sizes: Sequence[int]) -> str:
+    """Return the maps of a backbone as text for messages."""
     listed = (f"{i}: {c} x {s} x {s}" for i, (c, s) in enumerate(zip(map_channels, map_sizes, strict=True)))
-    return f"its maps are {', '.join(listed)}"
+    return f"The maps of the backbone are {', '.join(listed)}."
 
 
 def convolution(
@@ -108,9 +110,9 @@ def convolution(
     activation: Activation | None = None,
     depthwise: bool = False,
 ) -> nn.Sequential:
-    """A convolution that keeps the size but for its stride, then norm and activation where these are asked for.
+    """Return a convolution that keeps the size except for its stride, with optional normalization and activation.
 
-    ``depthwise`` makes it two: one for each channel, and a 1x1 convolution that mixes them.
+    ``depthwise`` replaces it by a depthwise convolution and a 1x1 convolution.
     """
     parts: list[nn.Module] = []
     if depthwise:
@@ -125,38 +127,36 @@ def convolution(
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
-    """A normalization of maps; ``layer`` is over all channels and places of an image, ``group`` over 32 groups of them.
+    """Return a normalization of maps.
 
-    Where 32 groups do not go into the channels, there are as many as do.
+    ``layer`` normalizes all channels and positions of an image together, ``group`` in 32 groups, or in the largest
+    smaller number that divides the channels.
+
+    Raises:
+        UserError: If ``norm`` is unknown.
     """
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     if norm == "layer":
         return nn.GroupNorm(1, channels)
-    return nn.GroupNorm(max(count for count in range(1, 33) if channels % count == 0), channels)
+    if norm == "group":
+        return nn.GroupNorm(max(count for count in range(1, 33) if channels % count == 0), channels)
+    accepted = get_args(Norm)
+    raise UserError(f'norm: expected one of {", ".join(accepted)}, got "{norm}".{suggestion(norm, accepted)}')
 
 
-def check_arguments(channels: int, norm: str, activation: str) -> None:
-    """Raise :class:`UserError` for what no neck can be made of."""
-    if channels < 1:
-        raise UserError(f"`channels` must be 1 or more, got {channels}")
-    for key, value, known in (("norm", norm, get_args(Norm)), ("activation", activation, get_args(Activation))):
-        if value not in known:
-            raise UserError(f"`{key}` {value!r} is unknown.{suggestion(value, known)} Accepted: {', '.join(known)}")
-
-
-def widened(map_: Tensor, like: Tensor) -> Tensor:
-    """``map_`` with the height and width of ``like``, each pixel repeated; most often twice."""
+def upsample_to(map_: Tensor, like: Tensor) -> Tensor:
+    """Return ``map_`` with the height and width of ``like``, by repetition of pixels, usually twice."""
     return F.interpolate(map_, size=like.shape[2:], mode="nearest")
 
 
-def fitted(map_: Tensor, like: Tensor) -> Tensor:
-    """``map_`` with the height and width of ``like``, as it is where they are the same already."""
-    return map_ if map_.shape[2:] == like.shape[2:] else widened(map_, like)
+def match_shape(map_: Tensor, like: Tensor) -> Tensor:
+    """Return ``map_`` with the height and width of ``like``, unchanged if they are equal."""
+    return map_ if map_.shape[2:] == like.shape[2:] else upsample_to(map_, like)
 
 
 def ratio(fine: int, coarse: int) -> int:
-    """How many pixels of a fine map lie along one of a coarse map.
+    """Return the stride from a fine to a coarse map of the given heights.
 
     >>> ratio(7, 4), ratio(8, 2), ratio(1, 1)
     (2, 4, 1)

@@ -1,4 +1,4 @@
-"""A pyramid that goes both ways, several times, and learns how much each map counts."""
+"""BiFPN: a repeated bidirectional feature pyramid with learned weights of the maps."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgrec.errors import UserError
 from imgrec.models.necks.base import (
     NECKS,
     Neck,
     Norm,
-    check_arguments,
     convolution,
-    fitted,
+    match_shape,
     pyramid_levels,
     ratio,
-    widened,
+    upsample_to,
 )
 from imgrec.models.utils.activations import Activation, make_activation
+from imgrec.utils.ranges import PositiveInt, check_ranges
 
 _EPSILON = 1e-4
 
 
 def fast_fusion(maps: list[Tensor], weights: Tensor) -> Tensor:
-    """The sum of maps of one shape, each with its share: its weight, or 0 if negative, over the sum of all.
+    """Return the weighted mean of maps of one shape. Negative weights count as 0.
 
     Shapes: maps ``(batch, channels, height, width)``, weights ``(maps,)``.
 
@@ -42,7 +41,7 @@ def fast_fusion(maps: list[Tensor], weights: Tensor) -> Tensor:
 
 
 class Fusion(nn.Module):
-    """A node of the pyramid: maps, weighted, through an activation and a separable convolution."""
+    """Node of the pyramid: weighted sum of maps, activation and separable convolution."""
 
     def __init__(self, inputs: int, channels: int, norm: Norm, activation: Activation) -> None:
         super().__init__()
@@ -51,13 +50,13 @@ class Fusion(nn.Module):
         self.conv = convolution(channels, channels, 3, norm=norm, depthwise=True)
 
     def forward(self, *maps: Tensor) -> Tensor:
-        """Shapes: maps of one shape ``(batch, channels, height, width)`` to one of it."""
+        """Return the fused map of maps of one shape ``(batch, channels, height, width)``."""
         fused: Tensor = self.conv(self.act(fast_fusion(list(maps), self.weights)))
         return fused
 
 
 class BiFPNLayer(nn.Module):
-    """Once top-down and once bottom-up."""
+    """One top-down and one bottom-up pass."""
 
     def __init__(self, sizes: list[int], channels: int, norm: Norm, activation: Activation) -> None:
         super().__init__()
@@ -69,14 +68,14 @@ class BiFPNLayer(nn.Module):
         )
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The maps, fine to coarse, each fused with its neighbours."""
+        """Return the maps, fine to coarse, each fused with its neighbours."""
         last = len(maps) - 1
         between = list(maps)
         for fine in range(last - 1, -1, -1):
-            between[fine] = self.top_down[fine](maps[fine], widened(between[fine + 1], maps[fine]))
+            between[fine] = self.top_down[fine](maps[fine], upsample_to(between[fine + 1], maps[fine]))
         found = [between[0]]
         for coarse in range(1, last + 1):
-            finer = fitted(_shrunk(found[-1], self.strides[coarse - 1]), maps[coarse])
+            finer = match_shape(_downsample(found[-1], self.strides[coarse - 1]), maps[coarse])
             inputs = (maps[coarse], between[coarse], finer) if coarse < last else (maps[coarse], finer)
             found.append(self.bottom_up[coarse - 1](*inputs))
         return tuple(found)
@@ -84,26 +83,28 @@ class BiFPNLayer(nn.Module):
 
 @NECKS.register("bifpn")
 class BiFPN(Neck):
-    """Weighted bidirectional feature pyramid: both ways, repeated, each map with a weight that is learnt.
+    """Weighted bidirectional feature pyramid: repeated top-down and bottom-up passes with learned weights of the maps.
 
-    A node adds two or three maps with shares that training moves, then an activation and a depthwise-separable
-    convolution; a layer goes top-down and bottom-up once. The classifier pools each map that comes out, and puts the
-    vectors side by side.
+    A node adds two or three maps with learned weights, and applies an activation and a depthwise-separable convolution.
+    The pooling is applied to each output map, and the vectors are concatenated.
 
     Args:
-        map_channels: the channels of each map of the backbone, fine to coarse.
-        map_sizes: the height of each, in pixels.
-        channels: of the maps that it gives.
-        layers: how often it goes both ways.
-        levels: the numbers of the backbone's maps that it takes, 0 being the finest, -1 the coarsest; by default the
-            last of each of the last three sizes.
-        norm: what stands behind its convolutions.
-        activation: what stands before the convolution of a node.
+        map_channels: Number of channels of each map of the backbone, fine to coarse, a fact of the backbone.
+        map_sizes: Height of each map in pixels, a fact of the backbone.
+        channels: Number of channels of the output maps, at least 1. Defaults to 64.
+        layers: Number of repetitions, at least 1. Defaults to 2.
+        levels: Indices of the maps of the backbone, from 0 for the finest, or from -1 for the coarsest. Defaults to the
+            last map of each of the last three sizes.
+        norm: Normalization after the convolutions. Defaults to ``batch``.
+        activation: Activation before the convolution of a node. Defaults to ``silu``.
 
-    Shapes: one map a level, float ``(batch, channels, height, width)``, each of the size of the backbone's.
+    Shapes: one map per level, float ``(batch, channels, height, width)``, of the sizes of the backbone.
 
     Raises:
-        UserError: the backbone's maps are all of one size, there is no such map, or no layer.
+        UserError: If all maps have one size, or if there is no such map.
+
+    See Also:
+        :class:`imgrec.models.FPN`. Use it instead if a single top-down pass is accurate enough.
 
     Source: Tan, Pang and Le, EfficientDet: Scalable and Efficient Object Detection, 2020, arXiv:1911.09070 (its fast
     normalized fusion).
@@ -115,33 +116,31 @@ class BiFPN(Neck):
     [(2, 12, 4, 4), (2, 12, 2, 2)]
     """
 
+    @check_ranges
     def __init__(
         self,
         map_channels: tuple[int, ...],
         map_sizes: tuple[int, ...],
-        channels: int = 64,
-        layers: int = 2,
+        channels: PositiveInt = 64,
+        layers: PositiveInt = 2,
         levels: list[int] | None = None,
         norm: Norm = "batch",
         activation: Activation = "silu",
     ) -> None:
-        check_arguments(channels, norm, activation)
-        if layers < 1:
-            raise UserError(f"`layers` must be 1 or more, got {layers}")
-        chosen = pyramid_levels(levels, map_channels, map_sizes)
-        super().__init__(chosen, [channels] * len(chosen))
-        self.lateral = nn.ModuleList(convolution(map_channels[level], channels, 1, norm=norm) for level in chosen)
-        sizes = [map_sizes[level] for level in chosen]
+        selected = pyramid_levels(levels, map_channels, map_sizes)
+        super().__init__(selected, [channels] * len(selected))
+        self.lateral = nn.ModuleList(convolution(map_channels[level], channels, 1, norm=norm) for level in selected)
+        sizes = [map_sizes[level] for level in selected]
         self.layers = nn.ModuleList(BiFPNLayer(sizes, channels, norm, activation) for _ in range(layers))
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The fused maps."""
+        """Return the fused maps."""
         found = tuple(lateral(each) for lateral, each in zip(self.lateral, maps, strict=True))
         for layer in self.layers:
             found = layer(found)
         return found
 
 
-def _shrunk(map_: Tensor, stride: int) -> Tensor:
-    """The largest value around every ``stride``-th pixel."""
+def _downsample(map_: Tensor, stride: int) -> Tensor:
+    """Return the maximum around every ``stride``-th pixel."""
     return map_ if stride == 1 else F.max_pool2d(map_, stride + 1, stride, (stride + 1) // 2)

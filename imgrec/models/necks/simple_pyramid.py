@@ -1,37 +1,41 @@
-"""A pyramid out of one map, for networks whose maps are all of one size."""
+"""Simple feature pyramid from one map, for networks whose maps all have one size."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from imgrec.errors import UserError
-from imgrec.models.necks.base import NECKS, Neck, Norm, check_arguments, chosen_levels, convolution, norm_layer
+from imgrec.models.necks.base import NECKS, Neck, Norm, convolution, norm_layer, select_levels
 from imgrec.models.utils.activations import Activation
+from imgrec.utils.ranges import PositiveInt, check_ranges
 
 _SCALES = (4.0, 2.0, 1.0, 0.5)
 
 
 @NECKS.register("simple_pyramid")
 class SimplePyramid(Neck):
-    """Simple feature pyramid: maps of several sizes made out of the last map alone, for a plain transformer.
+    """Simple feature pyramid: the last map at several sizes, for a plain transformer.
 
-    Transposed convolutions make it finer, a maximum over 2 x 2 pixels coarser; a 1x1 and a 3x3 convolution end each
-    map. Nothing is fused: the stages of a plain transformer all have the same size, and its last one knows most. The
-    classifier pools each map that comes out, and puts the vectors side by side.
+    Transposed convolutions upsample it, and a 2 x 2 max pooling downsamples it. A 1x1 and a 3x3 convolution follow.
+    Nothing is fused, because the stages of a plain transformer all have the same size and the last one has the most
+    information. The pooling is applied to each output map, and the vectors are concatenated.
 
     Args:
-        map_channels: the channels of each map of the backbone, fine to coarse.
-        map_sizes: the height of each, in pixels.
-        channels: of the maps that it gives.
-        scales: how many times as fine as the last map each of them is, among 4, 2, 1 and 0.5.
-        level: the number of the map that it takes.
-        norm: what stands behind its convolutions.
-        activation: what ends each map that it gives; the paper has ``identity``.
+        map_channels: Number of channels of each map of the backbone, fine to coarse, a fact of the backbone.
+        map_sizes: Height of each map in pixels, a fact of the backbone.
+        channels: Number of channels of the output maps, at least 1. Defaults to 128.
+        scales: Sizes of the output maps relative to the input map, some of 4, 2, 1 and 0.5. Defaults to 2, 1, 0.5.
+        level: Index of the input map. Defaults to the last one.
+        norm: Normalization after the convolutions. Defaults to ``layer``.
+        activation: Activation of the output maps. The paper uses ``identity``. Defaults to ``relu``.
 
-    Shapes: one map a scale, float ``(batch, channels, height, width)``.
+    Shapes: one map per scale, float ``(batch, channels, height, width)``.
 
     Raises:
-        UserError: a scale that is not one of these, or that makes a map smaller than a pixel.
+        UserError: If a scale is none of these, or if a map would be smaller than a pixel.
+
+    See Also:
+        :class:`imgrec.models.FPN`. Use it instead if the backbone has maps of several sizes.
 
     Source: Li et al., Exploring Plain Vision Transformer Backbones for Object Detection, 2022, arXiv:2203.16527.
 
@@ -43,45 +47,45 @@ class SimplePyramid(Neck):
     [(2, 12, 8, 8), (2, 12, 4, 4), (2, 12, 2, 2)]
     """
 
+    @check_ranges
     def __init__(
         self,
         map_channels: tuple[int, ...],
         map_sizes: tuple[int, ...],
-        channels: int = 128,
+        channels: PositiveInt = 128,
         scales: list[float] | None = None,
         level: int = -1,
         norm: Norm = "layer",
         activation: Activation = "relu",
     ) -> None:
-        check_arguments(channels, norm, activation)
-        wanted = [2.0, 1.0, 0.5] if scales is None else sorted(scales, reverse=True)
-        if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= set(_SCALES):
-            raise UserError(f"`scales` are some of 4, 2, 1 and 0.5, each once, got {scales}")
-        chosen = chosen_levels([level], map_channels, map_sizes)
-        width, size = map_channels[chosen[0]], map_sizes[chosen[0]]
-        if size * wanted[-1] < 1:
-            raise UserError(f"a map of {size} x {size} pixels cannot be halved: leave 0.5 out of `scales`")
-        super().__init__(chosen, [channels] * len(wanted))
-        self.sized = nn.ModuleList(_sized(width, scale, norm) for scale in wanted)
+        ordered = [2.0, 1.0, 0.5] if scales is None else sorted(scales, reverse=True)
+        if not ordered or len(set(ordered)) < len(ordered) or not set(ordered) <= set(_SCALES):
+            raise UserError(f"scales: expected some of 4, 2, 1 and 0.5, each once, got {scales}.")
+        selected = select_levels([level], map_channels, map_sizes)
+        width, size = map_channels[selected[0]], map_sizes[selected[0]]
+        if size * ordered[-1] < 1:
+            raise UserError(f"scales: a map of {size} x {size} pixels cannot be halved. Remove 0.5.")
+        super().__init__(selected, [channels] * len(ordered))
+        self.sized = nn.ModuleList(_make_resize(width, scale, norm) for scale in ordered)
         self.mixed = nn.ModuleList(
             nn.Sequential(
                 convolution(width // _divisor(scale), channels, 1, 1, norm),
                 convolution(channels, channels, 3, 1, norm, activation),
             )
-            for scale in wanted
+            for scale in ordered
         )
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The maps, fine to coarse."""
+        """Return the maps, fine to coarse."""
         return tuple(mix(sized(maps[0])) for sized, mix in zip(self.sized, self.mixed, strict=True))
 
 
 def _divisor(scale: float) -> int:
-    """By what the channels are divided on the way to a scale."""
+    """Return the factor by which the channels are divided for a scale."""
     return int(max(1.0, scale))
 
 
-def _sized(channels: int, scale: float, norm: Norm) -> nn.Module:
+def _make_resize(channels: int, scale: float, norm: Norm) -> nn.Module:
     if scale == 0.5:
         return nn.MaxPool2d(2)
     if scale == 1.0:

@@ -8,6 +8,8 @@ from typing import Literal
 import timm.layers.activations as timms
 from torch import nn
 
+from imgrec.errors import UserError, suggestion
+
 Activation = Literal[
     "relu", "relu6", "leaky_relu", "prelu", "elu", "celu", "selu", "gelu", "gelu_tanh", "silu", "mish", "hardswish",
     "sigmoid", "hardsigmoid", "tanh", "hardtanh", "softplus", "identity",
@@ -66,16 +68,21 @@ _CLASSES: dict[type[nn.Module], Activation] = {
 
 
 def make_activation(name: Activation) -> nn.Module:
-    """The activation as a layer of its own, which leaves what it is given as it is.
+    """Return the layer of an activation, never in-place.
+
+    Raises:
+        UserError: If the name is unknown.
 
     >>> make_activation("silu")
     SiLU()
     """
+    if name not in _MAKERS:
+        raise UserError(f'activation: expected one of {", ".join(_MAKERS)}, got "{name}".{suggestion(name, _MAKERS)}')
     return _MAKERS[name]()
 
 
 def activation_of(module: nn.Module) -> Activation | None:
-    """The name of the activation that ``module`` is, torch's or timm's; ``None`` where it is none.
+    """Return the name of an activation layer of torch or timm, or ``None`` for other modules.
 
     >>> activation_of(nn.ReLU(inplace=True)), activation_of(nn.Identity())
     ('relu', None)

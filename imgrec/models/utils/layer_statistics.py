@@ -1,4 +1,4 @@
-"""How large weights, gradients and activations are, layer by layer."""
+"""Norms of weights and gradients, and statistics of activations, by layer."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.utils.hooks import RemovableHandle
 from imgrec.models.utils.hooks import HookGroup
 
 _AROUND = ("model", "backbone", "network")
-"""What stands around the layers of a task: parts of their names that say nothing."""
+"""Names of the modules that contain the layers of a task, which are omitted."""
 _RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 
-def layer_of(name: str, depth: int = 1) -> str:
-    """The layer that a module or a parameter belongs to, by its name: at most ``depth`` parts of it.
+def layer_name(name: str, depth: int = 1) -> str:
+    """Return the name of the layer that contains a module or parameter, with at most ``depth`` parts.
 
-    >>> layer_of("model.backbone.network.layer1.0.conv1"), layer_of("model.head.linear")
+    >>> layer_name("model.backbone.network.layer1.0.conv1"), layer_name("model.head.linear")
     ('layer1', 'head')
-    >>> layer_of("model.backbone.network.layer1.0.conv1", depth=2)
+    >>> layer_name("model.backbone.network.layer1.0.conv1", depth=2)
     'layer1.0'
     """
     parts = name.split(".")
@@ -32,31 +32,31 @@ def layer_of(name: str, depth: int = 1) -> str:
 
 @torch.no_grad()
 def layer_norms(tensors: Mapping[str, Tensor], depth: int = 1) -> dict[str, Tensor]:
-    """The Euclidean norm of all tensors of a layer together, by layer, as scalars on the device.
+    """Return the Euclidean norm of all tensors of each layer, as scalars on the device.
 
     Args:
-        tensors: by the names of their parameters.
-        depth: see :func:`layer_of`.
+        tensors: Tensors by parameter name.
+        depth: Number of parts of the name of a layer. See :func:`layer_name`. Defaults to 1.
     """
     found: dict[str, list[Tensor]] = {}
     if tensors:
         norms = torch._foreach_norm(list(tensors.values()))
         for name, norm in zip(tensors, norms, strict=True):
-            found.setdefault(layer_of(name.rpartition(".")[0] or name, depth), []).append(norm.float())
+            found.setdefault(layer_name(name.rpartition(".")[0] or name, depth), []).append(norm.float())
     return {layer: torch.linalg.vector_norm(torch.stack(parts)) for layer, parts in found.items()}
 
 
 class ActivationProbe(HookGroup):
-    """Within ``with``: the mean and the spread of what each layer gives, and how many of its units are dead.
+    """Context manager that records the mean, the standard deviation and the share of dead units of each layer.
 
-    A unit, that is a channel of a ReLU's output, is dead where it is 0 everywhere, in every image of the batch.
-    ``figures`` holds ``<layer>/mean``, ``<layer>/std`` and ``<layer>/dead``, a share, as scalars on the device; of a
-    layer that is passed several times, what the last one gave, and the mean share. Modules that are compiled into one
-    graph are not seen, nor are rectifiers that are no module.
+    A unit is a channel of the output of a ReLU. It is dead if it is 0 everywhere, in every image of the batch.
+    ``figures`` contains ``<layer>/mean``, ``<layer>/std`` and the share ``<layer>/dead`` as scalars on the device. If a
+    layer is called several times, the first two belong to its last call, and the share is the mean of all calls.
+    Modules in a compiled graph and rectifiers that are functions are not recorded.
 
     Args:
-        root: the module around the layers.
-        depth: see :func:`layer_of`.
+        root: Module that contains the layers.
+        depth: Number of parts of the name of a layer. See :func:`layer_name`. Defaults to 1.
     """
 
     def __init__(self, root: nn.Module, depth: int = 1) -> None:
@@ -67,25 +67,25 @@ class ActivationProbe(HookGroup):
         self._dead: dict[str, list[Tensor]] = {}
 
     def register_hooks(self) -> list[RemovableHandle]:
-        """Watch the layers and their rectifiers, with nothing seen yet."""
+        """Register hooks on the layers and their rectifiers, and discard earlier records."""
         self._outputs, self._dead = {}, {}
-        seen: set[str] = set()
+        hooked: set[str] = set()
         handles: list[RemovableHandle] = []
         for name, module in self.root.named_modules():
             if not name or name.rpartition(".")[2] in _AROUND:
                 continue
-            layer = layer_of(name, self.depth)
+            layer = layer_name(name, self.depth)
             if isinstance(module, _RECTIFIERS):
                 handles.append(module.register_forward_hook(self._count(layer)))
-            whole = layer_of(name, self.depth + 1) == layer
-            if whole and layer not in seen and any(True for _ in module.parameters()):
-                seen.add(layer)
-                handles.append(module.register_forward_hook(self._keep(layer)))
+            is_layer = layer_name(name, self.depth + 1) == layer
+            if is_layer and layer not in hooked and any(True for _ in module.parameters()):
+                hooked.add(layer)
+                handles.append(module.register_forward_hook(self._record(layer)))
         return handles
 
     @property
     def figures(self) -> dict[str, Tensor]:
-        """What was seen so far."""
+        """Recorded statistics."""
         found: dict[str, Tensor] = {}
         for layer, output in self._outputs.items():
             found[f"{layer}/mean"], found[f"{layer}/std"] = output[0], output[1]
@@ -93,18 +93,18 @@ class ActivationProbe(HookGroup):
             found[f"{layer}/dead"] = torch.stack(shares).mean()
         return found
 
-    def _keep(self, layer: str) -> Any:
-        def look(module: nn.Module, arguments: Any, output: Any) -> None:
+    def _record(self, layer: str) -> Any:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.is_floating_point():
                 values = output.detach().float()
                 self._outputs[layer] = torch.stack([values.mean(), values.std(correction=0)])
 
-        return look
+        return hook
 
     def _count(self, layer: str) -> Any:
-        def look(module: nn.Module, arguments: Any, output: Tensor) -> None:
+        def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
             channels = 1 if output.ndim == 4 else output.ndim - 1
             others = [d for d in range(output.ndim) if d != channels]
             self._dead.setdefault(layer, []).append((output.detach().amax(others) <= 0).float().mean())
 
-        return look
+        return hook

@@ -1,4 +1,4 @@
-"""Layers inside a network: found by patterns of their names, and listened to."""
+"""Search of layers by name, and recording of their outputs."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from imgrec.errors import UserError, suggestion
 from imgrec.models.utils.hooks import HookGroup
 
 SHORT = "backbone.network."
-"""What a pattern may leave out: where a classifier has the network that timm or torchvision built."""
+"""Prefix of the network of timm or torchvision in a classifier, optional in patterns."""
 
 
 def find_layers(model: nn.Module, pattern: str, where: str = "layers") -> list[str]:
-    """The full names of the modules of ``model`` that ``pattern`` means, in the order of the network.
+    """Return the full names of the modules of ``model`` that match ``pattern``, in the order of the network.
 
     Args:
-        model: any network.
-        pattern: a name as ``named_modules`` gives it, with or without ``backbone.network.`` before it; ``*``, ``?`` and
-            ``[12]`` stand for what they stand for in file names.
-        where: the place in the config, for the message.
+        model: Network.
+        pattern: Name in ``named_modules``, with or without the prefix ``backbone.network.``, or a pattern with ``*``,
+            ``?`` and ``[12]``, as in file names.
+        where: Key in the config for messages.
 
     Raises:
-        UserError: there is none; it lists names.
+        UserError: If no layer matches. The message contains names of layers.
 
     >>> find_layers(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Conv2d(1, 1, 1)), "[02]")
     ['0', '2']
@@ -43,22 +43,22 @@ def find_layers(model: nn.Module, pattern: str, where: str = "layers") -> list[s
 
 
 def listed(names: Sequence[str], at_most: int = 24) -> str:
-    """The names of a few layers, the outermost of them first in the choice."""
-    chosen: list[str] = []
+    """Return the names of a few layers as text, the outermost layers first."""
+    selected: list[str] = []
     for depth in range(1 + max((name.count(".") for name in names), default=0)):
         level = [name for name in names if name.count(".") <= depth]
-        if chosen and len(level) > at_most:
+        if selected and len(level) > at_most:
             break
-        chosen = level
-    return ", ".join(chosen[:at_most]) + (", ..." if len(chosen) < len(names) else "")
+        selected = level
+    return ", ".join(selected[:at_most]) + (", ..." if len(selected) < len(names) else "")
 
 
 class LayerOutputs(HookGroup):
-    """Within ``with``: keeps what the named layers of ``model`` give.
+    """Context manager that stores the outputs of named layers.
 
     Args:
-        model: any network.
-        names: full names of modules in it.
+        model: Network.
+        names: Full names of modules of the network.
 
     >>> network = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
     >>> with LayerOutputs(network, ["0"]) as layers:
@@ -74,31 +74,38 @@ class LayerOutputs(HookGroup):
         self._outputs: dict[str, Tensor] = {}
 
     def register_hooks(self) -> list[RemovableHandle]:
-        """Register the hooks; a layer that is not there raises UserError."""
+        """Register the hooks.
+
+        Raises:
+            UserError: If the network has no layer of a name.
+        """
         handles = []
         for name in dict.fromkeys(self.names):
             try:
                 module = self.model.get_submodule(name)
             except AttributeError as error:
-                raise UserError(f'the network has no layer "{name}" any more: it was changed in training') from error
-            handles.append(module.register_forward_hook(partial(self._keep, name)))
+                raise UserError(f'the network has no layer "{name}", because it was changed in training.') from error
+            handles.append(module.register_forward_hook(partial(self._store, name)))
         return handles
 
-    def _keep(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _store(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         found = output[0] if isinstance(output, tuple) and output else output
         if not isinstance(found, Tensor):
-            raise UserError(f'the layer "{name}" gives no tensor, but {type(output).__name__}: take one inside it')
+            raise UserError(
+                f'the layer "{name}": expected a tensor as output, got {type(output).__name__}. '
+                "Select a layer inside it."
+            )
         self._outputs[name] = found
 
     def take(self) -> tuple[Tensor, ...]:
-        """What the layers gave last, in the order of the names; it is forgotten here.
+        """Return the last outputs of the layers, in the order of the names, and discard the stored ones.
 
         Raises:
-            UserError: a layer was not called.
+            UserError: If a layer was not called.
         """
         missing = [name for name in self.names if name not in self._outputs]
         if missing:
-            raise UserError(f'the layer "{missing[0]}" is not called when the network runs: take another one')
+            raise UserError(f'the layer "{missing[0]}" is not called in a forward pass. Select another layer.')
         found = tuple(self._outputs[name] for name in self.names)
         self._outputs = {}
         return found

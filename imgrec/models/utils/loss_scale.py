@@ -1,4 +1,4 @@
-"""The loss scale of a training step, for passes that compute gradients of their own."""
+"""Loss scale of a training step, for additional backward passes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SCALE: ContextVar[Scale | None] = ContextVar("imgrec_loss_scale", default=None)
 
 @contextmanager
 def scaled_losses(scale: Scale | None) -> Iterator[None]:
-    """Apply a scale to every :func:`scaled_loss` inside the block; ``None`` applies none."""
+    """Apply a scale to every :func:`scaled_loss` inside the context. ``None`` applies no scale."""
     token = _SCALE.set(scale)
     try:
         yield
@@ -25,14 +25,14 @@ def scaled_losses(scale: Scale | None) -> Iterator[None]:
 
 
 def scaled_loss(loss: Tensor, images: int) -> Tensor:
-    """Return a loss, a sum over images, in the scale of the step, for a gradient whose length does not matter.
+    """Return a loss, a sum over images, in the scale of the step, for a gradient of which only the direction is used.
 
-    In fp16 the gradients of pixels underflow without a scale. With one, the mean over the images is scaled, as in the
-    training step, so that the gradients overflow no earlier than those of the step.
+    In fp16 the gradients of pixels underflow without a scale. With a scale, the mean over the images is scaled, as in
+    the training step. The gradients then overflow no earlier than those of the step.
 
     Args:
-        loss: scalar, a sum over the images.
-        images: number of images.
+        loss: Scalar, a sum over the images.
+        images: Number of images.
     """
     scale = _SCALE.get()
     return loss if scale is None else scale(loss / images)

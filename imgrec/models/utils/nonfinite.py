@@ -1,4 +1,4 @@
-"""Where numbers stop being numbers: which tensor, and which module's output first."""
+"""Search for tensors and module outputs with NaN or infinite values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imgrec.models.utils.hooks import HookGroup
 
 @torch.no_grad()
 def nonfinite(tensors: Mapping[str, Tensor | None]) -> list[str]:
-    """The names of the tensors that hold a NaN or an infinity, in their order; waits for the device once.
+    """Return the names of the tensors with a NaN or infinite value, in their order, with one synchronization.
 
     >>> nonfinite({"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")]), "c": None})
     ['b']
@@ -26,14 +26,17 @@ def nonfinite(tensors: Mapping[str, Tensor | None]) -> list[str]:
         return []
     largest = torch._foreach_norm(list(found.values()), float("inf"))
     finite = torch.isfinite(torch.stack([value.float() for value in largest])).tolist()
-    return [name for name, fine in zip(found, finite, strict=True) if not fine]
+    return [name for name, is_finite in zip(found, finite, strict=True) if not is_finite]
 
 
 @dataclass(frozen=True)
 class BadOutput:
-    """The output of a module that is the first to hold a NaN or an infinity.
+    """The first output of a module with a NaN or infinite value.
 
-    ``rows`` are the places in the batch that do, where the output has one row a sample.
+    Args:
+        module: Name of the module.
+        kind: Class name of the module.
+        rows: Indices in the batch with such values, if the output has one row per sample.
     """
 
     module: str
@@ -42,10 +45,10 @@ class BadOutput:
 
 
 class FirstNonfinite(HookGroup):
-    """Within ``with``: looks at what every module inside ``root`` gives, and keeps the first bad output.
+    """Context manager that checks the output of every module inside ``root`` and stores the first bad one.
 
-    A module that is called by another one ends first, so the innermost is the one that is kept. It waits for the
-    device at every module: it is for the search of a fault.
+    A module returns before its caller, so the innermost module is stored. The check synchronizes with the device at
+    every module, and is meant for the search of a fault.
 
     >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     >>> _ = nn.init.constant_(net[0].bias, float("inf"))
@@ -61,7 +64,7 @@ class FirstNonfinite(HookGroup):
         self.found: BadOutput | None = None
 
     def register_hooks(self) -> list[RemovableHandle]:
-        """Watch every module inside."""
+        """Register a hook on every module inside."""
         return [
             module.register_forward_hook(self._hook(name))
             for name, module in self.root.named_modules()
@@ -69,7 +72,7 @@ class FirstNonfinite(HookGroup):
         ]
 
     def _hook(self, name: str) -> Any:
-        def look(module: nn.Module, arguments: Any, output: Any) -> None:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
             if self.found is not None:
                 return
             for tensor in tree_leaves(output):
@@ -79,7 +82,7 @@ class FirstNonfinite(HookGroup):
                     self.found = BadOutput(name, type(module).__name__, bad)
                     return
 
-        return look
+        return hook
 
 
 def _has_values(tensor: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Which parameters a pattern means: the scope of a regularizer, a learning rate, an initialization, a freezing."""
+"""Selection of parameters by names and patterns, for example of a regularizer, a learning rate or a frozen part."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from imgrec.errors import UserError, suggestion
 from imgrec.models.utils.layers import SHORT, listed
 
 Scope = str | list[str] | None
-"""A pattern, several of them, or ``None`` for everything."""
+"""A name or pattern, several of them, or ``None`` for the whole network."""
 
 
 def in_scope(name: str, scope: Scope) -> bool:
-    """Whether a pattern of ``scope`` means the parameter or module ``name``, or a module that holds it.
+    """Return True if a pattern of ``scope`` matches the parameter or module ``name``, or a module that contains it.
 
     >>> [in_scope("backbone.network.layer1.0.conv1.weight", s) for s in ("layer1", "*.weight", "backbone", "layer2.*")]
     [True, True, True, False]
     """
     if scope is None:
         return True
-    return any(fnmatchcase(said, pattern) for pattern in _patterns(scope) for said in _ways_to_say(name))
+    return any(fnmatchcase(variant, pattern) for pattern in _patterns(scope) for variant in _name_variants(name))
 
 
 def scope_names(model: nn.Module, scope: Scope, where: str = "scope") -> list[str]:
-    """The full names of the parameters of ``model`` that ``scope`` means, in the order of the network.
+    """Return the full names of the parameters of ``model`` that match ``scope``, in the order of the network.
 
     Args:
-        model: any network.
-        scope: names of parameters or of modules that hold them, with or without ``backbone.network.`` before them, or
-            patterns: ``*``, ``?`` and ``[12]`` stand for what they stand for in file names. ``None`` means all.
-        where: the place in the config, for the message.
+        model: Network.
+        scope: Names of parameters or of modules that contain them, or patterns with ``*``, ``?`` and ``[12]`` as in
+            file names. The prefix ``backbone.network.`` is optional. ``None`` selects all parameters.
+        where: Key in the config for messages.
 
     Raises:
-        UserError: a pattern means nothing; it lists names.
+        UserError: If a pattern matches no parameter. The message contains names of modules.
 
     >>> scope_names(nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)), ["0", "*.bias"])
     ['0.weight', '0.bias', '2.bias']
@@ -49,7 +49,7 @@ def scope_names(model: nn.Module, scope: Scope, where: str = "scope") -> list[st
             known = [*modules, *(name.removeprefix(SHORT) for name in names)]
             raise UserError(
                 f'{where}: the pattern "{pattern}" matches no parameter.{suggestion(pattern, known)} '
-                f"The network's modules: {listed(modules)}."
+                f"The network has the modules {listed(modules)}."
             )
     return [name for name in names if in_scope(name, scope)]
 
@@ -58,11 +58,11 @@ def _patterns(scope: str | Sequence[str]) -> list[str]:
     return [scope] if isinstance(scope, str) else list(scope)
 
 
-def _ways_to_say(name: str) -> Iterator[str]:
-    """The name and the modules around it, each with and without what a pattern may leave out."""
+def _name_variants(name: str) -> Iterator[str]:
+    """Yield the name and the names of its parents, each with and without the optional prefix."""
     words = name.split(".")
     for end in range(len(words), 0, -1):
-        said = ".".join(words[:end])
-        yield said
-        if said.startswith(SHORT):
-            yield said.removeprefix(SHORT)
+        parent = ".".join(words[:end])
+        yield parent
+        if parent.startswith(SHORT):
+            yield parent.removeprefix(SHORT)

@@ -171,7 +171,7 @@ def _is_made(run: RunFolder) -> bool:
 
 def _said(ingredient: Ingredient) -> Iterator[tuple[str, Any]]:
     loaded = ingredient.loaded
-    specs: Mapping[str, Any] = loaded.specs.without_source().to_dict()
+    specs: Mapping[str, Any] = loaded.specs.without_initial_values().to_dict()
     for part, spec in specs.items():
         if part in _PARTS:
             yield from _arguments(part, spec)

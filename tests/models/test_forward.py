@@ -7,7 +7,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from imgrec.models.utils.passes import drops, extra_forward, frozen_batch_stats, same_rng
+from imgrec.models.utils.forward import extra_forward, frozen_batch_stats, has_dropout, same_rng
 
 
 def images() -> Tensor:
@@ -15,7 +15,7 @@ def images() -> Tensor:
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(3), BatchNormAct2d(3), nn.BatchNorm2d(3, momentum=None)], ids=repr)
-def test_a_batch_is_normalized_as_ever_and_not_learnt_from(norm: nn.Module) -> None:
+def test_frozen_batch_stats_normalizes_by_the_batch(norm: nn.Module) -> None:
     expected = norm(images())
     before = {name: value.clone() for name, value in norm.state_dict().items()}
     with frozen_batch_stats(norm):
@@ -25,7 +25,7 @@ def test_a_batch_is_normalized_as_ever_and_not_learnt_from(norm: nn.Module) -> N
     assert all(not torch.equal(norm.state_dict()[name], before[name]) for name in ("running_mean", "running_var"))
 
 
-def test_a_frozen_norm_goes_on_with_its_running_statistics() -> None:
+def test_frozen_norm_uses_running_statistics() -> None:
     norm = nn.BatchNorm2d(3)
     norm(images() * 3 + 1)
     norm.eval()
@@ -35,15 +35,15 @@ def test_a_frozen_norm_goes_on_with_its_running_statistics() -> None:
     assert norm.track_running_stats
 
 
-def test_an_error_in_a_pass_leaves_the_network_as_it_was() -> None:
+def test_error_restores_the_network() -> None:
     norm = nn.BatchNorm2d(3)
     with pytest.raises(RuntimeError, match=r"running_mean|weight"):
         extra_forward(norm, torch.zeros(2, 4, 2, 2))
     assert norm.track_running_stats
 
 
-def test_the_gradients_of_several_passes_add_up() -> None:
-    """As one pass that computes the same twice: batch norm's buffers are not changed under autograd's hands."""
+def test_gradients_of_several_passes_are_summed() -> None:
+    """Compare with one pass over both batches: the buffers of batch normalization are not changed in place."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     loss = net(images()).square().sum() + extra_forward(net, images()).square().sum()
     loss.backward()
@@ -70,11 +70,11 @@ def test_the_gradients_of_several_passes_add_up() -> None:
     ],
     ids=repr,
 )
-def test_what_drops_is_known(module: nn.Module, expected: bool) -> None:
-    assert drops(nn.Sequential(nn.Linear(2, 2), module)) is expected
+def test_has_dropout(module: nn.Module, expected: bool) -> None:
+    assert has_dropout(nn.Sequential(nn.Linear(2, 2), module)) is expected
 
 
-def test_two_passes_can_have_the_same_dropout() -> None:
+def test_same_rng_repeats_dropout() -> None:
     net = nn.Dropout(0.5)
     with same_rng(torch.device("cpu")):
         first = net(images())
@@ -82,7 +82,7 @@ def test_two_passes_can_have_the_same_dropout() -> None:
     assert not torch.equal(net(images()), first)
 
 
-def test_attention_can_be_differentiated_twice() -> None:
+def test_attention_is_twice_differentiable() -> None:
     class Attention(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             tokens = images.flatten(2).transpose(1, 2)[:, None]
@@ -96,7 +96,7 @@ def test_attention_can_be_differentiated_twice() -> None:
     assert (pixels.grad != 0).any()
 
 
-def test_a_network_that_rounds_as_int8_keeps_its_bounds_and_statistics() -> None:
+def test_qat_network_keeps_ranges_and_statistics() -> None:
     from imgrec.compress.quantization.qat import QuantizedClassifier
     from imgrec.models import build_classifier
     from imgrec.types import DataFacts
@@ -113,7 +113,7 @@ def test_a_network_that_rounds_as_int8_keeps_its_bounds_and_statistics() -> None
     with frozen_batch_stats(model):
         model(pixels * 0.1)
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed  # the plain pass has learnt
+    assert changed  # the plain pass updates them
     after = {name: value.clone() for name, value in model.state_dict().items()}
     extra_forward(model, pixels * 0.2)
     assert all(torch.equal(value, after[name]) for name, value in model.state_dict().items())
