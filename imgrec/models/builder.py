@@ -103,8 +103,8 @@ class ClassifierSpecs:
 
     def without_initial_values(self) -> Self:
         """Return the specs without ``pretrained``, ``weights`` and ``init``, for a trained classifier."""
-        name, given = BACKBONES.parse(self.backbone)
-        kept = {k: v for k, v in given.items() if k not in ("pretrained", "weights")}
+        name, arguments = BACKBONES.parse(self.backbone)
+        kept = {k: v for k, v in arguments.items() if k not in ("pretrained", "weights")}
         return replace(self, backbone={"name": name, **kept} if kept else name, init=None)
 
     def check(self, where: str = "model", load_weights: bool = True) -> None:
@@ -121,11 +121,11 @@ class ClassifierSpecs:
         prefix = f"{where}." if where else ""
         place = f"{prefix}backbone"
         BACKBONES.check(self.backbone, place, _FACTS)
-        name, given = BACKBONES.parse(self.backbone, place)
+        name, arguments = BACKBONES.parse(self.backbone, place)
         check_weights = getattr(BACKBONES.entry(name, place).factory, "check_weights", None)
         if load_weights and check_weights is not None:
             try:
-                check_weights(**given)
+                check_weights(**arguments)
             except UserError as error:
                 raise SpecError(f"{place}.weights: {error}") from error
         HEADS.check(self.head, f"{prefix}head", (*_FACTS, "feature_dim"))
@@ -135,7 +135,7 @@ class ClassifierSpecs:
         if self.pooling is not None:
             POOLINGS.check(self.pooling, f"{prefix}pooling", (*_FACTS, "map_channels"))
         check_edits(self.edits, f"{prefix}edits", _FACTS)
-        check_init(self.init, f"{prefix}init", _FACTS, bool(given.get("pretrained") or given.get("weights")))
+        check_init(self.init, f"{prefix}init", _FACTS, bool(arguments.get("pretrained") or arguments.get("weights")))
         if set(self.to_dict()) != set(_ALWAYS):
             self._check_on_meta(prefix)
 

@@ -63,8 +63,8 @@ def find_timm_backbone(name: str) -> Callable[..., Backbone] | None:
     if tag and name not in timm_names(f"{architecture}.*", pretrained=True):
         return None
 
-    def check(pretrained: bool = False, weights: str | None = None, **given: Any) -> None:
-        network = {k: v for k, v in given.items() if k not in ("in_channels", "image_size", "load_weights")}
+    def check(pretrained: bool = False, weights: str | None = None, **arguments: Any) -> None:
+        network = {k: v for k, v in arguments.items() if k not in ("in_channels", "image_size", "load_weights")}
         refuse_reserved(name, network, _RESERVED)
         if pretrained and weights is not None:
             raise UserError(f'the backbone "{name}": expected `pretrained: true` or `weights`, got both.')

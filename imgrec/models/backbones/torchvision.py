@@ -46,8 +46,8 @@ def find_torchvision_backbone(name: str) -> Callable[..., Backbone] | None:
     facts = {"in_channels", "image_size", "num_classes", "load_weights"}
     known = facts | {"auxiliary"} if bare in _AUXILIARY else facts
 
-    def check(pretrained: bool = False, weights: str | None = None, **given: Any) -> None:
-        network = {k: v for k, v in given.items() if k not in known}
+    def check(pretrained: bool = False, weights: str | None = None, **arguments: Any) -> None:
+        network = {k: v for k, v in arguments.items() if k not in known}
         refuse_reserved(name, network, _RESERVED)
         if pretrained and weights is not None:
             raise UserError(f'the backbone "{name}": expected `pretrained: true` or `weights`, got both.')
