@@ -131,7 +131,7 @@ def mark_budget(folder: Path, budget: Mapping[str, Any]) -> None:
 
     Args:
         folder: Folder of an export.
-        budget: Budget and loss, see :func:`imgrec.studies.compression.plan_budget.judge_budget`.
+        budget: Budget and loss, see :func:`imgrec.studies.compression.plan_budget.evaluate_budget`.
     """
     found = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     text = json.dumps({**found, "budget": dict(budget)}, indent=2, allow_nan=False)

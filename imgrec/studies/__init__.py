@@ -1,1 +1,1 @@
-"""Run folders that are made on purpose: a study reads run folders and writes run folders, and nothing else."""
+"""Studies: planned sets of run folders. A study reads and writes only run folders."""

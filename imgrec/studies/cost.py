@@ -1,4 +1,4 @@
-"""What a technique costs: a training step with it beside the same step without it, in time, memory and parameters."""
+"""Cost of a technique in time, memory and parameters: a training step with it and the same step without it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from imgrec.optim import build_optimizer
 from imgrec.tasks import BaseTask, ClassificationTask
 from imgrec.tasks.synthetic_step import AUTOCAST, make_step, random_batch, temporary_copy
 from imgrec.types import Batch, DataFacts
+from imgrec.utils.ranges import PositiveInt, check_ranges
 
 _PLAIN: dict[str, str | None] = {"loss": "cross_entropy", "neck": None, "pooling": None, "head": "linear"}
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a step takes more than another one.
+    """Difference of the cost of two training steps.
 
-    Attributes:
-        seconds: the median of the differences, pair by pair.
-        ratio: the median of the ratios, pair by pair.
-        memory: bytes at the fullest moment of a step.
-        parameters: numbers that are trained.
-        macs: multiplications of the network for one image.
+    Args:
+        seconds: Median of the differences of the durations, in seconds.
+        ratio: Median of the ratios of the durations.
+        memory: Difference of the peak memory of a step, in bytes.
+        parameters: Difference of the number of trainable parameters.
+        macs: Difference of the multiply-accumulate operations for one image.
     """
 
     seconds: float
@@ -45,48 +46,48 @@ class StepCost:
 
 
 class TrainingStep:
-    """One training step of a task, without a Trainer: forward, loss, penalties, backward, and the optimizer's step.
+    """One training step of a task without a Trainer: forward pass, loss, penalties, backward pass, optimizer step.
 
     Args:
-        task: a built one, in training mode, on the device where it is to be measured; see
-            :func:`imgrec.tasks.synthetic_step.temporary_copy`. Every step changes it.
-        batch: what every step learns from, on the same device.
-        precision: Lightning's name of it: 32-true, bf16-mixed or 16-mixed.
+        task: Built task in training mode on the device of the measurement. Every step changes it. See
+            :func:`imgrec.tasks.synthetic_step.temporary_copy`.
+        batch: Batch of every step, on the same device.
+        precision: Name of a precision in Lightning: 32-true, bf16-mixed or 16-mixed. Defaults to 32-true.
 
     Raises:
-        UserError: another precision.
+        UserError: If the precision is another one.
     """
 
     def __init__(self, task: BaseTask, batch: Batch, precision: str = "32-true") -> None:
         if precision not in AUTOCAST:
-            raise UserError(f"a step in precision {precision} is not measured. Accepted: {', '.join(AUTOCAST)}.")
+            raise UserError(f"trainer.precision: expected one of {', '.join(AUTOCAST)}, got {precision}.")
         self.task = task
         self.batch = batch
         self.precision = precision
         self.optimizer = build_optimizer(task.optimizer_spec, self.task, "model.optimizer", len(batch))
-        self()  # what is made at the first step, such as the optimizer's state
+        self()  # the first step allocates the state of the optimizer
 
     def __call__(self) -> None:
-        """Make one step."""
+        """Run one step."""
         make_step(self.task.model, self.optimizer, self._objective, self.precision)
 
     def seconds(self) -> float:
-        """One step's time: of the processor, or by the clock where another device computes."""
+        """Return the duration of one step: CPU time on a CPU, wall-clock time on another device."""
         clock = time.perf_counter if self.batch.images.is_cuda else time.process_time
-        self._wait()
-        began = clock()
+        self._synchronize()
+        start = clock()
         self()
-        self._wait()
-        return clock() - began
+        self._synchronize()
+        return clock() - start
 
     @cached_property
     def parameters(self) -> int:
-        """How many numbers are trained."""
+        """Number of trainable parameters."""
         return sum(p.numel() for p in self.task.parameters() if p.requires_grad)
 
     @cached_property
     def memory(self) -> int:
-        """The bytes of all tensors at the fullest moment of a step: weights, gradients, state, activations, batch."""
+        """Peak size of all tensors in a step, in bytes: weights, gradients, state, activations, batch."""
         live = LiveBytes()
         with live:
             self()
@@ -95,10 +96,10 @@ class TrainingStep:
 
     @cached_property
     def macs(self) -> int:
-        """The multiplications by which the network names the class of one image."""
+        """Multiply-accumulate operations of the model for one image."""
         return count_macs(self.task.model, self.batch.images[:1])
 
-    def _wait(self) -> None:
+    def _synchronize(self) -> None:
         if self.batch.images.is_cuda:
             torch.cuda.synchronize()
 
@@ -110,14 +111,19 @@ class TrainingStep:
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that operations make inside it, as long as anything holds them.
+    """Counter of the bytes of all live tensors that operations create in this context.
 
-    Tensors that share their memory count once. What a library allocates for itself during an operation is not seen.
+    Tensors that share memory count once. Temporary allocations inside an operation are not included.
 
-    >>> with LiveBytes() as live:
-    ...     doubled = torch.ones(1000) * 2
-    >>> live.now, live.peak
-    (4000, 8000)
+    Attributes:
+        now: Number of bytes of the live tensors.
+        peak: Largest number so far.
+
+    Example:
+        >>> with LiveBytes() as live:
+        ...     doubled = torch.ones(1000) * 2
+        >>> live.now, live.peak
+        (4000, 8000)
     """
 
     def __init__(self) -> None:
@@ -127,7 +133,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._held: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The operation as it is; what it gives is counted."""
+        """Call the operation and count the tensors that it returns."""
         known = _storages([*tree_leaves(args), *tree_leaves(kwargs)])
         found = func(*args, **(kwargs or {}))
         for each in tree_leaves(found):
@@ -136,64 +142,70 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
     def _count(self, storage: torch.UntypedStorage, known: Mapping[int, int]) -> None:
-        place, size = storage.data_ptr(), storage.nbytes()
-        if not size or place in known or place in self._held:
+        address, size = storage.data_ptr(), storage.nbytes()
+        if not size or address in known or address in self._held:
             return
 
-        def gone(_: Any) -> None:
-            self._held.pop(place, None)
+        def release(_: Any) -> None:
+            self._held.pop(address, None)
             self.now -= size
 
-        self._held[place] = weakref.ref(storage, gone)
+        self._held[address] = weakref.ref(storage, release)
         self.now += size
         self.peak = max(self.peak, self.now)
 
 
+@check_ranges
 def training_step(
-    model: Mapping[str, Any], image_size: int = 32, batch_size: int = 128, num_classes: int = 10, device: str = "cpu"
+    model: Mapping[str, Any],
+    image_size: PositiveInt = 32,
+    batch_size: PositiveInt = 128,
+    num_classes: PositiveInt = 10,
+    device: str = "cpu",
 ) -> TrainingStep:
-    """A step of a :class:`ClassificationTask` with these arguments, on images of noise; no weights are loaded.
+    """Build a step of a :class:`ClassificationTask` on random images, without pretrained weights.
 
     Args:
-        model: as under ``model`` in a config.
-        image_size: the side of the images, in pixels.
-        batch_size: images in the batch.
-        num_classes: how many classes there are, each as often as any other.
-        device: where it runs.
+        model: Arguments of the task, as under ``model`` in a config.
+        image_size: Side of the images, in pixels. Defaults to 32.
+        batch_size: Number of images in the batch. Defaults to 128.
+        num_classes: Number of classes, which are equally frequent. Defaults to 10.
+        device: Device of the step. Defaults to ``cpu``.
     """
     names = tuple(f"c{number}" for number in range(num_classes))
     facts = DataFacts(names, (batch_size,) * num_classes, image_size)
     task = ClassificationTask(**model, load_weights=False)
-    return step_of(task, facts, batch_size, torch.device(device))
+    return build_step(task, facts, batch_size, torch.device(device))
 
 
-def step_of(
+def build_step(
     task: BaseTask, facts: DataFacts, batch_size: int, device: torch.device, precision: str = "32-true"
 ) -> TrainingStep:
-    """A step of a copy of a task that is not built yet, on images of noise.
+    """Build a step of a copy of a task on random images.
 
     Args:
-        task: stays as it is.
-        facts: what the data said.
-        batch_size: images in the batch.
-        device: where the copy is.
-        precision: see :class:`TrainingStep`.
+        task: Task that is not built yet. It does not change.
+        facts: Facts of the data.
+        batch_size: Number of images in the batch.
+        device: Device of the copy.
+        precision: See :class:`TrainingStep`. Defaults to 32-true.
 
     Raises:
-        UserError: the task cannot be built, or has another precision.
+        UserError: If the task cannot be built, or if the precision is not supported.
     """
-    with temporary_copy(task, facts, device) as made:
-        return TrainingStep(made, random_batch(facts, batch_size).to(device), precision)
+    with temporary_copy(task, facts, device) as copied:
+        return TrainingStep(copied, random_batch(facts, batch_size).to(device), precision)
 
 
-def without_each(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The arguments of a task, without one of its techniques at a time, by the technique's name.
+def remove_each(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the arguments of a task with one technique removed at a time, by the name of the technique.
 
-    A loss gives way to cross-entropy, a head to a linear layer, a pooling to the network's own, an optimizer that wraps
-    another to the one that it wraps; a regularizer, an edit or a neck is left out.
+    A loss is replaced by cross-entropy, a head by a linear layer, and a pooling by that of the backbone. An optimizer
+    that wraps another one is replaced by it. Regularizers, edits and necks are removed.
 
-    >>> list(without_each({"loss": "focal", "neck": "fpn", "edits": ["se", {"name": "blur"}], "optimizer": "sgd"}))
-    ['loss focal', 'neck fpn', 'edits se', 'edits blur']
+    Example:
+        >>> list(remove_each({"loss": "focal", "neck": "fpn", "edits": ["se", {"name": "blur"}], "optimizer": "sgd"}))
+        ['loss focal', 'neck fpn', 'edits se', 'edits blur']
     """
     found: dict[str, dict[str, Any]] = {}
     for key, plain in _PLAIN.items():
@@ -204,28 +216,30 @@ def without_each(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         specs = model.get(key) or []
         specs = specs if isinstance(specs, list) else [specs]
         for i, spec in enumerate(specs):
-            found[numbered(f"{key} {spec_name(spec)}", found)] = {**model, key: [*specs[:i], *specs[i + 1 :]]}
+            found[unique_name(f"{key} {spec_name(spec)}", found)] = {**model, key: [*specs[:i], *specs[i + 1 :]]}
     optimizer = model.get("optimizer")
     if isinstance(optimizer, Mapping) and "base" in optimizer:
         found[f"optimizer {spec_name(optimizer)}"] = {**model, "optimizer": optimizer["base"]}
     return found
 
 
-def numbered(name: str, taken: Collection[str]) -> str:
-    """A name that is not taken: itself, or with a number behind it.
+def unique_name(name: str, used: Collection[str]) -> str:
+    """Return a name with a number appended if it is in use already.
 
-    >>> numbered("l2", ["l1"]), numbered("l2", ["l2"]), numbered("l2", ["l2", "l2 (2)"])
-    ('l2', 'l2 (2)', 'l2 (3)')
+    Example:
+        >>> unique_name("l2", ["l1"]), unique_name("l2", ["l2"]), unique_name("l2", ["l2", "l2 (2)"])
+        ('l2', 'l2 (2)', 'l2 (3)')
     """
-    same = sum(each == name or each.startswith(f"{name} (") for each in taken)
+    same = sum(each == name or each.startswith(f"{name} (") for each in used)
     return f"{name} ({same + 1})" if same else name
 
 
 def spec_name(spec: Any) -> str:
-    """What a spec, or a list of them, is called in a table; one without a name, by its arguments.
+    """Return the name of a spec or of a list of specs in a table, or the arguments of a spec without a name.
 
-    >>> spec_name({"name": "focal", "gamma": 2}), spec_name(["se", "blur"]), spec_name({"dropout": 0.1})
-    ('focal', 'se + blur', 'dropout 0.1')
+    Example:
+        >>> spec_name({"name": "focal", "gamma": 2}), spec_name(["se", "blur"]), spec_name({"dropout": 0.1})
+        ('focal', 'se + blur', 'dropout 0.1')
     """
     if isinstance(spec, list):
         return " + ".join(map(spec_name, spec)) or "none"
@@ -234,13 +248,20 @@ def spec_name(spec: Any) -> str:
     return "none" if spec is None else str(spec)
 
 
-def compare_steps(step: TrainingStep, base: TrainingStep, rounds: int = 7) -> StepCost:
-    """What ``step`` takes more than ``base``: both in turn, so often, after one that does not count.
+@check_ranges
+def compare_steps(step: TrainingStep, base: TrainingStep, rounds: PositiveInt = 7) -> StepCost:
+    """Measure the additional cost of ``step`` over ``base``, in turn and after one warm-up step of each.
 
-    >>> tiny = {"backbone": {"name": "resnet9", "channels": [4, 4, 4, 4]}}
-    >>> larger = training_step({**tiny, "head": {"name": "mlp", "hidden": 6}}, 16, 8)
-    >>> compare_steps(larger, training_step(tiny, 16, 8), rounds=1).parameters
-    50
+    Args:
+        step: Training step.
+        base: Training step to compare with.
+        rounds: Number of measurements of each step. Defaults to 7.
+
+    Example:
+        >>> tiny = {"backbone": {"name": "resnet9", "channels": [4, 4, 4, 4]}}
+        >>> larger = training_step({**tiny, "head": {"name": "mlp", "hidden": 6}}, 16, 8)
+        >>> compare_steps(larger, training_step(tiny, 16, 8), rounds=1).parameters
+        50
     """
     base()
     step()
@@ -255,6 +276,6 @@ def compare_steps(step: TrainingStep, base: TrainingStep, rounds: int = 7) -> St
 
 
 def _storages(tensors: Iterable[Any]) -> dict[int, int]:
-    """The bytes of each piece of memory that these tensors lie in, by its address."""
-    pieces = (each.untyped_storage() for each in tensors if isinstance(each, Tensor))
-    return {piece.data_ptr(): piece.nbytes() for piece in pieces if piece.nbytes()}
+    """Return the size of each storage of these tensors, in bytes, by its address."""
+    storages = (each.untyped_storage() for each in tensors if isinstance(each, Tensor))
+    return {storage.data_ptr(): storage.nbytes() for storage in storages if storage.nbytes()}

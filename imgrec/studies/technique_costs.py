@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgrec.errors import UserError
+from imgrec.utils.ranges import PositiveInt, check_ranges
 
 if TYPE_CHECKING:
     from imgrec.engine.experiment import Experiment
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 _PLACE = "model."
 
 
+@check_ranges
 def technique_costs(
-    *config: str | Path | Mapping[str, Any], toggles: Mapping[str, Any] | None = None, rounds: int = 7
+    *config: str | Path | Mapping[str, Any], toggles: Mapping[str, Any] | None = None, rounds: PositiveInt = 7
 ) -> dict[str, StepCost | str]:
     """Measure the cost of each technique of a config in a training step, by name.
 
@@ -24,10 +26,10 @@ def technique_costs(
         config: Paths of configs, or mappings, later over earlier.
         toggles: Specs by dotted key under ``model`` that are added to the config. By default, each technique of the
             config is removed, one at a time.
-        rounds: Number of measurements of each step, 1 or more. Defaults to 7.
+        rounds: Number of measurements of each step. Defaults to 7.
 
     Returns:
-        The cost of each technique, or the reason why it cannot be removed.
+        The cost of each technique, or the error message of a config without it.
 
     Raises:
         UserError: If the config or an argument is invalid, or if the config has no technique to remove.
@@ -40,7 +42,7 @@ def technique_costs(
     from imgrec.engine.tuning.short_run import prepare_experiment, read_configs
 
     given = list((toggles or {}).items())
-    check_toggles(rounds, given)
+    check_toggles(given)
     return step_costs(prepare_experiment(read_configs(*config)), given, rounds)[1]
 
 
@@ -59,21 +61,21 @@ def step_costs(
     """
     from imgrec.engine.config import override
     from imgrec.engine.tuning.short_run import preserve_rng
-    from imgrec.studies.cost import compare_steps, numbered, spec_name, without_each
+    from imgrec.studies.cost import compare_steps, remove_each, spec_name, unique_name
 
-    own = experiment.config["model"]["init_args"]
-    leaner = without_each(own)
-    if not toggles and not leaner:
+    arguments = experiment.config["model"]["init_args"]
+    reduced = remove_each(arguments)
+    if not toggles and not reduced:
         raise UserError("this config has no technique to remove. Add one with --toggle.model.KEY SPEC.")
     with preserve_rng():
         batch = _batch(experiment)
-        base = _step(experiment, own, batch)
+        base = _step(experiment, arguments, batch)
         found: dict[str, StepCost | str] = {}
         for key, spec in toggles:
             changed = override(experiment.config, key, spec)["model"]["init_args"]
             name = f"{key.removeprefix(_PLACE).rstrip('+')} {spec_name(spec)}"
-            found[numbered(name, found)] = compare_steps(_step(experiment, changed, batch), base, rounds)
-        for name, less in {} if toggles else leaner.items():
+            found[unique_name(name, found)] = compare_steps(_step(experiment, changed, batch), base, rounds)
+        for name, less in {} if toggles else reduced.items():
             try:
                 found[name] = compare_steps(base, _step(experiment, less, batch), rounds)
             except UserError as error:  # a margin loss requires its head
@@ -101,24 +103,22 @@ def _step(experiment: Experiment, model: Mapping[str, Any], batch: tuple[Any, in
     import pytorch_lightning as pl
 
     from imgrec.engine.instantiate import instantiate
-    from imgrec.studies.cost import step_of
+    from imgrec.studies.cost import build_step
     from imgrec.tasks import BaseTask
 
     task: Any = instantiate({**experiment.config["model"], "init_args": model}, pl.LightningModule, "model")
     if not isinstance(task, BaseTask):
         raise UserError(f"model: {type(task).__name__} expected a subclass of imgrec.BaseTask.")
     device = experiment.trainer.strategy.root_device
-    return step_of(task, *batch, device, str(experiment.trainer.precision))
+    return build_step(task, *batch, device, str(experiment.trainer.precision))
 
 
-def check_toggles(rounds: Any, toggles: Sequence[tuple[str, Any]]) -> None:
-    """Raise an error if the arguments of a cost measurement are invalid.
+def check_toggles(toggles: Sequence[tuple[str, Any]]) -> None:
+    """Check that all toggled keys belong to the model.
 
     Raises:
-        UserError: If ``rounds`` is below 1, or a toggled key is not under ``model``.
+        UserError: If a toggled key is not under ``model``.
     """
-    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
-        raise UserError(f"--rounds: expected a number, 1 or more, got {rounds!r}")
     for key, _ in toggles:
         if not key.startswith(_PLACE) or key == _PLACE:
             raise UserError(

@@ -154,10 +154,10 @@ def test_runs_that_cannot_be_compressed_are_refused(cli: Cli, parent: Path, monk
         patch.setitem(sys.modules, "torch_pruning", None)
         refused("prune needs the package torch-pruning: pip install 'imgrec[compress]'")
     (Path("p.yaml")).write_text("variants: {v: [quantize]}\n")
-    refused('two variants are called "v"', "--plan", "p.yaml", "--plan", "p.yaml")
+    refused('expected a different name for each variant, got "v" twice', "--plan", "p.yaml", "--plan", "p.yaml")
 
     update_summary(parent, {"status": "interrupted"})
-    refused("is not trained to its end (status: interrupted): imgrec resume")
+    refused("(status: interrupted). Run: imgrec resume")
     update_summary(parent, {"status": "finished"})
 
     config = (parent / "config.yaml").read_text()
@@ -260,8 +260,8 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(cli: Cli, parent: Pa
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "macs0.5-finetune2: is new: runs/tiny/compressed/macs0.5-finetune2/<time>"
-    assert lines[2] == "  2. fine-tune for 2 epochs; learning rate 0.001"
-    assert lines[3] == "  budget: the variant may lose 1.5 points against the run, after all steps"
+    assert lines[2] == "  2. fine-tune for 2 epochs, learning rate 0.001"
+    assert lines[3] == "  budget: a drop of at most 1.5 points against the run, after all steps"
     assert below(Path("runs")) == before
 
 
@@ -412,9 +412,7 @@ def test_what_was_stopped_goes_on_and_ends_as_it_would_have(
 
 def test_a_training_that_is_stopped_ends_the_command_and_nothing_is_called_done(parent: Path) -> None:
     stopped: Callable[[Path, Any], bool] = lambda folder, config: False  # noqa: E731
-    with pytest.raises(
-        UserError, match="stopped; the same command goes on with runs/tiny/compressed/control-finetune1"
-    ):
+    with pytest.raises(UserError, match="The same command resumes runs/tiny/compressed/control-finetune1"):
         Compression(parent, stopped).run([Plan.of([{"name": "finetune", "epochs": 1}])])
     (variant,) = (parent.parent / "compressed").glob("*/*")
     assert "compression" not in imgrec.RunFolder(variant).summary

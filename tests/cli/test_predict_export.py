@@ -76,7 +76,7 @@ def test_the_variant_predicts_in_its_own_runtime_and_precision(variant: Path, im
 
 
 def test_an_export_is_not_compressed_further(variant: Path) -> None:
-    with pytest.raises(UserError, match="stands for its export exports/onnxruntime-int8, which can be neither pruned"):
+    with pytest.raises(UserError, match="whose result is the export exports/onnxruntime-int8"):
         imgrec.compress_run(variant, [{"name": "mask", "sparsity": 0.5}])
 
 

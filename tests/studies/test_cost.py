@@ -46,14 +46,14 @@ def test_what_the_forward_pass_keeps_for_the_backward_pass_is_counted() -> None:
     assert live.peak >= kept + exponential
 
 
-def test_a_step_beside_itself_costs_nothing() -> None:
+def test_a_step_compared_with_itself_has_no_cost() -> None:
     cost = compare_steps(step(), step(), rounds=3)
     assert (cost.memory, cost.parameters) == (0, 0)
     assert 0 < cost.ratio < float("inf")
 
 
 def test_the_state_of_an_optimizer_is_counted() -> None:
-    """Momentum is one number a weight, Adam's averages are two; further memory is a few numbers a tensor."""
+    """Momentum has one value per weight, Adam two. The remaining difference is a few values per tensor."""
     plain = step()
     momentum = step(optimizer={"name": "momentum", "lr": 0.01})
     adam = step(optimizer={"name": "adam", "lr": 0.01})
@@ -77,7 +77,7 @@ def test_parameters_of_a_head_and_of_a_regularizer_are_counted() -> None:
         {"optimizer": {"name": "sam", "base": BASE["optimizer"]}},
     ],
 )
-def test_a_second_pass_trains_and_leaves_nothing_behind(more: dict[str, Any]) -> None:
+def test_a_second_pass_trains_and_leaves_no_gradients(more: dict[str, Any]) -> None:
     twice = step(**more)
     before = {name: p.detach().clone() for name, p in twice.task.named_parameters()}
     twice()

@@ -1,4 +1,4 @@
-"""The config of a training that goes on from a run: the run's recipe, shorter and gentler, and nothing done twice."""
+"""Config of a training step of a compression, and the stages of a plan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from imgrec.compress.plan import Plan
 from imgrec.compress.steps import Finetune, Mask, Qat, Training
 from imgrec.errors import UserError
 from imgrec.studies.compression.finetune_config import training_config
-from imgrec.studies.compression.stages import stages_of
+from imgrec.studies.compression.stages import plan_stages
 
 RUN: dict[str, Any] = {
     "experiment": "digits/a",
@@ -48,7 +48,7 @@ def made(step: Training, **given: Any) -> dict[str, Any]:
     return training_config(RUN, step, "start", "teacher", **given)
 
 
-def test_the_recipe_is_the_runs_and_ends_with_the_steps_epochs() -> None:
+def test_the_recipe_of_the_run_ends_with_the_epochs_of_the_step() -> None:
     before = copy.deepcopy(RUN)
     config = made(Finetune(epochs=3))
     assert before == RUN
@@ -65,7 +65,7 @@ def test_the_recipe_is_the_runs_and_ends_with_the_steps_epochs() -> None:
     assert trainer["callbacks"] == [{"class_path": "EMA", "decay": 0.9}, "NaNGuard"]
 
 
-def test_the_learning_rate_is_the_steps_or_a_part_of_the_runs_or_of_its_optimizers_default() -> None:
+def test_the_default_learning_rate_is_a_fraction_of_that_of_the_run() -> None:
     def rate(step: Training, optimizer: Any) -> Any:
         run = copy.deepcopy(RUN)
         run["model"]["init_args"]["optimizer"] = optimizer
@@ -74,21 +74,21 @@ def test_the_learning_rate_is_the_steps_or_a_part_of_the_runs_or_of_its_optimize
     assert rate(Finetune(), {"name": "sgd", "lr": 0.3}) == 0.03
     assert rate(Qat(), {"name": "sgd", "lr": 0.3}) == 0.003
     assert rate(Finetune(lr=0.5), {"name": "sgd", "lr": 0.3}) == 0.5
-    assert rate(Finetune(), "adamw") == pytest.approx(1e-4)  # torch's default is 1e-3
+    assert rate(Finetune(), "adamw") == pytest.approx(1e-4)  # the default of torch is 1e-3
 
 
-def test_a_teacher_makes_it_a_distillation_and_a_task_of_ones_own_refuses_one() -> None:
+def test_a_teacher_requires_a_distillation_task() -> None:
     config = made(Finetune(distill=True))
     assert config["model"]["class_path"] == "imgrec.DistillationTask"
     assert config["model"]["init_args"]["teacher"] == "teacher"
     own = copy.deepcopy(RUN)
     own["model"]["class_path"] = "mylab.Task"
     assert training_config(own, Finetune(), "", "")["model"]["class_path"] == "mylab.Task"
-    with pytest.raises(UserError, match=r"a task of its own, mylab.Task, which takes no teacher"):
+    with pytest.raises(UserError, match=r"got the custom task mylab.Task, which has no teacher"):
         training_config(own, Finetune(distill=True), "", "")
 
 
-def test_masks_are_reached_once_and_held_afterwards() -> None:
+def test_masks_are_reached_once_and_kept_afterwards() -> None:
     def pruning(**given: Any) -> Any:
         (found,) = (c for c in made(Finetune(), **given)["trainer"]["callbacks"] if "Pruning" in str(c))
         return found["init_args"]
@@ -102,13 +102,13 @@ def test_masks_are_reached_once_and_held_afterwards() -> None:
         "schedule": "cubic",
         "end": 0.5,
     }
-    held = pruning(mask=Mask(sparsity=0.8, criterion="taylor"), held=True)
-    assert held == {"sparsity": 0.8, "scope": "global", "criterion": "magnitude", "schedule": "one_shot", "start": 0.0}
+    kept = pruning(mask=Mask(sparsity=0.8, criterion="taylor"), is_masked=True)
+    assert kept == {"sparsity": 0.8, "scope": "global", "criterion": "magnitude", "schedule": "one_shot", "start": 0.0}
     assert pruning(mask=Mask(pattern="2:4"))["pattern"] == "2:4"
     assert "sparsity" not in pruning(mask=Mask(pattern="2:4"))
 
 
-def test_an_average_of_the_steps_own_takes_the_place_of_the_runs() -> None:
+def test_the_average_of_a_step_replaces_that_of_the_run() -> None:
     callbacks = made(Finetune(ema=0.99))["trainer"]["callbacks"]
     assert callbacks == ["NaNGuard", {"class_path": "EMA", "init_args": {"decay": 0.99}}]
     assert made(Qat())["trainer"]["callbacks"][-1]["class_path"] == "QAT"
@@ -126,6 +126,6 @@ def test_an_average_of_the_steps_own_takes_the_place_of_the_runs() -> None:
         (["prune", "mask", "quantize"], [("prune", "stages/1-prune"), ("mask", "."), ("quantize", ".")]),
     ],
 )
-def test_the_last_network_of_a_plan_stands_in_the_variants_own_folder(steps: list[str], stages: list[Any]) -> None:
-    found = stages_of(Plan.of(steps))
+def test_the_last_model_of_a_plan_is_in_the_folder_of_the_variant(steps: list[str], stages: list[Any]) -> None:
+    found = plan_stages(Plan.of(steps))
     assert [(stage.step.name, stage.place) for stage in found] == stages

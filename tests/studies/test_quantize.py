@@ -1,4 +1,4 @@
-"""A run in lower precision: what is written, what is measured, and when nothing is written."""
+"""Quantization of a run: files, measured accuracy, search for sensitive layers, and exceeded budgets."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def test_int8_with_what_it_costs(run: Path) -> None:
+def test_int8_with_its_accuracy_drop(run: Path) -> None:
     folder = quantize_run(run, calibration=64)
     assert folder == run / "exports" / "onnxruntime-int8"
     export = read_export(folder)
-    said = export.quantization
-    assert said is not None
-    assert (export.precision, said["kept"], said["trials"][0]["kept"], said["budget"]["holds"]) == (
+    record = export.quantization
+    assert record is not None
+    assert (export.precision, record["kept"], record["trials"][0]["kept"], record["budget"]["holds"]) == (
         "int8",
         [],
         [],
         True,
     )
-    assert said["calibration"] == {"split": "train", "images": 64, "seed": 0}
+    assert record["calibration"] == {"split": "train", "images": 64, "seed": 0}
     model = onnx.load(str(export.file))
-    assert sum(node.op_type == "DequantizeLinear" for node in model.graph.node) > said["layers"]
+    assert sum(node.op_type == "DequantizeLinear" for node in model.graph.node) > record["layers"]
     data = data_of(RunFolder(run))
     with open_runtime(folder, "onnxruntime") as network:
         found = predict_split(data, "val", network)
     assert found is not None
     before = RunFolder(run).predictions("val")
-    assert said["accuracy"]["images"] == len(found.targets)
-    assert said["accuracy"]["after"] == pytest.approx(100 * found.accuracy, abs=1e-3)
-    assert said["accuracy"]["before"] == pytest.approx(100 * before.accuracy, abs=0.6)  # trained in another runtime
+    assert record["accuracy"]["images"] == len(found.targets)
+    assert record["accuracy"]["after"] == pytest.approx(100 * found.accuracy, abs=1e-3)
+    assert record["accuracy"]["before"] == pytest.approx(100 * before.accuracy, abs=0.6)  # trained in another runtime
     agreement = np.mean(found.logits.argmax(1) == before.logits.argmax(1))
-    assert said["accuracy"]["agreement"] == pytest.approx(agreement, abs=0.01)
+    assert record["accuracy"]["agreement"] == pytest.approx(agreement, abs=0.01)
 
 
-def as_it_says(run: Path) -> ImageDataModule:
-    """The run's data, relabelled by its own network: in float32 that is right everywhere, however short it trained."""
+def relabelled(run: Path) -> ImageDataModule:
+    """Return the data of the run with the predictions of its model as labels, so that float32 is always correct."""
     data: ImageDataModule = data_of(RunFolder(run))
     predictor = load(run, device="cpu")
     rows = data.splits.val
@@ -72,7 +72,7 @@ def as_it_says(run: Path) -> ImageDataModule:
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, *layers: str) -> None:
-    """Let int8 destroy some layers: their weights are shuffled where they are quantized."""
+    """Patch int8 quantization to shuffle the quantized weights of some layers."""
     plain = OnnxInt8.write
 
     def write(self: OnnxInt8, target: Path, keep: Any = ()) -> Path:
@@ -89,20 +89,20 @@ def spoil(monkeypatch: pytest.MonkeyPatch, *layers: str) -> None:
     monkeypatch.setattr(OnnxInt8, "write", write)
 
 
-def test_the_layers_that_int8_hurts_stay_in_float(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sensitive_layers_stay_in_float(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, "backbone.network.conv1", "head.linear")
     other = "backbone.network.layer1.0.conv1"
-    folder = quantize_run(run, max_drop=10, calibration=64, exclude=[other], data=as_it_says(run))
-    said = read_export(folder).quantization
-    assert said is not None
+    folder = quantize_run(run, max_drop=10, calibration=64, exclude=[other], data=relabelled(run))
+    record = read_export(folder).quantization
+    assert record is not None
     hurt = {"backbone.network.conv1", "head.linear"}
-    assert set(said["kept"]) == hurt | {other}
-    assert {layer for group in said["sensitivity"][:2] for layer in group["layers"]} == hurt
-    assert said["trials"][0]["drop"] > 10 >= said["accuracy"]["drop"]
-    assert said["budget"] == {"max_drop": 10, "sure": False, "max_kept": 0.5, "holds": True}
+    assert set(record["kept"]) == hurt | {other}
+    assert {layer for group in record["sensitivity"][:2] for layer in group["layers"]} == hurt
+    assert record["trials"][0]["drop"] > 10 >= record["accuracy"]["drop"]
+    assert record["budget"] == {"max_drop": 10, "sure": False, "max_kept": 0.5, "holds": True}
 
 
-def test_a_budget_that_does_not_hold_leaves_what_was_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exceeded_budget_keeps_the_existing_export(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, "backbone.network.conv1", "head.linear")
     old = run / "exports" / "onnxruntime-int8"
     old.mkdir(parents=True)
@@ -110,7 +110,7 @@ def test_a_budget_that_does_not_hold_leaves_what_was_there(run: Path, monkeypatc
     with pytest.raises(
         BudgetExceededError, match=r"costs more than 2 points of accuracy: .* With 1 of \d+ layers in float: "
     ):
-        quantize_run(run, max_drop=2, calibration=64, max_kept=0.1, data=as_it_says(run))
+        quantize_run(run, max_drop=2, calibration=64, max_kept=0.1, data=relabelled(run))
     assert [p.name for p in (run / "exports").rglob("*")] == ["onnxruntime-int8", "export.json"]
     assert (old / "export.json").read_text() == "{}"
 
@@ -122,12 +122,12 @@ def test_half_weights_are_measured_too(run: Path) -> None:
     assert export.quantization["accuracy"]["agreement"] > 0.98
 
 
-def test_judged_on_the_validation_images_that_were_not_calibrated_on(run: Path) -> None:
+def test_calibration_images_are_not_evaluated(run: Path) -> None:
     data = data_of(RunFolder(run))
     there = data.split_sizes()["val"]
-    said = read_export(quantize_run(run, calibration=40, calibrate_on="val", data=data)).quantization
-    assert said is not None
-    assert said["accuracy"]["images"] == there - 40
+    record = read_export(quantize_run(run, calibration=40, calibrate_on="val", data=data)).quantization
+    assert record is not None
+    assert record["accuracy"]["images"] == there - 40
 
 
 @pytest.mark.parametrize(
@@ -138,13 +138,13 @@ def test_judged_on_the_validation_images_that_were_not_calibrated_on(run: Path) 
         ({"to": "bf16"}, "Accepted: int8, fp16, fp32"),
         ({"method": "dynamik"}, 'Did you mean "dynamic"'),
         ({"to": "fp16", "method": "dynamic"}, 'expected "static" for fp16 and onnxruntime'),
-        ({"max_drop": -1}, "expected points of accuracy"),
-        ({"level": 95}, "between 0 and 1"),
-        ({"max_kept": 2}, "max_kept"),
+        ({"max_drop": -1}, r"max_drop: expected float in \[0, 100\] | None, got -1"),
+        ({"level": 95}, r"level: expected float in \(0, 1\), got 95"),
+        ({"max_kept": 2}, r"max_kept: expected float in \[0, 1\], got 2"),
         ({"calibration": 8}, "8 images are too few"),
         ({"calibration": 100_000}, "got 100000"),
         ({"calibrate_on": "test"}, "calibration: expected the split train or val"),
-        ({"max_drop": 0.5, "sure": True}, "cannot show with 95 % confidence that at most 0.5 points are lost"),
+        ({"max_drop": 0.5, "sure": True}, "to show with 95 % confidence a drop of at most 0.5 points"),
     ],
 )
 def test_bad_input(given: dict[str, Any], message: str, trained: Path) -> None:
@@ -154,23 +154,23 @@ def test_bad_input(given: dict[str, Any], message: str, trained: Path) -> None:
     assert json.dumps(sorted(map(str, trained.rglob("*")))) == before
 
 
-def test_other_data_is_refused(trained: Path) -> None:
+def test_other_data_raises(trained: Path) -> None:
     larger = ImageDataModule("digits", image_size=24, channels=1)
     fewer = ImageDataModule("digits", image_size=16, channels=1, classes=[0, 1])
     for data in (larger, fewer):
         data.setup()
-    with pytest.raises(UserError, match="takes images of 1 x 16 x 16, and the data's are 1 x 24 x 24"):
+    with pytest.raises(UserError, match="expected images of 1 x 16 x 16 for calibration, got 1 x 24 x 24"):
         quantize_run(trained, data=larger)
-    with pytest.raises(UserError, match="are not the 10 that the network was trained for"):
+    with pytest.raises(UserError, match="expected the 10 classes of the model"):
         quantize_run(trained, data=fewer)
 
 
-def test_a_budget_counts_the_interval_where_it_is_to_be_sure() -> None:
+def test_a_sure_budget_requires_enough_images() -> None:
     Budget(0.5).check_images(10)
     Budget(0.5, sure=True).check_images(598)
-    with pytest.raises(UserError, match="it takes 598 at least"):
+    with pytest.raises(UserError, match="expected 598 validation images or more"):
         Budget(0.5, sure=True).check_images(597)
-    with pytest.raises(UserError, match="no validation image is left"):
+    with pytest.raises(UserError, match="that are not used for calibration, got none"):
         Budget().check_images(0)
 
 
@@ -183,10 +183,10 @@ def test_int8_for_openvino_keeps_what_is_excluded(cli: Cli, tiny: Path, tmp_path
     assert cli("fit", "--config", tiny, *wide, *longer).returncode == 0
     (run,) = (tmp_path / "runs/tiny").iterdir()
     folder = quantize_run(run, runtime="openvino", calibration=40, exclude=["backbone.network.layer1.*"])
-    said = read_export(folder).quantization
-    assert said is not None
-    assert said["accuracy"]["before"] > 85
-    assert said["accuracy"]["agreement"] > 0.95
+    record = read_export(folder).quantization
+    assert record is not None
+    assert record["accuracy"]["before"] > 85
+    assert record["accuracy"]["agreement"] > 0.95
     network = openvino.Core().read_model(str(folder / "model.xml"))
     sources = {
         op.get_friendly_name().removesuffix("/WithoutBiases"): op.input(1)
@@ -196,8 +196,8 @@ def test_int8_for_openvino_keeps_what_is_excluded(cli: Cli, tiny: Path, tmp_path
         for op in network.get_ops()
         if op.get_type_name() == "Convolution"
     }
-    assert set(said["kept"]) == {name for name in sources if name.startswith("backbone.network.layer1.")}
-    assert {name: kind == "Constant" for name, kind in sources.items()} == {n: n in said["kept"] for n in sources}
+    assert set(record["kept"]) == {name for name in sources if name.startswith("backbone.network.layer1.")}
+    assert {name: kind == "Constant" for name, kind in sources.items()} == {n: n in record["kept"] for n in sources}
     half = read_export(quantize_run(run, "bf16", "openvino"))
     assert half.quantization is not None
     assert half.quantization["accuracy"]["agreement"] > 0.95

@@ -1,4 +1,4 @@
-"""Soups: the mathematics, which networks may be averaged, what is chosen by what, and what a soup leaves."""
+"""Model soups: mathematics, selection, run folder, and models that cannot be averaged."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions
 from imgrec.runs.summary import update_summary
 from imgrec.stats.paired import paired_bootstrap
-from imgrec.studies.soup.candidates import find_ingredients, refuse_different, shared_data
-from imgrec.studies.soup.soup import Soup, greedy, moving_statistics, settle
+from imgrec.studies.soup.candidates import check_candidates, load_candidates, shared_data
+from imgrec.studies.soup.soup import Soup, greedy_soup, moving_statistics, update_batch_norm
 from imgrec.studies.soup.sparsity import lost_zeros, share_of_zeros
 from tests.conftest import TINY, Cli
 
 
 @pytest.fixture(scope="module")
 def kitchen(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs/tiny/seed-0 to seed-2, fine-tuned from one network, and others that do not fit."""
+    """A folder with runs/tiny/seed-0 to seed-2, fine-tuned from one model, and runs that cannot be averaged."""
     place = tmp_path_factory.mktemp("kitchen")
     (place / "tiny.yaml").write_text(TINY)
     recipes = {
@@ -59,7 +59,7 @@ def kitchen(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def runs(kitchen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the experiment's folder, as the command sees it."""
+    """A copy of the folder of the experiment in the working directory."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(kitchen / "runs", tmp_path / "runs")
     return Path("runs/tiny")
@@ -76,10 +76,10 @@ def below(folder: Path) -> dict[str, int]:
 # ---------------------------------------------------------------- masks
 
 
-def test_zeros_that_a_soup_of_other_masks_loses_are_reported(runs: Path) -> None:
-    said: list[str] = []
-    soup = Soup(three(runs), "uniform", batch_norm=0, say=said.append)
-    for i, each in enumerate(soup.ingredients):
+def test_zeros_lost_by_different_masks_are_reported(runs: Path) -> None:
+    lines: list[str] = []
+    soup = Soup(three(runs), "uniform", batch_norm=0, report=lines.append)
+    for i, each in enumerate(soup.candidates):
         for value in each.state.values():
             if value.ndim > 1:
                 value.view(-1)[i % 2 :: 2] = 0
@@ -87,11 +87,11 @@ def test_zeros_that_a_soup_of_other_masks_loses_are_reported(runs: Path) -> None
     zeros = run.summary["soup"]["zeros"]
     assert zeros["networks"] == pytest.approx(0.5, abs=0.01)
     assert zeros["soup"] < 0.01
-    note = next(line for line in said if line.startswith("Zeros are lost: 50.0 % of the weights of a model are zero"))
+    note = next(line for line in lines if line.startswith("Zeros are lost: 50.0 % of the weights of a model are zero"))
     assert note in soup_notes(run)
 
 
-def test_zeros_on_which_all_masks_agree_stay() -> None:
+def test_zeros_of_equal_masks_are_kept() -> None:
     states = [{"weight": torch.tensor([[0.0, 0.0, value]]), "bias": torch.zeros(1)} for value in (1.0, 2.0)]
     assert share_of_zeros(mean_state(states)) == pytest.approx(2 / 3)
     assert lost_zeros(states, mean_state(states)) is None
@@ -99,10 +99,10 @@ def test_zeros_on_which_all_masks_agree_stay() -> None:
     assert lost_zeros(other, mean_state(other)) == pytest.approx({"networks": 2 / 3, "soup": 1 / 3})
 
 
-# ---------------------------------------------------------------- the choice
+# ---------------------------------------------------------------- selection
 
 
-def test_a_greedy_soup_is_that_of_the_paper_whatever_soups_are_worth() -> None:
+def test_a_greedy_soup_equals_that_of_the_paper_for_random_scores() -> None:
     draw = random.Random(0)
     for _ in range(50):
         worth = {
@@ -113,32 +113,32 @@ def test_a_greedy_soup_is_that_of_the_paper_whatever_soups_are_worth() -> None:
         for i in order:
             if not soup or worth[frozenset(soup | {i})] >= worth[frozenset(soup)]:
                 soup |= {i}
-        kept = greedy(order, lambda some, worth=worth: worth[frozenset(some)])  # type: ignore[misc]
+        kept = greedy_soup(order, lambda some, worth=worth: worth[frozenset(some)])  # type: ignore[misc]
         assert set(kept) == soup
         assert worth[frozenset(kept)] >= max(worth[frozenset([i])] for i in range(5))
 
 
-def test_a_network_that_changes_nothing_is_taken() -> None:
-    assert greedy([1, 0], lambda some: 0.5) == [1, 0]
+def test_a_candidate_with_an_equal_score_is_added() -> None:
+    assert greedy_soup([1, 0], lambda some: 0.5) == [1, 0]
 
 
-# ---------------------------------------------------------------- the statistics of batch norms
+# ---------------------------------------------------------------- statistics of batch normalization
 
 
-def test_statistics_are_the_means_of_those_of_the_batches_and_others_stay() -> None:
+def test_statistics_are_the_means_of_those_of_the_batches() -> None:
     torch.manual_seed(0)
     network: Any = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3), nn.BatchNorm2d(2))
     frozen = network[3].running_mean.clone().fill_(7.0)
     network[3].running_mean.copy_(frozen)
     batches = list(torch.randn(3, 16, 1, 8, 8))
-    settle(network, {"1": network[1]}, iter(batches))
+    update_batch_norm(network, {"1": network[1]}, iter(batches))
     seen = [network[0](batch).detach() for batch in batches]
     assert torch.allclose(network[1].running_mean, torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0), atol=1e-5)
     assert torch.allclose(network[1].running_var, torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0), atol=1e-5)
     assert torch.equal(network[3].running_mean, frozen)
 
 
-def test_statistics_that_are_the_same_everywhere_were_frozen() -> None:
+def test_equal_statistics_are_not_updated() -> None:
     network = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2))
     one = {name: value.clone() for name, value in network.state_dict().items()}
     other = {**one, "1.running_var": one["1.running_var"] + 1}
@@ -146,10 +146,10 @@ def test_statistics_that_are_the_same_everywhere_were_frozen() -> None:
     assert moving_statistics(network, [one, one]) == {}
 
 
-# ---------------------------------------------------------------- what it leaves
+# ---------------------------------------------------------------- the run folder
 
 
-def test_a_uniform_soup_is_the_mean_of_all_weights_in_a_folder_like_any_other(runs: Path, cli: Cli) -> None:
+def test_a_uniform_soup_is_the_mean_of_all_weights_in_a_run_folder(runs: Path, cli: Cli) -> None:
     shutil.copytree(runs, "runs2/tiny")
     given = [path for path in Path("runs2/tiny").iterdir() if path.name.startswith("seed")]
     done = cli("soup", *given, "--method", "uniform")
@@ -166,24 +166,24 @@ def test_a_uniform_soup_is_the_mean_of_all_weights_in_a_folder_like_any_other(ru
     assert moved
     assert not any(torch.allclose(mine[name], torch.stack([s[name] for s in theirs]).mean(0)) for name in moved)
 
-    # the figures and predictions are the network's own
+    # metrics and predictions are those of the model
     data = data_of(soup)
     for split, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
-        said = soup.predictions(split)
+        stored = soup.predictions(split)
         logits: dict[str, Any] = {}
         for batch in loader:
             found = loaded.classifier(torch.from_numpy(unit_images(batch))).detach().numpy()
             logits |= dict(zip(batch.ids, found, strict=True))
-        assert set(said.ids) == set(logits)
-        assert np.allclose(said.logits, [logits[name] for name in said.ids], atol=1e-4)
-        assert soup.summary[split]["acc"] == pytest.approx(said.accuracy)
+        assert set(stored.ids) == set(logits)
+        assert np.allclose(stored.logits, [logits[name] for name in stored.ids], atol=1e-4)
+        assert soup.summary[split]["acc"] == pytest.approx(stored.accuracy)
 
     # the intervals are those of a comparison
     rows = soup.summary["soup"]["ingredients"]
     for path, row in zip(given, rows, strict=True):
         ours, before = soup.predictions("test"), RunFolder(path).predictions("test")
         assert before.ids == ours.ids
-        right = [said.predicted == said.targets for said in (ours, before)]
+        right = [each.predicted == each.targets for each in (ours, before)]
         low, high = paired_bootstrap(*right)
         pair = row["splits"]["test"]
         assert (pair["low"], pair["high"]) == pytest.approx((low, high))
@@ -196,7 +196,7 @@ def test_a_uniform_soup_is_the_mean_of_all_weights_in_a_folder_like_any_other(ru
     assert "The soup and its models" in soup.report.read_text()
     assert "uniform soup" in done.stdout
 
-    # it is not made twice, and is an ordinary run for other commands
+    # the same soup is not made again, and other commands accept it as a run
     before_again = below(Path("runs2"))
     assert "is finished" in cli("soup", *given, "--method", "uniform").stdout
     assert below(Path("runs2")) == before_again
@@ -205,7 +205,7 @@ def test_a_uniform_soup_is_the_mean_of_all_weights_in_a_folder_like_any_other(ru
     assert imgrec.load(soup, device="cpu").facts == loaded.facts
 
 
-def test_without_new_statistics_they_are_averaged_too(runs: Path) -> None:
+def test_statistics_can_be_averaged(runs: Path) -> None:
     soup = imgrec.soup_runs(*three(runs)[:2], method="uniform", batch_norm=0)
     mine = read_model_folder(soup.model_folder).classifier.state_dict()
     theirs = [read_model_folder(path / "model").classifier.state_dict() for path in three(runs)[:2]]
@@ -214,13 +214,13 @@ def test_without_new_statistics_they_are_averaged_too(runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_greedy_soup_is_chosen_on_validation_alone(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same networks are chosen when the test split says nothing but nonsense."""
-    told: list[str] = []
-    honest = Soup(three(runs), batch_norm=128, say=told.append).run()
-    scores = [float(line.split()[1]) for line in told if line.startswith("validation")]
+def test_a_greedy_soup_is_selected_on_validation_images_only(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random predictions on the test split do not change the selection."""
+    lines: list[str] = []
+    honest = Soup(three(runs), batch_norm=128, report=lines.append).run()
+    scores = [float(line.split()[1]) for line in lines if line.startswith("validation")]
     kept = [row["name"] for row in honest.summary["soup"]["ingredients"] if row["kept"]]
-    assert len(scores) == 5  # three alone, and two that may come to the best
+    assert len(scores) == 5  # three single models, and two additions to the best
     assert round(100 * honest.summary["val"]["acc"], 2) in scores
     assert honest.summary["val"]["acc"] >= max(
         row["splits"]["val"]["accuracy"] for row in honest.summary["soup"]["ingredients"]
@@ -229,15 +229,15 @@ def test_a_greedy_soup_is_chosen_on_validation_alone(runs: Path, monkeypatch: py
     shutil.rmtree(runs / "soups")
     real = predict_split
 
-    def nonsense(data: Any, split: Any, network: Any) -> Predictions | None:
+    def random_predictions(data: Any, split: Any, network: Any) -> Predictions | None:
         found = real(data, split, network)
         if found is None or split == "val":
             return found
         drawn = np.random.default_rng(zlib.crc32(found.logits.tobytes())).normal(size=found.logits.shape)
         return Predictions(found.ids, found.targets, drawn, found.class_names)
 
-    monkeypatch.setattr(study, "predict_split", nonsense)
-    blind = Soup(three(runs), batch_norm=128, say=lambda line: None).run()
+    monkeypatch.setattr(study, "predict_split", random_predictions)
+    blind = Soup(three(runs), batch_norm=128, report=lambda line: None).run()
     assert [row["name"] for row in blind.summary["soup"]["ingredients"] if row["kept"]] == kept
     assert blind.summary["val"] == before["val"]
     assert blind.summary["test"] != before["test"]
@@ -252,17 +252,17 @@ def test_the_checkpoints_of_a_run_and_the_folder_of_an_experiment(runs: Path, cl
     ]
     for name in ("dropped", "other-split"):
         shutil.rmtree(runs / name)
-    assert [each.name for each in find_ingredients([runs])] == [f"tiny/seed-{i}" for i in range(3)]  # not the soup
+    assert [each.name for each in load_candidates([runs])] == [f"tiny/seed-{i}" for i in range(3)]  # not the soup
 
 
 @pytest.mark.slow
-def test_networks_that_were_trained_apart_are_told_from_a_soup(runs: Path, cli: Cli) -> None:
+def test_a_dropout_of_the_training_does_not_prevent_a_soup(runs: Path, cli: Cli) -> None:
     done = cli("soup", runs / "dropped", runs / "seed-0", "--method", "uniform", "--batch-norm", "0")
-    assert done.returncode == 0, done.stderr  # a dropout is of the training alone
+    assert done.returncode == 0, done.stderr  # dropout affects the training only
     assert "in the soup" in done.stdout
 
 
-# ---------------------------------------------------------------- what is refused, and leaves the disk as it was
+# ---------------------------------------------------------------- errors, after which no file was changed
 
 
 def changed(run: Path, *changes: tuple[str, str, str]) -> None:
@@ -273,49 +273,51 @@ def changed(run: Path, *changes: tuple[str, str, str]) -> None:
         path.write_text(text.replace(before, after))
 
 
-def test_networks_that_do_not_belong_together_are_refused_with_what_differs(runs: Path, cli: Cli) -> None:
+def test_models_that_cannot_be_averaged_raise_with_their_difference(runs: Path, cli: Cli) -> None:
     first = runs / "seed-0"
 
-    def refused(said: str, *given: Path | str) -> None:
+    def refused(message: str, *given: Path | str) -> None:
         before = below(Path())
         done = cli("soup", *given)
         assert (done.returncode, done.stdout) == (2, ""), done
-        assert re.search(said, done.stderr), done.stderr
+        assert re.search(message, done.stderr), done.stderr
         assert len(done.stderr.splitlines()) == 1
         assert below(Path()) == before
 
-    refused("two networks at least are averaged; given: 1", first)
-    refused("hold the same network", first, first)
+    refused("expected two models or more, got 1", first)
+    refused("got the same model in", first, first)
     refused("run folder not found", first, "nowhere")
     refused(r"other-split was trained on \d+ of the (test|validation) images of .*seed-0", first, runs / "other-split")
     shutil.copy(first / "checkpoints" / "best.ckpt", "alone.ckpt")
-    refused("alone.ckpt is in no run folder", first, "alone.ckpt")
-    refused(
-        "batch_norm: expected a number of training images, 0 or more, got -1", first, runs / "seed-1", "--batch-norm=-1"
-    )
+    refused("expected a checkpoint in a run folder, .* got alone.ckpt", first, "alone.ckpt")
+    refused("batch-norm: expected int >= 0, got -1", first, runs / "seed-1", "--batch-norm=-1")
 
     other = runs / "seed-1"
     model = other / "model" / "config.json"
     whole = model.read_text()
-    for before, after, said in (
-        ('"stem_width": 8', '"stem_width": 16', "`stem_width` of the backbone is 8 here and 16 there|do not fit|shape"),
-        ('"image_size": 16', '"image_size": 24', "the side of the images is 16 here and 24 there"),
+    for before, after, message in (
+        (
+            '"stem_width": 8',
+            '"stem_width": 16',
+            "`stem_width` of the backbone is 8 in|do not fit|shape",
+        ),
+        ('"image_size": 16', '"image_size": 24', "the side of the images is 16 in the first and 24 in the second"),
         ('"0",', '"zero",', "the list of classes is"),
     ):
         model.write_text(whole.replace(before, after))
-        refused(said, first, other)
+        refused(message, first, other)
     model.write_text(whole)
     update_summary(other, {"status": "interrupted"})
-    refused(r"is not trained to its end \(status: interrupted\): imgrec resume", first, other)
+    refused(r"\(status: interrupted\)\. Run: imgrec resume", first, other)
 
 
-def test_an_argument_that_makes_another_function_of_the_same_tensors_is_seen(runs: Path) -> None:
-    one, other = find_ingredients(three(runs)[:2])
+def test_another_argument_with_the_same_tensors_raises(runs: Path) -> None:
+    one, other = load_candidates(three(runs)[:2])
     backbone = {**one.loaded.specs.backbone, "act_layer": "silu"}  # type: ignore[dict-item]
     specs = replace(one.loaded.specs, backbone=backbone)
     other.__dict__["loaded"] = other.loaded._replace(specs=specs)
-    with pytest.raises(UserError, match="`act_layer` of the backbone is — here and silu there"):
-        refuse_different([one, other])
+    with pytest.raises(UserError, match="`act_layer` of the backbone is — in the first and silu in the second"):
+        check_candidates([one, other])
 
 
 def test_the_data_is_read_once_for_runs_of_one_recipe(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,19 +330,19 @@ def test_the_data_is_read_once_for_runs_of_one_recipe(runs: Path, monkeypatch: p
         return data_of(run)
 
     monkeypatch.setattr(module, "data_of", noted)
-    data = shared_data(find_ingredients(three(runs)))
+    data = shared_data(load_candidates(three(runs)))
     assert read == [runs / "seed-0"]
     assert data.split_sizes()["val"] > 0
 
 
-def test_a_default_that_is_written_out_is_no_difference(runs: Path) -> None:
-    one, other = find_ingredients(three(runs)[:2])
+def test_an_explicit_default_is_no_difference(runs: Path) -> None:
+    one, other = load_candidates(three(runs)[:2])
     for head in ({"name": "linear", "dropout": 0.0}, {"name": "linear", "dropout": 0.4}):
         other.__dict__["loaded"] = other.loaded._replace(specs=replace(one.loaded.specs, head=head))
-        refuse_different([one, other])
+        check_candidates([one, other])
     other.__dict__["loaded"] = other.loaded._replace(specs=replace(one.loaded.specs, head="cosine"))
-    with pytest.raises(UserError, match="cannot be averaged: the head is linear here and cosine there"):
-        refuse_different([one, other])
+    with pytest.raises(UserError, match="because the head is linear in the first and cosine in the second"):
+        check_candidates([one, other])
 
 
 def test_a_soup_that_cannot_be_written_leaves_nothing(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

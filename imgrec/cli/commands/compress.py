@@ -63,15 +63,15 @@ def run(command: str, words: list[str]) -> int:
 
 def _compress(run: str, plans: Sequence[Plan], dry: bool) -> None:
     from imgrec.engine.library_output import quiet_libraries
-    from imgrec.studies.compression.run import carry_out, compression_of, raise_if_over_budget
+    from imgrec.studies.compression.run import apply_plans, build_compression, raise_if_over_budget
 
     quiet_libraries()
-    compression = compression_of(run)
+    compression = build_compression(run)
     if dry:
-        compression.refuse(plans)
+        compression.validate(plans)
         print("\n".join(line for plan in plans for line in compression.preview(plan)))
         return
-    error = carry_out(compression, plans)
+    error = apply_plans(compression, plans)
     if compression.done or error is None:
         _print(compression.done)
     if error is not None:

@@ -33,7 +33,7 @@ def run(command: str, words: list[str]) -> int:
     from imgrec.cli.short_run import build_short_run
     from imgrec.studies.technique_costs import check_toggles, step_costs
 
-    check_toggles(given.rounds, toggles)
+    check_toggles(toggles)
     experiment = build_short_run(command, given.files, overrides)
     base, found = step_costs(experiment, toggles, given.rounds)
     _print(base, found, given.csv)

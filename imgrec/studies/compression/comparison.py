@@ -1,4 +1,4 @@
-"""What a compressed variant lost and gained against the run that it was made from."""
+"""Comparison of a compressed variant with its parent run: sizes and accuracies."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _LEVEL = 0.95
 def difference_to_parent(
     variant: RunFolder,
     parent: RunFolder,
-    here: Mapping[str, int],
-    before: Mapping[str, int],
+    costs: Mapping[str, int],
+    parent_costs: Mapping[str, int],
     product: Path | None,
 ) -> dict[str, Any]:
-    """Sizes before and after, and for each split the accuracies of both with the interval of their difference.
+    """Return the sizes before and after, and for each split both accuracies with the interval of their difference.
 
     Args:
-        variant: with its predictions.
-        parent: the run that it was made from.
-        here: what the variant's network costs, by name.
-        before: what the parent's does.
-        product: the export that the variant's predictions are of; ``None`` where they are of its network.
+        variant: Run folder of the variant, with its predictions.
+        parent: Run folder that the variant was made from.
+        costs: Costs of the model of the variant, by name.
+        parent_costs: Costs of the model of the parent, by name.
+        product: Export whose predictions the variant has, or ``None`` if they are those of its model.
     """
     file = product if product is not None else variant.model_folder / WEIGHTS
-    sizes = {name: {"before": before[name], "after": here[name]} for name in here}
+    sizes = {name: {"before": parent_costs[name], "after": costs[name]} for name in costs}
     dense = parent.model_folder / WEIGHTS
     if dense.is_file():
         sizes["bytes"] = {"before": bytes_on_disk(dense), "after": bytes_on_disk(file)}

@@ -1,4 +1,4 @@
-"""How long a variant's network takes for an image, beside the network that it was made from."""
+"""Latency of a compressed model compared with the model that it was made from."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from imgrec.export.runtimes.registry import open_runtime, runtime_class
 _ROUNDS = 31
 
 
-def latency_beside(
+def compare_latency(
     product: Loaded | Path, dense: Loaded, images: Tensor, runtime: str = "torch", precision: str | None = None
 ) -> dict[str, Any]:
-    """Milliseconds of a call with one image on one thread, before and after, both in the same runtime and in turn.
+    """Measure the latency of one image on one thread, before and after, in turn and in the same runtime.
 
     Args:
-        product: the variant's network, or the folder of its export.
-        dense: the network that it was made from; it computes in float32.
-        images: one or more images, of which the first is taken.
-        runtime: see :func:`imgrec.export.runtimes.registry.open_runtime`.
-        precision: what the runtime is told to compute the product in.
+        product: Compressed model, or folder of its export.
+        dense: Model that it was made from, in float32.
+        images: Images, of which the first is used.
+        runtime: See :func:`imgrec.export.runtimes.registry.open_runtime`. Defaults to ``torch``.
+        precision: Precision in which the runtime computes the product. Defaults to that of the runtime.
 
     Returns:
-        ``before`` and ``after`` in milliseconds, ``ratio`` as how many times faster, and how it was measured: plain
-        data.
+        Plain data: ``before`` and ``after`` in milliseconds, the speed-up as ``ratio``, and the conditions of the
+        measurement.
     """
     facts = dense.facts
     image = images[:1].float().div(255).cpu().numpy()

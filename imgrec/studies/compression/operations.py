@@ -1,4 +1,4 @@
-"""The steps that change a trained network without training it: pruned channels, dropped blocks, masked weights."""
+"""Compression steps without training: pruned channels, dropped blocks, masked weights."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from imgrec.types import Batch
 from imgrec.utils.seeding import position_generator, run_seed
 
 _BATCHES = 16
-"""Training batches that gradients, and the worth of blocks, are judged by."""
+"""Number of training batches from which gradients and the importance of blocks are computed."""
 
 
 class Operations:
-    """Changes networks on the images of a run.
+    """Compression steps without training, for models of one run.
 
     Args:
-        data: the run's data module, set up.
-        dense: the run's own network, which targets are shares of.
+        data: Data module of the run, after ``setup``.
+        dense: Model of the run. Targets are relative to its cost.
     """
 
     def __init__(self, data: Any, dense: Classifier) -> None:
@@ -39,29 +39,34 @@ class Operations:
         self.dense = dense
 
     def apply(self, step: CompressionStep, loaded: Loaded) -> dict[str, Any]:
-        """Carry out a step on a network, in place; gives what is to be kept of it in words and figures.
+        """Apply a step to a model, in place.
+
+        Returns:
+            A line for the terminal as ``summary``, and the layers that were ``skipped`` with the reason.
 
         Raises:
-            UserError: the step cannot be done to this network, and why.
+            UserError: If the step cannot be applied to this model.
         """
         network = loaded.classifier
         if isinstance(step, Mask):
-            return {"said": mask_weights(network, step)}
+            return {"summary": mask_weights(network, step)}
         assert isinstance(step, Prune | DropResidualBlocks)
         dense, start = self.scale(network, step.target)
-        batches, said = self.batches, {}
+        result: dict[str, Any]
         if isinstance(step, Prune):
-            pruned = prune_channels(network, self.images, step.target, step.config, batches, dense=dense, start=start)
-            said = {"said": str(pruned), "skipped": pruned.skipped}
+            pruned = prune_channels(
+                network, self.images, step.target, step.config, self.batches, dense=dense, start=start
+            )
+            result = {"summary": str(pruned), "skipped": pruned.skipped}
         else:
             importance = step.importance
-            dropped = drop_blocks(network, self.images, step.target, batches, importance, dense=dense, start=start)
-            said = {"said": str(dropped)}
-        self.settle(network)
-        return said
+            dropped = drop_blocks(network, self.images, step.target, self.batches, importance, dense=dense, start=start)
+            result = {"summary": str(dropped)}
+        self.update_batch_norm(network)
+        return result
 
-    def settle(self, classifier: Classifier) -> None:
-        """Estimate the statistics of batch norms anew, on what they are given now.
+    def update_batch_norm(self, classifier: Classifier) -> None:
+        """Recompute the statistics of batch normalization on training images.
 
         Source: Li et al., 2020, "EagleEye: fast sub-net evaluation for efficient neural network pruning", arXiv
         2007.02491.
@@ -69,14 +74,14 @@ class Operations:
         update_bn((images for images, _ in self.batches()), classifier)
 
     def scale(self, classifier: Classifier, target: dict[str, float]) -> tuple[float | None, float | None]:
-        """What a target is a share of: the run's own network; of its time, how much there is now."""
+        """Return the cost of the model of the run and the present share of its latency. One of them is ``None``."""
         kind = parse_target(target).kind
         if kind == "latency":
             return None, share_of(classifier, self.dense, self.images, kind)
         return cost_of(self.dense, self.images, kind), None
 
-    def figures(self, classifier: Classifier) -> dict[str, int]:
-        """Parameters, those that are not zero, and MACs of one image."""
+    def costs(self, classifier: Classifier) -> dict[str, int]:
+        """Return the number of parameters, of nonzero parameters, and of MACs for one image."""
         return {
             "parameters": count_parameters(classifier),
             "nonzero": count_nonzero(classifier),
@@ -85,12 +90,12 @@ class Operations:
 
     @cached_property
     def images(self) -> Tensor:
-        """Some validation images, as a classifier takes them."""
+        """Images of the first validation batch."""
         batch: Batch = next(iter(self.data.val_dataloader()))
         return batch.images
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some training images and their targets, the same each time, augmented as in training."""
+        """Yield the images and targets of the first training batches, augmented as in training."""
         for i, batch in enumerate(self.data.train_dataloader()):
             if i == _BATCHES:
                 return
@@ -100,7 +105,7 @@ class Operations:
 
 @torch.no_grad()
 def mask_weights(classifier: Classifier, step: Mask) -> str:
-    """Set the weights of a network to zero that matter least, by magnitude or at random; says what became of it."""
+    """Set the least important weights of a model to zero and return a line about the result."""
     weights, _ = step.config.select_layers(classifier)
     generator = position_generator(run_seed(), "mask") if step.criterion == "random" else None
     scores = score(weights, step.criterion, generator=generator)

@@ -1,4 +1,4 @@
-"""The accuracy that a whole plan of compression cost, held against the accuracy that it may cost."""
+"""Accuracy budget of a compression plan: comparison of the total accuracy drop with ``max_drop``."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from imgrec.runs.summary import update_summary
 from imgrec.utils.paths import write_text
 
 SPLITS = ("val", "test")
-"""The split on which a budget is judged: the validation images, otherwise those of the test."""
+"""Splits on which a budget is evaluated, in the order of preference."""
 
 
 def check_parent(parent: RunFolder) -> None:
-    """Raise if no budget can be judged against a run.
+    """Check that a run has predictions to which a variant can be compared.
 
     Raises:
-        UserError: If the run holds no predictions to compare with.
+        UserError: If it has none.
     """
     if not any(parent.has_predictions(split) for split in SPLITS):
         raise UserError(
-            f"max_drop: expected predictions of the run {parent.path} to compare with, and it holds none. "
-            f"imgrec validate {parent.path} writes them."
+            f"max_drop: expected predictions in the run {parent.path}, got none. "
+            f"`imgrec validate {parent.path}` writes them."
         )
 
 
-def judge_budget(variant: RunFolder, max_drop: float) -> dict[str, Any]:
-    """Compare what a finished variant lost with what it may lose, and write the result into its folder.
+def evaluate_budget(variant: RunFolder, max_drop: float) -> dict[str, Any]:
+    """Compare the accuracy drop of a finished variant with its budget, and write the result into its folder.
 
-    The loss is that of all steps together: the accuracy of the run that the variant was made from, minus that of what
-    the plan ends in, both on the same images. summary.json, the export.json of its export and the model card state the
-    result. Nothing is removed if the budget is exceeded.
+    The drop is the accuracy of the parent run minus the accuracy of the result of the plan, on the same images. It
+    includes all steps. The result is stored in summary.json, in export.json and in the model card. No file is removed
+    if the budget is exceeded.
 
     Args:
-        variant: a run folder with the key ``compression`` in its summary.
-        max_drop: points of accuracy, 0 to 100.
+        variant: Run folder with the key ``compression`` in its summary.
+        max_drop: Points of accuracy, in [0, 100].
 
     Returns:
         ``max_drop``, ``split``, ``images``, ``drop`` with its 95 % interval ``low`` to ``high`` in points, ``holds``.
@@ -52,7 +52,9 @@ def judge_budget(variant: RunFolder, max_drop: float) -> dict[str, Any]:
     found = variant.summary[KEY]
     split = next((name for name in SPLITS if name in found["splits"]), None)
     if split is None:
-        raise UserError(f"max_drop: {variant.path} and its parent hold no predictions on the same images")
+        raise UserError(
+            f"max_drop: expected predictions of {variant.path} and its parent on the same images, got none."
+        )
     pair = found["splits"][split]
     drop = -100 * pair["difference"]
     budget = {
@@ -72,17 +74,17 @@ def judge_budget(variant: RunFolder, max_drop: float) -> dict[str, Any]:
     card = variant.model_folder / CARD
     if card.is_file():
         write_text(card, mark_card(card.read_text(encoding="utf-8"), budget_sentence(budget)))
-    update_summary(variant, {KEY: {**found, BUDGET: budget}})  # the last, so that a killed command judges again
+    update_summary(variant, {KEY: {**found, BUDGET: budget}})  # last, so that an interrupted evaluation is repeated
     return budget
 
 
 def raise_if_exceeded(variants: Sequence[RunFolder]) -> None:
-    """Raise if variants lost more than their budgets allow.
+    """Raise an error that lists the variants whose accuracy drop exceeds their budget, if there are any.
 
     Raises:
-        BudgetExceededError: If at least one did; the message states the loss of each.
+        BudgetExceededError: If at least one variant exceeds its budget.
     """
     over = [(run, budget) for run in variants if (budget := run.summary[KEY].get(BUDGET)) and not budget["holds"]]
     if over:
-        said = "; ".join(f"{run.summary[KEY]['variant']}: {budget_sentence(budget)}" for run, budget in over)
-        raise BudgetExceededError(f"{said} Its files are kept in {', '.join(str(run.path) for run, _ in over)}")
+        drops = " ".join(f"{run.summary[KEY]['variant']}: {budget_sentence(budget)}" for run, budget in over)
+        raise BudgetExceededError(f"{drops} Its files are kept in {', '.join(str(run.path) for run, _ in over)}")

@@ -1,4 +1,4 @@
-"""A run's network in a lower precision, with what that costs in accuracy, within a budget."""
+"""Quantization of the model of a run, with its accuracy drop and an optional budget."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
+from annotated_types import Ge, Le
 
 from imgrec.compress.quantization.calibration import Images, check_calibration, unit_batches
 from imgrec.compress.quantization.onnx_graph import match_layers
@@ -31,25 +32,33 @@ from imgrec.export.verify import check_agreement
 from imgrec.runs.data import data_of
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.load import load_classifier
-from imgrec.studies.compression.accuracy_budget import Budget, Judge, Judgement, check_data
+from imgrec.studies.compression.accuracy_budget import (
+    AccuracyCheck,
+    AccuracyEvaluator,
+    Budget,
+    check_evaluation_data,
+)
+from imgrec.utils.ranges import ClosedUnitInterval, OpenUnitInterval, PositiveInt, check_ranges
 
 logger = logging.getLogger(__name__)
 
 Method = Literal["static", "dynamic", "weights"]
-_RANKED_ON = 64
-"""Calibration images on which a layer's sensitivity is measured."""
+Points = Annotated[float, Ge(0), Le(100)]
+_SENSITIVITY_IMAGES = 64
+"""Number of calibration images for the sensitivity of a layer."""
 
 
+@check_ranges
 def quantize_run(
     run: str | os.PathLike[str],
     to: str = "int8",
     runtime: str = "onnxruntime",
-    max_drop: float | None = None,
+    max_drop: Points | None = None,
     *,
-    level: float = 0.95,
+    level: OpenUnitInterval = 0.95,
     sure: bool = False,
-    max_kept: float = 0.5,
-    calibration: int = 256,
+    max_kept: ClosedUnitInterval = 0.5,
+    calibration: PositiveInt = 256,
     calibrate_on: CalibrationSplit = "train",
     method: Method = "static",
     ranges: Ranges = "minmax",
@@ -59,79 +68,82 @@ def quantize_run(
     data: ImageDataModule | None = None,
     name: str | None = None,
 ) -> Path:
-    """Export a run's network in a lower precision, and measure on its validation images what that costs.
+    """Export the model of a run in a lower precision, and measure its accuracy drop on the validation images.
 
-    Both sides run in the same runtime on the same images. Where a budget is given and int8 in all layers costs more,
-    each layer is quantized alone to see how far it leads the probabilities of calibration images astray, and the
-    fewest of the most sensitive layers that the budget asks for stay in floating point. The drop is that of the
-    network that was chosen on these very images; the test images are not looked at, and remain for a test.
+    Reference and export run in the same runtime on the same images. If int8 in all layers exceeds the budget, each
+    layer is quantized alone, and its sensitivity is the change of the probabilities of calibration images. The smallest
+    number of the most sensitive layers that satisfies the budget stays in floating point. The layers are selected on
+    the validation images, so that the reported drop is optimistic. Test images are not used.
 
     Args:
-        run: a run folder.
-        to: Precision of the export: ``int8``, ``fp16``, ``fp32``, or another one of the runtime's format.
-        runtime: Runtime that the export is for, a name in :data:`imgrec.RUNTIMES`.
-        max_drop: how many points of accuracy it may cost; without one it is measured, and nothing follows from it.
-        level: the confidence of the interval that is reported with the drop.
-        sure: hold the upper end of that interval against ``max_drop``, not the drop itself.
-        max_kept: the part of the layers that may stay in floating point at most.
-        calibration: how many images the ranges of int8 are read from.
-        calibrate_on: ``train`` or ``val``; of ``val``, the others are judged on then.
-        method: ``static``; for transformers in ONNX Runtime ``dynamic`` or ``weights``: see
-            :mod:`imgrec.compress.quantization.onnx_weight_only`.
-        ranges: how static int8 in ONNX Runtime reads them: see
-        :class:`imgrec.compress.quantization.onnx_static.OnnxInt8`.
-        biases: how int8 in OpenVINO corrects them: see :class:`imgrec.compress.quantization.openvino.OpenVinoInt8`.
-        exclude: layers that stay in floating point in any case: names or patterns.
-        seed: of the draw of calibration images.
-        data: the run's data module, set up; by default what its config says.
-        name: of the folder below ``exports/``; by default runtime and precision, ``onnxruntime-int8``.
+        run: Run folder.
+        to: Precision of the export: ``int8``, ``fp16``, ``fp32``, or another precision of the format of the runtime.
+            Defaults to ``int8``.
+        runtime: Runtime of the export, a name in :data:`imgrec.RUNTIMES`. Defaults to ``onnxruntime``.
+        max_drop: Largest drop in points of accuracy, in [0, 100]. Defaults to None: the drop is measured only.
+        level: Confidence level of the reported interval, in (0, 1). Defaults to 0.95.
+        sure: True to compare the upper end of the interval with ``max_drop`` instead of the drop. Defaults to False.
+        max_kept: Largest share of layers in floating point, in [0, 1]. Defaults to 0.5.
+        calibration: Number of calibration images for int8. Defaults to 256.
+        calibrate_on: Split of the calibration images, ``train`` or ``val``. The drop is measured on the other images
+            of ``val``. Defaults to ``train``.
+        method: ``static``, or for transformers in ONNX Runtime ``dynamic`` or ``weights``. See
+            :mod:`imgrec.compress.quantization.onnx_weight_only`. Defaults to ``static``.
+        ranges: Estimation of the ranges of static int8 in ONNX Runtime. See
+            :class:`imgrec.compress.quantization.onnx_static.OnnxInt8`. Defaults to ``minmax``.
+        biases: Bias correction of int8 in OpenVINO. See
+            :class:`imgrec.compress.quantization.openvino.OpenVinoInt8`. Defaults to ``auto``.
+        exclude: Names or patterns of layers that stay in floating point. Defaults to none.
+        seed: Seed of the selection of calibration images. Defaults to 0.
+        data: Data module of the run, after ``setup``. Defaults to that of its config.
+        name: Name of the folder below ``exports/``. Defaults to runtime and precision: ``onnxruntime-int8``.
 
     Returns:
-        ``<run>/exports/<name>``. Its export.json records under ``quantization`` the calibration, the drop and each
-        trial of the search.
+        Path ``<run>/exports/<name>``. Under ``quantization``, its export.json contains the calibration, the drop and
+        each trial of the search.
 
     Raises:
-        BudgetExceededError: If the budget does not hold; the message states what came nearest. No export is written
-            then, and an earlier one in the folder stays as it was.
-        UserError: If a word is unknown, there are too few images, the network does not take the images, or it cannot
-            be exported.
+        BudgetExceededError: If no trial satisfies the budget. The message contains the nearest trial. No export is
+            written, and an existing export is unchanged.
+        UserError: If a name is unknown, if there are too few images, or if the model cannot be exported or does not
+            accept the images.
     """
     budget = Budget(max_drop, level, sure, max_kept)
-    name_of_format = _check_words(to, runtime, method)
+    name_of_format = _check_method(to, runtime, method)
     format = find_format(name_of_format)
     folder = RunFolder(run)
     classifier, facts = load_classifier(folder.path)
-    given = data_of(folder) if data is None else data
-    check_data(given, facts)
+    module = data_of(folder) if data is None else data
+    check_evaluation_data(module, facts)
     target = folder.exports / (name or f"{runtime}-{to}")
     with export_aside(target) as aside, tempfile.TemporaryDirectory() as place:
-        work = _Work(Path(place), aside / format.files[0], to, runtime, budget, format)
+        export = _QuantizedExport(Path(place), aside / format.files[0], to, runtime, budget, format)
         if to == "int8":
-            drawn = calibration_images(given, calibration, calibrate_on, seed)
-            images = drawn.images.numpy()
+            selected = calibration_images(module, calibration, calibrate_on, seed)
+            images = selected.images.numpy()
             check_calibration(images, (facts.channels, facts.image_size, facts.image_size))
-            work.begin(write_onnx(classifier, facts, work.source), given, set(drawn.ids))
-            writer = format.quantizer(work.source, images, method, ranges, biases)
+            export.set_reference(write_onnx(classifier, facts, export.source), module, set(selected.ids))
+            writer = format.quantizer(export.source, images, method, ranges, biases)
             kept = match_layers(exclude, writer.layers)
             record = {
                 "method": method,
-                "calibration": {"split": drawn.split, "images": len(drawn.ids), "seed": drawn.seed},
+                "calibration": {"split": selected.split, "images": len(selected.ids), "seed": selected.seed},
                 **writer.settings,
-                **work.int8(writer, images, kept),
+                **export.write_int8(writer, images, kept),
             }
         else:
-            work.begin(write_onnx(classifier, facts, work.source), given, set())
-            record = work.cast()
-        difference = check_agreement(work.file, runtime, classifier, facts, None, to)
+            export.set_reference(write_onnx(classifier, facts, export.source), module, set())
+            record = export.write_cast()
+        difference = check_agreement(export.file, runtime, classifier, facts, None, to)
         description = describe_network(facts, classifier.mean, classifier.std)
-        embed_description(work.file, description)
-        export = Export(target, name_of_format, to, facts, difference, record, description.to_dict())
-        write_description(aside, export)
+        embed_description(export.file, description)
+        result = Export(target, name_of_format, to, facts, difference, record, description.to_dict())
+        write_description(aside, result)
     return target
 
 
-class _Work:
-    """One export in the making: where its files lie, and what it is held against."""
+class _QuantizedExport:
+    """The files of a quantized export and the evaluation of its accuracy."""
 
     def __init__(self, place: Path, file: Path, to: str, runtime: str, budget: Budget, format: Format) -> None:
         self.file = file
@@ -142,32 +154,32 @@ class _Work:
         self._budget = budget
         self._format = format
 
-    def begin(self, source: Path, data: ImageDataModule, left_out: set[str]) -> None:
-        """Judge the network in float32, in the same runtime."""
+    def set_reference(self, source: Path, data: ImageDataModule, excluded: set[str]) -> None:
+        """Evaluate the model in float32 in the same runtime."""
         reference = self._format.convert(source, self._place / f"float{self._format.suffix}")
-        self._judge = Judge(data, reference, self._runtime, left_out, self._budget)
+        self._evaluate = AccuracyEvaluator(data, reference, self._runtime, excluded, self._budget)
 
-    def cast(self) -> dict[str, Any]:
-        """Write the network in another kind of floating point."""
+    def write_cast(self) -> dict[str, Any]:
+        """Write the model in another floating-point type and return the record of its accuracy."""
         self._format.convert(self.source, self.file, self._to)
-        found = self._judge(self.file, "bf16" if self._to == "bf16" else None)
+        found = self._evaluate(self.file, "bf16" if self._to == "bf16" else None)
         self._log("%s for %s: %s", self._to, self._runtime, found.drop)
         if found.cost(self._budget) > self._budget.points:
-            raise BudgetExceededError(f"{self._beyond()}: {found.drop}")
-        return {"method": "cast", **self._said(found, True)}
+            raise BudgetExceededError(f"{self._exceeded()}: {found.drop}")
+        return {"method": "cast", **self._record(found, True)}
 
-    def int8(self, writer: Quantizer, images: Images, excluded: Sequence[str]) -> dict[str, Any]:
-        """Write the network in int8, with as few layers in floating point as the budget asks for."""
+    def write_int8(self, writer: Quantizer, images: Images, excluded: Sequence[str]) -> dict[str, Any]:
+        """Write the model in int8 with the smallest number of floating-point layers that satisfies the budget."""
         free = [layer for layer in writer.layers if layer not in excluded]
         ranking: list[tuple[Layers, float]] = []
 
         def rank() -> list[Layers]:
-            logger.info("measuring how sensitive each of %d layers is", len(free))
-            ranking.extend(self._rank(writer, images[:_RANKED_ON], free))
+            logger.info("measuring the sensitivity of %d layers", len(free))
+            ranking.extend(self._rank(writer, images[:_SENSITIVITY_IMAGES], free))
             return [group for group, _ in ranking]
 
-        def evaluate(kept: Layers) -> Judgement:
-            found = self._judge(writer.write(self._place / f"trial{self.file.suffix}", (*excluded, *kept)))
+        def evaluate(kept: Layers) -> AccuracyCheck:
+            found = self._evaluate(writer.write(self._place / f"trial{self.file.suffix}", (*excluded, *kept)))
             self._log(
                 "int8 with %d of %d layers in float: %s", len(kept) + len(excluded), len(writer.layers), found.drop
             )
@@ -179,14 +191,14 @@ class _Work:
             first, best = search.trials[0], search.best
             kept = f" With {len(best.kept)} of {len(free)} layers in float: {best.result.drop}." if best.kept else ""
             raise BudgetExceededError(
-                f"{self._beyond()}: {first.result.drop}.{kept} Train for int8 (qat), allow more layers (max_kept) "
+                f"{self._exceeded()}: {first.result.drop}.{kept} Train for int8 (qat), allow more layers (max_kept) "
                 "or a larger drop."
             )
         writer.write(self.file, (*excluded, *search.best.kept))
         return {
             "layers": len(writer.layers),
             "kept": [layer for layer in writer.layers if layer in (*excluded, *search.best.kept)],
-            **self._said(search.best.result, search.holds),
+            **self._record(search.best.result, search.holds),
             "sensitivity": [{"layers": list(group), "divergence": value} for group, value in ranking],
             "trials": [{"kept": list(trial.kept), **trial.result.to_dict()} for trial in search.trials],
         }
@@ -196,7 +208,7 @@ class _Work:
         format = format_of_suffix(ranker.suffix)
         runtime = self._runtime if format.suffix == self._format.suffix else runtimes_for_suffix(format.suffix)[0]
         source = format.convert(self.source, self._place / f"reference{format.suffix}")
-        batches = list(unit_batches(images, _RANKED_ON))
+        batches = list(unit_batches(images, _SENSITIVITY_IMAGES))
         threads = torch.get_num_threads()
         with open_runtime(source, runtime, threads=threads) as network:
             reference = network(batches[0])
@@ -210,21 +222,21 @@ class _Work:
         return rank_layers(neighbours(layers), measure)
 
     def _log(self, text: str, *values: Any) -> None:
-        """Log what a trial cost. Without a budget there is one trial, and its result is what the command prints."""
+        """Log the drop of a trial. Without a budget there is one trial, whose result the command prints."""
         logger.log(logging.DEBUG if self._budget.max_drop is None else logging.INFO, text, *values)
 
-    def _beyond(self) -> str:
+    def _exceeded(self) -> str:
         return f"max_drop: {self._to} for {self._runtime} costs more than {self._budget.max_drop:g} points of accuracy"
 
-    def _said(self, found: Judgement, holds: bool) -> dict[str, Any]:
+    def _record(self, found: AccuracyCheck, holds: bool) -> dict[str, Any]:
         budget = self._budget
         return {
-            "accuracy": {"split": Judge.split, **found.to_dict()},
+            "accuracy": {"split": AccuracyEvaluator.split, **found.to_dict()},
             "budget": {"max_drop": budget.max_drop, "sure": budget.sure, "max_kept": budget.max_kept, "holds": holds},
         }
 
 
-def needed_to_quantize(to: str, runtime: str) -> tuple[tuple[str, str], ...]:
+def quantization_packages(to: str, runtime: str) -> tuple[tuple[str, str], ...]:
     """Return the modules that a quantization requires, each with its extra.
 
     Raises:
@@ -247,7 +259,7 @@ def check_target(to: str, runtime: str) -> str:
     return name
 
 
-def _check_words(to: str, runtime: str, method: str) -> str:
+def _check_method(to: str, runtime: str, method: str) -> str:
     name = check_target(to, runtime)
     check_choice(method, get_args(Method), "method")
     if method != "static" and (to != "int8" or method not in find_format(name).quantization):

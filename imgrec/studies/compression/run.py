@@ -55,20 +55,20 @@ def compress_run(run: RunFolder | str | Path, *plans: Any, trust: Trust = None) 
     with opening(Path(run), trust):
         allow(list(plans))
         quiet_libraries()
-        compression = compression_of(run)
-        if (error := carry_out(compression, found)) is not None:
+        compression = build_compression(run)
+        if (error := apply_plans(compression, found)) is not None:
             raise error
         raise_if_over_budget(compression, found)
         return compression.done
 
 
-def compression_of(run: RunFolder | str | Path) -> Compression:
-    """Return the compression study of a run, which trains with the experiment."""
+def build_compression(run: RunFolder | str | Path) -> Compression:
+    """Build the compression study of a run, which trains with the engine."""
     return Compression(run, train_in, check_config)
 
 
-def carry_out(compression: Compression, plans: Sequence[Plan]) -> ResourceError | None:
-    """Make the variants of all plans, and return the first failure to write a result."""
+def apply_plans(compression: Compression, plans: Sequence[Plan]) -> ResourceError | None:
+    """Make the variants of all plans, and return the first failure to write a result, or ``None``."""
     postponed = Postponed()
     with postponed:
         compression.run(plans)

@@ -1,4 +1,4 @@
-"""From a plan to what is carried out one after the other, each leaving a folder that the next one starts from."""
+"""Stages of a compression plan. Each writes a folder from which the next one starts."""
 
 from __future__ import annotations
 
@@ -9,58 +9,59 @@ from imgrec.compress.plan import Plan
 from imgrec.compress.steps import CompressionStep, Mask, Quantize, Training
 
 OWN = "."
-"""The place of the last network of a plan: the variant's own run folder."""
+"""Place of the last model of a plan: the run folder of the variant."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One thing to do.
+    """One stage of a plan.
 
-    Attributes:
-        step: what is done.
-        place: where its network stands, below the variant's run folder.
-        mask: the zeros to reach and hold while it trains.
-        held: whether they are there already.
+    Args:
+        step: Compression step.
+        place: Location of its model, relative to the run folder of the variant.
+        mask: Sparsity to reach and keep during training. Defaults to none.
+        is_masked: True if the initial weights have this sparsity. Defaults to False.
     """
 
     step: CompressionStep
     place: str
     mask: Mask | None = None
-    held: bool = False
+    is_masked: bool = False
 
     @property
-    def said(self) -> str:
-        """What it does, in a line."""
+    def description(self) -> str:
+        """Description of the stage in one line."""
         if self.mask is None:
             return self.step.description
-        return f"{self.step.description}, {'with its zeros held' if self.held else self.mask.description}"
+        return f"{self.step.description}, {'with its zeros kept' if self.is_masked else self.mask.description}"
 
     def folder(self, variant: Path) -> Path:
-        """Where its network stands: a run folder where it trains, else a model folder."""
+        """Return the folder of its model: a run folder after training, otherwise a model folder."""
         return variant if self.place == OWN else variant / self.place
 
 
-def stages_of(plan: Plan) -> list[Stage]:
-    """The stages of a plan, in order: each leaves a network, but those at the end that quantize, which leave exports.
+def plan_stages(plan: Plan) -> list[Stage]:
+    """Return the stages of a plan, in order. Each writes a model, except quantization, which writes an export.
 
-    A mask is carried out by the training that comes after it, and held by all later ones. The last network stands in
-    the variant's own folder, the others under ``stages/``.
+    The training after a mask applies it, and all later trainings keep it. The last model is in the folder of the
+    variant, the others are under ``stages/``.
 
-    >>> plan = Plan.of(["mask", "finetune", "qat", "quantize"])
-    >>> [(stage.step.name, stage.place, stage.held) for stage in stages_of(plan)]
-    [('finetune', 'stages/2-finetune', False), ('qat', '.', True), ('quantize', '.', False)]
+    Example:
+        >>> plan = Plan.of(["mask", "finetune", "qat", "quantize"])
+        >>> [(stage.step.name, stage.place, stage.is_masked) for stage in plan_stages(plan)]
+        [('finetune', 'stages/2-finetune', False), ('qat', '.', True), ('quantize', '.', False)]
     """
     found: list[Stage] = []
-    mask, held = None, False
+    mask, is_masked = None, False
     for number, step in enumerate(plan.steps, 1):
         place = f"stages/{number}-{step.name}"
         if isinstance(step, Quantize):
             found.append(Stage(step, OWN))
         elif isinstance(step, Mask) and any(isinstance(later, Training) for later in plan.steps[number:]):
-            mask, held = step, False
+            mask, is_masked = step, False
         elif isinstance(step, Training):
-            found.append(Stage(step, place, mask, held))
-            held = mask is not None
+            found.append(Stage(step, place, mask, is_masked))
+            is_masked = mask is not None
         else:
             found.append(Stage(step, place))
     networks = [i for i, stage in enumerate(found) if not isinstance(stage.step, Quantize)]

@@ -1,4 +1,4 @@
-"""The run folder of a compressed variant: where it stands, whose child it is, and what of it is done already."""
+"""Run folder of a compressed variant: location, parent run, and state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from imgrec.compress.plan import Plan
 from imgrec.errors import UserError
@@ -32,10 +31,13 @@ PLAN = "plan.yaml"
 
 @dataclass(frozen=True)
 class Parent:
-    """A trained run that is to be compressed.
+    """A trained run to compress.
+
+    Args:
+        run: Run folder.
 
     Raises:
-        UserError: If it is no run folder, is not trained to its end, holds no trained network, or stands for an export.
+        UserError: If the run is not finished, contains no trained model, or is a compressed variant with an export.
     """
 
     run: RunFolder
@@ -46,12 +48,13 @@ class Parent:
         status = status_of(self.run)
         if status != "finished":
             raise UserError(
-                f"the run {self.run.path} is not trained to its end (status: {status}): imgrec resume {self.run.path}"
+                f"run: expected a finished run, got {self.run.path} (status: {status}). "
+                f"Run: imgrec resume {self.run.path}"
             )
         if (named := self.run.summary.get(EXPORT)) is not None:
             raise UserError(
-                f"the run {self.run.path} stands for its export {named}, which can be neither pruned nor trained. "
-                "Compress the run that it was made from, with a plan of all steps."
+                f"run: expected a trained model, got {self.run.path}, whose result is the export {named}. "
+                "Compress its parent run, with a plan of all steps."
             )
         find_origin(self.run.path, "compress")
 
@@ -62,21 +65,21 @@ class Parent:
 
     @cached_property
     def weights(self) -> str:
-        """A digest of the network that is compressed: another training of the run is another parent."""
+        """Hash of the file with the weights, which identifies the training."""
         origin = find_origin(self.run.path, "compress")
         with (origin / WEIGHTS if origin.is_dir() else origin).open("rb") as file:
             return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
     def place(self, variant: str) -> tuple[str, str]:
-        """The folder of all runs and the experiment of a variant: beside the run, under ``compressed/<variant>``."""
-        return place_beside(self.run, COMPRESSED, variant)
+        """Return the folder of all runs and the experiment of a variant, ``<experiment>/compressed/<variant>``."""
+        return derived_place(self.run, COMPRESSED, variant)
 
 
-def place_beside(run: RunFolder, *under: str) -> tuple[str, str]:
-    """The folder of all runs and the experiment of what is made from a run: beside it, in ``<experiment>/<under>``."""
+def derived_place(run: RunFolder, *under: str) -> tuple[str, str]:
+    """Return the folder of all runs and the experiment ``<experiment>/<under>`` of a run that is made from ``run``."""
     inside = PurePosixPath(run.experiment).parts
     path = run.path if run.path.name not in ("", "..") else run.path.resolve()
-    if path.absolute().parent.parts[-len(inside) :] != inside:  # it was moved out of its experiment
+    if path.absolute().parent.parts[-len(inside) :] != inside:  # moved out of the folder of its experiment
         return str(path.parent), "/".join(under)
     root = path.parent
     for _ in inside:
@@ -84,29 +87,28 @@ def place_beside(run: RunFolder, *under: str) -> tuple[str, str]:
     return str(root), "/".join([*inside, *under])
 
 
-def reference(run: RunFolder, folder: Path, weights: str) -> dict[str, str]:
-    """What environment.json says of a run that the one in ``folder`` was made from."""
+def parent_entry(run: RunFolder, folder: Path, weights: str) -> dict[str, str]:
+    """Return the entry in environment.json for a parent run of the run in ``folder``."""
     where = os.path.relpath(run.path.resolve(), folder.resolve())
     return {"run": f"{run.experiment}/{run.run_id}", "path": Path(where).as_posix(), "weights": weights}
 
 
 def find_variant(parent: Parent, plan: Plan) -> RunFolder | None:
-    """The newest run folder in which this plan was begun for this network; ``None`` where there is none."""
+    """Return the newest run folder of this plan for the model of this parent, or ``None`` if there is none."""
     root, experiment = parent.place(plan.name)
     found = None
     for path in find_runs(Path(root) / experiment, depth=1):
         environment = RunFolder(path).environment
-        if (environment.get("parent") or {}).get("weights") == parent.weights and environment.get("plan") == plain(
-            plan
-        ):
+        is_same_parent = (environment.get("parent") or {}).get("weights") == parent.weights
+        if is_same_parent and environment.get("plan") == plan.to_specs():
             found = RunFolder(path)
     return found
 
 
-def make_variant(parent: Parent, plan: Plan) -> RunFolder:
-    """A new run folder for a plan: its environment with the parent in it, the plan as a file, the parent's config.
+def create_variant(parent: Parent, plan: Plan) -> RunFolder:
+    """Create the run folder of a plan with its environment, its parent, the plan and the config of the parent.
 
-    A training in the folder writes its own config in that one's place.
+    A training in the folder replaces the config.
     """
     root, experiment = parent.place(plan.name)
     config = {**parent.run.config, "experiment": experiment, "runs": root}
@@ -114,29 +116,29 @@ def make_variant(parent: Parent, plan: Plan) -> RunFolder:
     environment = describe_environment(
         seed=config.get("seed_everything"), fingerprint=parent.run.environment.get(DATA), experiment=experiment
     )
-    own = {
-        "parent": reference(parent.run, folder, parent.weights),
+    origin = {
+        "parent": parent_entry(parent.run, folder, parent.weights),
         "variant": plan.name,
-        "plan": plain(plan),
+        "plan": plan.to_specs(),
     }
-    write_text(folder / PLAN, yaml.dump({"name": plan.name, "steps": plain(plan)}))
+    write_text(folder / PLAN, yaml.dump({"name": plan.name, "steps": plan.to_specs()}))
     write_text(folder / CONFIG, yaml.dump(config))
-    write_json(folder / ENVIRONMENT, environment | own)
+    write_json(folder / ENVIRONMENT, environment | origin)
     return RunFolder(folder)
 
 
 def discard_untouched(variant: RunFolder, *copied: str) -> None:
-    """Remove a variant's folder where nothing of the plan was carried out in it, and the empty folders around it.
+    """Remove the folder of a variant, and its empty parent folders, if no step of the plan was finished.
 
     Args:
-        variant: where a step has just failed.
-        copied: names of what in it is the parent's own.
+        variant: Run folder in which a step failed.
+        copied: Names of files that were copied from the parent.
     """
-    own = {CONFIG, ENVIRONMENT, SPLITS_FILE, PLAN, LOCK, PROCESS, *copied}
-    if any(path.name not in own and not _is_empty(path) for path in variant.path.iterdir()):
+    initial = {CONFIG, ENVIRONMENT, SPLITS_FILE, PLAN, LOCK, PROCESS, *copied}
+    if any(path.name not in initial and not _is_empty(path) for path in variant.path.iterdir()):
         return
     shutil.rmtree(variant.path)
-    with suppress(OSError):  # other variants stand there
+    with suppress(OSError):  # the folder contains other variants
         for folder in list(variant.path.parents)[:2]:
             folder.rmdir()
 
@@ -146,10 +148,5 @@ def _is_empty(path: Path) -> bool:
 
 
 def is_done(variant: RunFolder) -> bool:
-    """Whether the whole plan was carried out."""
+    """Return True if all steps of the plan are finished."""
     return KEY in variant.summary
-
-
-def plain(plan: Plan) -> list[dict[str, Any]]:
-    """The plan as environment.json holds it."""
-    return plan.to_specs()

@@ -1,4 +1,4 @@
-"""What a soup is made of: trained networks that may be averaged, and the data that all of them were trained for."""
+"""Candidates of a model soup: trained models that can be averaged, and their common data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from imgrec.spec_defaults import complete_spec
 from imgrec.studies.compression.variant import Parent
 from imgrec.utils.formatting import config_value
 
-_TRAINING = (
+_TRAINING_ARGUMENTS = (
     *(
         "pretrained",
         "weights",
@@ -38,17 +38,17 @@ _TRAINING = (
     ),
     *("pos_drop_rate", "patch_drop_rate", "samples"),
 )
-"""Arguments of backbones and heads that say where training starts, or matter while it lasts, and no more."""
+"""Arguments of backbones and heads that affect the initial weights or the training only."""
 _PARTS: dict[str, Registry[Any]] = {"backbone": BACKBONES, "head": HEADS}
 
 
 @dataclass(frozen=True, eq=False)
-class Ingredient:
-    """A trained network of a run: its best, or that of one of its checkpoints.
+class SoupCandidate:
+    """A trained model of a run: its best one, or that of a checkpoint.
 
-    Attributes:
-        path: the run folder, or the checkpoint.
-        run: the run folder.
+    Args:
+        path: Run folder or checkpoint.
+        run: Run folder.
     """
 
     path: Path
@@ -56,23 +56,23 @@ class Ingredient:
 
     @property
     def name(self) -> str:
-        """Experiment and run id, and the checkpoint where one was named."""
-        own = f"{self.run.experiment}/{self.run.run_id}"
-        return own if self.path == self.run.path else f"{own} {self.path.name}"
+        """Experiment and run id, followed by the name of the checkpoint if there is one."""
+        run = f"{self.run.experiment}/{self.run.run_id}"
+        return run if self.path == self.run.path else f"{run} {self.path.name}"
 
     @cached_property
     def loaded(self) -> Loaded:
-        """The network with its specs and facts, on the CPU."""
+        """Model with its specs and facts, on the CPU."""
         return read_origin(self.path, "soup")
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
-        """Its tensors by name."""
+        """State dict of the model."""
         return dict(self.loaded.classifier.state_dict())
 
     @cached_property
     def weights(self) -> str:
-        """A digest of the network, whatever file it stands in."""
+        """Hash of the tensors, independent of the file that contains them."""
         digest = hashlib.blake2b(digest_size=16)
         for name, value in sorted(self.state.items()):
             digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
@@ -80,97 +80,100 @@ class Ingredient:
         return digest.hexdigest()
 
 
-def find_ingredients(given: Sequence[str | Path | RunFolder]) -> list[Ingredient]:
-    """The networks that paths mean.
+def load_candidates(paths: Sequence[str | Path | RunFolder]) -> list[SoupCandidate]:
+    """Return the trained models at some paths.
 
     Args:
-        given: run folders; checkpoints in them; folders of runs, which stand for the finished ones that were trained.
+        paths: Run folders, checkpoints in run folders, and folders of runs. Of a folder of runs, the finished runs
+            that were trained are used.
 
     Raises:
-        UserError: a path is none of these, a run is not trained to its end, or there are not two different networks.
+        UserError: If a path is none of these, or if a run is not finished. If there are fewer than two models, or two
+            equal models.
     """
-    found: list[Ingredient] = []
-    for each in given:
+    found: list[SoupCandidate] = []
+    for each in paths:
         path = Path(each).expanduser()
         if path.is_file():
             around = path.absolute().parent.parent
             if not is_run_folder(around):
-                raise UserError(f"soup: {path} is in no run folder, so that nobody knows the images it was trained on")
-            found.append(Ingredient(path, RunFolder(around)))
+                raise UserError(
+                    f"soup: expected a checkpoint in a run folder, which lists its training images, got {path}."
+                )
+            found.append(SoupCandidate(path, RunFolder(around)))
             continue
-        below = (
-            [path] if is_run_folder(path) else [run.path for run in find_finished_runs([path])[0] if not _is_made(run)]
-        )
-        found += [Ingredient(folder, Parent(RunFolder(folder)).run) for folder in below]
+        folders = [path]
+        if not is_run_folder(path):
+            folders = [run.path for run in find_finished_runs([path])[0] if not _is_derived(run)]
+        found += [SoupCandidate(folder, Parent(RunFolder(folder)).run) for folder in folders]
     if len(found) < 2:
-        raise UserError(f"soup: two networks at least are averaged; given: {len(found)}")
+        raise UserError(f"soup: expected two models or more, got {len(found)}.")
     for i, one in enumerate(found):
         for other in found[:i]:
             if one.weights == other.weights:
-                raise UserError(f"soup: {one.path} and {other.path} hold the same network")
+                raise UserError(f"soup: expected different models, got the same model in {one.path} and {other.path}.")
     return found
 
 
-def refuse_different(ingredients: Sequence[Ingredient]) -> None:
-    """Raise where networks cannot be averaged: another architecture, surgery, classes or preprocessing.
+def check_candidates(candidates: Sequence[SoupCandidate]) -> None:
+    """Check that models have the same architecture, surgery, classes and preprocessing.
 
     Raises:
-        UserError: it names the first two that differ, and in what.
+        UserError: If two models differ. The message contains the first difference.
     """
-    first = ingredients[0]
-    ours = dict(_said(first))
-    for other in ingredients[1:]:
-        theirs = dict(_said(other))
-        for what in [*ours, *(each for each in theirs if each not in ours)]:
-            if ours.get(what) != theirs.get(what):
-                raise UserError(
-                    f"soup: {first.path} and {other.path} cannot be averaged: {what} is "
-                    f"{_short(ours.get(what))} here and {_short(theirs.get(what))} there"
-                )
+    first = candidates[0]
+    ours = dict(_properties(first))
+    for other in candidates[1:]:
+        theirs = dict(_properties(other))
+        for name in [*ours, *(each for each in theirs if each not in ours)]:
+            if ours.get(name) != theirs.get(name):
+                raise _difference(first, other, name, _short(ours.get(name)), _short(theirs.get(name)))
         shapes = [{name: tuple(value.shape) for name, value in each.state.items()} for each in (first, other)]
         odd = sorted(name for name in shapes[0].keys() | shapes[1].keys() if shapes[0].get(name) != shapes[1].get(name))
         if odd:
-            here, there = (each.get(odd[0], "missing") for each in shapes)
-            raise UserError(
-                f"soup: {first.path} and {other.path} cannot be averaged: the tensor {odd[0]} is {here} here and "
-                f"{there} there"
-            )
+            raise _difference(first, other, f"the tensor {odd[0]}", *(each.get(odd[0], "missing") for each in shapes))
 
 
-def shared_data(ingredients: Sequence[Ingredient]) -> Any:
-    """The data module of the first ingredient, set up, where none was trained on what it evaluates on.
+def _difference(first: SoupCandidate, other: SoupCandidate, name: str, ours: object, theirs: object) -> UserError:
+    return UserError(
+        f"soup: {first.path} and {other.path} cannot be averaged, because {name} is {ours} in the first and "
+        f"{theirs} in the second."
+    )
+
+
+def shared_data(candidates: Sequence[SoupCandidate]) -> Any:
+    """Return the data module of the first candidate, on which all candidates are evaluated.
 
     Raises:
-        UserError: the data of a run is not at hand or has changed, or one was trained on another's validation or test
-            images.
+        UserError: If the data of a run is not available or has changed. If a model was trained on validation or test
+            images of the first candidate.
     """
     modules: list[tuple[Any, Any]] = []
-    for each in {ingredient.run.path.resolve(): ingredient for ingredient in ingredients}.values():
-        said = data_key(each.run)
-        known = next((data for key, data in modules if key == said), None)
+    for each in {candidate.run.path.resolve(): candidate for candidate in candidates}.values():
+        key = data_key(each.run)
+        known = next((data for other, data in modules if other == key), None)
         data = data_of(each.run) if known is None else known
         if known is None:
-            modules.append((said, data))
-        judge = modules[0][1]
+            modules.append((key, data))
+        evaluation = modules[0][1]
         trained = _ids(data, "train")
         for split in ("val", "test"):
-            if seen := trained & _ids(judge, split):
-                word = {"val": "validation", "test": "test"}[split]
+            if shared := trained & _ids(evaluation, split):
+                name = {"val": "validation", "test": "test"}[split]
                 raise UserError(
-                    f"soup: {each.run.path} was trained on {len(seen):,} of the {word} images of "
-                    f"{ingredients[0].run.path} ({min(seen)}): their splits are not the same, and nothing could be "
-                    "chosen or said fairly"
+                    f"soup: {each.run.path} was trained on {len(shared):,} of the {name} images of "
+                    f"{candidates[0].run.path} ({min(shared)}). Use runs with the same splits."
                 )
     return modules[0][1]
 
 
-def _is_made(run: RunFolder) -> bool:
-    """Whether a run was made from others, and not trained by a config."""
+def _is_derived(run: RunFolder) -> bool:
+    """Return True if a run was made from other runs instead of being trained from a config."""
     return run.parent is not None or bool(run.environment.get("variant"))
 
 
-def _said(ingredient: Ingredient) -> Iterator[tuple[str, Any]]:
-    loaded = ingredient.loaded
+def _properties(candidate: SoupCandidate) -> Iterator[tuple[str, Any]]:
+    loaded = candidate.loaded
     specs: Mapping[str, Any] = loaded.specs.without_initial_values().to_dict()
     for part, spec in specs.items():
         if part in _PARTS:
@@ -180,8 +183,11 @@ def _said(ingredient: Ingredient) -> Iterator[tuple[str, Any]]:
             yield f"the part `{part}`", spec if registry is None else complete_spec(registry, spec)
     surgery = surgery_of(loaded.classifier)
     if any(step["step"] == "qat" for step in surgery):
-        raise UserError(f"soup: {ingredient.path} was trained for int8: its ranges are no weights to be averaged")
-    yield "what was taken out of the network", surgery
+        raise UserError(
+            f"soup: expected a model without quantization-aware training, whose ranges cannot be averaged, got "
+            f"{candidate.path}."
+        )
+    yield "the surgery", surgery
     yield (
         "the mean and standard deviation of the images",
         [[round(value, 6) for value in getattr(loaded.classifier, name).tolist()] for name in ("mean", "std")],
@@ -190,19 +196,19 @@ def _said(ingredient: Ingredient) -> Iterator[tuple[str, Any]]:
     yield "the list of classes", facts.class_names
     yield "the side of the images", facts.image_size
     yield "the number of channels", facts.channels
-    yield "what evaluation does to images", list(facts.eval_transforms)
+    yield "the list of evaluation transforms", list(facts.eval_transforms)
 
 
 def _arguments(part: str, spec: Spec) -> Iterator[tuple[str, Any]]:
-    """The name of a backbone or a head, and its arguments, defaults and all."""
+    """Yield the name of a backbone or a head, and its arguments including defaults."""
     registry = _PARTS[part]
     name, given = registry.parse(spec)
-    untagged = name.partition(".")[0]  # timm's tags name weights
+    untagged = name.partition(".")[0]  # the tag of a timm name specifies weights
     yield f"the {part}", untagged if part == "backbone" and untagged in registry else name
     parameters = registry.entry(name).parameters
     defaults = {key: each.default for key, each in parameters.items() if each.default is not each.empty}
     for key, value in (defaults | given).items():
-        if key not in _TRAINING:
+        if key not in _TRAINING_ARGUMENTS:
             yield f"`{key}` of the {part}", value
 
 

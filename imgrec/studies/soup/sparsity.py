@@ -1,4 +1,4 @@
-"""The zeros that a mean of masked networks loses."""
+"""Zeros that are lost when masked models are averaged."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-_NOTICED = 1e-3
+_MIN_LOSS = 1e-3
 
 
 def share_of_zeros(state: Mapping[str, Tensor]) -> float:
-    """Return the share of zeros among the weights of a network: floating-point tensors of two dimensions or more.
+    """Return the share of zeros in the weights of a model: floating-point tensors of two dimensions or more.
 
     >>> share_of_zeros({"weight": torch.tensor([[0.0, 1.0], [2.0, 0.0]]), "bias": torch.zeros(2)})
     0.5
@@ -22,17 +22,17 @@ def share_of_zeros(state: Mapping[str, Tensor]) -> float:
 
 
 def lost_zeros(states: Sequence[Mapping[str, Tensor]], mean: Mapping[str, Tensor]) -> dict[str, float] | None:
-    """Return the shares of zeros of the networks and of their mean; ``None`` if the mean keeps them.
+    """Return the shares of zeros of models and of their mean, or ``None`` if the mean keeps the zeros.
 
-    A mean has a zero only if all networks have it. Masks of one pruning agree; masks of different runs do not.
+    A mean has a zero only if all models have it. Masks of one pruning agree, masks of different runs do not.
 
     Args:
-        states: state dicts of the networks.
-        mean: state dict of their mean.
+        states: State dicts of the models.
+        mean: State dict of their mean.
 
     Returns:
-        The largest share among the networks and the share of the mean, if the mean has fewer zeros by 0.1 % of the
-        weights or more.
+        Largest share of the models and share of the mean, if the mean has fewer zeros by at least 0.1 % of the
+        weights.
     """
     before, after = max(map(share_of_zeros, states)), share_of_zeros(mean)
-    return {"networks": before, "soup": after} if before - after >= _NOTICED else None
+    return {"networks": before, "soup": after} if before - after >= _MIN_LOSS else None
