@@ -1,4 +1,4 @@
-"""Where images come from: sources, splits, loading, and the data module that holds them together."""
+"""Data: sources, splits, loading, and the data module that holds them together."""
 
 from imgrec.data.bad_images import find_bad_images, refuse_bad_images
 from imgrec.data.cache.plan import CachePlan, plan_cache
@@ -22,7 +22,7 @@ from imgrec.data.sources.webdataset import TarShards
 from imgrec.data.splits.assign import Splits, split_source
 from imgrec.data.splits.stratify import stratify
 from imgrec.data.wrappers.class_mapping import check_classes, map_classes
-from imgrec.data.wrappers.concat import Concat
+from imgrec.data.wrappers.concat import Concat, ConcatSource
 from imgrec.data.wrappers.label_noise import LabelNoise
 from imgrec.data.wrappers.long_tail import LongTail
 from imgrec.data.wrappers.subset import Subset
@@ -37,6 +37,7 @@ __all__ = [
     "CachePlan",
     "CachedImages",
     "Concat",
+    "ConcatSource",
     "CsvTable",
     "DecodedImages",
     "Digits",

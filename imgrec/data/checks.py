@@ -31,7 +31,7 @@ _SCALARS = (
 """Arguments that are checked by their annotations."""
 
 
-def check_arguments(constructor: Callable[..., Any], arguments: Mapping[str, Any], where: str = "data") -> None:
+def check_module_arguments(constructor: Callable[..., Any], arguments: Mapping[str, Any], where: str = "data") -> None:
     """Check the plain arguments of a data module against the annotations of its constructor.
 
     Args:

@@ -87,7 +87,7 @@ class DataAccess(pl.LightningDataModule):
 
     def split_table(self) -> SplitTable:
         """Return the samples of each split as a table, after :meth:`setup`."""
-        return SplitTable.of(self.source, self.splits)
+        return SplitTable.from_splits(self.source, self.splits)
 
     @property
     def _loaders(self) -> LoaderFactory:

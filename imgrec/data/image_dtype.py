@@ -19,11 +19,11 @@ _ATTRIBUTE = "image_dtype"
 _REQUESTS = ("uint8", "float32", "any")
 
 
-def choose_dtype(given: ImageDtype, module: Any, training_is_float: bool) -> torch.dtype:
+def choose_dtype(requested: ImageDtype, module: Any, training_is_float: bool) -> torch.dtype:
     """Return the dtype of the images that a LightningModule receives, the same for every split.
 
     Args:
-        given: Argument of the data module. All values except ``auto`` have precedence.
+        requested: Argument of the data module. All values except ``auto`` have precedence.
         module: LightningModule. Its attribute ``image_dtype`` is ``"uint8"``, ``"float32"`` or ``"any"``, by default
             ``"float32"``. ``"any"`` accepts both and receives uint8 unless a training transform returns floats.
         training_is_float: True if the training transforms can return floats.
@@ -31,7 +31,7 @@ def choose_dtype(given: ImageDtype, module: Any, training_is_float: bool) -> tor
     Raises:
         UserError: If the attribute has another value.
     """
-    request = getattr(module, _ATTRIBUTE, "float32") if given == "auto" else given
+    request = getattr(module, _ATTRIBUTE, "float32") if requested == "auto" else requested
     if request not in _REQUESTS:
         raise UserError(
             f"{type(module).__name__}.{_ATTRIBUTE}: expected one of {', '.join(_REQUESTS)}, got {request!r}."

@@ -22,11 +22,11 @@ _FILES = {".csv": ("csv", "file"), ".tsv": ("csv", "file"), ".parquet": ("parque
 _CONFIGS = (".yaml", ".yml")
 
 
-def source_spec(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+def source_spec(data: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     """Return ``{"source": spec}`` for a labelled set, with ``classes`` if a config has them.
 
     Args:
-        given: Folder of class folders, parquet or tar files, or a CSV, parquet or tar file. Alternatively a spec, the
+        data: Folder of class folders, parquet or tar files, or a CSV, parquet or tar file. Alternatively a spec, the
             name of a source, or a YAML file with a spec or with ``data.source``.
 
     Raises:
@@ -35,9 +35,9 @@ def source_spec(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     >>> source_spec("digits"), source_spec("{name: csv, file: a.csv}")
     ({'source': 'digits'}, {'source': {'name': 'csv', 'file': 'a.csv'}})
     """
-    if isinstance(given, Mapping):
-        return _of_mapping(given, "DATA")
-    text = str(given)
+    if isinstance(data, Mapping):
+        return _of_mapping(data, "DATA")
+    text = str(data)
     if text.lstrip().startswith("{"):
         return _of_mapping(yaml.load(text), "DATA")
     if text in SOURCES and not Path(text).expanduser().exists():

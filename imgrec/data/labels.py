@@ -1,4 +1,4 @@
-"""From the labels that a data set holds, of any kind, to targets and class names."""
+"""Conversion of the labels of a data set to targets and class names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _YES_NO = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
 
 
 class Labels(NamedTuple):
-    """Targets and class names as a :class:`imgrec.data.Source` takes them, for the rows that have a label."""
+    """Targets and class names of the rows that have a label, as arguments of :class:`imgrec.data.Source`."""
 
     targets: NDArray[Any]
     class_names: list[str]
@@ -31,21 +31,22 @@ class Labels(NamedTuple):
 def read_labels(
     values: Sequence[Any], ids: Sequence[str], class_names: Sequence[str | int] | None = None, counted: bool = True
 ) -> Labels:
-    """One label a row, or a list of labels a row: words or whole numbers.
+    """Read one label per row, or a list of labels per row: text or whole numbers.
 
-    With ``class_names``, a label is one of them, or, if ``counted``, a number that counts them from 0. Without, the
-    classes are the labels that occur; see :func:`sort_classes`. A row whose label is missing or blank is left out of
-    ``rows``. If rows have one label each, so is a row whose label is -1, the mark of labels that are kept secret. A
-    list may be empty. Labels in NFC and NFD spelling are equal.
+    With ``class_names``, a label is one of them, or, if ``counted``, an index into them. Without, the classes are the
+    labels that occur (see :func:`sort_classes`). Rows with a missing or blank label are not in ``rows``. If rows have
+    one label each, rows with the label -1, which marks hidden labels, are excluded too. A list may be empty. Labels in
+    NFC and NFD spelling are equal.
 
     Args:
-        values: the label of each row, or the list of its labels.
-        ids: what to call each row in messages.
-        class_names: the names of the classes, where they are known.
-        counted: whether a number may count ``class_names``, or is the name of a class and no more.
+        values: Label of each row, or list of its labels.
+        ids: Name of each row in messages.
+        class_names: Names of the classes. Defaults to the labels that occur.
+        counted: True if a number may be an index into ``class_names``. Otherwise it is the name of a class. Defaults to
+            True.
 
     Raises:
-        UserError: a label that is no class, or neither a whole number nor a word.
+        UserError: If a label is no class, or neither a whole number nor text.
 
     >>> read_labels(["dog", "cat", None], ["a", "b", "c"])[:2]
     (array([1, 0]), ['cat', 'dog'])
@@ -56,7 +57,9 @@ def read_labels(
     rows = list(there)
     words = [[_word(label, ids[row]) for label in part] for row, part in there.items()]
     names = (
-        sort_classes({word for labels in words for word in labels}) if class_names is None else given_names(class_names)
+        sort_classes({word for labels in words for word in labels})
+        if class_names is None
+        else parse_class_names(class_names)
     )
     numbers = {name: number for number, name in enumerate(names)}
     if class_names is not None and counted:
@@ -76,13 +79,13 @@ def read_labels(
     return Labels(targets if several else first, names, np.asarray(rows, dtype=np.int64))
 
 
-def given_names(class_names: Sequence[str | int]) -> list[str]:
+def parse_class_names(class_names: Sequence[str | int]) -> list[str]:
     """Return given class names as text.
 
     Raises:
         UserError: If one of them occurs twice.
 
-    >>> given_names([0, 1, "other"])
+    >>> parse_class_names([0, 1, "other"])
     ['0', '1', 'other']
     """
     names = [class_name(str(name)) for name in class_names]
@@ -93,28 +96,26 @@ def given_names(class_names: Sequence[str | int]) -> list[str]:
 
 
 def read_table(columns: Mapping[str, Sequence[Any]], ids: Sequence[str]) -> Labels:
-    """One column a class, with 1 or true where a row has it, 0 or false where it has not.
+    """Read one column per class, which contains 1 or true for images of the class, otherwise 0 or false.
 
     Raises:
-        UserError: another value.
+        UserError: If a value is another one.
     """
     table = np.zeros((len(ids), len(columns)), dtype=np.float32)
     for number, (name, values) in enumerate(columns.items()):
         for row, value in enumerate(values):
             text = str(value).strip().lower()
             if text not in _YES_NO:
-                raise UserError(
-                    f'{ids[row]}: the column "{name}" holds {value!r}; accepted are 1 and 0, true and false.'
-                )
+                raise UserError(f'{ids[row]}: column "{name}": expected 1, 0, true or false, got {value!r}.')
             table[row, number] = _YES_NO[text]
     return Labels(table, list(columns), np.arange(len(ids)))
 
 
 def warn_of_unlabelled(count: int, total: int, where: str) -> None:
-    """Say in the log how many images were left out because they have no label.
+    """Log the number of images that are excluded because they have no label.
 
     Raises:
-        UserError: none has.
+        UserError: If no image has a label.
     """
     if count == total:
         raise UserError(f"{where}: none of the {total} images has a label.")
@@ -122,15 +123,15 @@ def warn_of_unlabelled(count: int, total: int, where: str) -> None:
         logger.warning("%s: %d of %d images have no label and are left out", where, count, total)
 
 
-def sort_classes(found: set[str]) -> list[str]:
-    """Sorted as numbers where all are whole numbers, else as text.
+def sort_classes(labels: set[str]) -> list[str]:
+    """Sort labels as numbers if all are whole numbers, otherwise as text.
 
     >>> sort_classes({"10", "9"}), sort_classes({"10", "9", "a"})
     (['9', '10'], ['10', '9', 'a'])
     """
-    if all(label.removeprefix("-").isdecimal() for label in found):
-        return sorted(found, key=lambda label: (int(label), label))
-    return sorted(found)
+    if all(label.removeprefix("-").isdecimal() for label in labels):
+        return sorted(labels, key=lambda label: (int(label), label))
+    return sorted(labels)
 
 
 def _is_missing(value: Any) -> bool:
@@ -139,5 +140,5 @@ def _is_missing(value: Any) -> bool:
 
 def _word(value: Any, name: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise UserError(f"{name}: a label is a whole number or a word, got {value!r}.")
+        raise UserError(f"{name}: expected a whole number or text as label, got {value!r}.")
     return class_name(str(value))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from imgrec.augment import Pipeline
-from imgrec.data.cache.plan import leaves_alone
+from imgrec.data.cache.plan import is_identity
 from imgrec.data.decoding.image import BadImage, to_channels
 from imgrec.data.decoding.pixel_budget import decoding
 from imgrec.data.samplers.order import BLANK
@@ -41,8 +41,8 @@ class Images(Protocol):
 class _Rows(Dataset[Batch]):
     """Base class of datasets of whole batches: rows of a source and their transforms.
 
-    A DataLoader requests a whole batch. If no transform changes an image of the right size and all images are in memory
-    in this size, a batch is one copy from memory. Otherwise it is read image by image.
+    A DataLoader requests a whole batch. A batch is one copy from memory if all images are in memory in the right size
+    and no transform changes them. Otherwise it is read image by image.
 
     Args:
         source: Table of images.
@@ -69,7 +69,7 @@ class _Rows(Dataset[Batch]):
         self.seed = seed
         self.images: Images = source if images is None else images
         self.keys = sample_keys(source.ids[row] for row in rows.tolist())
-        self._unchanged = leaves_alone(pipeline)
+        self._unchanged = is_identity(pipeline)
 
     def __len__(self) -> int:
         return len(self.rows)

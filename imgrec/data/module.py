@@ -21,7 +21,7 @@ from imgrec.data.bad_images import find_bad_images, refuse_bad_images
 from imgrec.data.batch_transfer import BatchTransfer
 from imgrec.data.cache.policy import CacheMode
 from imgrec.data.cache.split_caches import SplitCaches
-from imgrec.data.checks import check_arguments, first_image, needs_download, square_side
+from imgrec.data.checks import check_module_arguments, first_image, needs_download, square_side
 from imgrec.data.data_access import DataAccess
 from imgrec.data.decoding.bit_depth import sixteen_bit
 from imgrec.data.decoding.image import to_channels
@@ -82,7 +82,7 @@ class ImageDataModule(DataAccess, BatchTransfer):
             and raises an error if one is unreadable. Defaults to ``skip``.
         seed: Seed of the order and of augmentation. Defaults to the seed of the run.
         classes: Names of the classes to keep, or a mapping of old to new names. Several old names can have one new
-            name; ``null`` leaves a class out. See :func:`imgrec.data.map_classes`.
+            name. ``null`` excludes a class. See :func:`imgrec.data.map_classes`.
         cache: Location of images that are decoded once. ``memory``, ``disk`` or ``off``. ``auto`` is memory if they fit
             into a quarter of the free memory and 4 GiB, otherwise the disk. Caches on disk are in ``IMGREC_CACHE`` or
             ``~/.cache/imgrec`` and are used by later runs. They have a common limit, by default half of the free space,
@@ -137,7 +137,7 @@ class ImageDataModule(DataAccess, BatchTransfer):
         check_classes(classes)
         if sampler is not None:
             SAMPLERS.check(sampler, "data.sampler")
-        check_arguments(ImageDataModule.__init__, given)
+        check_module_arguments(ImageDataModule.__init__, given)
         known = {} if image_size is None else {"image_size": image_size}
         check_training_transforms(train_transforms, "data.train_transforms", in_channels=channels, **known)
         check_transforms(eval_transforms, "data.eval_transforms", in_channels=channels, **known)
@@ -166,8 +166,8 @@ class ImageDataModule(DataAccess, BatchTransfer):
             checkpoint_path: A ``.ckpt`` file.
             trust: Names of classes and modules that may be imported in addition. ``True`` allows every name.
             *given: Positional arguments of Lightning's method.
-            **named: Keyword arguments of Lightning's method, and arguments that replace those of the checkpoint, such
-                as ``source`` if the data module was made from a Python object.
+            **named: Keyword arguments of Lightning's method, and arguments that replace those of the checkpoint. Pass
+                ``source`` if the data module was made from a Python object.
 
         Raises:
             UserError: If the checkpoint names a class that is neither registered nor trusted.

@@ -52,7 +52,7 @@ def test_balanced_shows_each_class_equally_often_in_every_epoch() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 1.5])
-def test_a_class_is_shown_as_often_as_the_temperature_says(temperature: float) -> None:
+def test_the_temperature_determines_the_frequency_of_a_class(temperature: float) -> None:
     counts = np.array([800.0, 150, 50])
     source = table([800, 150, 50])
     order = order_of(source, {"name": "class_aware", "temperature": temperature})
@@ -114,7 +114,7 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert epoch(order_of(source, "balanced", seed=2), 3) != first
 
 
-def test_processes_share_out_the_epoch_and_a_resumed_one_goes_on() -> None:
+def test_processes_divide_the_epoch_and_resume() -> None:
     source = table([50, 8])
     alone = epoch(order_of(source, "balanced"), 2)
     ranks = [epoch(order_of(source, "balanced", rank=rank, world_size=2), 2) for rank in range(2)]

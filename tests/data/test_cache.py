@@ -41,9 +41,7 @@ def mixed(row: int) -> Tensor:
 @pytest.mark.parametrize("planar", [True, False])
 @pytest.mark.parametrize("read", [uniform, mixed])
 @pytest.mark.parametrize("where", ["memory", "disk"])
-def test_what_comes_out_is_what_went_in(
-    tmp_path: Path, read: Callable[[int], Tensor], planar: bool, where: str
-) -> None:
+def test_cached_images_are_unchanged(tmp_path: Path, read: Callable[[int], Tensor], planar: bool, where: str) -> None:
     if where == "memory":
         images = build_in_memory(read, ROWS, planar)
     else:
@@ -67,7 +65,7 @@ def test_what_comes_out_is_what_went_in(
     assert list(images.damaged()) == []
 
 
-def test_what_a_transform_does_to_an_image_stays_out_of_the_cache(tmp_path: Path) -> None:
+def test_transforms_do_not_change_the_cache(tmp_path: Path) -> None:
     build_on_disk(uniform, ROWS, True, tmp_path / "a", ABOUT)
     images = DecodedImages.open(tmp_path / "a")
     images.load(0).zero_()
@@ -132,7 +130,7 @@ def test_one_wrong_bit_in_an_image_is_found_by_verifying(tmp_path: Path) -> None
     assert list(verify(stored)) == ["image 69 is not what was written"]
 
 
-def test_an_error_while_building_leaves_nothing_and_keeps_the_old(tmp_path: Path) -> None:
+def test_an_error_while_building_keeps_the_previous_cache(tmp_path: Path) -> None:
     def full(row: int) -> Tensor:
         if row == 50:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -158,7 +156,7 @@ def slow_build(folder: Path) -> None:
         build_on_disk(slow, ROWS, True, folder, ABOUT)
 
 
-def test_a_killed_build_leaves_nothing_that_is_taken_for_a_cache(tmp_path: Path) -> None:
+def test_an_interrupted_build_is_no_cache(tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(target=slow_build, args=(tmp_path / "a",))
     process.start()
     while not list(tmp_path.glob(".a.building-*/images.bin")):
@@ -215,7 +213,7 @@ def test_a_cache_changes_no_pixel(tmp_path: Path, mode: str, options: dict[str, 
         assert_same(cached_module(root, cache="off", **options), cached_module(root, cache=mode, **options))
 
 
-def test_random_crops_are_taken_from_an_image_that_is_a_little_larger_than_they_are(tmp_path: Path) -> None:
+def test_random_crops_use_a_slightly_larger_image(tmp_path: Path) -> None:
     root = jpegs(tmp_path / "images", size=(60, 80))
     data = cached_module(root, image_size=20, train_transforms=["random_resized_crop"], cache="disk")
     assert len(list(data.train_dataloader())) == 4
@@ -244,7 +242,7 @@ def test_changed_data_is_decoded_again_and_the_old_cache_goes(tmp_path: Path, ca
     assert torch.equal(found["a/03.jpg"], decode_image(other))
     (after,) = stored_caches()
     assert after.name != before.name
-    assert "the data changed; its old cache" in caplog.text
+    assert "because the data changed" in caplog.text
 
 
 def test_a_truncated_cache_is_rejected_and_built_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -253,7 +251,7 @@ def test_a_truncated_cache_is_rejected_and_built_again(tmp_path: Path, caplog: p
     (stored,) = stored_caches()
     damage(stored.folder, "images.bin:short")
     assert_same(cached_module(root, cache="off"), cached_module(root, cache="disk"))
-    assert "building it again, it is refused" in caplog.text
+    assert "building it again, because it is damaged" in caplog.text
     assert [cache.problem for cache in stored_caches()] == [None]
 
 
@@ -271,14 +269,14 @@ def test_a_full_disk_falls_back_to_decoding_and_leaves_no_half_file(
     assert [path.suffix for path in cache_place.iterdir()] == [".lock"]
 
 
-def test_a_place_that_cannot_be_written_to_falls_back_too(
+def test_an_unwritable_folder_disables_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("IMGREC_CACHE", str(tmp_path / "file"))
     root = jpegs(tmp_path / "images")
     assert_same(cached_module(root, cache="off"), cached_module(root, cache="disk"))
-    assert "images are decoded each time" in caplog.text
+    assert "data.cache: off, because" in caplog.text
 
 
 def test_classes_and_splits_that_change_find_the_same_cache(tmp_path: Path) -> None:

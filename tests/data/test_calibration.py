@@ -55,7 +55,7 @@ def test_more_than_there_are_is_rejected(data: ImageDataModule) -> None:
         calibration_images(data, there + 1, "val")
 
 
-def test_what_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+def test_unreadable_images_are_skipped(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for i in range(20):

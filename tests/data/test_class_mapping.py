@@ -28,7 +28,7 @@ def words(source: Source) -> dict[str, str]:
     return {name: source.class_names[t] for name, t in zip(source.ids, source.targets.tolist(), strict=True)}
 
 
-def test_none_changes_nothing() -> None:
+def test_no_mapping_returns_the_source() -> None:
     source = table()
     assert map_classes(source, None) is source
 

@@ -49,14 +49,14 @@ def test_a_list_written_by_hand_needs_ids_alone(tmp_path: Path) -> None:
         ("id,label,label\nx,cat,dog\n", 'line 1: the column name "label" occurs twice'),
     ],
 )
-def test_a_list_that_cannot_be_read_is_rejected(tmp_path: Path, text: str, message: str) -> None:
+def test_an_unreadable_list_is_rejected(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_relabelling(write(tmp_path / "list.csv", text))
     with pytest.raises(UserError, match=r"data\.exclude: CSV file not found"):
         read_exclusions(tmp_path / "nowhere.csv")
 
 
-def test_what_is_left_out_moves_no_other_image() -> None:
+def test_excluded_images_do_not_change_the_split_of_others() -> None:
     source = Digits()
     splits = split_source(source)
     gone = [source.ids[row] for row in [*splits.train[:200], *splits.val[:3], *splits.test[5:9]]]

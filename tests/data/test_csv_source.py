@@ -75,7 +75,7 @@ def test_a_missing_image_is_found_out_when_it_is_read(tmp_path: Path) -> None:
         ("path,label\nx,a\ny,b\n", {"delimiter": ";;"}, "cannot be read as CSV"),
     ],
 )
-def test_tables_that_cannot_be_used(tmp_path: Path, text: str, arguments: dict[str, object], message: str) -> None:
+def test_invalid_tables(tmp_path: Path, text: str, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         CsvTable(table(tmp_path, text), **arguments)  # type: ignore[arg-type]
 
@@ -180,7 +180,7 @@ def test_several_labels_an_image_and_further_columns(tmp_path: Path) -> None:
     assert table.class_names == ("wet", "cold")
     assert table.targets.tolist() == [[1, 1], [0, 0]]
     (tmp_path / "table.csv").write_text("path,wet,cold\nx,1,1\ny,0,maybe\n")
-    with pytest.raises(UserError, match=r"line 3: the column \"cold\" holds 'maybe'; accepted are 1 and 0"):
+    with pytest.raises(UserError, match=r"line 3: column \"cold\": expected 1, 0, true or false, got 'maybe'"):
         CsvTable(str(tmp_path / "table.csv"), label_column=["wet", "cold"])
     with pytest.raises(UserError, match=r'line 2: the label "cold" is no class'):
         CsvTable(str(tmp_path / "tags.csv"), label_separator="|", classes=["wet", "dry"])

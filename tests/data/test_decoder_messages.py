@@ -83,7 +83,7 @@ def folder(tmp_path: Path) -> Folder:
 
 
 @pytest.mark.skipif(collect_libtiff() is None, reason="libtiff is part of Pillow's extension module here")
-def test_nothing_reaches_the_terminal_and_each_image_is_logged_by_its_id(
+def test_decoder_messages_are_logged_by_image_id_only(
     folder: Folder,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,

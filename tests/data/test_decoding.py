@@ -39,7 +39,7 @@ def test_grey_has_one_channel() -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "PA"])
-def test_every_mode_of_eight_bits_gives_what_pillow_converts_to(mode: str) -> None:
+def test_eight_bit_modes_match_the_conversion_of_pillow(mode: str) -> None:
     image = Image.fromarray(noise(6, 6, 3)).convert("RGBA" if mode == "PA" else "RGB").convert(mode)
     kind = {"CMYK": "TIFF", "YCbCr": "TIFF", "LAB": "TIFF", "PA": "PNG"}.get(mode, "PNG")
     if mode == "PA":
@@ -54,7 +54,7 @@ def test_every_mode_of_eight_bits_gives_what_pillow_converts_to(mode: str) -> No
     assert np.array_equal(found.squeeze(0).numpy() if grey else found.permute(1, 2, 0).numpy(), expected)
 
 
-def test_a_palette_with_transparency_warns_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
+def test_a_palette_with_transparency_logs_no_warning(recwarn: pytest.WarningsRecorder) -> None:
     image = Image.fromarray(noise(6, 6, 3)).convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
     found = decode_image(encoded(image, "PNG", transparency=bytes(range(16))))
     assert np.array_equal(found.permute(1, 2, 0).numpy(), np.array(image.convert("RGB")))
@@ -68,7 +68,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(kind: str) -> None:
     assert found.tolist() == [[[0, 1, 128, 255]]]
 
 
-def test_pixels_without_a_known_scale_are_rejected() -> None:
+def test_pixels_of_unknown_scale_are_rejected() -> None:
     with pytest.raises(BadImage, match="floating-point"):
         decode_image(encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"))
     with pytest.raises(BadImage, match="32-bit"):
@@ -126,7 +126,7 @@ def outcome(data: bytes) -> str:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")
-def test_damaged_bytes_are_bad_images_whatever_pillow_raises() -> None:
+def test_damaged_bytes_raise_bad_image_for_any_error_of_pillow() -> None:
     """Every file with some bytes overwritten either decodes or is a BadImage: nothing else comes out."""
     draws = np.random.default_rng(0)
     outcomes = set()
@@ -142,7 +142,7 @@ def test_damaged_bytes_are_bad_images_whatever_pillow_raises() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_images_stand_upright_as_their_exif_says(kind: str, orientation: int) -> None:
+def test_images_are_rotated_by_their_exif_orientation(kind: str, orientation: int) -> None:
     image = Image.fromarray(noise(8, 24, 3)).resize((48, 16), Image.Resampling.BICUBIC)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -182,7 +182,7 @@ def test_a_decompression_bomb_is_rejected(kind: str, monkeypatch: pytest.MonkeyP
         decode_image(data)
 
 
-def test_what_asks_for_enormous_images_takes_no_memory() -> None:
+def test_enormous_images_allocate_no_memory() -> None:
     data = bytearray(encoded(Image.fromarray(noise(8, 8)), "JPEG"))
     place = data.index(b"\xff\xc0") + 5
     data[place : place + 4] = b"\xff\xff\xff\xff"  # 65,535 x 65,535 pixels

@@ -53,9 +53,7 @@ def test_a_split_without_class_folders_is_named(classes: Writer, name: str, capl
     assert f"{root / 'val'} has no class folder and no image" in caplog.text
 
 
-def test_splits_that_are_not_recognized_are_not_taken_for_classes_silently(
-    classes: Writer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unknown_split_folders_log_a_warning(classes: Writer, caplog: pytest.LogCaptureFixture) -> None:
     counts = {"trainset/a": 1, "trainset/b": 1, "held_out/a": 1, "held_out/b": 1}
     assert Folder(str(classes(counts))).class_names == ("held_out", "trainset")
     assert "the folders held_out, trainset look like splits" in caplog.text
@@ -150,7 +148,7 @@ def test_a_relative_folder_is_found_under_the_data_root(classes: Writer, monkeyp
         ({"train/a": 1, "train/b": 1, "val/a": 1, "valid/a": 1}, "two folders for the split val"),
     ],
 )
-def test_folders_that_cannot_be_used(classes: Writer, counts: dict[str, int], message: str) -> None:
+def test_invalid_folders(classes: Writer, counts: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Folder(str(classes(counts)))
 

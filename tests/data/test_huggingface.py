@@ -69,7 +69,7 @@ def test_splits_by_other_names(library: Any, tmp_path: Path) -> None:
     source = Hub(saved, splits={"train": "train", "extra": "val"})
     assert source.splits == ["train"] * 2 + ["val"] * 2
     assert torch.equal(source.load(2), decode_image(png(2)))
-    with pytest.raises(UserError, match="has no split devel; it has: train, extra"):
+    with pytest.raises(UserError, match=r"has no split devel\. It has: train, extra"):
         Hub(saved, splits={"devel": "val"})
 
 
@@ -96,8 +96,8 @@ def test_a_folder_of_parquet_files_read_by_the_library(library: Any, tmp_path: P
     assert all(torch.equal(by_library.load(row), ours.load(row)) for row in range(3))
 
 
-def test_what_cannot_be_had(library: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="none/there cannot be had from the Hugging Face Hub"):
+def test_unavailable_data_sets(library: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none/there cannot be loaded from the Hugging Face Hub"):
         Hub("none/there")
     saved = save(library, tmp_path / "s", train=part(library, [0, 1]))
     with pytest.raises(UserError, match=r'no column "lable"\. Did you mean "label"'):

@@ -44,7 +44,7 @@ def test_the_pixels_of_photographs_are_pillows(real_data: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["CMYK"])
-def test_what_it_does_not_decode_is_left_to_pillow(mode: str) -> None:
+def test_other_files_are_decoded_by_pillow(mode: str) -> None:
     assert decode_jpeg(encoded(mode)) is None
     assert decode_jpeg(b"") is None
     assert decode_jpeg(b"\xff\xd8\xff") is None
@@ -58,7 +58,7 @@ def test_without_the_package_all_is_left_to_pillow(monkeypatch: pytest.MonkeyPat
     assert decode_jpeg(encoded("RGB")) is None
 
 
-def test_a_header_says_size_components_and_orientation() -> None:
+def test_a_header_contains_size_components_and_orientation() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     header = read_header(encoded("RGB", exif=exif))

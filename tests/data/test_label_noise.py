@@ -27,7 +27,7 @@ def wrong(source: Source, base: Source, split: str = "train") -> set[str]:
 
 @pytest.mark.parametrize("arguments", KINDS)
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.6, 1.0])
-def test_labels_are_as_wrong_as_the_transition_matrix_says(arguments: dict[str, Any], rate: float) -> None:
+def test_the_transition_matrix_determines_the_label_noise(arguments: dict[str, Any], rate: float) -> None:
     """Counts of a hundred thousand drawn labels against the matrix, within five standard deviations."""
     classes, images = 10, 100_000
     generator = np.random.default_rng(0)
@@ -94,7 +94,7 @@ def test_wrong_labels_of_a_lower_rate_are_among_those_of_a_higher_one() -> None:
     assert wrong(LabelNoise(base, rate=0.4, seed=1), base) != parts[1]
 
 
-def test_a_label_is_wrong_whatever_other_images_there_are() -> None:
+def test_label_noise_does_not_depend_on_other_images() -> None:
     """Noise on a part is a part of the noise: it is drawn from seed and id."""
     base = Digits()
     noisy = LabelNoise(base, rate=0.5)

@@ -59,7 +59,7 @@ def test_the_tail_is_cut_off_training_alone() -> None:
     assert tail.fingerprint != whole.fingerprint
 
 
-def test_the_order_says_which_classes_are_rare() -> None:
+def test_the_order_determines_the_rare_classes() -> None:
     order = [str(i) for i in (3, 1, 4, 5, 9, 2, 6, 8, 7, 0)]
     found = counts(LongTail(Digits(), imbalance=50, order=order))
     assert [found[int(name)] for name in order] == sorted(found, reverse=True)
@@ -88,7 +88,7 @@ def test_pixels_follow_their_ids_at_once_and_one_by_one() -> None:
         assert torch.equal(image, base.load(base.ids.index(tail.ids[row])))
 
 
-def test_a_class_with_fewer_images_keeps_what_it_has() -> None:
+def test_a_class_with_fewer_images_keeps_all() -> None:
     class Uneven(Digits):
         def __init__(self) -> None:
             super().__init__()

@@ -63,7 +63,7 @@ def test_unknown_classes_are_rejected_with_the_nearest_or_counted() -> None:
         match_classes(source, ("x", "y"), skip_unknown=True)
 
 
-def test_what_cannot_be_a_set_is_rejected(tmp_path: Any) -> None:
+def test_invalid_data_is_rejected(tmp_path: Any) -> None:
     for given, message in (
         ("digit", 'Did you mean "digits"'),
         ("{file: a.csv}", "expected `name`, `source` or `data.source`"),

@@ -61,7 +61,7 @@ def test_targets_belong_to_their_ids(classes: Writer) -> None:
         assert [module.facts.class_names[t] for t in batch.targets.tolist()] == [i.split("/")[0] for i in batch.ids]
 
 
-def test_the_specs_in_the_facts_repeat_what_evaluation_does(classes: Writer) -> None:
+def test_the_specs_in_the_facts_repeat_the_evaluation_transforms(classes: Writer) -> None:
     root = classes({"a": 10, "b": 10})
     specs = [{"name": "resize", "scale": 1.5}, "center_crop"]
     module = ready(folder(root), image_size=8, eval_transforms=specs)
@@ -109,7 +109,7 @@ def test_without_a_seed_it_is_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("cache", ["off", "memory", "disk"])
-def test_the_number_of_workers_changes_nothing(classes: Writer, cache: str) -> None:
+def test_batches_do_not_depend_on_the_number_of_workers(classes: Writer, cache: str) -> None:
     root = classes({"a": 30, "b": 30})
     (root / "a" / "003.png").write_bytes(b"broken")
     transforms = [{"name": "random_resized_crop", "scale": [0.4, 0.6]}, *AUGMENTED]
@@ -200,7 +200,7 @@ def test_setup_happens_once() -> None:
     assert module.facts is facts
 
 
-def test_before_setup_nothing_is_known() -> None:
+def test_facts_require_setup() -> None:
     with pytest.raises(RuntimeError, match="setup"):
         _ = ImageDataModule("digits").facts
 
@@ -246,7 +246,7 @@ def test_wrong_data_is_rejected_by_setup_with_its_place(classes: Writer) -> None
         ready(folder(classes({"b": 5, "tiny": 2}, root="other")))
 
 
-def test_no_test_split_says_how_to_get_one(classes: Writer) -> None:
+def test_a_missing_test_split_raises_with_a_hint(classes: Writer) -> None:
     with pytest.raises(UserError, match=r"expected a test split, got none. Hint: set data\.test_fraction above 0"):
         ready("digits", test_fraction=0.0).test_dataloader()
     with pytest.raises(UserError, match=r"got none\. Hint: add a test split to the source"):

@@ -75,7 +75,7 @@ def test_few_row_groups_stay_in_memory(tmp_path: Path) -> None:
     assert len(roomy._reader._kept) == 20
 
 
-def test_another_process_opens_the_files_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_process_opens_the_files_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Parquet(str(write(tmp_path / "all.parquet", [i % 3 for i in range(12)])))
     source.load(0)
     files = source._reader._files
@@ -201,7 +201,7 @@ def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     refused(str(write(tmp_path / "c.parquet", [0, 7])), '1: the label "7" is no class')
     write(tmp_path / "d/train.parquet", [0, 1])
     write(tmp_path / "d/extra.parquet", [0, 1])
-    refused(str(tmp_path / "d"), "1 of 2 files belong to no split by their names, extra.parquet")
+    refused(str(tmp_path / "d"), "got 1 of 2 files without one, for example extra.parquet")
     write(tmp_path / "e/test.parquet", [0, 1], age=pa.array([1, 2]))
     refused([str(tmp_path / "d/train.parquet"), str(tmp_path / "e/test.parquet")], "columns image, label, age")
     pq.write_table(pa.table({"label": [0, 1]}), tmp_path / "f.parquet")

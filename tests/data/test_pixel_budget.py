@@ -44,7 +44,7 @@ def test_the_limit_is_pillows_or_the_environments(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     assert max_pixels() == 1000
     decode_image(png(20, 50))  # above 500 Pillow warns
-    with pytest.raises(BadImage, match=rf"more pixels than are decoded safely: at most 1,000; {VARIABLE}"):
+    with pytest.raises(BadImage, match=rf"more pixels than are decoded safely: at most 1,000 \({VARIABLE}"):
         decode_image(png(20, 51))
     monkeypatch.setenv(VARIABLE, "600")
     with pytest.raises(BadImage, match="at most 600"):
@@ -175,7 +175,7 @@ elif kind == "workers":
     for batch in torch.utils.data.DataLoader(table, batch_size=1, num_workers=4, collate_fn=return_batch):
         pass
 elif kind == "cache":
-    plan = plan_cache(pipeline, 3, [tuple(image.shape[1:]) for image in Table.of(source, {None}).probe()])
+    plan = plan_cache(pipeline, 3, [tuple(image.shape[1:]) for image in Table.from_source(source, {None}).probe()])
     def read(row):
         with decoding():
             return plan.apply(source.load(row))

@@ -37,7 +37,7 @@ def test_global_random_state_plays_no_part() -> None:
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_processes_together_make_the_batches_of_one(world_size: int) -> None:
-    """For a batch of ``b`` each, the union of all ranks' k-th batches is the k-th batch of ``world_size * b``."""
+    """The union of the k-th batches of ``b`` of all ranks is the k-th batch of ``world_size * b``."""
     alone = positions(TrainingSampler(61, seed=0), 5)
     ranks = [positions(TrainingSampler(61, 0, rank, world_size), 5) for rank in range(world_size)]
     assert {len(r) for r in ranks} == {61 // world_size}
@@ -63,7 +63,7 @@ def test_evaluation_takes_the_batches_of_one_process_in_turn(count: int, world_s
     assert sorted(found) == alone
 
 
-def test_what_was_done_is_passed_over_once_the_epoch_begins() -> None:
+def test_completed_batches_are_skipped_at_the_start_of_an_epoch() -> None:
     done = [0]
     order = TrainingSampler(20, seed=0, skip=lambda: done[0])
     whole = positions(order, 0)

@@ -36,14 +36,14 @@ class Table(Source):
         (["x", "y"], [0], ["a", "b"], None, "2 ids, 1 targets"),
     ],
 )
-def test_a_table_that_cannot_be_is_rejected(
+def test_an_invalid_table_is_rejected(
     ids: list[str], targets: list[int], names: list[str], splits: list[str] | None, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         Table(ids, targets, names, splits)
 
 
-def test_the_fingerprint_changes_with_whatever_the_data_is() -> None:
+def test_the_fingerprint_depends_on_all_data() -> None:
     plain: tuple[object, ...] = (["x", "y"], [0, 1], ["a", "b"], ["train", None])
     others: list[tuple[object, ...]] = [
         (["x", "z"], *plain[1:]),
@@ -72,6 +72,6 @@ def test_digits_are_scikit_learns() -> None:
     assert source.ids == sorted(source.ids)
 
 
-def test_every_source_says_in_one_line_what_it_is() -> None:
+def test_every_source_has_a_summary_line() -> None:
     assert {"digits", "folder", "csv", "torchvision"} <= set(SOURCES.names())
     assert all(entry.summary.endswith(".") for entry in SOURCES)

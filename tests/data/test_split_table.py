@@ -93,7 +93,7 @@ KINDS: dict[str, Callable[[Path], tuple[Any, dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_new_images_and_a_new_class_change_nothing(
+def test_new_images_and_a_new_class_do_not_change_the_split(
     kind: str, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source, options = KINDS[kind](root)
@@ -155,7 +155,7 @@ def test_several_labels_an_image(tmp_path: Path) -> None:
         (lambda root: shutil.rmtree(root / "dog"), r"16 of 48 train and 2 of 6 val and 2 of 6 test images are missing"),
     ],
 )
-def test_what_is_missing_or_changed_is_rejected_with_the_difference(
+def test_missing_or_changed_images_are_rejected_with_the_difference(
     change: Callable[[Path], None], message: str, root: Path
 ) -> None:
     data = make({"name": "folder", "root": str(root)})
@@ -169,9 +169,7 @@ def test_what_is_missing_or_changed_is_rejected_with_the_difference(
         after.setup()
 
 
-def test_another_label_is_rejected_and_allowed_changes_keep_every_known_image_in_its_split(
-    root: Path, tmp_path: Path
-) -> None:
+def test_another_label_is_rejected_and_allowed_changes_keep_the_split(root: Path, tmp_path: Path) -> None:
     data = make({"name": "folder", "root": str(root)})
     known = {name: word for word, ids in seen(data).items() for name in ids}
     (tmp_path / "labels.csv").write_text("id,label\nemu/a07.png,cat\n")

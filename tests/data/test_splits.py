@@ -36,7 +36,7 @@ def counts(source: Source, part: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
     return [int(n) for n in np.bincount(source.targets[part], minlength=len(source.class_names))]
 
 
-def test_nothing_given_carves_both_class_by_class() -> None:
+def test_validation_and_test_are_split_by_class_without_given_splits() -> None:
     source = rows({None: [100, 50, 10, 3]})
     splits = split_source(source, 0.1, 0.2)
     assert counts(source, splits.val) == [10, 5, 1, 1]
@@ -83,7 +83,7 @@ def test_missing_validation_comes_out_of_training_and_never_out_of_the_test() ->
     assert sorted(test) == sorted(i for i in source.ids if i.startswith("test/"))
 
 
-def test_no_test_is_carved_where_validation_is_given() -> None:
+def test_a_given_validation_split_prevents_a_random_test_split() -> None:
     source = rows({"train": [40, 20], "val": [4, 4]})
     assert split_source(source).sizes() == {"train": 60, "val": 8, "test": 0}
 
@@ -107,7 +107,7 @@ def test_a_fraction_of_zero_makes_no_test() -> None:
         ({"train": [2] + [0] * 7, "val": [2] * 8}, r'"class 5" and 2 more'),
     ],
 )
-def test_a_class_that_is_missing_somewhere_is_named(table: dict[str | None, list[int]], message: str) -> None:
+def test_a_missing_class_raises_with_its_name(table: dict[str | None, list[int]], message: str) -> None:
     with pytest.raises(UserError, match=message):
         split_source(rows(table))
 

@@ -86,7 +86,7 @@ def test_a_smaller_subset_lies_within_a_larger_one(one_of: str, sizes: list[Any]
         assert small < large
 
 
-def test_what_is_kept_depends_on_seed_and_ids_alone() -> None:
+def test_the_subset_depends_on_seed_and_ids_only() -> None:
     source = Rows([80, 40], ["train"] * 108 + ["val"] * 12)
     source.splits[0] = source.splits[50] = "val"  # of both classes
     shuffled = np.random.default_rng(0).permutation(120)
@@ -105,7 +105,7 @@ def test_what_is_kept_depends_on_seed_and_ids_alone() -> None:
     assert torch.equal(kept.load(5), source.load(source.ids.index(kept.ids[5])))
 
 
-def test_given_splits_are_made_smaller_where_that_is_said() -> None:
+def test_selected_splits_are_reduced() -> None:
     source = Rows([40, 40], (["train"] * 20 + ["val"] * 10 + ["test"] * 10) * 2)
     assert [len(rows(Subset(source, per_class=4), s)) for s in ("train", "val", "test")] == [8, 20, 20]
     both = Subset(source, per_class=4, splits=["train", "test"])
@@ -125,7 +125,7 @@ def test_several_labels_an_image_are_shared_out_label_by_label() -> None:
         Subset(source, per_class=2)
 
 
-def test_what_alters_a_source_nests_and_is_nested() -> None:
+def test_wrappers_can_be_nested() -> None:
     inner = {"name": "subset", "source": "digits", "per_class": 40}
     twice = SOURCES.build({"name": "subset", "source": inner, "fraction": 0.5})
     assert counts(twice) == [20] * 10
@@ -138,12 +138,12 @@ def test_what_alters_a_source_nests_and_is_nested() -> None:
     assert counts(even) == [40] * 3
 
 
-def test_only_what_is_left_is_cached(classes: Writer) -> None:
+def test_only_remaining_images_are_cached(classes: Writer) -> None:
     root = classes({"a": 30, "b": 30})
     plain = SOURCES.build({"name": "folder", "root": str(root)})
     small = SOURCES.build({"name": "subset", "source": {"name": "folder", "root": str(root)}, "per_class": 2})
-    assert len(Table.of(plain, {None, "train"}).needed) == 60
-    assert len(Table.of(small, {None, "train"}).needed) == len(small) == 4 + 6 + 6
+    assert len(Table.from_source(plain, {None, "train"}).needed) == 60
+    assert len(Table.from_source(small, {None, "train"}).needed) == len(small) == 4 + 6 + 6
     assert evaluation_splits(small) == evaluation_splits(plain)
 
 
@@ -197,6 +197,6 @@ def test_a_source_with_too_few_images_raises_an_error(arguments: dict[str, Any],
         module.setup()
 
 
-def test_a_split_that_is_not_there_cannot_be_made_smaller() -> None:
+def test_reducing_a_missing_split_raises() -> None:
     with pytest.raises(UserError, match='splits: there is no image in the split "test"'):
         Subset(Rows([20, 20]), fraction=0.5, splits=["test"], test_fraction=0.0)

@@ -44,7 +44,7 @@ def test_a_dataset_with_train_and_test(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert TorchvisionSet("MNIST").fingerprint() != source.fingerprint()
 
 
-def test_a_batch_at_once_is_what_comes_one_by_one(tmp_path: Path) -> None:
+def test_gathered_batches_equal_single_images(tmp_path: Path) -> None:
     write_mnist(tmp_path / "MNIST" / "raw", train=12, test=6)
     source = TorchvisionSet("MNIST", root=str(tmp_path))
     rows = np.asarray([17, 0, 11, 12, 0])
@@ -97,8 +97,8 @@ def test_wrong_arguments_are_rejected_before_anything_is_read(spec: dict[str, ob
     assert str(error.value).startswith("data.source")
 
 
-def test_a_missing_dataset_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"CIFAR10 was not found under .*`download: true` fetches it") as error:
+def test_a_missing_dataset_raises_with_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"CIFAR10 was not found under .*Set `download: true`") as error:
         TorchvisionSet("CIFAR10", root=str(tmp_path))
     assert str(tmp_path) in str(error.value)
     with pytest.raises(UserError, match="torchvision cannot fetch it"):

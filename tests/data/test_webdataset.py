@@ -93,9 +93,9 @@ def test_lists_of_labels_are_multi_label(tmp_path: Path) -> None:
     assert source.targets.tolist() == [[1, 0], [0, 0], [1, 1]]
 
 
-def test_which_image_where_there_are_several(tmp_path: Path) -> None:
+def test_one_of_several_images_is_selected(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tar", {f"{i}{e}": jpeg(i) for i in range(2) for e in (".jpg", ".png", ".seg.png")})
-    with pytest.raises(UserError, match=r"0 has several images: \.jpg, \.png; say which one with `image`"):
+    with pytest.raises(UserError, match=r"expected one image in .*0, got \.jpg, \.png\. Select one with `image`"):
         TarShards(str(path))
     labelled: dict[str, bytes | str] = {}
     for i in range(2):
@@ -123,7 +123,7 @@ def test_the_index_is_kept_and_follows_the_file(tmp_path: Path, monkeypatch: pyt
     assert len(tar_index(path).names) == 14
 
 
-def test_an_index_that_cannot_lie_beside_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_in_a_read_only_folder_is_stored_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMGREC_CACHE", str(tmp_path / "cache"))
     path = write(tmp_path / "a.tar", samples(range(5)))
     (tmp_path / ".a.tar.index").mkdir()
@@ -148,7 +148,7 @@ def test_a_shard_that_ends_too_early(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     packed = write(tmp_path / "a.tar", samples(range(3)), "w:gz")
-    with pytest.raises(UserError, match=r"a\.tar is compressed \(gzip\).* unpack it"):
+    with pytest.raises(UserError, match=r"a\.tar is compressed \(gzip\).* Decompress it"):
         TarShards(str(packed))
     (tmp_path / "b.tar").write_bytes(b"no tar file" * 100)
     with pytest.raises(UserError, match=r"b\.tar cannot be read as a tar file"):

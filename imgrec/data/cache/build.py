@@ -1,4 +1,4 @@
-"""Building a cache of decoded images: by several threads, in bounded memory, whole or not at all."""
+"""Construction of a cache of decoded images by several threads in bounded memory."""
 
 from __future__ import annotations
 
@@ -31,19 +31,20 @@ Read = Callable[[int], Tensor]
 Write = Callable[[bytes], object]
 
 _CHUNK = 32
-"""Largest number of images that one thread decodes before it hands them over."""
+"""Largest number of images in a chunk, which one thread decodes."""
 
 _CHUNK_BYTES = 32 << 20
-"""Bytes of decoded images in a chunk, and in an eighth of the chunks that wait to be written."""
+"""Size of the decoded images of a chunk, and an eighth of the size of the chunks that wait to be written."""
 
 
 def build_in_memory(read: Read, rows: NDArray[np.int64], planar: bool) -> DecodedImages:
     """Decode these rows into memory that worker processes share.
 
     Args:
-        read: what is kept of a row: uint8 ``(channels, height, width)``. Raises :class:`BadImage`.
-        rows: which rows, in the order of their slots.
-        planar: whether to store channel by channel.
+        read: Function that returns the stored image of a row, uint8 ``(channels, height, width)``, or raises
+            :class:`BadImage`.
+        rows: Rows in the order of their slots.
+        planar: True to store one channel after the other.
     """
     block = bytearray()
     index, bad = _pack(read, rows, planar, block.extend)
@@ -52,17 +53,17 @@ def build_in_memory(read: Read, rows: NDArray[np.int64], planar: bool) -> Decode
 
 
 def build_on_disk(read: Read, rows: NDArray[np.int64], planar: bool, folder: Path, about: dict[str, Any]) -> None:
-    """Decode these rows into ``folder``, which is there in the end, whole, or as it was before.
+    """Decode these rows into ``folder``, through a temporary folder that is renamed at the end.
 
     Args:
-        read: likewise.
-        rows: likewise.
-        planar: likewise.
-        folder: the cache's folder; an old one is replaced.
-        about: what the cache is to say of itself besides: ``origin``, ``plan``.
+        read: See :func:`build_in_memory`.
+        rows: See :func:`build_in_memory`.
+        planar: See :func:`build_in_memory`.
+        folder: Folder of the cache. An existing one is replaced.
+        about: Further entries of the description of the cache: ``origin``, ``plan``.
 
     Raises:
-        OSError: the disk is full, or the place cannot be written to; nothing is left behind.
+        OSError: If the disk is full, or if the folder cannot be written. The temporary folder is removed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.building-"))
@@ -70,7 +71,7 @@ def build_on_disk(read: Read, rows: NDArray[np.int64], planar: bool, folder: Pat
         with (aside / IMAGES).open("wb") as file:
             index, bad = _pack(read, rows, planar, file.write)
             size = file.tell()
-            _settle(file)
+            _sync(file)
         table = io.BytesIO()
         np.save(table, index, allow_pickle=False)
         meta = {
@@ -86,10 +87,10 @@ def build_on_disk(read: Read, rows: NDArray[np.int64], planar: bool, folder: Pat
         for name, content in ((INDEX, table.getvalue()), (META, json.dumps(meta, indent=1).encode())):
             with (aside / name).open("wb") as file:
                 file.write(content)
-                _settle(file)
+                _sync(file)
         umask = os.umask(0)
         os.umask(umask)
-        aside.chmod(0o777 & ~umask)  # mkdtemp's folders are the owner's alone
+        aside.chmod(0o777 & ~umask)  # mkdtemp creates a folder that only the owner can read
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)
@@ -99,22 +100,20 @@ def build_on_disk(read: Read, rows: NDArray[np.int64], planar: bool, folder: Pat
 
 @contextmanager
 def building(folder: Path, waiting: Callable[[], object]) -> Iterator[None]:
-    """Only one process at a time is inside for a folder; what a killed builder left behind is removed.
+    """Lock the folder of a cache for one process at a time, and remove the files of interrupted builds.
 
     Args:
-        folder: the cache's folder.
-        waiting: called where another process is inside, before waiting for it.
+        folder: Folder of the cache.
+        waiting: Function that is called if another process has the lock, before waiting for it.
 
     Raises:
-        OSError: the place cannot be written to.
+        OSError: If the folder cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         try:
             import fcntl
-        except (
-            ImportError
-        ):  # no such locks on Windows: two builders build twice, and one of them puts its work in place
+        except ImportError:  # Windows has no such locks: two processes build the cache, and one result is used
             yield
             return
         try:
@@ -147,9 +146,9 @@ Image = tuple[bytes, tuple[int, int, int], int]
 
 
 def _decoded(read: Read, rows: NDArray[np.int64], planar: bool) -> Iterator[Image | str]:
-    """Yield the bytes, shape and checksum of each row, or why it cannot be read; in order, a few chunks ahead.
+    """Yield the bytes, shape and checksum of each row in order, or the reason for which it cannot be read.
 
-    The larger the images are, the fewer of them are decoded ahead.
+    A few chunks are decoded in advance. The number of these images decreases with their size.
     """
 
     def one(row: int) -> Image | str:
@@ -173,7 +172,7 @@ def _decoded(read: Read, rows: NDArray[np.int64], planar: bool) -> Iterator[Imag
         while begin < len(rows) or waiting:
             size = max(1, min(_CHUNK, _CHUNK_BYTES // largest))
             ahead = max(1, min(2 * threads, 8 * _CHUNK_BYTES // (size * largest)))
-            while begin < len(rows) and len(waiting) < (ahead if begin else 1):  # the first chunk shows their size
+            while begin < len(rows) and len(waiting) < (ahead if begin else 1):  # the first chunk determines the size
                 end = min(len(rows), begin + (size if begin else 1))
                 waiting.append(pool.submit(chunk, begin, end))
                 begin = end
@@ -181,10 +180,10 @@ def _decoded(read: Read, rows: NDArray[np.int64], planar: bool) -> Iterator[Imag
             largest = max([largest, *(len(image[0]) for image in found if not isinstance(image, str))])
             yield from found
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)  # an interrupt, or a full disk, ends it soon
+        pool.shutdown(wait=True, cancel_futures=True)  # after an interrupt or an error
 
 
-def _settle(file: Any) -> None:
-    """Wait until the disk has it, so that no rename can come before."""
+def _sync(file: Any) -> None:
+    """Wait until a file is on disk, so that it is complete before the folder is renamed."""
     file.flush()
     os.fsync(file.fileno())

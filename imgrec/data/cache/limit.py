@@ -10,7 +10,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgrec.data.cache.registry import StoredCache, cache_root, remove_unused, stored_caches
+from imgrec.data.cache.registry import StoredCache, cache_root, remove_unused_cache, stored_caches
 from imgrec.errors import ResourceError, UserError
 from imgrec.utils.paths import write_text
 
@@ -75,34 +75,34 @@ def store_limit(text: str, root: Path | None = None) -> None:
         raise ResourceError(f"{_file(root)} cannot be written: {error.strerror or error}.") from error
 
 
-def make_room(needed: int, root: Path | None = None, keep: Container[Path] = ()) -> bool:
-    """Remove the least recently used caches until ``needed`` further bytes are within the limit.
+def make_room(size: int, root: Path | None = None, keep: Container[Path] = ()) -> bool:
+    """Remove the least recently used caches until ``size`` further bytes are within the limit.
 
     A cache that a process has open is never removed.
 
     Args:
-        needed: the size of the cache that is to be written, in bytes.
-        root: the folder of the caches.
-        keep: folders of caches that are not removed.
+        size: Size of the new cache, in bytes.
+        root: Folder of the caches. Defaults to :func:`imgrec.data.cache.registry.cache_root`.
+        keep: Folders of caches that are not removed. Defaults to none.
 
     Returns:
-        True if the total, with ``needed``, is within the limit now.
+        True if the total, including ``size``, is within the limit now.
     """
     root = cache_root() if root is None else root
     limit = cache_limit(root)
     found = stored_caches(root)
-    total = sum(cache.size for cache in found) + needed
+    total = sum(cache.size for cache in found) + size
     for cache in sorted(found, key=lambda cache: cache.last_used):
-        if total <= limit.size or needed > limit.size:
+        if total <= limit.size or size > limit.size:
             break
-        size = cache.size
-        if cache.folder in keep or not remove_unused(cache):
+        removed = cache.size
+        if cache.folder in keep or not remove_unused_cache(cache):
             continue
-        total -= size
+        total -= removed
         logger.warning(
             "data.cache: removed %s (%s), the least recently used cache, to remain within %s (%s)",
             cache.name,
-            readable_size(size),
+            readable_size(removed),
             readable_size(limit.size),
             limit.origin,
         )
@@ -122,13 +122,13 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def parse_size(text: str) -> tuple[float, bool]:
+def parse_limit(text: str) -> tuple[float, bool]:
     """Return a size in bytes and False, or a fraction and True for a percentage.
 
     Raises:
         UserError: If it is no size.
 
-    >>> parse_size("1.5 GiB"), parse_size("20kB"), parse_size("30%")
+    >>> parse_limit("1.5 GiB"), parse_limit("20kB"), parse_limit("30%")
     ((1610612736.0, False), (20000.0, False), (0.3, True))
     """
     match = _SIZE.fullmatch(text.strip())
@@ -142,7 +142,7 @@ def parse_size(text: str) -> tuple[float, bool]:
 
 
 def readable_size(size: float) -> str:
-    """Return a size in words.
+    """Return a size as text, in MiB or GiB.
 
     >>> readable_size(3 * 2**30), readable_size(2**20)
     ('3.0 GiB', '1.0 MiB')
@@ -150,11 +150,11 @@ def readable_size(size: float) -> str:
     return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
 
 
-def describe_total(found: list[StoredCache]) -> str:
+def describe_total(caches: list[StoredCache]) -> str:
     """Return the number and size of the caches, and the limit, as one line."""
     limit = cache_limit()
-    total = readable_size(sum(cache.size for cache in found))
-    return f"{len(found)} in {cache_root()}: {total} of at most {readable_size(limit.size)} ({limit.origin})"
+    total = readable_size(sum(cache.size for cache in caches))
+    return f"{len(caches)} in {cache_root()}: {total} of at most {readable_size(limit.size)} ({limit.origin})"
 
 
 def _file(root: Path) -> Path:
@@ -163,7 +163,7 @@ def _file(root: Path) -> Path:
 
 def _bytes(text: str, root: Path, place: str) -> int:
     try:
-        size, is_share = parse_size(text)
+        size, is_share = parse_limit(text)
     except UserError as error:
         raise UserError(f"{place}: {error}") from error
     return int(size * (free_space(root) + used_space(root)) if is_share else size)

@@ -93,12 +93,12 @@ def plan_cache(pipeline: Pipeline, channels: Literal[1, 3], shapes: Sequence[tup
     return CachePlan((), None, pipeline, channels, None)
 
 
-def leaves_alone(pipeline: Pipeline) -> bool:
+def is_identity(pipeline: Pipeline) -> bool:
     """Return True if the pipeline does not change images of the size of the model input."""
-    return all(_leaves_alone(transform, pipeline.image_size) for transform in pipeline.transforms)
+    return all(_is_identity(transform, pipeline.image_size) for transform in pipeline.transforms)
 
 
-def _leaves_alone(transform: Transform, side: int) -> bool:
+def _is_identity(transform: Transform, side: int) -> bool:
     if type(transform) is Resize:
         return transform.size == side
     return type(transform) in (Squash, CenterCrop) and vars(transform)["image_size"] == side

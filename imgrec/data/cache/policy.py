@@ -1,4 +1,4 @@
-"""Whether images are decoded once, and where they are kept: in memory, on disk, or not at all."""
+"""Choice of the cache of decoded images: in memory, on disk, or none."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ logger = logging.getLogger(__name__)
 CacheMode = Literal["auto", "off", "memory", "disk"]
 
 MOST_MEMORY = 4 << 30
-"""The largest cache that ``auto`` keeps in memory, in bytes."""
+"""Largest cache that ``auto`` keeps in memory, in bytes."""
 
 _MEMORY_SHARE = 0.25
-_LITTLE = 64 << 20
-_DESCRIPTION = 2048  # bytes of a cache besides images and index
+_MEMORY_PER_PROCESS = 64 << 20
+_DESCRIPTION = 2048  # bytes of a cache in addition to images and index
 _PROBES = 16
 
 
 @dataclass(frozen=True)
 class Table:
-    """The source that holds the images, below all views of it, and which of its rows a split may need.
+    """The source below all views, and its rows to cache.
 
     Args:
-        base: where the images are.
-        rows_of: for each row of the view its row in ``base``.
-        needed: the rows of ``base`` that are to be cached.
-        narrow: whether a view, and not the data, says which these are.
+        base: Source that contains the images.
+        rows_of: Row in ``base`` for each row of the view.
+        needed: Rows of ``base`` to cache.
+        narrow: True if a view determines these rows instead of the data. Defaults to False.
     """
 
     base: Source
@@ -61,11 +61,11 @@ class Table:
     narrow: bool = False
 
     @classmethod
-    def of(cls, source: Source, splits: set[str | None]) -> Table:
-        """The table below ``source``, with the rows whose given split is one of these.
+    def from_source(cls, source: Source, splits: set[str | None]) -> Table:
+        """Return the table below ``source``, with the rows whose given split is one of ``splits``.
 
-        What is cached depends on the splits that the base gives alone: a run that carves another part for validation,
-        leaves classes out or alters labels finds the same cache. Of a view that is ``narrow``, its own rows are cached.
+        The cached rows depend on the splits of the base only. A run with another validation split, fewer classes or
+        other labels uses the same cache. For a ``narrow`` view, the rows of the view are cached.
         """
         rows = np.arange(len(source))
         wanted: NDArray[np.int64] | None = None
@@ -91,19 +91,19 @@ class Table:
 def open_cache(
     table: Table, plan: CachePlan, mode: CacheMode, probes: Sequence[Tensor], spec: Spec
 ) -> CachedImages | None:
-    """The images of a source, decoded once; ``None`` where they are to be decoded each time.
+    """Open or build the cache of the images of a source. Return ``None`` if images are decoded each time.
 
-    ``auto`` takes a cache on disk that exists. Otherwise it takes memory if the images fit into a quarter of the free
-    memory and into :data:`MOST_MEMORY`; in a training with several processes, up to 64 MiB. Otherwise it takes the
-    disk if the images are within the limit on all caches (:func:`imgrec.data.cache.limit.cache_limit`), and otherwise
-    none. A line in the log contains the choice, the size, the location and the reason, before anything is written.
+    ``auto`` uses an existing cache on disk. Otherwise it uses memory if the images fit into a quarter of the free
+    memory and into :data:`MOST_MEMORY`, or into 64 MiB with several processes. Otherwise it uses the disk if the images
+    are within the limit of all caches (:func:`imgrec.data.cache.limit.cache_limit`), and otherwise no cache. The
+    choice, the size, the location and the reason are logged before anything is written.
 
     Args:
-        table: the images.
-        plan: what is kept of each.
-        mode: ``data.cache``.
-        probes: some of the images, from which the size is estimated; their pixels are not read.
-        spec: the source's spec, to tell a cache whose data changed from one of other data.
+        table: Images.
+        plan: Stored form of each image.
+        mode: Value of ``data.cache``.
+        probes: Some of the images, from which the size is estimated. Their pixels are not read.
+        spec: Spec of the source, which distinguishes changed data from other data.
     """
     if mode == "off" or not probes or not len(table.needed):
         return None
@@ -160,28 +160,28 @@ def _choose(mode: CacheMode, size: int, folder: Path) -> tuple[str, str]:
 def _memory_share() -> int:
     """Return how many bytes this process may keep in memory.
 
-    With several processes, each would decode and hold all images; a cache on disk is decoded once and shared.
+    With several processes, each process would decode and store all images. A cache on disk is decoded once and shared.
     """
     free = free_memory()
     if free is None or process_rank()[1] > 1:
-        return _LITTLE
+        return _MEMORY_PER_PROCESS
     return int(min(MOST_MEMORY, _MEMORY_SHARE * free))
 
 
 def _on_disk(
     folder: Path, read: Callable[[int], Tensor], table: Table, plan: CachePlan, spec: Spec, size: int
 ) -> DecodedImages | None:
-    """Open the cache, or build it after removing the least recently used ones; None if it cannot be written."""
+    """Open the cache, or build it after removing the least recently used ones. Return ``None`` if this fails."""
     origin = _origin(spec, table, plan)
     try:
-        with building(folder, lambda: logger.warning("data.cache: another process is building %s; waiting", folder)):
+        with building(folder, lambda: logger.warning("data.cache: waiting for another process to build %s", folder)):
             if folder.is_dir():
                 try:
                     images = DecodedImages.open(folder)
                     mark_used(folder / META)
                     return images
                 except BrokenCacheError as error:
-                    logger.warning("data.cache: building it again, it is refused: %s", error)
+                    logger.warning("data.cache: building it again, because it is damaged: %s", error)
             about = {"origin": origin, "plan": str(plan), "source": spec}
             about_index = len(table.needed) * ENTRY.itemsize + _DESCRIPTION
             if not make_room(size + about_index, folder.parent, {folder}):
@@ -191,18 +191,18 @@ def _on_disk(
             images = DecodedImages.open(folder)
     except (OSError, BrokenCacheError) as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-        logger.warning("data.cache: off, as %s cannot be written (%s); images are decoded each time", folder, reason)
+        logger.warning("data.cache: off, because %s cannot be written (%s)", folder, reason)
         return None
     for other in stored_caches(folder.parent):
         if other.meta.get("origin") == origin and other.folder != folder:
-            logger.warning("data.cache: the data changed; its old cache %s is deleted", other.name)
+            logger.warning("data.cache: deleted the previous cache %s, because the data changed", other.name)
             clear(other)
     make_room(0, folder.parent, {folder})  # the size was an estimate
     return images
 
 
 def _key(table: Table, plan: CachePlan) -> str:
-    """What a cache is known by: which images, as they are now, and what is kept of them."""
+    """Return the name of a cache, a hash of the images, their state and their stored form."""
     digest = hashlib.blake2b(f"{FORMAT}\0{plan.describe()}\0".encode(), digest_size=16)
     digest.update("\0".join(table.base.ids).encode("utf-8", "backslashreplace"))
     digest.update(table.needed.tobytes())
@@ -212,9 +212,9 @@ def _key(table: Table, plan: CachePlan) -> str:
 
 
 def _origin(spec: Spec, table: Table, plan: CachePlan) -> str:
-    """What stays the same when the data changes: where it is looked for, and what is done to it."""
+    """Return a hash of the source and the stored form of its images, which does not change with the data."""
     splits = sorted({str(table.base.splits[row]) for row in table.needed.tolist()})
     place: list[Any] = [spec, os.getcwd(), str(data_root()), plan.describe(), splits]  # noqa: PTH109
-    if table.narrow:  # other rows are no change of the data
+    if table.narrow:  # other rows do not mean that the data changed
         place += table.needed.tolist()
     return hashlib.blake2b(json.dumps(place, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()

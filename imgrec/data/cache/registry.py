@@ -36,7 +36,7 @@ class StoredCache:
 
     @property
     def last_used(self) -> float:
-        """Time of the last use, in seconds since 1970; 0 for a cache that was removed meanwhile."""
+        """Time of the last use, in seconds since 1970, or 0 for a cache that was removed in the meantime."""
         try:
             return (self.folder / META if self.meta else self.folder).stat().st_mtime
         except OSError:
@@ -87,8 +87,12 @@ def clear(cache: StoredCache) -> None:
         shutil.rmtree(cache.folder, ignore_errors=cache.name.startswith("."))
 
 
-def remove_unused(cache: StoredCache) -> bool:
-    """Delete a cache unless a process has it open or builds it. Return True if it was deleted."""
+def remove_unused_cache(cache: StoredCache) -> bool:
+    """Delete a cache unless a process has it open or builds it.
+
+    Returns:
+        True if it was deleted.
+    """
 
     def refuse() -> None:
         raise BlockingIOError
@@ -106,7 +110,7 @@ def remove_unused(cache: StoredCache) -> bool:
 
 def _stored(folder: Path) -> StoredCache:
     if folder.name.startswith("."):
-        return StoredCache(folder, {}, "a build that is going on, or was killed")
+        return StoredCache(folder, {}, "an unfinished build")
     try:
         meta = read_meta(folder)
         DecodedImages.open(folder)

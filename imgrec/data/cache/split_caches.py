@@ -55,13 +55,13 @@ class SplitCaches:
             return None, pipeline
         if self._mode == "auto" and not self._source.is_deterministic:
             return None, pipeline
-        whole = Table.of(self._source, {None, *SPLITS})
+        whole = Table.from_source(self._source, {None, *SPLITS})
         probes = whole.probe()
         shapes = [(image.shape[-2], image.shape[-1]) for image in probes]
         plan = plan_cache(pipeline, self._channels, shapes)
         shared = len({plan_cache(each, self._channels, shapes).describe() for each in self._pipelines}) == 1
         if plan.describe() not in self._caches:
-            table = whole if shared else Table.of(self._source, splits)
+            table = whole if shared else Table.from_source(self._source, splits)
             self._caches[plan.describe()] = open_cache(table, plan, self._mode, probes, self._spec)
         images = self._caches[plan.describe()]
         return images, pipeline if images is None else plan.rest
@@ -70,7 +70,7 @@ class SplitCaches:
 def evaluation_splits(source: Source) -> set[str | None]:
     """Return the given splits of images that can be evaluated. Validation images can be a part of the training images.
 
-    The source below all views is asked, because a cache does not depend on the splits that a view assigns.
+    The splits are those of the source below all views, because a cache does not depend on the splits of a view.
     """
     while isinstance(source, SourceView):
         source = source.base

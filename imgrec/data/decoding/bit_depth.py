@@ -22,21 +22,21 @@ class Counts(NamedTuple):
 
 
 class SixteenBitCounter:
-    """Counts the images with 16-bit storage that this process has decoded. Threads may share it."""
+    """Thread-safe counter of the images with 16-bit storage that this process decoded."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._counts = Counts()
 
     def add(self, highest: int) -> None:
-        """Count an image with 16-bit storage; ``highest`` is its largest value, 0 to 65535."""
+        """Count an image with 16-bit storage whose largest value is ``highest``, in [0, 65535]."""
         with self._lock:
             total, narrow, most = self._counts
             is_narrow = highest < _LIMIT
             self._counts = Counts(total + 1, narrow + is_narrow, max(most, highest) if is_narrow else most)
 
     def reset(self) -> None:
-        """Begin at zero."""
+        """Reset all counts to zero."""
         with self._lock:
             self._counts = Counts()
 
@@ -51,7 +51,7 @@ sixteen_bit = SixteenBitCounter()
 
 
 def is_sixteen_bit(image: Image.Image) -> bool:
-    """Return True for an image that is stored with 16 bits per value. Call it before its pixels are loaded.
+    """Return True if an image is stored with 16 bits per value. Call it before its pixels are loaded.
 
     Pillow keeps the upper 8 bits of colour images.
     """
@@ -68,7 +68,11 @@ def count_sixteen_bit(image: Image.Image) -> None:
 
 
 def warn_of_few_levels(counts: Counts) -> bool:
-    """Log a warning if there are images with 16-bit storage that use 12 bits or fewer; return True if it was logged."""
+    """Log a warning if images with 16-bit storage use 12 bits or fewer.
+
+    Returns:
+        True if the warning was logged.
+    """
     if not counts.narrow:
         return False
     logger.warning(

@@ -31,7 +31,7 @@ class BadImage(Exception):  # noqa: N818 - it is a finding about data, which loa
 def from_pil(image: Image.Image) -> Tensor:
     """Return the pixels of a Pillow image of any mode: uint8 ``(channels, height, width)`` with 1 or 3 channels.
 
-    Beside the image and the result, only a strip of about a million pixels is in memory.
+    In addition to the image and the result, memory contains a strip of about a million pixels.
 
     Raises:
         BadImage: If the pixels are floating-point numbers or 32-bit integers beyond 16 bits, whose range is unknown.

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to a tensor of its pixels."""
+"""Decoding of image files to tensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SUFFIXES = """
     .jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .avif .heic .heif
 """
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
-"""Endings of files that count as images, in lower case; those of HEIC too, so that these are refused by name."""
+"""File suffixes of images, in lower case. HEIC is included, so that such files raise an error."""
 
 _WITH_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 _DOUBLE = {"WEBP", "AVIF"}  # their decoders take twice the memory of the others
@@ -41,17 +41,17 @@ def decode_image(source: str | Path | bytes, name: str | None = None) -> Tensor:
     Colour images, palettes included, have three channels, and transparency is dropped. Grey images have one. 16-bit
     grey is scaled to 8 bits. An animation gives its first frame.
 
-    An image of many pixels first waits until other threads and processes have finished theirs; see
-    :mod:`imgrec.data.decoding.pixel_budget`. If a decoder reports a damaged file but returns pixels, a line is logged.
+    An image of many pixels first waits until other threads and processes have finished theirs (see
+    :mod:`imgrec.data.decoding.pixel_budget`). If a decoder reports a damaged file but returns pixels, a line is logged.
 
     Args:
-        source: the path of the file, or its content.
-        name: the id of the image for the log, default the path.
+        source: Path of the file, or its content.
+        name: Id of the image for the log. Defaults to the path.
 
     Shapes: uint8 ``(channels, height, width)`` with 1 or 3 channels.
 
     Raises:
-        BadImage: If it cannot be read; the reason is in plain words.
+        BadImage: If it cannot be read. The message contains the reason.
         UserError: If the environment variable ``IMGREC_MAX_IMAGE_PIXELS`` is not a number.
     """
     with readable(name or ("an image" if isinstance(source, bytes) else str(source))):
@@ -94,11 +94,11 @@ def _decode(data: bytes) -> tuple[Tensor, int]:
 
 
 def _too_large(limit: int) -> str:
-    return f"it has more pixels than are decoded safely: at most {limit:,}; {VARIABLE} sets another number"
+    return f"it has more pixels than are decoded safely: at most {limit:,} ({VARIABLE} sets another limit)"
 
 
 def upright(image: Tensor, orientation: int) -> Tensor:
-    """An image turned and mirrored as its EXIF orientation, from 1 to 8, says.
+    """Rotate and mirror an image according to its EXIF orientation, from 1 to 8.
 
     >>> upright(torch.tensor([[[1, 2]]]), 6)
     tensor([[[1],
@@ -121,7 +121,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def file_size(path: str | Path) -> int:
-    """The size of a file in bytes; 0 where there is no such file, which is found out when it is read."""
+    """Return the size of a file in bytes, or 0 for a missing file, which raises an error when it is read."""
     try:
         return os.stat(path).st_size  # noqa: PTH116 - a Path for each of many files takes twice as long
     except OSError:
@@ -129,7 +129,7 @@ def file_size(path: str | Path) -> int:
 
 
 def file_state(path: str | Path) -> bytes:
-    """Size and time of the last change of a file, as 16 bytes; zeros where there is no such file."""
+    """Return size and modification time of a file as 16 bytes, which are zero for a missing file."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError:

@@ -1,4 +1,4 @@
-"""JPEG by libjpeg-turbo itself, where the package simplejpeg is installed: the same pixels as Pillow's, sooner."""
+"""JPEG decoding by libjpeg-turbo if the package simplejpeg is installed: the pixels of Pillow in less time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from imgrec.data.decoding.pixel_budget import max_pixels, reserve
 
 ORIENTATION = 0x0112
-"""The EXIF tag that says how a camera was held."""
+"""EXIF tag of the orientation of the camera."""
 
 _START, _SCAN, _APPLICATION_1 = 0xD8, 0xDA, 0xE1
 _KNOWN_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
@@ -22,7 +22,7 @@ _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 
 
 class Header(NamedTuple):
-    """What stands before the pixels of a JPEG file; ``components`` are 1 for grey, 3 for colour."""
+    """Header of a JPEG file. ``components`` is 1 for grey and 3 for colour."""
 
     height: int
     width: int
@@ -33,8 +33,8 @@ class Header(NamedTuple):
 def decode_jpeg(data: bytes) -> tuple[NDArray[np.uint8], int] | None:
     """Return the pixels, uint8 ``(height, width, 1 or 3)``, and the EXIF orientation, from 1 to 8.
 
-    Return ``None`` if Pillow must decode the file: simplejpeg is not installed; the file is no JPEG, damaged, CMYK,
-    not of 8 bits, above the limit of pixels, or stores its orientation in another way.
+    Return ``None`` if simplejpeg is not installed or if Pillow must decode the file. Pillow decodes other
+    formats, damaged and CMYK files, other bit depths, files above the limit of pixels, and other orientation tags.
     """
     turbo = _simplejpeg()
     header = read_header(data) if turbo is not None and data[:2] == b"\xff\xd8" else None
@@ -43,12 +43,12 @@ def decode_jpeg(data: bytes) -> tuple[NDArray[np.uint8], int] | None:
     reserve(header.height * header.width)
     try:
         return turbo.decode_jpeg(data, "GRAY" if header.components == 1 else "RGB"), header.orientation
-    except ValueError:  # Pillow is more patient with small faults, and says what is wrong with great ones
+    except ValueError:  # Pillow accepts more files and reports the reason for the others
         return None
 
 
 def read_header(data: bytes) -> Header | None:
-    """The header of an ordinary JPEG file; ``None`` where it is another or cannot be made out.
+    """Return the header of a JPEG file of a common kind, or ``None`` for other files.
 
     >>> read_header(b"no JPEG") is None
     True

@@ -39,7 +39,7 @@ _collector = _Collector()
 
 @contextmanager
 def decoder_messages() -> Iterator[list[str]]:
-    """Collect the messages of decoders in this thread; in a nested block, the outermost list receives them.
+    """Collect the messages of decoders in this thread. In nested blocks, the outermost list receives them.
 
     Pillow reports damaged metadata with :mod:`warnings`. libtiff writes damaged pixel data to the standard error of the
     process. Other threads are not affected, so that several of them can decode at the same time.
@@ -60,7 +60,7 @@ def is_collected() -> bool:
 
 
 class DamagedImages:
-    """Count of the images that a decoder reported a message about; logs the 1st, the 10th, the 100th, and so on."""
+    """Counter of images with messages of their decoder. It logs the 1st, the 10th, the 100th of them, and so on."""
 
     def __init__(self) -> None:
         self.ids: set[str] = set()
@@ -70,8 +70,8 @@ class DamagedImages:
         """Count an image, once.
 
         Args:
-            name: the id of the image.
-            messages: the messages of its decoder; none for an image without a fault.
+            name: Id of the image.
+            messages: Messages of its decoder, empty for an intact image.
         """
         if not messages:
             return
@@ -80,8 +80,8 @@ class DamagedImages:
             self.ids.add(name)
             count = len(self.ids)
         if not known and str(count).strip("0") == "1":
-            so_far = "" if count == 1 else f"; {count:,} such images so far"
-            logger.warning("image decoded, but its file is damaged: %s (%s)%s", name, messages[0], so_far)
+            total = "" if count == 1 else f", {count:,} such images so far"
+            logger.warning("image decoded, but its file is damaged: %s (%s)%s", name, messages[0], total)
 
 
 damaged_images = DamagedImages()

@@ -51,7 +51,7 @@ def max_pixels() -> int:
         return accepted or 1 << 62
     limit = _parse(given)
     if accepted is not None and limit > accepted:
-        Image.MAX_IMAGE_PIXELS = -(-limit // 2)  # the user asked for more than Pillow accepts
+        Image.MAX_IMAGE_PIXELS = -(-limit // 2)  # the limit of the user exceeds that of Pillow
     return limit
 
 
@@ -73,12 +73,12 @@ def decoding() -> Iterator[None]:
 
 
 def reserve(pixels: int) -> None:
-    """Wait until an image of this size may be decoded; call it inside a :func:`decoding` block.
+    """Wait until an image of this size may be decoded. Call it inside a :func:`decoding` block.
 
     All threads and processes of one user on one machine share :func:`max_pixels`. One image is always admitted.
 
     Args:
-        pixels: height times width.
+        pixels: Number of pixels, height times width.
     """
     _release()
     part = max(1, max_pixels() // SLOTS)
@@ -155,7 +155,7 @@ def _acquire_files(slots: int) -> list[int]:
                     held[number] = found
             if len(held) < slots:
                 if time.monotonic() > deadline:
-                    logger.warning("large images: another process keeps its reservation; not waiting any longer")
+                    logger.warning("large images: decoding without a reservation, because other processes keep theirs")
                     break
                 time.sleep(_PAUSE)
     except OSError:  # no such locks on this file system: the limit holds for this process alone
@@ -167,7 +167,7 @@ def _acquire_files(slots: int) -> list[int]:
 
 
 def _folder() -> Path | None:
-    """Return the folder of the lock files, which belongs to this user alone; ``None`` if there cannot be one."""
+    """Return the folder of the lock files, which belongs to this user alone, or ``None`` if it cannot be created."""
     user = os.getuid()
     path = Path(tempfile.gettempdir()) / f"imgrec-large-images-{user}"
     try:

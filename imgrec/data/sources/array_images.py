@@ -115,7 +115,7 @@ def _eight_bits(pixels: Tensor) -> Tensor:
     if pixels.numel() and not (pixels.min() >= 0 and pixels.max() <= 1):  # NaN is in no range
         raise UserError(
             f"images: expected floats in [0, 1], got {pixels.min():.3g} to {pixels.max():.3g}. Remove a normalization "
-            "from the dataset, because the model contains it; convert values of 0 to 255 to uint8."
+            "from the dataset, because the model contains it, and convert values of 0 to 255 to uint8."
         )
     return pixels.mul(255).round_().to(torch.uint8)
 

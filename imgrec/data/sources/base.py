@@ -48,8 +48,8 @@ class Source(ABC):
             :class:`imgrec.data.TrainingSampler`. Defaults to one.
 
     Raises:
-        UserError: If there is no image or only one class, if an id or a class name occurs twice, if a target is out of
-            range, if a split is unknown, or if a column has another length.
+        UserError: If there is no image or only one class, or if an id or a class name occurs twice. If a target is out
+            of range, a split is unknown, or a column has another length.
     """
 
     def __init__(

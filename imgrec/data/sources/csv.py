@@ -28,26 +28,27 @@ class CsvTable(Source):
     double quotes. The delimiter is a comma, semicolon, tab or vertical bar, whichever gives the required columns.
 
     Paths are relative to ``root`` or absolute, with slashes or backslashes. A file that does not exist counts as an
-    image that cannot be read; its finding contains the path that was tried. Without ``classes``, the classes are the
+    image that cannot be read. Its finding contains the full path. Without ``classes``, the classes are the
     labels that occur, sorted as numbers if all of them are whole numbers, otherwise as text. A row with an empty cell
     in the split column belongs to the training images, from which missing splits are taken.
 
     Args:
-        file: the CSV file. A relative path is looked up in the current folder, then under ``IMGREC_DATA``.
-        root: the folder that paths are relative to; by default the folder of the CSV file.
-        path_column: the column of the image paths.
-        label_column: the column of the labels; or several columns, one per class, that contain 1 if an image has the
-            class and otherwise 0 (multi-label).
-        label_separator: the text between two labels of one image, for example ``|`` (multi-label).
-        split_column: the column of the splits, with the names that folders of splits may have; by default the column
-            ``split``, if there is one.
-        classes: the accepted labels, words or numbers, in their order. Any other label is an error.
-        outside_root: True if paths may lead out of ``root``: absolute ones, or with ``..``. Default: false.
-        delimiter: the character between two cells; found in the header by default.
+        file: CSV file. A relative path is looked up in the current folder, then under ``IMGREC_DATA``.
+        root: Folder of relative image paths. Defaults to the folder of the CSV file.
+        path_column: Column of the image paths. Defaults to ``path``.
+        label_column: Column of the labels, or list of columns with one per class, which contain 1 for images of the
+            class and otherwise 0 (multi-label). Defaults to ``label``.
+        split_column: Column of the splits, with the names that folders of splits may have. Defaults to the column
+            ``split`` if there is one.
+        classes: Accepted labels, text or numbers, in their order. Any other label is an error. Defaults to the labels
+            that occur.
+        delimiter: Character between two cells. Defaults to the one that the header contains.
+        label_separator: Text between two labels of one image, for example ``|`` (multi-label). Defaults to one label
+            per image.
+        outside_root: True to accept absolute paths and paths with ``..`` that lead out of ``root``. Defaults to False.
 
     Raises:
-        UserError: If the file, the folder or a column is missing; if a row has more cells than the header, no path or
-            no label, an unknown label or split, or an absolute Windows path on another system. The message names the
+        UserError: If the file, the folder or a column is missing, or if a row is invalid. The message contains the
             line.
 
     Example::

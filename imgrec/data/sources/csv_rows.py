@@ -31,8 +31,8 @@ class CsvRows(NamedTuple):
         """Return the position of a column.
 
         Args:
-            name: the name of the column.
-            hint: a sentence for the end of the message.
+            name: Name of the column.
+            hint: Sentence for the end of the message. Defaults to none.
 
         Raises:
             UserError: If there is no such column.
@@ -56,23 +56,23 @@ def read_csv(path: Path, required: Sequence[str], delimiter: str | None = None, 
     double quotes. Missing cells at the end of a row are empty. Further cells are accepted if they are empty.
 
     Args:
-        path: the file.
-        required: names of columns, possibly none. They decide on the delimiter if none is given.
-        delimiter: the character between two cells. By default a tab for a ``.tsv`` file, otherwise the first of
-            comma, semicolon, tab and vertical bar with which the header has the required columns. If no column is
+        path: CSV file.
+        required: Names of required columns, which may be empty. They determine the default delimiter.
+        delimiter: Character between two cells. Defaults to a tab for a ``.tsv`` file. For other files, it is the first
+            of comma, semicolon, tab and vertical bar with which the header has the required columns. If no column is
             required, it is the first of them that occurs in the header.
-        strip: if True, white space around a cell is removed.
+        strip: True to remove white space around a cell. Defaults to True.
 
     Raises:
-        UserError: If the file cannot be read, is empty or is not UTF-8; if a quote is not closed; if a column name
-            occurs twice; or if a row has more cells than the header.
+        UserError: If the file cannot be read, is empty, is not UTF-8 or is no valid CSV. If a column name occurs twice,
+            or a row has more cells than the header.
     """
     text = _read(path)
     if delimiter is None:
         delimiter = _delimiter(path, text, required)
     records = _records(path, text, delimiter, strip)
     if not records:
-        raise UserError(f"{path} is empty; its first row names the columns.")
+        raise UserError(f"{path}: expected column names in the first row, got an empty file.")
     header = [name.strip() for name in records[0].cells]
     while header and not header[-1]:
         header.pop()
@@ -87,7 +87,7 @@ def _read(path: Path) -> str:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return file.read()
     except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder; a CSV file is needed.") from error
+        raise UserError(f"{path}: expected a CSV file, got a folder.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
     except PermissionError as error:

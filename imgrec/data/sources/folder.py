@@ -23,24 +23,28 @@ class Folder(Source):
     """Image files in one folder per class, and optionally these in one folder per split.
 
     The layouts are ``root/cat/1.jpg`` and ``root/train/cat/1.jpg``. In the second, the folders of the other splits are
-    in the same place as ``train``. Accepted names, in upper or lower case: ``train``, ``training``; ``val``,
-    ``valid``, ``validation``, ``dev``, ``devel``, ``development``, ``eval``, ``evaluation``; ``test``, ``testing``.
+    the same folder as ``train``. Names in upper or lower case are accepted:
+
+    - ``train``, ``training``
+    - ``val``, ``valid``, ``validation``, ``dev``, ``devel``, ``development``, ``eval``, ``evaluation``
+    - ``test``, ``testing``
 
     The classes are the folder names, sorted as text: those of ``train`` if there are splits. Two Unicode spellings of
     one name (NFC, NFD) are one class. Folders inside a class belong to this class.
 
     Hidden entries and those of operating systems (``__MACOSX``, ``lost+found``, ``@eaDir``, ``Thumbs.db``) are
-    ignored; see :func:`imgrec.data.sources.file_names.is_system_entry`. Everything else that is left out is logged
-    with its
-    count: files without the ending of an image, named pipes, devices and sockets, images without a class folder, a
-    split without class folders, and folders that are not named like a split.
+    ignored. See :func:`imgrec.data.sources.file_names.is_system_entry`. All other excluded entries are logged with
+    their count:
+
+    - files without an image suffix, named pipes, devices and sockets
+    - images without a class folder, splits without class folders, and folders that are not named like a split
 
     Args:
-        root: the folder. A relative path is looked up in the current folder, then under ``IMGREC_DATA``.
+        root: Folder. A relative path is looked up in the current folder, then under ``IMGREC_DATA``.
 
     Raises:
-        UserError: If there is no such folder, no image in it or in a class, or one class only; if a split has a class
-            that ``train`` lacks; or if folders with names of splits were taken for classes.
+        UserError: If there is no such folder, or if it has fewer than two classes. If a class has no image, a split has
+            a class that ``train`` lacks, or folders of splits would be classes.
 
     Example::
 
@@ -50,7 +54,7 @@ class Folder(Source):
     def __init__(self, root: str) -> None:
         self.root = locate(root, "data folder")
         if not self.root.is_dir():
-            raise UserError(f"{self.root} is a file; a folder of class folders is needed.")
+            raise UserError(f"{self.root}: expected a folder of class folders, got a file.")
         found = FolderScan(self.root)
         self._files = found.files
         super().__init__(

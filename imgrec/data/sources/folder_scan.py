@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 class FolderScan:
     """The image files below a folder, sorted by name, with class and split.
 
-    Everything that is left out, except system entries, is logged as a warning.
+    Excluded entries, except system entries, are logged as a warning.
 
     Args:
-        root: the folder.
+        root: Folder.
 
     Raises:
-        UserError: If there is no class folder or no image, if a class has no training image, if a split has a class
-            that ``train`` lacks, or if a folder cannot be read.
+        UserError: If a folder cannot be read, or if there is no class folder or no image. If a class has no training
+            image, or a split has a class that ``train`` lacks.
     """
 
     def __init__(self, root: Path) -> None:
@@ -113,7 +113,7 @@ class FolderScan:
     def _images(self, folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
         here = os.path.realpath(folder)
         if here in above or above[0].startswith(os.path.join(here, "")):  # noqa: PTH118 - strings are compared
-            logger.warning("%s leads back to a folder that it lies in, and is passed over", folder)
+            logger.warning("%s links to one of its parent folders, and is skipped", folder)
             return
         direct, inside = False, []
         for entry in _entries(folder):
@@ -135,7 +135,7 @@ class FolderScan:
 
     def _check(self, train: Path) -> None:
         if not self.files:
-            raise UserError(f"no image at all in {self._root}, in none of its {len(self.class_names)} class folders.")
+            raise UserError(f"no image at all in the {len(self.class_names)} class folders of {self._root}.")
         counts = Counter(t for t, s in zip(self.targets, self.splits, strict=True) if s in (None, "train"))
         empty = [name for target, name in enumerate(self.class_names) if not counts[target]]
         if empty and not is_evaluation():
@@ -153,7 +153,7 @@ class FolderScan:
             return
         message = (
             f"{self._root}: the folders {_listed(sorted(deep))} look like splits, because all of them have the "
-            f"subfolders {_listed(common)}. Names of splits: {', '.join(SPLIT_NAMES)}; one of them must be train."
+            f"subfolders {_listed(common)}. Names of splits: {', '.join(SPLIT_NAMES)}. One of them must be train."
         )
         if any(find_split(name) for name in deep):
             raise UserError(message)
@@ -173,7 +173,7 @@ class FolderScan:
                 loose,
             )
         elif flat:
-            logger.warning("%s has no class folder and no image; it is left out.", folder)
+            logger.warning("%s has no class folder and no image, and is left out.", folder)
         elif loose:
             logger.warning("%s: images outside of class folders are left out: %d.", folder, loose)
 
@@ -186,7 +186,7 @@ class FolderScan:
             )
         if self._special:
             logger.warning(
-                "%s: %d entries are named like images, but are named pipes, devices or sockets; they are left out: %s",
+                "%s: %d entries are named like images, but are named pipes, devices or sockets, and are left out: %s",
                 self._root,
                 len(self._special),
                 _listed(self._special),
@@ -210,7 +210,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_special(entry: os.DirEntry[str]) -> bool:
-    """Return True for a named pipe, a device or a socket. A broken link is an image that cannot be read."""
+    """Return True if an entry is a named pipe, a device or a socket. A broken link is an unreadable image."""
     try:
         return not entry.is_file() and not stat.S_ISREG(entry.stat().st_mode)
     except OSError:
@@ -222,7 +222,7 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _class_folders(folder: Path) -> Mapping[str, list[str]]:
-    """Return the folders of each class, in the order of the class names; NFC and NFD spellings are one class."""
+    """Return the folders of each class, in the order of the class names. NFC and NFD spellings are one class."""
     found: dict[str, list[str]] = {}
     for name in _subfolders(folder):
         printable = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Hugging Face's layout of an image data set: which column holds the image, which the label, what the classes are."""
+"""Columns of images, labels and class names in the layout of Hugging Face data sets."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _LABELS = ("label", "labels", "fine_label", "class", "target", "cls")
 _IMAGES = ("image", "img", "picture", "photo", "jpg", "png", "bytes")
 
 
-class Layout(NamedTuple):
-    """The image column, the columns of labels, and the class names where the data set gives them."""
+class ColumnLayout(NamedTuple):
+    """The image column, the label columns, and the class names if the data set has them."""
 
     image: str
     labels: tuple[str, ...]
@@ -30,17 +30,17 @@ def find_layout(
     features: Mapping[str, Any],
     image: str | None = None,
     label: str | list[str] | None = None,
-) -> Layout:
-    """Which columns are meant: the ones given, else what the features say, else the usual type and name.
+) -> ColumnLayout:
+    """Find the columns of images and labels by the arguments, otherwise by the features, otherwise by type and name.
 
     Args:
-        schema: the columns and their types.
-        features: what Hugging Face's libraries note beside them, as plain data; may be empty.
-        image: the column of the images.
-        label: the column of the labels, or several: one a class.
+        schema: Columns and their types.
+        features: Features of the Hugging Face libraries as plain data, which may be empty.
+        image: Column of the images. Defaults to the column that is found.
+        label: Column of the labels, or list of columns with one per class. Defaults to the column that is found.
 
     Raises:
-        UserError: there is no such column, or none can be told to be the one.
+        UserError: If there is no such column, or if several columns are possible.
     """
     kinds = {name: _kind(features.get(name)) for name in schema.names}
     for name in [image, *([label] if isinstance(label, str) else label or [])]:
@@ -56,19 +56,19 @@ def find_layout(
         usual = [name for name in _LABELS if name in schema.names and name != image]
         label = _one_of(labelled or usual[:1], _LABELS, "label_column", "holds labels", schema)
     labels = (label,) if isinstance(label, str) else tuple(label)
-    return Layout(image, labels, _names(features.get(labels[0])) if len(labels) == 1 else None)
+    return ColumnLayout(image, labels, _names(features.get(labels[0])) if len(labels) == 1 else None)
 
 
-def labels_of(
-    columns: Sequence[Sequence[Any]], layout: Layout, ids: Sequence[str], classes: ClassNames | None
+def column_labels(
+    columns: Sequence[Sequence[Any]], layout: ColumnLayout, ids: Sequence[str], classes: ClassNames | None
 ) -> Labels:
-    """The labels that the columns of ``layout.labels`` hold, as plain values.
+    """Read the labels from the columns of ``layout.labels``.
 
     Args:
-        columns: the values of each of these columns.
-        layout: what the columns are.
-        ids: what to call each row in messages.
-        classes: the class names where the user gives them; they win over those of the data set.
+        columns: Values of each of these columns.
+        layout: Columns of the data set.
+        ids: Name of each row in messages.
+        classes: Class names of the user, which take precedence over those of the data set.
     """
     if len(layout.labels) > 1:
         return read_table(dict(zip(layout.labels, columns, strict=True)), ids)
@@ -79,8 +79,8 @@ def labels_of(
     return read_labels([_named(value, names) for value in values], ids, names)
 
 
-def kept_columns(schema: pa.Schema, layout: Layout) -> list[str]:
-    """The other columns of numbers, words or truth values, in order."""
+def kept_columns(schema: pa.Schema, layout: ColumnLayout) -> list[str]:
+    """Return the other columns of numbers, text or booleans, in order."""
     return [
         name
         for name in schema.names
@@ -89,8 +89,8 @@ def kept_columns(schema: pa.Schema, layout: Layout) -> list[str]:
     ]
 
 
-def plain(column: pa.ChunkedArray) -> NDArray[Any]:
-    """A column's values as an array; words as objects, numbers with missing ones as float."""
+def column_values(column: pa.ChunkedArray) -> NDArray[Any]:
+    """Return the values of a column as an array. Text is of type object, numbers with missing values are floats."""
     if _is_text(column.type):
         return np.asarray(column.to_pylist(), dtype=object)
     if pa.types.is_boolean(column.type) and column.null_count:
@@ -99,7 +99,7 @@ def plain(column: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def _named(value: Any, names: Sequence[str]) -> Any:
-    """The class that a number counts; a number that counts none stays, to be refused or, if -1, left out."""
+    """Return the class of an index. An index without a class is unchanged, and is rejected or, if -1, excluded."""
     if isinstance(value, list):
         return [_named(part, names) for part in value]
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
@@ -123,12 +123,12 @@ def _names(feature: Any) -> list[str] | None:
     return [str(name) for name in feature["names"]] if feature.get("names") else None
 
 
-def _one_of(found: Sequence[str], usual: Sequence[str], argument: str, what: str, schema: pa.Schema) -> str:
+def _one_of(found: Sequence[str], usual: Sequence[str], argument: str, content: str, schema: pa.Schema) -> str:
     if len(found) > 1:
         found = [name for name in usual if name in found][:1] or found
     if len(found) != 1:
-        said = f"several may: {', '.join(found)}" if found else f"it has: {', '.join(schema.names)}"
-        raise UserError(f"no column can be told to be the one that {what} ({said}); name it with `{argument}`.")
+        names = f"several: {', '.join(found)}" if found else f"none of {', '.join(schema.names)}"
+        raise UserError(f"{argument}: expected one column that {content}, got {names}. Set `{argument}`.")
     return found[0]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from imgrec.data.decoding.image import readable
 from imgrec.data.labels import ClassNames, warn_of_unlabelled
 from imgrec.data.sources.base import SOURCES, Source
-from imgrec.data.sources.hf_schema import find_layout, kept_columns, labels_of, plain
+from imgrec.data.sources.hf_schema import column_labels, column_values, find_layout, kept_columns
 from imgrec.data.sources.parquet import decode_cell, number_rows
 from imgrec.data.splits.names import find_split, unknown_split
 from imgrec.errors import UserError
@@ -25,25 +25,27 @@ logger = logging.getLogger(__name__)
 
 @SOURCES.register("hub")
 class Hub(Source):
-    """A data set of the Hugging Face Hub, by name; needs the extra `hub`.
+    """Data set of the Hugging Face Hub, by name (extra: `hub`).
 
-    It is fetched once, into the cache of Hugging Face's own library ``datasets``, and memory-mapped from there; what
-    was fetched works without a network, with ``HF_DATASETS_OFFLINE=1``. A folder that ``datasets`` saved
-    (``save_to_disk``) works likewise. Parquet files need neither: see the source `parquet`. Splits whose names are not
-    in :data:`imgrec.data.splits.names.SPLIT_NAMES` are left out with a warning, unless ``splits`` names them.
+    It is downloaded once into the cache of the library ``datasets`` and memory-mapped. Downloaded data works offline
+    with ``HF_DATASETS_OFFLINE=1``. Folders of ``save_to_disk`` are supported too. Splits whose names are not in
+    :data:`imgrec.data.splits.names.SPLIT_NAMES` are excluded with a warning, unless ``splits`` contains them.
 
     Args:
-        dataset: its name, ``uoft-cs/cifar10``, or a folder that ``datasets`` knows how to read.
-        config: the name of its configuration, where it has several.
-        revision: the version: a tag, a branch or a commit. Give a commit to get the same data for ever.
-        splits: what its splits are for, where their names do not say it: ``{train: train, dev: val}``.
-        image_column: the column of the images; by default the one that is of that kind.
-        label_column: the column of the labels, or several, one a class; by default the one of classes, or ``label``.
-        classes: the names of the classes, in their order; by default those that it names, or that occur.
+        dataset: Name of the data set, ``uoft-cs/cifar10``, or folder in a format of ``datasets``.
+        config: Name of the configuration. Defaults to the only one.
+        revision: Tag, branch or commit. Only a commit always means the same data. Defaults to the latest version.
+        splits: Splits by the names in the data set: ``{train: train, dev: val}``. Defaults to the usual names.
+        image_column: Column of the images. Defaults to the only column of that type.
+        label_column: Column of the labels, or list of columns with one per class. Defaults to the column of classes, or
+            ``label``.
+        classes: Names of the classes in their order. Defaults to those of the data set, or to the labels that occur.
 
     Raises:
-        UserError: the library is missing; there is no such data set, configuration, split or column; it cannot be
-            fetched.
+        UserError: If the library is not installed, if the data set cannot be downloaded, or if there is no such
+            configuration, split or column.
+
+    See also: the source `parquet`, which reads Parquet files without this library.
 
     Source: Lhoest et al. 2021, "Datasets: a community library for natural language processing", EMNLP,
     arXiv 2109.02846.
@@ -74,7 +76,7 @@ class Hub(Source):
             part.with_format("arrow").select_columns([*layout.labels, *others])[:] for part in self._parts.values()
         ]
         values = [[value for table in tables for value in table[name].to_pylist()] for name in layout.labels]
-        labels = labels_of(values, layout, ids, classes)
+        labels = column_labels(values, layout, ids, classes)
         warn_of_unlabelled(len(ids) - len(labels.rows), len(ids), dataset)
         self._image = layout.image
         self._rows = labels.rows
@@ -85,12 +87,18 @@ class Hub(Source):
             targets=labels.targets,
             class_names=labels.class_names,
             splits=[found[row] for row in labels.rows.tolist()],
-            columns={name: np.concatenate([plain(table[name]) for table in tables])[labels.rows] for name in others},
+            columns={
+                name: np.concatenate([column_values(table[name]) for table in tables])[labels.rows] for name in others
+            },
         )
 
     @staticmethod
     def check_arguments(dataset: str, splits: dict[str, str] | None = None, **_: Any) -> None:
-        """Raise :class:`UserError` where the library is missing, or ``splits`` cannot be."""
+        """Check the arguments before any file is read.
+
+        Raises:
+            UserError: If the library is not installed, or if ``splits`` contains an unknown split.
+        """
         for word in (splits or {}).values():
             if find_split(word) is None:
                 raise UserError(f"splits: {unknown_split(word)}")
@@ -98,8 +106,8 @@ class Hub(Source):
             importlib.import_module("datasets")
         except ImportError as error:
             raise UserError(
-                f'{dataset}: data sets of the Hub need the library datasets: pip install "imgrec[hub]". Parquet files '
-                "on this machine are read without it, by the source `parquet`."
+                f'{dataset}: data sets of the Hub require the library datasets: pip install "imgrec[hub]". The source '
+                "`parquet` reads local Parquet files without it."
             ) from error
 
     def load(self, index: int) -> Tensor:  # noqa: D102
@@ -120,13 +128,13 @@ def _load(dataset: str, config: str | None, revision: str | None) -> Any:
         if (Path(dataset) / "dataset_dict.json").exists() or (Path(dataset) / "state.json").exists():
             return datasets.load_from_disk(dataset)
         return datasets.load_dataset(dataset, config, revision=revision)
-    except Exception as error:  # the library raises errors of many kinds, of its own and of those it stands on
+    except Exception as error:  # the library raises errors of many types, also of its dependencies
         offline = " (HF_DATASETS_OFFLINE is set)" if os.environ.get("HF_DATASETS_OFFLINE", "0") not in ("", "0") else ""
-        raise UserError(f"{dataset} cannot be had from the Hugging Face Hub{offline}: {error}") from error
+        raise UserError(f"{dataset} cannot be loaded from the Hugging Face Hub{offline}: {error}") from error
 
 
 def _parts(found: Any, given: dict[str, str] | None, dataset: str) -> dict[str | None, Any]:
-    """The parts that are used, by our word for each."""
+    """Return the used parts of the data set by split."""
     if not hasattr(found, "keys"):
         return {None: found}
     if given is None:
@@ -136,8 +144,8 @@ def _parts(found: Any, given: dict[str, str] | None, dataset: str) -> dict[str |
     missing = [name for name in words if name not in found]
     if missing or not words:
         raise UserError(
-            f"{dataset} has no split {', '.join(missing) or 'for training by its name'}; it has: {', '.join(found)}. "
-            "The argument `splits` says what they are for."
+            f"{dataset} has no split {', '.join(missing) or 'for training by its name'}. It has: {', '.join(found)}. "
+            "The argument `splits` assigns them: {train: NAME}."
         )
     if len(set(words.values())) < len(words):
         raise UserError(

@@ -78,20 +78,20 @@ def as_labels(values: Sequence[Any] | NDArray[Any] | Tensor) -> NDArray[Any]:
     )
 
 
-def dataset_class_names(dataset: Any, found: Sequence[int]) -> list[str]:
+def dataset_class_names(dataset: Any, numbers: Sequence[int]) -> list[str]:
     """Return the names of the classes with these numbers: from the attribute ``classes``, otherwise the numbers.
 
     Args:
         dataset: Dataset, or a ``Subset`` of one.
-        found: Numbers of the classes, in ascending order.
+        numbers: Numbers of the classes, in ascending order.
     """
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     given = list(getattr(dataset, "classes", None) or [])
-    if len(given) <= max(found, default=-1):
-        return [str(number) for number in found]
-    names = [", ".join(given[i]) if isinstance(given[i], tuple | list) else str(given[i]) for i in found]
-    return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in zip(found, names, strict=True)]
+    if len(given) <= max(numbers, default=-1):
+        return [str(number) for number in numbers]
+    names = [", ".join(given[i]) if isinstance(given[i], tuple | list) else str(given[i]) for i in numbers]
+    return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in zip(numbers, names, strict=True)]
 
 
 def _label(item: Any) -> Any:

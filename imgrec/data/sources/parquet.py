@@ -1,4 +1,4 @@
-"""Parquet files of encoded images with their labels, in the layout of Hugging Face's data sets."""
+"""Parquet files of encoded images with their labels, in the layout of Hugging Face data sets."""
 
 from __future__ import annotations
 
@@ -17,57 +17,59 @@ from torch import Tensor
 from imgrec.data.decoding.image import BadImage, decode_image, readable
 from imgrec.data.labels import ClassNames, warn_of_unlabelled
 from imgrec.data.sources.base import SOURCES, Source
-from imgrec.data.sources.hf_schema import find_layout, kept_columns, labels_of, plain
+from imgrec.data.sources.hf_schema import column_labels, column_values, find_layout, kept_columns
 from imgrec.data.sources.shards import Paths, Shard, find_shards
 from imgrec.data.sources.table_paths import decode_listed, portable_path
 from imgrec.errors import UserError
 from imgrec.utils import json_text
 from imgrec.utils.paths import inside
+from imgrec.utils.ranges import NonNegativeInt, check_ranges
 
 _OPEN_FILES = 100
 
 
 @SOURCES.register("parquet")
 class Parquet(Source):
-    """Parquet files that hold one image a row, encoded, and its label: those of Hugging Face's data sets, or one's own.
+    """Parquet files with one encoded image and its label per row, such as Hugging Face data sets.
 
-    The image column is a struct of ``bytes`` and ``path``, or binary. A list of labels a row, or several label columns
-    of 0 and 1, are multi-label targets. Rows without a label (missing, or -1) are left out, with a warning. The other
-    columns of numbers and words are in ``columns``.
+    The image column is a struct of ``bytes`` and ``path``, or binary. A list of labels per row, or several label
+    columns of 0 and 1, are multi-label targets. Rows without a label (missing, or -1) are excluded with a warning. The
+    other columns of numbers and text are in ``columns``.
 
-    The labels are read at once, images when they are asked for, a row group at a time: reading in order is quick, but
-    in the random order of training a whole row group is read for each image that is not in memory. ``data.cache``,
-    which reads everything once in order, spares that. An image's id is the split and its row in it.
+    Labels are read at once. Images are read on request, one row group at a time. Reading in order is fast. In the
+    random order of training, a whole row group is read for each image that is not in memory. ``data.cache`` avoids
+    this, because it reads all rows once in order. The id of an image is its split and its row in the split.
 
     Args:
-        path: a file, a folder, a pattern such as ``data/train-*.parquet``, several of them, or these by split:
-            ``{train: ..., test: ...}``. Without that the split is a word in the file's name or a folder's name.
-        image_column: the column of the images; by default the one that is of that kind.
-        label_column: the column of the labels, or several, one a class; by default the one of classes, or ``label``.
-        classes: the names of the classes, in their order; by default those that the file names, or that occur.
-        memory: how many megabytes of row groups to keep in memory, in each process.
+        path: File, folder, pattern such as ``data/train-*.parquet``, or list of these. A mapping
+            ``{train: ..., test: ...}`` sets the splits. Otherwise the split is a word in the name of the file or of a
+            folder.
+        image_column: Column of the images. Defaults to the only column of that type.
+        label_column: Column of the labels, or list of columns with one per class. Defaults to the column of classes, or
+            ``label``.
+        classes: Names of the classes in their order. Defaults to those in the file, or to the labels that occur.
+        memory: Size of the row groups in memory, in megabytes for each process. Defaults to 256.
 
     Raises:
-        UserError: there is no such file or column, or it is no parquet file.
+        UserError: If there is no such file or column, or if a file is no parquet file.
 
     Source: Lhoest et al. 2021, "Datasets: a community library for natural language processing", EMNLP,
-    arXiv 2109.02846, for the layout.
+    arXiv 2109.02846 (the layout).
 
     Example::
 
         source: {name: parquet, path: {train: data/train-*.parquet, test: data/test-*.parquet}}
     """
 
+    @check_ranges
     def __init__(
         self,
         path: Paths,
         image_column: str | None = None,
         label_column: str | list[str] | None = None,
         classes: ClassNames | None = None,
-        memory: int = 256,
+        memory: NonNegativeInt = 256,
     ) -> None:
-        if memory < 0:
-            raise UserError(f"memory: must be 0 or more megabytes, got {memory}.")
         shards = find_shards(path, ".parquet", "parquet file")
         schema, features = _schema(shards)
         layout = find_layout(schema, features, image_column, label_column)
@@ -76,7 +78,7 @@ class Parquet(Source):
         table = pa.concat_tables(tables, promote_options="permissive")
         splits: list[str | None] = [s.split for s, part in zip(shards, tables, strict=True) for _ in range(len(part))]
         ids = number_rows(splits)
-        labels = labels_of([table[name].to_pylist() for name in layout.labels], layout, ids, classes)
+        labels = column_labels([table[name].to_pylist() for name in layout.labels], layout, ids, classes)
         warn_of_unlabelled(len(table) - len(labels.rows), len(table), str(shards[0].path))
         self._reader = _Reader([shard.path for shard in shards], layout.image, memory * 2**20)
         self._rows = labels.rows
@@ -85,7 +87,7 @@ class Parquet(Source):
             targets=labels.targets,
             class_names=labels.class_names,
             splits=[splits[row] for row in labels.rows.tolist()],
-            columns={name: plain(table[name])[labels.rows] for name in others},
+            columns={name: column_values(table[name])[labels.rows] for name in others},
         )
 
     def load(self, index: int) -> Tensor:  # noqa: D102
@@ -102,10 +104,10 @@ class Parquet(Source):
 
 
 def decode_cell(cell: Any, folder: Path | None) -> Tensor:
-    """The image of a cell: its bytes, or the file that it names where there are none.
+    """Decode the image of a cell, from its bytes or, without bytes, from the file at its path.
 
     Raises:
-        BadImage: it cannot be read.
+        BadImage: If the image cannot be read.
     """
     data, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
     if data is not None:
@@ -121,7 +123,7 @@ def decode_cell(cell: Any, folder: Path | None) -> Tensor:
 
 
 class _Reader:
-    """Cells of the image column by row, over several files; the row groups that were used last stay in memory."""
+    """Reader of the cells of the image column of several files. The last used row groups stay in memory."""
 
     def __init__(self, paths: list[Path], column: str, memory: int) -> None:
         self.paths = paths
@@ -135,17 +137,17 @@ class _Reader:
                 self._places.append((number, group))
                 lengths.append(metadata.row_group(group).num_rows)
         self._starts = np.cumsum(lengths)
-        self._begin()
+        self._reset()
 
     def cell(self, row: int) -> tuple[Any, Path]:
-        """The cell, and the folder that its file lies in."""
-        if self._process != os.getpid():  # a worker process opens the files anew
-            self._begin()
+        """Return the cell and the folder of its file."""
+        if self._process != os.getpid():  # a worker process opens the files again
+            self._reset()
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         column = self._column(group)
         return column[row - int(self._starts[group])].as_py(), self.paths[self._places[group][0]].parent
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
@@ -161,7 +163,7 @@ class _Reader:
                 if len(self._files) >= _OPEN_FILES:
                     self._files.clear()
                 self._files[number] = pq.ParquetFile(self.paths[number], memory_map=True, pre_buffer=False)
-            # without threads: a forked worker process has none of those that its parent had
+            # without threads, because a forked worker process does not have the threads of its parent
             found = self._files[number].read_row_group(place, columns=[self.column], use_threads=False)[self.column]
             self._kept[group] = found
             while len(self._kept) > 1 and sum(column.nbytes for column in self._kept.values()) > self.memory:
@@ -173,7 +175,7 @@ class _Reader:
 
 
 def _schema(shards: Sequence[Shard]) -> tuple[pa.Schema, dict[str, Any]]:
-    """The columns of the first file, which all others must have, and what Hugging Face's libraries note of them."""
+    """Return the columns of the first file, which all others must have, and their Hugging Face features."""
     schemas = []
     for shard in shards:
         try:
@@ -182,8 +184,8 @@ def _schema(shards: Sequence[Shard]) -> tuple[pa.Schema, dict[str, Any]]:
             raise UserError(f"{shard.path} cannot be read as a parquet file: {error}.") from error
         if set(schemas[-1].names) != set(schemas[0].names):
             raise UserError(
-                f"{shard.path} has the columns {', '.join(schemas[-1].names)}; {shards[0].path} has "
-                f"{', '.join(schemas[0].names)}."
+                f"{shard.path}: expected the columns of {shards[0].path} ({', '.join(schemas[0].names)}), got "
+                f"{', '.join(schemas[-1].names)}."
             )
     first = schemas[0]
     noted = json_text.loads((first.metadata or {}).get(b"huggingface", b"{}"))
@@ -198,7 +200,7 @@ def _read(path: Path, columns: list[str]) -> pa.Table:
 
 
 def number_rows(splits: list[str | None]) -> list[str]:
-    """The id of each row: its split and its number in it, with leading zeros."""
+    """Return the id of each row: its split and its number in the split, with leading zeros."""
     counts = {split: splits.count(split) for split in set(splits)}
     seen = dict.fromkeys(counts, 0)
     ids = []

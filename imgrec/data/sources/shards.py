@@ -1,4 +1,4 @@
-"""Files that a data set is cut into: found by folder or pattern, each with the split that its name says."""
+"""Shard files of a data set: search by folder or pattern, and the split of each file by its name."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from imgrec.errors import UserError
 from imgrec.utils.paths import check_regular, data_root, locate
 
 Paths = str | list[str] | dict[str, str | list[str]]
-"""A file, a folder or a pattern; several of them; or these by split."""
+"""A file, a folder, a pattern, a list of these, or a mapping from splits to these."""
 
 _MAGIC = re.compile(r"[*?\[{]")
 _RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
 
 
 class Shard(NamedTuple):
-    """One file: where it is, what it is called below the folder or the pattern's fixed part, and its split."""
+    """A shard file: its path, its name relative to the folder or the fixed part of the pattern, and its split."""
 
     path: Path
     name: str
     split: str | None
 
 
-def find_shards(paths: Paths, ending: str, what: str) -> list[Shard]:
-    """The files that are meant, in the order given and of their names.
+def find_shards(paths: Paths, suffix: str, kind: str) -> list[Shard]:
+    """Return the shard files in the order of the arguments, and then of their names.
 
-    A folder stands for the files with this ending in it and below it, a pattern for what matches: ``*``, ``?`` and
-    ``**`` as in a shell, ``{a,b}`` and ``{0000..0009}`` for each of these, all of which must be there. Relative ones
-    are looked up in the current folder, then under ``IMGREC_DATA``.
+    A folder means all files with this suffix in it and in its subfolders. A pattern may contain ``*``, ``?`` and
+    ``**``, as in a shell, and braces. ``{a,b}`` and ``{0000..0009}`` mean each of the listed files, which must exist.
+    Relative paths are looked up in the current folder, then under ``IMGREC_DATA``.
 
-    The split is the key in a mapping; else a word in the file's name (``train-00000.parquet``,
-    ``faces_val.parquet``); else the name of a folder on the way there. Either all files have a split or none.
+    The split is the key in a mapping, otherwise a word in the file name (``train-00000.parquet``,
+    ``faces_val.parquet``), otherwise the name of a parent folder. Either all files have a split or none.
 
     Args:
-        paths: what was given.
-        ending: the files' ending in a folder: ``".parquet"``.
-        what: what is looked for, for messages: ``"parquet file"``.
+        paths: Files, folders and patterns.
+        suffix: Suffix of the files in a folder: ``".parquet"``.
+        kind: Description of the files in messages: ``"parquet file"``.
 
     Raises:
-        UserError: nothing is found, a split is unknown, or some files have a split and others none.
+        UserError: If no file is found, if a split is unknown, or if only some files have a split.
     """
     if isinstance(paths, Mapping):
         found = []
@@ -53,25 +53,25 @@ def find_shards(paths: Paths, ending: str, what: str) -> list[Shard]:
             split = find_split(word)
             if split is None:
                 raise UserError(unknown_split(word))
-            found += [Shard(path, name, split) for path, name in _files(given, ending, what)]
+            found += [Shard(path, name, split) for path, name in _files(given, suffix, kind)]
     else:
-        found = [Shard(path, name, _split(name)) for path, name in _files(paths, ending, what)]
+        found = [Shard(path, name, _split(name)) for path, name in _files(paths, suffix, kind)]
     found = list({shard.path: shard for shard in found}.values())
     for shard in found:
-        _check_file(shard.path, what)
+        _check_file(shard.path, kind)
     if not found:
-        raise UserError(f"no {what} is given.")
+        raise UserError(f"path: expected a {kind}, got none.")
     without = [shard.name for shard in found if shard.split is None]
     if without and len(without) < len(found):
         raise UserError(
-            f"{len(without)} of {len(found)} files belong to no split by their names, {without[0]} for one. Say which "
-            "are which: `{train: PATTERN, test: PATTERN}`."
+            f"path: expected a split in all file names or in none, got {len(without)} of {len(found)} files without "
+            f"one, for example {without[0]}. Use `{{train: PATTERN, test: PATTERN}}`."
         )
     return found
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """What a shell makes of braces.
+    """Expand braces in a pattern as a shell does.
 
     >>> expand_braces("{train,val}-{08..10}.tar")[:4]
     ['train-08.tar', 'train-09.tar', 'train-10.tar', 'val-08.tar']
@@ -90,8 +90,8 @@ def expand_braces(pattern: str) -> list[str]:
     return [pattern[:start] + choice + rest for choice in choices for rest in expand_braces(pattern[end + 1 :])]
 
 
-def _files(paths: str | Sequence[str], ending: str, what: str) -> Iterator[tuple[Path, str]]:
-    """Each file, and its name below the folder or the fixed part of the pattern."""
+def _files(paths: str | Sequence[str], suffix: str, kind: str) -> Iterator[tuple[Path, str]]:
+    """Yield each file and its name relative to the folder or the fixed part of the pattern."""
     for given in [paths] if isinstance(paths, str) else paths:
         fixed = _fixed(given)
         for pattern in expand_braces(given):
@@ -99,22 +99,22 @@ def _files(paths: str | Sequence[str], ending: str, what: str) -> Iterator[tuple
             if glob.has_magic(pattern):
                 matches = _matches(pattern)
                 if not matches:
-                    raise UserError(f"no {what} matches {pattern}, neither here nor under IMGREC_DATA.")
+                    raise UserError(f"no {kind} matches {pattern}, neither here nor under IMGREC_DATA.")
                 yield from ((match, "/".join(match.parts[len(match.parts) - depth :])) for match, depth in matches)
                 continue
-            place = locate(pattern, what)
+            place = locate(pattern, kind)
             if not place.is_dir():
                 yield place, below if _MAGIC.search(given) else place.name
                 continue
-            inside = sorted(path for path in place.rglob(f"*{ending}") if not in_system_entry(path.relative_to(place)))
+            inside = sorted(path for path in place.rglob(f"*{suffix}") if not in_system_entry(path.relative_to(place)))
             if not inside:
-                raise UserError(f"no {what} in the folder {place}: none ends in {ending}.")
+                raise UserError(f"no {kind} in the folder {place}: no file has the suffix {suffix}.")
             yield from ((path, path.relative_to(place).as_posix()) for path in inside)
 
 
 def _matches(pattern: str) -> list[tuple[Path, int]]:
-    """The files that match, and how many of the last parts of each path lie below the pattern's fixed part."""
-    given = os.path.expanduser(pattern)  # noqa: PTH111 - a Path would lose what glob needs
+    """Return the matching files, each with the number of path parts after the fixed part of the pattern."""
+    given = os.path.expanduser(pattern)  # noqa: PTH111 - a Path would change the pattern
     root = data_root()
     for start in [given, *([str(root / given)] if root is not None else [])]:
         found = sorted(Path(match) for match in glob.glob(start, recursive=True))  # noqa: PTH207
@@ -125,18 +125,18 @@ def _matches(pattern: str) -> list[tuple[Path, int]]:
 
 
 def _fixed(pattern: str) -> Path:
-    """The folder that a pattern begins with, before the first part that may vary."""
+    """Return the leading folder of a pattern, before the first part with a special character."""
     parts = Path(pattern).expanduser().parts
     varying = next((i for i, part in enumerate(parts) if _MAGIC.search(part)), len(parts) - 1)
     return Path(*parts[:varying])
 
 
-def _check_file(path: Path, what: str) -> None:
+def _check_file(path: Path, kind: str) -> None:
     """Raise :class:`UserError` for a path that must not be opened: a named pipe, a device or a socket."""
     try:
         check_regular(path)
     except OSError as error:
-        raise UserError(f"{what}: {error}.") from error
+        raise UserError(f"{kind}: {error}.") from error
 
 
 def _split(name: str) -> str | None:
@@ -144,7 +144,7 @@ def _split(name: str) -> str | None:
     words = re.split(r"[^a-z]+", path.name.partition(".")[0].lower())
     found = {split for word in words if (split := find_split(word)) is not None}
     if len(found) > 1:
-        raise UserError(f"the name {name} names two splits. Say which it is: `{{train: PATTERN, test: PATTERN}}`.")
+        raise UserError(f"the file name {name} contains two splits. Use `{{train: PATTERN, test: PATTERN}}`.")
     if found:
         return found.pop()
     return next((split for part in reversed(path.parent.parts) if (split := find_split(part)) is not None), None)

@@ -16,17 +16,17 @@ from imgrec.errors import UserError
 _DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
 
 
-def portable_path(given: str, root: Path, place: str, outside_root: bool = True) -> str:
+def portable_path(name: str, root: Path, place: str, outside_root: bool = True) -> str:
     r"""Return a path of a table in one spelling: normalized, with forward slashes, relative to ``root`` if below it.
 
     On systems whose separator is ``/``, backslashes are accepted as separators, unless there is a file whose name
     contains them.
 
     Args:
-        given: the path in the table.
-        root: the folder that relative paths start at.
-        place: the file and line, for messages.
-        outside_root: True if the path may lead out of ``root``.
+        name: Path in the table.
+        root: Folder of relative paths.
+        place: File and line, for messages.
+        outside_root: True if the path may lead out of ``root``. Defaults to True.
 
     Raises:
         UserError: If it leads out of ``root`` although it may not, or if it is an absolute Windows path
@@ -35,31 +35,31 @@ def portable_path(given: str, root: Path, place: str, outside_root: bool = True)
     >>> portable_path("./cats\\a.png", Path("images"), "labels.csv, line 2")
     'cats/a.png'
     """
-    if os.sep == "/" and ("\\" in given or _DRIVE.match(given)):
-        if _DRIVE.match(given) or given.startswith("\\\\"):
+    if os.sep == "/" and ("\\" in name or _DRIVE.match(name)):
+        if _DRIVE.match(name) or name.startswith("\\\\"):
             raise UserError(
-                f'{place}: "{given}" is an absolute Windows path, which does not exist on this system. Use paths '
+                f'{place}: "{name}" is an absolute Windows path, which does not exist on this system. Use paths '
                 "relative to the file's folder, or name another folder with `root`."
             )
-        if not os.path.lexists(root / given):
-            given = given.replace("\\", "/")
-    path = PurePath(os.path.normpath(given))
+        if not os.path.lexists(root / name):
+            name = name.replace("\\", "/")
+    path = PurePath(os.path.normpath(name))
     for folder in (root, root.absolute()):
         path = path.relative_to(folder) if path.is_relative_to(folder) else path
     if not outside_root and (path.is_absolute() or ".." in path.parts):
         raise UserError(
-            f"{place}: expected a path below the root {root}, got {given!r}. Another `root` makes it one; "
-            "`outside_root: true` in the source allows any path."
+            f"{place}: expected a path below the root {root}, got {name!r}. Set another `root`, or "
+            "`outside_root: true` in the source to allow any path."
         )
     return path.as_posix()
 
 
 def decode_listed(path: Path, name: str | None = None) -> Tensor:
-    """Return the pixels of an image file that a table lists; see :func:`imgrec.data.decoding.image.decode_image`.
+    """Decode an image file that a table lists (see :func:`imgrec.data.decoding.image.decode_image`).
 
     Args:
-        path: the file.
-        name: the id of the image for the log, default the path.
+        path: Path of the file.
+        name: Id of the image for the log. Defaults to the path.
 
     Raises:
         BadImage: If it cannot be read. If there is no such file, the reason contains the path and a similar name.

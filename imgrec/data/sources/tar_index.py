@@ -1,4 +1,4 @@
-"""What lies where in a tar file, kept beside it: random access without unpacking."""
+"""Index of a tar file, stored next to it, for random access without unpacking."""
 
 from __future__ import annotations
 
@@ -22,16 +22,20 @@ from imgrec.utils.paths import written_aside
 logger = logging.getLogger(__name__)
 
 _VERSION = "2"
-_TEXT = (".cls", ".json", ".txt")
-_LONGEST_TEXT = 2**20
+_TEXT_SUFFIXES = (".cls", ".json", ".txt")
+_MAX_TEXT = 2**20
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
 
 
 @dataclass(frozen=True)
 class TarIndex:
-    """The files in a tar file, in its order; ``texts`` holds what stands in the small files of labels.
+    """The files in a tar file, in their order.
 
-    Shapes: ``offsets`` and ``sizes``, in bytes, int64 ``(files,)``.
+    Args:
+        names: Names of the files.
+        offsets: Positions of their contents, in bytes, int64 ``(files,)``.
+        sizes: Their sizes, in bytes, int64 ``(files,)``.
+        texts: Contents of the small text files with labels, ``None`` for other files.
     """
 
     names: list[str]
@@ -41,13 +45,13 @@ class TarIndex:
 
 
 def tar_index(path: Path) -> TarIndex:
-    """The index of a tar file: read from the file beside it where that was made of it as it is now, else made and kept.
+    """Return the index of a tar file, from the stored index if the tar file did not change since, otherwise by a scan.
 
-    It is kept as ``.<name>.index`` beside the tar file; where that folder may not be written to, below
-    ``IMGREC_CACHE`` or ``~/.cache/imgrec``. One that cannot be read is made anew.
+    The index is stored as ``.<name>.index`` next to the tar file. If that folder is not writable, it is stored below
+    ``IMGREC_CACHE`` or ``~/.cache/imgrec``. An unreadable index is replaced.
 
     Raises:
-        UserError: it is no tar file, or a compressed one, in which nothing can be found without unpacking it all.
+        UserError: If it is no tar file, or if it is compressed, which prevents random access.
     """
     places = (path.parent / f".{path.name}.index", _below_cache(path))
     state = _state(path)
@@ -56,11 +60,11 @@ def tar_index(path: Path) -> TarIndex:
         if found is not None:
             return found
     index = _scan(path)
-    for place in places if current() is None else places[1:]:  # an opening writes nothing beside the data
+    for place in places if current() is None else places[1:]:  # reading received data writes no file next to it
         try:
             _save(index, place, state)
         except OSError as error:
-            logger.info("the index of %s is not kept as %s: %s", path, place, error.strerror)
+            logger.info("the index of %s is not stored as %s: %s", path, place, error.strerror)
         else:
             break
     return index
@@ -71,21 +75,19 @@ def _scan(path: Path) -> TarIndex:
         head = file.read(6)
     kind = next((kind for magic, kind in _COMPRESSED.items() if head.startswith(magic)), None)
     if kind is not None:
-        raise UserError(
-            f"{path} is compressed ({kind}), so that no image can be found without unpacking all: unpack it."
-        )
+        raise UserError(f"{path} is compressed ({kind}), which prevents random access to its images. Decompress it.")
     names: list[str] = []
     places: list[tuple[int, int]] = []
     texts: list[str | None] = []
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # else they would all stay in memory
+                tar.members = []  # type: ignore[attr-defined]  # otherwise all members would stay in memory
                 if not member.isfile() or in_system_entry(member.name):
                     continue
                 names.append(member.name.removeprefix("./"))
                 places.append((member.offset_data, member.size))
-                is_text = member.name.lower().endswith(_TEXT) and member.size <= _LONGEST_TEXT
+                is_text = member.name.lower().endswith(_TEXT_SUFFIXES) and member.size <= _MAX_TEXT
                 texts.append(_text(tar, member) if is_text else None)
     except tarfile.TarError as error:
         if not names:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from imgrec.data.decoding.image import readable
-from imgrec.data.labels import given_names, read_labels, warn_of_unlabelled
+from imgrec.data.labels import parse_class_names, read_labels, warn_of_unlabelled
 from imgrec.data.sources.array_images import ArrayLayout, to_image, to_images
 from imgrec.data.sources.base import SOURCES, Source
 from imgrec.data.sources.item_labels import as_labels, dataset_class_names, item_labels
@@ -175,7 +175,7 @@ def _targets(
         return words.targets, words.class_names, words.rows
     rows = np.arange(len(labels)) if labels.ndim == 2 else np.flatnonzero(labels != -1)
     if class_names is not None:
-        return labels[rows], given_names(class_names), rows
+        return labels[rows], parse_class_names(class_names), rows
     if labels.ndim == 2:
         return labels, dataset_class_names(dataset, list(range(labels.shape[1]))), rows
     found, targets = np.unique(labels[rows], return_inverse=True)

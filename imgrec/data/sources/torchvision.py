@@ -1,4 +1,4 @@
-"""torchvision's classification datasets, by the name of their class."""
+"""Classification datasets of torchvision, by the name of their class."""
 
 from __future__ import annotations
 
@@ -23,38 +23,39 @@ from imgrec.errors import UserError, suggestion
 from imgrec.trust import current
 from imgrec.utils.paths import data_root, locate
 
-_NAMES = """
-    CIFAR10 CIFAR100 CLEVRClassification Caltech101 Caltech256 Country211 DTD EMNIST EuroSAT FER2013 FGVCAircraft
-    FakeData FashionMNIST Flowers102 Food101 GTSRB INaturalist ImageNet Imagenette KMNIST LFWPeople MNIST Omniglot
-    OxfordIIITPet PCAM Places365 QMNIST RenderedSST2 SEMEION STL10 SUN397 SVHN StanfordCars USPS
-"""
-CLASSIFICATION = tuple(_NAMES.split())
-"""The datasets that have one class an image."""
+CLASSIFICATION = (
+    *("CIFAR10", "CIFAR100", "CLEVRClassification", "Caltech101", "Caltech256", "Country211", "DTD", "EMNIST"),
+    *("EuroSAT", "FER2013", "FGVCAircraft", "FakeData", "FashionMNIST", "Flowers102", "Food101", "GTSRB"),
+    *("INaturalist", "ImageNet", "Imagenette", "KMNIST", "LFWPeople", "MNIST", "Omniglot", "OxfordIIITPet", "PCAM"),
+    *("Places365", "QMNIST", "RenderedSST2", "SEMEION", "STL10", "SUN397", "SVHN", "StanfordCars", "USPS"),
+)
+"""Datasets with one class per image."""
 
 _SPLIT_WORDS = {
-    "train": ("train", "trainval", "train-standard"),  # torchvision's own words for it
+    "train": ("train", "trainval", "train-standard"),  # names in torchvision
     "val": names_of("val"),
     "test": names_of("test"),
 }
-_NOT_OURS = {"root", "train", "transform", "target_transform", "transforms", "download", "loader", "self", "args"}
+_RESERVED = {"root", "train", "transform", "target_transform", "transforms", "download", "loader", "self", "args"}
 
 
 @SOURCES.register("torchvision")
 class TorchvisionSet(Source):
-    """One of torchvision's classification datasets, with the splits that it has.
+    """Classification dataset of torchvision, with its splits.
 
-    Where torchvision gives training, validation and test images they are kept apart as given; validation images that
-    it does not give come out of the training images. A dataset without splits is one table, still to be split; so is
-    one whose ``split`` or ``train`` stands in ``options``. Classes without any image are left out.
+    The splits for training, validation and test are those of torchvision. If torchvision has no validation images,
+    they are taken from the training images. A dataset without splits, or with ``split`` or ``train`` in ``options``, is
+    split by the data module. Classes without images are excluded.
 
     Args:
-        dataset: the name of the class in ``torchvision.datasets``: ``FashionMNIST``.
-        root: the folder that torchvision looks in; by default the one that ``IMGREC_DATA`` names, else ``data``.
-        download: fetch what is missing, where torchvision can.
-        options: further arguments of that class: ``{split: letters}`` for EMNIST, ``{num_classes: 5}`` for FakeData.
+        dataset: Name of the class in ``torchvision.datasets``: ``FashionMNIST``.
+        root: Folder of the dataset. Defaults to the folder ``IMGREC_DATA`` if it is set, otherwise to ``data``.
+        download: True to download a missing dataset if torchvision supports it. Defaults to False.
+        options: Further arguments of the class: ``{split: letters}`` for EMNIST, ``{num_classes: 5}`` for FakeData.
+            Defaults to none.
 
     Raises:
-        UserError: an unknown dataset or option; the dataset is not where it was looked for, or cannot be fetched.
+        UserError: If the dataset or an option is unknown, or if the dataset is missing and cannot be downloaded.
 
     Source: TorchVision maintainers and contributors 2016, https://github.com/pytorch/vision.
 
@@ -67,7 +68,7 @@ class TorchvisionSet(Source):
         self, dataset: str, root: str | None = None, download: bool = False, options: dict[str, Any] | None = None
     ) -> None:
         self.check_arguments(dataset, root, download, options)
-        download = download and current() is None  # an opening fetches nothing
+        download = download and current() is None  # reading received data downloads no file
         self.dataset = dataset
         self.options = dict(options or {})
         accepted = _accepted(dataset)
@@ -100,7 +101,11 @@ class TorchvisionSet(Source):
     def check_arguments(
         dataset: str, root: str | None = None, download: bool = False, options: dict[str, Any] | None = None
     ) -> None:
-        """Raise :class:`UserError` for what can be told to be wrong before anything is read."""
+        """Check the arguments before any file is read.
+
+        Raises:
+            UserError: If the dataset or an option is unknown, or if the dataset has no download.
+        """
         if dataset not in CLASSIFICATION:
             instead = " The source `folder` reads folders of classes." if dataset.endswith("Folder") else ""
             raise UserError(
@@ -108,7 +113,7 @@ class TorchvisionSet(Source):
                 f"Accepted: {', '.join(CLASSIFICATION)}."
             )
         accepted = _accepted(dataset)
-        choices = [name for name in accepted if name not in _NOT_OURS - {"train"}]
+        choices = [name for name in accepted if name not in _RESERVED - {"train"}]
         for name in options or {}:
             if name not in choices:
                 raise UserError(
@@ -119,7 +124,7 @@ class TorchvisionSet(Source):
             if parameter.default is parameter.empty and name in choices and name not in (options or {}):
                 raise UserError(f'torchvision\'s {dataset} needs `options` with the key "{name}".')
         if download and "download" not in accepted:
-            raise UserError(f"torchvision cannot download {dataset}; its documentation says where to get it.")
+            raise UserError(f"download: expected false, because torchvision cannot download {dataset}.")
 
     def load(self, index: int) -> Tensor:  # noqa: D102
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -141,7 +146,7 @@ class TorchvisionSet(Source):
 
     @cached_property
     def _pixels(self) -> list[Tensor] | None:
-        """The images of each part, ``(images, channels, height, width)``, where the dataset holds them in one array."""
+        """Images of each part, ``(images, channels, height, width)``, or None if they are not stored in one array."""
         found: list[Tensor] = []
         for number, part in enumerate(self._parts.values()):
             array = _array(part)
@@ -189,13 +194,12 @@ class TorchvisionSet(Source):
             raise UserError(f"torchvision's {self.dataset} needs a package that is not installed: {error}.") from error
         except (RuntimeError, OSError) as error:
             if self._common.get("download"):
-                message = f"torchvision's {self.dataset} could not be fetched into {self._root}: {error}"
+                message = f"torchvision's {self.dataset} could not be downloaded into {self._root}: {error}"
             else:
-                fetch = "`download: true` fetches it" if "download" in self._common else "torchvision cannot fetch it"
-                message = (
-                    f"torchvision's {self.dataset} was not found under {self._root} ({error}); {fetch}, and `root` "
-                    "names another folder to look in."
+                hint = (
+                    "Set `download: true` or another `root`." if "download" in self._common else "Set another `root`."
                 )
+                message = f"torchvision's {self.dataset} was not found under {self._root} ({error}). {hint}"
             raise UserError(message) from error
         except ValueError as error:
             if "split" in part and "argument split" in str(error):
@@ -208,7 +212,7 @@ class _NoSuchSplit(Exception):  # noqa: N818 - a signal between two methods
 
 
 def _accepted(dataset: str) -> dict[str, inspect.Parameter]:
-    """The constructor's parameters, those that it hands on to its base classes included."""
+    """Return the parameters of the constructor, including those that it passes to its base classes."""
     from torchvision import datasets
 
     found: dict[str, inspect.Parameter] = {}
@@ -234,7 +238,7 @@ def _root(root: str | None, download: bool) -> Path:
 
 
 def _array(part: Any) -> NDArray[Any] | None:
-    """All pixels of a dataset that holds them in memory."""
+    """Return all pixels of a dataset that is in memory, otherwise ``None``."""
     data = getattr(part, "data", None)
     if isinstance(data, Tensor):
         data = data.numpy()

@@ -1,4 +1,4 @@
-"""Tar files of images and labels, in WebDataset's layout."""
+"""Tar files of images and labels in the layout of WebDataset."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ logger = logging.getLogger(__name__)
 
 @SOURCES.register("tar")
 class TarShards(Source):
-    """Tar files, uncompressed, in which files of one sample have one name: ``000123.jpg`` and ``000123.cls``.
+    """Uncompressed tar files in which the files of one sample have one name: ``000123.jpg`` and ``000123.cls``.
 
-    The name ends at the first dot; what follows says what the file is. The label stands in ``.cls``, a number or a
-    word, or in ``.json`` under a key; a list of labels there makes multi-label targets. The other numbers and words of
-    the ``.json`` and the text of ``.txt`` are in ``columns``. Samples without a label are left out, with a warning.
+    The name of a sample ends at the first dot. The label is a number or text in ``.cls``, or the value of a key in
+    ``.json``, where a list of labels means multi-label targets. The other numbers and texts in ``.json`` and the text
+    in ``.txt`` are in ``columns``. Samples without a label are excluded with a warning.
 
-    What lies where is found out once and kept beside each tar file (see
-    :func:`imgrec.data.sources.tar_index.tar_index`), so
-    that the number of images is known, each can be read on its own, and training shuffles all of them rather than a
-    buffer of a stream. Rows stand in the order of the shards: whoever reads them in order reads each file from its
-    beginning to its end. An image's id is its shard's name and its own.
+    The positions of the files are stored next to each tar file (see
+    :func:`imgrec.data.sources.tar_index.tar_index`). The number of images is therefore available, each image can be
+    read by itself, and training shuffles all images instead of a buffer. Rows are in the order of the files, so that a
+    pass in order reads each tar file sequentially. The id of an image is the name of its tar file and its own name.
 
     Args:
-        path: a tar file, a folder, a pattern such as ``data-{0000..0009}.tar``, several of them, or these by split:
-            ``{train: ..., test: ...}``. Without that the split is a word in the file's name or a folder's name.
-        image: the ending of the image, without a dot; by default the one ending that is an image's.
-        label: whether the label stands in ``cls`` or in ``json``; by default in ``cls`` where there is one.
-        label_key: the key of the label in the ``.json``.
-        classes: the names of the classes, in their order, which numbers count; by default the labels that occur.
+        path: Tar file, folder, pattern such as ``data-{0000..0009}.tar``, or list of these. A mapping
+            ``{train: ..., test: ...}`` sets the splits. Otherwise the split is a word in the name of the file or of a
+            folder.
+        image: Suffix of the image, without a dot. Defaults to the only image suffix of a sample.
+        label: File of the label, ``cls`` or ``json``. Defaults to ``cls`` if there is one, otherwise ``json``.
+        label_key: Key of the label in ``.json``. Defaults to ``label``.
+        classes: Names of the classes in their order. A number is an index into them. Defaults to the labels that occur.
 
     Raises:
-        UserError: there is no such file, it is no tar file or a compressed one, or it holds no image with a label.
+        UserError: If there is no such file, if a file is no tar file or is compressed, or if no image has a label.
 
     Source: Aizman, Maltby and Breuel 2019, "High performance I/O for large scale deep learning", IEEE Big Data,
-    arXiv 2001.01858, for the layout.
+    arXiv 2001.01858 (the layout).
 
     Example::
 
@@ -123,7 +123,7 @@ class TarShards(Source):
 
 
 def _samples(index: TarIndex) -> dict[str, dict[str, int]]:
-    """The files of each sample, by what follows the first dot of their names, in lower case."""
+    """Return the files of each sample by their suffix after the first dot, in lower case."""
     samples: dict[str, dict[str, int]] = {}
     for number, name in enumerate(index.names):
         folder, slash, base = name.rpartition("/")
@@ -137,14 +137,14 @@ def _image_ending(files: dict[str, int], given: str | None, path: Path, key: str
         return given.lower().lstrip(".") if given.lower().lstrip(".") in files else None
     found = [ending for ending in files if f".{ending}" in IMAGE_SUFFIXES]
     if len(found) > 1:
-        raise UserError(f"{path}: {key} has several images: .{', .'.join(found)}; say which one with `image`.")
+        raise UserError(f"{path}: expected one image in {key}, got .{', .'.join(found)}. Select one with `image`.")
     return found[0] if found else None
 
 
 def _label(
     texts: dict[str, str | None], given: Literal["cls", "json"] | None, key: str, name: str
 ) -> tuple[Any, dict[str, Any]]:
-    """The label of a sample, ``None`` if it has none, and what else is said of it."""
+    """Return the label of a sample, ``None`` if it has none, and its further columns."""
     more: dict[str, Any] = {} if texts.get("txt") is None else {"txt": texts["txt"]}
     label: Any = None
     text = texts.get("json")

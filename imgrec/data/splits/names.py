@@ -45,8 +45,8 @@ def unknown_split(name: str, further: str = "") -> str:
     """Return the message for a name that is not the name of a split.
 
     Args:
-        name: the given name.
-        further: what is accepted in addition, for example ``", or an empty cell"``.
+        name: Unknown name.
+        further: End of the list of accepted values, for example ``", or an empty cell"``. Defaults to none.
     """
     return f'no split is called "{name}".{suggestion(name, SPLIT_NAMES)} Accepted: {_joined(SPLIT_NAMES)}{further}.'
 

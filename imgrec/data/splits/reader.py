@@ -33,7 +33,7 @@ class SplitReader:
         excluded: Ids to leave out.
         labels: New class names by id.
         table: Stored split of a run, which replaces the computed one. Defaults to none.
-        accept_changes: Accept that the data differs from the stored split.
+        accept_changes: True if the data may differ from the stored split. Defaults to False.
     """
 
     spec: Spec

@@ -67,7 +67,7 @@ class SplitTable:
         return found.hexdigest()
 
     @classmethod
-    def of(cls, source: Source, splits: Splits) -> SplitTable:
+    def from_splits(cls, source: Source, splits: Splits) -> SplitTable:
         """Return the table of a source and its splits, in the order training, validation, test."""
         parts = {"train": splits.train, "val": splits.val, "test": splits.test}
         rows = np.concatenate(list(parts.values()))
@@ -84,7 +84,7 @@ class SplitTable:
         )
 
     def write(self, path: str | Path) -> None:
-        """Write the table as a parquet file, whole or not at all."""
+        """Write the table as a parquet file, through a temporary file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -22,10 +22,10 @@ def map_classes(source: Source, classes: ClassMapping | None, where: str = "data
 
     A list keeps its classes, in its order, and leaves the images of all others out. A mapping renames classes. Two old
     names with one new name are merged. A class with the new name ``null`` is left out with its images. A class without
-    an entry keeps its name, unless the key ``"*"`` has a value for all of these: ``null``, or the name of one class.
+    an entry keeps its name. The key ``"*"`` sets one value for all of these: ``null``, or the name of one class.
 
-    The new classes have the order of their first old class. For images with several labels, leaving a class out leaves
-    no image out, and an image has a merged class if it has any of its parts.
+    The new classes have the order of their first old class. An image with several labels is not excluded with a class.
+    It has a merged class if it has any of its parts.
 
     Args:
         source: Table of images.

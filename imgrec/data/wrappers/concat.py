@@ -18,7 +18,7 @@ from imgrec.errors import UserError
 
 
 @SOURCES.register("concat")
-class Concat(Source):
+class ConcatSource(Source):
     """Concatenation of several sources, each with a weight.
 
     Classes of one name are one class. Their order is that of the first source, followed by the additional classes of
@@ -146,3 +146,7 @@ def _columns(sources: list[Source]) -> dict[str, NDArray[Any]]:
         same = len({part.dtype.kind for part in parts}) == 1
         found[name] = np.concatenate(parts if same else [part.astype(object) for part in parts])
     return found
+
+
+Concat = ConcatSource
+"""Earlier name of :class:`ConcatSource`."""

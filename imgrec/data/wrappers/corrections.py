@@ -55,8 +55,8 @@ def read_relabelling(file: str | Path, where: str = "data.relabel") -> dict[str,
     as in the list of an audit, only rows with the action ``relabel: <class>`` are used.
 
     Raises:
-        UserError: If the file or a column is missing, if a row is incomplete or has an unknown action, or if an id has
-            two new classes. The message contains the line.
+        UserError: If the file or a column is missing, or if a row is invalid. If an id has two new classes. The message
+            contains the line.
     """
     table = _read(file, where)
     if "label" not in table.header and "action" not in table.header:
@@ -119,7 +119,7 @@ def apply_corrections(
         labels: New classes by id.
 
     Raises:
-        UserError: If the source lacks all of the ids or a class, if images have several labels, or if a class has no
+        UserError: If the source lacks all of the ids or a class, or if images have several labels. If a class has no
             remaining image for training or validation.
     """
     if labels:

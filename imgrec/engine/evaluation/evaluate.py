@@ -146,7 +146,7 @@ def _match(model: EvaluatedModel, source: Source, split: str | None, skip_unknow
 def _digest(source: Source) -> str:
     """Return the digest of the ids and labels of all images."""
     nothing = np.arange(0)
-    return SplitTable.of(source, Splits(nothing, nothing, np.arange(len(source)))).digest
+    return SplitTable.from_splits(source, Splits(nothing, nothing, np.arange(len(source)))).digest
 
 
 def _metrics(model: EvaluatedModel, predictions: Predictions) -> dict[str, float]:
