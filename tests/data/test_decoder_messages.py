@@ -116,8 +116,8 @@ def test_the_log_counts_and_has_a_bounded_number_of_lines(caplog: pytest.LogCapt
     assert len(found.ids) == 250
     assert [text.partition("damaged: ")[2] for text in caplog.messages] == [
         "0 (bad code)",
-        "9 (bad code); 10 such images so far",
-        "99 (bad code); 100 such images so far",
+        "9 (bad code), 10 such images so far",
+        "99 (bad code), 100 such images so far",
     ]
 
 

@@ -139,7 +139,7 @@ def test_a_relative_folder_is_found_under_the_data_root(classes: Writer, monkeyp
     [
         ({"a": 2}, "two classes or more, got one only: a"),
         ({"a": 2, "b": 0}, r'no image in .*images of the class "b"\.'),
-        ({"a": 0, "b": 0}, "no image at all in .*, in none of its 2 class folders"),
+        ({"a": 0, "b": 0}, "no image at all in the 2 class folders of"),
         ({"train/a": 2, "train/b": 0, "test/a": 1}, r'no image in .*images/train of the class "b"'),
         ({"train/a": 2, "train/b": 1, "val/c": 1}, r'images/val has a folder "c".*no such class.*Accepted: a, b\.'),
         ({"train/a": 2, "train/b": 1, "test/a": 1, "test/z": 1}, 'images/test has a folder "z"'),
@@ -214,7 +214,7 @@ def test_symbolic_links_are_followed_and_loops_of_them_are_not(
     with caplog.at_level(logging.WARNING):
         source = Folder(str(root))
     assert source.ids == ["a/000.png", "a/linked/000.png", "a/twice.png", "b/000.png", "b/nowhere.png", "b/self.png"]
-    assert caplog.text.count("leads back to a folder that it lies in") == 2
+    assert caplog.text.count("links to one of its parent folders, and is skipped") == 2
     reasons = {}
     for row, name in enumerate(source.ids):
         try:

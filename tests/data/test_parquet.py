@@ -192,7 +192,7 @@ def test_paths_labels_and_classes_are_read_as_in_csv_tables(tmp_path: Path, capl
 def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     path = str(write(tmp_path / "a.parquet", [0, 1]))
     refused(path, 'no column "lable". Did you mean "label"', label_column="lable")
-    refused(path, "memory: must be 0 or more", memory=-1)
+    refused(path, "memory: expected int >= 0, got -1", memory=-1)
     refused(str(tmp_path / "none"), "parquet file not found")
     refused(str(tmp_path / "n*.parquet"), "no parquet file matches")
     refused({"trian": path}, 'no split is called "trian". Did you mean "train"')
