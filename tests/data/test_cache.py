@@ -261,7 +261,7 @@ def test_a_full_disk_falls_back_to_decoding_and_leaves_no_half_file(
     def full(file: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(building_module, "_settle", full)
+    monkeypatch.setattr(building_module, "_sync", full)
     root = jpegs(tmp_path / "images")
     assert_same(cached_module(root, cache="off"), cached_module(root, cache="disk"))
     assert "No space left on device" in caplog.text
@@ -298,7 +298,7 @@ def test_auto_prefers_memory_and_reports_size_and_place_before_it_writes(
     assert not cache_place.exists()
     monkeypatch.setattr("imgrec.data.cache.policy.free_memory", lambda: 400)
     caplog.clear()
-    monkeypatch.setattr(building_module, "_settle", lambda file: seen.append(caplog.text))
+    monkeypatch.setattr(building_module, "_sync", lambda file: seen.append(caplog.text))
     seen: list[str] = []
     list(cached_module(root).train_dataloader())
     assert f"data.cache: writes {cache_place}" in seen[0]

@@ -38,7 +38,7 @@ def test_a_list_written_by_hand_needs_ids_alone(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("name\nx\n", 'no column "id"'),
-        ("", "is empty"),
+        ("", "got an empty file"),
         ("id\nx\n", 'expected a column "label" or "action"'),
         ("id,label\nx,cat\nx,dog\n", 'line 3 gives "x" a second class: cat and dog'),
         ("id,label\nx,cat\ny,\n", "line 3: the new class is empty"),

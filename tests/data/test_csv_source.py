@@ -68,7 +68,7 @@ def test_a_missing_image_is_found_out_when_it_is_read(tmp_path: Path) -> None:
         ("path,label\nx,a\n,b\n", {}, 'line 3: nothing in the column "path"'),
         ("path,label\nx\n", {}, 'line 2: nothing in the column "label"'),
         ("path,label\n", {}, "no image at all"),
-        ("", {}, "is empty"),
+        ("", {}, "got an empty file"),
         ("path,label\nx,a\ny,a\n", {}, "one only: a"),
         ("path,label,split\nx,a,train\n./x,b,test\n", {}, 'expected each id once, got "x" 2 times, in the splits'),
         ("path,label\nx,a\ny,b\n", {"root": "nowhere"}, "data folder not found"),
@@ -162,7 +162,7 @@ def test_nfc_and_nfd_labels_are_one_class(tmp_path: Path) -> None:
 def test_files_that_are_no_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="CSV file not found"):
         CsvTable(str(tmp_path / "missing.csv"))
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(UserError, match="got a folder"):
         CsvTable(str(tmp_path))
     (tmp_path / "latin.csv").write_bytes("path,label\nx,é\n".encode("latin-1"))
     with pytest.raises(UserError, match="not UTF-8"):

@@ -156,7 +156,7 @@ def test_invalid_folders(classes: Writer, counts: dict[str, int], message: str) 
 def test_images_without_a_class_folder(classes: Writer) -> None:
     with pytest.raises(UserError, match=r"no class folder in .*: images are expected in images/<class>/"):
         Folder(str(classes({".": 3})))
-    with pytest.raises(UserError, match="is a file"):
+    with pytest.raises(UserError, match="got a file"):
         Folder(str(classes({".": 3}) / "000.png"))
 
 

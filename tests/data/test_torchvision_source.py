@@ -101,7 +101,7 @@ def test_a_missing_dataset_raises_with_its_folder(tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match=r"CIFAR10 was not found under .*Set `download: true`") as error:
         TorchvisionSet("CIFAR10", root=str(tmp_path))
     assert str(tmp_path) in str(error.value)
-    with pytest.raises(UserError, match="torchvision cannot fetch it"):
+    with pytest.raises(UserError, match="torchvision cannot download it"):
         TorchvisionSet("FER2013", root=str(tmp_path))
     monkeypatch.delenv("IMGREC_DATA", raising=False)
     monkeypatch.chdir(tmp_path)

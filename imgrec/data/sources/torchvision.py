@@ -196,10 +196,9 @@ class TorchvisionSet(Source):
             if self._common.get("download"):
                 message = f"torchvision's {self.dataset} could not be downloaded into {self._root}: {error}"
             else:
-                hint = (
-                    "Set `download: true` or another `root`." if "download" in self._common else "Set another `root`."
-                )
-                message = f"torchvision's {self.dataset} was not found under {self._root} ({error}). {hint}"
+                can_download = "download" in self._common
+                hint = "Set `download: true`" if can_download else "torchvision cannot download it. Set another `root`"
+                message = f"torchvision's {self.dataset} was not found under {self._root} ({error}). {hint}."
             raise UserError(message) from error
         except ValueError as error:
             if "split" in part and "argument split" in str(error):
