@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from imgrec.data import BadImage, ImageDataModule
+from imgrec.data import BadImage, ImageDataModule, Source
 from imgrec.types import Batch
 
 Writer = Callable[..., Path]
@@ -69,3 +70,23 @@ def uniform(row: int) -> Tensor:
     if row % 30 == 7:
         raise BadImage(f"the fault of {row}")
     return torch.randint(256, (3, 5, 6), generator=torch.Generator().manual_seed(row), dtype=torch.uint8)
+
+
+class BlankTable(Source):
+    """Source of black images of 2 x 2 pixels."""
+
+    def load(self, index: int) -> Tensor:
+        return torch.zeros(1, 2, 2, dtype=torch.uint8)
+
+
+def split_rows(source: Source, split: str) -> list[int]:
+    """Return the rows of a split."""
+    return [row for row, name in enumerate(source.splits) if name == split]
+
+
+def png(seed: int) -> bytes:
+    """Return a random PNG image of 5 x 6 pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()

@@ -7,20 +7,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from imgrec.data import SAMPLERS, Source, TrainingSampler, strata
 from imgrec.errors import UserError
+from tests.data.helpers import BlankTable
 
 
-class Table(Source):
-    def load(self, index: int) -> Tensor:
-        return torch.zeros(1, 2, 2, dtype=torch.uint8)
-
-
-def table(counts: list[int], **arguments: Any) -> Table:
+def table(counts: list[int], **arguments: Any) -> BlankTable:
     targets = np.repeat(np.arange(len(counts)), counts)
-    return Table([str(i) for i in range(len(targets))], targets, [f"c{i}" for i in range(len(counts))], **arguments)
+    return BlankTable(
+        [str(i) for i in range(len(targets))], targets, [f"c{i}" for i in range(len(counts))], **arguments
+    )
 
 
 def order_of(source: Source, sampler: str | dict[str, Any], seed: int = 0, **arguments: Any) -> TrainingSampler:
@@ -94,7 +91,7 @@ def test_an_image_with_several_labels_goes_by_its_rarest() -> None:
     labels = np.zeros((100, 2))
     labels[:80, 0] = 1
     labels[75:85, 1] = 1  # 75 have the first alone, 5 both, 5 the second alone, 15 none
-    source = Table([str(i) for i in range(100)], labels, ["often", "rare"])
+    source = BlankTable([str(i) for i in range(100)], labels, ["often", "rare"])
     found = SAMPLERS.build({"name": "repeat_factor", "threshold": 0.4}).repeats(source, np.arange(100))
     assert np.allclose(found[:75], 1)
     assert np.allclose(found[75:85], 2)  # sqrt(0.4 / 0.1)

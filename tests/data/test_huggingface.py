@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import pickle
 import sys
 from pathlib import Path
@@ -9,20 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from imgrec.data import SOURCES, Hub, decode_image
 from imgrec.data.sources.huggingface import _parts
 from imgrec.errors import UserError
+from tests.data.helpers import png
 
 NAMES = ["cat", "dog", "ship"]
-
-
-def png(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png")
-    return buffer.getvalue()
 
 
 @pytest.fixture(name="library")

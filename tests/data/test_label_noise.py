@@ -9,6 +9,7 @@ import torch
 from imgrec.data import SOURCES, Digits, ImageDataModule, LabelNoise, Source, map_classes
 from imgrec.data.wrappers.label_noise import wrong_classes, wrong_labels
 from imgrec.errors import UserError
+from tests.data.helpers import split_rows
 
 KINDS: list[dict[str, Any]] = [
     {"kind": "symmetric"},
@@ -17,12 +18,8 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-def rows(source: Source, split: str) -> list[int]:
-    return [row for row, word in enumerate(source.splits) if word == split]
-
-
 def wrong(source: Source, base: Source, split: str = "train") -> set[str]:
-    return {source.ids[row] for row in rows(source, split) if source.targets[row] != base.targets[row]}
+    return {source.ids[row] for row in split_rows(source, split) if source.targets[row] != base.targets[row]}
 
 
 @pytest.mark.parametrize("arguments", KINDS)
@@ -78,7 +75,7 @@ def test_wrong_labels_are_in_training_alone_and_the_true_ones_are_kept(arguments
 def test_validation_may_be_as_wrong_as_training_and_the_test_never_is() -> None:
     base = Digits()
     noisy = LabelNoise(base, rate=0.4, val="noisy")
-    share = len(wrong(noisy, base, "val")) / len(rows(noisy, "val"))
+    share = len(wrong(noisy, base, "val")) / len(split_rows(noisy, "val"))
     assert 0.25 < share < 0.55
     assert not wrong(noisy, base, "test")
     assert wrong(noisy, base) == wrong(LabelNoise(base, rate=0.4), base)
@@ -101,8 +98,8 @@ def test_label_noise_does_not_depend_on_other_images() -> None:
     part = SOURCES.build({"name": "subset", "source": "digits", "per_class": 50})
     of_part = LabelNoise(part, rate=0.5)
     label = dict(zip(noisy.ids, noisy.targets.tolist(), strict=True))
-    assert [label[of_part.ids[row]] for row in rows(of_part, "train")] == [
-        of_part.targets[row] for row in rows(of_part, "train")
+    assert [label[of_part.ids[row]] for row in split_rows(of_part, "train")] == [
+        of_part.targets[row] for row in split_rows(of_part, "train")
     ]
 
 
@@ -120,7 +117,7 @@ def test_it_composes_with_other_classes_and_a_tail() -> None:
     assert noisy.ids == tail.ids
     even = map_classes(noisy, {"1": "odd", "3": "odd", "5": "odd", "7": "odd", "9": "odd", "*": "even"})
     agree = (np.isin(even.columns["true_label"], list("13579"))) == (even.targets == even.class_names.index("odd"))
-    assert 0 < (~agree).sum() < len(rows(noisy, "train")) * 0.2
+    assert 0 < (~agree).sum() < len(split_rows(noisy, "train")) * 0.2
     pixels = noisy.gather(np.asarray([3, 1]))
     assert pixels is not None
     assert torch.equal(pixels[0], tail.load(3))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -14,22 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 import pytorch_lightning as pl
 import torch
-from PIL import Image
 
 from imgrec import ClassificationTask, DataFacts
 from imgrec.data import SOURCES, BadImage, ImageDataModule, Parquet, decode_image, split_source
 from imgrec.data.splits.names import SPLIT_NAMES
 from imgrec.errors import UserError
+from tests.data.helpers import png
 
 CELL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 NAMES = ["cat", "dog", "ship"]
-
-
-def png(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png")
-    return buffer.getvalue()
 
 
 def write(path: Path, labels: list[Any], first: int = 0, feature: Any = None, group: int = 4, **columns: Any) -> Path:

@@ -2,19 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from imgrec.data import Digits, Source, Splits, split_source
 from imgrec.errors import UserError
+from tests.data.helpers import BlankTable
 
 
-class Rows(Source):
-    def load(self, index: int) -> Tensor:
-        return torch.zeros(1, 2, 2, dtype=torch.uint8)
-
-
-def rows(counts: dict[str | None, list[int]], shuffle: int | None = None) -> Rows:
+def rows(counts: dict[str | None, list[int]], shuffle: int | None = None) -> BlankTable:
     """Return a table with the given number of rows of each class in each split."""
     table = [
         (f"{split or 'x'}/{target}/{i:03d}", target, split)
@@ -25,7 +19,7 @@ def rows(counts: dict[str | None, list[int]], shuffle: int | None = None) -> Row
     if shuffle is not None:
         table = [table[i] for i in np.random.default_rng(shuffle).permutation(len(table))]
     names = [f"class {i}" for i in range(max(map(len, counts.values())))]
-    return Rows([t[0] for t in table], [t[1] for t in table], names, [t[2] for t in table])
+    return BlankTable([t[0] for t in table], [t[1] for t in table], names, [t[2] for t in table])
 
 
 def ids(source: Source, splits: Splits) -> list[list[str]]:

@@ -2,15 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
-from imgrec.data import Source, split_source, stratify
-
-
-class Table(Source):
-    def load(self, index: int) -> Tensor:
-        return torch.zeros(1, 2, 2, dtype=torch.uint8)
+from imgrec.data import split_source, stratify
+from tests.data.helpers import BlankTable
 
 
 def labels(rows: int, shares: tuple[float, ...] = (0.6, 0.3, 0.1, 0.02), seed: int = 0) -> np.ndarray[tuple[int, int]]:
@@ -57,7 +51,7 @@ def test_no_part_for_a_fraction_of_0() -> None:
 
 def test_given_splits_are_kept() -> None:
     splits = ["test"] * 10 + [None] * 40
-    source = Table([f"i{i:02d}" for i in range(50)], labels(50, (0.5, 0.5)), ["a", "b"], splits)
+    source = BlankTable([f"i{i:02d}" for i in range(50)], labels(50, (0.5, 0.5)), ["a", "b"], splits)
     found = split_source(source, 0.25, 0.5)
     assert found.test.tolist() == list(range(10))
     assert abs(len(found.val) - 10) <= 1

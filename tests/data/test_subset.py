@@ -14,6 +14,7 @@ from imgrec.data.cache.policy import Table
 from imgrec.data.cache.split_caches import evaluation_splits
 from imgrec.data.wrappers.subset import proportional_order
 from imgrec.errors import UserError
+from tests.data.helpers import split_rows
 
 Writer = Callable[..., Path]
 
@@ -30,16 +31,12 @@ class Rows(Source):
         return torch.full((1, 2, 2), index % 256, dtype=torch.uint8)
 
 
-def rows(source: Source, split: str) -> list[int]:
-    return [row for row, word in enumerate(source.splits) if word == split]
-
-
 def ids(source: Source, split: str = "train") -> set[str]:
-    return {source.ids[row] for row in rows(source, split)}
+    return {source.ids[row] for row in split_rows(source, split)}
 
 
 def counts(source: Source, split: str = "train") -> list[int]:
-    found: list[int] = source.class_counts(rows(source, split)).tolist()
+    found: list[int] = source.class_counts(split_rows(source, split)).tolist()
     return found
 
 
@@ -107,9 +104,9 @@ def test_the_subset_depends_on_seed_and_ids_only() -> None:
 
 def test_selected_splits_are_reduced() -> None:
     source = Rows([40, 40], (["train"] * 20 + ["val"] * 10 + ["test"] * 10) * 2)
-    assert [len(rows(Subset(source, per_class=4), s)) for s in ("train", "val", "test")] == [8, 20, 20]
+    assert [len(split_rows(Subset(source, per_class=4), s)) for s in ("train", "val", "test")] == [8, 20, 20]
     both = Subset(source, per_class=4, splits=["train", "test"])
-    assert [len(rows(both, s)) for s in ("train", "val", "test")] == [8, 20, 8]
+    assert [len(split_rows(both, s)) for s in ("train", "val", "test")] == [8, 20, 8]
     whole = Subset(source, fraction=1.0, splits=["train", "val", "test"])
     assert whole.ids == source.ids
     assert whole.splits == source.splits
