@@ -92,13 +92,11 @@ class CsvTable(Source):
         if not paths:
             raise UserError(f"no image at all: {path} has no row below its column names.")
         places = [table.place(row) for row in table.rows]
-        if label_separator is not None:
-            words = [[word for part in parts[0].split(label_separator) if (word := part.strip())] for parts in labels]
-            found = read_labels(words, places, classes, counted=False)
-        elif several:
+        if several and label_separator is None:
             found = read_table(dict(zip(label_columns, zip(*labels, strict=True), strict=True)), places)
         else:
-            found = read_labels([parts[0] for parts in labels], places, classes, counted=False)
+            values = [_split_labels(parts[0], label_separator) for parts in labels]
+            found = read_labels(values, places, classes, counted=False)
         others = {name: at for at, name in enumerate(table.header) if name and name not in columns}
         super().__init__(
             ids=paths,
@@ -123,6 +121,12 @@ class CsvTable(Source):
     def state(self) -> Iterator[bytes]:  # noqa: D102
         for name in self.ids:
             yield file_state(self.root / name)
+
+
+def _split_labels(cell: str, separator: str | None) -> str | list[str]:
+    if separator is None:
+        return cell
+    return [label for part in cell.split(separator) if (label := part.strip())]
 
 
 def _split(word: str, place: str) -> str | None:
