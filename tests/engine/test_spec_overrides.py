@@ -13,6 +13,7 @@ from imgrec.engine.config import merge, override
 from imgrec.engine.spec_overrides import carried, registry_at
 from imgrec.engine.tuning.short_run import read_configs
 from imgrec.errors import UserError
+from imgrec.metrics.registry import INPUTS
 from imgrec.runs.specs import _REGISTRIES, registry_of
 from imgrec.spec_defaults import FACTS
 from imgrec.utils import yaml
@@ -153,7 +154,7 @@ _REVIEWED = {
 @pytest.mark.parametrize("plural", REGISTRIES)
 def test_the_meaning_of_every_shared_name_was_decided(plural: str) -> None:
     found = registry(plural)
-    counts = Counter(name for entry in found for name in entry.parameters if name not in FACTS)
+    counts = Counter(name for entry in found for name in entry.parameters if name not in {*FACTS, *INPUTS})
     shared = {name for name, count in counts.items() if count > 1}
     decided = set(_REVIEWED.get(plural, "").split()) | found.specific
     assert shared - decided == set(), "decide: kept if the name of a spec changes, or specific to an entry"
