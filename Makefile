@@ -3,23 +3,26 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOCK ?= requirements.lock
+OLDEST := $(addprefix tests/,augment callbacks compress data engine export interface loggers losses metrics models optim \
+  regularizers reports runs tasks)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-slow soak check format bench lock clean
+.PHONY: setup demo test test-slow test-oldest soak check format bench lock clean
 
 setup: $(STAMP)
 
 # the lock file decides whether the environment is current; no network is needed where it is
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"imgrec needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}") if not (3, 11) <= v[:2] < (3, 14) else None'
-	@sum=$$(cat requirements.lock | cksum); \
+	@sum=$$(cat $(LOCK) | cksum); \
 	if [ -x $(BIN)/python ] && [ "$$(cat $(VENV)/.lock-sum 2>/dev/null)" = "$$sum" ]; then \
 	  echo "the environment in $(VENV) is current"; \
 	else \
-	  echo "setting up $(VENV) from requirements.lock (some 6 GB, minutes)"; \
+	  echo "setting up $(VENV) from $(LOCK) (some 6 GB, minutes)"; \
 	  rm -f $(VENV)/.lock-sum; \
 	  $(PYTHON) -m venv $(VENV) && \
-	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock && \
+	  $(BIN)/python -m pip install --quiet --require-hashes -r $(LOCK) && \
 	  echo "$$sum" > $(VENV)/.lock-sum; \
 	fi
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -29,7 +32,7 @@ demo: setup
 	$(BIN)/imgrec fit --config experiments/digits/quickstart.yaml
 
 # one thread a process: two processes with two threads each spend most of their time waiting for one another
-test test-slow soak: export OMP_NUM_THREADS = 1
+test test-slow test-oldest soak: export OMP_NUM_THREADS = 1
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not soak" -n 2 --dist loadgroup $(ARGS)
@@ -37,6 +40,11 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow and not forks" -n 2 --dist loadgroup $(ARGS)
 	$(BIN)/python -m pytest -m "slow and forks" tests/soak tests/callbacks $(ARGS)
+
+# the fast tests of the packages that call other libraries, with the lowest versions that pyproject.toml accepts
+test-oldest:
+	$(MAKE) setup VENV=.venv-oldest LOCK=requirements-oldest.lock
+	.venv-oldest/bin/python -m pytest -m "not slow and not soak" -n 2 --dist loadgroup $(OLDEST) $(ARGS)
 
 # a hundred kills, each resumed: `make soak ARGS="-k workers"` for some
 soak: setup
@@ -54,10 +62,13 @@ format: setup
 bench: setup
 	$(BIN)/python benchmarks/run_all.py $(ARGS)
 
-# pins every version and hash for every platform and Python that pyproject.toml admits; needs uv
+# pin the versions and hashes for every platform and Python that pyproject.toml accepts: the newest ones, and the lowest
+# direct dependencies for test-oldest. Requires uv.
+PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+  --extra dev pyproject.toml
 lock:
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
-	  --extra dev pyproject.toml -o requirements.lock --upgrade
+	$(PIN) -o requirements.lock --upgrade
+	$(PIN) -o requirements-oldest.lock --upgrade --resolution lowest-direct
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-oldest .mypy_cache .ruff_cache .pytest_cache
