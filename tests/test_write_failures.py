@@ -23,7 +23,8 @@ from imgrec.reports.images import save_figure
 from imgrec.runs.checkpoints import write_checkpoint
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.utils.csv_files import write_rows
-from imgrec.utils.paths import WriteError, folder_aside, write_text, writing, written_aside
+from imgrec.utils.paths import folder_aside, write_text, written_aside
+from imgrec.utils.write_errors import WriteError, writing
 from tests.conftest import Cli
 
 ROOT = Path(imgrec.__file__).parent

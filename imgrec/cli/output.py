@@ -15,8 +15,8 @@ from imgrec.metrics.names import label_of, ordered
 from imgrec.runs.folder import RunFolder
 from imgrec.utils.console import PlainConsole
 from imgrec.utils.csv_files import write_rows
-from imgrec.utils.paths import Postponed, writing
 from imgrec.utils.terminal import print, printable
+from imgrec.utils.write_errors import Postponed, writing
 
 if TYPE_CHECKING:
     from imgrec.engine.training import TrainingResult

@@ -14,7 +14,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 from imgrec.runs.metrics_csv import MetricsLog, read_metrics
 from imgrec.runs.system import SECONDS
-from imgrec.utils.paths import WriteError
+from imgrec.utils.write_errors import WriteError
 
 
 class MetricsLogger(Logger):

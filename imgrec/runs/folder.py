@@ -15,7 +15,8 @@ from imgrec.runs.metrics_csv import MetricSeries, read_metrics
 from imgrec.runs.predictions import Predictions, read_predictions
 from imgrec.runs.summary import SUMMARY, read_json
 from imgrec.utils import yaml as yaml12
-from imgrec.utils.paths import WriteError, inside
+from imgrec.utils.paths import inside
+from imgrec.utils.write_errors import WriteError
 
 if TYPE_CHECKING:
     from imgrec.data.splits.table import SplitTable

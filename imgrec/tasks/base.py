@@ -85,10 +85,20 @@ class BaseTask(EvaluatedTask):
         self.lr_scaling: LearningRateScaling | None = None
         self.accumulated = AccumulatedSamples()
         self._running = RunningMeans()
+        self._uses_sam: bool | None = None
         check_optimizer(optimizer, "model.optimizer")
         check_schedule(schedule, "model.schedule")
 
     # ---------------------------------------------------------------- hooks
+
+    def setup(self, stage: str) -> None:
+        """Take the facts of the data module.
+
+        Raises:
+            UserError: If the data has other classes than the model.
+        """
+        super().setup(stage)
+        self._uses_sam = None
 
     @abstractmethod
     def model_step(self, batch: Batch) -> StepOutput:
@@ -192,7 +202,12 @@ class BaseTask(EvaluatedTask):
             optimizer.restore()
 
     def _sharpness_aware(self) -> SharpnessAware | None:
-        return next((found for each in self.trainer.optimizers if (found := sharpness_aware(each)) is not None), None)
+        """Return the sharpness-aware optimizer. Without one, only the first step of a training searches for it."""
+        if self._uses_sam is False:
+            return None
+        found = next((sam for each in self.trainer.optimizers if (sam := sharpness_aware(each)) is not None), None)
+        self._uses_sam = found is not None
+        return found
 
     def _objective(self, batch: Batch, logged: bool = True) -> Tensor:
         """Compute the loss and the weighted penalties of one pass."""

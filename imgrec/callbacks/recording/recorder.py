@@ -34,9 +34,9 @@ from imgrec.runs.resume import Resumption
 from imgrec.runs.summary import update_summary
 from imgrec.tasks import BaseTask
 from imgrec.tasks.callback import imgrec_callbacks
-from imgrec.utils.paths import Postponed
 from imgrec.utils.signals import Preempted
 from imgrec.utils.terminal import print
+from imgrec.utils.write_errors import Postponed
 
 logger = logging.getLogger(__name__)
 

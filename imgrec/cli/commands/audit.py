@@ -15,9 +15,9 @@ from imgrec.cli.parser import Parser
 from imgrec.engine.config import Config, experiment_name, merge, override, read_config
 from imgrec.errors import UserError
 from imgrec.trust import allow
-from imgrec.utils.paths import Postponed
 from imgrec.utils.ranges import LeftOpenUnitInterval, PositiveInt
 from imgrec.utils.terminal import print
+from imgrec.utils.write_errors import Postponed
 
 if TYPE_CHECKING:
     from imgrec.audit import Audit, Finding

@@ -15,9 +15,10 @@ from imgrec.engine.evaluation.predict_inputs import Inputs, find_images
 from imgrec.errors import IncompleteError
 from imgrec.trust import allow
 from imgrec.utils.csv_files import rows_written
-from imgrec.utils.paths import WriteError, written_aside
+from imgrec.utils.paths import written_aside
 from imgrec.utils.ranges import PositiveInt
 from imgrec.utils.terminal import print, printable
+from imgrec.utils.write_errors import WriteError
 
 if TYPE_CHECKING:
     from imgrec.export import Prediction

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from imgrec.cli.option_types import Number
 from imgrec.cli.parser import Parser
 from imgrec.errors import UserError
-from imgrec.utils.paths import Postponed
 from imgrec.utils.ranges import PositiveInt
 from imgrec.utils.terminal import print
+from imgrec.utils.write_errors import Postponed
 
 if TYPE_CHECKING:
     from imgrec.runs.table import RunTable

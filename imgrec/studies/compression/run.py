@@ -12,7 +12,7 @@ from imgrec.errors import ResourceError
 from imgrec.studies.compression.plan_budget import raise_if_exceeded
 from imgrec.studies.compression.study import Compression
 from imgrec.trust import Trust, allow, opening
-from imgrec.utils.paths import Postponed
+from imgrec.utils.write_errors import Postponed
 
 if TYPE_CHECKING:
     from imgrec.compress.plan import Plan

@@ -32,11 +32,12 @@ from imgrec.studies.compression.variant import derived_place, parent_entry
 from imgrec.studies.soup.candidates import check_candidates, load_candidates, shared_data
 from imgrec.studies.soup.sparsity import lost_zeros
 from imgrec.utils import yaml
-from imgrec.utils.paths import write_error, write_text
+from imgrec.utils.paths import write_text
 from imgrec.utils.ranges import NonNegativeInt, check_ranges
 from imgrec.utils.seeding import position_seed, run_seed
 from imgrec.utils.signature import check_type
 from imgrec.utils.terminal import print
+from imgrec.utils.write_errors import write_error
 
 Method = Literal["greedy", "uniform"]
 Split = Literal["val", "test"]
