@@ -1,4 +1,4 @@
-"""Smaller and faster networks: pure functions on ``nn.Module``, which know nothing of Lightning."""
+"""Pruning and quantization as pure functions on ``nn.Module``, without Lightning."""
 
 from imgrec.compress.pruning.blocks import BlockReport, drop_blocks, residual_blocks
 from imgrec.compress.pruning.channel_importance import channel_importance, loss_gradients
@@ -6,7 +6,7 @@ from imgrec.compress.pruning.channel_search import ChannelPruning
 from imgrec.compress.pruning.channels import ChannelReport, prune_channels
 from imgrec.compress.pruning.masks import apply_masks, keep_best, n_of_m, prunable, sparsity_of
 from imgrec.compress.pruning.schedule import sparsity_at
-from imgrec.compress.pruning.targets import Target, cost_of, parse_target, share_of
+from imgrec.compress.pruning.targets import CostTarget, cost_of, parse_target, share_of
 from imgrec.compress.pruning.weight_importance import SCORES, accumulate, score
 from imgrec.compress.pruning.widths import resize, select, widths_step
 from imgrec.compress.quantization.int8 import Int8Classifier, to_int8
@@ -18,9 +18,9 @@ __all__ = [
     "BlockReport",
     "ChannelPruning",
     "ChannelReport",
+    "CostTarget",
     "Int8Classifier",
     "QuantizedClassifier",
-    "Target",
     "accumulate",
     "apply_masks",
     "channel_importance",

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, MACs, bytes, time and memory, measured the same way for every kind of network."""
+"""Cost of a network: parameters, MACs, bytes, latency and memory."""
 
 from __future__ import annotations
 
@@ -22,28 +22,31 @@ _WARM_ROUNDS = 3
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers are learnt; a parameter that two layers share counts once."""
+    """Return the number of parameters. A parameter that two layers share counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_nonzero(model: nn.Module) -> int:
-    """How many of them are not zero. Zeros save neither time nor memory where they are stored and multiplied."""
+    """Return the number of nonzero parameters. Zeros save neither time nor memory in dense layers."""
     return sum(int(torch.count_nonzero(parameter)) for parameter in model.parameters())
 
 
 @torch.no_grad()
 def count_macs(model: nn.Module, images: Tensor) -> int:
-    """Multiply-accumulates of convolutions and matrix products for one image: half of the floating-point operations.
+    """Return the multiply-accumulates of convolutions and matrix products per image.
+
+    They are half of the floating-point operations.
 
     Args:
-        model: any network; its mode is kept.
-        images: a batch, ``(N, C, H, W)``.
+        model: Network. Its mode is restored.
+        images: Batch of images, ``(N, C, H, W)``.
 
-    >>> count_macs(nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.zeros(2, 3, 10, 10))
-    21600
+    Example:
+        >>> count_macs(nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.zeros(2, 3, 10, 10))
+        21600
     """
-    # attention as the matrix products that it is: the fused kernels of some devices are not counted; with gradients,
-    # because the counter asks of each view of a parameter where it comes from
+    # The counter does not support the fused attention kernels of some devices, so attention runs as matrix products.
+    # It requires gradients to resolve views of parameters.
     math = sdpa_kernel(SDPBackend.MATH)
     with evaluating(model), torch.enable_grad(), math, FlopCounterMode(display=False) as counter:
         model(images)
@@ -52,7 +55,7 @@ def count_macs(model: nn.Module, images: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a call over several rounds, after some that warmed it: the median and the 95th percentile."""
+    """Median and 95th percentile of the seconds of a call over several rounds after a warm-up."""
 
     median: float
     p95: float
@@ -60,13 +63,13 @@ class Timing:
 
 
 def time_calls(call: Callable[[], object], budget: float = 1.0, rounds: int = 200, device: str = "cpu") -> Timing:
-    """How long a call takes.
+    """Measure the time of a call.
 
     Args:
-        call: without arguments; its result is thrown away.
-        budget: about how many seconds may be spent; five rounds are made in any case.
-        rounds: as many at most.
-        device: what is waited for before the clock is read: ``cpu``, or ``cuda``.
+        call: Function without arguments. Its result is ignored.
+        budget: Approximate duration of the measurement in seconds. At least five rounds are measured. Defaults to 1.
+        rounds: Largest number of rounds. Defaults to 200.
+        device: Device to synchronize with, ``cpu`` or ``cuda``. Defaults to ``cpu``.
     """
     wait: Callable[[], object] = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     for _ in range(_WARM_ROUNDS):
@@ -76,55 +79,57 @@ def time_calls(call: Callable[[], object], budget: float = 1.0, rounds: int = 20
     found: list[float] = []
     ends = time.perf_counter() + budget
     while len(found) < 5 or (len(found) < rounds and time.perf_counter() < ends):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         call()
         wait()
-        found.append(time.perf_counter() - begun)
+        found.append(time.perf_counter() - start)
     ordered = sorted(found)
     at = min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))
     return Timing(statistics.median(ordered), ordered[at], len(ordered))
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Seconds of a call and of another one, and the first over the second: medians over rounds in turn."""
+class PairedTiming:
+    """Seconds of two calls and the ratio of the first to the second, as medians over interleaved rounds."""
 
     call: float
     base: float
     ratio: float
 
 
-def time_pair(call: Callable[[], object], base: Callable[[], object], rounds: int = 21, device: str = "cpu") -> Pair:
-    """How long two calls take, in turn: what else the machine does slows both down, and leaves the ratio.
+def time_pair(
+    call: Callable[[], object], base: Callable[[], object], rounds: int = 21, device: str = "cpu"
+) -> PairedTiming:
+    """Measure the times of two calls in turn, so that other load of the machine does not change the ratio.
 
     Args:
-        call: without arguments; its result is thrown away.
-        base: likewise.
-        rounds: how often both are called, after some rounds that warm them.
-        device: what is waited for before the clock is read: ``cpu``, or ``cuda``.
+        call: Function without arguments. Its result is ignored.
+        base: Function to compare with.
+        rounds: Number of rounds after the warm-up. Defaults to 21.
+        device: Device to synchronize with, ``cpu`` or ``cuda``. Defaults to ``cpu``.
     """
     wait: Callable[[], object] = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     found: list[tuple[float, float]] = []
     for at in range(_WARM_ROUNDS + rounds):
         seconds = []
         for each in (call, base) if at % 2 else (base, call):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             each()
             wait()
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - start)
         found.append((seconds[0], seconds[1]) if at % 2 else (seconds[1], seconds[0]))
     ours, theirs = zip(*found[_WARM_ROUNDS:], strict=True)
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-    return Pair(statistics.median(ours), statistics.median(theirs), ratio)
+    return PairedTiming(statistics.median(ours), statistics.median(theirs), ratio)
 
 
 def time_ratio(call: Callable[[], object], base: Callable[[], object], rounds: int = 21, device: str = "cpu") -> float:
-    """How long a call takes as a multiple of another one; see :func:`time_pair`."""
+    """Return the time of a call divided by that of another one. See :func:`time_pair`."""
     return time_pair(call, base, rounds, device).ratio
 
 
-def peak_memory(call: Callable[[], object]) -> int | None:
-    """Bytes by which the memory of this process grew at most while ``call`` ran; ``None`` where no one says."""
+def measure_peak_memory(call: Callable[[], object]) -> int | None:
+    """Return the largest growth of the memory of this process during a call in bytes, or ``None`` if unavailable."""
     gc.collect()
     before = process_memory("now")
     if before is None or not forget_peak():
@@ -135,7 +140,7 @@ def peak_memory(call: Callable[[], object]) -> int | None:
 
 
 def bytes_on_disk(path: str | Path) -> int:
-    """The size of a file, or of all files below a folder."""
+    """Return the size in bytes of a file, or of all files below a folder."""
     path = Path(path)
     if path.is_file():
         return path.stat().st_size

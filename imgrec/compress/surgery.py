@@ -1,4 +1,4 @@
-"""The record of what changed a network after its specs built it, and the way from the record to such a network."""
+"""Record of structural changes of a network after it was built from its specs, and rebuilding from the record."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from imgrec.errors import UserError, suggestion
 M = TypeVar("M", bound=nn.Module)
 
 Step = dict[str, Any]
-"""Plain data, as JSON holds it: the key ``step`` names what was done, the others say how it is done again."""
+"""Plain data for JSON. The key ``step`` is the name of the change, and the other keys are its arguments."""
 
 Apply = Callable[[nn.Module, Mapping[str, Any]], nn.Module]
-"""Does a step to a network as its specs and the steps before made it; gives that network, or what takes its place."""
+"""Function that applies a step to a network in the state before the step, and returns that network or a new one."""
 
 A = TypeVar("A", bound=Apply)
 
 Merge = Callable[[Step, Step], Step]
-"""One step in the place of two that follow one another."""
+"""Function that returns one step which is equivalent to two consecutive steps."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,22 @@ _KINDS: dict[str, _Kind] = {}
 
 
 def surgical(name: str, merge: Merge | None = None) -> Callable[[A], A]:
-    """Register how the step ``name`` is done; a function decorator. A name that is taken raises ``ValueError``.
+    """Register the function that applies the step ``name``, as a decorator.
 
-    The function raises :class:`imgrec.errors.UserError` where the network is not one that the step was recorded on. It
-    needs no library that only the making of the step needed.
+    The function raises :class:`imgrec.errors.UserError` if the step does not fit the network. It must not require a
+    library that is only needed to compute the step, such as a pruning library.
+
+    Args:
+        name: Name of the step.
+        merge: Function that merges two consecutive steps of this name. Defaults to no merging.
+
+    Raises:
+        ValueError: If the name is already registered.
     """
 
     def add(apply: A) -> A:
         if name in _KINDS:
-            raise ValueError(f'the surgical step "{name}" is registered already')
+            raise ValueError(f'the surgery step "{name}" is already registered')
         _KINDS[name] = _Kind(apply, merge)
         return apply
 
@@ -53,13 +60,13 @@ def surgical(name: str, merge: Merge | None = None) -> Callable[[A], A]:
 
 
 def surgery_of(model: nn.Module) -> list[Step]:
-    """What was done to ``model`` since its specs built it; a copy, to be kept as it is now."""
+    """Return a copy of the steps that changed ``model`` after it was built from its specs."""
     found: list[Step] = json.loads(json.dumps(getattr(model, "surgery", [])))
     return found
 
 
 def note_step(model: nn.Module, step: Step) -> None:
-    """Add a step that was done to ``model`` to its record."""
+    """Append a step to the record of ``model``, merged with the last step if both have the same name."""
     steps = [*surgery_of(model), json.loads(json.dumps(step))]
     if len(steps) > 1 and steps[-2]["step"] == step["step"]:
         merge = _KINDS[step["step"]].merge
@@ -68,20 +75,28 @@ def note_step(model: nn.Module, step: Step) -> None:
     model.surgery = steps  # type: ignore[assignment]
 
 
-def refuse_rounded(model: nn.Module) -> None:
-    """Raise :class:`UserError` for a network that rounds as int8 does: its bounds are of the layers as they are."""
+def refuse_quantized(model: nn.Module) -> None:
+    """Raise if a network was quantized, because its activation ranges belong to the unpruned layers.
+
+    Raises:
+        UserError: If it was.
+    """
     if any(step["step"] == "qat" for step in surgery_of(model)):
-        raise UserError("this network was trained for int8; prune before that")
+        raise UserError("this network was trained for int8 and cannot be pruned. Prune before quantization.")
 
 
 def refuse_parametrized(model: nn.Module) -> None:
-    """Raise :class:`UserError` for a network with a weight that is computed from other tensors, as LoRA's are."""
+    """Raise if a network has a weight that is computed from other tensors, for example by LoRA.
+
+    Raises:
+        UserError: If it has.
+    """
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
-            made = next(each for each in module.get_submodule("parametrizations").modules() if _computes(each))
+            source = next(each for each in module.get_submodule("parametrizations").modules() if _computes(each))
             raise UserError(
-                f"{name} has its weight computed from other tensors ({type(made).__name__}), which cannot be pruned or "
-                "rounded; train first, and compress what the model folder holds"
+                f"{name}: its weight is computed from other tensors ({type(source).__name__}) and can be neither "
+                "pruned nor quantized. Train first, and compress the model folder."
             )
 
 
@@ -90,7 +105,7 @@ def _computes(module: nn.Module) -> bool:
 
 
 def surgical_copy(model: M) -> M:
-    """A copy to operate on: without hooks, gradients and compilation, which are the training's."""
+    """Return a copy of a network for surgery, without hooks and gradients."""
     copied = copy.deepcopy(model)
     for module in copied.modules():
         for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
@@ -101,23 +116,23 @@ def surgical_copy(model: M) -> M:
 def rebuild(
     model: nn.Module, steps: Sequence[Mapping[str, Any]], title: str = "the record of its surgery"
 ) -> nn.Module:
-    """Do to ``model``, as its specs build it, what the record of another one says; its weights are loaded afterwards.
+    """Apply recorded steps to a network that was built from its specs. Its weights are loaded afterwards.
 
-    No code is unpickled, and nothing is needed of the libraries that made the other one.
+    No code is unpickled, and the libraries that computed the steps are not required.
 
     Args:
-        model: a network without surgery; it is changed in place where the steps can be.
-        steps: what :func:`surgery_of` gave.
-        title: where the record stands, for messages.
+        model: Network without surgery. It is changed in place if the steps allow it.
+        steps: Steps returned by :func:`surgery_of` for another network of the same specs.
+        title: Location of the record, for messages.
 
     Returns:
-        The network, whose own record is ``steps`` from then on.
+        The network with ``steps`` as its record.
 
     Raises:
-        UserError: a step is unknown, or does not fit the network.
+        UserError: If a step is unknown or does not fit the network.
     """
     if surgery_of(model):
-        raise ValueError("the network has had its surgery already")
+        raise ValueError("the network already has surgery")
     if not isinstance(steps, Sequence) or not all(isinstance(step, Mapping) for step in steps):
         raise UserError(f"{title} is not a list of steps")
     for step in steps:
@@ -125,8 +140,7 @@ def rebuild(
         if kind is None:
             name = str(step.get("step"))
             raise UserError(
-                f'{title} names a step "{name}" that this imgrec does not know.{suggestion(name, _KINDS)} '
-                f"Known: {', '.join(sorted(_KINDS))}."
+                f'{title}: unknown step "{name}".{suggestion(name, _KINDS)} Accepted: {", ".join(sorted(_KINDS))}.'
             )
         try:
             model = kind.apply(model, step)

@@ -54,7 +54,7 @@ def export_qat(
         about: dict[str, Any] = {
             "method": "qat",
             "kernels": int8_kernels(file),
-            "kept_layers": sorted(quantized.left),
+            "kept_layers": sorted(quantized.float_layers),
         }
         if images is not None:
             with open_runtime(file, "onnxruntime") as network:

@@ -28,7 +28,7 @@ class Watch(Callback):
         model: Any = pl_module.model
         swapped = isinstance(model, QuantizedClassifier)
         bounds: Any = next(iter(model.ranges.values())) if swapped else None
-        self.seen.append((swapped, bounds.watching if swapped else "", swapped and model.freeze_norms))
+        self.seen.append((swapped, bounds.observer_mode if swapped else "", swapped and model.freeze_norms))
         for parameter in pl_module.parameters():
             assert "momentum_buffer" in trainer.optimizers[0].state[parameter]
 

@@ -237,7 +237,7 @@ def test_one_round_at_the_start_is_fine_tuned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pruning", "options", "arguments", "message"),
     [
-        ({"target": {"macs": 0.001}}, {}, {}, "cannot be reached; the least that can be is"),
+        ({"target": {"macs": 0.001}}, {}, {}, "cannot be reached"),
         ({"rounds": 40}, {}, {}, r"40 round\(s\) between 0.1 and 0.5 of 12 steps leave none"),
         (
             {"importance": "taylor", "start": 0.0},
@@ -246,8 +246,13 @@ def test_one_round_at_the_start_is_fine_tuned(tmp_path: Path) -> None:
             "expected a step before the first round with importance taylor",
         ),
         ({"include": ["backbone.nowhere.*"]}, {}, {}, 'no layer matches "backbone.nowhere'),
-        ({"exclude": [], "include": ["head.*"]}, {}, {}, "the classifier's output"),
-        ({}, {}, {"optimizer": {"name": "torch.optim.Adafactor", "lr": 0.01}}, "which cannot be cut to fewer channels"),
+        ({"exclude": [], "include": ["head.*"]}, {}, {}, "the output layer of the classifier"),
+        (
+            {},
+            {},
+            {"optimizer": {"name": "torch.optim.Adafactor", "lr": 0.01}},
+            "which cannot be pruned to fewer channels",
+        ),
     ],
     ids=str,
 )

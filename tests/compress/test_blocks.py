@@ -49,15 +49,15 @@ BLOCKS: list[tuple[Spec, list[str]]] = [
 @pytest.mark.parametrize(
     ("spec", "expected"), BLOCKS, ids=lambda value: value["name"] if isinstance(value, dict) else ""
 )
-def test_residual_blocks_are_found_by_what_they_do(spec: Spec, expected: list[str]) -> None:
+def test_residual_blocks_are_detected_by_behavior(spec: Spec, expected: list[str]) -> None:
     model = built(spec)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert residual_blocks(model, torch.rand(2, 3, 32, 32)) == [f"{NET}{name}" for name in expected]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_what_is_worth_least_by_each_criterion_goes_first() -> None:
-    """Against the network with each block put out of work by hand."""
+def test_the_least_important_block_is_removed_first() -> None:
+    """Compare with networks in which each block is disabled separately."""
     images, targets = torch.rand(16, 3, 32, 32), torch.arange(16) % 3
     names = [f"{NET}{name}" for name in ("layer1.0", "layer1.1", "layer1.2", "layer2.1")]
     logits: dict[str, torch.Tensor] = {}
@@ -96,7 +96,7 @@ def test_what_is_worth_least_by_each_criterion_goes_first() -> None:
 
 
 @pytest.mark.parametrize("spec", [spec for spec, expected in BLOCKS if expected][:5], ids=lambda spec: str(spec)[:30])
-def test_the_record_builds_the_shorter_network_again(spec: Spec) -> None:
+def test_the_record_rebuilds_the_shorter_network(spec: Spec) -> None:
     model = built(spec)
     images = torch.rand(2, 3, 32, 32)
     report = drop_blocks(model, images, {"macs": 0.8})
@@ -108,7 +108,7 @@ def test_the_record_builds_the_shorter_network_again(spec: Spec) -> None:
     model.train()(torch.rand(4, 3, 32, 32)).sum().backward()
 
 
-def test_it_stops_where_the_target_is_met_and_goes_on_from_there() -> None:
+def test_blocks_are_removed_until_the_target_and_further_later() -> None:
     model, images = built(TINY), torch.rand(2, 3, 32, 32)
     first = drop_blocks(model, images, {"parameters": 0.9})
     dense = first.parameters[0]
@@ -118,16 +118,16 @@ def test_it_stops_where_the_target_is_met_and_goes_on_from_there() -> None:
     assert drop_blocks(model, images, {"parameters": 0.8}, dense=dense).step is None
 
 
-def test_what_cannot_be_done_is_refused_and_changes_nothing() -> None:
+def test_invalid_requests_are_refused_without_changes() -> None:
     model, images = built(TINY), torch.rand(2, 3, 32, 32)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(UserError, match=r"the least that can be is 0\.\d+, without any of its 4 blocks"):
+    with pytest.raises(UserError, match=r"0\.\d+ remain without all of its 4 blocks"):
         drop_blocks(model, images, {"macs": 0.05})
     with pytest.raises(UserError, match=r'"influnce"\. Did you mean "influence"'):
         drop_blocks(model, images, {"macs": 0.5}, importance="influnce")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="needs batches"):
+    with pytest.raises(UserError, match="requires batches"):
         drop_blocks(model, images, {"macs": 0.5}, importance="loss")
-    with pytest.raises(UserError, match="there is none"):
+    with pytest.raises(UserError, match="got none"):
         drop_blocks(model, images, {"macs": 0.5}, lambda: [])
     with pytest.raises(UserError, match="no residual block"):
         drop_blocks(built(BLOCKS[-1][0]), images, {"macs": 0.5})

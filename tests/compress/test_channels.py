@@ -64,7 +64,7 @@ def titled(spec: Spec) -> str:
 @pytest.mark.parametrize(
     "spec", [*NETWORKS, *(pytest.param(spec, marks=pytest.mark.slow) for spec in LARGER)], ids=titled
 )
-def test_half_the_macs_and_the_record_gives_the_same_logits(spec: Spec) -> None:
+def test_half_of_the_macs_and_the_rebuilt_network_has_the_same_logits(spec: Spec) -> None:
     model = built(spec)
     parameters = dict(model.named_parameters())
     report = prune_channels(model, IMAGES, {"macs": 0.5})
@@ -84,7 +84,7 @@ def test_half_the_macs_and_the_record_gives_the_same_logits(spec: Spec) -> None:
 
 
 @pytest.mark.parametrize("head", ["linear", "cosine"])
-def test_what_is_left_does_what_the_dense_network_does_with_the_rest_at_zero(head: Spec) -> None:
+def test_pruned_logits_equal_dense_logits_with_zeroed_channels(head: Spec) -> None:
     model, dense = built(head=head), built(head=head)
     report = prune_channels(model, IMAGES, {"parameters": 0.4})
     with torch.no_grad():
@@ -99,13 +99,13 @@ def test_what_is_left_does_what_the_dense_network_does_with_the_rest_at_zero(hea
 
 
 def kept_channels(report: Any, name: str, before: Tensor) -> list[int]:
-    """The output channels of a layer that stayed, read from where its first weights stood."""
+    """Return the remaining output channels of a layer, from the indices of their first weights."""
     rows = report.kept[f"{name}.weight"].flatten(1)[:, 0]
     return [int(row) // before[0].numel() for row in rows]
 
 
 def expected_scores(criterion: str, model: Classifier, gradients: dict[str, Tensor]) -> Tensor:
-    """What a channel between two convolutions of a block is worth, written out."""
+    """Compute the importance of the channels between two convolutions of a block by its definition."""
     block = "backbone.network.layer2.0."
     weights = {n: p.detach() for n, p in model.named_parameters()}
     first, norm, second = (f"{block}{n}.weight" for n in ("conv1", "bn1", "conv2"))
@@ -121,7 +121,7 @@ def expected_scores(criterion: str, model: Classifier, gradients: dict[str, Tens
 
 
 @pytest.mark.parametrize("criterion", ["l1", "l2", "group_l2", "bn_scale", "taylor"])
-def test_the_channels_that_matter_most_by_each_criterion_stay(criterion: Any) -> None:
+def test_the_most_important_channels_of_each_criterion_remain(criterion: Any) -> None:
     model = built()
     targets = torch.arange(4)
     gradients = loss_gradients(model, [(IMAGES, targets)])
@@ -138,7 +138,7 @@ def test_the_channels_that_matter_most_by_each_criterion_stay(criterion: Any) ->
     assert kept == sorted(scores.argsort(descending=True)[: len(kept)].tolist())
 
 
-def test_random_is_a_control_with_a_seed() -> None:
+def test_random_importance_depends_on_the_seed() -> None:
     def chosen(seed: int) -> list[int]:
         model = built()
         how = ChannelPruning(importance="random", scope="layer", seed=seed)
@@ -164,7 +164,7 @@ def test_auto_rounds_wide_layers_to_vectors_and_narrow_ones_to_less() -> None:
     assert all(after % multiples[before] == 0 for before, after in report.widths.values())
 
 
-def test_heads_go_whole_or_lose_dimensions() -> None:
+def test_attention_loses_heads_or_dimensions() -> None:
     spec = {"name": "vit_tiny_patch16_224", "depth": 1, "embed_dim": 48, "num_heads": 6, "patch_size": 8}
     include = ["*.attn.qkv"]
     heads, size = 6, 8
@@ -185,7 +185,7 @@ def test_heads_go_whole_or_lose_dimensions() -> None:
         assert attn.scale == attn.head_dim**-0.5
 
 
-def test_patterns_say_what_may_be_pruned() -> None:
+def test_patterns_select_the_pruned_layers() -> None:
     model = built()
     prune_channels(model, IMAGES, {"macs": 0.95}, ChannelPruning(include=["*.layer2.0.conv1", "*.layer4.0.conv1"]))
     dense = dict(built().named_modules())
@@ -219,15 +219,15 @@ def test_a_share_of_the_dense_network_in_several_rounds() -> None:
     assert 0.4 * found.macs[0] <= found.macs[1] <= 0.5 * found.macs[0]
 
 
-def test_time_is_a_target() -> None:
+def test_latency_targets() -> None:
     model = built({"name": "resnet9", "channels": [32, 64, 64, 64]})
     report = prune_channels(model, IMAGES, {"latency": 0.7})
     assert report.macs[1] < report.macs[0]
     assert report.share <= 0.7
 
 
-def test_times_are_shares_of_what_there_was_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a clock that goes by multiplications, a target of time is one of these."""
+def test_latency_is_a_share_of_the_dense_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test a target of latency with a clock that counts multiply-accumulates."""
 
     def by_macs(model: nn.Module, reference: nn.Module, images: Tensor, kind: str) -> float:
         assert kind == "latency"
@@ -244,7 +244,7 @@ def test_times_are_shares_of_what_there_was_at_first(monkeypatch: pytest.MonkeyP
     assert 0.4 < second.share <= 0.5
 
 
-def test_what_cannot_be_done_is_refused_and_changes_nothing() -> None:
+def test_invalid_requests_are_refused_without_changes() -> None:
     model = built()
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -254,7 +254,7 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing() -> None:
             prune_channels(given, IMAGES, target or {"macs": 0.5}, ChannelPruning(**how))
         return str(caught.value)
 
-    assert "the least that can be is 0." in refusal({"macs": 0.001})
+    assert "remain if every layer keeps 0.1 of its channels" in refusal({"macs": 0.001})
     assert "0.5 of the MACs cannot be reached" in refusal(include=[CONV1])
     assert "it is" not in refusal(include=[CONV1])
     assert "cannot be pruned" in refusal(include=["head*"])
@@ -262,14 +262,14 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing() -> None:
         exclude=["backbone.network.layr2.0.conv1"]
     )
     assert 'Did you mean "taylor"' in refusal(importance="tailor")
-    assert "needs batches" in refusal(importance="taylor")
-    assert "says nothing" in refusal(
+    assert "requires batches" in refusal(importance="taylor")
+    assert "does not apply" in refusal(
         spec={"name": "vit_tiny_patch16_224", "depth": 1, "embed_dim": 24}, importance="bn_scale"
     )
-    assert "scope: accepted are global and layer" in refusal(scope="local")
+    assert "scope: expected global or layer" in refusal(scope="local")
     assert "expected a list" in refusal(include="head")
     assert 'Did you mean "macs"' in refusal({"mac": 0.5})
-    assert "above 0 and below 1" in refusal({"macs": 50})
+    assert "a float in (0, 1)" in refusal({"macs": 50})
     assert "cannot trace" in refusal(spec="torchvision/shufflenet_v2_x0_5")
     assert "auxiliary: false" in refusal(spec={"name": "torchvision/googlenet"})
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,4 +1,4 @@
-"""A network with a neck and a pooling of its own is compressed and exported as any other."""
+"""Compression and export of networks with a neck and another pooling."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def specs(**parts: Any) -> ClassifierSpecs:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", NECKS, ids=lambda parts: parts["neck"]["name"])
-def test_channels_are_taken_out_through_the_neck(parts: dict[str, Any], tmp_path: Path) -> None:
+def test_channels_are_pruned_through_the_neck(parts: dict[str, Any], tmp_path: Path) -> None:
     chosen = specs(**parts)
     model = chosen.build(FACTS).eval()
     before = model.feature_dim
@@ -57,7 +57,7 @@ def test_channels_are_taken_out_through_the_neck(parts: dict[str, Any], tmp_path
 
 
 @pytest.mark.slow
-def test_a_neck_rounds_as_int8_does() -> None:
+def test_a_neck_is_quantized() -> None:
     model = specs(**NECKS[0]).build(FACTS).eval()
     with torch.no_grad():
         expected, features = model(images()), model.forward_features(images())
@@ -65,7 +65,7 @@ def test_a_neck_rounds_as_int8_does() -> None:
     quantized.calibrate(images())
     with torch.no_grad():
         found = quantized.eval()(images())
-    assert quantized.left == {}
+    assert quantized.float_layers == {}
     assert not torch.equal(found, expected)
     assert (found - expected).abs().max() < 0.1 * expected.abs().max()
     assert quantized.features(images()).pooled.shape == features.shape
@@ -74,16 +74,16 @@ def test_a_neck_rounds_as_int8_does() -> None:
 
 
 @pytest.mark.slow
-def test_an_export_of_a_neck_says_what_it_says(tmp_path: Path) -> None:
+def test_an_export_with_a_neck_has_the_same_logits(tmp_path: Path) -> None:
     model = specs(neck={"name": "concat", "channels": 16}, pooling="attention").build(FACTS).eval()
     export = export_onnx(model, FACTS, tmp_path / "onnx")
     assert export.logits_max_difference < 1e-4
 
 
-def test_channels_before_attention_pooling_stay() -> None:
+def test_channels_before_attention_pooling_are_not_pruned() -> None:
     pytest.importorskip("torch_pruning")
     model = specs(pooling="attention").build(FACTS).eval()
-    with pytest.raises(UserError, match="whose pooling is `attention` cannot be pruned"):
+    with pytest.raises(UserError, match="pooling: expected average, max or gem"):
         prune_channels(model, images(), {"macs": 0.5})
     assert surgery_of(model) == []
     with torch.no_grad():

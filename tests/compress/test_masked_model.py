@@ -1,4 +1,4 @@
-"""Masks in training: movement against the dense definition, what comes back, what surgery leaves, when is decided."""
+"""Masks in training: movement pruning, restored weights, surgery and decisions."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_movement_is_that_of_the_paper() -> None:
-    """Sanh et al., equations 2 to 4: the dense weights are kept, S learns straight through the mask, W under it."""
+def test_movement_equals_the_published_method() -> None:
+    """Compare with equations 2 to 4 of Sanh et al., computed with dense weights."""
     inputs = torch.randn(12, 8, 6, generator=seeded(0))
     targets = torch.randn(12, 8, 5, generator=seeded(1))
     dense = torch.randn(5, 6, generator=seeded(2))
@@ -59,7 +59,7 @@ def test_movement_is_that_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "random", "taylor"])
-def test_what_is_masked_stays_masked(criterion: Criterion) -> None:
+def test_masked_weights_remain_masked(criterion: Criterion) -> None:
     layer = nn.Conv2d(4, 6, 3, bias=False).to(memory_format=torch.channels_last)
     masking = Masking(criterion, seed=3)
     masking.bind({"w": layer.weight})
@@ -84,7 +84,7 @@ def test_what_is_masked_stays_masked(criterion: Criterion) -> None:
     assert masking.masks["w"].stride() == layer.weight.stride()  # or each product would be slow
 
 
-def test_random_masks_are_those_of_the_seed() -> None:
+def test_random_masks_depend_on_the_seed() -> None:
     def masks(seed: int) -> Tensor:
         masking = Masking("random", seed=seed)
         masking.bind({"w": nn.Linear(20, 20).weight})
@@ -95,7 +95,7 @@ def test_random_masks_are_those_of_the_seed() -> None:
     assert not torch.equal(masks(1), masks(2))
 
 
-def test_a_pattern_holds_whatever_the_share() -> None:
+def test_a_pattern_is_independent_of_the_sparsity() -> None:
     layer = nn.Conv2d(8, 3, 3, bias=False)
     sizes = layer.weight.detach().abs()
     masking = Masking(pattern=(1, 4))
@@ -107,7 +107,7 @@ def test_a_pattern_holds_whatever_the_share() -> None:
     assert kept.sum(1).eq(1).all()
 
 
-def test_an_average_is_masked_and_begins_anew_where_a_weight_came_back() -> None:
+def test_averages_are_masked_and_restart_for_restored_weights() -> None:
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.data = torch.tensor([[2.0, 3.0]])
     masking = Masking("movement")
@@ -124,7 +124,7 @@ def test_an_average_is_masked_and_begins_anew_where_a_weight_came_back() -> None
     assert average.tolist() == [[0.0, 3.0]]
 
 
-def test_masks_follow_the_channels_that_are_left() -> None:
+def test_masks_are_updated_after_channels_were_removed() -> None:
     first, second = nn.Linear(4, 3, bias=False), nn.Linear(3, 2, bias=False)
     masking = Masking()
     masking.bind({"0.weight": first.weight, "1.weight": second.weight})
@@ -132,15 +132,15 @@ def test_masks_follow_the_channels_that_are_left() -> None:
     old = {name: mask.clone() for name, mask in masking.masks.items()}
     smaller = nn.Linear(4, 2, bias=False)
     rows = torch.tensor([0, 2])
-    masking.follow({"0.weight": smaller.weight}, {"0.weight": torch.arange(12).view(3, 4)[rows]})
+    masking.update_weights({"0.weight": smaller.weight}, {"0.weight": torch.arange(12).view(3, 4)[rows]})
     assert list(masking.masks) == ["0.weight"]
     assert torch.equal(masking.masks["0.weight"], old["0.weight"][rows])
     assert torch.equal(smaller.weight == 0, masking.masks["0.weight"] == 0)
-    with pytest.raises(UserError, match=r"another network: 0\.weight is \(3, 4\), its mask \(2, 4\)"):
+    with pytest.raises(UserError, match=r"expected 0\.weight of shape \(2, 4\), got the shape \(3, 4\)"):
         masking.bind({"0.weight": first.weight})
 
 
-def test_its_state_goes_on() -> None:
+def test_the_state_is_restored() -> None:
     layer = nn.Linear(6, 5, bias=False)
     masking = Masking("movement")
     masking.bind({"w": layer.weight})
@@ -169,21 +169,21 @@ def test_its_state_goes_on() -> None:
         (Decisions(1, 4, 50), [1, 4]),
     ],
 )
-def test_decisions_come_first_every_so_many_and_last(decisions: Decisions, made: list[int]) -> None:
+def test_decisions_are_at_the_first_step_every_interval_and_the_last(decisions: Decisions, made: list[int]) -> None:
     assert [step for step in range(12) if decisions.due(step) == step] == made
     for step in range(12):
         assert decisions.due(step) == max((each for each in made if each <= step), default=None)
         assert decisions.following(step) == min((each for each in made if each >= step), default=None)
 
 
-def test_a_training_that_is_short_still_reaches_the_end() -> None:
-    assert Decisions.of(10, 0.1, 1.0) == Decisions(1, 9, 1)
-    assert Decisions.of(1, 0.1, 0.6) == Decisions(0, 0, 1)
-    assert Decisions.of(30, 0.1, 0.6, gathered=10).first == 9
-    assert Decisions.of(1000, 0.1, 0.6, every=7).every == 7
+def test_a_short_training_reaches_the_last_decision() -> None:
+    assert Decisions.from_fractions(10, 0.1, 1.0) == Decisions(1, 9, 1)
+    assert Decisions.from_fractions(1, 0.1, 0.6) == Decisions(0, 0, 1)
+    assert Decisions.from_fractions(30, 0.1, 0.6, gathered=10).first == 9
+    assert Decisions.from_fractions(1000, 0.1, 0.6, every=7).every == 7
 
 
-def test_the_first_layer_and_the_outputs_stay_dense_where_nothing_is_said() -> None:
+def test_the_first_and_output_layers_are_dense_by_default() -> None:
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -204,7 +204,7 @@ def test_the_first_layer_and_the_outputs_stay_dense_where_nothing_is_said() -> N
         MaskConfig(pattern="2:4", include=["backbone.0"]).select_layers(model)
 
 
-def test_a_weight_of_two_layers_counts_once() -> None:
+def test_a_shared_weight_counts_once() -> None:
     first, second = nn.Linear(4, 4), nn.Linear(4, 4)
     second.weight = first.weight
     assert list(prunable(nn.Sequential(first, second))) == ["0.weight"]

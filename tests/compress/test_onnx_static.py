@@ -1,4 +1,4 @@
-"""int8 for ONNX Runtime: what stands in the graph, against what the weights and the images say."""
+"""Static int8 quantization for ONNX Runtime: graph, scales and ranges."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def quantizer(source: Path, images: NDArray[np.uint8]) -> OnnxInt8:
 
 
 def by_name(file: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Nodes by name, constants by name, and the node that makes each tensor."""
+    """Return nodes by name, constants by name, and the node that computes each tensor."""
     graph = onnx.load(str(file)).graph
     constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
     return {n.name: n for n in graph.node}, constants, {out: n for n in graph.node for out in n.output}
@@ -80,7 +80,7 @@ def test_names_without_scopes_are_unique() -> None:
         layers_of(model)
 
 
-def test_convolutions_are_in_int8_but_for_those_that_are_kept(quantizer: OnnxInt8, tmp_path: Path) -> None:
+def test_convolutions_are_int8_except_kept_layers(quantizer: OnnxInt8, tmp_path: Path) -> None:
     kept = ["backbone.network.conv1", "backbone.network.layer2.*"]
     file = quantizer.write(tmp_path / "int8.onnx", kept)
     nodes, constants, made_by = by_name(file)
@@ -95,7 +95,7 @@ def test_convolutions_are_in_int8_but_for_those_that_are_kept(quantizer: OnnxInt
             assert constants[inputs[1].input[0]].dtype == np.int8  # type: ignore[union-attr]
 
 
-def test_weights_have_a_scale_a_channel(source: Path, quantizer: OnnxInt8, tmp_path: Path) -> None:
+def test_weights_have_a_scale_per_channel(source: Path, quantizer: OnnxInt8, tmp_path: Path) -> None:
     name = "backbone.network.layer1.0.conv2"
     nodes, constants, made_by = by_name(quantizer.write(tmp_path / "int8.onnx"))
     float_nodes, float_constants, _ = by_name(source)
@@ -108,7 +108,7 @@ def test_weights_have_a_scale_a_channel(source: Path, quantizer: OnnxInt8, tmp_p
     np.testing.assert_array_equal(integers, np.round(weight / scales[:, None, None, None]).clip(-128, 127))
 
 
-def test_the_range_of_an_activation_is_what_the_images_show(
+def test_activation_ranges_equal_those_of_the_images(
     classifier: Classifier, images: NDArray[np.uint8], quantizer: OnnxInt8, tmp_path: Path
 ) -> None:
     nodes, constants, made_by = by_name(quantizer.write(tmp_path / "int8.onnx"))
@@ -120,7 +120,7 @@ def test_the_range_of_an_activation_is_what_the_images_show(
     assert zero.dtype == np.uint8
 
 
-def test_the_logits_stay_close_and_all_layers_kept_are_float32(
+def test_logits_are_close_and_equal_with_all_layers_kept(
     source: Path, images: NDArray[np.uint8], quantizer: OnnxInt8, tmp_path: Path
 ) -> None:
     unit = images.astype(np.float32) / 255
@@ -149,18 +149,18 @@ def test_other_ranges_are_no_wider(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (np.zeros((31, 3, 16, 16), np.uint8), "31 images are too few .* give 32"),
-        (np.zeros((40, 3, 20, 16), np.uint8), "takes images of 3 x 16 x 16, and these are 3 x 20 x 16"),
-        (np.zeros((40, 1, 16, 16), np.uint8), "takes images of 3 x 16 x 16, and these are 1 x 16 x 16"),
+        (np.zeros((31, 3, 16, 16), np.uint8), "expected at least 32 images, got 31"),
+        (np.zeros((40, 3, 20, 16), np.uint8), "expected images of 3 x 16 x 16, got 3 x 20 x 16"),
+        (np.zeros((40, 1, 16, 16), np.uint8), "expected images of 3 x 16 x 16, got 1 x 16 x 16"),
         (np.zeros((40, 3, 16, 16), np.float64), "got float64"),
     ],
 )
-def test_images_that_will_not_do_are_refused(given: Any, message: str, source: Path) -> None:
+def test_invalid_images_are_refused(given: Any, message: str, source: Path) -> None:
     with pytest.raises(UserError, match=message):
         OnnxInt8(source, given)
 
 
-def test_unknown_words_are_refused(
+def test_unknown_names_are_refused(
     source: Path, images: NDArray[np.uint8], quantizer: OnnxInt8, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r'no "minmaxx"\. Did you mean "minmax"'):

@@ -42,7 +42,7 @@ def kinds(file: Path) -> list[str]:
     return [node.op_type for node in onnx.load(str(file)).graph.node]
 
 
-def test_half_weights_are_half_the_bytes_and_the_same_arithmetic(source: Path, tmp_path: Path) -> None:
+def test_half_weights_have_half_the_bytes_and_the_same_arithmetic(source: Path, tmp_path: Path) -> None:
     file = tmp_path / "half.onnx"
     shutil.copy(source, file)
     half_weights(file)
@@ -51,7 +51,7 @@ def test_half_weights_are_half_the_bytes_and_the_same_arithmetic(source: Path, t
     assert 0 < difference < 2e-3 * np.abs(logits(source)).max() + 1e-3
 
 
-def test_weights_beyond_float16_stay(tmp_path: Path) -> None:
+def test_weights_beyond_float16_are_not_converted(tmp_path: Path) -> None:
     values = np.full((40, 40), 1e5, dtype=np.float32)
     weight = onnx.numpy_helper.from_array(values, "w")
     node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
@@ -66,15 +66,13 @@ def test_matrix_products_in_dynamic_int8(source: Path, tmp_path: Path) -> None:
     before = (list(root.handlers), root.level)
     file = quantize_dynamic(source, tmp_path / "dynamic.onnx", ["*.0.mlp.fc1"])
     assert (list(root.handlers), root.level) == before
-    assert (
-        kinds(file).count("MatMulInteger") == 7
-    )  # qkv, proj, fc1, fc2 of two blocks, less one; not the attention's own
+    assert kinds(file).count("MatMulInteger") == 7  # qkv, proj, fc1 and fc2 of two blocks without the kept one
     assert kinds(file).count("MatMul") == 4 + 1 + 1  # the attention's own, the one that is kept, the head
     wanted, found = logits(source), logits(file)
     assert 0 < np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()
 
 
-def test_weights_alone_in_int8(source: Path, tmp_path: Path) -> None:
+def test_weight_only_int8(source: Path, tmp_path: Path) -> None:
     root = logging.getLogger()
     before = (list(root.handlers), root.level)
     file = quantize_weights(source, tmp_path / "weights.onnx", ["*.blocks.1.*"])
@@ -84,7 +82,7 @@ def test_weights_alone_in_int8(source: Path, tmp_path: Path) -> None:
     assert 0 < np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
-def test_a_writer_knows_its_layers(source: Path, tmp_path: Path) -> None:
+def test_a_quantizer_lists_its_layers(source: Path, tmp_path: Path) -> None:
     products = OnnxProducts(source, "weights")
     assert len(products.layers) == 8
     assert "backbone.network.blocks.0.attn.qkv" in products.layers
@@ -93,5 +91,5 @@ def test_a_writer_knows_its_layers(source: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_left_to_quantize_is_refused(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="of the 10 layers none is a matrix product that is not kept"):
+    with pytest.raises(UserError, match="none of the 10 layers is a matrix product to quantize"):
         quantize_weights(source, tmp_path / "none.onnx", ["*"])

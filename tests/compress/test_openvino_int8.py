@@ -1,4 +1,4 @@
-"""int8 for OpenVINO: how the biases are corrected."""
+"""Static int8 quantization for OpenVINO: bias correction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BACKBONE = {"name": "resnet9", "channels": [4, 4, 4, 4], "blocks": [0, 0, 0], "b
 
 
 @pytest.mark.slow
-def test_auto_takes_the_correction_that_leads_the_calibration_images_less_astray(tmp_path: Path) -> None:
+def test_auto_selects_the_bias_correction_of_lower_divergence(tmp_path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         classifier = build_classifier(BACKBONE, "linear", "half", FACTS).eval()

@@ -1,4 +1,4 @@
-"""An optimizer after its network has become narrower goes on as if those channels had never been."""
+"""State of optimizers after channels were removed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imgrec.compress.pruning.optimizer_state import check_states, cut_states, leave_out
+from imgrec.compress.pruning.optimizer_state import check_states, cut_states, remove_parameters
 from imgrec.compress.pruning.widths import select
 from imgrec.errors import UserError
 from imgrec.optim import build_optimizer
@@ -26,7 +26,7 @@ DEAD, ALIVE = [1, 4], [0, 2, 3, 5]
 
 
 def with_dead_channels() -> nn.Sequential:
-    """Two of six channels are zero on both sides: they have no gradient, and no step changes them."""
+    """Return a network with two zero channels, which have no gradient and are not changed by any step."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 3, 2), nn.Flatten(), nn.Linear(3, 2))
     with torch.no_grad():
@@ -36,7 +36,7 @@ def with_dead_channels() -> nn.Sequential:
     return model
 
 
-def kept_of(model: nn.Sequential) -> dict[Tensor, Tensor]:
+def kept_indices(model: nn.Sequential) -> dict[Tensor, Tensor]:
     found: dict[Tensor, Tensor] = {}
     for name, dim in (("0.weight", 0), ("0.bias", 0), ("2.weight", 1)):
         parameter = model.get_parameter(name)
@@ -58,12 +58,12 @@ def steps(model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any, fir
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["usual", "channels_last"])
 @pytest.mark.parametrize("spec", OPTIMIZERS, ids=lambda spec: f"{spec['name']}{'-amsgrad' * ('amsgrad' in spec)}")
-def test_training_goes_on_as_if_the_channels_had_never_been(spec: dict[str, Any], layout: torch.memory_format) -> None:
+def test_training_continues_as_without_the_removed_channels(spec: dict[str, Any], layout: torch.memory_format) -> None:
     model = with_dead_channels().to(memory_format=layout)
     optimizer = build_optimizer(spec, model)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 4, 0.5)
     steps(model, optimizer, schedule, 0, 5)
-    kept, before = kept_of(model), copy.deepcopy(model)
+    kept, before = kept_indices(model), copy.deepcopy(model)
     shapes: dict[Tensor, torch.Size] = {parameter: parameter.shape for parameter in model.parameters()}
     rates = [group["lr"] for group in optimizer.param_groups]
     for parameter, indices in kept.items():
@@ -89,13 +89,13 @@ def test_training_goes_on_as_if_the_channels_had_never_been(spec: dict[str, Any]
     assert float(moved.detach()) > 1e-3
 
 
-def test_parameters_that_are_gone_are_left_out() -> None:
+def test_removed_parameters_are_deleted_from_the_optimizer() -> None:
     model = with_dead_channels()
     optimizer = build_optimizer({"name": "adamw", "lr": 0.01, "weight_decay": 0.1}, model)
     steps(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer), 0, 1)
     gone = [model.get_parameter("2.weight"), model.get_parameter("2.bias")]
     named = [(group["name"], len(group["params"])) for group in optimizer.param_groups]
-    leave_out(optimizer, gone)
+    remove_parameters(optimizer, gone)
     assert named == [("decay", 3), ("no_decay", 3)]
     assert [(group["name"], len(group["params"])) for group in optimizer.param_groups] == [
         ("decay", 2),
@@ -106,10 +106,10 @@ def test_parameters_that_are_gone_are_left_out() -> None:
     optimizer.load_state_dict(optimizer.state_dict())
 
 
-def test_a_state_that_cannot_be_cut_is_refused() -> None:
+def test_a_factored_state_is_refused() -> None:
     model = with_dead_channels()
     optimizer = torch.optim.Adafactor(model.parameters(), lr=0.01)
     check_states(optimizer)  # before the first step there is nothing
     steps(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer), 0, 1)
-    with pytest.raises(UserError, match=r"Adafactor keeps `row_var` of shape .*: take sgd, nesterov or adamw"):
+    with pytest.raises(UserError, match=r"Adafactor keeps `row_var` of shape .*Use sgd, nesterov or adamw"):
         check_states(optimizer)

@@ -1,4 +1,4 @@
-"""Plans: what they are called, what they say again, and which are refused with which reason."""
+"""Compression plans: names, specs and refused plans."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ HALF: dict[str, Any] = {"name": "prune", "target": {"macs": 0.5}}
         ),
     ],
 )
-def test_a_plan_is_named_by_its_steps_and_says_itself_again(steps: list[Any], name: str) -> None:
-    plan = Plan.of(steps)
+def test_a_plan_is_named_by_its_steps_and_restored_from_its_specs(steps: list[Any], name: str) -> None:
+    plan = Plan.from_specs(steps)
     assert plan.name == name
-    assert Plan.of(plan.to_specs()) == plan
+    assert Plan.from_specs(plan.to_specs()) == plan
     assert [spec["name"] for spec in plan.to_specs()] == [s if isinstance(s, str) else s["name"] for s in steps]
     assert all(step.description for step in plan.steps)
 
 
 @pytest.mark.parametrize(
-    ("steps", "said"),
+    ("steps", "message"),
     [
         (
             ["quantize", "finetune"],
-            r"plan\[1\]: finetune cannot come after quantize \(plan\[0\]\): .*quantize comes last",
+            r"plan\[1\]: finetune cannot come after quantize \(plan\[0\]\): .*Put quantize last",
         ),
         (["quantize", "prune"], "prune cannot come after quantize"),
         (["quantize", "qat"], "qat cannot come after quantize"),
-        (["quantize", {"name": "quantize", "max_drop": 1.0}], "there is one int8 export for onnxruntime"),
-        (["qat", "prune"], "prune cannot come after qat .* prune first"),
+        (["quantize", {"name": "quantize", "max_drop": 1.0}], "the plan already exports int8 for onnxruntime"),
+        (["qat", "prune"], "prune cannot come after qat .* Put prune before qat"),
         (["qat", "drop_blocks"], "drop_blocks cannot come after qat"),
-        (["qat", "mask"], "mask cannot come after qat .* mask first"),
-        (["qat", "finetune"], "give qat more epochs"),
+        (["qat", "mask"], "mask cannot come after qat .* Put mask before qat"),
+        (["qat", "finetune"], "Give qat more epochs"),
         (["qat", "qat"], "qat cannot come after qat"),
         (["qat", {"name": "quantize", "runtime": "openvino"}], "int8 in ONNX Runtime"),
         (["mask", "finetune", "prune"], r"prune cannot come after mask \(plan\[0\]\): the masks .* would be lost"),
-        (["mask", {"name": "mask", "sparsity": 0.5}], "90 % of the weights are zero already"),
-        ([HALF, "finetune", HALF], "0.5 of the MACs is left then"),
-        ([], "a plan needs a step. Accepted: drop_blocks, finetune, mask, prune, qat, quantize"),
+        (["mask", {"name": "mask", "sparsity": 0.5}], "90 % of the weights are already zero"),
+        ([HALF, "finetune", HALF], "0.5 of the MACs remain after it"),
+        ([], "expected at least one step. Accepted: drop_blocks, finetune, mask, prune, qat, quantize"),
         ("prune", "expected a list of steps, got 'prune'"),
         (["prun"], r'plan\[0\]: no step is called "prun". Did you mean "prune"'),
         ([{"name": "finetune", "epoch": 2}], 'has no argument "epoch". Did you mean "epochs"'),
@@ -66,7 +66,7 @@ def test_a_plan_is_named_by_its_steps_and_says_itself_again(steps: list[Any], na
         ([{"name": "prune", "target": {"mcs": 0.5}}], 'no cost is called "mcs". Did you mean "macs"'),
         (
             [{"name": "prune", "target": {"macs": 1.5}}],
-            "target.macs: expected the share that is to be left, above 0 and below 1; got 1.5",
+            r"target.macs: expected the remaining share, a float in \(0, 1\), got 1.5",
         ),
         (
             [{"name": "prune", "target": {"macs": 0.5, "latency": 0.5}}],
@@ -74,30 +74,30 @@ def test_a_plan_is_named_by_its_steps_and_says_itself_again(steps: list[Any], na
         ),
         ([{"name": "prune", "importance": "l3"}], r"plan\[0\].importance: expected Literal"),
         ([{"name": "prune", "round_to": 0}], "round_to: expected 1 or more"),
-        (["drop_blocks", {"name": "prune", "target": {"macs": 0.8}}], "0.75 of the MACs is left then"),
-        ([{"name": "mask", "criterion": "taylor"}], "looks at gradients, and nothing trains after it"),
+        (["drop_blocks", {"name": "prune", "target": {"macs": 0.8}}], "0.75 of the MACs remain after it"),
+        ([{"name": "mask", "criterion": "taylor"}], "requires gradients, but no later step trains"),
         ([{"name": "mask", "pattern": "2-4"}], "mask.pattern: expected N:M"),
         ([{"name": "mask", "sparsity": 1}], "sparsity: expected "),
         ([{"name": "quantize", "to": "int4"}], r"plan\[0\].to: expected Literal"),
         ([{"name": "quantize", "max_drop": -1}], "max_drop: expected "),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_the_place_and_the_reason(steps: Any, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        Plan.of(steps)
+def test_invalid_plans_are_refused_with_position_and_reason(steps: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Plan.from_specs(steps)
 
 
-def test_several_quantizations_for_different_runtimes_and_masks_before_training_make_sense() -> None:
+def test_several_quantizations_and_masks_before_training_are_valid() -> None:
     accepted: list[list[Any]] = [
         ["mask", "finetune", {"name": "mask", "sparsity": 0.95}, "qat", "quantize"],
         ["drop_blocks", "prune", "finetune", "mask", "finetune", "quantize", {"name": "quantize", "to": "fp16"}],
         ["finetune", "prune", "finetune", "qat"],
     ]
     for steps in accepted:
-        assert len(Plan.of(steps).steps) == len(steps)
+        assert len(Plan.from_specs(steps).steps) == len(steps)
 
 
-def test_a_yaml_holds_one_plan_or_several_variants() -> None:
+def test_a_yaml_contains_one_plan_or_several_variants() -> None:
     assert [plan.name for plan in read_plans({"steps": ["quantize"]}, name="mine")] == ["mine"]
     assert [plan.name for plan in read_plans({"name": "own", "steps": ["quantize"]}, name="mine")] == ["own"]
     assert [plan.name for plan in read_plans(["quantize"])] == ["int8"]
@@ -106,26 +106,26 @@ def test_a_yaml_holds_one_plan_or_several_variants() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"step": []}, 'there is no key "step". Did you mean "steps"'),
         ({"name": 3, "steps": ["prune"]}, "plan.name: expected a name, got 3"),
         ({"name": "a b", "steps": ["prune"]}, "letters, digits, dots and dashes, got 'a b'"),
-        ({"variants": {"../a": ["prune"]}}, r"plan.variants.../a: a variant is named by"),
+        ({"variants": {"../a": ["prune"]}}, r"plan.variants.../a: expected a name of letters"),
         ({"variants": {"a": ["prune"]}, "steps": []}, "expected `steps`, a list, or `variants`"),
         ({}, "expected `steps`, a list, or `variants`"),
         ({"variants": {"a": ["quantize", "prune"]}}, r"plan.variants.a\[1\]: prune cannot come after quantize"),
         (3, "expected a list of steps, got 3"),
     ],
 )
-def test_a_yaml_of_another_shape_is_refused(values: Any, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_an_invalid_yaml_is_refused(values: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         read_plans(values)
 
 
-def test_every_step_stands_in_the_registry_with_what_it_takes() -> None:
+def test_every_step_is_registered_and_documents_its_arguments() -> None:
     assert STEPS.names() == ["drop_blocks", "finetune", "mask", "prune", "qat", "quantize"]
     for entry in STEPS:
         assert entry.summary.endswith(".")
         for argument in entry.arguments():
-            assert f"{argument.name}:" in entry.doc, f"{entry.name} does not say what {argument.name} is"
+            assert f"{argument.name}:" in entry.doc, f"{entry.name} does not document {argument.name}"

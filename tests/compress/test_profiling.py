@@ -1,4 +1,4 @@
-"""What a network costs, against figures that others have counted."""
+"""Cost of networks, compared with published values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imgrec.compress.profiling import (
     count_macs,
     count_nonzero,
     count_parameters,
-    peak_memory,
+    measure_peak_memory,
     time_calls,
     time_ratio,
 )
@@ -30,7 +30,7 @@ from imgrec.compress.profiling import (
         ("deit_tiny_patch16_224", 5.72e6, 1.26e9),
     ],
 )
-def test_parameters_and_macs_are_the_published_ones(name: str, parameters: float, macs: float) -> None:
+def test_parameters_and_macs_equal_published_values(name: str, parameters: float, macs: float) -> None:
     model = timm.create_model(name).train()
     assert count_parameters(model) == pytest.approx(parameters, rel=2e-3)
     assert count_macs(model, torch.zeros(2, 3, 224, 224)) == pytest.approx(macs, rel=0.06)
@@ -45,7 +45,7 @@ def test_zeros_are_counted() -> None:
     assert (count_parameters(layer), count_nonzero(layer)) == (15, 11)
 
 
-def test_the_clock_sees_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_round_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     took = iter([9.0] * 3 + [1.0, 2.0, 3.0, 4.0, 100.0] * 4)  # the first three warm
 
@@ -59,7 +59,7 @@ def test_the_clock_sees_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time_calls(call, budget=1e9, rounds=9).rounds == 9
 
 
-def test_what_slows_two_calls_down_does_not_change_their_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_that_slows_both_calls_does_not_change_the_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     now, rounds = 0.0, 0
 
     def call(seconds: float) -> None:
@@ -73,14 +73,14 @@ def test_what_slows_two_calls_down_does_not_change_their_ratio(monkeypatch: pyte
     assert rounds == 48
 
 
-def test_memory_that_was_needed_for_a_moment_is_seen() -> None:
-    grown = peak_memory(lambda: torch.ones(64 << 18).sum())
+def test_temporary_memory_is_measured() -> None:
+    grown = measure_peak_memory(lambda: torch.ones(64 << 18).sum())
     if grown is None:
         pytest.skip("this system does not say how much memory a process had at most")
     assert 60 << 20 < grown < 200 << 20
 
 
-def test_a_folder_is_as_large_as_its_files(tmp_path: Path) -> None:
+def test_the_size_of_a_folder_is_that_of_its_files(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "one").write_bytes(b"12345")
     (tmp_path / "two").write_bytes(b"123")

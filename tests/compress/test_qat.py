@@ -1,4 +1,4 @@
-"""Networks that round as int8 does, and the int8 networks that they stand for."""
+"""Quantization-aware classifiers and their conversion to int8."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from imgrec.compress import drop_blocks, prune_channels
-from imgrec.compress.quantization.fake_quantize import ActivationRange, fake_weight, weight_scales, whole_weights
+from imgrec.compress.quantization.fake_quantize import ActivationRange, fake_weight, integer_weights, weight_scales
 from imgrec.compress.quantization.int8 import to_int8
 from imgrec.compress.quantization.qat import QuantizedClassifier
 from imgrec.compress.surgery import rebuild, surgery_of
@@ -48,7 +48,7 @@ def images(count: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def learnt() -> QuantizedClassifier:
-    """A quantized network, calibrated, with some negative and some vanishing gains in its batch norms."""
+    """Return a calibrated quantized network with some negative and some zero gains of batch normalization."""
     model = classifier()
     with torch.no_grad():
         for module in model.modules():
@@ -60,7 +60,7 @@ def learnt() -> QuantizedClassifier:
     return quantized.eval()
 
 
-def test_weights_in_int8_are_the_nearest_multiples_of_each_channels_step() -> None:
+def test_int8_weights_are_the_nearest_multiples_of_the_channel_scale() -> None:
     weight = (
         torch.randn(5, 4, 3, 3, generator=torch.Generator().manual_seed(0))
         * torch.logspace(-4, 1, 5)[:, None, None, None]
@@ -68,26 +68,26 @@ def test_weights_in_int8_are_the_nearest_multiples_of_each_channels_step() -> No
     values = weight.numpy().astype(np.float64)
     step = np.abs(values).reshape(5, -1).max(1) / 127
     expected = np.round(values / step[:, None, None, None])
-    assert np.array_equal(whole_weights(weight).numpy(), expected)
+    assert np.array_equal(integer_weights(weight).numpy(), expected)
     np.testing.assert_allclose(fake_weight(weight).numpy(), expected * step[:, None, None, None], rtol=1e-5)
     np.testing.assert_allclose(weight_scales(weight).numpy(), step, rtol=1e-6)
 
 
-def test_a_factor_for_each_channel_gives_the_same_whole_numbers() -> None:
+def test_a_factor_per_channel_does_not_change_the_integers() -> None:
     weight = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(1))
     factor = torch.tensor([0.01, -3.0, 0.5, -0.2, 7.0, 1.0])
-    before, after = whole_weights(weight), whole_weights(weight * factor[:, None, None, None])
+    before, after = integer_weights(weight), integer_weights(weight * factor[:, None, None, None])
     assert torch.equal(before * factor.sign().to(torch.int8)[:, None, None, None], after)
 
 
-def test_the_gradient_of_a_weight_passes_the_rounding() -> None:
+def test_the_gradient_of_weights_is_straight_through() -> None:
     weight = torch.randn(3, 4, requires_grad=True)
     torch.autograd.backward((fake_weight(weight) * torch.arange(12.0).view(3, 4)).sum())
     assert weight.grad is not None
     assert torch.equal(weight.grad, torch.arange(12.0).view(3, 4))
 
 
-def test_bounds_follow_training_batches_and_nothing_else() -> None:
+def test_ranges_are_updated_by_training_batches_only() -> None:
     bounds = ActivationRange(momentum=0.1)
     bounds.low.fill_(-1.0)
     bounds.high.fill_(1.0)
@@ -97,7 +97,7 @@ def test_bounds_follow_training_batches_and_nothing_else() -> None:
     assert values.grad is not None
     assert values.grad.tolist() == [0.0, 1.0, 0.0]  # what is cut off learns nothing
     bounds.eval()(torch.tensor([100.0]))
-    bounds.watching = "no"
+    bounds.observer_mode = "no"
     bounds.train()(torch.tensor([100.0]))
     assert (float(bounds.low), float(bounds.high)) == pytest.approx((-1.2, 1.4))
 
@@ -109,7 +109,7 @@ def test_zero_is_always_zero() -> None:
     assert float(bounds(torch.zeros(1))) == 0
 
 
-def test_without_rounding_it_is_the_network_that_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_quantization_the_logits_are_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits, features, batch norm's statistics and draws of dropout, in training and in evaluation."""
     model = classifier()
     quantized = QuantizedClassifier(copy.deepcopy(model), 3, 32)
@@ -130,7 +130,7 @@ def test_without_rounding_it_is_the_network_that_it_was(monkeypatch: pytest.Monk
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-def test_parameters_stay_the_same_objects_under_the_same_names() -> None:
+def test_parameters_are_the_same_objects_under_the_same_names() -> None:
     model = classifier()
     before = dict(model.named_parameters())
     quantized = QuantizedClassifier(model, 3, 32)
@@ -145,10 +145,10 @@ def test_parameters_stay_the_same_objects_under_the_same_names() -> None:
     assert not torch.equal(copied.eval()(images(2)), quantized.eval()(images(2)))
 
 
-def test_frozen_batch_norm_uses_and_keeps_its_statistics(learnt: QuantizedClassifier) -> None:
+def test_frozen_batch_norm_uses_its_running_statistics(learnt: QuantizedClassifier) -> None:
     model = copy.deepcopy(learnt).train()
     model.freeze_norms = True
-    model.watch("no")
+    model.set_observer_mode("no")
     before = copy.deepcopy(model.state_dict())
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -162,7 +162,7 @@ def test_frozen_batch_norm_uses_and_keeps_its_statistics(learnt: QuantizedClassi
     )
 
 
-def test_int8_says_what_training_saw(learnt: QuantizedClassifier) -> None:
+def test_int8_logits_equal_those_of_the_fake_quantization(learnt: QuantizedClassifier) -> None:
     found, expected = to_int8(learnt), learnt(images(64))
     torch.testing.assert_close(found(images(64)), expected, rtol=0, atol=5e-2 * float(expected.detach().abs().max()))
     kinds = {value.dtype for name, value in found.state_dict().items() if name.endswith("_weight_whole")}
@@ -170,7 +170,7 @@ def test_int8_says_what_training_saw(learnt: QuantizedClassifier) -> None:
     assert found.train().training is False
 
 
-def test_onnx_runtime_takes_int8_kernels_and_says_the_same(learnt: QuantizedClassifier, tmp_path: Path) -> None:
+def test_onnx_runtime_uses_int8_kernels_with_the_same_logits(learnt: QuantizedClassifier, tmp_path: Path) -> None:
     pixels = images(40).numpy().astype(np.float32) / np.float32(255)
     export = export_qat(learnt, FACTS, tmp_path / "int8", pixels)
     about = export.quantization
@@ -186,7 +186,7 @@ def test_onnx_runtime_takes_int8_kernels_and_says_the_same(learnt: QuantizedClas
         )
 
 
-def test_a_model_folder_holds_it(learnt: QuantizedClassifier, tmp_path: Path) -> None:
+def test_a_model_folder_restores_a_quantized_classifier(learnt: QuantizedClassifier, tmp_path: Path) -> None:
     specs = {"backbone": RESNET, "head": "linear", "normalize": "half"}
     save_model_folder(tmp_path / "model", learnt, specs, FACTS)
     loaded, _ = load_model_folder(tmp_path / "model")
@@ -194,22 +194,22 @@ def test_a_model_folder_holds_it(learnt: QuantizedClassifier, tmp_path: Path) ->
     assert torch.equal(loaded(images(4)), learnt(images(4)))
 
 
-def test_nothing_is_taken_out_of_it_any_more(learnt: QuantizedClassifier) -> None:
+def test_a_quantized_classifier_cannot_be_pruned(learnt: QuantizedClassifier) -> None:
     state = copy.deepcopy(learnt.state_dict())
-    with pytest.raises(UserError, match="prune before that"):
+    with pytest.raises(UserError, match="Prune before quantization"):
         prune_channels(learnt, images(2), {"macs": 0.5})
-    with pytest.raises(UserError, match="prune before that"):
+    with pytest.raises(UserError, match="Prune before quantization"):
         drop_blocks(learnt, images(2), {"macs": 0.5})
     assert all(torch.equal(value, state[name]) for name, value in learnt.state_dict().items())
 
 
-def test_it_is_rebuilt_from_its_record(learnt: QuantizedClassifier) -> None:
+def test_a_quantized_classifier_is_rebuilt_from_its_record(learnt: QuantizedClassifier) -> None:
     steps = surgery_of(learnt)
     assert steps == [{"step": "qat", "channels": 3, "image_size": 32}]
     again = rebuild(classifier(), steps)
     again.load_state_dict(learnt.state_dict())
     assert torch.equal(again.eval()(images(4)), learnt(images(4)))
-    with pytest.raises(UserError, match="lacks a number"):
+    with pytest.raises(UserError, match="is incomplete"):
         rebuild(classifier(), [{"step": "qat"}])
 
 
@@ -237,6 +237,6 @@ def test_architectures(backbone: Any) -> None:
     )
 
 
-def test_what_draws_beside_dropout_is_refused() -> None:
+def test_random_layers_other_than_dropout_are_refused() -> None:
     with pytest.raises(UserError, match="drop_path_rate"):
         QuantizedClassifier(classifier({**RESNET, "drop_path_rate": 0.2}), 3, 32)

@@ -9,7 +9,7 @@ from imgrec.compress.pruning.schedule import Rounds
 from imgrec.errors import UserError
 
 
-def test_rounds_are_evenly_apart_and_end_where_they_should() -> None:
+def test_rounds_are_evenly_spaced() -> None:
     assert Rounds(0.1, 0.5, 5).steps_of(1000) == [100, 200, 300, 400, 500]
     assert Rounds(0.0, 0.9, 2).steps_of(10) == [0, 9]
     assert Rounds(0.25, rounds=1).steps_of(10) == [2]
@@ -18,7 +18,7 @@ def test_rounds_are_evenly_apart_and_end_where_they_should() -> None:
 
 
 @pytest.mark.parametrize("target", [0.1, 0.47, 0.9])
-def test_every_round_takes_as_much_and_the_last_reaches_the_target(target: float) -> None:
+def test_every_round_removes_the_same_share_until_the_target(target: float) -> None:
     rounds = Rounds(rounds=4)
     parts = [rounds.remaining(number, target) for number in range(5)]
     assert parts[0] == 1
@@ -29,13 +29,13 @@ def test_every_round_takes_as_much_and_the_last_reaches_the_target(target: float
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rounds": 0}, "`rounds` is 1 or more, got 0"),
-        ({"start": 1.0}, "`start` is a fraction of training, from 0 to below 1, got 1.0"),
-        ({"end": -0.5}, "`end` is a fraction of training"),
-        ({"start": 0.5, "end": 0.5}, "`start` comes before `end` if there are several rounds"),
+        ({"rounds": 0}, "rounds: expected int > 0, got 0"),
+        ({"start": 1.0}, r"start: expected float in \[0, 1\), got 1.0"),
+        ({"end": -0.5}, r"end: expected float in \[0, 1\)"),
+        ({"start": 0.5, "end": 0.5}, "start: expected a value below end 0.5 for several rounds"),
     ],
 )
-def test_numbers_that_cannot_be_are_refused(arguments: dict[str, Any], message: str) -> None:
+def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Rounds(**arguments)
 

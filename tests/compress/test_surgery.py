@@ -23,8 +23,8 @@ def built(*channels: int) -> Classifier:
     return build_classifier(spec, "linear", "half", FACTS).eval()
 
 
-def test_what_differs_between_two_widths_makes_one_of_the_other() -> None:
-    """The narrower network is timm's own, so nothing here knows how the step was made."""
+def test_the_difference_of_two_widths_converts_one_to_the_other() -> None:
+    """Compare with a narrower network of timm, which is independent of the computation of the step."""
     narrow, wide = built(8, 8, 12, 16), built(8, 16, 16, 32)
     step = json.loads(json.dumps(widths_step(wide, narrow)))
     again = rebuild(built(8, 16, 16, 32), [step])
@@ -39,7 +39,7 @@ def test_what_differs_between_two_widths_makes_one_of_the_other() -> None:
     assert not any(name.startswith("backbone.network.layer1") for name in step["shapes"])
 
 
-def test_two_steps_become_one_that_does_both() -> None:
+def test_two_steps_are_merged() -> None:
     first, second, third = built(8, 16, 16, 32), built(8, 12, 16, 24), built(8, 4, 16, 16)
     model = built(8, 16, 16, 32)
     note_step(model, widths_step(first, second))
@@ -48,7 +48,7 @@ def test_two_steps_become_one_that_does_both() -> None:
     assert merged == json.loads(json.dumps(widths_step(first, third)))
 
 
-def test_the_values_that_are_kept_are_the_ones_that_are_named() -> None:
+def test_the_values_at_the_given_indices_are_kept() -> None:
     wide, narrow = nn.Linear(4, 3), nn.Linear(2, 3)
     old = wide.weight.detach().clone()
     wide.weight.grad = torch.arange(12.0).view(3, 4)
@@ -65,7 +65,7 @@ def test_the_values_that_are_kept_are_the_ones_that_are_named() -> None:
     assert wide.weight.grad.shape == (3, 2)
 
 
-def test_a_loss_that_somebody_keeps_does_not_hold_the_old_shape() -> None:
+def test_a_stored_loss_does_not_keep_the_old_shape() -> None:
     wide, narrow = nn.Linear(4, 3), nn.Linear(2, 3)
     kept_loss = (wide(torch.rand(5, 4)) ** 2).sum()
     kept_loss.backward()
@@ -76,7 +76,7 @@ def test_a_loss_that_somebody_keeps_does_not_hold_the_old_shape() -> None:
     assert kept_loss.grad_fn is not None
 
 
-def test_the_order_in_memory_stays() -> None:
+def test_the_memory_format_is_kept() -> None:
     wide, narrow = nn.Conv2d(4, 6, 3), nn.Conv2d(4, 2, 3)
     step = widths_step(wide, narrow)
     wide.to(memory_format=torch.channels_last)
@@ -85,7 +85,7 @@ def test_the_order_in_memory_stays() -> None:
     assert wide(torch.rand(1, 4, 5, 5)).shape == (1, 2, 3, 3)
 
 
-def test_a_tensor_that_two_layers_share_is_resized_once() -> None:
+def test_a_shared_tensor_is_resized_once() -> None:
     def tied(width: int) -> nn.Sequential:
         layers = nn.Sequential(nn.Linear(3, width), nn.Linear(3, width))
         layers[1].weight = layers[0].weight
@@ -111,14 +111,14 @@ def refusal(steps: Any) -> str:
     return str(caught.value)
 
 
-def test_a_record_that_does_not_fit_is_refused_and_changes_nothing() -> None:
+def test_an_invalid_record_is_refused_without_changes() -> None:
     def channels(**given: Any) -> list[Mapping[str, Any]]:
         return [{"step": "channels", "attributes": {}, "shapes": {}} | given]
 
-    assert 'names a step "chanels"' in refusal([{"step": "chanels"}])
+    assert 'unknown step "chanels"' in refusal([{"step": "chanels"}])
     assert 'Did you mean "channels"?' in refusal([{"step": "chanels"}])
     assert "not a list of steps" in refusal({"step": "channels"})
-    assert "needs the mappings" in refusal([{"step": "channels"}])
+    assert "expected a step with the mappings" in refusal([{"step": "channels"}])
     conv = "conv"
     assert 'has no module "nowhere"' in refusal(channels(attributes={"nowhere": {"groups": 1}}))
     assert "`weight`" in refusal(channels(attributes={conv: {"weight": 3}}))
@@ -132,12 +132,12 @@ def test_a_record_that_does_not_fit_is_refused_and_changes_nothing() -> None:
     assert "a list of names" in refusal([{"step": "blocks"}])
 
 
-def test_a_name_of_a_step_is_taken_once() -> None:
-    with pytest.raises(ValueError, match="registered already"):
+def test_a_step_name_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="already registered"):
         surgical("channels")(resize)
 
 
-def test_a_copy_to_operate_on_has_no_hooks() -> None:
+def test_a_surgery_copy_has_no_hooks() -> None:
     model = small()
     calls: list[int] = []
     model.get_submodule("norm").register_forward_hook(lambda *_: calls.append(1))

@@ -119,5 +119,5 @@ def test_quantization_supports_edits_and_refuses_random_layers() -> None:
     difference = (rounded.eval()(IMAGES) - expected).abs().max()
     assert float(difference.detach()) < 0.1 * float(expected.abs().max().detach())
     assert any(isinstance(module, nn.GroupNorm) for module in rounded.modules())
-    with pytest.raises(UserError, match=r"draws random numbers .*set drop_path_rate or the like to 0"):
+    with pytest.raises(UserError, match=r"draws random numbers .*Set drop_path_rate or a similar argument to 0"):
         QuantizedClassifier(built({"name": "stochastic_depth", "rate": 0.2})[0], 3, 32)

@@ -26,7 +26,8 @@ BARE_WORDS = words(
 
 PREDICATE_PREFIXES = tuple(
     words(
-        "is_ has_ can_ should_ are_ needs_ supports_ requires_ allows_ uses_ contains_ matches_ accepts_ was_ in_ all_ "
+        "is_ has_ can_ should_ are_ needs_ preserves_ supports_ "
+        "requires_ allows_ uses_ contains_ matches_ accepts_ was_ in_ all_ "
         "any_ same_ equal exists matches contains supports"
     )
 )

@@ -106,7 +106,7 @@ def test_qat_network_keeps_ranges_and_statistics() -> None:
     model = QuantizedClassifier(plain, 3, 32).train()
     pixels = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     model.calibrate(pixels)
-    model.watch("average")
+    model.set_observer_mode("average")
     model(pixels)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     (extra_forward(model, pixels * 0.5).sum() + model(pixels).sum() * 0).backward()

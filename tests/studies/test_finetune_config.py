@@ -127,5 +127,5 @@ def test_the_average_of_a_step_replaces_that_of_the_run() -> None:
     ],
 )
 def test_the_last_model_of_a_plan_is_in_the_folder_of_the_variant(steps: list[str], stages: list[Any]) -> None:
-    found = plan_stages(Plan.of(steps))
+    found = plan_stages(Plan.from_specs(steps))
     assert [(stage.step.name, stage.place) for stage in found] == stages

@@ -111,7 +111,7 @@ def test_the_gradient_is_that_of_normalize() -> None:
 def test_squares_of_small_weights_and_gradients_keep_their_ranks() -> None:
     weight = torch.tensor([1.0, 2.0, 3.0]) * 1e-13
     for name in ("l2", "taylor"):
-        found = _CRITERIA[name].of(weight, weight)
+        found = _CRITERIA[name].score(weight, weight)
         assert found.argsort().tolist() == [0, 1, 2]
         assert (found > 0).all()
 

@@ -13,7 +13,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from imgrec.callbacks.checkpoints.best import BestCheckpoint
-from imgrec.compress.pruning.optimizer_state import cut_states, leave_out
+from imgrec.compress.pruning.optimizer_state import cut_states, remove_parameters
 from imgrec.compress.surgery import surgery_of
 from imgrec.errors import TrainingFailedError
 from imgrec.models import set_channels_last
@@ -63,7 +63,7 @@ def apply_surgery(trainer: pl.Trainer, pl_module: pl.LightningModule, surgery: S
         before[f"model.{name}"]: indices for name, indices in kept.items() if f"model.{name}" in before
     }
     for optimizer in trainer.optimizers:
-        leave_out(optimizer, gone)
+        remove_parameters(optimizer, gone)
         cut_states(optimizer, shapes, cut)
     if wrapped is not None:
         _check_equal(trainer, task.model)

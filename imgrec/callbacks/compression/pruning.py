@@ -225,7 +225,7 @@ class Pruning(Callback):
         if self.config.criterion != "movement":
             masking.sums.clear()
         if due == decisions.last:
-            masking.settle()
+            masking.finish()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if self._masking is not None:
@@ -247,7 +247,7 @@ class Pruning(Callback):
     def on_weights_pruned(self, pl_module: pl.LightningModule, kept_indices: Mapping[str, Tensor]) -> None:
         """Prune the masks as the weights."""
         if self._masking is not None:
-            self._masking.follow(dict(pl_module.named_parameters()), kept_indices)
+            self._masking.update_weights(dict(pl_module.named_parameters()), kept_indices)
             self._trained = []
             if self.config.pattern is not None:
                 fitting = fit_for(self._masking.weights, self.config.pattern[1])

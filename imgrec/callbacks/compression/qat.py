@@ -135,7 +135,7 @@ class QAT(Callback):
                 quantized = QuantizedClassifier(copy.deepcopy(model), *_input_shape(pl_module))
         except UserError as error:
             raise UserError(f"QAT: {error}") from error
-        for name, reason in quantized.left.items():
+        for name, reason in quantized.float_layers.items():
             inform("QAT: %s stays in floating point: %s", name, reason)
 
     def _positions(self, trainer: pl.Trainer) -> tuple[int, int, int]:
@@ -165,7 +165,7 @@ class QAT(Callback):
                 f"quantization-aware from step {step} on: {len(task.model.ranges)} tensors are rounded to int8"
             )
         if isinstance(task.model, QuantizedClassifier):
-            task.model.watch("average" if step < bounds else "no")
+            task.model.set_observer_mode("average" if step < bounds else "no")
             task.model.freeze_norms = step >= norms
 
     def _swap(self, task: Any, model: nn.Module, images: Tensor) -> Mapping[str, Tensor]:

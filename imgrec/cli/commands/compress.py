@@ -49,9 +49,9 @@ def run(command: str, words: list[str]) -> int:
     max_drop = arguments.max_drop
     check_budget(max_drop, "compress")
     plans = [plan for path in arguments.plan for plan in read_plans(allow(read_config(path)), path, Path(path).stem)]
-    plans = [plan.within(max_drop) for plan in plans]
+    plans = [plan.with_budget(max_drop) for plan in plans]
     if flags:
-        plans.append(Plan.of(flags, arguments.name, "compress", max_drop))
+        plans.append(Plan.from_specs(flags, arguments.name, "compress", max_drop))
     elif arguments.name is not None:
         raise UserError("--name: expected flags of steps as well. A plan sets its own `name`.")
     if arguments.print_plan:

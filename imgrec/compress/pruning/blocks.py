@@ -1,4 +1,4 @@
-"""Depth pruning: whole residual blocks go, the simple strong baseline of structured pruning."""
+"""Depth pruning: removal of whole residual blocks, a strong baseline of structured pruning."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from imgrec.compress.profiling import count_macs, count_parameters
 from imgrec.compress.pruning.channel_importance import Batches
-from imgrec.compress.pruning.targets import Target, cost_of, parse_target, share_of
-from imgrec.compress.surgery import Step, note_step, refuse_parametrized, refuse_rounded, surgical, surgical_copy
+from imgrec.compress.pruning.targets import CostTarget, cost_of, parse_target, share_of
+from imgrec.compress.surgery import Step, note_step, refuse_parametrized, refuse_quantized, surgical, surgical_copy
 from imgrec.errors import UserError, suggestion
 from imgrec.models.utils.forward import evaluating
 from imgrec.utils.vectors import unit_length
@@ -24,23 +24,23 @@ BlockCriterion = Literal["influence", "divergence", "loss"]
 
 
 class Skip(nn.Identity):
-    """What a removed block leaves in its place: its input, whatever else it is given."""
+    """Replacement of a removed block, which returns its first argument and ignores the others."""
 
     def forward(self, input: Tensor, *_: Any, **__: Any) -> Tensor:
-        """The input."""
+        """Return the input."""
         return input
 
 
 @surgical("blocks", merge=lambda first, second: {"step": "blocks", "removed": [*first["removed"], *second["removed"]]})
 def remove_blocks(model: nn.Module, step: Mapping[str, Any]) -> nn.Module:
-    """Put a :class:`Skip` in the place of every block that a step ``blocks`` names, in place.
+    """Replace the blocks of a step ``blocks`` by :class:`Skip`, in place.
 
     Raises:
-        UserError: the model has no such block.
+        UserError: If the model does not have one of the blocks.
     """
     names = step.get("removed")
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise UserError("a step `blocks` needs `removed`, a list of names")
+        raise UserError(f"blocks.removed: expected a list of names, got {names!r}.")
     modules = dict(model.named_modules())
     for name in names:
         if not name or name not in modules or isinstance(modules[name], Skip):
@@ -52,15 +52,15 @@ def remove_blocks(model: nn.Module, step: Mapping[str, Any]) -> nn.Module:
 
 @dataclass(frozen=True)
 class BlockReport:
-    """What depth pruning did.
+    """Result of depth pruning.
 
     Attributes:
-        step: the surgical step, as it stands in the model's record; ``None`` where nothing was to be done.
-        removed: the names of the blocks that went, the first one first, with what each was found to be worth.
-        blocks: how many there were.
-        parameters: before and after.
-        macs: of one image, before and after.
-        share: what is left of the cost that the target was of.
+        step: Step in the surgery record of the model, or ``None`` if no block was removed.
+        removed: Importance of the removed blocks by name, in the order of removal.
+        blocks: Number of blocks before.
+        parameters: Number of parameters before and after.
+        macs: Multiply-accumulates per image before and after.
+        share: Remaining share of the cost of the target.
     """
 
     step: Step | None
@@ -72,7 +72,7 @@ class BlockReport:
 
     def __str__(self) -> str:
         return (
-            f"{len(self.removed)} of {self.blocks} blocks removed; parameters {self.parameters[0]:,} -> "
+            f"{len(self.removed)} of {self.blocks} blocks removed: parameters {self.parameters[0]:,} -> "
             f"{self.parameters[1]:,}, MACs {self.macs[0]:,} -> {self.macs[1]:,} "
             f"({self.macs[0] / max(1, self.macs[1]):.2f}x fewer)"
         )
@@ -88,34 +88,34 @@ def drop_blocks(
     dense: float | None = None,
     start: float | None = None,
 ) -> BlockReport:
-    """Remove the residual blocks that matter least until the model costs what ``target`` says, in place.
+    """Remove the least important residual blocks until the model reaches a target cost, in place.
 
-    A block can go where it gives its input plus something: what is left is the input. Blocks are removed one after the
-    other, each chosen by what it is worth in the network that is left by then:
+    A residual block adds a correction to its input. Its removal leaves the input. Blocks are removed one by one. The
+    importance is computed again after each removal:
 
-    - ``influence``: how far a block turns its input, 1 minus their mean cosine, over the images; one pass for all.
-    - ``divergence``: how far the probabilities of the classes move without it (Kullback-Leibler); one pass a block.
-    - ``loss``: how much the loss is without it; one pass a block, and targets are needed.
+    - ``influence``: 1 minus the mean cosine similarity of input and output. Requires one forward pass for all blocks.
+    - ``divergence``: Kullback-Leibler divergence of the probabilities without the block. Requires a pass per block.
+    - ``loss``: Loss without the block. Requires a pass per block, and targets.
 
     Args:
-        model: images in, logits out; it stays as it is where anything is refused.
-        images: a batch; ``influence`` and ``divergence`` look at all of it, costs are of its first image.
-        target: the share that is to be left of ``parameters``, ``macs`` or ``latency``: ``{"macs": 0.5}``.
-        batches: gives batches of images and targets anew at each call, to be looked at in the place of ``images``.
-        importance: see above; by default ``loss`` where there are ``batches``, else ``influence``.
-        loss: of logits and targets.
-        dense: what the share is of, in parameters, MACs or seconds; by default what the model costs now.
-        start: the share of that which the model has now; by default it is counted, or measured.
+        model: Classifier or any network from images to logits. It is unchanged after an error.
+        images: Batch of images for ``influence`` and ``divergence``. Costs are measured on its first image.
+        target: Remaining share of ``parameters``, ``macs`` or ``latency``, for example ``{"macs": 0.5}``.
+        batches: Function that returns batches of images and targets, used instead of ``images``. Defaults to none.
+        importance: Criterion of blocks. Defaults to ``loss`` if ``batches`` is given, otherwise to ``influence``.
+        loss: Loss of logits and targets. Defaults to cross-entropy.
+        dense: Reference cost in parameters, MACs or seconds. Defaults to the cost of the model.
+        start: Share of the reference cost that the model has. Defaults to a measurement.
 
     Raises:
-        UserError: the model has no residual block, or too few for the target, and what can be reached.
+        UserError: If the model has no residual block, or if the target cannot be reached.
 
     Source: Men et al., 2024, "ShortGPT: layers in large language models are more redundant than you expect", arXiv
     2403.03853 (influence); Veit et al., 2016, "Residual networks behave like ensembles of relatively shallow networks",
     arXiv 1605.06431 (blocks that go without training).
     """
     importance = importance or ("influence" if batches is None else "loss")
-    refuse_rounded(model)
+    refuse_quantized(model)
     refuse_parametrized(model)
     _check(importance, batches)
     wanted = parse_target(target)
@@ -132,10 +132,10 @@ def drop_blocks(
     while share > wanted.share:
         if not left:
             raise UserError(_unreachable(wanted, share, len(found)))
-        worth = _worth(work, left, importance, data, loss)
-        name = min(left, key=lambda each: worth[each])
+        scores = _importances(work, left, importance, data, loss)
+        name = min(left, key=lambda each: scores[each])
         left.remove(name)
-        removed[name] = worth[name]
+        removed[name] = scores[name]
         remove_blocks(work, {"removed": [name]})
         share = (
             start * share_of(work, model, images, "latency") if timed else cost_of(work, images, wanted.kind) / whole
@@ -151,18 +151,19 @@ def drop_blocks(
 
 
 def residual_blocks(model: nn.Module, images: Tensor) -> list[str]:
-    """The names of the blocks that give their input plus something, found by looking at what they do.
+    """Return the names of the residual blocks of a network, detected by their behavior.
 
-    One is found where it gives back exactly its input once all of its weights are zero; of blocks inside blocks, the
-    innermost. The model stays as it is.
+    A module is a residual block if it returns its input after all its parameters are set to zero. Of nested blocks, the
+    innermost one is returned. The model is not changed.
 
     Args:
-        model: any network.
-        images: a batch that it can take.
+        model: Network.
+        images: Batch of valid input.
 
-    >>> from imgrec.models import BACKBONES
-    >>> residual_blocks(BACKBONES.build("resnet18", "", image_size=32), torch.rand(1, 3, 32, 32))[:2]
-    ['network.layer1.0', 'network.layer1.1']
+    Example:
+        >>> from imgrec.models import BACKBONES
+        >>> residual_blocks(BACKBONES.build("resnet18", "", image_size=32), torch.rand(1, 3, 32, 32))[:2]
+        ['network.layer1.0', 'network.layer1.1']
     """
     inputs = _single_inputs(model, images)
     modules = dict(model.named_modules())
@@ -177,23 +178,23 @@ def residual_blocks(model: nn.Module, images: Tensor) -> list[str]:
 
 @torch.no_grad()
 def _single_inputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """What every module with modules and parameters inside is given, where that is a tensor of the shape it gives."""
+    """Return the inputs of all composite modules whose first input and output are tensors of the same shape."""
     inputs: dict[str, Tensor] = {}
 
-    def watch(name: str) -> Callable[..., None]:
-        def look(_: nn.Module, given: tuple[Any, ...], gives: Any) -> None:
-            tensors = len(given) > 0 and isinstance(given[0], Tensor) and isinstance(gives, Tensor)
-            if tensors and given[0].shape == gives.shape:
-                inputs[name] = given[0].detach().clone()
+    def make_hook(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            are_tensors = len(args) > 0 and isinstance(args[0], Tensor) and isinstance(output, Tensor)
+            if are_tensors and args[0].shape == output.shape:
+                inputs[name] = args[0].detach().clone()
 
-        return look
+        return hook
 
     composed = [
         (name, module)
         for name, module in model.named_modules()
         if name and next(module.children(), None) is not None and next(module.parameters(), None) is not None
     ]
-    hooks = [module.register_forward_hook(watch(name)) for name, module in composed]
+    hooks = [module.register_forward_hook(make_hook(name)) for name, module in composed]
     try:
         with evaluating(model):
             model(images)
@@ -210,11 +211,11 @@ def _is_residual(module: nn.Module, given: Tensor) -> bool:
         parameter.zero_()
     try:
         return torch.equal(silent(given), given)
-    except Exception:  # it wants more than a tensor, and so cannot stand alone
+    except Exception:  # it requires further arguments and cannot run alone
         return False
 
 
-def _worth(
+def _importances(
     model: nn.Module,
     names: list[str],
     importance: BlockCriterion,
@@ -241,22 +242,22 @@ def _worth(
             for name, value in found.items():
                 sums[name] += value * len(images)
     if not count:
-        raise UserError("dropping blocks needs images to judge them by, and there is none")
+        raise UserError("batches: expected at least one batch of images, got none.")
     return {name: value / count for name, value in sums.items()}
 
 
 def _influences(model: nn.Module, names: list[str], images: Tensor) -> dict[str, float]:
     found: dict[str, float] = {}
 
-    def watch(name: str) -> Callable[..., None]:
-        def look(_: nn.Module, given: tuple[Any, ...], gives: Tensor) -> None:
-            cosine = (unit_length(given[0].flatten(1).float()) * unit_length(gives.flatten(1).float())).sum(1)
+    def make_hook(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            cosine = (unit_length(args[0].flatten(1).float()) * unit_length(output.flatten(1).float())).sum(1)
             found[name] = 1 - float(cosine.mean())
 
-        return look
+        return hook
 
     modules = dict(model.named_modules())
-    hooks = [modules[name].register_forward_hook(watch(name)) for name in names]
+    hooks = [modules[name].register_forward_hook(make_hook(name)) for name in names]
     try:
         model(images)
     finally:
@@ -288,13 +289,12 @@ def _check(importance: str, batches: object) -> None:
             f"Accepted: {', '.join(accepted)}."
         )
     if importance == "loss" and batches is None:
-        raise UserError("importance: the criterion loss needs batches of images and targets")
+        raise UserError("importance: the criterion loss requires batches of images and targets")
 
 
-def _unreachable(target: Target, share: float, blocks: int) -> str:
+def _unreachable(target: CostTarget, share: float, blocks: int) -> str:
     if not blocks:
-        return "this network has no residual block that could be removed: none gives its input plus something"
+        return "this network has no residual block to remove."
     return (
-        f"target: {target} cannot be reached by removing blocks; the least that can be is {share:.3g}, without any of "
-        f"its {blocks} blocks"
+        f"target: {target} cannot be reached by removing blocks. {share:.3g} remain without all of its {blocks} blocks."
     )

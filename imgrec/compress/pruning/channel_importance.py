@@ -1,4 +1,4 @@
-"""How much a whole channel matters: the criteria of structured pruning."""
+"""Importance criteria of channels for structured pruning."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ from imgrec.models.utils.forward import evaluating
 ChannelCriterion = Literal["group_l2", "l1", "l2", "taylor", "bn_scale", "random"]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-"""Images as a classifier takes them, and the targets that the loss takes."""
+"""Batches of images for a classifier and of targets for the loss."""
 
 
 @dataclass(frozen=True)
 class _Criterion:
-    """How the weights of a channel become one number.
+    """Reduction of the weights of a channel to one number.
 
-    ``of`` gives a number for each weight; ``counts`` says which members of a group are asked; the numbers are summed
-    over what belongs to a channel, averaged over members, given to ``then``, and divided by their mean over the group
-    where criteria of different layers cannot be compared as they are.
+    The scores of the weights are summed per channel, averaged over the selected members, and transformed.
+
+    Attributes:
+        score: Function that returns a score for each weight, from the weight and its gradient.
+        selects: Function that returns True for the members of a group that are used.
+        transform: Function that is applied to the averaged sums.
+        is_relative: If True, scores are divided by their mean over the group, to be comparable between layers.
     """
 
-    of: Callable[[Tensor, Tensor | None], Tensor]
-    counts: Callable[[Member], bool]
-    then: Callable[[Tensor], Tensor] = lambda sums: sums
-    relative: bool = True
+    score: Callable[[Tensor, Tensor | None], Tensor]
+    selects: Callable[[Member], bool]
+    transform: Callable[[Tensor], Tensor] = lambda sums: sums
+    is_relative: bool = True
 
 
 def _square(weight: Tensor, _: Tensor | None) -> Tensor:
@@ -60,13 +64,17 @@ _CRITERIA: dict[str, _Criterion] = {
     "group_l2": _Criterion(_square, lambda _: True, torch.sqrt),
     "l1": _Criterion(_size, _writes),
     "l2": _Criterion(_square, _writes, torch.sqrt),
-    "taylor": _Criterion(_taylor, lambda _: True, relative=False),
-    "bn_scale": _Criterion(_size, _scales, relative=False),
+    "taylor": _Criterion(_taylor, lambda _: True, is_relative=False),
+    "bn_scale": _Criterion(_size, _scales, is_relative=False),
 }
 
 
 def check_criterion(criterion: str, where: str = "importance") -> None:
-    """Raise :class:`UserError` for a criterion that does not exist."""
+    """Raise if a criterion does not exist.
+
+    Raises:
+        UserError: If it does not.
+    """
     accepted = get_args(ChannelCriterion)
     if criterion not in accepted:
         raise UserError(
@@ -82,20 +90,21 @@ def channel_importance(
     gradients: Mapping[str, Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor | None:
-    """How much each unit of a group matters, more is more; ``None`` where the criterion says nothing of the group.
+    """Return the importance of each unit of a group, or ``None`` if the criterion does not apply to the group.
 
-    ``l1`` and ``l2`` look at the filters that give a channel, ``group_l2`` at all weights that go with it, those
-    that read it and its norms too; ``bn_scale`` at the scales of its batch norms; ``taylor`` at how much the loss would
-    change to first order; ``random`` is the control.
+    ``l1`` and ``l2`` use the filters that compute a channel. ``group_l2`` uses all weights that belong to the channel,
+    including those of its consumers and of its normalization. ``bn_scale`` uses the scales of batch normalization.
+    ``taylor`` uses the first-order change of the loss. ``random`` is the control.
 
     Args:
-        group: of the network whose tensors ``weights`` are.
-        criterion: see above.
-        weights: every parameter by name.
-        gradients: of the loss, by name; ``taylor`` needs them.
-        generator: ``random`` needs it.
+        group: Group of channels.
+        criterion: Name of the criterion.
+        weights: Parameters of the network by name.
+        gradients: Gradients of the loss by name, required by ``taylor``.
+        generator: Random generator, required by ``random``.
 
-    Shapes: float32 ``(units,)``.
+    Returns:
+        Importance of the units, float ``(units,)``. A higher value is more important.
 
     Sources: Li et al., 2017, "Pruning filters for efficient ConvNets", arXiv 1608.08710 (l1); Fang et al., 2023,
     "DepGraph: towards any structural pruning", arXiv 2301.12900 (group_l2); Molchanov et al., 2019, "Importance
@@ -105,30 +114,30 @@ def channel_importance(
     if criterion == "random":
         assert generator is not None
         return torch.rand(len(group.units), generator=generator)
-    how = _CRITERIA[criterion]
+    rule = _CRITERIA[criterion]
     count = sum(map(len, group.units))
     total, members = torch.zeros(count, dtype=torch.float64), 0  # squares of small numbers
     for member in group.members:
-        if -1 in member.roots or not how.counts(member):
+        if -1 in member.roots or not rule.selects(member):
             continue
-        found = _of_member(member, how.of, weights, gradients)
+        found = _member_scores(member, rule.score, weights, gradients)
         if found is not None:
             total.index_add_(0, torch.tensor(member.roots), found[list(member.indices)].double())
             members += 1
     if not members:
         return None
-    channels = how.then(total / members)
+    channels = rule.transform(total / members)
     units = torch.stack([channels[unit].mean() for unit in group.units])
-    return units / units.mean().clamp(min=torch.finfo(units.dtype).tiny) if how.relative else units
+    return units / units.mean().clamp(min=torch.finfo(units.dtype).tiny) if rule.is_relative else units
 
 
-def _of_member(
+def _member_scores(
     member: Member,
-    of: Callable[[Tensor, Tensor | None], Tensor],
+    score: Callable[[Tensor, Tensor | None], Tensor],
     weights: Mapping[str, Tensor],
     gradients: Mapping[str, Tensor] | None,
 ) -> Tensor | None:
-    """One number for each channel of a layer; ``None`` of a layer that has no weights of its own."""
+    """Return the sum of scores for each channel of a layer, or ``None`` for a layer without weights."""
     name = f"{member.name}.weight"
     if isinstance(member.layer, nn.Parameter) or name not in weights:
         return None
@@ -138,7 +147,7 @@ def _of_member(
         if name not in gradients:
             return None
         gradient = gradients[name].float().cpu()
-    each = of(weight, gradient)
+    each = score(weight, gradient)
     layer = member.layer
     if isinstance(layer, nn.LayerNorm):
         return each.flatten(0, -2).sum(0) if each.dim() > 1 else each
@@ -154,13 +163,18 @@ def _of_member(
 def loss_gradients(
     model: nn.Module, batches: Batches, loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
 ) -> dict[str, Tensor]:
-    """The gradient of the mean loss over some batches, in evaluation mode, by parameter; the model stays as it is.
+    """Return the gradients of the loss, summed over batches in evaluation mode, by parameter name.
+
+    Args:
+        model: Network. It is not changed.
+        batches: Batches of images and targets.
+        loss: Loss of logits and targets. Defaults to cross-entropy.
 
     Raises:
-        UserError: there is no batch.
+        UserError: If there is no batch.
     """
     names, parameters = zip(*((n, p) for n, p in model.named_parameters()), strict=True)
-    asked = [p.requires_grad for p in parameters]
+    required = [p.requires_grad for p in parameters]
     device = parameters[0].device
     sums: Sequence[Tensor] | None = None
     try:
@@ -172,8 +186,8 @@ def loss_gradients(
                 found = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
                 sums = found if sums is None else [a + b for a, b in zip(sums, found, strict=True)]
     finally:
-        for parameter, was in zip(parameters, asked, strict=True):
-            parameter.requires_grad_(was)
+        for parameter, requires_grad in zip(parameters, required, strict=True):
+            parameter.requires_grad_(requires_grad)
     if sums is None:
-        raise UserError("the criterion taylor needs batches of images and targets, and there is none")
+        raise UserError("batches: the criterion taylor requires at least one batch of images and targets, got none.")
     return dict(zip(names, sums, strict=True))

@@ -1,4 +1,4 @@
-"""Which channels of a network can only go together, found by tracing it: torch-pruning's dependency graph."""
+"""Groups of dependent channels of a network, from the dependency graph of torch-pruning."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from imgrec.models import AttentionPooling, Classifier, CosineHead
 from imgrec.utils.optional import require
 
 Attention = Literal["dims", "heads"]
-"""What attention loses: so many dimensions of every head, or whole heads."""
+"""Pruning of attention: dimensions of every head, or whole heads."""
 
 _QUERIES = ("qkv", "q", "k", "v", "kv", "q_proj", "k_proj", "v_proj")
 
 
 @dataclass(frozen=True)
 class Member:
-    """A layer that takes part in a group: where it stands, and which of its channels are the group's.
+    """A layer that belongs to a group of channels.
 
-    ``output`` says whether they are channels that it gives; ``indices`` are channels of the layer, ``roots`` the
-    channels of the group that they belong to.
+    Attributes:
+        name: Name of the layer.
+        layer: Layer, or a parameter outside layers.
+        output: True if the channels are outputs of the layer, False if they are inputs.
+        indices: Channels of the layer.
+        roots: Channels of the group that they belong to.
     """
 
     name: str
@@ -38,16 +42,14 @@ class Member:
 
 
 class ChannelGroup:
-    """Channels that go together.
-
-    Units that were removed once stay removed: each call names those that are gone by then, the earlier ones too.
+    """Channels that can only be removed together.
 
     Attributes:
-        name: the layer that stands for the group.
-        members: every layer that loses something with a channel of the group.
-        units: what can be removed at once, each some channels of the group: one, or one of each group of a grouped
-            convolution, one dimension of each attention head, or a whole head.
-        heads: whether a unit is a whole head.
+        name: Name of the layer that represents the group.
+        members: Layers that lose inputs or outputs with the channels of the group.
+        units: Sets of channels that are removed at once. A unit is one channel, one channel per group of a grouped
+            convolution, one dimension per attention head, or a whole head.
+        heads: True if a unit is a whole head.
     """
 
     def __init__(
@@ -61,28 +63,35 @@ class ChannelGroup:
         self._alive = sorted(channel for unit in units for channel in unit)
 
     def remove(self, graph: Any, units: Collection[int]) -> None:
-        """Remove units, by their place in ``units``, from every member."""
-        gone = {channel for unit in units for channel in self.units[unit]} & set(self._alive)
-        if gone:
-            places = [place for place, channel in enumerate(self._alive) if channel in gone]
+        """Remove units from every member. Units that are already removed are ignored.
+
+        Args:
+            graph: Dependency graph of torch-pruning.
+            units: Positions in :attr:`units`.
+        """
+        removed = {channel for unit in units for channel in self.units[unit]} & set(self._alive)
+        if removed:
+            places = [place for place, channel in enumerate(self._alive) if channel in removed]
             graph.get_pruning_group(self._root, self._handler, places).prune(record_history=False)
-            self._alive = [channel for channel in self._alive if channel not in gone]
+            self._alive = [channel for channel in self._alive if channel not in removed]
 
 
 class ChannelGraph:
-    """A copy of a classifier whose tensors hold where each of their values stood, and its groups of channels.
+    """Groups of channels of a classifier, with a copy of it for pruning.
 
-    Attributes:
-        groups: every group that may be pruned.
+    The tensors of the copy contain the indices of their values, so that pruning returns the indices that remain.
 
     Args:
-        classifier: stays as it is.
-        images: a batch that it can take, to trace it with.
-        attention: see :data:`Attention`.
-        frozen: names of layers whose outputs stay.
+        classifier: Classifier. It is not changed.
+        images: Batch of valid input for tracing.
+        attention: Pruning of attention, see :data:`Attention`. Defaults to ``dims``.
+        frozen: Names of layers whose outputs are not pruned. Defaults to none.
+
+    Attributes:
+        groups: Groups that may be pruned.
 
     Raises:
-        UserError: the network cannot be traced; or torch-pruning is not installed.
+        UserError: If the network cannot be traced, or torch-pruning is not installed.
     """
 
     def __init__(
@@ -91,15 +100,15 @@ class ChannelGraph:
         self._tp = require("torch_pruning", "compress", "pruning channels")
         if isinstance(classifier.pooling, AttentionPooling):  # its query is not computed from the images
             raise UserError(
-                "the channels of a network whose pooling is `attention` cannot be pruned: what belongs together there "
-                "cannot be traced. `average`, `max` and `gem` can."
+                "pooling: expected average, max or gem for a network to prune, got attention. Its dependencies between "
+                "channels cannot be traced."
             )
-        self.work = twin(classifier)
+        self.work = copy_for_tracing(classifier)
         self._names = {module: name for name, module in self.work.named_modules()}
         self._by_heads = attention == "heads"
         for module in self.work.modules():
             if hasattr(module, "fused_attn"):
-                module.fused_attn = False  # the fused operator hides what its inputs have to do with one another
+                module.fused_attn = False  # the fused operator hides the dependencies of its inputs
         self._heads: dict[Any, int] = dict(_heads(self.work))
         layers = dict(self.work.named_modules())
         self._frozen = [*self.work.head.modules(), *(layers[name] for name in frozen)]
@@ -114,14 +123,14 @@ class ChannelGraph:
     def _trace(self, images: Tensor) -> Any:
         found = images.detach().cpu()[:2]
         with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")  # of parameters outside layers, which are taken by their last dimension
+            warnings.simplefilter("ignore")  # parameters outside layers are pruned in their last dimension
             try:
                 return self._tp.DependencyGraph().build_dependency(
                     self.work, found, forward_fn=lambda model, given: model(given), verbose=False
                 )
             except UserError:
                 raise
-            except Exception as error:  # whatever the library or the network raises on what it cannot follow
+            except Exception as error:  # the library and the network raise exceptions of many classes
                 raise UserError(
                     f"the channels of this network cannot be pruned: torch-pruning cannot trace it "
                     f"({type(error).__name__}: {str(error).partition(chr(10))[0][:200]})"
@@ -131,7 +140,7 @@ class ChannelGraph:
         for found in self._graph.get_all_groups(
             ignored_layers=self._frozen, root_module_types=[nn.modules.conv._ConvNd, nn.Linear]
         ):
-            group = self._rooted(found)
+            group = self._reroot(found)
             if group is None:
                 continue
             members = [self._member(item) for item in group]
@@ -140,20 +149,21 @@ class ChannelGraph:
             units, heads = self._units(members, len(group[0].idxs))
             yield ChannelGroup(name, root.target.module, root.handler, members, units, heads)
 
-    def _rooted(self, group: Any) -> Any:
-        """The same group, seen from the projection behind it where it is attention's: there a channel stands once."""
-        attention = any(member.output and member.layer in self._heads for member in map(self._member, group))
-        if not attention:
+    def _reroot(self, group: Any) -> Any:
+        """Return a group of attention with its output projection as root, which contains each channel once."""
+        is_attention = any(member.output and member.layer in self._heads for member in map(self._member, group))
+        if not is_attention:
             return group
-        behind = [
+        projections = [
             item
             for item in group
             if isinstance(item.dep.target.module, nn.Linear | nn.Conv2d)
             and self._graph.is_in_channel_pruning_fn(item.dep.handler)
         ]
-        if not behind:
+        if not projections:
             return None
-        return self._graph.get_pruning_group(behind[-1].dep.target.module, behind[-1].dep.handler, behind[-1].idxs)
+        last = projections[-1]
+        return self._graph.get_pruning_group(last.dep.target.module, last.dep.handler, last.idxs)
 
     def _member(self, item: Any) -> Member:
         layer = item.dep.target.module
@@ -182,17 +192,17 @@ class ChannelGraph:
                 self._heads[layer] = len(group.units) - len(set(units))
 
     def pruned(self) -> tuple[nn.Module, dict[str, Tensor]]:
-        """The copy with what its modules say of their widths, and where the values of each tensor stood before."""
-        _settle(self.work, self._heads)
+        """Return the pruned copy with updated attributes, and the indices of the remaining values of each tensor."""
+        _update_attributes(self.work, self._heads)
         kept = {name: tensor.detach().long() for name, tensor in all_tensors(self.work) if tensor.is_floating_point()}
         return self.work, kept
 
 
-def twin(classifier: Classifier) -> Any:
-    """A copy on the CPU, in double precision and evaluation mode, whose parameters all take part."""
+def copy_for_tracing(classifier: Classifier) -> Any:
+    """Return a copy on the CPU, in double precision and evaluation mode, with gradients for all parameters."""
     found: Any = surgical_copy(classifier).cpu().double().eval()
     found.requires_grad_(True)
-    if isinstance(found.head, CosineHead):  # its product is no layer, and tracing would not know what it is
+    if isinstance(found.head, CosineHead):  # its product is not a layer and would not be traced
         weight = found.head.weight
         found.head = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         found.head.weight = weight
@@ -218,8 +228,8 @@ def _parts(layer: nn.Module | nn.Parameter) -> int:
     return layer.num_groups if isinstance(layer, nn.GroupNorm) else 1
 
 
-def _settle(model: nn.Module, heads: dict[Any, int]) -> None:
-    """Bring the numbers up to date that torch-pruning does not know of."""
+def _update_attributes(model: nn.Module, heads: dict[Any, int]) -> None:
+    """Update the attributes of modules that torch-pruning does not support."""
     for module in model.modules():
         first = next((getattr(module, n) for n in _QUERIES if getattr(module, n, None) in heads), None)
         if first is not None and isinstance(first, nn.Linear):
@@ -227,7 +237,7 @@ def _settle(model: nn.Module, heads: dict[Any, int]) -> None:
             size = total // heads[first]
             _set(module, num_heads=heads[first], head_dim=size, attn_dim=total)
             if isinstance(getattr(module, "scale", None), float):
-                _set(module, scale=size**-0.5)  # what the fused operator takes for heads of this size
+                _set(module, scale=size**-0.5)  # the default of the fused operator for heads of this size
         patches = getattr(module, "conv_proj", None)  # torchvision's ViT
         if isinstance(patches, nn.Conv2d):
             _set(module, hidden_dim=patches.out_channels)

@@ -123,7 +123,9 @@ class MaskConfig:
 
     def plan_decisions(self, num_steps: int) -> Decisions:
         """Return the optimizer steps at which masks are decided, in a training of ``num_steps`` steps."""
-        return Decisions.of(num_steps, self.start, self.end, self.schedule, self.every_n_steps, self.score_steps)
+        return Decisions.from_fractions(
+            num_steps, self.start, self.end, self.schedule, self.every_n_steps, self.score_steps
+        )
 
     def describe(self) -> str:
         """Return the pattern or the sparsity as short text.

@@ -1,4 +1,4 @@
-"""The masks of a network in training: decided by scores, put back after each step, kept in its checkpoints."""
+"""Masks of the weights of a network in training."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from imgrec.utils.seeding import position_generator
 
 
 class Masking:
-    """Masks of some weights. What is masked is zero: in training, in checkpoints, in what is shared.
+    """Masks of weights, computed from scores. Masked weights are zero in training, checkpoints and model folders.
 
-    A masked weight stays masked, but under ``movement``: there the gradients go through the masks to the scores, as to
-    those of the other weights, so that a weight can come back, with the value that it had when it went.
+    A masked weight remains masked, except with ``movement``. There the scores of masked weights also receive
+    gradients, and a weight can be restored with the value that it had before.
 
     Args:
-        criterion: what makes a weight matter.
-        scope: ``global`` compares the weights of all layers, ``layer`` prunes each by the same share.
-        pattern: N of every M inputs stay, in the place of a share.
-        seed: of random scores, which are the same at every decision.
+        criterion: Criterion of weights. Defaults to ``magnitude``.
+        scope: ``global`` compares the weights of all layers, ``layer`` prunes each by the same share. Defaults to
+            ``global``.
+        pattern: ``(n, m)`` for N:M sparsity: N of every M inputs remain. Defaults to none.
+        seed: Seed of random scores, which are the same at every decision. Defaults to 0.
 
-    >>> layer = torch.nn.Linear(4, 2, bias=False)
-    >>> masking = Masking()
-    >>> masking.bind({"weight": layer.weight})
-    >>> masking.prune(0.75)
-    >>> masking.sparsity, int((layer.weight == 0).sum())
-    (0.75, 6)
+    Example:
+        >>> layer = torch.nn.Linear(4, 2, bias=False)
+        >>> masking = Masking()
+        >>> masking.bind({"weight": layer.weight})
+        >>> masking.prune(0.75)
+        >>> masking.sparsity, int((layer.weight == 0).sum())
+        (0.75, 6)
     """
 
     def __init__(
@@ -48,86 +50,87 @@ class Masking:
         self.seed = seed
         self.weights: dict[str, Tensor] = {}
         self.masks: dict[str, Tensor] = {}
-        """1 where a weight stays, in the weights' own type: a product is four times as fast as a fill by booleans."""
+        """Masks with 1 for remaining weights, in the type of the weights. A product is four times as fast as a fill."""
         self.sums: dict[str, Tensor] = {}
         self.held: dict[str, Tensor] = {}
-        """Under ``movement``: the values of masked weights before they went, zero elsewhere."""
+        """Values of masked weights before they were masked, zero for other weights. Used by ``movement`` only."""
 
     def bind(self, weights: Mapping[str, Tensor]) -> None:
-        """Take these weights; what is known of weights of the same names stays, and masks are put on.
+        """Set the weights, and apply the existing masks to them.
 
         Raises:
-            UserError: the masks are of other weights.
+            UserError: If the existing masks have other names or shapes than the weights.
         """
         self.weights = dict(weights)
         for name, mask in self.masks.items():
             if name not in weights or weights[name].shape != mask.shape:
-                there = f"is {tuple(weights[name].shape)}" if name in weights else "is not there"
-                raise UserError(f"the masks are of another network: {name} {there}, its mask {tuple(mask.shape)}")
-        for kept in (self.masks, self.sums, self.held):
-            for name, value in kept.items():
-                dtype = torch.float32 if kept is self.sums else weights[name].dtype
-                kept[name] = torch.zeros_like(weights[name], dtype=dtype).copy_(value)  # in the weights' order, too
+                found = f"the shape {tuple(weights[name].shape)}" if name in weights else "no such weight"
+                raise UserError(f"masks: expected {name} of shape {tuple(mask.shape)}, got {found}.")
+        for part in (self.masks, self.sums, self.held):
+            for name, value in part.items():
+                dtype = torch.float32 if part is self.sums else weights[name].dtype
+                part[name] = torch.zeros_like(weights[name], dtype=dtype).copy_(value)  # with the same memory format
         self.mask_weights()
 
-    def follow(self, weights: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
-        """Go on with a network that has lost channels or blocks.
+    def update_weights(self, weights: Mapping[str, Tensor], indices: Mapping[str, Tensor]) -> None:
+        """Update the masks after channels or blocks were removed from the network.
 
         Args:
-            weights: what there is now; names that are gone are forgotten.
-            kept: for each weight that was cut, int64 indices into the flattened old one, in the new shape.
+            weights: Weights after the removal. The masks of other names are deleted.
+            indices: Indices of the remaining values of each weight that was pruned, int64 into the flattened old
+                weight, in the new shape.
         """
-        there = {name: weights[name] for name in self.weights if name in weights}
+        remaining = {name: weights[name] for name in self.weights if name in weights}
         for part in (self.masks, self.sums, self.held):
-            cut = {name: select(value, kept[name]) if name in kept else value for name, value in part.items()}
+            cut = {name: select(value, indices[name]) if name in indices else value for name, value in part.items()}
             part.clear()
-            part.update({name: value for name, value in cut.items() if name in there})
-        self.bind(there)
+            part.update({name: value for name, value in cut.items() if name in remaining})
+        self.bind(remaining)
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether the criterion looks at gradients."""
+        """True if the criterion requires gradients."""
         return SCORES[self.criterion] is not None
 
     @property
     def sparsity(self) -> float:
-        """The share of the weights that is masked."""
+        """Share of the weights that are masked."""
         total = sum(weight.numel() for weight in self.weights.values())
-        return 1 - self.kept / total if total else 0.0
+        return 1 - self.num_kept / total if total else 0.0
 
     @property
-    def kept(self) -> int:
-        """How many weights stay."""
+    def num_kept(self) -> int:
+        """Number of weights that are not masked."""
         return sum(
             int(torch.count_nonzero(self.masks[name])) if name in self.masks else weight.numel()
             for name, weight in self.weights.items()
         )
 
     def collapsed(self) -> list[str]:
-        """The names of weights of which none stays: nothing gets through such a layer."""
+        """Return the names of weights that are masked completely, so that their layers have constant outputs."""
         return [name for name, mask in self.masks.items() if not bool(mask.any())]
 
     # ---------------------------------------------------------------- decisions
 
     def gather(self, scale: float = 1.0) -> None:
-        """Add what the gradients of a step say to the scores; before :meth:`mask_gradients`.
+        """Add the gradients of a step to the scores. Call it before :meth:`mask_gradients`.
 
         Args:
-            scale: what the gradients are to be divided by.
+            scale: Divisor of the gradients, for a scaled loss. Defaults to 1.
         """
         accumulate(self.sums, self.weights, self.criterion, scale)
-        if self.held:  # where a weight is masked it is zero, and has added nothing yet
+        if self.held:  # masked weights are zero and have added nothing yet
             accumulate(self.sums, self.weights, self.criterion, scale, self.held)
 
     @torch.no_grad()
     def prune(self, sparsity: float) -> None:
-        """Decide which weights stay, and set the others to zero.
+        """Compute the masks from the scores, and set masked weights to zero.
 
         Args:
-            sparsity: the share of all weights that is to be zero; a pattern has its own.
+            sparsity: Share of weights to mask, in [0, 1]. It is ignored if there is a pattern.
 
         Raises:
-            ValueError: a score is NaN, or was not gathered.
+            ValueError: If a score is NaN or was not gathered.
         """
         found = score(self.weights, self.criterion, self.sums, position_generator(self.seed, "pruning"))
         if self.criterion != "movement":
@@ -146,15 +149,15 @@ class Masking:
             weight.masked_fill_(mask == 0, 0)
             self.masks[name] = mask
 
-    def settle(self) -> None:
-        """No decision follows: let go of what the next one would have needed."""
+    def finish(self) -> None:
+        """Release the scores and stored values after the last decision."""
         self.sums, self.held = {}, {}
 
     # ---------------------------------------------------------------- at every step
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """Set the gradients of masked weights to zero: no momentum moves them, and no norm counts them."""
+        """Set the gradients of masked weights to zero, for momentum and gradient norms."""
         pairs = [
             (weight.grad, self.masks[name])
             for name, weight in self.weights.items()
@@ -165,28 +168,28 @@ class Masking:
 
     @torch.no_grad()
     def mask_weights(self) -> None:
-        """Set masked weights to zero again, whatever the optimizer did to them."""
+        """Set masked weights to zero again after an optimizer step."""
         if self.masks:
             torch._foreach_mul_([self.weights[name] for name in self.masks], list(self.masks.values()))
 
     @torch.no_grad()
     def mask_others(self, tensors: Mapping[str, Tensor]) -> None:
-        """Mask tensors of the same names, an average of the weights say; what came back begins as its weight is."""
+        """Mask tensors with the same names, such as averaged weights. Restored entries start at the current weight."""
         for name, mask in self.masks.items():
             if name in tensors:
-                there = tensors[name]
+                tensor = tensors[name]
                 if self.held:
-                    came_back = (there == 0) & (mask != 0)
-                    there.copy_(torch.where(came_back, self.weights[name].to(there.dtype), there))
-                there.masked_fill_(mask == 0, 0)
+                    is_restored = (tensor == 0) & (mask != 0)
+                    tensor.copy_(torch.where(is_restored, self.weights[name].to(tensor.dtype), tensor))
+                tensor.masked_fill_(mask == 0, 0)
 
     # ---------------------------------------------------------------- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Masks as booleans, and what later decisions need."""
+        """Return the masks as booleans, the scores and the stored values."""
         masks = {name: mask != 0 for name, mask in self.masks.items()}
         return {"masks": masks, "sums": dict(self.sums), "held": dict(self.held)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there; :meth:`bind` follows."""
+        """Load a state. Call :meth:`bind` afterwards."""
         self.masks, self.sums, self.held = (dict(state[part]) for part in ("masks", "sums", "held"))

@@ -1,4 +1,4 @@
-"""Which weights stay: masks of single weights, and of N in every M."""
+"""Masks of single weights and N:M masks."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 def prunable(
     model: nn.Module, include: Iterable[str] = ("*",), exclude: Iterable[str] = (), where: str = "prune"
 ) -> dict[str, nn.Parameter]:
-    """The weights of convolutions and linear layers, by their names in the state dict; one that two share once.
+    """Return the weights of convolutions and linear layers by their names in the state dict.
+
+    A weight that two layers share is returned once.
 
     Args:
-        model: any network.
-        include: patterns of layer names, as in a shell: ``layer4.*``.
-        exclude: patterns of layers to leave alone.
-        where: the place in the config, for messages.
+        model: Network.
+        include: Shell-style patterns of layer names, for example ``layer4.*``. Defaults to all.
+        exclude: Patterns of layers to skip. Defaults to none.
+        where: Key in the config, for messages.
 
     Raises:
-        UserError: a pattern matches no layer, or nothing is left.
+        UserError: If a pattern matches no layer, or no layer remains.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, _LAYERS)}
     for pattern in (*include, *exclude):
@@ -41,8 +43,8 @@ def prunable(
     found: dict[str, nn.Parameter] = {}
     for name, module in layers.items():
         weight = module.get_parameter("weight")
-        chosen = any(fnmatchcase(name, p) for p in include) and not any(fnmatchcase(name, p) for p in exclude)
-        if chosen and not any(weight is other for other in found.values()):
+        is_selected = any(fnmatchcase(name, p) for p in include) and not any(fnmatchcase(name, p) for p in exclude)
+        if is_selected and not any(weight is other for other in found.values()):
             found[f"{name}.weight" if name else "weight"] = weight
     if not found:
         raise UserError(f"{where}: no layer is left to prune")
@@ -50,10 +52,10 @@ def prunable(
 
 
 def first_and_last(model: nn.Module) -> list[str]:
-    """The names of the first convolution or linear layer, and of the one that gives the outputs.
+    """Return the names of the first and the last convolution or linear layer.
 
-    They are small, and matter most: most of the literature leaves them dense. The last is the last one of a part that
-    is called ``head``, and none where that part has none; without such a part, the last of the network.
+    Most of the literature does not prune them, because they are small and important. In a network with a module
+    ``head``, the last layer is the last one of that module, if it has any.
     """
     layers = [name for name, module in model.named_modules() if isinstance(module, _LAYERS)]
     heads = [name for name in layers if name.split(".")[0] == "head"] if hasattr(model, "head") else layers
@@ -61,28 +63,30 @@ def first_and_last(model: nn.Module) -> list[str]:
 
 
 def fit_for(weights: Mapping[str, _Weight], m: int) -> dict[str, _Weight]:
-    """Those weights whose inputs are a multiple of ``m``, so that :func:`n_of_m` can choose among them."""
+    """Return the weights whose number of inputs is a multiple of ``m``, as :func:`n_of_m` requires."""
     return {name: weight for name, weight in weights.items() if weight.shape[1] % m == 0}
 
 
 def keep_best(scores: Mapping[str, Tensor], sparsity: float, scope: Scope = "global") -> dict[str, Tensor]:
-    """Masks that keep the weights with the largest scores: exactly ``round((1 - sparsity) * count)`` of them.
+    """Return masks that keep exactly ``round((1 - sparsity) * count)`` weights with the largest scores.
 
-    Of equal scores the earlier ones stay, so that equal input gives equal masks.
+    Of equal scores, the earlier ones are kept, so that the result is deterministic.
 
     Args:
-        scores: by name, any shapes.
-        sparsity: the share of weights that become zero, in [0, 1].
-        scope: ``global`` compares the weights of all layers, ``layer`` prunes each by the same share.
+        scores: Scores by name, of any shapes.
+        sparsity: Share of weights to mask, in [0, 1].
+        scope: ``global`` compares the weights of all layers, ``layer`` prunes each by the same share. Defaults to
+            ``global``.
 
     Returns:
-        Booleans in the scores' shapes; true stays.
+        Boolean masks in the shapes of the scores. True keeps a weight.
 
     Raises:
-        ValueError: the sparsity is no share, or a score is NaN.
+        ValueError: If the sparsity is out of range, or a score is NaN.
 
-    >>> keep_best({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 0.0])}, 0.5)
-    {'a': tensor([ True, False]), 'b': tensor([ True, False])}
+    Example:
+        >>> keep_best({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 0.0])}, 0.5)
+        {'a': tensor([ True, False]), 'b': tensor([ True, False])}
     """
     if not 0 <= sparsity <= 1:
         raise ValueError(f"expected a sparsity in [0, 1], got {sparsity}")
@@ -107,20 +111,27 @@ def _keep(scores: Tensor, sparsity: float) -> Tensor:
 
 
 def n_of_m(scores: Tensor, n: int = 2, m: int = 4) -> Tensor:
-    """A mask that keeps the ``n`` best of every ``m`` weights that follow one another along the inputs.
+    """Return a mask that keeps the ``n`` largest scores of every ``m`` consecutive inputs.
 
-    The order is that of a matrix product: for a convolution's weight the taps come before the input channels, so that
-    a group is ``m`` input channels of one tap, as 2:4 sparse tensor cores read it.
+    In a convolution, a group consists of ``m`` input channels at one kernel position, as 2:4 sparse tensor cores read
+    the weights.
 
-    Shapes: ``scores`` and the mask ``(out, in, ...)``, ``in`` a multiple of ``m``.
+    Args:
+        scores: Scores, ``(out, in, ...)``, with ``in`` a multiple of ``m``.
+        n: Number of weights to keep per group, 1 to ``m``. Defaults to 2.
+        m: Size of a group. Defaults to 4.
+
+    Returns:
+        Boolean mask in the shape of the scores.
 
     Raises:
-        ValueError: there are not ``m`` to choose from, or ``n`` is not between 1 and ``m``.
+        ValueError: If the number of inputs is not a multiple of ``m``, or ``n`` is out of range.
+
+    Example:
+        >>> n_of_m(torch.tensor([[4.0, 1.0, 3.0, 2.0]]))
+        tensor([[ True, False,  True, False]])
 
     Source: Mishra et al., 2021, "Accelerating sparse deep neural networks", arXiv 2104.08378.
-
-    >>> n_of_m(torch.tensor([[4.0, 1.0, 3.0, 2.0]]))
-    tensor([[ True, False,  True, False]])
     """
     if scores.dim() < 2 or scores.shape[1] % m or not 1 <= n <= m:
         raise ValueError(f"cannot keep {n} of every {m} weights in a shape of {tuple(scores.shape)}")
@@ -132,15 +143,12 @@ def n_of_m(scores: Tensor, n: int = 2, m: int = 4) -> Tensor:
 
 @torch.no_grad()
 def apply_masks(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    """Set the weights to zero that do not stay, in place.
-
-    A weight that had become infinite or NaN is zero afterwards, too.
-    """
+    """Set masked weights to zero in place, including infinite and NaN values."""
     for name, mask in masks.items():
         weights[name].masked_fill_(~mask, 0)
 
 
 def sparsity_of(weights: Mapping[str, Tensor]) -> float:
-    """The share of zeros among some weights."""
+    """Return the share of zeros among some weights."""
     zeros = sum(int((weight == 0).sum()) for weight in weights.values())
     return zeros / max(1, sum(weight.numel() for weight in weights.values()))

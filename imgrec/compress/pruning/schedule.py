@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from imgrec.errors import UserError
+from imgrec.utils.ranges import PositiveInt, RightOpenUnitInterval, check_ranges
 
 Shape = Literal["one_shot", "linear", "cubic"]
 
@@ -48,7 +49,7 @@ class Decisions:
     every: int
 
     @classmethod
-    def of(
+    def from_fractions(
         cls,
         steps: int,
         start: float = 0.0,
@@ -67,7 +68,7 @@ class Decisions:
             every: Steps between two decisions. Defaults to an interval, of at least ``gathered``, that makes about 50.
             gathered: Number of steps whose gradients a decision uses. The first decision waits for them.
 
-        >>> Decisions.of(1000, 0.2, 0.6), Decisions.of(1000, shape="one_shot", gathered=5)
+        >>> Decisions.from_fractions(1000, 0.2, 0.6), Decisions.from_fractions(1000, shape="one_shot", gathered=5)
         (Decisions(first=200, last=600, every=8), Decisions(first=4, last=4, every=1))
         """
         latest = max(0, steps - 1)
@@ -102,18 +103,18 @@ class Rounds:
         UserError: If an argument is out of range, or ``end`` does not follow ``start``.
     """
 
-    start: float = 0.1
-    end: float = 0.5
-    rounds: int = 5
+    start: RightOpenUnitInterval = 0.1
+    end: RightOpenUnitInterval = 0.5
+    rounds: PositiveInt = 5
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise UserError(f"`rounds` is 1 or more, got {self.rounds}.")
-        for name, value in {"start": self.start, "end": self.end}.items():
-            if not 0 <= value < 1:
-                raise UserError(f"`{name}` is a fraction of training, from 0 to below 1, got {value}.")
-        if self.rounds > 1 and self.start >= self.end:
-            raise UserError(f"`start` comes before `end` if there are several rounds, got {self.start} and {self.end}.")
+        self._check_order(self.start, self.end, self.rounds)
+
+    @staticmethod
+    @check_ranges
+    def _check_order(start: RightOpenUnitInterval, end: RightOpenUnitInterval, rounds: PositiveInt) -> None:
+        if rounds > 1 and start >= end:
+            raise UserError(f"start: expected a value below end {end} for several rounds, got {start}.")
 
     @property
     def last(self) -> float:

@@ -1,4 +1,4 @@
-"""How small a network is to become: a share of its parameters, of its multiplications or of its measured time."""
+"""Target costs of pruning: a share of the parameters, of the multiply-accumulates or of the latency."""
 
 from __future__ import annotations
 
@@ -15,52 +15,57 @@ from imgrec.models.utils.forward import evaluating
 CostKind = Literal["parameters", "macs", "latency"]
 
 
-class Target(NamedTuple):
-    """A share of a cost that is to be left: 0.5 of the MACs."""
+class CostTarget(NamedTuple):
+    """A remaining share of a cost, for example 0.5 of the MACs."""
 
     kind: CostKind
     share: float
 
     def __str__(self) -> str:
-        return f"{self.share:.3g} of the {said(self.kind)}"
+        return f"{self.share:.3g} of the {format_cost(self.kind)}"
 
 
-def parse_target(target: Mapping[str, float], where: str = "target") -> Target:
-    """A target from plain data: one of ``parameters``, ``macs`` and ``latency``, and the share that is to be left.
+def parse_target(target: Mapping[str, float], where: str = "target") -> CostTarget:
+    """Parse a target.
+
+    Args:
+        target: Mapping of ``parameters``, ``macs`` or ``latency`` to the remaining share, in (0, 1).
+        where: Key, for messages. Defaults to ``target``.
 
     Raises:
-        UserError: it names nothing of the kind, or is no share.
+        UserError: If the cost is unknown or the share is out of range.
 
-    >>> parse_target({"macs": 0.5})
-    Target(kind='macs', share=0.5)
+    Example:
+        >>> parse_target({"macs": 0.5})
+        CostTarget(kind='macs', share=0.5)
     """
     kinds = get_args(CostKind)
     if not isinstance(target, Mapping) or len(target) != 1:
-        raise UserError(f"{where}: expected one of {', '.join(kinds)} and a share, such as {{macs: 0.5}}; got {target}")
+        raise UserError(f"{where}: expected one of {', '.join(kinds)} and a share, such as {{macs: 0.5}}, got {target}")
     ((kind, share),) = target.items()
     if kind not in kinds:
         raise UserError(
             f'{where}: no cost is called "{kind}".{suggestion(str(kind), kinds)} Accepted: {", ".join(kinds)}.'
         )
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
-        raise UserError(f"{where}.{kind}: expected the share that is to be left, above 0 and below 1; got {share!r}")
+        raise UserError(f"{where}.{kind}: expected the remaining share, a float in (0, 1), got {share!r}.")
     found: CostKind = kind  # type: ignore[assignment]
-    return Target(found, float(share))
+    return CostTarget(found, float(share))
 
 
-def said(kind: CostKind) -> str:
-    """A cost in the words of a sentence."""
+def format_cost(kind: CostKind) -> str:
+    """Return the name of a cost for messages."""
     return {"parameters": "parameters", "macs": "MACs", "latency": "time for one image"}[kind]
 
 
 def cost_of(model: nn.Module, images: Tensor, kind: CostKind, budget: float = 0.5) -> float:
-    """What a network costs: parameters, multiply-accumulates of one image, or the median seconds of one image.
+    """Return the cost of a network: parameters, multiply-accumulates per image, or median seconds for one image.
 
     Args:
-        model: on the device where time is measured.
-        images: a batch; its first image is used.
-        kind: what is counted or measured.
-        budget: about how many seconds a measurement of time may take.
+        model: Network on the device to measure.
+        images: Batch of images. The first one is used.
+        kind: Kind of cost.
+        budget: Approximate duration of a measurement of latency in seconds. Defaults to 0.5.
     """
     first = images[:1].to(next(model.parameters()).device)
     if kind == "parameters":
@@ -72,13 +77,13 @@ def cost_of(model: nn.Module, images: Tensor, kind: CostKind, budget: float = 0.
 
 
 def share_of(model: nn.Module, reference: nn.Module, images: Tensor, kind: CostKind) -> float:
-    """What a network costs as a share of what another one costs; their times are measured in turn.
+    """Return the cost of a network divided by that of another one. Latencies are measured in turn.
 
     Args:
-        model: on the device where time is measured.
-        reference: on the same device.
-        images: a batch; its first image is used.
-        kind: what is counted or measured.
+        model: Network on the device to measure.
+        reference: Network to compare with, on the same device.
+        images: Batch of images. The first one is used.
+        kind: Kind of cost.
     """
     if kind != "latency":
         return cost_of(model, images, kind) / cost_of(reference, images, kind)

@@ -1,4 +1,4 @@
-"""How much a single weight matters: the criteria of unstructured pruning."""
+"""Importance criteria of single weights for unstructured pruning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Tensors = list[Tensor]
 
 
 def magnitude(weight: Tensor) -> Tensor:
-    """``|w|``: small weights matter little.
+    """Return ``|w|``.
 
     Source: Han et al., 2015, "Learning both weights and connections", arXiv 1506.02626.
     """
@@ -21,7 +21,7 @@ def magnitude(weight: Tensor) -> Tensor:
 
 
 def add_taylor(sums: Tensors, weights: Tensors, gradients: Tensors) -> None:
-    """Adds ``(w g)^2``: how much the loss would change, to first order, if the weight were zero; averaged over steps.
+    """Add ``(w g)^2``, the squared first-order change of the loss if the weight were zero.
 
     Source: Molchanov et al., 2019, "Importance estimation for neural network pruning", arXiv 1906.10771.
     """
@@ -30,7 +30,7 @@ def add_taylor(sums: Tensors, weights: Tensors, gradients: Tensors) -> None:
 
 
 def add_snip(sums: Tensors, weights: Tensors, gradients: Tensors) -> None:
-    """Adds ``w g``; its size is taken after the sum over batches: made for pruning before training.
+    """Add ``w g``. The absolute value is computed after the sum over batches. For pruning before training.
 
     Source: Lee et al., 2019, "SNIP: single-shot network pruning", arXiv 1810.02340.
     """
@@ -38,7 +38,7 @@ def add_snip(sums: Tensors, weights: Tensors, gradients: Tensors) -> None:
 
 
 def add_movement(sums: Tensors, weights: Tensors, gradients: Tensors) -> None:
-    """Adds ``-w g``: the sum over steps is positive where training moves a weight away from zero.
+    """Add ``-w g``. The sum over steps is positive for a weight that training moves away from zero.
 
     Source: Sanh et al., 2020, "Movement pruning", arXiv 2005.07683.
     """
@@ -52,7 +52,7 @@ SCORES: dict[Criterion, Callable[[Tensors, Tensors, Tensors], None] | None] = {
     "snip": add_snip,
     "movement": add_movement,
 }
-"""What a criterion adds at each step, in place; ``None`` where it needs no gradients."""
+"""In-place update of the sums of each criterion at each step, or ``None`` for criteria without gradients."""
 
 
 @torch.no_grad()
@@ -63,21 +63,21 @@ def accumulate(
     scale: float = 1.0,
     values: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Add what one step says of each weight to ``sums``, in place.
+    """Add the scores of one step to ``sums``, in place.
 
     Args:
-        sums: by name, float32; a name that is missing begins at zero.
-        weights: parameters by name, after ``backward``; one without a gradient says nothing.
-        criterion: one that needs gradients.
-        scale: what the gradients are to be divided by, as where a loss is scaled.
-        values: by name, what the weights are taken to be, where that is not what they are.
+        sums: Sums by name, float32. A missing name starts at zero.
+        weights: Parameters by name, after ``backward``. Parameters without a gradient are skipped.
+        criterion: Criterion that requires gradients.
+        scale: Divisor of the gradients, for a scaled loss. Defaults to 1.
+        values: Values by name to use instead of the weights. Defaults to the weights.
 
     Raises:
-        ValueError: the criterion needs no gradients.
+        ValueError: If the criterion requires no gradients.
     """
     add = SCORES[criterion]
     if add is None:
-        raise ValueError(f"{criterion} does not look at gradients")
+        raise ValueError(f"{criterion} requires no gradients")
     named = {name: weight for name, weight in weights.items() if weight.grad is not None}
     if not named:
         return
@@ -87,8 +87,8 @@ def accumulate(
     for name, weight in named.items():
         if name not in sums:
             sums[name] = torch.zeros_like(weight, dtype=torch.float32)
-    taken = [(weight if values is None else values[name]).detach().float() for name, weight in named.items()]
-    add([sums[name] for name in named], taken, gradients)
+    factors = [(weight if values is None else values[name]).detach().float() for name, weight in named.items()]
+    add([sums[name] for name in named], factors, gradients)
 
 
 @torch.no_grad()
@@ -98,26 +98,26 @@ def score(
     sums: Mapping[str, Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """How much each weight matters, by name; more is more.
+    """Return the importance of each weight by name. A higher value is more important.
 
     Args:
-        weights: parameters by name.
-        criterion: what matters.
-        sums: what :func:`accumulate` gathered, for a criterion that needs gradients.
-        generator: for ``random``, which is the control.
+        weights: Parameters by name.
+        criterion: Name of the criterion.
+        sums: Sums of :func:`accumulate`, for a criterion that requires gradients.
+        generator: Random generator, required by ``random``.
 
     Raises:
-        ValueError: gradients are needed and were not gathered, or there is no generator for ``random``.
+        ValueError: If required gradients were not accumulated, or there is no generator for ``random``.
     """
     if criterion == "magnitude":
         return {name: magnitude(weight.detach().float()) for name, weight in weights.items()}
     if criterion == "random":
         if generator is None:
-            raise ValueError("random scores need a generator")
+            raise ValueError("random scores require a generator")
         return {
             name: torch.rand(weight.shape, generator=generator).to(weight.device) for name, weight in weights.items()
         }
     missing = [name for name in weights if name not in (sums or {})]
     if sums is None or missing:
-        raise ValueError(f"{criterion} needs the gradients of {', '.join(missing) or 'every weight'}")
+        raise ValueError(f"{criterion} requires the gradients of {', '.join(missing) or 'every weight'}")
     return {name: sums[name].abs() if criterion == "snip" else sums[name].clone() for name in weights}

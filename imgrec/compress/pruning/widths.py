@@ -1,7 +1,7 @@
-"""Networks of other widths: what differs between two of one architecture, and how one becomes the other.
+"""Changes of the widths of a network as plain data, and their application.
 
-A layer's width stands in the shapes of its tensors and in numbers that its module keeps beside them (``out_channels``,
-``groups``, ``normalized_shape``, ``num_heads``, ...). Both are found by comparing, whatever class the module is of.
+The width of a layer is stored in the shapes of its tensors and in attributes of its module such as ``out_channels``,
+``groups``, ``normalized_shape`` or ``num_heads``. Both are found by comparing two networks, for modules of any class.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ Plain = int | float | tuple[int | float, ...] | list[int | float]
 
 
 def widths_step(before: nn.Module, after: nn.Module) -> Step:
-    """The surgical step ``channels`` that makes ``before`` as wide as ``after``, which has the same modules.
+    """Return the surgery step ``channels`` that changes the widths of ``before`` to those of ``after``.
 
-    >>> step = widths_step(nn.Linear(4, 4), nn.Linear(4, 2))
-    >>> step["attributes"], step["shapes"]
-    ({'': {'out_features': 2}}, {'weight': [2, 4], 'bias': [2]})
+    Args:
+        before: Network.
+        after: Network with the same modules and smaller widths.
+
+    Example:
+        >>> step = widths_step(nn.Linear(4, 4), nn.Linear(4, 2))
+        >>> step["attributes"], step["shapes"]
+        ({'': {'out_features': 2}}, {'weight': [2, 4], 'bias': [2]})
     """
     attributes: dict[str, dict[str, Any]] = {}
     others = dict(after.named_modules())
@@ -55,24 +60,24 @@ def _merged(first: Step, second: Step) -> Step:
 
 
 @surgical("channels", merge=_merged)
-def resize(model: nn.Module, step: Mapping[str, Any], kept: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Give the layers of ``model`` the widths that a step ``channels`` says, in place.
+def resize(model: nn.Module, step: Mapping[str, Any], indices: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Apply a step ``channels`` to the layers of a network, in place.
 
-    Parameters and buffers stay the objects that they were, with other data: an optimizer goes on holding them, though
-    what it keeps for each has to be resized with :func:`select`.
+    Parameters and buffers remain the same objects with new data, so that an optimizer remains valid. Its states must be
+    resized with :func:`select`.
 
     Args:
-        model: has every module and every tensor that the step names, each at least as large.
-        step: what :func:`widths_step` gave.
-        kept: for each tensor that the step names, int64 indices into the flattened old one, in the shape of the new
-            one. Left out, the first rows and columns stay, which is enough where weights are loaded afterwards.
+        model: Network with all modules and tensors of the step, each at least as large.
+        step: Step of :func:`widths_step`.
+        indices: Indices of the remaining values of each tensor, int64 into the flattened old tensor, in the new shape.
+            Defaults to the first rows and columns, which is sufficient if weights are loaded afterwards.
 
     Raises:
-        UserError: the step does not fit the model, which is as it was then.
+        UserError: If the step does not fit the model. The model is then unchanged.
     """
     attributes, shapes = step.get("attributes"), step.get("shapes")
     if not isinstance(attributes, Mapping) or not isinstance(shapes, Mapping):
-        raise UserError("a step `channels` needs the mappings `attributes` and `shapes`")
+        raise UserError("channels: expected a step with the mappings `attributes` and `shapes`.")
     modules, tensors = dict(model.named_modules()), dict(all_tensors(model))
     for name, values in attributes.items():
         if name not in modules or not isinstance(values, Mapping):
@@ -93,57 +98,60 @@ def resize(model: nn.Module, step: Mapping[str, Any], kept: Mapping[str, Tensor]
     done: set[int] = set()
     for name, shape in shapes.items():
         tensor = tensors[name]
-        if id(tensor) not in done:  # one that two modules share is resized once
+        if id(tensor) not in done:  # a shared tensor is resized once
             done.add(id(tensor))
-            _resize(tensor, shape, None if kept is None else kept[name])
+            _resize(tensor, shape, None if indices is None else indices[name])
     return model
 
 
-def select(tensor: Tensor, kept: Tensor) -> Tensor:
-    """What stays of ``tensor``: a parameter's gradient, or what an optimizer or an average keeps of its shape.
+def select(tensor: Tensor, indices: Tensor) -> Tensor:
+    """Return the remaining values of a tensor with the shape of a pruned parameter, such as its gradient.
 
     Args:
-        tensor: of the old shape.
-        kept: int64 indices into the flattened old tensor, in the new shape.
+        tensor: Tensor in the old shape.
+        indices: Indices into the flattened old tensor, int64, in the new shape.
 
-    >>> select(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[2], [3]]))
-    tensor([[3],
-            [4]])
+    Example:
+        >>> select(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[2], [3]]))
+        tensor([[3],
+                [4]])
     """
-    chosen = tensor.detach().contiguous().flatten()[kept.to(tensor.device)]
-    return _laid_out(chosen, tensor)
+    values = tensor.detach().contiguous().flatten()[indices.to(tensor.device)]
+    return _match_memory_format(values, tensor)
 
 
 def all_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer by each of its names."""
+    """Yield every parameter and buffer under each of its names."""
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
 
 
-def _resize(tensor: Tensor, shape: list[int], kept: Tensor | None) -> None:
+def _resize(tensor: Tensor, shape: list[int], indices: Tensor | None) -> None:
     gradient, tensor.grad = tensor.grad, None
-    if kept is None:
+    if indices is None:
         leading = tuple(slice(size) for size in shape)
-        _put(tensor, _laid_out(tensor.detach()[leading].clone(memory_format=torch.contiguous_format), tensor))
+        _put(
+            tensor, _match_memory_format(tensor.detach()[leading].clone(memory_format=torch.contiguous_format), tensor)
+        )
         return
-    _put(tensor, select(tensor, kept))
+    _put(tensor, select(tensor, indices))
     if gradient is not None:
-        tensor.grad = select(gradient, kept)
+        tensor.grad = select(gradient, indices)
 
 
 def _put(tensor: Tensor, new: Tensor) -> None:
-    """Give a tensor other data; gradients are expected in the new shape from then on.
+    """Replace the data of a tensor, so that gradients are expected in the new shape.
 
-    While any graph is alive that the tensor was used in, a loss that somebody keeps, autograd goes on with what it
-    knows of the tensor's shape; it forgets that only where the type changes.
+    While a graph that used the tensor exists, for example by a stored loss, autograd caches the old shape of the
+    tensor. A change of the type resets this cache.
     """
     tensor.data = torch.empty(0, dtype=torch.float32 if tensor.dtype == torch.float64 else torch.float64)
     tensor.data = new
 
 
-def _laid_out(new: Tensor, like: Tensor) -> Tensor:
-    pixel_by_pixel = like.dim() == 4 and not like.is_contiguous()
-    return new.contiguous(memory_format=torch.channels_last) if pixel_by_pixel and new.dim() == 4 else new
+def _match_memory_format(new: Tensor, like: Tensor) -> Tensor:
+    is_channels_last = like.dim() == 4 and not like.is_contiguous()
+    return new.contiguous(memory_format=torch.channels_last) if is_channels_last and new.dim() == 4 else new
 
 
 def _plain_attributes(module: nn.Module) -> dict[str, Plain]:

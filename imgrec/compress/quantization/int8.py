@@ -1,4 +1,4 @@
-"""The int8 network that quantization-aware training ends in: whole numbers, and the steps between them."""
+"""Conversion of a quantization-aware classifier to int8."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.ao.quantization.fx._decomposed import quantized_decomposed_lib  # noqa: F401  # brings the operators
+from torch.ao.quantization.fx._decomposed import quantized_decomposed_lib  # noqa: F401  # registers the operators
 
 from imgrec.compress.quantization.fake_quantize import (
     ACTIVATION_LIMIT,
     WEIGHT_LIMIT,
     fake_weight,
+    integer_weights,
     weight_scales,
-    whole_weights,
 )
 from imgrec.compress.quantization.qat import QuantizedClassifier
 from imgrec.compress.quantization.quantizer_placement import NORM, WEIGHTED, norm_after, preserves_quantization
@@ -28,12 +28,11 @@ steps: Any = torch.ops.quantized_decomposed
 
 
 class Int8Classifier(Classifier):
-    """A classifier in int8, for inference: what :class:`QuantizedClassifier` rounds is stored as whole numbers.
+    """A classifier in int8 for inference, converted from a :class:`QuantizedClassifier`.
 
-    Weights are int8 with a step for each channel, batch normalization has gone into them; between the layers stand the
-    operations that make whole numbers of activations and floating point of whole numbers. Run by PyTorch, those are
-    carried out one by one: the numbers are those of int8, the speed is not. Exported to ONNX, they are the QDQ format,
-    of which a runtime makes int8 kernels.
+    Weights are int8 with a scale per output channel. Batch normalization is folded into them. Quantize and dequantize
+    operations are placed between the layers. PyTorch executes them one by one, with the results of int8 but not its
+    speed. In ONNX they are the QDQ format, which a runtime fuses into int8 kernels.
     """
 
     def __init__(self, quantized: QuantizedClassifier) -> None:
@@ -46,36 +45,36 @@ class Int8Classifier(Classifier):
         self.eval()
 
     def train(self, mode: bool = True) -> Int8Classifier:
-        """Stays in evaluation mode: whole numbers are not trained."""
+        """Keep evaluation mode, because integers cannot be trained."""
         super().train(False)
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits, float ``(batch, num_classes)``."""
+        """Return the logits, float ``(batch, num_classes)``."""
         return self.program(self, self.normalize(images))[0]
 
     def forward_all(self, images: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Logits and features of one pass."""
+        """Return the logits, the pooled features and no auxiliary logits."""
         logits, pooled, *_ = self.program(self, self.normalize(images))
         return logits, pooled, ()
 
     def features(self, images: Tensor) -> Features:
-        """What the backbone gives for images that are not normalized yet."""
+        """Return the features of the backbone for unnormalized images."""
         return Features(self.forward_all(images)[1])
 
 
 def to_int8(quantized: QuantizedClassifier) -> Int8Classifier:
-    """The network in int8 that ``quantized`` stands for, which stays as it is; on the same device.
+    """Convert a quantization-aware classifier to int8. The original is not changed.
 
-    Its logits are those of ``quantized`` in evaluation mode, up to the order of sums: where a value lies between two
-    whole numbers, it may become the other one.
+    The logits are equal to those of ``quantized`` in evaluation mode except for the order of summation. A value halfway
+    between two integers may therefore be rounded to the other one.
     """
     with torch.no_grad():
         return Int8Classifier(quantized)
 
 
 class _Conversion:
-    """Rewrites a graph, and puts the tensors that it names into ``tensors``."""
+    """Conversion of the graph of a classifier. The tensors that the new graph uses are stored in ``tensors``."""
 
     def __init__(self, quantized: QuantizedClassifier, tensors: nn.Module) -> None:
         self.owner = quantized
@@ -107,7 +106,7 @@ class _Conversion:
         elif is_buffer_update(node):
             self.graph.erase_node(node)
         elif preserves_quantization(node) and _input(node) in self._steps:
-            # the runtime wants whole numbers on both sides of what moves them
+            # the runtime requires integers before and after operations that only move values
             self._whole(node, *self._steps[_input(node)])
 
     def _round(self, node: fx.Node) -> None:
@@ -133,7 +132,7 @@ class _Conversion:
         weight, bias = self._value(node.args[1].args[0]), None  # type: ignore[union-attr]
         if len(node.args) > 2 and node.args[2] is not None:
             bias = self._value(node.args[2])
-        whole, scales = whole_weights(weight), weight_scales(weight)
+        whole, scales = integer_weights(weight), weight_scales(weight)
         norm = norm_after(node)
         if norm is not None:
             gain, shift, mean, variance = (None if each is None else self._value(each) for each in norm.args[1:5])
@@ -160,7 +159,7 @@ class _Conversion:
                 node.args = (*node.args[:2], added, *node.args[3:])
 
     def _bias(self, node: fx.Node, name: str, bias: Tensor, scales: Tensor) -> fx.Node:
-        """The bias in whole numbers of 32 bits, in units of a product, as int8 kernels add it."""
+        """Return the bias as int32 in units of input scale times weight scale, as int8 kernels add it."""
         source = _input(node)
         if source not in self._steps:
             return self._get(name, bias)

@@ -1,4 +1,4 @@
-"""The layers of an ONNX file under the names that they have in PyTorch."""
+"""Names of the nodes and layers of an ONNX file, equal to the module names in PyTorch."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 def name_nodes(model: Any) -> None:
     """Name every node after the layer of the PyTorch network that it came from, in place.
 
-    A convolution or a linear layer gets the name of its module, ``layer1.0.conv1``; what has no weights gets that of
-    the module around it and its own kind, ``layer1.0/Add``. The names are unique; OpenVINO takes them over.
+    A convolution or a linear layer has the name of its module, for example ``layer1.0.conv1``. A node without weights
+    has the name of the enclosing module and its operator type, ``layer1.0/Add``. The names are unique. OpenVINO keeps
+    them.
 
     Args:
-        model: an ``onnx.ModelProto`` as ``torch.onnx.export`` makes it.
+        model: An ``onnx.ModelProto`` of ``torch.onnx.export``.
     """
     constants = {each.name for each in model.graph.initializer}
-    taken: set[str] = set()
+    used: set[str] = set()
     for node in model.graph.node:
-        wanted = _wanted(node, constants)
-        name, count = wanted, 1
-        while name in taken:
+        preferred = _preferred_name(node, constants)
+        name, count = preferred, 1
+        while name in used:
             count += 1
-            name = f"{wanted}#{count}"
-        taken.add(name)
+            name = f"{preferred}#{count}"
+        used.add(name)
         node.name = name
 
 
 def layers_of(model: Any) -> dict[str, list[str]]:
-    """The layers that have weights, in the order of the network, each with the nodes up to the next one.
+    """Return the layers with weights in the order of the network, each with all nodes before the next layer.
 
-    Every node is in one of them, so that all layers together are the whole network.
+    Each node belongs to exactly one layer.
 
     Raises:
-        UserError: there is none.
+        UserError: If there is no layer with weights.
     """
     constants = {each.name for each in model.graph.initializer}
     found: dict[str, list[str]] = {}
@@ -59,18 +60,19 @@ def layers_of(model: Any) -> dict[str, list[str]]:
 
 
 def match_layers(patterns: Iterable[str], layers: Sequence[str], where: str = "exclude") -> list[str]:
-    """The layers that some patterns mean, in the order of the network.
+    """Return the layers that match any of some patterns, in the order of the network.
 
     Args:
-        patterns: as in a shell: ``layer4.*``. ``head.linear`` and ``backbone.*`` are names of a classifier's parts.
-        layers: the names of all layers.
-        where: the place, for messages.
+        patterns: Shell-style patterns of module names, for example ``layer4.*``, ``backbone.*`` or ``head.linear``.
+        layers: Names of all layers.
+        where: Key, for messages.
 
     Raises:
-        UserError: a pattern matches no layer.
+        UserError: If a pattern matches no layer.
 
-    >>> match_layers(["head*"], ["backbone.network.conv1", "head.linear"])
-    ['head.linear']
+    Example:
+        >>> match_layers(["head*"], ["backbone.network.conv1", "head.linear"])
+        ['head.linear']
     """
     given = tuple(patterns)
     for pattern in given:
@@ -83,7 +85,7 @@ def match_layers(patterns: Iterable[str], layers: Sequence[str], where: str = "e
 
 
 def image_shape(model: Any) -> tuple[int, int, int]:
-    """``(C, H, W)`` of the network's one input; 0 for a length that is not fixed."""
+    """Return the input shape ``(C, H, W)`` of a network, with 0 for a length that is not fixed."""
     _, *shape = model.graph.input[0].type.tensor_type.shape.dim
     channels, height, width = (int(length.dim_value) for length in shape)
     return channels, height, width
@@ -93,11 +95,11 @@ def _is_weighted(node: Any, constants: set[str]) -> bool:
     return node.op_type in _WEIGHTED and len(node.input) > 1 and node.input[1] in constants
 
 
-def _wanted(node: Any, constants: set[str]) -> str:
+def _preferred_name(node: Any, constants: set[str]) -> str:
     scopes: list[str] = next((ast.literal_eval(each.value) for each in node.metadata_props if each.key == _SCOPES), [])
     module: str = scopes[-2] if len(scopes) > 1 else ""
     if not _is_weighted(node, constants):
         return f"{module}/{node.op_type}"
     weight, dot, last = node.input[1].rpartition(".")
-    # a batch norm that was folded into a convolution has left its own scope on it
+    # a convolution with a folded batch norm has the scope of the batch norm
     return weight if dot and last == "weight" else module or node.op_type

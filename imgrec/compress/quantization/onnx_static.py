@@ -1,4 +1,4 @@
-"""int8 after training, for ONNX Runtime: calibrated once, written with any of the layers left in floating point."""
+"""Static int8 quantization after training for ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -15,36 +15,40 @@ from imgrec.compress.quantization.onnx_graph import image_shape, layers_of, matc
 from imgrec.compress.quantization.quantizer import Quantizer
 from imgrec.errors import UserError, suggestion
 from imgrec.utils.optional import require
+from imgrec.utils.ranges import PositiveInt, check_ranges
 
 Ranges = Literal["minmax", "percentile", "entropy"]
 
-# without a kernel for int8, quantizing them costs accuracy and time
+# there is no int8 kernel for these, so that quantizing them costs accuracy and time
 _STAY_FLOAT = ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "Softmax", "Gather", "Slice")
 
 
 class OnnxInt8(Quantizer):
-    """An ONNX file with the ranges of its activations, from which int8 networks are written.
+    """An ONNX file with calibrated activation ranges, from which int8 files are written.
 
-    Quantized networks are in the QDQ format: activations unsigned 8 bit with a scale each, weights signed 8 bit with a
-    scale each channel. The images go through the network once, in batches, and one batch is in memory at a time.
+    Quantized networks are in the QDQ format. Activations are uint8 with a scale per tensor, and weights are int8 with a
+    scale per output channel. The network is calibrated once, in batches.
 
     Args:
-        source: a file ``.onnx`` in float32, whose nodes :func:`imgrec.compress.quantization.onnx_graph.name_nodes`
-        has named.
-        images: what it is calibrated on, ``(N, C, H, W)``, uint8 in 0..255 or float32 in [0, 1].
-        ranges: ``minmax`` takes the smallest and the largest value that was seen; ``percentile`` the 99.999th;
-            ``entropy`` the range whose histogram tells least apart.
-        per_channel: a scale for each output channel's weights; one for all is less exact and hardly faster.
-        reduce_range: weights in 7 bits, for processors without VNNI, which would overflow.
-        batch_size: images in one pass.
+        source: File ``.onnx`` in float32 with nodes named by
+            :func:`imgrec.compress.quantization.onnx_graph.name_nodes`.
+        images: Calibration images, ``(N, C, H, W)``, uint8 in 0..255 or float32 in [0, 1].
+        ranges: Range of activations: ``minmax``, ``percentile`` (99.999) or ``entropy`` (the range with the lowest
+            divergence of the histogram). Defaults to ``minmax``.
+        per_channel: If True, use a scale per output channel of the weights, which is more accurate at the same speed.
+            Defaults to True.
+        reduce_range: If True, use 7 bits for weights, to avoid overflow on processors without VNNI. Defaults to False.
+        batch_size: Number of images per forward pass, 1 or more. Defaults to 16.
 
     Raises:
-        UserError: too few images, or of another size; the file cannot be quantized; a package is missing.
+        UserError: If there are too few images, their shape is wrong, the file cannot be quantized, or a package is
+            missing.
 
     Source: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     Inference, 2018, arXiv:1712.05877.
     """
 
+    @check_ranges
     def __init__(
         self,
         source: Path,
@@ -52,11 +56,11 @@ class OnnxInt8(Quantizer):
         ranges: Ranges = "minmax",
         per_channel: bool = True,
         reduce_range: bool = False,
-        batch_size: int = 16,
+        batch_size: PositiveInt = 16,
     ) -> None:
         if ranges not in get_args(Ranges):
-            words = get_args(Ranges)
-            raise UserError(f'ranges: there is no "{ranges}".{suggestion(ranges, words)} Accepted: {", ".join(words)}.')
+            names = get_args(Ranges)
+            raise UserError(f'ranges: there is no "{ranges}".{suggestion(ranges, names)} Accepted: {", ".join(names)}.')
         self._model = _prepared(source)
         check_calibration(images, image_shape(self._model))
         self.settings = {"ranges": ranges, "per_channel": per_channel, "reduce_range": reduce_range}
@@ -69,8 +73,8 @@ class OnnxInt8(Quantizer):
         """Write the network in int8.
 
         Args:
-            target: the file; its folder must be there.
-            keep: layers that stay in floating point, by name or pattern, with what follows them up to the next layer.
+            target: File to write, in an existing folder.
+            keep: Names or patterns of layers that stay in floating point, with the nodes before the next layer.
         """
         quantization = require("onnxruntime.quantization", "export", "int8 for ONNX Runtime")
         qdq = require("onnxruntime.quantization.qdq_quantizer", "export")
@@ -96,22 +100,22 @@ class OnnxInt8(Quantizer):
 
 
 def _prepared(source: Path) -> Any:
-    """The model with the shape of every tensor, which calibration needs."""
+    """Return the model with the shapes of all tensors, which the calibration requires."""
     preprocess = require("onnxruntime.quantization.shape_inference", "export", "int8 for ONNX Runtime")
     onnx = require("onnx", "export", "int8 for ONNX Runtime")
     with tempfile.TemporaryDirectory() as place:
         prepared = Path(place) / "prepared.onnx"
         try:
-            # its optimizations would merge nodes, and their names with them; the exporter has folded what can be.
-            # Its symbolic inference fails on some networks, and the exporter has named the shapes that it would find.
+            # The optimizations would merge named nodes. The symbolic inference fails on some networks. The exporter has
+            # already folded constants and inferred shapes.
             preprocess.quant_pre_process(str(source), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
-        except Exception as error:  # whatever the shape inference raises on an operator that it does not know
+        except Exception as error:  # the shape inference raises exceptions of many classes on unsupported operators
             raise UserError(f"{source} cannot be quantized: {str(error).partition(chr(10))[0]}") from error
         return onnx.load(str(prepared))
 
 
 def _quantizable_types() -> list[str]:
-    """The types of nodes that are quantized by default."""
+    """Return the operator types that are quantized by default."""
     registry = require("onnxruntime.quantization.registry", "export", "int8 for ONNX Runtime")
     return sorted({*registry.QLinearOpsRegistry, *registry.QDQRegistry})
 
@@ -128,14 +132,14 @@ def _calibrated(model: Any, images: Images, ranges: Ranges, types: list[str], ba
         calibrator = calibrate.create_calibrator(
             plain, types, augmented_model_path=str(augmented), calibrate_method=method, extra_options=options
         )
-        with redirect_stdout(io.StringIO()):  # the histograms are announced batch by batch
+        with redirect_stdout(io.StringIO()):  # the calibrator prints a line per batch
             for batch in unit_batches(images, batch_size):
                 calibrator.collect_data(_Reader({model.graph.input[0].name: batch}))
             return calibrator.compute_data()
 
 
 class _Reader:
-    """One batch, as the calibrators ask for it."""
+    """Data reader of one batch for the calibrators."""
 
     def __init__(self, feed: dict[str, Any]) -> None:
         self._feeds: Iterator[dict[str, Any]] = iter([feed])

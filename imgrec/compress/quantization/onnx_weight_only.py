@@ -1,4 +1,4 @@
-"""ONNX files with smaller weights: in float16, or in int8 for the matrix products alone."""
+"""Weight-only compression of ONNX files: float16 weights, and int8 weights of matrix products."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from imgrec.compress.quantization.quantizer import Quantizer
 from imgrec.errors import UserError
 from imgrec.utils.optional import require
 
-_LARGE = 1024  # numbers; smaller tensors are not worth a node
+_LARGE = 1024  # elements, smaller tensors are not converted
 _LARGEST_HALF = 65504.0
 
 
 def half_weights(file: Path) -> None:
-    """Store the weights of a file in float16, in place: half the bytes, the same arithmetic.
+    """Store the weights of a file in float16, in place. The arithmetic remains float32.
 
-    A runtime widens them once, when it opens the file. Tensors with values beyond float16 stay as they are.
+    A runtime converts them to float32 once, when it opens the file. Tensors with values beyond the range of float16 are
+    not converted.
     """
     onnx = require("onnx", "export", "ONNX export")
     model = onnx.load(str(file))
@@ -42,23 +43,24 @@ def half_weights(file: Path) -> None:
 
 
 def quantize_dynamic(source: Path, target: Path, keep: Collection[str] = ()) -> Path:
-    """Write a network whose matrix products are in int8, the ranges of their activations read anew from each batch.
+    """Write a network with matrix products in int8 and activation ranges that are measured in each batch.
 
-    It needs no calibration, and is for transformers: convolutions and the head stay in floating point.
+    No calibration is required. The method is for transformers, because convolutions and the head stay in floating
+    point.
 
     Args:
-        source: a file ``.onnx`` in float32, whose nodes :func:`imgrec.compress.quantization.onnx_graph.name_nodes`
-        has named.
-        target: the file that is written.
-        keep: layers that stay in floating point, by name or pattern.
+        source: File ``.onnx`` in float32 with nodes named by
+            :func:`imgrec.compress.quantization.onnx_graph.name_nodes`.
+        target: File to write.
+        keep: Names or patterns of layers that stay in floating point.
 
     Raises:
-        UserError: it has no matrix product with weights, or only such that are kept; a pattern matches no layer.
+        UserError: If no matrix product with weights remains to quantize, or if a pattern matches no layer.
     """
     quantization = require("onnxruntime.quantization", "export", "int8 for ONNX Runtime")
     shapes = require("onnxruntime.quantization.shape_inference", "export")
     products, _ = _products(source, keep)
-    with tempfile.TemporaryDirectory() as place, _root_logger_as_it_is():
+    with tempfile.TemporaryDirectory() as place, _preserve_root_logger():
         prepared = Path(place) / "prepared.onnx"
         shapes.quant_pre_process(str(source), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
         quantization.quantize_dynamic(
@@ -74,23 +76,23 @@ def quantize_dynamic(source: Path, target: Path, keep: Collection[str] = ()) -> 
 
 
 def quantize_weights(source: Path, target: Path, keep: Collection[str] = ()) -> Path:
-    """Write a network whose matrix products hold int8 weights, a scale for every 32 numbers, and little else changed.
+    """Write a network with int8 weights of matrix products, with a scale per block of 32 weights.
 
-    A quarter of the bytes for hardly any loss. It is for transformers: convolutions and the head stay in floating
-    point. The file has nodes ``MatMulNBits``, which only ONNX Runtime knows.
+    The weights take a quarter of the bytes at almost no loss of accuracy. The method is for transformers, because
+    convolutions and the head stay in floating point. Its operator ``MatMulNBits`` is supported by ONNX Runtime only.
 
     Args:
-        source: a file ``.onnx`` in float32, whose nodes :func:`imgrec.compress.quantization.onnx_graph.name_nodes`
-        has named.
-        target: the file that is written.
-        keep: layers that stay in floating point, by name or pattern.
+        source: File ``.onnx`` in float32 with nodes named by
+            :func:`imgrec.compress.quantization.onnx_graph.name_nodes`.
+        target: File to write.
+        keep: Names or patterns of layers that stay in floating point.
 
     Raises:
-        UserError: it has no matrix product with weights, or only such that are kept; a pattern matches no layer.
+        UserError: If no matrix product with weights remains to quantize, or if a pattern matches no layer.
     """
     onnx = require("onnx", "export", "int8 for ONNX Runtime")
     _, kept = _products(source, keep)
-    with _root_logger_as_it_is():
+    with _preserve_root_logger():
         narrow = require("onnxruntime.quantization.matmul_nbits_quantizer", "export", "int8 for ONNX Runtime")
         quantizer = narrow.MatMulNBitsQuantizer(
             onnx.load(str(source)), bits=8, block_size=32, is_symmetric=True, accuracy_level=4, nodes_to_exclude=kept
@@ -101,43 +103,48 @@ def quantize_weights(source: Path, target: Path, keep: Collection[str] = ()) -> 
 
 
 class OnnxProducts(Quantizer):
-    """A file ``.onnx`` whose matrix products can be written in int8, with some of them left as they are.
+    """Quantizer of the matrix products of an ONNX file.
 
     Args:
-        source: see :func:`quantize_dynamic`.
+        source: File ``.onnx``, see :func:`quantize_dynamic`.
         method: ``dynamic`` for :func:`quantize_dynamic`, ``weights`` for :func:`quantize_weights`.
     """
 
     def __init__(self, source: Path, method: Literal["dynamic", "weights"]) -> None:
         self._source = source
         self._write = quantize_dynamic if method == "dynamic" else quantize_weights
-        chosen, _ = _products(source, ())
-        self.layers = tuple(chosen)
+        selected, _ = _products(source, ())
+        self.layers = tuple(selected)
         self.settings = {"per_channel": method == "dynamic"}
 
     def write(self, target: Path, keep: Collection[str] = ()) -> Path:
-        """Write the network in int8; ``keep`` are names of layers that stay in floating point."""
+        """Write the network in int8.
+
+        Args:
+            target: File to write.
+            keep: Names or patterns of layers that stay in floating point.
+        """
         return self._write(self._source, target, keep)
 
 
 def _products(source: Path, keep: Collection[str]) -> tuple[list[str], list[str]]:
-    """The names of the matrix products with weights that are to be quantized, and of those that stay."""
+    """Return the names of the matrix products to quantize, and those of all other layers."""
     model = require("onnx", "export").load(str(source))
     kind = {node.name: node.op_type for node in model.graph.node}
     layers = list(layers_of(model))
     kept = match_layers(keep, layers, "keep")
-    chosen = [name for name in layers if kind[name] == "MatMul" and name not in kept]
-    if not chosen:
+    selected = [name for name in layers if kind[name] == "MatMul" and name not in kept]
+    if not selected:
         raise UserError(
-            f"of the {len(layers)} layers none is a matrix product that is not kept; static quantization is for "
-            "convolutions"
+            f"none of the {len(layers)} layers is a matrix product to quantize. Use static quantization for "
+            "convolutions."
         )
-    return chosen, [name for name in layers if name not in chosen]
+    return selected, [name for name in layers if name not in selected]
 
 
 @contextmanager
-def _root_logger_as_it_is() -> Iterator[None]:
-    """ONNX Runtime's quantization gives Python's root logger a handler, and advice of its own; neither is wanted."""
+def _preserve_root_logger() -> Iterator[None]:
+    """Restore the root logger afterwards, because the quantization of ONNX Runtime adds a handler and log records."""
     root = logging.getLogger()
     silent, level = logging.NullHandler(), root.level
     before = list(root.handlers)

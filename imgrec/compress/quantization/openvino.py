@@ -1,4 +1,4 @@
-"""int8 after training, for OpenVINO, by NNCF."""
+"""Static int8 quantization after training for OpenVINO, with NNCF."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from imgrec.errors import UserError
 from imgrec.utils.optional import require
 
 Biases = Literal["auto", "fast", "accurate", "none"]
-"""How NNCF makes up in the biases for what rounding shifts; see :class:`OpenVinoInt8`."""
+"""Method of bias correction, see :class:`OpenVinoInt8`."""
 
-_TRIED: tuple[Biases, ...] = ("fast", "none")
+_AUTO_BIASES: tuple[Biases, ...] = ("fast", "none")
 _BATCH = 64
 _MAX_LAYERS_TO_RANK = 24
 
 
 class OpenVinoInt8(Quantizer):
-    """An ONNX file and images, from which int8 networks for OpenVINO are written.
+    """An ONNX file with calibration images, from which int8 files for OpenVINO are written.
 
-    Each is calibrated anew: NNCF also corrects the biases, and which ones depends on what is quantized.
+    Each file is calibrated separately, because the bias correction of NNCF depends on the quantized layers.
 
     Args:
-        source: a file ``.onnx`` in float32, whose nodes :func:`imgrec.compress.quantization.onnx_graph.name_nodes`
-        has named.
-        images: what is calibrated on, ``(N, C, H, W)``, uint8 in 0..255 or float32 in [0, 1].
-        biases: how the biases are corrected: ``fast``, NNCF's default, layer by layer from means alone; ``accurate``,
-            which runs parts of the network again for each layer, and takes long; ``none``. The fast way can do harm:
-            a narrow network lost two points of accuracy by it and half a point without. ``auto`` tries ``fast`` and
-            ``none`` on the whole network, and keeps the one that leads the calibration images less astray.
+        source: File ``.onnx`` in float32 with nodes named by
+            :func:`imgrec.compress.quantization.onnx_graph.name_nodes`.
+        images: Calibration images, ``(N, C, H, W)``, uint8 in 0..255 or float32 in [0, 1].
+        biases: Bias correction. ``fast``, the default of NNCF, corrects each layer by means. ``accurate`` runs parts of
+            the network again for each layer and is slow. ``none`` corrects nothing. ``fast`` can reduce the accuracy: a
+            narrow network lost two points with it and half a point without. ``auto`` tries ``fast`` and ``none`` and
+            selects the one with the lower divergence on the calibration images. Defaults to ``auto``.
 
     Raises:
-        UserError: too few images, or of another size; a package is missing.
+        UserError: If there are too few images, their shape is wrong, or a package is missing.
 
     Source: NNCF, https://github.com/openvinotoolkit/nncf
     """
@@ -71,21 +71,21 @@ class OpenVinoInt8(Quantizer):
 
     @cached_property
     def biases(self) -> Biases:
-        """How the biases are corrected; of ``auto``, what was found to be better."""
+        """Method of bias correction. For ``auto``, it is the selected method."""
         if self._biases != "auto":
             return self._biases
         import openvino
 
         reference = self._logits(openvino.convert_model(str(self._source)))
-        found = {way: divergence(reference, self._logits(self._quantized((), way))) for way in _TRIED}
-        return min(_TRIED, key=found.__getitem__)
+        found = {each: divergence(reference, self._logits(self._quantized((), each))) for each in _AUTO_BIASES}
+        return min(_AUTO_BIASES, key=found.__getitem__)
 
     def write(self, target: Path, keep: Collection[str] = ()) -> Path:
-        """Write the network in int8: ``target``, a file ``.xml``, and its weights beside it.
+        """Write the network in int8, with its weights in a file ``.bin`` in the same folder.
 
         Args:
-            target: the file; its folder must be there.
-            keep: layers that stay in floating point, by name or pattern, with what follows them up to the next layer.
+            target: File ``.xml`` to write, in an existing folder.
+            keep: Names or patterns of layers that stay in floating point, with the nodes before the next layer.
         """
         import openvino
 
@@ -123,7 +123,7 @@ class OpenVinoInt8(Quantizer):
                     subset_size=len(self._images),
                     fast_bias_correction=biases != "accurate",
                     model_type=nncf.ModelType.TRANSFORMER if self._transformer else None,
-                    # a name that NNCF has no node for belongs to a constant, or was merged into its neighbour
+                    # names without a node of NNCF belong to constants or to merged operations
                     ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
                     advanced_parameters=AdvancedQuantizationParameters(disable_bias_correction=biases == "none"),
                 )
@@ -131,7 +131,7 @@ class OpenVinoInt8(Quantizer):
                 raise UserError(f"{self._source} cannot be quantized: {str(error).partition(chr(10))[0]}") from error
 
     def _logits(self, network: Any) -> NDArray[np.float32]:
-        """What a network gives for the calibration images; in float32 where it is not quantized."""
+        """Return the logits of the calibration images. Layers that are not quantized compute in float32."""
         import openvino
 
         compiled = openvino.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -139,7 +139,7 @@ class OpenVinoInt8(Quantizer):
 
 
 def _stem(name: str, known: Collection[str]) -> str:
-    """The ONNX node that an operation came from: ``conv1`` for ``conv1/WithoutBiases``, where OpenVINO made several."""
+    """Return the ONNX node of an operation: ``conv1`` for ``conv1/WithoutBiases``, if OpenVINO split the node."""
     while name not in known and "/" in name:
         name = name.rpartition("/")[0]
     return name
@@ -147,7 +147,7 @@ def _stem(name: str, known: Collection[str]) -> str:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """NNCF says on import and in each pass what it does, draws progress bars, and lets PyTorch look for CUDA."""
+    """Suppress the log records and progress bars of NNCF, and the message of PyTorch about CUDA."""
     loggers = [logging.getLogger(name) for name in ("nncf", "torch.utils.cpp_extension")]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Quantization-aware training: a classifier that computes as int8 will, and learns on."""
+"""Classifier for quantization-aware training."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from imgrec.compress.quantization.fake_quantize import ActivationRange, Watching, fake_weight
+from imgrec.compress.quantization.fake_quantize import ActivationRange, ObserverMode, fake_weight
 from imgrec.compress.quantization.quantizer_placement import place_quantizers
-from imgrec.compress.quantization.tracing import Program, layer_of, trace
+from imgrec.compress.quantization.tracing import Program, layer_name, trace
 from imgrec.compress.surgery import note_step, refuse_parametrized, surgery_of, surgical
 from imgrec.errors import UserError
 from imgrec.models import Classifier
@@ -21,47 +21,46 @@ from imgrec.models.utils.forward import evaluating
 
 
 class QuantizedClassifier(Classifier):
-    """A classifier whose weights and activations are rounded as int8 has them, in floating point.
+    """A classifier with fake quantization of weights and activations to int8.
 
-    Its layers are those of the classifier it was made of, the same objects with the same parameters under the same
-    names: an optimizer, an average of the weights, masks and a layer-wise learning rate go on with them. What is added
-    are the bounds of the activations, in ``ranges``. The network itself is a traced graph; hooks on single layers are
-    not called.
+    Its layers are those of the original classifier, with the same parameters under the same names. Optimizers, averaged
+    weights, masks and layer-wise learning rates therefore remain valid. The ranges of activations are added in
+    ``ranges``. The network is a traced graph, so hooks on single layers are not called.
 
-    What is rounded is what ONNX Runtime has int8 kernels for, see
-    :func:`imgrec.compress.quantization.quantizer_placement.place_quantizers`; the
-    pass through it is in float32, under automatic mixed precision, too.
+    Only tensors for which ONNX Runtime has int8 kernels are quantized, see
+    :func:`imgrec.compress.quantization.quantizer_placement.place_quantizers`. The forward pass is in float32, also
+    under automatic mixed precision.
 
     Args:
-        classifier: is taken apart; use it no more.
-        channels: of its images.
-        image_size: side length of its images, which is fixed from now on.
+        classifier: Classifier. Its layers are moved, so it must not be used afterwards.
+        channels: Number of channels of its images.
+        image_size: Side length of its images in pixels. Other sizes are not supported afterwards.
 
     Attributes:
-        freeze_norms: whether batch normalization in training uses its running statistics, and leaves them.
-        left: layers that stay in floating point, with the reason.
+        freeze_norms: If True, batch normalization uses its running statistics in training and does not update them.
+        float_layers: Layers that stay in floating point, each with the reason.
 
     Raises:
-        UserError: the network cannot be traced, or holds no layer that can be quantized.
+        UserError: If the network cannot be traced or has no layer that can be quantized.
     """
 
     def __init__(self, classifier: Classifier, channels: int, image_size: int) -> None:
         if type(classifier) is not Classifier:
             raise UserError(
-                f"quantization takes an imgrec Classifier as its specs build it, got a {type(classifier).__name__}"
+                f"classifier: expected an imgrec Classifier built from its specs, got a {type(classifier).__name__}."
             )
         refuse_parametrized(classifier)
         graph, constants = trace(classifier, channels, image_size)
         places = place_quantizers(graph)
         if not places.layers:
-            why = next(iter(places.left.values()), "it has no convolution and no linear layer")
-            raise UserError(f"the network has no layer that can be quantized: {why}")
+            reason = next(iter(places.float_layers.values()), "it has no convolution and no linear layer")
+            raise UserError(f"the network has no layer that can be quantized: {reason}")
         super().__init__(classifier.backbone, classifier.head, (), (), classifier.neck, classifier.pooling)
         self.mean, self.std = classifier.mean, classifier.std
         self.channels_last = classifier.channels_last
         self.surgery = surgery_of(classifier)
         self.freeze_norms = False
-        self.left = places.left
+        self.float_layers = places.float_layers
         device = self.mean.device
         self.constants = _Constants(constants)
         self.ranges = nn.ModuleDict()
@@ -83,20 +82,20 @@ class QuantizedClassifier(Classifier):
 
     @property
     def norms_learn(self) -> bool:
-        """Whether batch normalization uses a batch's own statistics, and learns from them."""
+        """True if batch normalization uses the statistics of the batch and updates its running statistics."""
         return self.training and not self.freeze_norms
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits, float ``(batch, num_classes)``."""
+        """Return the logits, float ``(batch, num_classes)``."""
         return self._run(images)[0]
 
     def forward_all(self, images: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Logits, features and auxiliary logits (none outside training) of one pass."""
+        """Return the logits, the pooled features and the auxiliary logits, which are empty outside training."""
         logits, pooled, *auxiliary = self._run(images)
         return logits, pooled, tuple(auxiliary) if self.training else ()
 
     def features(self, images: Tensor) -> Features:
-        """What the backbone gives for images that are not normalized yet."""
+        """Return the features of the backbone for unnormalized images."""
         _, pooled, auxiliary = self.forward_all(images)
         return Features(pooled, auxiliary)
 
@@ -105,35 +104,36 @@ class QuantizedClassifier(Classifier):
         with torch.autocast(pixels.device.type, enabled=False):
             return self.program(self, pixels.float())
 
-    def watch(self, watching: Watching) -> None:
-        """Say what the bounds of activations learn from."""
+    def set_observer_mode(self, mode: ObserverMode) -> None:
+        """Set the update of all activation ranges."""
         for each in self.ranges.values():
-            each.watching = watching  # type: ignore[assignment]
+            each.observer_mode = mode  # type: ignore[assignment]
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
-        """Widen the bounds of activations to what they are for some images, in evaluation mode.
+        """Widen the activation ranges to those of some images, in evaluation mode.
 
-        Shapes: ``(batch, channels, height, width)``, uint8, or float in [0, 1].
+        Args:
+            images: Calibration images, ``(batch, channels, height, width)``, uint8, or float in [0, 1].
         """
         with evaluating(self):
             bounds = [each for each in self.ranges.values() if isinstance(each, ActivationRange)]
-            before = [each.watching for each in bounds]
-            self.watch("widest")
+            before = [each.observer_mode for each in bounds]
+            self.set_observer_mode("widest")
             try:
                 self(images)
             finally:
-                for each, watching in zip(bounds, before, strict=True):
-                    each.watching = watching
+                for each, mode in zip(bounds, before, strict=True):
+                    each.observer_mode = mode
 
     @contextmanager
     def frozen_batch_stats(self) -> Iterator[None]:
-        """Within, a pass in training leaves the bounds and batch normalization's running statistics as they are.
+        """Keep the activation ranges and the running statistics of batch normalization constant in a context.
 
-        What is learnt in the pass goes into copies: autograd may still hold the tensors that an earlier pass used.
+        Updates are written to copies, because autograd may still use the tensors of an earlier forward pass.
         """
         ranges = [each for each in self.ranges.values() if isinstance(each, ActivationRange)]
-        before = [each.watching for each in ranges]
+        before = [each.observer_mode for each in ranges]
         kept = [
             (module, name, buffer)
             for module in self.modules()
@@ -141,7 +141,7 @@ class QuantizedClassifier(Classifier):
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
-        self.watch("no")
+        self.set_observer_mode("no")
         for module, name, buffer in kept:
             module._buffers[name] = buffer.clone()
         try:
@@ -149,12 +149,12 @@ class QuantizedClassifier(Classifier):
         finally:
             for module, name, buffer in kept:
                 module._buffers[name] = buffer
-            for bounds, watching in zip(ranges, before, strict=True):
-                bounds.watching = watching
+            for bounds, mode in zip(ranges, before, strict=True):
+                bounds.observer_mode = mode
 
 
 class _Constants(nn.Module):
-    """Tensors that a network makes anew at each pass."""
+    """Constant tensors of a traced network that are neither parameters nor buffers."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -163,28 +163,28 @@ class _Constants(nn.Module):
 
 
 @surgical("qat")
-def _again(model: nn.Module, step: Mapping[str, Any]) -> nn.Module:
+def _apply_qat(model: nn.Module, step: Mapping[str, Any]) -> nn.Module:
     if not isinstance(model, Classifier):
-        raise UserError(f"a {type(model).__name__} cannot be quantized, an imgrec Classifier can")
+        raise UserError(f"expected an imgrec Classifier to quantize, got a {type(model).__name__}.")
     try:
         channels, image_size = int(step["channels"]), int(step["image_size"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f'the step "qat" lacks a number: {error}') from error
+        raise UserError(f'the step "qat" is incomplete: {error}') from error
     return QuantizedClassifier(model, channels, image_size)
 
 
 def _name(node: fx.Node) -> str:
-    """A name that says what was rounded: the layer's, and for what has none of its own the operation's."""
+    """Return a name for the range of a tensor: the name of its layer, followed by its operation."""
     if node.op == "placeholder":
         return "images"
-    layer = re.sub(r"\W", "_", layer_of(node)).removeprefix("backbone_network_").removeprefix("backbone_")
+    layer = re.sub(r"\W", "_", layer_name(node)).removeprefix("backbone_network_").removeprefix("backbone_")
     operation = re.sub(r"_?\d+$", "", node.name).strip("_")
     return f"{layer}_{operation}" if layer else operation
 
 
-def _unused(name: str, taken: nn.ModuleDict) -> str:
-    number, wanted = 1, name
-    while wanted in taken:
+def _unused(name: str, used: nn.ModuleDict) -> str:
+    number, candidate = 1, name
+    while candidate in used:
         number += 1
-        wanted = f"{name}_{number}"
-    return wanted
+        candidate = f"{name}_{number}"
+    return candidate

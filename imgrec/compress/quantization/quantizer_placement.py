@@ -1,4 +1,4 @@
-"""Where a network is rounded to int8: so that ONNX Runtime has an int8 kernel for what lies between two roundings."""
+"""Placement of quantizers so that ONNX Runtime can run the operators between them in int8."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from imgrec.compress.quantization.tracing import layer_of
+from imgrec.compress.quantization.tracing import layer_name
 
 aten: Any = torch.ops.aten
 
 WEIGHTED = (aten.conv2d.default, aten.conv2d.padding, aten.linear.default)
-"""Layers that have int8 weights: argument 0 is what they work on, 1 the weight, 2 the bias."""
+"""Layers with int8 weights. Argument 0 is the input, 1 the weight, 2 the bias."""
 
 NORM = aten.batch_norm.default
 
@@ -29,7 +29,7 @@ _OTHER_WEIGHTED = (
 _CUTS = (aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default)
 _JOINS = (aten.add.Tensor, aten.mul.Tensor)
 _POOLS = (aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim)
-_PASSES = (
+_PRESERVING = (
     aten.max_pool2d.default,
     aten.flatten.using_ints,
     aten.view.default,
@@ -44,34 +44,37 @@ _PASSES = (
     aten.feature_dropout.default,
     aten.pad.default,
 )
-"""What gives values that it was given, or zeros: rounded before, they are rounded afterwards."""
+"""Operators whose outputs are input values or zeros, so that a quantized input has a quantized output."""
 
 
 @dataclass(frozen=True)
 class QuantizerPlacement:
-    """What is rounded in a graph.
+    """Quantized weights and activations of a graph.
 
     Attributes:
-        layers: convolutions and linear layers whose weights are.
-        tensors: the nodes whose values are.
-        left: names of layers that stay in floating point, each with the reason.
+        layers: Convolutions and linear layers with quantized weights.
+        tensors: Nodes with quantized outputs.
+        float_layers: Names of layers that stay in floating point, each with the reason.
     """
 
     layers: tuple[fx.Node, ...]
     tensors: tuple[fx.Node, ...]
-    left: dict[str, str]
+    float_layers: dict[str, str]
 
 
 def place_quantizers(graph: fx.Graph) -> QuantizerPlacement:
-    """Find what is rounded in ``graph``, as :func:`imgrec.compress.quantization.tracing.trace` gives it.
+    """Select the weights and activations of a graph that are quantized.
 
-    Weights of convolutions and linear layers are, with what goes into them; what comes out of convolutions, after the
-    batch normalization and the ReLU that become one with them; sums, products and concatenations of such; and average
-    pools. The sums of a transformer stay in floating point, as does what comes out of its linear layers: ONNX Runtime
+    Quantized are the weights and inputs of convolutions and linear layers, and the outputs of convolutions after fused
+    batch normalization and ReLU. Sums, products and concatenations of these outputs and average pools are also
+    quantized. The sums of a transformer and the outputs of its linear layers stay in floating point. ONNX Runtime
     multiplies int8 there and adds in float32.
+
+    Args:
+        graph: Graph of :func:`imgrec.compress.quantization.tracing.trace`.
     """
     layers: list[fx.Node] = []
-    left: dict[str, str] = {}
+    float_layers: dict[str, str] = {}
     found: dict[fx.Node, None] = {}
     for node in graph.nodes:
         if node.op != "call_function":
@@ -79,29 +82,29 @@ def place_quantizers(graph: fx.Graph) -> QuantizerPlacement:
         if node.target in WEIGHTED:
             weight = node.args[1]
             if not _is_own_weight(weight, node):
-                left[layer_of(node)] = "its weight is computed, or another layer's, too"
+                float_layers[layer_name(node)] = "its weight is computed or shared with another layer"
                 continue
             layers.append(node)
             found[_source(node.args[0])] = None
             if node.target is not aten.linear.default:
                 found[_end(node)] = None
         elif node.target in _OTHER_WEIGHTED:
-            left[layer_of(node)] = f"there is no int8 kernel for {node.target.__name__.partition('.')[0]}"
+            float_layers[layer_name(node)] = f"there is no int8 kernel for {node.target.__name__.partition('.')[0]}"
         elif _is_join(node):
             found |= dict.fromkeys(_source(each) for each in _operands(node))
             found[_end(node)] = None
         elif node.target in _POOLS and _of_maps(node):
             found |= {_source(node.args[0]): None, node: None}
-    return QuantizerPlacement(tuple(layers), tuple(node for node in graph.nodes if node in found), left)
+    return QuantizerPlacement(tuple(layers), tuple(node for node in graph.nodes if node in found), float_layers)
 
 
 def preserves_quantization(node: fx.Node) -> bool:
-    """Whether a node gives what it was given: rounded values stay rounded."""
-    return node.op == "call_function" and node.target in _PASSES
+    """Return True if the output of a node is quantized if its input is."""
+    return node.op == "call_function" and node.target in _PRESERVING
 
 
 def norm_after(layer: fx.Node) -> fx.Node | None:
-    """The batch normalization that alone sees what a convolution gives, and becomes one with it."""
+    """Return the batch normalization that is the only user of a convolution and can be folded into it, or ``None``."""
     user = next(iter(layer.users)) if len(layer.users) == 1 else None
     with_statistics = user is not None and user.target is NORM and user.args[3] is not None
     return user if with_statistics and layer.target in WEIGHTED[:2] else None
@@ -112,7 +115,7 @@ def _is_own_weight(weight: Any, layer: fx.Node) -> bool:
 
 
 def _source(node: Any) -> fx.Node:
-    """The node that made the values."""
+    """Return the node that computed the values, before operators that only move them."""
     while preserves_quantization(node):
         node = node.args[0]
     found: fx.Node = node
@@ -120,7 +123,7 @@ def _source(node: Any) -> fx.Node:
 
 
 def _end(node: fx.Node) -> fx.Node:
-    """The last node of those that become one with a layer or a sum."""
+    """Return the last node that is fused with a layer or a sum."""
     node = norm_after(node) or node
     while len(node.users) == 1 and (user := next(iter(node.users))).target in _CUTS and user.args[0] is node:
         node = user
@@ -143,7 +146,7 @@ def _is_join(node: fx.Node) -> bool:
 
 
 def _is_convolved(node: fx.Node) -> bool:
-    """Whether values come from a convolution, through functions of single values."""
+    """Return True if a node computes elementwise functions of the output of a convolution."""
     while node.op == "call_function":
         if node.target in WEIGHTED[:2] or node.target is aten.cat.default or node.target in _POOLS:
             return True

@@ -1,4 +1,4 @@
-"""Which layers suffer from a lower precision, and how few have to stay in floating point: pure search, no runtime."""
+"""Sensitivity of layers to a lower precision, and search for the layers that stay in floating point."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ Layers = tuple[str, ...]
 
 
 def divergence(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
-    """How far ``logits`` lead from the probabilities of ``reference``: the mean Kullback-Leibler divergence, in nats.
+    """Return the mean Kullback-Leibler divergence of the probabilities from those of a reference, in nats.
 
-    Shapes: both ``(N, num_classes)``.
+    Args:
+        reference: Logits of the reference, ``(N, num_classes)``.
+        logits: Logits to compare, of the same shape.
 
-    >>> divergence(np.zeros((1, 2), np.float32), np.ones((1, 2), np.float32))
-    0.0
+    Example:
+        >>> divergence(np.zeros((1, 2), np.float32), np.ones((1, 2), np.float32))
+        0.0
     """
     before, after = (_log_probabilities(each) for each in (reference, logits))
     found = (np.exp(before) * (before - after)).sum(axis=1).mean()
@@ -31,22 +34,23 @@ def _log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
-def neighbours(layers: Sequence[str], at_most: int = 64) -> list[Layers]:
-    """The layers one by one, or in a long network in groups of neighbours, of which there are ``at_most``.
+def group_layers(layers: Sequence[str], max_groups: int = 64) -> list[Layers]:
+    """Return at most ``max_groups`` groups of consecutive layers, with one layer per group in a short network.
 
-    >>> neighbours(["a", "b", "c", "d", "e"], at_most=2)
-    [('a', 'b', 'c'), ('d', 'e')]
+    Example:
+        >>> group_layers(["a", "b", "c", "d", "e"], max_groups=2)
+        [('a', 'b', 'c'), ('d', 'e')]
     """
-    size = -(-len(layers) // at_most)
+    size = -(-len(layers) // max_groups)
     return [tuple(layers[start : start + size]) for start in range(0, len(layers), size)]
 
 
 def rank_layers(groups: Sequence[Layers], measure: Callable[[Layers], float]) -> list[tuple[Layers, float]]:
-    """The groups with what each alone costs, the most expensive first; of equal ones the earlier.
+    """Return the groups with their costs, in descending order. The order of equal costs is kept.
 
     Args:
-        groups: see :func:`neighbours`.
-        measure: what it costs to lower the precision of these layers and of no others.
+        groups: Groups of layers, see :func:`group_layers`.
+        measure: Function that returns the cost of a lower precision in the given layers only.
     """
     found = [(group, measure(group)) for group in groups]
     return sorted(found, key=lambda pair: -pair[1])
@@ -54,17 +58,20 @@ def rank_layers(groups: Sequence[Layers], measure: Callable[[Layers], float]) ->
 
 @dataclass(frozen=True)
 class Trial(Generic[Result]):
-    """What came out with some layers kept in floating point."""
+    """Result of an evaluation with some layers in floating point."""
 
     kept: Layers
     result: Result
 
 
 @dataclass(frozen=True)
-class Search(Generic[Result]):
-    """The end of a search: whether the budget holds, and with what; ``trials`` in the order in which they were made.
+class BudgetSearch(Generic[Result]):
+    """Result of :func:`search_budget`.
 
-    Where it does not hold, ``best`` is the trial that came nearest.
+    Attributes:
+        holds: True if a trial is within the budget.
+        best: Trial with the fewest layers in floating point within the budget. If none is, the trial of lowest cost.
+        trials: All trials in order.
     """
 
     holds: bool
@@ -78,27 +85,28 @@ def search_budget(
     cost: Callable[[Result], float],
     budget: float,
     max_kept: int,
-) -> Search[Result]:
-    """Keep as few of the most sensitive layers in floating point as the budget asks for.
+) -> BudgetSearch[Result]:
+    """Find the smallest number of sensitive layers in floating point that meets a budget.
 
-    First none is kept; where that costs too much, the layers are ranked, and 1, 2, 4, 8, ... groups of them kept, then
-    the fewest found between the last number that was too small and the first that was not. So a network of 64 groups
-    takes some ten trials. It takes for granted that a further layer in floating point does not harm.
+    The first trial keeps no layer. If its cost is above the budget, the layers are ranked, and 1, 2, 4, 8, ... groups
+    are kept. The exact number is then found by bisection. A network of 64 groups requires about ten trials. The search
+    assumes that a further layer in floating point does not increase the cost.
 
     Args:
-        rank: gives groups of layers, the most sensitive first; asked only where it is needed.
-        evaluate: makes the network with these layers kept, and measures it.
-        cost: what a result costs: points of accuracy.
-        budget: what it may cost.
-        max_kept: at most so many layers stay in floating point.
+        rank: Function that returns groups of layers, the most sensitive first. It is called only if required.
+        evaluate: Function that builds the network with the given layers in floating point and evaluates it.
+        cost: Function that returns the cost of a result, for example lost points of accuracy.
+        budget: Largest accepted cost.
+        max_kept: Largest number of layers in floating point.
 
-    >>> cheap = search_budget(lambda: [("b",), ("a",), ("c",)], lambda kept: 3.0 - len(kept), float, 1.0, 3)
-    >>> cheap.holds, cheap.best.kept
-    (True, ('b', 'a'))
+    Example:
+        >>> found = search_budget(lambda: [("b",), ("a",), ("c",)], lambda kept: 3.0 - len(kept), float, 1.0, 3)
+        >>> found.holds, found.best.kept
+        (True, ('b', 'a'))
     """
     trials = [Trial[Result]((), evaluate(()))]
     if cost(trials[0].result) <= budget:
-        return Search(True, trials[0], tuple(trials))
+        return BudgetSearch(True, trials[0], tuple(trials))
     groups = list(rank()) if max_kept > 0 else []
     counts = [sum(len(group) for group in groups[:i]) for i in range(len(groups) + 1)]
     most = max(i for i, count in enumerate(counts) if count <= max_kept)
@@ -113,7 +121,7 @@ def search_budget(
         low, high = high, min(2 * high, most)
     if high == low:
         nearest = min(trials, key=lambda trial: (cost(trial.result), len(trial.kept)))
-        return Search(False, nearest, tuple(trials))
+        return BudgetSearch(False, nearest, tuple(trials))
     best = trials[-1]
     while high - low > 1:
         middle = (low + high) // 2
@@ -121,4 +129,4 @@ def search_budget(
             high, best = middle, trials[-1]
         else:
             low = middle
-    return Search(True, best, tuple(trials))
+    return BudgetSearch(True, best, tuple(trials))

@@ -1,4 +1,4 @@
-"""A classifier as a graph of operations, which calls the classifier's own parameters by their names."""
+"""Tracing of a classifier to a graph of operations that accesses its parameters by name."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _DROPOUTS = (aten.dropout.default, aten.feature_dropout.default, aten.alpha_drop
 
 
 class Program:
-    """A graph that can be run on whatever has the parameters, buffers and modules that it names.
+    """An executable graph, which reads parameters, buffers and modules by name from the module that it is called with.
 
-    It has no state; a copy of its owner goes on with the same one.
+    It has no state, so that copies of the module share it.
     """
 
     def __init__(self, graph: fx.Graph) -> None:
         self.graph = graph
         code = graph.python_code("self")
         scope: dict[str, Any] = dict(code.globals)
-        exec(code.src, scope)  # what torch's GraphModule does
+        exec(code.src, scope)  # as GraphModule of torch does
         self._run: Callable[..., tuple[Tensor, ...]] = scope["forward"]
 
     def __call__(self, owner: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-        """All outputs, in order."""
+        """Return all outputs in order."""
         return self._run(owner, images)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
@@ -42,7 +42,7 @@ class Program:
 
 
 class _Trunk(nn.Module):
-    """Normalized images to logits, pooled features and auxiliary logits."""
+    """Part of a classifier from normalized images to logits, pooled features and auxiliary logits."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
@@ -52,27 +52,27 @@ class _Trunk(nn.Module):
         self.head = classifier.head
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Everything that the classifier gives in training."""
+        """Return all outputs of a classifier in training mode."""
         features = extract_features(images, self.backbone, self.neck, self.pooling)
         return self.head(features.pooled), features.pooled, *features.auxiliary
 
 
 def trace(classifier: Classifier, channels: int, image_size: int) -> tuple[fx.Graph, dict[str, Tensor]]:
-    """The graph of a classifier after its normalization: what it does in training, for batches of any size.
+    """Trace a classifier after its normalization, in training mode and for batches of any size.
 
-    Nothing is computed and nothing drawn. The operations leave what they are given as it was; dropout asks the owner's
-    attribute ``training``, batch normalization its attribute ``norms_learn``.
+    The random state is not changed. The graph has no in-place operations. Dropout reads the attribute ``training`` of
+    the module, and batch normalization reads its attribute ``norms_learn``.
 
     Returns:
-        The graph, and tensors that it names ``constants.<name>``, which are no parameters or buffers.
+        The graph, and the constant tensors that it accesses as ``constants.<name>``.
 
     Raises:
-        UserError: what the network does depends on what is in the images, or it draws other random numbers than those
-            of dropout; it says which layer.
+        UserError: If the control flow depends on the values of the images, or if a layer other than dropout draws
+            random numbers. The message names the layer.
     """
     trunk = _Trunk(classifier)
     device = classifier.mean.device
-    example = torch.zeros(2, channels, image_size, image_size, device=device)  # a batch of 1 would be taken as fixed
+    example = torch.zeros(2, channels, image_size, image_size, device=device)  # a batch of 1 would become a fixed size
     drawing = torch.random.fork_rng([device] if device.type == "cuda" else [])
     try:
         with preserve_modes(trunk), warnings.catch_warnings(), drawing:
@@ -80,7 +80,7 @@ def trace(classifier: Classifier, channels: int, image_size: int) -> tuple[fx.Gr
             sizes = ({0: torch.export.Dim("batch", min=1)},)
             exported = torch.export.export(trunk.train(), (example,), dynamic_shapes=sizes, strict=False)
         module: Any = exported.module(check_guards=False)
-    except Exception as error:  # export raises what it likes
+    except Exception as error:  # torch.export raises exceptions of many classes
         line = next((each.strip() for each in str(error).splitlines() if each.strip()), type(error).__name__)
         raise UserError(f"the network cannot be traced: {line[:300]}") from error
     graph = fx.Graph()
@@ -94,14 +94,14 @@ def trace(classifier: Classifier, channels: int, image_size: int) -> tuple[fx.Gr
     return graph, constants
 
 
-def layer_of(node: fx.Node) -> str:
-    """The name of the layer that a node came from; empty for what stands in no layer."""
+def layer_name(node: fx.Node) -> str:
+    """Return the name of the layer of a node, or an empty string if it belongs to no layer."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     return str(stack[-1][0]) if stack else ""
 
 
 def is_buffer_update(node: fx.Node) -> bool:
-    """Whether a node counts the batches of a batch normalization."""
+    """Return True if a node increments the batch counter of a batch normalization."""
     first = node.args[0] if node.args else None
     return node.target is aten.add_.Tensor and isinstance(first, fx.Node) and first.op == "get_attr"
 
@@ -118,7 +118,7 @@ def _constants(graph: fx.Graph, module: nn.Module, trunk: nn.Module) -> dict[str
 
 
 def _without_in_place(graph: fx.Graph) -> None:
-    """What changes a tensor in place gives a new one, and whoever used the changed one later uses that."""
+    """Replace in-place operations by operations that return a new tensor, and redirect later users to it."""
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         plain = _plain(node.target) if node.op == "call_function" else None
@@ -132,7 +132,7 @@ def _without_in_place(graph: fx.Graph) -> None:
 
 
 def _plain(target: Any) -> Any:
-    """The operation that does the same without changing its argument; ``None`` where it changes none."""
+    """Return the out-of-place variant of an in-place operation, or ``None`` for other operations."""
     if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
         return None
     space, _, name = target._schema.name.partition("::")
@@ -143,7 +143,7 @@ def _plain(target: Any) -> Any:
 def _with_modes(graph: fx.Graph) -> None:
     modes: dict[str, fx.Node] = {}
 
-    def asked(name: str, node: fx.Node) -> fx.Node:
+    def read_attribute(name: str) -> fx.Node:
         if name not in modes:
             with graph.inserting_before(next(iter(graph.nodes))):
                 modes[name] = graph.create_node("get_attr", name, name=name)
@@ -157,16 +157,16 @@ def _with_modes(graph: fx.Graph) -> None:
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
             else:
-                node.args = (*node.args[:2], asked("training", node))
+                node.args = (*node.args[:2], read_attribute("training"))
         elif node.target is aten.batch_norm.default:
             if node.args[3] is not None:  # with running statistics
-                node.args = (*node.args[:5], asked("norms_learn", node), *node.args[6:])
+                node.args = (*node.args[:5], read_attribute("norms_learn"), *node.args[6:])
         elif is_buffer_update(node):
-            node.args = (node.args[0], asked("norms_learn", node))
+            node.args = (node.args[0], read_attribute("norms_learn"))
         elif _draws(node):
             raise UserError(
-                f"{layer_of(node) or 'the network'} draws random numbers ({_word(node)}), which a traced network would "
-                "draw in evaluation, too: set drop_path_rate or the like to 0"
+                f"{layer_name(node) or 'the network'} draws random numbers ({_operator_name(node)}), which a traced "
+                "network would also draw in evaluation. Set drop_path_rate or a similar argument to 0."
             )
 
 
@@ -178,6 +178,6 @@ def _draws(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
 
 
-def _word(node: fx.Node) -> str:
+def _operator_name(node: fx.Node) -> str:
     target: Any = node.target
     return str(getattr(target, "_schema", target).name).partition("::")[2]

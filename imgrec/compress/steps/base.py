@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
+from imgrec.errors import UserError
 from imgrec.registry import Registry
+from imgrec.utils.ranges import describe_type, is_in_range
 
 
 @dataclass(frozen=True)
 class CompressionStep:
-    """CompressionStep of a compression plan, with plain data as arguments."""
+    """Base class of the steps of a compression plan, with plain data as arguments.
+
+    Raises:
+        UserError: If an argument is outside the range of its annotation.
+    """
 
     name: ClassVar[str]
     trains: ClassVar[bool] = False
     """True if the step trains weights."""
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            if not is_in_range(value, hint):
+                raise UserError(f"{name}: expected {describe_type(hint)}, got {value!r}.")
 
     @property
     def label(self) -> str:

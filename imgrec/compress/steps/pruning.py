@@ -15,7 +15,7 @@ from imgrec.compress.pruning.schedule import Shape
 from imgrec.compress.pruning.targets import parse_target
 from imgrec.compress.pruning.weight_importance import Criterion
 from imgrec.compress.steps.base import STEPS, CompressionStep
-from imgrec.losses.base import in_range
+from imgrec.utils.ranges import OpenUnitInterval
 
 
 @STEPS.register("prune")
@@ -52,6 +52,7 @@ class Prune(CompressionStep):
     exclude: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         parse_target(self.target)
         _ = self.config
 
@@ -126,14 +127,14 @@ class Mask(CompressionStep):
 
     name: ClassVar[str] = "mask"
 
-    sparsity: float = 0.9
+    sparsity: OpenUnitInterval = 0.9
     criterion: Criterion = "magnitude"
     scope: Scope = "global"
     pattern: str | None = None
     schedule: Shape = "cubic"
 
     def __post_init__(self) -> None:
-        in_range("sparsity", self.sparsity, high=1.0, open_low=True, open_high=True)
+        super().__post_init__()
         _ = self.config
 
     @property

@@ -1,4 +1,4 @@
-"""CompressionStep that exports the network in a lower precision."""
+"""Step that exports the network in a lower precision."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from imgrec.compress.steps.base import STEPS, CompressionStep
-from imgrec.losses.base import in_range
+from imgrec.utils.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 
 
 @STEPS.register("quantize")
@@ -19,7 +19,7 @@ class Quantize(CompressionStep):
         runtime: Runtime of the export, a name in :data:`imgrec.RUNTIMES`. Defaults to ``onnxruntime``.
         max_drop: Largest drop of validation accuracy in points. If int8 in all layers loses more, the most sensitive
             layers stay in floating point. Defaults to no limit.
-        sure: True to compare the upper end of the 95 % interval of the drop with ``max_drop``. Defaults to false.
+        sure: If True, compare the upper end of the 95 % interval of the drop with ``max_drop``. Defaults to False.
         max_kept: Largest share of layers that stay in floating point, in [0, 1]. Defaults to 0.5.
         calibration: Number of calibration images. Defaults to 256.
         method: ``static``, or for transformers in ONNX Runtime ``dynamic`` or ``weights``. Defaults to ``static``.
@@ -36,19 +36,13 @@ class Quantize(CompressionStep):
 
     to: Literal["int8", "fp16", "bf16", "fp32"] = "int8"
     runtime: str = "onnxruntime"
-    max_drop: float | None = None
+    max_drop: NonNegativeFloat | None = None
     sure: bool = False
-    max_kept: float = 0.5
-    calibration: int = 256
+    max_kept: ClosedUnitInterval = 0.5
+    calibration: PositiveInt = 256
     method: Literal["static", "dynamic", "weights"] = "static"
     biases: Literal["auto", "fast", "accurate", "none"] = "auto"
     exclude: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.max_drop is not None:
-            in_range("max_drop", self.max_drop)
-        in_range("max_kept", self.max_kept, high=1.0)
-        in_range("calibration", self.calibration, low=1)
 
     @property
     def label(self) -> str:  # noqa: D102

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from imgrec.compress.steps.base import STEPS, CompressionStep
-from imgrec.losses.base import in_range
+from imgrec.utils.ranges import OpenUnitInterval, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -15,24 +15,17 @@ class Training(CompressionStep):
 
     trains: ClassVar[bool] = True
 
-    epochs: int = 3
-    lr: float | None = None
+    epochs: PositiveInt = 3
+    lr: PositiveFloat | None = None
     distill: bool = False
-    ema: float | None = None
+    ema: OpenUnitInterval | None = None
 
-    def __post_init__(self) -> None:
-        in_range("epochs", self.epochs, low=1)
-        if self.lr is not None:
-            in_range("lr", self.lr, open_low=True)
-        if self.ema is not None:
-            in_range("ema", self.ema, high=1.0, open_low=True, open_high=True)
-
-    def _describe(self, what: str) -> str:
-        beside = [f"learning rate {self.lr:g}" if self.lr is not None else ""]
-        beside += ["distilled from the run itself" if self.distill else ""]
-        beside += [f"EMA {self.ema:g}" if self.ema is not None else ""]
-        some = ", ".join(each for each in beside if each)
-        return f"{what} for {self.epochs} epoch{'s' if self.epochs > 1 else ''}{f' ({some})' if some else ''}"
+    def _describe(self, verb: str) -> str:
+        parts = [f"learning rate {self.lr:g}" if self.lr is not None else ""]
+        parts += ["distilled from the run itself" if self.distill else ""]
+        parts += [f"EMA {self.ema:g}" if self.ema is not None else ""]
+        settings = ", ".join(each for each in parts if each)
+        return f"{verb} for {self.epochs} epoch{'s' if self.epochs > 1 else ''}{f' ({settings})' if settings else ''}"
 
 
 @STEPS.register("finetune")
@@ -43,7 +36,7 @@ class Finetune(Training):
     Args:
         epochs: Number of epochs, 1 or more. Defaults to 3.
         lr: Peak learning rate. Defaults to a tenth of the learning rate of the run.
-        distill: True to distill from the dense network of the run in addition. Defaults to false.
+        distill: If True, also distill from the dense network of the run. Defaults to False.
         ema: Decay of the averaged weights, in (0, 1). Defaults to the setting of the run.
 
     Example::
@@ -70,7 +63,7 @@ class Qat(Training):
     Args:
         epochs: Number of epochs, 1 or more. Defaults to 2.
         lr: Peak learning rate. Defaults to a hundredth of the learning rate of the run.
-        distill: True to distill from the dense network of the run in addition. Defaults to false.
+        distill: If True, also distill from the dense network of the run. Defaults to False.
         ema: Decay of the averaged weights, in (0, 1). Defaults to the setting of the run.
 
     Example::
@@ -80,7 +73,7 @@ class Qat(Training):
 
     name: ClassVar[str] = "qat"
 
-    epochs: int = 2
+    epochs: PositiveInt = 2
 
     @property
     def label(self) -> str:  # noqa: D102

@@ -17,7 +17,7 @@ from imgrec.compress.quantization.onnx_graph import match_layers
 from imgrec.compress.quantization.onnx_static import Ranges
 from imgrec.compress.quantization.openvino import Biases
 from imgrec.compress.quantization.quantizer import Quantizer
-from imgrec.compress.quantization.sensitivity import Layers, divergence, neighbours, rank_layers, search_budget
+from imgrec.compress.quantization.sensitivity import Layers, divergence, group_layers, rank_layers, search_budget
 from imgrec.data import ImageDataModule
 from imgrec.data.calibration import CalibrationSplit, calibration_images
 from imgrec.errors import BudgetExceededError, UserError
@@ -219,7 +219,7 @@ class _QuantizedExport:
             with open_runtime(file, runtime, threads=threads) as network:
                 return divergence(reference, network(batches[0]))
 
-        return rank_layers(neighbours(layers), measure)
+        return rank_layers(group_layers(layers), measure)
 
     def _log(self, text: str, *values: Any) -> None:
         """Log the drop of a trial. Without a budget there is one trial, whose result the command prints."""

@@ -47,7 +47,7 @@ def plan_stages(plan: Plan) -> list[Stage]:
     variant, the others are under ``stages/``.
 
     Example:
-        >>> plan = Plan.of(["mask", "finetune", "qat", "quantize"])
+        >>> plan = Plan.from_specs(["mask", "finetune", "qat", "quantize"])
         >>> [(stage.step.name, stage.place, stage.is_masked) for stage in plan_stages(plan)]
         [('finetune', 'stages/2-finetune', False), ('qat', '.', True), ('quantize', '.', False)]
     """

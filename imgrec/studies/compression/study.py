@@ -10,7 +10,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from imgrec.compress.plan import Plan, clash
+from imgrec.compress.plan import Plan, find_conflict
 from imgrec.compress.steps import CompressionStep, Prune, Qat, Quantize, Training
 from imgrec.compress.surgery import surgery_of
 from imgrec.errors import UserError
@@ -114,7 +114,7 @@ class Compression:
             check_parent(self.parent.run)
         for plan in plans:
             for step in plan.steps:
-                if trained and (reason := clash(Qat(), step)) is not None:
+                if trained and (reason := find_conflict(Qat(), step)) is not None:
                     raise UserError(f"{step.name}: the run {self.parent.run.path} was trained for int8: {reason}")
                 for module, extra in required_packages(step):
                     require(module, extra, step.name)
