@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from imgrec.compress.quantization.fake_quantize import ActivationRange, ObserverMode, fake_weight
 from imgrec.compress.quantization.quantizer_placement import place_quantizers
-from imgrec.compress.quantization.tracing import Program, layer_name, trace
+from imgrec.compress.quantization.tracing import Program, layer_of_node, trace
 from imgrec.compress.surgery import note_step, refuse_parametrized, surgery_of, surgical
 from imgrec.errors import UserError
 from imgrec.models import Classifier
@@ -177,7 +177,7 @@ def _name(node: fx.Node) -> str:
     """Return a name for the range of a tensor: the name of its layer, followed by its operation."""
     if node.op == "placeholder":
         return "images"
-    layer = re.sub(r"\W", "_", layer_name(node)).removeprefix("backbone_network_").removeprefix("backbone_")
+    layer = re.sub(r"\W", "_", layer_of_node(node)).removeprefix("backbone_network_").removeprefix("backbone_")
     operation = re.sub(r"_?\d+$", "", node.name).strip("_")
     return f"{layer}_{operation}" if layer else operation
 

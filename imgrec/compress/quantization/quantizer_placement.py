@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from imgrec.compress.quantization.tracing import layer_name
+from imgrec.compress.quantization.tracing import layer_of_node
 
 aten: Any = torch.ops.aten
 
@@ -82,14 +82,14 @@ def place_quantizers(graph: fx.Graph) -> QuantizerPlacement:
         if node.target in WEIGHTED:
             weight = node.args[1]
             if not _is_own_weight(weight, node):
-                float_layers[layer_name(node)] = "its weight is computed or shared with another layer"
+                float_layers[layer_of_node(node)] = "its weight is computed or shared with another layer"
                 continue
             layers.append(node)
             found[_source(node.args[0])] = None
             if node.target is not aten.linear.default:
                 found[_end(node)] = None
         elif node.target in _OTHER_WEIGHTED:
-            float_layers[layer_name(node)] = f"there is no int8 kernel for {node.target.__name__.partition('.')[0]}"
+            float_layers[layer_of_node(node)] = f"there is no int8 kernel for {node.target.__name__.partition('.')[0]}"
         elif _is_join(node):
             found |= dict.fromkeys(_source(each) for each in _operands(node))
             found[_end(node)] = None

@@ -94,7 +94,7 @@ def trace(classifier: Classifier, channels: int, image_size: int) -> tuple[fx.Gr
     return graph, constants
 
 
-def layer_name(node: fx.Node) -> str:
+def layer_of_node(node: fx.Node) -> str:
     """Return the name of the layer of a node, or an empty string if it belongs to no layer."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     return str(stack[-1][0]) if stack else ""
@@ -165,7 +165,7 @@ def _with_modes(graph: fx.Graph) -> None:
             node.args = (node.args[0], read_attribute("norms_learn"))
         elif _draws(node):
             raise UserError(
-                f"{layer_name(node) or 'the network'} draws random numbers ({_operator_name(node)}), which a traced "
+                f"{layer_of_node(node) or 'the network'} draws random numbers ({_operator_name(node)}), which a traced "
                 "network would also draw in evaluation. Set drop_path_rate or a similar argument to 0."
             )
 
