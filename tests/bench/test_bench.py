@@ -117,15 +117,15 @@ def count_multiplications(classifier: Classifier, facts: DataFacts) -> int:
 
 
 def test_accuracy_equals_that_of_the_run_in_every_runtime(bench: Bench, run: Path) -> None:
-    said = RunFolder(run).predictions("test")
+    predicted = RunFolder(run).predictions("test")
     own = RunFolder(run).summary["test"]
     for row in bench.rows:
-        assert (row.split, row.images) == ("test", len(said))
+        assert (row.split, row.images) == ("test", len(predicted))
         assert row.accuracy == pytest.approx(own["acc"], abs=1e-6)
         assert row.ece == pytest.approx(own["ece"], abs=1e-3)
         assert (row.agreement, row.difference, row.difference_low, row.difference_high) == (1.0, 0.0, 0.0, 0.0)
         assert row.accuracy is not None
-        assert (row.low, row.high) == wilson_interval(round(row.accuracy * len(said)), len(said))
+        assert (row.low, row.high) == wilson_interval(round(row.accuracy * len(predicted)), len(predicted))
 
 
 def test_batch_sizes_are_timed_in_turn(bench: Bench) -> None:
@@ -171,8 +171,8 @@ def test_a_given_export_belongs_to_its_run(run: Path, tmp_path: Path) -> None:
     assert alone.run.path == run
     assert alone.counts == {"bytes": (run / "exports" / "int8" / "model.onnx").stat().st_size}
     both = find_candidates([str(run)], ["openvino"], ["fp32", "bf16"], tmp_path, no_export)
-    told = [(each.runtime, each.precision) for each in both]
-    assert told == [("openvino", "fp32"), ("openvino", "bf16"), ("openvino", None)]  # int8 stays what it is
+    options = [(each.runtime, each.precision) for each in both]
+    assert options == [("openvino", "fp32"), ("openvino", "bf16"), ("openvino", None)]  # an int8 file has one precision
 
 
 def test_a_missing_package_is_noted_in_its_row_or_raised_if_named(
@@ -229,8 +229,8 @@ def test_a_killed_process_is_reported_with_its_reason() -> None:
 
 def predictions(right: NDArray[np.bool_], ids: list[str] | None = None) -> Predictions:
     targets = np.arange(len(right)) % 3
-    said = np.where(right, targets, (targets + 1) % 3)
-    return Predictions(ids or [str(i) for i in range(len(right))], targets, 5 * np.eye(3)[said], ["a", "b", "c"])
+    predicted = np.where(right, targets, (targets + 1) % 3)
+    return Predictions(ids or [str(i) for i in range(len(right))], targets, 5 * np.eye(3)[predicted], ["a", "b", "c"])
 
 
 def test_a_row_is_compared_with_the_reference_on_shared_images() -> None:
@@ -243,8 +243,10 @@ def test_a_row_is_compared_with_the_reference_on_shared_images() -> None:
     assert (row.difference_low, row.difference_high) == paired_bootstrap(mine, theirs)
     assert row.agreement == (mine == theirs).mean()
     order = generator.permutation(80)[:50]  # the same images, fewer and in another order
-    said = predictions(mine)
-    part = Predictions([str(i) for i in order], said.targets[order], said.logits[order], said.class_names)
+    predicted = predictions(mine)
+    part = Predictions(
+        [str(i) for i in order], predicted.targets[order], predicted.logits[order], predicted.class_names
+    )
     assert add_scores(ROW, EvaluatedCandidate(part), reference, "test").difference == pytest.approx(
         mine[order].mean() - theirs[order].mean()
     )
@@ -255,23 +257,26 @@ def test_a_row_is_compared_with_the_reference_on_shared_images() -> None:
 
 
 def test_rows_without_comparison_have_a_note() -> None:
-    said = predictions(np.ones(9, bool))
-    other = Predictions(said.ids, said.targets, said.logits, ["x", "y", "z"])
+    predicted = predictions(np.ones(9, bool))
+    other = Predictions(predicted.ids, predicted.targets, predicted.logits, ["x", "y", "z"])
     assert (
-        add_scores(ROW, EvaluatedCandidate(other), said, "test").note
+        add_scores(ROW, EvaluatedCandidate(other), predicted, "test").note
         == "not compared: it has other classes than the reference"
     )
     away = predictions(np.ones(9, bool), [f"z{i}" for i in range(9)])
-    assert "other images" in add_scores(ROW, EvaluatedCandidate(away), said, "test").note
-    logits = said.logits.copy()
+    assert "other images" in add_scores(ROW, EvaluatedCandidate(away), predicted, "test").note
+    logits = predicted.logits.copy()
     logits[:2] = math.nan
     row = add_scores(
-        ROW, EvaluatedCandidate(Predictions(said.ids, said.targets, logits, said.class_names)), said, "test"
+        ROW,
+        EvaluatedCandidate(Predictions(predicted.ids, predicted.targets, logits, predicted.class_names)),
+        predicted,
+        "test",
     )
     assert row.accuracy == pytest.approx(7 / 9)
     assert row.ece is None
     assert row.note == "2 images have logits that are NaN or infinite: they count as wrong"
-    assert add_scores(ROW, EvaluatedCandidate(note="no accuracy: why"), said, "test") == replace(
+    assert add_scores(ROW, EvaluatedCandidate(note="no accuracy: why"), predicted, "test") == replace(
         ROW, note="no accuracy: why"
     )
 
@@ -335,11 +340,11 @@ def test_a_network_without_a_run_is_evaluated_on_matching_images(run: Path, tmp_
             strict=True,
         )
     )
-    said = found[str(folder)].predictions
-    assert said is not None
+    predicted = found[str(folder)].predictions
+    assert predicted is not None
     recorded = RunFolder(run).predictions("val")
     keep = select_images(recorded.ids, 40)
-    assert sorted(said.ids) == sorted(recorded.ids[i] for i in keep)
+    assert sorted(predicted.ids) == sorted(recorded.ids[i] for i in keep)
     assert found[str(foreign)].note == "no accuracy: the file does not contain its classes and preprocessing"
     assert found[str(other)].note == "no accuracy: it belongs to no run, and no other source has images for it"
 
@@ -348,9 +353,9 @@ def test_the_reference_is_the_first_row_or_its_dense_run(run: Path, tmp_path: Pa
     def candidate(folder: Path, own: bool) -> Candidate:
         return Candidate("x", str(folder), str(folder), "torch", run=RunFolder(folder), own=own)
 
-    said = [EvaluatedCandidate(note="no accuracy"), EvaluatedCandidate(predictions(np.ones(9, bool)))]
-    assert find_reference([candidate(run, True)] * 2, said, "test", None) == (None, said[1].predictions)
-    name, dense = find_reference([candidate(run, False)], said[1:], "test", None)
+    predicted = [EvaluatedCandidate(note="no accuracy"), EvaluatedCandidate(predictions(np.ones(9, bool)))]
+    assert find_reference([candidate(run, True)] * 2, predicted, "test", None) == (None, predicted[1].predictions)
+    name, dense = find_reference([candidate(run, False)], predicted[1:], "test", None)
     assert name == "tiny, as it was recorded"
     assert dense is not None
     assert dense.accuracy == RunFolder(run).predictions("test").accuracy
@@ -358,9 +363,9 @@ def test_the_reference_is_the_first_row_or_its_dense_run(run: Path, tmp_path: Pa
     shutil.copytree(run, child)
     environment = RunFolder(child).environment
     write_json(child / "environment.json", {**environment, "parent": {"path": str(run)}})
-    assert find_reference([candidate(child, True)], said[1:], "test", None)[0] == "tiny, as it was recorded"
+    assert find_reference([candidate(child, True)], predicted[1:], "test", None)[0] == "tiny, as it was recorded"
     given = [candidate(child, True), candidate(run, True)]
-    assert find_reference(given, said[1:] * 2, "test", None) == (None, said[1].predictions)
+    assert find_reference(given, predicted[1:] * 2, "test", None) == (None, predicted[1].predictions)
 
 
 def test_the_percentile_is_a_measured_value() -> None:

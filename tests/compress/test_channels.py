@@ -139,14 +139,14 @@ def test_the_most_important_channels_of_each_criterion_remain(criterion: Any) ->
 
 
 def test_random_importance_depends_on_the_seed() -> None:
-    def chosen(seed: int) -> list[int]:
+    def selected(seed: int) -> list[int]:
         model = built()
         how = ChannelPruning(importance="random", scope="layer", seed=seed)
         before = model.state_dict()[f"{CONV1}.weight"].clone()
         return kept_channels(prune_channels(model, IMAGES, {"macs": 0.5}, how), CONV1, before)
 
-    assert chosen(1) == chosen(1)
-    assert chosen(1) != chosen(2)
+    assert selected(1) == selected(1)
+    assert selected(1) != selected(2)
 
 
 def test_widths_are_multiples_and_every_layer_keeps_its_share() -> None:

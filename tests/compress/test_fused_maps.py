@@ -38,8 +38,8 @@ def specs(**parts: Any) -> ClassifierSpecs:
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", NECKS, ids=lambda parts: parts["neck"]["name"])
 def test_channels_are_pruned_through_the_neck(parts: dict[str, Any], tmp_path: Path) -> None:
-    chosen = specs(**parts)
-    model = chosen.build(FACTS).eval()
+    selected = specs(**parts)
+    model = selected.build(FACTS).eval()
     before = model.feature_dim
     report = prune_channels(model, images(), {"macs": 0.5})
     narrower = {name for name, (old, new) in report.widths.items() if new < old}
@@ -48,11 +48,11 @@ def test_channels_are_pruned_through_the_neck(parts: dict[str, Any], tmp_path: P
     with torch.no_grad():
         logits = model(images())
         assert model.feature_dim == model.forward_features(images()).shape[1] < before
-        again: Any = rebuild(chosen.build(FACTS).eval(), surgery_of(model))
+        again: Any = rebuild(selected.build(FACTS).eval(), surgery_of(model))
         again.load_state_dict(model.state_dict())
         assert torch.equal(again(images()), logits)
         assert again.feature_dim == model.feature_dim
-        folder = save_model_folder(tmp_path / "model", model, chosen, FACTS)
+        folder = save_model_folder(tmp_path / "model", model, selected, FACTS)
         assert torch.equal(load_model_folder(folder)[0](images()), logits)
 
 

@@ -54,10 +54,10 @@ def test_n_of_every_m_inputs_remain(shape: tuple[int, ...], n: int, m: int) -> N
     for out in range(shape[0]):
         taps = scores[out].reshape(shape[1], -1).T
         mask = kept[out].reshape(shape[1], -1).T
-        for tap, chosen in zip(taps, mask, strict=True):
+        for tap, row in zip(taps, mask, strict=True):
             for start in range(0, shape[1], m):
                 best = tap[start : start + m].topk(n).indices
-                assert sorted(best.tolist()) == chosen[start : start + m].nonzero().flatten().tolist()
+                assert sorted(best.tolist()) == row[start : start + m].nonzero().flatten().tolist()
 
 
 def test_gradient_scores_equal_the_published_formulas() -> None:

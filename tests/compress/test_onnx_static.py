@@ -102,8 +102,8 @@ def test_weights_have_a_scale_per_channel(source: Path, quantizer: OnnxInt8, tmp
     weight = float_constants[float_nodes[name].input[1]]
     dequantize = made_by[nodes[name].input[1]]
     integers, scales, zeros = (constants[each] for each in dequantize.input)
-    wanted = np.abs(weight).max(axis=(1, 2, 3)) / 127
-    np.testing.assert_allclose(scales, wanted, rtol=0.01)
+    expected = np.abs(weight).max(axis=(1, 2, 3)) / 127
+    np.testing.assert_allclose(scales, expected, rtol=0.01)
     assert (zeros == 0).all()
     np.testing.assert_array_equal(integers, np.round(weight / scales[:, None, None, None]).clip(-128, 127))
 
@@ -125,13 +125,13 @@ def test_logits_are_close_and_equal_with_all_layers_kept(
 ) -> None:
     unit = images.astype(np.float32) / 255
     with open_runtime(source, "onnxruntime") as network:
-        wanted = network(unit)
+        expected = network(unit)
     with open_runtime(quantizer.write(tmp_path / "int8.onnx"), "onnxruntime") as network:
         found = network(unit)
-    assert 0 < np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()
-    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.99
+    assert 0 < np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.99
     with open_runtime(quantizer.write(tmp_path / "kept.onnx", ["*"]), "onnxruntime") as network:
-        np.testing.assert_allclose(network(unit), wanted, atol=1e-5)
+        np.testing.assert_allclose(network(unit), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("ranges", ["percentile", "entropy"])

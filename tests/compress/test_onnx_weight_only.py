@@ -68,8 +68,8 @@ def test_matrix_products_in_dynamic_int8(source: Path, tmp_path: Path) -> None:
     assert (list(root.handlers), root.level) == before
     assert kinds(file).count("MatMulInteger") == 7  # qkv, proj, fc1 and fc2 of two blocks without the kept one
     assert kinds(file).count("MatMul") == 4 + 1 + 1  # the attention's own, the one that is kept, the head
-    wanted, found = logits(source), logits(file)
-    assert 0 < np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()
+    expected, found = logits(source), logits(file)
+    assert 0 < np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
 
 
 def test_weight_only_int8(source: Path, tmp_path: Path) -> None:
@@ -78,8 +78,8 @@ def test_weight_only_int8(source: Path, tmp_path: Path) -> None:
     file = quantize_weights(source, tmp_path / "weights.onnx", ["*.blocks.1.*"])
     assert (list(root.handlers), root.level) == before
     assert kinds(file).count("MatMulNBits") == 4
-    wanted, found = logits(source), logits(file)
-    assert 0 < np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+    expected, found = logits(source), logits(file)
+    assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
 
 def test_a_quantizer_lists_its_layers(source: Path, tmp_path: Path) -> None:

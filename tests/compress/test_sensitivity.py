@@ -65,11 +65,11 @@ def test_small_cases_equal_an_exhaustive_search() -> None:
         named = {f"l{i}": cost for i, cost in enumerate(costs)}
         order = sorted(named, key=lambda name: -named[name])
         for budget, most in itertools.product((0.0, 1.0, 4.0), range(5)):
-            wanted = next((n for n in range(most + 1) if sum(named[name] for name in order[n:]) <= budget), None)
+            smallest = next((n for n in range(most + 1) if sum(named[name] for name in order[n:]) <= budget), None)
             found, _ = searched(named, budget, most)
-            assert found.holds == (wanted is not None)
-            if wanted is not None:
-                assert found.best.kept == tuple(order[:wanted])
+            assert found.holds == (smallest is not None)
+            if smallest is not None:
+                assert found.best.kept == tuple(order[:smallest])
 
 
 def test_long_networks_are_grouped_and_the_limit_counts_layers() -> None:
@@ -83,8 +83,8 @@ def test_long_networks_are_grouped_and_the_limit_counts_layers() -> None:
 def test_the_divergence_equals_that_of_torch() -> None:
     generator = torch.Generator().manual_seed(0)
     before, after = (torch.randn(50, 7, generator=generator) for _ in range(2))
-    wanted = torch.nn.functional.kl_div(
+    smallest = torch.nn.functional.kl_div(
         after.log_softmax(1), before.log_softmax(1), reduction="batchmean", log_target=True
     )
-    assert divergence(before.numpy(), after.numpy()) == pytest.approx(wanted.item(), rel=1e-5)
+    assert divergence(before.numpy(), after.numpy()) == pytest.approx(smallest.item(), rel=1e-5)
     assert divergence(before.numpy(), before.numpy() + 3) == pytest.approx(0, abs=1e-6)

@@ -95,14 +95,15 @@ def test_the_description_is_sufficient_for_the_logits_of_the_predictor(
 ) -> None:
     classifier, facts = load_model_folder(trained / "model")
     export = export_onnx(classifier, facts, tmp_path / "x")
-    wanted = np.stack([each.logits for each in Predictor(classifier, facts, device="cpu").predict(digits)])
+    expected = np.stack([each.logits for each in Predictor(classifier, facts, device="cpu").predict(digits)])
     found = logits_by_description(export.file, digits)
-    assert (found.argmax(1) == wanted.argmax(1)).all()
-    np.testing.assert_allclose(found, wanted, atol=0.02 * np.abs(wanted).max())  # a gray level of resizing
+    assert (found.argmax(1) == expected.argmax(1)).all()
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())  # a gray level of resizing
     again = (np.stack([read_by_description(path, read_description(export.file)) for path in digits]) - 0.5) / 0.5
     session = onnxruntime.InferenceSession(str(export.file), providers=["CPUExecutionProvider"])
     assert (
-        np.abs(session.run(None, {"images": again.astype(np.float32)})[0] - wanted).max() > 0.2 * np.abs(wanted).max()
+        np.abs(session.run(None, {"images": again.astype(np.float32)})[0] - expected).max()
+        > 0.2 * np.abs(expected).max()
     )
 
 
@@ -167,12 +168,12 @@ def test_the_description_is_sufficient_for_the_accuracy_on_photographs(tmp_path:
     export = export_onnx(classifier, facts, tmp_path / "x")
     paths = sorted((root / "photos").glob("*.JPEG"))[:400]
     targets = np.array([int(path.name.partition("_")[0]) for path in paths])
-    wanted = np.stack([each.logits for each in Predictor(classifier, facts, device="cpu").predict(paths)])
+    expected = np.stack([each.logits for each in Predictor(classifier, facts, device="cpu").predict(paths)])
     found = logits_by_description(export.file, paths)
     accuracy = {
-        name: float((each.argmax(1) == targets).mean()) for name, each in (("described", found), ("predict", wanted))
+        name: float((each.argmax(1) == targets).mean()) for name, each in (("described", found), ("predict", expected))
     }
     print(accuracy)
-    assert (found.argmax(1) == wanted.argmax(1)).mean() > 0.98
+    assert (found.argmax(1) == expected.argmax(1)).mean() > 0.98
     assert accuracy["described"] == pytest.approx(accuracy["predict"], abs=0.01)
     assert accuracy["described"] > 0.7

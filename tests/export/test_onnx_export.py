@@ -67,9 +67,9 @@ def test_input_and_output_names_and_dynamic_batch(exported: Path) -> None:
 def test_the_logits_are_those_of_pytorch(count: int, exported: Path, classifier: Classifier) -> None:
     images = np.random.default_rng(count).random((count, 3, 16, 16), dtype=np.float32)
     with torch.inference_mode():
-        wanted = classifier.eval()(torch.from_numpy(images)).numpy()
+        expected = classifier.eval()(torch.from_numpy(images)).numpy()
     with open_runtime(exported, "onnxruntime") as network:
-        np.testing.assert_allclose(network(images), wanted, atol=1e-5)
+        np.testing.assert_allclose(network(images), expected, atol=1e-5)
 
 
 def test_the_folder_is_unchanged_if_the_logits_differ(
@@ -133,8 +133,8 @@ def test_a_missing_package_names_its_extra(
     ],
 )
 def test_unreadable_exports_are_refused(change: dict[str, Any], message: str, exported: Path, tmp_path: Path) -> None:
-    said = json.loads((exported / "export.json").read_text()) | change
-    (tmp_path / "export.json").write_text(json.dumps(said))
+    content = json.loads((exported / "export.json").read_text()) | change
+    (tmp_path / "export.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
         read_export(tmp_path)
 
@@ -154,9 +154,9 @@ def test_openvino_in_each_precision(precision: str, classifier: Classifier, tmp_
     assert read_export(export.folder) == export
     images = np.random.default_rng(0).random((3, 3, 16, 16), dtype=np.float32)
     with torch.inference_mode():
-        wanted = classifier.eval()(torch.from_numpy(images)).numpy()
+        expected = classifier.eval()(torch.from_numpy(images)).numpy()
     with open_runtime(export.folder, "openvino") as network:
-        np.testing.assert_allclose(network(images), wanted, atol={"fp32": 1e-5, "fp16": 1e-2, "bf16": 0.1}[precision])
+        np.testing.assert_allclose(network(images), expected, atol={"fp32": 1e-5, "fp16": 1e-2, "bf16": 0.1}[precision])
 
 
 @pytest.mark.slow
@@ -180,9 +180,9 @@ def test_common_networks_are_exported_and_quantized(backbone: Any, size: int, tm
     file = quantizer.write(tmp_path / "int8.onnx")
     assert file.stat().st_size < 0.5 * export.file.stat().st_size
     with open_runtime(export.file, "onnxruntime") as network:
-        wanted = network(images)
+        expected = network(images)
     with open_runtime(quantizer.write(tmp_path / "kept.onnx", quantizer.layers), "onnxruntime") as network:
-        np.testing.assert_allclose(network(images), wanted, atol=1e-4)
+        np.testing.assert_allclose(network(images), expected, atol=1e-4)
     with open_runtime(file, "onnxruntime") as network:
         assert np.isfinite(network(images)).all()
 

@@ -73,18 +73,18 @@ def test_gray_and_rectangular_images_are_converted(model: Classifier, tmp_path: 
 
 
 def test_the_stream_is_lazy(model: Classifier, images: list[Path]) -> None:
-    taken = 0
+    count = 0
 
     def endless() -> Iterator[Path]:
-        nonlocal taken
+        nonlocal count
         while True:
-            taken += 1
-            yield images[taken % len(images)]
+            count += 1
+            yield images[count % len(images)]
 
     stream = Predictor(model, FACTS, batch_size=2, device="cpu").stream(endless())
     for _ in range(4):
         assert next(stream).error is None
-    assert taken <= 4 + 3 * 2
+    assert count <= 4 + 3 * 2
 
 
 def test_a_wrong_device_or_batch_size_is_refused(model: Classifier) -> None:

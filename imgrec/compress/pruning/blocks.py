@@ -118,28 +118,26 @@ def drop_blocks(
     refuse_quantized(model)
     refuse_parametrized(model)
     _check(importance, batches)
-    wanted = parse_target(target)
+    goal = parse_target(target)
     work = surgical_copy(model).eval()
-    timed = wanted.kind == "latency"
-    whole = dense or (1.0 if timed else cost_of(work, images, wanted.kind))
+    timed = goal.kind == "latency"
+    whole = dense or (1.0 if timed else cost_of(work, images, goal.kind))
     device = next(model.parameters()).device
     found = residual_blocks(work, images[:2].to(device))
     left, removed = list(found), dict[str, float]()
     if start is None:
-        start = 1.0 if dense is None else cost_of(work, images, wanted.kind) / whole
+        start = 1.0 if dense is None else cost_of(work, images, goal.kind) / whole
     share = start
     data: Callable[[], Batches] = batches or (lambda: [(images, torch.empty(0))])
-    while share > wanted.share:
+    while share > goal.share:
         if not left:
-            raise UserError(_unreachable(wanted, share, len(found)))
+            raise UserError(_unreachable(goal, share, len(found)))
         scores = _importances(work, left, importance, data, loss)
         name = min(left, key=lambda each: scores[each])
         left.remove(name)
         removed[name] = scores[name]
         remove_blocks(work, {"removed": [name]})
-        share = (
-            start * share_of(work, model, images, "latency") if timed else cost_of(work, images, wanted.kind) / whole
-        )
+        share = start * share_of(work, model, images, "latency") if timed else cost_of(work, images, goal.kind) / whole
     first = images[:1].to(device)
     before = count_parameters(model), count_macs(model, first)
     step: Step | None = {"step": "blocks", "removed": list(removed)} if removed else None
