@@ -83,8 +83,8 @@ def test_long_networks_are_grouped_and_the_limit_counts_layers() -> None:
 def test_the_divergence_equals_that_of_torch() -> None:
     generator = torch.Generator().manual_seed(0)
     before, after = (torch.randn(50, 7, generator=generator) for _ in range(2))
-    smallest = torch.nn.functional.kl_div(
+    expected = torch.nn.functional.kl_div(
         after.log_softmax(1), before.log_softmax(1), reduction="batchmean", log_target=True
     )
-    assert divergence(before.numpy(), after.numpy()) == pytest.approx(smallest.item(), rel=1e-5)
+    assert divergence(before.numpy(), after.numpy()) == pytest.approx(expected.item(), rel=1e-5)
     assert divergence(before.numpy(), before.numpy() + 3) == pytest.approx(0, abs=1e-6)
