@@ -14,7 +14,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from imgrec.runs.environment import hardware, package_versions
+from imgrec.runs.environment import describe_hardware, package_versions
 
 HERE = Path(__file__).parent
 PAGE = HERE / "RESULTS.md"
@@ -72,7 +72,7 @@ def with_section(page: str, title: str, text: str) -> str:
 
 def conditions() -> str:
     """The date, the machine and the versions, in a line."""
-    machine = hardware()
+    machine = describe_hardware()
     versions = ", ".join(f"{name} {v}" for name, v in package_versions().items() if v)
     gpus = ", ".join(gpu["name"] for gpu in machine["gpus"]) or "no GPU"
     return (

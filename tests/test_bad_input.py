@@ -369,7 +369,7 @@ class Unpickled:
 def test_a_pickle_in_a_checkpoint_is_not_run(refused: Callable[..., str], trained: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "hyper_parameters": Unpickled()}, tmp_path / "evil.ckpt")
     for words in (("fit", "--ckpt_path", "evil.ckpt"), ("test", "evil.ckpt")):
-        assert "evil.ckpt is no checkpoint that can be read" in refused(*words)
+        assert "evil.ckpt is no readable checkpoint" in refused(*words)
 
 
 def test_a_run_folder_that_is_none(refused: Callable[..., str], trained: Path, tmp_path: Path) -> None:
@@ -386,10 +386,10 @@ def test_a_run_folder_that_is_none(refused: Callable[..., str], trained: Path, t
 def test_a_run_without_a_checkpoint(refused: Callable[..., str], trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "runs" / "tiny" / "first")
     shutil.rmtree(run / "checkpoints")
-    assert 'no checkpoint "best"; it has none' in refused("test", run)
+    assert 'no checkpoint "best". It has none' in refused("test", run)
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "epoch-3.ckpt").write_bytes(b"")
-    assert "it has: epoch-3" in refused("test", run)
+    assert "It has: epoch-3" in refused("test", run)
 
 
 @pytest.mark.parametrize("runs", ["tiny.yaml", "tiny.yaml/below", "/proc/runs"])

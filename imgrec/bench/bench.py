@@ -16,7 +16,7 @@ from imgrec.bench.rows import CandidateMeasurement, Options, make_notes, make_ro
 from imgrec.errors import UserError
 from imgrec.export.runtimes.registry import check_device
 from imgrec.reports.bench.results import Bench
-from imgrec.runs.environment import hardware
+from imgrec.runs.environment import describe_hardware
 
 ROUNDS = 10
 """Number of rounds. Networks are timed in turn in each, so that a temporary load of the machine affects all."""
@@ -56,7 +56,7 @@ def run_bench(
         add_scores(make_row(each, baseline, options), found, predicted, options.split)
         for each, found in zip(live, evaluated, strict=True)
     )
-    machine = hardware()
+    machine = describe_hardware()
     gpu = machine["gpus"][0]["name"] if options.device != "cpu" and machine["gpus"] else None
     reference = recorded or next((row.title for row in rows if row.accuracy is not None), "")
     notes = make_notes(rows, energy_errors, waiting_share(live) if options.device == "cpu" else 0.0)

@@ -16,7 +16,7 @@ from imgrec.errors import UserError
 from imgrec.metrics.calibration import bin_by_confidence
 from imgrec.metrics.per_image import per_image
 from imgrec.reports.bench.results import BenchRow
-from imgrec.runs.data import data_key, data_of
+from imgrec.runs.data import data_key, load_run_data
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions
 from imgrec.stats.intervals import wilson_interval
@@ -147,7 +147,7 @@ def _evaluate_group(
     report: Callable[[str], None],
     found: list[EvaluatedCandidate],
 ) -> None:
-    data = data_of(run)
+    data = load_run_data(run)
     if data.facts.multi_label:
         raise UserError("multi-label images are not supported")
     logits: dict[int, list[NDArray[np.float32]]] = {place: [] for place in places if predicts[place] is not None}

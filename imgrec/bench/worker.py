@@ -59,7 +59,7 @@ class Worker:
         """
         if cores and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cores)  # before any library starts its threads
-        from imgrec.runs.meters import energy_meters
+        from imgrec.runs.system import energy_meters
 
         gpus = [] if device == "cpu" else _gpu(device)
         make = self._import(path, runtime, OpenOptions(stored, precision, threads, device))

@@ -15,8 +15,8 @@ from imgrec.errors import UserError, suggestion
 from imgrec.metrics import METRICS
 from imgrec.metrics.names import custom_metrics
 from imgrec.metrics.per_image import PerImage, per_image
+from imgrec.runs.config import flat_config
 from imgrec.runs.evaluations import read_evaluations, recorded_metrics
-from imgrec.runs.flat_config import flat_config
 from imgrec.runs.folder import EVALUATIONS, RunFolder, find_runs, is_run_folder
 from imgrec.runs.metrics_csv import MetricSeries
 from imgrec.runs.predictions import Predictions

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from imgrec.compare.align import ComparedRun, SharedImages, align_predictions, find_finished_runs
 from imgrec.compare.groups import IGNORED_COLUMNS, Group, group_runs
 from imgrec.errors import UserError
+from imgrec.runs.config import fill_defaults
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.liveness import status_of
-from imgrec.runs.specs import fill_defaults
 from imgrec.stats.paired import discordant, holm, mcnemar_exact, paired_bootstrap
 from imgrec.stats.seeds import difference_over_seeds, estimate_false_positive_rate
 from imgrec.trust import opening

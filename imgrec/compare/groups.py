@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from imgrec.compare.align import ComparedRun
 from imgrec.errors import UserError, suggestion
-from imgrec.runs.flat_config import as_column, covers, differing
+from imgrec.runs.config import as_column, config_differences, matches_column
 from imgrec.stats.intervals import wilson_interval
 from imgrec.utils.formatting import config_value
 
@@ -102,7 +102,7 @@ def group_runs(runs: Sequence[ComparedRun], group_by: str = "auto") -> list[Grou
     flat = [run.config for run in runs]
     columns = dict.fromkeys(column for row in flat for column in row)
     by = group_by if group_by in _GROUPINGS else as_column(group_by)
-    selected = [column for column in columns if covers(by, [column])]
+    selected = [column for column in columns if matches_column(by, [column])]
     if by not in _GROUPINGS and not selected:
         prefixes = {"/".join(parts[:n]) for c in columns for parts in [c.split("/")] for n in range(1, len(parts) + 1)}
         raise UserError(
@@ -149,7 +149,11 @@ def _recipe_names(groups: Sequence[Sequence[ComparedRun]]) -> list[str]:
     names = []
     for experiment, group in zip(experiments, groups, strict=True):
         recipes = {str(i): g[0].run.recipe for i, g in enumerate(groups) if experiments[i] == experiment}
-        columns = [column for column in differing(recipes) if column not in IGNORED_COLUMNS] if len(recipes) > 1 else []
+        columns = (
+            [column for column in config_differences(recipes) if column not in IGNORED_COLUMNS]
+            if len(recipes) > 1
+            else []
+        )
         values = _values_text(columns, group[0].config)
         names.append(f"{experiment} ({', '.join(values)})" if values else experiment)
     return names
@@ -158,7 +162,7 @@ def _recipe_names(groups: Sequence[Sequence[ComparedRun]]) -> list[str]:
 def _values_text(columns: Sequence[str], row: dict[str, Any]) -> list[str]:
     """Return the values of a few columns as text. For specs with different names, only the names."""
     named = [column.removesuffix("/name") for column in columns if column.endswith("/name")]
-    shown = [c for c in columns if c.endswith("/name") or not any(covers(spec, [c]) for spec in named)]
+    shown = [c for c in columns if c.endswith("/name") or not any(matches_column(spec, [c]) for spec in named)]
     words = [f"{c.removesuffix('/name')} {config_value(row.get(c))}" for c in shown[:_MAX_COLUMNS]]
     return words + ["…"] * (len(shown) > _MAX_COLUMNS)
 

@@ -8,7 +8,7 @@ from typing import Any
 from imgrec.compare.comparison import Comparison, PairComparison, p_value_text
 from imgrec.compare.groups import Group
 from imgrec.metrics.names import metric_text, title_of
-from imgrec.runs.summary import plain
+from imgrec.runs.summary import to_plain
 from imgrec.utils.formatting import duration, short_count
 
 GROUP_COLUMNS = ("Group", "Runs", "Accuracy", "± / interval", "NLL", "ECE", "Training", "Parameters")
@@ -118,7 +118,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         },
         "notes": list(comparison.notes),
     }
-    values: dict[str, Any] = plain(found)
+    values: dict[str, Any] = to_plain(found)
     return values
 
 

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from imgrec.engine.config import Config
 from imgrec.engine.instantiate import find_class
 from imgrec.errors import UserError, suggestion
-from imgrec.runs.specs import complete_config
+from imgrec.runs.config import complete_config
 from imgrec.utils.signature import Entry, check_type
 
 TOP_LEVEL: dict[str, tuple[Any, Any]] = {

@@ -83,7 +83,7 @@ def plan_resume(run: RunFolder, config: Config, allowed: Sequence[str] = ()) -> 
     """
     from imgrec.engine.library_output import quiet_libraries
     from imgrec.engine.resolve import resolve
-    from imgrec.runs.resume import check_changes
+    from imgrec.runs.resume import check_config_changes
 
     quiet_libraries()
     if config.get("seed_everything") is True:
@@ -93,7 +93,7 @@ def plan_resume(run: RunFolder, config: Config, allowed: Sequence[str] = ()) -> 
     with policy.opening(run.path):
         before = resolve(read_config(run.path / CONFIG))
     _copy_measured_values(now, before)
-    changed, accepted = check_changes(run.path, before, now, allowed)
+    changed, accepted = check_config_changes(run.path, before, now, allowed)
     return ResumePlan(run, now, changed, accepted, is_complete(run, before) and not changed)
 
 
@@ -107,14 +107,14 @@ def resume_config(plan: ResumePlan) -> TrainingResult:
 
     from imgrec.engine.experiment import Experiment
     from imgrec.engine.training import train
-    from imgrec.runs.checkpoints import find_usable
+    from imgrec.runs.checkpoints import find_resumable
     from imgrec.runs.lock import RunLock
     from imgrec.runs.resume import Resumption
 
     path = plan.run.path
     if getattr(rank_zero_only, "rank", 0) == 0:
         RunLock(path).release()
-    start = find_usable(path)
+    start = find_resumable(path)
     experiment = Experiment(plan.config if start is None else _without_weights(plan.config))
     experiment.config["model"]["init_args"].pop("load_weights", None)
     if experiment.trainer.fast_dev_run:

@@ -59,7 +59,7 @@ def carried(path: Sequence[str], config: Mapping[str, Any], old: Mapping[str, An
 def registry_at(path: Sequence[str], config: Mapping[str, Any]) -> Registry[Any] | None:
     """Return the registry of the spec at a path, also inside other specs, or ``None`` if it has no registry."""
     from imgrec.registry import nested_registry
-    from imgrec.runs.specs import registry_of
+    from imgrec.runs.config import registry_of
 
     if len(path) < 3 or path[1] != "init_args":
         return None

@@ -126,14 +126,14 @@ def _fit(experiment: Experiment, checkpoint: str | Path | None) -> None:
 def _use_splits_of(run: Path, experiment: Experiment, resumption: Any) -> None:
     """Train with the split that a run folder stores: the split of the run itself or of its parent."""
     from imgrec.data.splits.table import SplitTable
-    from imgrec.runs.data import hold_to_run
+    from imgrec.runs.data import set_up_run_data
     from imgrec.runs.folder import SPLITS_FILE, RunFolder
 
     stored = run / SPLITS_FILE
     if not stored.is_file() or not hasattr(experiment.data, "use_splits"):
         return  # the fingerprint is compared at the start of training
     if resumption is not None:
-        hold_to_run(experiment.data, RunFolder(run), resumption.changes_data)
+        set_up_run_data(experiment.data, RunFolder(run), resumption.changes_data)
     else:
         experiment.data.use_splits(SplitTable.read(stored))
 

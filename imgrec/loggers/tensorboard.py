@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import TensorBoardLogger as LightningTensorBoardL
 
 from imgrec.errors import UserError
 from imgrec.loggers.base import RunLogger
-from imgrec.runs.flat_config import flat_config
+from imgrec.runs.config import flat_config
 from imgrec.runs.folder import RunFolder
 
 

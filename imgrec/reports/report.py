@@ -201,6 +201,6 @@ def _date_text(text: Any) -> str:
 
 def write_report_with_images(run: RunFolder, data: Any) -> Path:
     """Write the report of a run with thumbnails of the images of its data module, and return its path."""
-    from imgrec.runs.data import images_of
+    from imgrec.runs.data import make_image_loader
 
-    return write_report(run, images=images_of(data) if hasattr(data, "load_images") else None)
+    return write_report(run, images=make_image_loader(data) if hasattr(data, "load_images") else None)

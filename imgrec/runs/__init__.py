@@ -1,1 +1,1 @@
-"""The run folder: everything that one run was and said, in open formats."""
+"""Run folders: the complete record of a run, in open formats."""

@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or not there, and which of a run's to go on from."""
+"""Checkpoint files: atomic writing, and the checkpoint that a run resumes from."""
 
 from __future__ import annotations
 
@@ -19,34 +19,37 @@ from imgrec.utils.paths import written_aside
 logger = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a write says where there is no room: on the disk, in one's quota, in a file."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a write without space on the disk, in the quota or in the file."""
 
 
 def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
-    """Write ``content`` to ``path``, whole or not at all: aside, on the disk, then renamed.
+    """Write a checkpoint atomically: to a temporary file in the same folder, which is then renamed.
 
-    The file beside it is of the same file system, so that the renaming is one step; both the file and the folder are
-    synchronised, so that a machine that loses its power has the old checkpoint or the new one. Tensors are written as
-    they come: there is no second copy in memory.
+    File and folder are synchronised with the disk. After a power failure, either the old or the new checkpoint exists.
+    Tensors are written without a second copy in memory.
+
+    Args:
+        content: Content of the checkpoint.
+        path: Path of the file.
 
     Raises:
-        OSError: it cannot be written; what stood at ``path`` still does, and nothing half written is left.
+        OSError: If the file cannot be written. An existing file at ``path`` is unchanged, and no partial file remains.
     """
     path = Path(path)
     with written_aside(path) as aside, aside.open("wb") as file:
-        kept = _Kept(file)
+        recorder = _ErrorRecorder(file)
         try:
-            torch.save(content, kept)  # type: ignore[arg-type]
-        except (OSError, RuntimeError) as error:  # torch says "unexpected pos", and not why
-            raise (kept.error or error) from error
+            torch.save(content, recorder)  # type: ignore[arg-type]
+        except (OSError, RuntimeError) as error:  # torch reports "unexpected pos" without the cause
+            raise (recorder.error or error) from error
         file.flush()
         os.fsync(file.fileno())
     _synchronise(path.parent)
 
 
-class _Kept:
-    """A file that remembers why a write failed."""
+class _ErrorRecorder:
+    """File that stores the error of a failed write."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -67,66 +70,79 @@ def _synchronise(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError as error:  # some network file systems have no such thing
+    except OSError as error:  # not supported by some network file systems
         logger.debug("%s: %s", folder, error)
     finally:
         os.close(handle)
 
 
 @dataclass(frozen=True)
-class Usable:
-    """A checkpoint that was read: its path, its optimizer step and its epoch, both counted from 0."""
+class ResumableCheckpoint:
+    """Checkpoint that training can resume from.
+
+    Attributes:
+        path: Path of the file.
+        step: Optimizer step, counted from 0.
+        epoch: Epoch, counted from 0.
+    """
 
     path: Path
     step: int
     epoch: int
 
 
-def find_usable(run: str | os.PathLike[str]) -> Usable | None:
-    """The checkpoint that a run goes on from: its last one that can be read; ``None`` where it has none at all.
+def find_resumable(run: str | os.PathLike[str]) -> ResumableCheckpoint | None:
+    """Return the newest checkpoint of a run that can be resumed, or ``None`` if the run has no checkpoint.
 
-    The checkpoints that were written to go on from (``last.ckpt`` and those that it replaced, ``last-<step>.ckpt``)
-    come first, newest first, then any other. One that was cut off is named in a warning, and the next is taken.
+    ``last.ckpt`` and its predecessors ``last-<step>.ckpt`` have priority over all others. A truncated checkpoint is
+    skipped with a warning.
+
+    Args:
+        run: Run folder.
 
     Raises:
-        UserError: there are checkpoints, and none can be read.
+        UserError: If there are checkpoints and none can be resumed.
     """
     folder = Path(run) / "checkpoints"
-    refused: list[str] = []
+    rejected: list[str] = []
     for path in _newest_first(folder):
         try:
             found = read_checkpoint(path)
         except UserError as error:
-            refused.append(path.name)
+            rejected.append(path.name)
             logger.warning("%s", error)
             continue
         if "loops" not in found or "optimizer_states" not in found:
-            refused.append(path.name)
-            logger.warning("%s holds weights alone: nothing goes on from it", path)
+            rejected.append(path.name)
+            logger.warning("%s contains only weights. Training cannot resume from it.", path)
             continue
-        return Usable(path, int(found["global_step"]), int(found["epoch"]))
-    if refused:
+        return ResumableCheckpoint(path, int(found["global_step"]), int(found["epoch"]))
+    if rejected:
         raise UserError(
-            f"the run {Path(run)} cannot go on: none of its checkpoints can be used ({', '.join(refused)}). "
-            f"Remove {folder} to begin anew in this folder."
+            f"the run {Path(run)} cannot be resumed: no checkpoint can be used ({', '.join(rejected)}). "
+            f"Remove {folder} to restart training in this folder."
         )
     return None
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:
-    whole = (path for path in folder.glob("*.ckpt") if not path.name.startswith("."))
-    there = sorted(whole, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    yield from sorted((path for path in there if is_resumable(path)), key=lambda path: path.name != LAST)
-    yield from (path for path in there if not is_resumable(path))
+    complete = (path for path in folder.glob("*.ckpt") if not path.name.startswith("."))
+    found = sorted(complete, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    yield from sorted((path for path in found if is_resumable(path)), key=lambda path: path.name != LAST)
+    yield from (path for path in found if not is_resumable(path))
 
 
-def remove_unfinished(run: str | os.PathLike[str]) -> None:
-    """Remove the files that a killed process was writing aside; call it where no other process trains in the folder."""
+def remove_partial_files(run: str | os.PathLike[str]) -> None:
+    """Remove temporary files of a killed process. No other process may train in the folder.
+
+    Args:
+        run: Run folder.
+    """
     for folder, names in ((Path(run) / "checkpoints", "*.ckpt"), (Path(run), "metrics.csv"), (Path(run), "*.json")):
         for path in folder.glob(f".{names}.*"):
             path.unlink(missing_ok=True)
 
 
 def is_resumable(path: Path) -> bool:
-    """Whether a file is by its name one of those that were written to go on from."""
+    """Return True if the name of a file is that of a checkpoint for resuming."""
     return path.name == LAST or (path.suffix == ".ckpt" and path.stem.startswith("last-"))

@@ -1,4 +1,4 @@
-"""The data that a run was trained on: its config, its stored split, and the check that nothing has changed."""
+"""Data of a run: data module, stored split, and the check for changes."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ from imgrec.runs.predictions import Predictions
 from imgrec.trust import import_named, opening
 from imgrec.trust.untrusted import UntrustedError
 
-DATA = "data_fingerprint"
-"""Where environment.json holds the fingerprint of the data."""
+FINGERPRINT = "data_fingerprint"
+"""Key of the fingerprint of the data in environment.json."""
 
-SELECTING = ("source", "classes", "exclude", "relabel", "val_fraction", "test_fraction", "split_seed")
-"""Arguments of the data module that decide which images there are, their labels and their splits."""
+SELECTION_ARGUMENTS = ("source", "classes", "exclude", "relabel", "val_fraction", "test_fraction", "split_seed")
+"""Arguments of the data module that determine images, labels and splits."""
 
 
 def build_data(config: Mapping[str, Any]) -> Any:
-    """Build the data module that a run's config names under ``data``; no data is read.
+    """Build a data module. No data is read.
+
+    Args:
+        config: Section ``data`` of the config of a run.
 
     Raises:
-        UserError: If it cannot be built.
+        UserError: If the data module cannot be built.
     """
     class_path = config.get("class_path") if isinstance(config, Mapping) else None
     if not isinstance(class_path, str) or not class_path:
-        raise UserError(f"the run's data module cannot be built: its config names no class, got {class_path!r}")
+        raise UserError(f"data.class_path: expected the class of a data module, got {class_path!r}.")
     with opening("the run's config"):
         try:
             cls = import_named(class_path, "data.class_path", "data module", (ImageDataModule,))
@@ -42,11 +45,11 @@ def build_data(config: Mapping[str, Any]) -> Any:
         except UntrustedError:
             raise
         except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise UserError(f"the run's data module cannot be built: {error}") from error
+            raise UserError(f"the data module of the run cannot be built: {error}") from error
 
 
-def data_of(run: RunFolder) -> Any:
-    """Return the data module of a run, set up, with exactly the images and the split that the run was trained with.
+def load_run_data(run: RunFolder) -> Any:
+    """Build and set up the data module of a run, with the images and the split of its training.
 
     Raises:
         UserError: If the data is not available, or differs from the data of the run.
@@ -55,29 +58,29 @@ def data_of(run: RunFolder) -> Any:
         data = build_data(run.config.get("data") or {})
     except UserError as error:
         raise UserError(f"the data of the run {run.path} is not available: {error}") from error
-    hold_to_run(data, run)
+    set_up_run_data(data, run)
     return data
 
 
-def selects_otherwise(config: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return True if two resolved sections ``data`` may mean other images, labels or splits."""
-    if config.get("class_path") != other.get("class_path"):
+def is_other_selection(config: Mapping[str, Any], reference: Mapping[str, Any]) -> bool:
+    """Return True if two resolved sections ``data`` may select different images, labels or splits."""
+    if config.get("class_path") != reference.get("class_path"):
         return True
-    ours, theirs = config.get("init_args") or {}, other.get("init_args") or {}
-    keys = {*SELECTING} if any(key in SELECTING for key in (*ours, *theirs)) else {*ours, *theirs}
-    return any(ours.get(key) != theirs.get(key) for key in keys)
+    first, second = config.get("init_args") or {}, reference.get("init_args") or {}
+    keys = {*SELECTION_ARGUMENTS} if any(key in SELECTION_ARGUMENTS for key in (*first, *second)) else {*first, *second}
+    return any(first.get(key) != second.get(key) for key in keys)
 
 
-def hold_to_run(data: Any, run: RunFolder, changed: bool = False) -> None:
-    """Set up a data module with the split that a run stores; refuse data that is not the run's.
+def set_up_run_data(data: Any, run: RunFolder, changed: bool = False) -> None:
+    """Set up a data module with the stored split of a run, and check that the data is unchanged.
 
-    A run folder without splits.parquet was written by an older version, or by a data module that has no
-    ``use_splits``. Its fingerprint is compared then, and the data module draws the split again.
+    A run folder without splits.parquet was written by an older version, or by a data module without ``use_splits``. In
+    this case the fingerprints are compared, and the data module computes the split again.
 
     Args:
-        data: a data module that is not set up.
-        run: the run folder.
-        changed: accept that the data has changed; see :meth:`imgrec.data.ImageDataModule.use_splits`.
+        data: Data module that is not set up.
+        run: Run folder.
+        changed: If True, accept changed data. See :meth:`imgrec.data.ImageDataModule.use_splits`. Defaults to False.
 
     Raises:
         UserError: If the data is not available, or differs from the data of the run.
@@ -96,23 +99,23 @@ def hold_to_run(data: Any, run: RunFolder, changed: bool = False) -> None:
     except UserError as error:
         raise UserError(f"the data of the run {run.path} is not available: {error}") from error
     last = (run.environment.get("resumed") or [run.environment])[-1]
-    before, now = last.get(DATA), getattr(data, "fingerprint", None)
+    before, now = last.get(FINGERPRINT), getattr(data, "fingerprint", None)
     if stored is None and not changed and before is not None and now != before:
         raise UserError(
             f"the data of the run {run.path} has changed since it was trained: its fingerprint was {before} and is "
-            f"{now} now. The run folder has no {SPLITS_FILE}, so that its split cannot be found again"
+            f"{now} now. The run folder has no {SPLITS_FILE}, so that its split cannot be restored"
         )
 
 
 def store_splits(run: Path, data: Any, again: bool = False) -> None:
-    """Write the split of a data module into a run folder, unless one is stored there already.
+    """Write the split of a data module to a run folder, unless it contains one already.
 
     A data module without ``split_table`` stores none.
 
     Args:
-        run: the run folder.
-        data: a data module that is set up.
-        again: replace a stored split: for a run that is resumed with data that was allowed to change.
+        run: Run folder.
+        data: Data module that is set up.
+        again: If True, replace a stored split, for a run that is resumed with changed data. Defaults to False.
     """
     path = run / SPLITS_FILE
     if hasattr(data, "split_table") and (again or not path.exists()):
@@ -120,15 +123,15 @@ def store_splits(run: Path, data: Any, again: bool = False) -> None:
 
 
 def data_key(run: RunFolder) -> str:
-    """Return a text that is equal for runs that were trained and evaluated on the same images with the same splits."""
+    """Return a text that is equal for runs with the same images and splits."""
     stored = run.splits()
     last = (run.environment.get("resumed") or [run.environment])[-1]
-    known = last.get(DATA) if stored is None else stored.digest
-    return json.dumps([run.config.get("data"), known], sort_keys=True, default=str)
+    data_id = last.get(FINGERPRINT) if stored is None else stored.digest
+    return json.dumps([run.config.get("data"), data_id], sort_keys=True, default=str)
 
 
-def refuse_other_images(run: RunFolder, split: str, predictions: Predictions) -> None:
-    """Refuse to write predictions into a run that are not of its own images.
+def check_run_images(run: RunFolder, split: str, predictions: Predictions) -> None:
+    """Check that predictions belong to the images of a split of a run.
 
     Raises:
         UserError: If an image is not in that split of the run, or has another class.
@@ -141,13 +144,17 @@ def refuse_other_images(run: RunFolder, split: str, predictions: Predictions) ->
         stored.check_predictions(split, predictions.ids, labels)
     except UserError as error:
         raise UserError(
-            f"the results of the run {run.path} stay as they are: {error}. `imgrec evaluate RUN DATA` evaluates other "
+            f"the results of the run {run.path} are not replaced: {error}. `imgrec evaluate RUN DATA` evaluates other "
             "data"
         ) from error
 
 
-def images_of(data: Any) -> Callable[[Sequence[str]], list[NDArray[np.uint8] | None]]:
-    """Return a function from sample ids to images for a page, of a data module that can load them."""
+def make_image_loader(data: Any) -> Callable[[Sequence[str]], list[NDArray[np.uint8] | None]]:
+    """Return a function that loads the images of sample ids for a page.
+
+    Args:
+        data: Data module with ``load_images``.
+    """
 
     def images(ids: Sequence[str]) -> list[NDArray[np.uint8] | None]:
         return [None if image is None else image.permute(1, 2, 0).numpy() for image in load_reduced(data, ids)]

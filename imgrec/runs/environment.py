@@ -1,4 +1,4 @@
-"""environment.json: what a run stood on, so that one may know later why it gave what it gave."""
+"""Environment of a run: versions, git commit, command and hardware."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from imgrec import trust
-from imgrec.runs.meters import energy_meters
+from imgrec.runs.system import energy_meters
 
 _PACKAGES = (
     "imgrec",
@@ -41,14 +41,14 @@ def describe_environment(
     experiment: str | None = None,
     started: datetime | None = None,
 ) -> dict[str, Any]:
-    """What a run stands on, as plain data for environment.json. The machine's name is not in it.
+    """Return the content of environment.json. It does not contain the host name.
 
     Args:
-        command: the command line; by default this process's own.
-        seed: what ``seed_everything`` was given.
-        fingerprint: the data's own fingerprint.
-        experiment: the name of the experiment, where it should not be read off the folder.
-        started: when the run began; by default now. Written in UTC.
+        command: Command line. Defaults to that of this process.
+        seed: Value of ``seed_everything``.
+        fingerprint: Fingerprint of the data.
+        experiment: Name of the experiment. Defaults to the name of the parent folder.
+        started: Start time of the run, written in UTC. Defaults to now.
     """
     moment = (started or datetime.now(UTC)).astimezone(UTC)
     return {
@@ -60,12 +60,12 @@ def describe_environment(
         "git": git_state(Path.cwd()),
         "versions": package_versions(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "hardware": hardware(),
+        "hardware": describe_hardware(),
     }
 
 
 def package_versions() -> dict[str, str | None]:
-    """The installed version of Python and of each package that a result may depend on; ``None`` where absent."""
+    """Return the versions of Python and of all packages that affect results. ``None`` if one is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -76,9 +76,9 @@ def package_versions() -> dict[str, str | None]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return the commit of ``folder`` and whether tracked files differ from it; ``None`` outside a repository.
+    """Return the commit of a folder and if tracked files differ from it, or ``None`` outside a repository.
 
-    While received data is open, ``dirty`` is ``None``: `git status` can run commands that the repository configures.
+    ``dirty`` is ``None`` while received data is open, because `git status` can run commands of the repository.
     """
     commit = _output("git", "-C", str(folder), "rev-parse", "--verify", "HEAD")
     if not commit:
@@ -89,8 +89,8 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
-def hardware() -> dict[str, Any]:
-    """The processor, the cores that this process may use, the memory in GiB, the GPUs, and where energy is read."""
+def describe_hardware() -> dict[str, Any]:
+    """Return the processor, the usable cores, the memory in GiB, the GPUs and the energy meters."""
     import torch
 
     affinity = getattr(os, "sched_getaffinity", None)
@@ -107,8 +107,8 @@ def hardware() -> dict[str, Any]:
 
 
 def _energy(gpus: list[str]) -> str:
-    meters, why = energy_meters(gpus)
-    return ", ".join(meter.name for meter in meters) or f"not measured ({why})"
+    meters, reason = energy_meters(gpus)
+    return ", ".join(meter.name for meter in meters) or f"not measured ({reason})"
 
 
 def _cpu_name() -> str:
@@ -124,13 +124,13 @@ def _cpu_name() -> str:
 def _memory_gib() -> float | None:
     try:
         return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
-    except (ValueError, OSError, AttributeError):  # no such names on this system
+    except (ValueError, OSError, AttributeError):  # not supported by this system
         return None
 
 
 def _output(*command: str) -> str | None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):  # not installed, or a repository on a disk that sleeps
+    except (OSError, subprocess.TimeoutExpired):  # not installed, or a slow disk
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""What a network in any runtime says of a split, written as a run's own predictions and figures."""
+"""Predictions of a model in any runtime on a split, and their storage in a run folder."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgrec.metrics import classification_scores
-from imgrec.runs.data import refuse_other_images
+from imgrec.runs.data import check_run_images
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions, write_predictions
 from imgrec.runs.summary import update_summary
 from imgrec.types import Batch
 
-Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Images in [0, 1], ``(N, C, H, W)``, to logits ``(N, num_classes)``; see :mod:`imgrec.export.runtimes.base`."""
+LogitsFunction = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Function from images in [0, 1] of shape ``(N, C, H, W)`` to logits of shape ``(N, num_classes)``."""
 
 
-def predict_split(data: Any, split: Literal["val", "test"], network: Network) -> Predictions | None:
-    """What ``network`` says of each image of a split, in the order of their ids; ``None`` where there is no image.
+def predict_split(data: Any, split: Literal["val", "test"], network: LogitsFunction) -> Predictions | None:
+    """Predict all images of a split.
 
     Args:
-        data: a data module that is set up; see :func:`imgrec.runs.data.data_of`.
+        data: Data module that is set up, as by :func:`imgrec.runs.data.load_run_data`.
         split: ``val`` or ``test``.
-        network: images to logits.
+        network: Function from images to logits.
+
+    Returns:
+        Predictions sorted by id, or ``None`` if the split has no image.
     """
     if not data.split_sizes().get(split):
         return None
@@ -46,23 +49,23 @@ def predict_split(data: Any, split: Literal["val", "test"], network: Network) ->
 
 
 def unit_images(batch: Batch) -> NDArray[np.float32]:
-    """The images of a batch as a runtime takes them: float32 in [0, 1]."""
+    """Return the images of a batch as float32 in [0, 1]."""
     images = batch.images.float()
-    whole = not batch.images.is_floating_point()
-    found: NDArray[np.float32] = (images / 255 if whole else images).numpy()
+    is_integer = not batch.images.is_floating_point()
+    found: NDArray[np.float32] = (images / 255 if is_integer else images).numpy()
     return found
 
 
-def keep_predictions(run: RunFolder, split: Literal["val", "test"], predictions: Predictions) -> dict[str, float]:
-    """Write a split's predictions into a run folder, and their figures into its summary; give the latter."""
-    refuse_other_images(run, split, predictions)
+def record_predictions(run: RunFolder, split: Literal["val", "test"], predictions: Predictions) -> dict[str, float]:
+    """Write the predictions of a split to a run folder and their metrics to its summary, and return the metrics."""
+    check_run_images(run, split, predictions)
     write_predictions(run.predictions_file(split), predictions)
-    plain = figures_of(predictions)
-    others = dict.fromkeys(run.summary.get(split) or {})  # of what was evaluated before, the loss say
-    update_summary(run, {split: {**others, **plain}})
-    return plain
+    metrics = compute_metrics(predictions)
+    outdated = dict.fromkeys(run.summary.get(split) or {})  # for example the loss of the previous predictions
+    update_summary(run, {split: {**outdated, **metrics}})
+    return metrics
 
 
-def figures_of(predictions: Predictions) -> dict[str, float]:
-    """Return the metrics of some predictions by name."""
+def compute_metrics(predictions: Predictions) -> dict[str, float]:
+    """Compute the metrics of predictions by name."""
     return classification_scores(predictions.logits, predictions.targets)

@@ -1,4 +1,4 @@
-"""Evaluations of a model on other data than that of its run: ``evaluations/<name>/`` in the run folder."""
+"""Evaluations of a model on other data than that of its run, in ``evaluations/<name>/`` of the run folder."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from imgrec.runs.summary import read_json, write_json
 from imgrec.utils import yaml
 from imgrec.utils.paths import folder_aside, write_text
 
-METRICS = "metrics.json"
+METRICS_FILE = "metrics.json"
 LEVEL = 0.95
-"""Confidence of the intervals."""
+"""Confidence level of the intervals."""
 
 _NAME = re.compile(r"[^\w.+=-]+")
 
@@ -32,18 +32,18 @@ class Evaluation:
     """The predictions of a model for a labelled set.
 
     Attributes:
-        name: name of the evaluation.
-        model: path of the model, and its runtime in words.
-        predictions: one row per image.
-        metrics: metrics by name, as in summary.json.
-        intervals: 95 % confidence intervals of those metrics that have one.
+        name: Name of the evaluation.
+        model: Path of the model, and title of its runtime.
+        predictions: Predictions of all images.
+        metrics: Metrics by name, as in summary.json.
+        intervals: 95 % confidence intervals of the metrics that have one.
         source: ``source``, ``classes`` and ``split`` of the set, as in source.yaml.
-        skipped: reason by id for each image that cannot be read.
-        left_out: number of images by class that the run's ``data.classes`` leaves out.
-        unknown: number of images by class that the model lacks, and that were left out on request.
-        trained_on: number of images that the model was trained on.
-        identity: values that are equal for equal images, labels, weights and views.
-        folder: the folder that it was written to, or ``None``.
+        skipped: Reason by id for every image that cannot be read.
+        left_out: Number of images by class that ``data.classes`` of the run excludes.
+        unknown: Number of images by class that the model lacks and that were excluded on request.
+        trained_on: Number of images that the model was trained on.
+        identity: Values that are equal for equal images, labels, weights and views.
+        folder: Folder of the evaluation, or ``None`` if it was not written.
     """
 
     name: str
@@ -60,16 +60,16 @@ class Evaluation:
     folder: Path | None = None
 
     def class_counts(self) -> dict[str, int]:
-        """Return the number of evaluated images of each class of the model."""
+        """Return the number of images by class, for all classes of the model."""
         counts = np.bincount(self.predictions.targets, minlength=len(self.predictions.class_names))
         return dict(zip(self.predictions.class_names, counts.tolist(), strict=True))
 
     def absent(self) -> list[str]:
-        """Return the classes of the model that the set has no image of."""
+        """Return the classes of the model that have no image."""
         return [name for name, count in self.class_counts().items() if not count]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the predictions, as metrics.json has it."""
+        """Return the content of metrics.json: all fields except the predictions."""
         return {
             "name": self.name,
             "images": len(self.predictions),
@@ -87,8 +87,8 @@ class Evaluation:
         }
 
     def __repr__(self) -> str:
-        figures = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
-        return f"<Evaluation {self.name} on {len(self.predictions):,} images: {figures}>"
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        return f"<Evaluation {self.name} on {len(self.predictions):,} images: {metrics}>"
 
 
 def evaluation_folder(run: RunFolder, name: str) -> Path:
@@ -97,20 +97,20 @@ def evaluation_folder(run: RunFolder, name: str) -> Path:
 
 
 def check_name(name: str) -> str:
-    """Return the name of an evaluation if it can be the name of a folder.
+    """Return the name of an evaluation if it is valid.
 
     Raises:
-        UserError: If it cannot.
+        UserError: If it is no valid name of a folder.
     """
     if not name or _NAME.search(name) or name.startswith("."):
         raise UserError(f"--name: expected letters, digits and . _ + = -, got {name!r}. Example: --name field-2026")
     return name
 
 
-def name_from(text: str) -> str:
-    """Return a name of an evaluation for a path or another text.
+def default_evaluation_name(text: str) -> str:
+    """Return the default name of an evaluation for a path or another text.
 
-    >>> name_from("/data/field images"), name_from("sets/may.csv")
+    >>> default_evaluation_name("/data/field images"), default_evaluation_name("sets/may.csv")
     ('field-images', 'may')
     """
     stem = Path(text).name
@@ -120,46 +120,46 @@ def name_from(text: str) -> str:
     return _NAME.sub("-", stem).strip("-.") or "evaluation"
 
 
-def refuse_other(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> None:
-    """Refuse to replace an evaluation of other images, other weights or other views.
+def check_overwrite(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> None:
+    """Check that no evaluation of other images, weights or views is replaced.
 
     Raises:
-        UserError: If the folder holds one and ``overwrite`` is false, or holds something else.
+        UserError: If the folder is such an evaluation and ``overwrite`` is False, or is no evaluation.
     """
     if not folder.exists():
         return
-    if not (folder / METRICS).is_file():
-        raise UserError(f"{folder} exists and is no evaluation. Give another name: --name")
-    before = read_json(folder / METRICS).get("identity") or {}
-    words = {"images": "other images or labels", "weights": "other weights", "tta": "other views"}
-    changed = [said for key, said in words.items() if before.get(key) != identity.get(key)]
+    if not (folder / METRICS_FILE).is_file():
+        raise UserError(f"{folder} exists and is no evaluation. Specify another name: --name")
+    before = read_json(folder / METRICS_FILE).get("identity") or {}
+    titles = {"images": "other images or labels", "weights": "other weights", "tta": "other views"}
+    changed = [title for key, title in titles.items() if before.get(key) != identity.get(key)]
     if changed and not overwrite:
         raise UserError(
-            f"{folder} holds an evaluation of {' and '.join(changed)}. Give another name (--name), or --overwrite."
+            f"{folder} is an evaluation of {' and '.join(changed)}. Specify another name (--name), or --overwrite."
         )
 
 
 def write_evaluation_folder(folder: Path, evaluation: Evaluation, page: str) -> None:
-    """Write predictions.parquet, metrics.json, source.yaml and report.html, all or nothing."""
+    """Write predictions.parquet, metrics.json, source.yaml and report.html atomically."""
     with folder_aside(folder) as aside:
         write_predictions(aside / "predictions.parquet", evaluation.predictions)
-        write_json(aside / METRICS, evaluation.to_dict() | {"environment": describe_environment()})
+        write_json(aside / METRICS_FILE, evaluation.to_dict() | {"environment": describe_environment()})
         write_text(aside / "source.yaml", yaml.dump(dict(evaluation.source)))
         write_text(aside / "report.html", page)
 
 
 def read_evaluations(run: RunFolder) -> dict[str, dict[str, Any]]:
-    """Return metrics.json of each evaluation of a run, by name, in the order of the names.
+    """Return metrics.json of all evaluations of a run, sorted by name.
 
     Raises:
         UserError: If one is damaged.
     """
-    found = sorted((run.path / EVALUATIONS).glob(f"*/{METRICS}"))
+    found = sorted((run.path / EVALUATIONS).glob(f"*/{METRICS_FILE}"))
     return {path.parent.name: read_json(path) for path in found if not path.parent.name.startswith(".")}
 
 
 def recorded_metrics(run: RunFolder, split: str) -> dict[str, float]:
-    """Return the metrics that a run recorded on ``val`` or ``test``, or in an evaluation: ``evaluations/<name>``."""
+    """Return the recorded metrics of a run on ``val``, ``test`` or ``evaluations/<name>``."""
     prefix, _, name = split.rpartition("/")
     found = read_evaluations(run).get(name, {}).get("metrics") if prefix == EVALUATIONS else run.summary.get(split)
     return {key: float(value) for key, value in (found or {}).items() if isinstance(value, int | float)}
@@ -175,7 +175,7 @@ def evaluation_predictions(run: RunFolder, name: str) -> Predictions:
 
 
 def interval_text(name: str, interval: tuple[float, float] | list[float] | None) -> str:
-    """Return an interval for a table, in the unit of its metric; an empty string if there is none.
+    """Return an interval for a table, in the unit of its metric, or an empty string if there is none.
 
     >>> interval_text("acc", (0.5, 0.75)), interval_text("nll", (0.5, 0.75)), interval_text("ece", None)
     ('50.00 to 75.00 %', '0.5000 to 0.7500', '')

@@ -1,4 +1,4 @@
-"""The run folder: make one, find them, read one."""
+"""Run folders: reading, search and creation."""
 
 from __future__ import annotations
 
@@ -25,24 +25,23 @@ CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 SPLITS_FILE = "splits.parquet"
 EVALUATIONS = "evaluations"
-_LISTED = 10
+_MAX_LISTED = 10
 
 
 class RunFolder:
-    """Reads a run folder; what it gives is read when it is asked for. It is path-like: ``Path(run)`` works.
+    """Run folder, whose files are read on access. It is path-like: ``Path(run)`` works.
 
     Args:
-        path: the folder of one run, ``runs/<experiment>/<run id>``.
+        path: Folder of one run, ``runs/<experiment>/<run id>``.
 
     Raises:
-        UserError: it is none. The message says what a run folder holds, and names the runs below, or the run around,
-            the given path.
+        UserError: If the path is no run folder. The message lists the runs below it, or the run that contains it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser()
         if not is_run_folder(self.path):
-            raise UserError(_why_none(self.path))
+            raise UserError(_not_a_run_text(self.path))
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -52,17 +51,17 @@ class RunFolder:
 
     @property
     def run_id(self) -> str:
-        """The name of the folder."""
+        """Name of the folder."""
         return self.path.resolve().name
 
     @property
     def experiment(self) -> str:
-        """The experiment that the run belongs to: what environment.json says, else the folder around the run."""
+        """Experiment of the run: the one in environment.json, otherwise the name of the parent folder."""
         return str(self.environment.get("experiment") or self.path.resolve().parent.name)
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The resolved config; ``imgrec fit --config`` on its file repeats the run."""
+        """Resolved config. ``imgrec fit --config`` with its file repeats the run."""
         import yaml
 
         path = self.path / CONFIG
@@ -71,7 +70,7 @@ class RunFolder:
         except (yaml.YAMLError, ValueError) as error:
             raise UserError(f"{path} is not valid YAML: {error}") from error
         if not isinstance(found, dict):
-            raise UserError(f"{path} should hold a mapping, and holds a {type(found).__name__}")
+            raise UserError(f"{path}: expected a mapping, got {type(found).__name__}")
         return found
 
     @cached_property
@@ -81,16 +80,16 @@ class RunFolder:
 
     @property
     def parent(self) -> Path | None:
-        """The run that this one was made from, compressed say; ``None`` where there is none, or none any more."""
+        """Run that this one was derived from, such as by compression. ``None`` if there is none or it is missing."""
         named = (self.environment.get("parent") or {}).get("path")
         found = self.path / named if isinstance(named, str) else None
         return found.resolve() if found is not None and is_run_folder(found) else None
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The config as runs are told apart by it: of one that was made from others, with the name of how.
+        """Config that identifies the recipe. For a derived run it contains the name of the variant.
 
-        Where such a run started from is left out: the same plan from parents of several seeds is one recipe.
+        It excludes the initial weights of a derived run: one plan applied to parents of several seeds is one recipe.
         """
         variant = self.environment.get("variant")
         if not variant:
@@ -101,41 +100,41 @@ class RunFolder:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The figures of the run in a few keys, as they stand now; empty before the first is written."""
+        """Current content of summary.json. Empty before it is written."""
         path = self.path / SUMMARY
         return read_json(path) if path.exists() else {}
 
     @property
     def metrics_file(self) -> Path:
-        """metrics.csv."""
+        """Path of metrics.csv."""
         return self.path / "metrics.csv"
 
     def metrics(self) -> dict[str, MetricSeries]:
-        """Every metric by name, with the steps and epochs of its values."""
+        """Return all metrics of metrics.csv by name, with the steps and epochs of their values."""
         return read_metrics(self.metrics_file)
 
     def splits(self) -> SplitTable | None:
-        """Return the samples of training, validation and test; ``None`` if the run folder does not store them.
+        """Return the samples of training, validation and test, or ``None`` if the run folder does not contain them.
 
         Raises:
             UserError: If splits.parquet is damaged.
         """
-        from imgrec.data.splits.table import SplitTable  # it imports torch, which most readers of a run do not need
+        from imgrec.data.splits.table import SplitTable  # imports torch, which most readers of a run do not require
 
         path = self.path / SPLITS_FILE
         return SplitTable.read(path) if path.is_file() else None
 
     def predictions_file(self, split: str) -> Path:
-        """Return the file of the predictions on ``val`` or ``test``, or of an evaluation: ``evaluations/<name>``."""
+        """Return the path of the predictions on ``val``, ``test`` or ``evaluations/<name>``."""
         if split.startswith(f"{EVALUATIONS}/"):
             return self.path / split / "predictions.parquet"
         return self.path / "predictions" / f"{split}.parquet"
 
     def predictions(self, split: str = "test") -> Predictions:
-        """What the model said of each image of ``split``.
+        """Return the predictions on a split.
 
         Raises:
-            UserError: the run holds no predictions on that split; the message names those that it has.
+            UserError: If the run has no predictions on that split.
         """
         path = self.predictions_file(split)
         if not path.is_file():
@@ -143,27 +142,28 @@ class RunFolder:
         return read_predictions(path)
 
     def has_predictions(self, split: str) -> bool:
-        """Whether :meth:`predictions` has a file to read."""
+        """Return True if the run has predictions on a split."""
         return self.predictions_file(split).is_file()
 
-    def checkpoint(self, which: str = "best") -> Path:
-        """The checkpoint ``best`` or ``last``.
+    def checkpoint(self, name: str = "best") -> Path:
+        """Return the path of the checkpoint ``best`` or ``last``.
 
         Raises:
-            UserError: the run has no such checkpoint; the message names those that it has.
+            UserError: If the run has no such checkpoint.
         """
-        path = self.path / "checkpoints" / f"{which}.ckpt"
+        path = self.path / "checkpoints" / f"{name}.ckpt"
         if not path.is_file():
-            raise UserError(self._missing(f'checkpoint "{which}"', which, path.parent, ".ckpt"))
+            raise UserError(self._missing(f'checkpoint "{name}"', name, path.parent, ".ckpt"))
         return path
 
     def trained_checkpoint(self) -> Path:
-        """The checkpoint that the run's figures are of: the one that summary.json names under ``checkpoint``.
+        """Return the path of the checkpoint whose metrics are those of the run.
 
-        Where it names none that is there: the best, or the last where training ended before a validation.
+        It is ``checkpoint`` of summary.json. If that is missing, it is the best checkpoint, or the last one if training
+        ended before a validation.
 
         Raises:
-            UserError: the run has neither.
+            UserError: If the run has no checkpoint.
         """
         named = self.summary.get("checkpoint")
         if isinstance(named, str) and (found := inside(self.path, named, f"{SUMMARY}: checkpoint")).is_file():
@@ -173,34 +173,38 @@ class RunFolder:
 
     @property
     def model_folder(self) -> Path:
-        """Where the shareable model folder stands, or will."""
+        """Path of the shareable model folder."""
         return self.path / "model"
 
     @property
     def exports(self) -> Path:
-        """Where the exported models stand, or will."""
+        """Path of the folder of exported models."""
         return self.path / "exports"
 
     @property
     def report(self) -> Path:
-        """Where report.html stands, or will."""
+        """Path of report.html."""
         return self.path / "report.html"
 
-    def _missing(self, what: str, word: str, folder: Path, suffix: str) -> str:
-        there = sorted(p.stem for p in folder.glob(f"*{suffix}"))
-        has = f"it has: {', '.join(there)}.{suggestion(word, there)}" if there else "it has none."
-        return f"the run {self.path} has no {what}; {has}"
+    def _missing(self, title: str, name: str, folder: Path, suffix: str) -> str:
+        names = sorted(p.stem for p in folder.glob(f"*{suffix}"))
+        has = f"It has: {', '.join(names)}.{suggestion(name, names)}" if names else "It has none."
+        return f"the run {self.path} has no {title}. {has}"
 
 
 def is_run_folder(path: Path) -> bool:
-    """Whether ``path`` is a folder with the two files that every run folder has from its start."""
+    """Return True if a folder contains config.yaml and environment.json, which every run folder has from its start."""
     return (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file()
 
 
 def find_runs(root: str | os.PathLike[str], depth: int = 3) -> Iterator[Path]:
-    """The run folders below ``root``, at most ``depth`` levels down, in the order of their names.
+    """Find the run folders below ``root``, sorted by name.
 
-    The folders inside a run are not looked into, nor are hidden ones.
+    Folders inside a run and hidden folders are not searched.
+
+    Args:
+        root: Folder to search.
+        depth: Maximum number of levels below ``root``. Defaults to 3.
     """
     root = Path(root)
     if depth < 1 or not root.is_dir():
@@ -213,41 +217,46 @@ def find_runs(root: str | os.PathLike[str], depth: int = 3) -> Iterator[Path]:
 
 
 def create_run_folder(root: str | os.PathLike[str], experiment: str, run_id: str | None = None) -> Path:
-    """Make the empty folder ``root/experiment/run_id`` and give its path.
+    """Create the empty folder ``root/experiment/run_id`` and return its path.
 
     Args:
-        root: the folder of all runs; made where it is missing.
-        experiment: a name, which may hold slashes: ``digits/quickstart``.
-        run_id: by default the local time, ``20261121-143005``; a second run of that second gets ``-2``.
+        root: Folder of all runs, which is created if it is missing.
+        experiment: Name that may contain slashes: ``digits/quickstart``.
+        run_id: Name of the run. Defaults to the local time, ``20261121-143005``. A second run in the same second has
+            the suffix ``-2``.
 
     Raises:
-        UserError: the folder cannot be made, the name leads out of ``root``, or ``run_id`` was given and is taken.
+        UserError: If the folder cannot be created, a name is invalid, or the folder of ``run_id`` exists.
     """
-    parent = Path(root).expanduser() / _inside(experiment, "experiment")
-    wanted = datetime.now().strftime("%Y%m%d-%H%M%S") if run_id is None else _inside(run_id, "run id").name
+    parent = Path(root).expanduser() / _parse_name(experiment, "experiment")
+    name = datetime.now().strftime("%Y%m%d-%H%M%S") if run_id is None else _parse_name(run_id, "run id").name
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, 10_000):
-            folder = parent / (wanted if attempt == 1 else f"{wanted}-{attempt}")
+            folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
             try:
-                folder.mkdir()  # the one step that two processes cannot both do
+                folder.mkdir()  # atomic: succeeds in one process only
             except FileExistsError:
                 if run_id is not None:
-                    raise UserError(f"the run folder {folder} exists already; give another run id") from None
+                    raise UserError(f"the run folder {folder} exists already. Specify another run id.") from None
                 continue
             return folder
     except OSError as error:
         raise WriteError(f"run folder in {parent}", error.strerror or str(error), error.errno) from error
-    raise UserError(f"cannot make a run folder in {parent}: {wanted} and 9998 names after it are taken")
+    raise UserError(f"cannot create a run folder in {parent}: {name} and 9998 names after it exist")
 
 
 def check_writable(root: str | os.PathLike[str], experiment: str = "experiment") -> None:
-    """Say before any work is done whether run folders can be made under ``root``; leaves nothing behind.
+    """Check that run folders can be created below ``root``, without a change.
+
+    Args:
+        root: Folder of all runs.
+        experiment: Name of the experiment.
 
     Raises:
-        UserError: they cannot, or the experiment has no name of a folder; the message says why.
+        UserError: If they cannot, or if the name of the experiment is invalid.
     """
-    _inside(experiment, "experiment")
+    _parse_name(experiment, "experiment")
     root = Path(root).expanduser()
     existing = root
     try:
@@ -259,26 +268,26 @@ def check_writable(root: str | os.PathLike[str], experiment: str = "experiment")
         raise WriteError(f"run folders in {root}", reason, error.errno) from error
 
 
-def _inside(name: str, what: str) -> PurePosixPath:
+def _parse_name(name: str, kind: str) -> PurePosixPath:
     path = PurePosixPath(name)
-    bad = not path.parts or path.is_absolute() or ".." in path.parts or "\x00" in name
-    if bad or (len(path.parts) > 1 and what == "run id"):
-        example = "seed-0" if what == "run id" else "digits/quickstart"
-        raise UserError(f"{what}: expected a name such as {example}, got {name!r}")
+    is_invalid = not path.parts or path.is_absolute() or ".." in path.parts or "\x00" in name
+    if is_invalid or (len(path.parts) > 1 and kind == "run id"):
+        example = "seed-0" if kind == "run id" else "digits/quickstart"
+        raise UserError(f"{kind}: expected a name such as {example}, got {name!r}")
     return path
 
 
-def _why_none(path: Path) -> str:
+def _not_a_run_text(path: Path) -> str:
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
         return f"run folder not found: {path}.{suggestion(path.name, siblings)}"
-    message = f"{path} is no run folder: a run folder holds {CONFIG} and {ENVIRONMENT}, as `imgrec fit` leaves them."
-    around = next((p for p in path.absolute().parents if is_run_folder(p)), None)
-    if around is not None:
-        return f"{message} It lies inside the run {around}: give that folder."
+    message = f"{path} is no run folder: expected a folder of `imgrec fit` with {CONFIG} and {ENVIRONMENT}."
+    outer = next((p for p in path.absolute().parents if is_run_folder(p)), None)
+    if outer is not None:
+        return f"{message} It is inside the run {outer}. Use that folder."
     below = list(find_runs(path))
     if not below:
         return message
     newest = sorted(below, key=lambda p: (p / ENVIRONMENT).stat().st_mtime, reverse=True)
-    more = f"\n  and {len(below) - _LISTED} more" if len(below) > _LISTED else ""
-    return f"{message} Runs below it, newest first:" + "".join(f"\n  {p}" for p in newest[:_LISTED]) + more
+    more = f"\n  and {len(below) - _MAX_LISTED} more" if len(below) > _MAX_LISTED else ""
+    return f"{message} Runs below it, newest first:" + "".join(f"\n  {p}" for p in newest[:_MAX_LISTED]) + more

@@ -1,4 +1,4 @@
-"""A run that is being trained, seen from outside: how far it is, how fast, and when it will be done."""
+"""Progress of a run during training: position, speed and remaining time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from imgrec.runs.folder import CONFIG, RunFolder
 from imgrec.runs.liveness import is_alive, status_of
 from imgrec.runs.system import SECONDS
 
-_WINDOW = 5  # epochs that a rate is taken over
+_WINDOW = 5  # epochs for the estimate of the speed
 
 
 @dataclass
-class Curve:
-    """The values of one metric so far, and the steps and epochs that they belong to."""
+class LiveCurve:
+    """Recorded values of one metric, with their steps and epochs."""
 
     steps: list[int] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
@@ -33,39 +33,42 @@ class Curve:
 
 
 class MetricsTail:
-    """Follows a metrics.csv: each :meth:`read` takes in the lines that were finished since.
+    """Incremental reader of metrics.csv: each :meth:`read` adds the lines that were completed since the last one.
 
-    A file that is not there, empty, or in the middle of its header has no lines; one that was written anew with further
-    columns is read anew.
+    A missing or empty file and an incomplete header have no lines. A file that was rewritten with more columns is read
+    from its start.
+
+    Args:
+        path: Path of the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.curves: dict[str, Curve] = {}
+        self.curves: dict[str, LiveCurve] = {}
         self.last: tuple[int, int] | None = None
         self._names: list[str] = []
-        self._at = 0
+        self._offset = 0
         self._file: tuple[int, int] | None = None
 
     def read(self) -> bool:
-        """Take in what is new; gives whether anything was."""
+        """Read new lines and return True if there are any."""
         try:
             with self.path.open("rb") as file:
                 status = self.path.stat()
-                if (status.st_dev, status.st_ino) != self._file or status.st_size < self._at:
+                if (status.st_dev, status.st_ino) != self._file or status.st_size < self._offset:
                     self.__init__(self.path)  # type: ignore[misc]
                     self._file = (status.st_dev, status.st_ino)
-                file.seek(self._at)
+                file.seek(self._offset)
                 text = file.read()
         except OSError:
             return False
-        whole = text[: text.rfind(b"\n") + 1]
-        self._at += len(whole)
-        for row in csv.reader(whole.decode("utf-8", "replace").splitlines()):
-            self._take(row)
-        return bool(whole)
+        complete = text[: text.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        for row in csv.reader(complete.decode("utf-8", "replace").splitlines()):
+            self._add(row)
+        return bool(complete)
 
-    def _take(self, row: list[str]) -> None:
+    def _add(self, row: list[str]) -> None:
         if not self._names:
             self._names = row
             return
@@ -78,7 +81,7 @@ class MetricsTail:
             return
         self.last = (step, epoch)
         for name, value in values.items():
-            curve = self.curves.setdefault(name, Curve())
+            curve = self.curves.setdefault(name, LiveCurve())
             curve.steps.append(step)
             curve.epochs.append(epoch)
             curve.values.append(value)
@@ -86,7 +89,21 @@ class MetricsTail:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is; what is not known yet is ``None``."""
+    """Progress of a run. A value is ``None`` if it is not available yet.
+
+    Attributes:
+        epochs_done: Number of completed epochs.
+        epoch: Current epoch, counted from 0.
+        step: Number of optimizer steps.
+        max_epochs: Number of epochs of the training.
+        max_steps: Number of optimizer steps of the training.
+        steps_per_second: Optimizer steps per second, including validation.
+        images_per_second: Training images per second.
+        data_wait: Fraction of the time spent waiting for data.
+        peak_memory_gib: Peak memory in GiB.
+        seconds: Seconds since the start.
+        seconds_left: Estimated remaining seconds.
+    """
 
     epochs_done: int
     epoch: int
@@ -101,19 +118,19 @@ class Progress:
     seconds_left: float | None
 
     @property
-    def share(self) -> float | None:
-        """The fraction of training that is done."""
+    def fraction(self) -> float | None:
+        """Completed fraction of training."""
         return None if not self.max_steps else min(self.step / self.max_steps, 1.0)
 
 
 class LiveRun:
-    """A run folder that may be growing.
+    """Run folder of a training that may be in progress.
 
     Args:
-        folder: the run folder; its config says how long training is to be, its metrics.csv says the rest.
+        folder: Run folder. Its config determines the length of training, its metrics.csv the progress.
 
     Raises:
-        UserError: it is no run folder.
+        UserError: If it is no run folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -122,36 +139,36 @@ class LiveRun:
 
     @property
     def status(self) -> str:
-        """The status, see :func:`imgrec.runs.liveness.status_of`."""
+        """Status of the run. See :func:`imgrec.runs.liveness.status_of`."""
         try:
             return status_of(self.run)
         except UserError:
             return "starting"
 
     @property
-    def ended(self) -> bool:
-        """True if nothing more will be written: no process trains or evaluates the run."""
+    def has_ended(self) -> bool:
+        """True if no process trains or evaluates the run."""
         return self.status not in ("starting", "running") and not is_alive(self.run)
 
-    def silent_for(self) -> float:
-        """The seconds since metrics.csv, or else the config, was written to, by this machine's clock."""
+    def seconds_since_update(self) -> float:
+        """Return the seconds since the last change of metrics.csv or the config."""
         written = [path.stat().st_mtime for path in (self.tail.path, self.run.path / CONFIG) if path.exists()]
         return max(time.time() - max(written), 0.0) if written else 0.0
 
     def best(self, metric: str = "val/acc") -> tuple[float, int] | None:
-        """The best value of a metric so far, and its epoch, counted from 0."""
+        """Return the best value of a metric and its epoch, counted from 0, or ``None`` without a value."""
         curve = self.tail.curves.get(metric)
         if curve is None or not np.isfinite(curve.values).any():
             return None
         values = np.asarray(curve.values)
-        at = int(np.nanargmin(values) if mode_of(metric) == "min" else np.nanargmax(values))
-        return float(values[at]), curve.epochs[at]
+        index = int(np.nanargmin(values) if mode_of(metric) == "min" else np.nanargmax(values))
+        return float(values[index]), curve.epochs[index]
 
     def progress(self) -> Progress:
-        """How far it is."""
+        """Return the progress of training."""
         curves = self.tail.curves
         trainer: dict[str, Any] = self.run.config.get("trainer") or {}
-        ends = curves.get("train/loss", Curve())
+        ends = curves.get("train/loss", LiveCurve())
         step, epoch = self.tail.last or (0, 0)
         trained = [curve for name, curve in curves.items() if not name.startswith("test/")]
         step = max((curve.steps[-1] + 1 for curve in trained), default=0)
@@ -160,8 +177,8 @@ class LiveRun:
         limits = [_limit(trainer.get("max_steps"))]
         if max_epochs is not None and per_epoch is not None:
             limits.append(round(max_epochs * per_epoch))
-        known = [limit for limit in limits if limit is not None]
-        max_steps = min(known) if known else None
+        limits_set = [limit for limit in limits if limit is not None]
+        max_steps = min(limits_set) if limits_set else None
         rate = _rate(curves, per_epoch)
         left = max(max_steps - step, 0) / rate if max_steps and rate else None
         return Progress(
@@ -183,15 +200,15 @@ def _limit(value: Any) -> int | None:
     return int(value) if isinstance(value, int | float) and value > 0 and math.isfinite(value) else None
 
 
-def _last(curves: dict[str, Curve], name: str) -> float | None:
+def _last(curves: dict[str, LiveCurve], name: str) -> float | None:
     return curves[name].values[-1] if name in curves else None
 
 
-def _rate(curves: dict[str, Curve], per_epoch: float | None) -> float | None:
-    """Steps a second, validation included: by the usual one of the last epochs, or over everything in the first two."""
-    clock = curves.get(SECONDS, Curve())
-    when = dict(zip(clock.steps, clock.values, strict=True))
-    ends = [when[step] for step in curves.get("train/loss", Curve()).steps if step in when]
+def _rate(curves: dict[str, LiveCurve], per_epoch: float | None) -> float | None:
+    """Return steps per second including validation: the median of the last epochs, or the mean of the first two."""
+    clock = curves.get(SECONDS, LiveCurve())
+    seconds = dict(zip(clock.steps, clock.values, strict=True))
+    ends = [seconds[step] for step in curves.get("train/loss", LiveCurve()).steps if step in seconds]
     if per_epoch and len(ends) >= 2:
         span = float(np.median(np.diff(ends[-1 - _WINDOW :])))
         return per_epoch / span if span > 0 else None

@@ -1,4 +1,4 @@
-"""A trained model from wherever it stands, ready for images."""
+"""Loading of a trained model from a run folder, checkpoint, model folder or export."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from imgrec.export import Predictor, load_model_folder
 from imgrec.export.model_folder.preprocessing import check_preprocessing
 from imgrec.models import Classifier
 from imgrec.registry import Specs
+from imgrec.runs.exports import find_export, open_export
 from imgrec.runs.folder import CONFIG, RunFolder
-from imgrec.runs.product import find_export, open_export
 from imgrec.tasks import BaseTask, ClassificationTask, DistillationTask
 from imgrec.trust import Trust, import_named, reading
 from imgrec.types import DataFacts
+from imgrec.utils.ranges import PositiveInt, check_ranges
 
 _CALIBRATION, _BATCH = 256, 32
 
 
+@check_ranges
 def load(
     path: str | os.PathLike[str],
     device: str = "auto",
-    batch_size: int = 64,
+    batch_size: PositiveInt = 64,
     tta: Specs | None = None,
     tta_average: Average = "probabilities",
     quantized: bool = False,
@@ -39,26 +41,27 @@ def load(
 ) -> Predictor:
     """Load the trained model of a run folder, a checkpoint, a model folder or an export.
 
-    A run whose figures are those of an export, such as an int8 variant of ``imgrec compress``, is loaded as that
-    export, in its runtime. So is a run that was trained quantization-aware. To load the network of such a run in
-    PyTorch, give its folder ``model/``. ``Predictor.backend.title`` names runtime and precision.
+    A run whose metrics are those of an export, such as an int8 variant of ``imgrec compress``, is loaded as that
+    export, in its runtime. The same applies to a run with quantization-aware training. To load the model of such a run
+    in PyTorch, use its folder ``model/``. ``Predictor.backend.title`` names runtime and precision.
 
     Args:
-        path: a run folder (its export or its model folder, otherwise its best or last checkpoint), a ``.ckpt`` file, a
-            model folder, the folder of an export, or the file ``.onnx`` or ``.xml`` in it.
-        device: ``auto`` selects a GPU if there is one; for an export it is the CPU.
-        batch_size: number of images in one pass.
-        tta: further views of each image, for example ``hflip``; see `imgrec list views`.
-        tta_average: mean of the ``probabilities`` or of the ``logits`` of the views.
-        quantized: load the network in int8 in PyTorch: as :class:`imgrec.callbacks.QAT` trained it. The network of
-            another run folder is quantized now, with bounds from 256 of its training images. The numbers are those of
-            int8, computed by ordinary operations of PyTorch, so it is not faster. An export is fast.
-        trust: names of classes and modules that may be imported in addition to the registries; ``True`` allows every
-            name that the files contain. Default: none.
+        path: Run folder, ``.ckpt`` file, model folder, folder of an export, or its file ``.onnx`` or ``.xml``. A run
+            folder provides its export, its model folder, or its best or last checkpoint, in this order.
+        device: Device of the model. ``auto`` selects a GPU if there is one, and the CPU for an export. Defaults to
+            ``auto``.
+        batch_size: Number of images per forward pass. Defaults to 64.
+        tta: Further views of each image, for example ``hflip``. See `imgrec list views`. Defaults to none.
+        tta_average: Mean over the views: ``probabilities`` or ``logits``. Defaults to ``probabilities``.
+        quantized: If True, load the model in simulated int8 in PyTorch. A run with :class:`imgrec.callbacks.QAT` has
+            the trained bounds. The model of another run folder is quantized with bounds from 256 training images. It
+            is not faster than fp32, unlike an export. Defaults to False.
+        trust: Names of classes and modules that may be imported in addition to the registries. ``True`` allows every
+            name in the files. Defaults to none.
 
     Raises:
-        UserError: If there is nothing of the kind, a view is unknown, a runtime is not installed, or a network cannot
-            be quantized. If what is loaded names a class outside the registries that is not trusted.
+        UserError: If there is no model, a view is unknown, a runtime is not installed, or the model cannot be
+            quantized. If the files contain a class outside the registries that is not trusted.
 
     Example::
 
@@ -82,10 +85,10 @@ def _load(path: Path, device: str, batch_size: int, views: TestTimeAugmentation 
 
 
 def load_classifier(path: str | os.PathLike[str]) -> tuple[Classifier, DataFacts]:
-    """Load the classifier of a run folder, a checkpoint or a model folder in PyTorch, on the CPU, and its facts.
+    """Load the classifier of a run folder, checkpoint or model folder on the CPU, and its facts.
 
     Raises:
-        UserError: If there is nothing of the kind.
+        UserError: If there is no model.
     """
     path = Path(path)
     with reading(path):
@@ -104,27 +107,29 @@ def _load_classifier(path: Path) -> tuple[Classifier, DataFacts]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU; no code is unpickled.
+    """Read a checkpoint on the CPU, without unpickling of code.
 
     Raises:
-        UserError: it is cut off, or no checkpoint.
+        UserError: If it is truncated or no checkpoint.
     """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's own advice is to run what stands in it
-        raise UserError(
-            f"{path} is no checkpoint that can be read: it is no file of tensors and plain values"
-        ) from error
+    except pickle.UnpicklingError as error:  # the message of torch suggests to execute the file
+        raise UserError(f"{path} is no readable checkpoint: expected a file of tensors and plain values") from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        why = str(error).partition("\n")[0] or "the file ends too early"
-        raise UserError(f"{path} is no checkpoint that can be read: {why}") from error
+        reason = str(error).partition("\n")[0] or "the file is truncated"
+        raise UserError(f"{path} is no readable checkpoint: {reason}") from error
     if not isinstance(found, dict) or "state_dict" not in found:
-        raise UserError(f"{path} is no checkpoint: it holds no state_dict")
+        raise UserError(f"{path} is no checkpoint: it contains no state_dict")
     return found
 
 
 def task_class(checkpoint: dict[str, Any], path: Path) -> type[BaseTask]:
-    """The class that a checkpoint names as its own."""
+    """Return the task class of a checkpoint.
+
+    Raises:
+        UserError: If it cannot be imported or is no task.
+    """
     name = checkpoint.get("imgrec", {}).get("task", "")
     try:
         found = import_named(str(name), f"{path}: imgrec.task", "task", (ClassificationTask, DistillationTask))
@@ -133,7 +138,7 @@ def task_class(checkpoint: dict[str, Any], path: Path) -> type[BaseTask]:
             raise
         raise UserError(f'the task "{name}" of the checkpoint {path} cannot be imported: {error}') from error
     if not (isinstance(found, type) and issubclass(found, BaseTask)):
-        raise UserError(f'the checkpoint {path} names "{name}", which is no imgrec task')
+        raise UserError(f'{path}: imgrec.task: expected a task of imgrec, got "{name}"')
     return found
 
 
@@ -142,12 +147,12 @@ def _in_int8(classifier: Classifier, facts: DataFacts, path: Path) -> Classifier
         return to_int8(classifier)
     if not (path / CONFIG).is_file() or (path / "model.safetensors").is_file():
         raise UserError(
-            f"{path} was not trained quantization-aware, and no images are at hand to read the bounds of int8 from: "
-            "quantized=True takes its run folder, or a model of a run with the callback QAT"
+            f"{path}: quantized=True expects a run folder, or a model of a run with the callback QAT. Other models "
+            "require training images for the bounds of int8"
         )
-    from imgrec.runs.data import data_of  # what resumes a run reads checkpoints, and so imports this file
+    from imgrec.runs.data import load_run_data  # avoids an import cycle
 
-    data = data_of(RunFolder(path))
+    data = load_run_data(RunFolder(path))
     images = calibration_images(data, min(_CALIBRATION, len(data.splits.train))).images
     model = QuantizedClassifier(classifier, facts.channels, facts.image_size).eval()
     for batch in torch.split(images, _BATCH):
@@ -161,6 +166,6 @@ def _from_checkpoint(path: Path) -> tuple[Classifier, DataFacts]:
         raise UserError(f"{path}: expected the facts of its data in hyper_parameters, got none.")
     check_preprocessing(task.facts, str(path))
     if not isinstance(task.model, Classifier):
-        raise UserError(f"{path} holds a {type(task.model).__name__}, not an imgrec Classifier")
+        raise UserError(f"{path}: expected an imgrec Classifier, got {type(task.model).__name__}")
     assert task.facts is not None
     return task.model, task.facts

@@ -1,4 +1,4 @@
-"""One process at a time trains in a run folder."""
+"""Lock of a run folder: only one process trains in it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ LOCK = ".lock"
 
 
 class RunLock:
-    """The right to train in a run folder; a process that ends in any way, killed too, gives it back.
+    """Exclusive lock of a run folder for training. The end of the process releases it, even if it is killed.
 
-    It is a POSIX record lock on a file in the folder: the kernel holds it, worker processes do not inherit it, and
-    machines that share the folder over NFS see one another's. A system without such locks (Windows) locks nothing.
-    While it is held, :class:`~imgrec.runs.liveness.Heartbeat` shows to readers that the run is alive.
+    It is a POSIX record lock on a file in the folder. The kernel holds it, worker processes do not inherit it, and it
+    applies to all machines that share the folder over NFS. Systems without such locks (Windows) are not protected.
+    While it is held, a :class:`~imgrec.runs.liveness.Heartbeat` is written.
 
     Args:
-        run: the run folder.
+        run: Run folder.
 
     Raises:
-        UserError: another process trains in it.
+        UserError: If another process trains in it.
     """
 
     def __init__(self, run: str | os.PathLike[str]) -> None:
@@ -32,25 +32,27 @@ class RunLock:
         while self._file is None:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             holder = _lock(file)
-            if holder is None and _is_still(self._path, file):
+            if holder is None and _is_same_file(self._path, file):
                 self._file = file
                 os.ftruncate(file, 0)
                 os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
                 continue
             os.close(file)
             if holder is not None:
-                who = f"process {holder}" if holder else "a process"
-                where = "on this machine, or on one that shares the folder"
-                raise UserError(f"the run {Path(run)} is in use: {who} trains in it ({where})")
+                process = f"process {holder}" if holder else "another process"
+                raise UserError(
+                    f"the run {Path(run)} is in use: {process} trains in it, on this machine or on one that shares the "
+                    "folder"
+                )
         self._heartbeat = Heartbeat(Path(run))
 
     @property
     def lost(self) -> bool:
-        """True once the folder was deleted, moved or replaced."""
+        """True after the folder was deleted, moved or replaced."""
         return self._heartbeat.lost
 
     def check(self) -> None:
-        """Look whether the folder is still there.
+        """Check that the folder exists.
 
         Raises:
             ResourceError: If it was deleted, moved or replaced.
@@ -58,7 +60,7 @@ class RunLock:
         self._heartbeat.check()
 
     def release(self) -> None:
-        """Give the folder back; a second time does nothing."""
+        """Release the lock. Further calls have no effect."""
         if self._file is not None:
             self._heartbeat.stop()
             self._path.unlink(missing_ok=True)
@@ -66,8 +68,8 @@ class RunLock:
             self._file = None
 
 
-def _is_still(path: Path, file: int) -> bool:
-    """Whether ``file`` is what stands at ``path``: another process may just have removed it."""
+def _is_same_file(path: Path, file: int) -> bool:
+    """Return True if ``path`` is the open ``file``. Another process may have removed it."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file))
     except FileNotFoundError:
@@ -75,7 +77,7 @@ def _is_still(path: Path, file: int) -> bool:
 
 
 def _lock(file: int) -> str | None:
-    """``None`` where the lock was free and is held now; else what the file says of its holder."""
+    """Lock the file and return ``None``, or return its content if another process holds the lock."""
     try:
         import fcntl
     except ImportError:
@@ -84,6 +86,6 @@ def _lock(file: int) -> str | None:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return os.pread(file, 32, 0).decode(errors="replace").strip()
-    except OSError as error:  # a file system without locks: better to train than to refuse for good
+    except OSError as error:  # a file system without locks: train without protection
         logging.getLogger(__name__).warning("%s", f"run folders here cannot be locked: {error.strerror or error}")
     return None

@@ -1,4 +1,4 @@
-"""metrics.csv: one row an occasion, one column a metric, readable while the run still writes it."""
+"""metrics.csv: writing and reading of the logged metrics, also during training."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from imgrec.trust import reading
 from imgrec.utils.paths import written_aside
 
 _POSITION = ("step", "epoch")
+_TAIL = 65_536  # bytes of the last rows of metrics.csv, each of a few hundred bytes
 
 
 class MetricsLog:
-    """Writes metrics.csv row by row; what was written is on disk, also when the run is killed.
+    """Writer of metrics.csv. Every row is in the file immediately, so that a killed run loses none.
 
-    A cell is blank where its row lacks the metric. Numbers are written as ``repr`` writes them, so that they read back
-    exactly. A row with a new metric rewrites the file once, with the wider header, aside and renamed; every other row
-    is one short append, whatever stands in the file already.
+    A cell is blank if its row lacks the metric. Numbers are written by ``repr`` and are exact. A row with a new metric
+    rewrites the file atomically with a longer header. Every other row is appended.
 
     Args:
-        path: the file; where it exists it is continued. A last line that a killed run left unfinished is dropped.
-        last_step: rows of later steps are dropped from an existing file: a run that is resumed from a checkpoint at
-            this step writes them again.
+        path: Path of the file. An existing file is continued. An incomplete last line of a killed run is removed.
+        last_step: Last step to keep in an existing file. A run that is resumed at this step writes later rows again.
 
     Raises:
-        UserError: the file exists and is no metrics.csv.
+        UserError: If the file exists and is no metrics.csv.
     """
 
     def __init__(self, path: str | Path, last_step: int | None = None) -> None:
@@ -47,30 +46,35 @@ class MetricsLog:
             self._rewrite([], None)
 
     def append(self, step: int, epoch: int, values: Mapping[str, SupportsFloat]) -> None:
-        """Add a row: the metrics in ``values`` at optimizer step ``step`` of epoch ``epoch``, both counted from 0.
+        """Append a row.
+
+        Args:
+            step: Optimizer step, counted from 0.
+            epoch: Epoch, counted from 0.
+            values: Metrics by name.
 
         Raises:
-            ValueError: a metric is named ``step`` or ``epoch`` or by more than one line, or the log is closed.
+            ValueError: If a name is ``step`` or ``epoch`` or has several lines, or if the log is closed.
         """
         if self._file is None:
             raise ValueError(f"{self.path} is closed")
-        if taken := [name for name in values if name in _POSITION]:
-            raise ValueError(f"a metric cannot be named {taken[0]!r}: that column says where a row stands")
+        if reserved := [name for name in values if name in _POSITION]:
+            raise ValueError(f"metric: expected a name other than step and epoch, got {reserved[0]!r}")
         if new := [name for name in values if name not in self._names]:
             if broken := [name for name in new if len(name.splitlines()) != 1]:
-                raise ValueError(f"a metric's name is one line, not {broken[0]!r}")
+                raise ValueError(f"metric: expected a name of one line, got {broken[0]!r}")
             self._rewrite([*self._names, *new], None)
         cells = [repr(float(values[name])) if name in values else "" for name in self._names]
         csv.writer(self._file, lineterminator="\n").writerow([int(step), int(epoch), *cells])
         self._file.flush()
 
     def synchronise(self) -> None:
-        """Wait until every row is on the disk, as a checkpoint is: neither outlives the other when the power fails."""
+        """Flush the file to the disk, so that it matches a checkpoint after a power failure."""
         if self._file is not None:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file; a second time does nothing."""
+        """Close the file. Further calls have no effect."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -98,7 +102,13 @@ class MetricsLog:
 
 @dataclass(frozen=True, eq=False)
 class MetricSeries:
-    """One metric over a run: ``steps`` and ``epochs`` int64 ``(n,)``, ``values`` float64 ``(n,)``, in written order."""
+    """Values of one metric in written order.
+
+    Attributes:
+        steps: Optimizer steps of shape ``(n,)``, counted from 0.
+        epochs: Epochs of shape ``(n,)``, counted from 0.
+        values: Values of shape ``(n,)``.
+    """
 
     steps: NDArray[np.int64]
     epochs: NDArray[np.int64]
@@ -109,18 +119,61 @@ class MetricSeries:
 
 
 def read_metrics(path: str | Path) -> dict[str, MetricSeries]:
-    """The metrics of a metrics.csv by name, without the blank cells; a metric never written is left out.
+    """Read metrics.csv, without blank cells. A metric without values is omitted.
 
-    A run may be writing still: a last line that is not finished is not read.
+    An incomplete last line, which a run may be writing, is not read.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        Series of values by name.
 
     Raises:
-        UserError: there is no such file, or a cell is no number; the message names the line.
+        UserError: If there is no such file, or a cell is no number.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"metrics not found: {path}")
     with reading(path):
         return _read_series(path)
+
+
+def read_last_values(path: Path) -> dict[str, float]:
+    """Read the last value of each training and validation metric from the end of metrics.csv.
+
+    Args:
+        path: Path of the file. A missing file has no values.
+
+    Raises:
+        UserError: If a cell is no number.
+    """
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        header = file.readline()
+        start = file.tell()
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(start, end - _TAIL))
+        tail = file.read()
+    lines = tail.split(b"\n")[1 if end - _TAIL > start else 0 : -1]  # complete lines only
+    names = next(csv.reader([header.decode()]), [])
+    missing = {i: name for i, name in enumerate(names) if name.startswith(("train/", "val/"))}
+    found: dict[str, float] = {}
+    for cells in csv.reader(line.decode() for line in reversed(lines)):
+        for i in list(missing):
+            if i < len(cells) and cells[i]:
+                found[missing.pop(i)] = _number(cells[i], path)
+        if not missing:
+            break
+    return {name: found[name] for name in names if name in found}
+
+
+def _number(cell: str, path: Path) -> float:
+    try:
+        return float(cell)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _read_series(path: Path) -> dict[str, MetricSeries]:
@@ -144,12 +197,12 @@ def _read_header(path: Path) -> list[str]:
     with path.open(newline="", encoding="utf-8") as file:
         header = next(csv.reader(file), [])
     if tuple(header[:2]) != _POSITION:
-        raise UserError(f"{path} is no metrics.csv: its first line should begin with step,epoch")
+        raise UserError(f"{path} is no metrics.csv: expected a first line that begins with step,epoch")
     return header[2:]
 
 
 def _rows(path: Path) -> Iterator[list[str]]:
-    """The complete rows, checked: integers first, then numbers or blanks."""
+    """Yield the complete rows after a check: two integers, then numbers or blanks."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.reader(line for line in file if line.endswith("\n"))
         width = len(next(reader, []))

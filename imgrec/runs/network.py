@@ -1,4 +1,4 @@
-"""The network of a run, for whoever does not need the whole task."""
+"""Loading of a classifier without its task."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from imgrec.types import DataFacts
 
 
 def read_network(path: str | Path) -> tuple[Classifier, DataFacts]:
-    """The classifier of a run folder, a checkpoint or a model folder, in evaluation mode on the CPU, and its facts.
+    """Load the classifier of a run folder, checkpoint or model folder in evaluation mode on the CPU, and its facts.
 
-    It is built from its specs alone where they say how, without Lightning; else by its task.
+    It is built from its specs without Lightning if they are complete, otherwise by its task.
 
     Raises:
-        UserError: there is nothing of the kind.
+        UserError: If there is no model.
     """
     try:
         loaded = read_origin(path)

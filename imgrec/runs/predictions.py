@@ -1,4 +1,4 @@
-"""One prediction an image, kept as parquet: id, target, predicted, logits."""
+"""Predictions of a split, one per image, and their parquet file."""
 
 from __future__ import annotations
 
@@ -19,22 +19,26 @@ from imgrec.utils.paths import written_aside
 _COLUMNS = ("id", "target", "predicted", "logits")
 _CLASS_NAMES = b"class_names"
 _ROW_GROUP = 16 << 20
-"""Bytes of logits in a row group."""
+"""Size of the logits of a row group, in bytes."""
 
 
 @dataclass(frozen=True, eq=False, init=False)
 class Predictions:
-    """What a model said of each image of a split.
+    """Predictions of a model for the images of a split.
 
-    Shapes: ``ids`` N strings; ``targets`` int64 ``(N,)``; ``logits`` float32 ``(N, C)``; ``class_names`` C strings.
-    Anything that NumPy takes for these is converted.
+    Args:
+        ids: Sample ids.
+        targets: Class indices of shape ``(N,)``.
+        logits: Logits of shape ``(N, num_classes)``.
+        class_names: Names of the classes.
 
     Raises:
-        ValueError: the shapes do not belong together, or a target is no class.
+        ValueError: If the shapes do not match, or a target is no class index.
 
-    >>> said = Predictions(["a", "b"], [0, 1], [[2.0, 0.0], [1.0, 0.0]], ["cat", "dog"])
-    >>> said.predicted.tolist(), said.accuracy
-    ([0, 0], 0.5)
+    Example:
+        >>> predictions = Predictions(["a", "b"], [0, 1], [[2.0, 0.0], [1.0, 0.0]], ["cat", "dog"])
+        >>> predictions.predicted.tolist(), predictions.accuracy
+        ([0, 0], 0.5)
     """
 
     ids: list[str]
@@ -50,12 +54,12 @@ class Predictions:
         count, classes = len(self.ids), len(self.class_names)
         if self.targets.shape != (count,) or self.logits.shape != (count, classes) or classes == 0:
             raise ValueError(
-                f"{count} ids and {classes} class names do not go with targets of shape {self.targets.shape} "
-                f"and logits of shape {self.logits.shape}"
+                f"expected targets of shape ({count},) and logits of shape ({count}, {classes}) for {count} ids and "
+                f"{classes} class names, got {self.targets.shape} and {self.logits.shape}"
             )
         if count and (self.targets.min() < 0 or self.targets.max() >= classes):
             raise ValueError(
-                f"targets lie between {self.targets.min()} and {self.targets.max()}; there are {classes} classes"
+                f"targets: expected indices of {classes} classes, got {self.targets.min()} to {self.targets.max()}"
             )
 
     def __len__(self) -> int:
@@ -63,36 +67,39 @@ class Predictions:
 
     @cached_property
     def predicted(self) -> NDArray[np.int64]:
-        """The class with the largest logit, int64 ``(N,)``; of equal logits, the lower class index."""
+        """Class with the largest logit, of shape ``(N,)``. Of equal logits, the lower class index."""
         return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
 
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
-        """The softmax of the logits, float64 ``(N, C)``."""
+        """Softmax of the logits, of shape ``(N, num_classes)``."""
         return softmax(self.logits)
 
     @cached_property
     def finite(self) -> NDArray[np.bool_]:
-        """True for each image whose logits have a softmax: no NaN, and a finite largest logit; bool ``(N,)``."""
+        """True for each image whose logits have a softmax: no NaN, and a finite maximum. Shape ``(N,)``."""
         return np.asarray(np.isfinite(self.logits.max(axis=1)))
 
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
-        """True for each image whose predicted class is the target; False if its logits are not finite; ``(N,)``."""
+        """True for each image with finite logits whose predicted class is the target. Shape ``(N,)``."""
         return np.asarray((self.predicted == self.targets) & self.finite)
 
     @property
     def accuracy(self) -> float:
-        """The fraction of images that are ``correct``; NaN if there is no image."""
+        """Fraction of ``correct`` images. NaN if there is no image."""
         return float(self.correct.mean()) if len(self) else float("nan")
 
 
 def write_predictions(path: str | Path, predictions: Predictions) -> None:
-    """Write ``predictions`` as a parquet file, whole or not at all.
+    """Write predictions as a parquet file, atomically.
 
-    Columns: ``id`` string, ``target`` and ``predicted`` int32, ``logits`` a list of C float32; the class names stand in
-    the schema's metadata under ``class_names``, as JSON. It is written in row groups of some 16 MiB, so that beside the
-    predictions themselves no more than a few of them are in memory.
+    The columns are ``id`` (string), ``target`` and ``predicted`` (int32), and ``logits`` (list of float32). The
+    metadata of the schema contain ``class_names`` as JSON. Row groups of about 16 MiB limit the additional memory.
+
+    Args:
+        path: Path of the file.
+        predictions: Predictions to write.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -119,10 +126,10 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Read what :func:`write_predictions` wrote.
+    """Read a file of :func:`write_predictions`.
 
     Raises:
-        UserError: there is no such file, it is not parquet, or it is a parquet file of something else.
+        UserError: If there is no such file, or it is no parquet file of predictions.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -137,13 +144,13 @@ def read_predictions(path: str | Path) -> Predictions:
             names = (schema.metadata or {}).get(_CLASS_NAMES)
             if missing or names is None:
                 lacks = ", ".join([f'the column "{name}"' for name in missing] or ["the class names in its metadata"])
-                raise UserError(f"{path} does not hold predictions: it lacks {lacks}")
+                raise UserError(f"{path}: expected predictions, but it lacks {lacks}")
             class_names = json_text.loads(names)
             count = file.metadata.num_rows
             ids: list[str] = []
             targets = np.empty(count, dtype=np.int64)
             logits = np.empty((count, len(class_names)), dtype=np.float32)
-            for number in range(file.num_row_groups):  # one after the other into its place: nothing lies there twice
+            for number in range(file.num_row_groups):  # copied one by one, to limit the memory
                 table = file.read_row_group(number, columns=["id", "target", "logits"])
                 part = slice(len(ids), len(ids) + len(table))
                 targets[part] = table.column("target").to_numpy()
@@ -156,4 +163,4 @@ def read_predictions(path: str | Path) -> Predictions:
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"{path} does not hold predictions: {error}") from error
+        raise UserError(f"{path}: expected predictions. {error}") from error

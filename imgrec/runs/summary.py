@@ -1,4 +1,4 @@
-"""The JSON files of a run folder: summary.json, which grows, and environment.json."""
+"""JSON files of a run folder: summary.json and environment.json."""
 
 from __future__ import annotations
 
@@ -15,31 +15,30 @@ from imgrec.utils.paths import write_text
 
 SUMMARY = "summary.json"
 HIGHER_IS_BETTER = "higher_is_better"
-"""Key with the direction of the metrics that ``build_metrics`` of the task adds to METRICS, by name."""
+"""Key of the directions of the metrics that ``build_metrics`` of a task adds, by name."""
 
 
 def update_summary(run: str | os.PathLike[str], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge ``values`` into the run's summary.json, and give what then stands there.
+    """Merge values into summary.json of a run atomically, and return its new content.
 
-    A mapping is merged into the mapping that has its key, so that ``{"test": ...}`` leaves ``"val"`` alone; any other
-    value replaces. NumPy's and torch's scalars become plain numbers. JSON has no NaN and no infinity: they become
-    ``null``. The file is written aside and renamed.
+    Mappings are merged recursively, so that ``{"test": ...}`` does not change ``"val"``. Other values are replaced.
+    Scalars of NumPy and torch become numbers. NaN and infinity become ``null``.
 
     Args:
-        run: the run folder; a :class:`~imgrec.runs.folder.RunFolder` is one too.
-        values: what to add.
+        run: Run folder.
+        values: Values to add.
 
     Raises:
-        UserError: what stands in summary.json is not a JSON object.
+        UserError: If summary.json is no JSON object.
     """
     path = Path(run) / SUMMARY
-    merged = _merge(read_json(path) if path.exists() else {}, plain(values))
+    merged = _merge(read_json(path) if path.exists() else {}, to_plain(values))
     write_json(path, merged)
     return merged
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file. A number that is not finite is given as ``None``.
+    """Read the object in a JSON file. A number that is not finite is returned as ``None``.
 
     Raises:
         UserError: If there is no such file, or it contains something else.
@@ -51,21 +50,21 @@ def read_json(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path} should hold a JSON object, and holds a {type(found).__name__}")
+        raise UserError(f"{path}: expected a JSON object, got {type(found).__name__}")
     return found
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON object that a person can read, whole or not at all."""
-    write_text(path, json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a JSON object with indentation, atomically."""
+    write_text(path, json.dumps(to_plain(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def plain(value: Any) -> Any:
-    """``value`` as what JSON can hold: NumPy's and torch's scalars unpacked, NaN and infinities as ``None``."""
+def to_plain(value: Any) -> Any:
+    """Convert a value to JSON-serializable data: scalars to numbers, NaN and infinity to ``None``."""
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
+        return [to_plain(v) for v in value]
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -73,8 +72,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "item"):
-        return plain(value.item())
-    raise TypeError(f"a summary holds plain values, not a {type(value).__name__}")
+        return to_plain(value.item())
+    raise TypeError(f"summary: expected plain values, got {type(value).__name__}")
 
 
 def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

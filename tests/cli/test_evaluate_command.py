@@ -77,7 +77,7 @@ def test_everything_is_evaluated_and_the_run_itself_stays_as_it_is(run: Path, cl
     assert cli("evaluate", run, "digits", "--device", "cpu").returncode == 0  # the same again
     other = cli("evaluate", run, "digits", "--name", "digits", "--tta", "hflip", "--device", "cpu")
     assert other.returncode == 2
-    assert "holds an evaluation of other views" in other.stderr
+    assert "is an evaluation of other views" in other.stderr
     assert json.loads((folder / "metrics.json").read_text())["metrics"] == written["metrics"]
     words = ["--name", "digits", "--tta", "hflip", "--overwrite", "--device", "cpu"]
     assert cli("evaluate", run, "digits", *words).returncode == 0

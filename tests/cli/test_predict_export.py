@@ -146,7 +146,7 @@ def test_an_export_that_is_missing_or_elsewhere_is_refused(cli: Cli, trained: Pa
             done = cli(*words)
             assert done.returncode == 2, json.dumps(named)
             assert said in done.stderr
-    with pytest.raises(UserError, match=r"expected a file with export\.json beside it"):
+    with pytest.raises(UserError, match=r"expected a file with export\.json next to it"):
         imgrec.load(lone)
     with pytest.raises(UserError, match="was built without CUDA"):
         imgrec.load(outside, device="cuda").logits(torch.zeros(1, 1, 16, 16))

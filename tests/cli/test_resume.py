@@ -185,7 +185,7 @@ def test_a_second_training_goes_on_where_a_checkpoint_was_cut_off(
     last.write_bytes(last.read_bytes()[:5000])
     done = cli("resume", run)
     assert done.returncode == 0
-    assert done.stderr.count("last.ckpt is no checkpoint that can be read") == 1
+    assert done.stderr.count("last.ckpt is no readable checkpoint") == 1
     assert "from last-6.ckpt: epoch 2, step 6" in done.stdout
     assert differences(whole, run) == []
 
@@ -206,7 +206,10 @@ def test_another_config_is_refused_with_the_difference(stop: Callable[..., Path]
     assert done.stdout == ""
     misspelt = cli("resume", run, "--allow-changed", "trainer.max_epoch")
     assert misspelt.returncode == 2
-    assert 'there is no key "trainer/max_epoch". Did you mean "trainer/max_epochs"' in misspelt.stderr
+    assert (
+        '--allow-changed: expected a key of the config, got "trainer/max_epoch". Did you mean "trainer/max_epochs"'
+        in misspelt.stderr
+    )
     assert content(run) == before
 
 
@@ -366,7 +369,7 @@ def test_allowing_changes_is_for_runs_that_go_on(cli: Cli, place: Path) -> None:
 def full(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Makes each write of a checkpoint fail for which the list says so, in turn; those after it succeed."""
     failing: list[bool] = []
-    write = checkpoints._Kept.write
+    write = checkpoints._ErrorRecorder.write
 
     def write_or_not(self: Any, data: bytes) -> int:
         if self not in seen:
@@ -378,7 +381,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         return write(self, data)
 
     seen: list[Any] = []
-    monkeypatch.setattr(checkpoints._Kept, "write", write_or_not)
+    monkeypatch.setattr(checkpoints._ErrorRecorder, "write", write_or_not)
     return failing
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from imgrec import ImageDataModule, RunFolder, RunRecorder
 from imgrec.data.splits.table import SplitTable
 from imgrec.errors import UserError
-from imgrec.runs.data import data_of
-from imgrec.runs.evaluation import keep_predictions
+from imgrec.runs.data import load_run_data
+from imgrec.runs.evaluation import record_predictions
 from imgrec.runs.predictions import Predictions
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -133,7 +133,7 @@ def test_other_images_are_refused_by_every_reader(
         assert message in done.stderr
         assert contents(run) == before
     with pytest.raises(UserError, match="has changed since it was trained"):
-        data_of(RunFolder(run))
+        load_run_data(RunFolder(run))
     assert "no thumbnails: the data of the run" in cli("report", run).stdout
 
 
@@ -210,8 +210,8 @@ def test_results_are_not_overwritten_with_those_of_other_images(run: Path, tmp_p
     before, folder = contents(run), RunFolder(run)
     said = folder.predictions("test")
     other = Predictions([f"z{name}" for name in said.ids], said.targets, said.logits, said.class_names)
-    with pytest.raises(UserError, match=r"the results of the run .* stay as they are: 6 of 6 evaluated images"):
-        keep_predictions(folder, "test", other)
+    with pytest.raises(UserError, match=r"the results of the run .* are not replaced: 6 of 6 evaluated images"):
+        record_predictions(folder, "test", other)
     import pytorch_lightning as pl
 
     from imgrec import ClassificationTask

@@ -14,7 +14,7 @@ from imgrec.engine.spec_overrides import carried, registry_at
 from imgrec.engine.tuning.short_run import read_configs
 from imgrec.errors import UserError
 from imgrec.metrics.registry import INPUTS
-from imgrec.runs.specs import _REGISTRIES, registry_of
+from imgrec.runs.config import _REGISTRIES, registry_of
 from imgrec.spec_defaults import FACTS
 from imgrec.utils import yaml
 from imgrec.utils.signature import check_type

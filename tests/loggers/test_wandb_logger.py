@@ -19,7 +19,7 @@ from imgrec import RunFolder, UserError, WandbLogger
 from imgrec.loggers.wandb import run as wandb_run
 from imgrec.loggers.wandb.files import STEP, last_logged, wandb_history, wandb_logs, wandb_records
 from imgrec.loggers.wandb.media import select_rows
-from imgrec.runs.flat_config import flat_config
+from imgrec.runs.config import flat_config
 
 Cli = Callable[..., "CompletedProcess[str]"]
 

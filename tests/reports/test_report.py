@@ -204,7 +204,7 @@ def test_image_loader_must_return_an_image_per_id(finished: RunFolder, tmp_path:
 
 def test_machine_section_shows_throughput_and_energy(run: RunFolder) -> None:
     page = Page(write_report(run))
-    assert "Images a second" not in page.text
+    assert "Images per second" not in page.text
     write_json(run.path / "environment.json", {"hardware": {"energy": "not measured (no counter)"}})
     with MetricsLog(run.metrics_file) as log:
         for epoch, rate in enumerate((100.0, 1234.0, 1300.0)):

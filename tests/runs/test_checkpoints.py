@@ -12,7 +12,13 @@ import pytest
 import torch
 
 from imgrec.errors import UserError
-from imgrec.runs.checkpoints import FULL, Usable, find_usable, remove_unfinished, write_checkpoint
+from imgrec.runs.checkpoints import (
+    DISK_FULL,
+    ResumableCheckpoint,
+    find_resumable,
+    remove_partial_files,
+    write_checkpoint,
+)
 
 
 def checkpoint(step: int, **more: Any) -> dict[str, Any]:
@@ -53,7 +59,7 @@ def test_where_it_cannot_be_written_the_old_one_stays_and_the_reason_is_given(
     before = path.read_bytes()
     from imgrec.runs import checkpoints
 
-    write = checkpoints._Kept.write
+    write = checkpoints._ErrorRecorder.write
     written = 0
 
     def full(self: Any, data: bytes) -> int:
@@ -64,7 +70,7 @@ def test_where_it_cannot_be_written_the_old_one_stays_and_the_reason_is_given(
             raise self.error
         return write(self, data)
 
-    monkeypatch.setattr(checkpoints._Kept, "write", full)
+    monkeypatch.setattr(checkpoints._ErrorRecorder, "write", full)
     with pytest.raises(OSError, match=os.strerror(code)) as caught:
         write_checkpoint(checkpoint(4), path)
     assert caught.value.errno == code
@@ -83,18 +89,18 @@ def test_a_real_limit_of_the_system_is_met_like_a_full_disk(tmp_path: Path) -> N
             write_checkpoint({"weight": torch.zeros(100_000)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert caught.value.errno in FULL
+    assert caught.value.errno in DISK_FULL
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 
 
 def test_the_last_one_is_taken_whatever_stands_beside_it(tmp_path: Path) -> None:
     run = run_with(tmp_path, last_10=10, last=20, best=25)
-    assert find_usable(run) == Usable(run / "checkpoints/last.ckpt", 20, 2)
+    assert find_resumable(run) == ResumableCheckpoint(run / "checkpoints/last.ckpt", 20, 2)
     (run / "checkpoints/last.ckpt").unlink()
-    assert find_usable(run) == Usable(run / "checkpoints/last-10.ckpt", 10, 1)
+    assert find_resumable(run) == ResumableCheckpoint(run / "checkpoints/last-10.ckpt", 10, 1)
     (run / "checkpoints/last-10.ckpt").unlink()
-    assert find_usable(run) == Usable(run / "checkpoints/best.ckpt", 25, 2)
+    assert find_resumable(run) == ResumableCheckpoint(run / "checkpoints/best.ckpt", 25, 2)
 
 
 @pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.99])
@@ -104,29 +110,29 @@ def test_one_that_was_cut_off_is_refused_by_name_and_the_one_before_is_used(
     run = run_with(tmp_path, best=5, last_10=10, last=20)
     path = run / "checkpoints/last.ckpt"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
-    assert find_usable(run) == Usable(run / "checkpoints/last-10.ckpt", 10, 1)
+    assert find_resumable(run) == ResumableCheckpoint(run / "checkpoints/last-10.ckpt", 10, 1)
     (record,) = caplog.records
     assert str(path) in record.message
-    assert "no checkpoint that can be read" in record.message
+    assert "no readable checkpoint" in record.message
 
 
 def test_where_none_is_left_there_is_one_message(tmp_path: Path) -> None:
     run = run_with(tmp_path, best=5, last=20)
     for path in (run / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"none of its checkpoints can be used \(last.ckpt, best.ckpt\)"):
-        find_usable(run)
+    with pytest.raises(UserError, match=r"no checkpoint can be used \(last.ckpt, best.ckpt\)"):
+        find_resumable(run)
 
 
 def test_weights_alone_are_nothing_to_go_on_from(tmp_path: Path) -> None:
     weights = {"state_dict": {}, "global_step": 3, "epoch": 0}
     write_checkpoint(weights, tmp_path / "checkpoints/last.ckpt")
-    with pytest.raises(UserError, match="none of its checkpoints"):
-        find_usable(tmp_path)
+    with pytest.raises(UserError, match="no checkpoint"):
+        find_resumable(tmp_path)
 
 
 def test_a_run_without_any_begins_anew(tmp_path: Path) -> None:
-    assert find_usable(tmp_path) is None
+    assert find_resumable(tmp_path) is None
 
 
 def test_what_a_killed_process_was_writing_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
@@ -134,7 +140,7 @@ def test_what_a_killed_process_was_writing_is_no_checkpoint_and_is_removed(tmp_p
     for name in ("checkpoints/.last.ckpt.x1y2.ckpt", ".metrics.csv.abc.csv", ".summary.json.abc.json"):
         (run / name).write_text("half")
     (run / ".hidden").write_text("of somebody")
-    assert find_usable(run) == Usable(run / "checkpoints/last.ckpt", 20, 2)
-    remove_unfinished(run)
+    assert find_resumable(run) == ResumableCheckpoint(run / "checkpoints/last.ckpt", 20, 2)
+    remove_partial_files(run)
     left = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
     assert left == {"checkpoints/last.ckpt", ".hidden"}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from imgrec import ImageDataModule, RunFolder
 from imgrec.compare.align import align_predictions
 from imgrec.compare.groups import group_runs
-from imgrec.runs.evaluation import keep_predictions, predict_split
+from imgrec.runs.evaluation import predict_split, record_predictions
 from imgrec.runs.summary import read_json, write_json
 from tests.conftest import StoredRun
 
@@ -39,7 +39,7 @@ def test_every_image_of_a_split_is_asked_once_in_the_order_of_the_ids(tmp_path: 
         assert target == data.source.targets[rows[name]]
 
     run = RunFolder(stored_run(tmp_path, "a", 0, [True] * 6, summary={"test": {"acc": 1.0, "loss": 0.3}}))
-    figures = keep_predictions(run, "test", found)
+    figures = record_predictions(run, "test", found)
     assert run.predictions("test").ids == found.ids
     assert run.summary["test"] == {**figures, "loss": None}
     assert figures["acc"] == pytest.approx(found.accuracy)

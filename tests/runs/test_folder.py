@@ -30,19 +30,19 @@ def test_the_experiment_is_the_folder_around_the_run_where_nothing_else_is_said(
 
 
 def test_checkpoints_are_found_and_missed_by_name(run: RunFolder) -> None:
-    with pytest.raises(UserError, match='no checkpoint "best"; it has none'):
+    with pytest.raises(UserError, match=r'no checkpoint "best"\. It has none'):
         run.checkpoint()
     (run.path / "checkpoints").mkdir()
     (run.path / "checkpoints" / "last.ckpt").touch()
     assert run.checkpoint("last") == run.path / "checkpoints" / "last.ckpt"
-    with pytest.raises(UserError, match=r'it has: last\. Did you mean "last"'):
+    with pytest.raises(UserError, match=r'It has: last\. Did you mean "last"'):
         run.checkpoint("lst")
 
 
 def test_missing_predictions_name_those_that_are_there(finished: RunFolder, run: RunFolder) -> None:
-    with pytest.raises(UserError, match=r'no predictions on "tets"; it has: test, val\. Did you mean "test"'):
+    with pytest.raises(UserError, match=r'no predictions on "tets"\. It has: test, val\. Did you mean "test"'):
         finished.predictions("tets")
-    with pytest.raises(UserError, match="it has none"):
+    with pytest.raises(UserError, match="It has none"):
         run.predictions()
     assert finished.has_predictions("val")
     assert not run.has_predictions("val")
@@ -62,7 +62,7 @@ def test_a_folder_of_runs_lists_them_newest_first(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         RunFolder(tmp_path)
     lines = str(caught.value).splitlines()
-    assert "is no run folder: a run folder holds config.yaml and environment.json" in lines[0]
+    assert "is no run folder: expected a folder of `imgrec fit` with config.yaml and environment.json" in lines[0]
     assert lines[1].endswith("run-11")
     assert lines[-1].strip() == "and 2 more"
     assert len(lines) == 12
@@ -72,7 +72,7 @@ def test_a_place_inside_a_run_names_the_run(run: RunFolder) -> None:
     inside = run.path / "checkpoints"
     inside.mkdir()
     for place in (inside, run.path / "config.yaml"):
-        with pytest.raises(UserError, match=f"inside the run {run.path}: give that folder"):
+        with pytest.raises(UserError, match=f"inside the run {run.path}. Use that folder"):
             RunFolder(place)
 
 
@@ -85,9 +85,9 @@ def test_an_empty_folder_is_no_run(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("config.yaml", "a: [1", "is not valid YAML"),
-        ("config.yaml", "- 1\n", "should hold a mapping, and holds a list"),
+        ("config.yaml", "- 1\n", "expected a mapping, got list"),
         ("environment.json", "{", "is not valid JSON"),
-        ("environment.json", "[]", "should hold a JSON object, and holds a list"),
+        ("environment.json", "[]", "expected a JSON object, got list"),
     ],
 )
 def test_broken_files_are_named(run: RunFolder, name: str, text: str, message: str) -> None:

@@ -97,7 +97,7 @@ def test_the_time_left_is_that_of_the_epochs_with_their_validation(run: RunFolde
     train(run, 4)
     now = live(run).progress()
     assert (now.step, now.max_steps, now.epochs_done, now.max_epochs) == (20, 50, 4, 10)
-    assert now.share == 0.4
+    assert now.fraction == 0.4
     assert now.steps_per_second == pytest.approx(0.25)  # 5 steps in 20 s
     assert now.seconds_left == pytest.approx(120)
     assert now.seconds == 80
@@ -109,7 +109,7 @@ def test_in_the_first_epoch_there_is_a_rate_and_no_end(run: RunFolder) -> None:
             log.append(step, 0, {"train/loss_step": 1.0, SECONDS: 1.0 + step / 2})
     now = live(run).progress()
     assert now.steps_per_second == pytest.approx(2.0)
-    assert (now.step, now.max_steps, now.seconds_left, now.share) == (4, None, None, None)
+    assert (now.step, now.max_steps, now.seconds_left, now.fraction) == (4, None, None, None)
 
 
 def test_a_limit_in_steps_is_known_from_the_beginning(run: RunFolder) -> None:
@@ -118,7 +118,7 @@ def test_a_limit_in_steps_is_known_from_the_beginning(run: RunFolder) -> None:
         for step in range(4):
             log.append(step, 0, {"train/loss_step": 1.0, SECONDS: 1.0 + step / 2})
     now = live(run).progress()
-    assert (now.max_epochs, now.max_steps, now.share) == (None, 8, 0.5)
+    assert (now.max_epochs, now.max_steps, now.fraction) == (None, 8, 0.5)
     assert now.seconds_left == pytest.approx(2.0)
 
 
@@ -130,18 +130,18 @@ def test_the_best_so_far(run: RunFolder) -> None:
 
 
 def test_a_run_has_ended_when_no_process_works_in_it(run: RunFolder) -> None:
-    assert live(run).ended
+    assert live(run).has_ended
     lock = RunLock(run.path)
-    assert not live(run).ended
+    assert not live(run).has_ended
     for status in ("running", "finished"):  # what is finished may be evaluated still
         update_summary(run.path, {"status": status})
-        assert not live(run).ended, status
+        assert not live(run).has_ended, status
     lock.release()
     for status in ("running", "failed", "preempted", "finished"):
         update_summary(run.path, {"status": status})
-        assert live(run).ended, status
+        assert live(run).has_ended, status
     (run.path / "summary.json").write_text('{"status": "fini')
-    assert not live(run).ended
+    assert not live(run).has_ended
 
 
 def test_before_the_first_row_nothing_is_known(run: RunFolder) -> None:

@@ -17,7 +17,7 @@ from imgrec import RunFolder
 from imgrec.errors import ResourceError
 from imgrec.runs import liveness
 from imgrec.runs.live import LiveRun
-from imgrec.runs.liveness import PROCESS, identity, is_alive, status_of
+from imgrec.runs.liveness import PROCESS_FILE, is_alive, process_identity, status_of
 from imgrec.runs.lock import RunLock
 from imgrec.runs.table import run_table
 
@@ -40,20 +40,20 @@ def shown(run: Path) -> set[str]:
 
 def left_by(run: Path, age: float = 0.0, **other: Any) -> None:
     """Write the file that a process with another identity has left, ``age`` seconds ago."""
-    (run / PROCESS).write_text(json.dumps(identity() | other))
+    (run / PROCESS_FILE).write_text(json.dumps(process_identity() | other))
     then = time.time() - age
-    os.utime(run / PROCESS, (then, then))
+    os.utime(run / PROCESS_FILE, (then, then))
 
 
 def test_a_run_is_running_while_its_folder_is_locked(run: Path) -> None:
     assert shown(run) == {"killed"}
     lock = RunLock(run)
     assert shown(run) == {"running"}
-    assert not LiveRun(run).ended
+    assert not LiveRun(run).has_ended
     lock.release()
     assert shown(run) == {"killed"}
-    assert LiveRun(run).ended
-    assert not (run / PROCESS).exists()
+    assert LiveRun(run).has_ended
+    assert not (run / PROCESS_FILE).exists()
 
 
 def test_a_process_that_sigkill_ended_is_not_alive_although_nobody_waited_for_it(run: Path) -> None:
@@ -98,15 +98,15 @@ def test_a_restart_of_this_machine_ends_a_run_at_once(run: Path, monkeypatch: py
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "4711"])
 def test_what_is_no_identity_is_nobody(text: str, run: Path) -> None:
-    (run / PROCESS).write_text(text)
+    (run / PROCESS_FILE).write_text(text)
     assert not is_alive(run)
 
 
 def test_signs_of_life_come_again_and_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liveness, "_EVERY", 0.01)
+    monkeypatch.setattr(liveness, "_INTERVAL", 0.01)
     lock = RunLock(run)
-    os.utime(run / PROCESS, (0, 0))
-    while (run / PROCESS).stat().st_mtime == 0:
+    os.utime(run / PROCESS_FILE, (0, 0))
+    while (run / PROCESS_FILE).stat().st_mtime == 0:
         time.sleep(0.01)
     lock.release()
 

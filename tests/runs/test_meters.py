@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from imgrec.runs.meters import NvmlMeter, RaplMeter, energy_meters, peak_memory
+from imgrec.runs.system import NvmlMeter, RaplMeter, energy_meters, peak_process_memory_gib
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_counter_that_wraps_around_goes_on(powercap: Path) -> None:
 
 def test_where_there_is_none_it_is_said_and_never_zero(powercap: Path, tmp_path: Path) -> None:
     meters, why = energy_meters(powercap=tmp_path / "nowhere")
-    assert (meters, why) == ([], "processor: the system shows no energy counter")
+    assert (meters, why) == ([], "processor: no energy counter")
     for zone in powercap.iterdir():
         (zone / "energy_uj").unlink()  # the rights to read it cannot be taken from root
     meters, why = energy_meters(powercap=powercap)
@@ -59,15 +59,15 @@ def test_where_there_is_none_it_is_said_and_never_zero(powercap: Path, tmp_path:
 
 
 def test_memory_is_the_peak_and_does_not_fall() -> None:
-    before = peak_memory()
+    before = peak_process_memory_gib()
     assert before is not None
     block = np.ones(200 * 2**20, np.uint8)
-    during = peak_memory()
+    during = peak_process_memory_gib()
     assert during is not None
     assert during >= before
     assert during >= 0.2
     del block
-    assert peak_memory() == pytest.approx(during, rel=0.05)
+    assert peak_process_memory_gib() == pytest.approx(during, rel=0.05)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU")

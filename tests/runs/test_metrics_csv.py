@@ -89,7 +89,7 @@ def test_misuse_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,age\n", "should begin with step,epoch"),
+        ("name,age\n", "expected a first line that begins with step,epoch"),
         ("step,epoch,a\n0,0,x\n", "line 2: could not convert"),
         ("step,epoch,a\n0,0,1.0\n1,0\n", "line 3: 2 cells under 3 names"),
         ("step,epoch,a\n,0,1.0\n", "line 2"),

@@ -68,10 +68,10 @@ def test_probabilities_sum_to_one_and_accuracy_counts_hits() -> None:
 @pytest.mark.parametrize(
     ("targets", "logits", "names", "message"),
     [
-        ([0, 1], [[0.0, 1.0]], ["a", "b"], "do not go with"),
-        ([0], [[0.0, 1.0]], ["a"], "do not go with"),
-        ([2], [[0.0, 1.0]], ["a", "b"], "there are 2 classes"),
-        ([-1], [[0.0, 1.0]], ["a", "b"], "between -1 and -1"),
+        ([0, 1], [[0.0, 1.0]], ["a", "b"], "expected targets of shape"),
+        ([0], [[0.0, 1.0]], ["a"], "expected targets of shape"),
+        ([2], [[0.0, 1.0]], ["a", "b"], "expected indices of 2 classes"),
+        ([-1], [[0.0, 1.0]], ["a", "b"], "got -1 to -1"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(

@@ -14,10 +14,9 @@ from imgrec.compare.align import ComparedRun
 from imgrec.compare.comparison import compare_runs
 from imgrec.compare.groups import group_runs
 from imgrec.errors import UserError
-from imgrec.runs.flat_config import flat_config
+from imgrec.runs.config import complete_config, flat_config, registry_of
 from imgrec.runs.folder import RunFolder
-from imgrec.runs.resume import check_changes
-from imgrec.runs.specs import complete_config, registry_of
+from imgrec.runs.resume import check_config_changes
 from imgrec.runs.table import run_table
 from imgrec.spec_defaults import FACTS, complete_spec
 from imgrec.tasks.initial_weights import _normalized
@@ -97,10 +96,10 @@ def test_a_run_of_an_earlier_version_resumes(trained: Path) -> None:
     now = yaml.read(trained / "config.yaml")
     before = {**now, "model": {**now["model"], "init_args": {**now["model"]["init_args"], "loss": "cross_entropy"}}}
     given = complete_config(before), complete_config(now)
-    assert check_changes(trained, *given, [])[0] == {}
+    assert check_config_changes(trained, *given, [])[0] == {}
     other = complete_config({"model": {"init_args": {"optimizer": {"name": "adamw", "lr": 0.5}}}})
     with pytest.raises(UserError, match=r"optimizer/lr: 0.001 before, 0.5 now"):
-        check_changes(trained, complete_config({"model": {"init_args": {"optimizer": "adamw"}}}), other, [])
+        check_config_changes(trained, complete_config({"model": {"init_args": {"optimizer": "adamw"}}}), other, [])
 
 
 def test_equal_parts_are_equal_with_and_without_defaults() -> None:

@@ -97,7 +97,7 @@ def test_conditions(root: Path, condition: str, found: list[str]) -> None:
         ("test/acc", "expected a condition such as"),
         ("tset/acc>0.9", 'no run has a column "tset/acc". Did you mean "test/acc"'),
         ("gamma=2", 'Did you mean "loss/gamma"'),
-        ("test/acc>[1]", "compares with a number or a date"),
+        ("test/acc>[1]", "expected a number or a date"),
     ],
 )
 def test_a_condition_that_means_nothing_is_refused(root: Path, condition: str, said: str) -> None:
@@ -124,9 +124,9 @@ def test_the_best_come_first_and_those_without_a_value_last(root: Path) -> None:
 
 def test_columns_are_chosen_by_name_and_glob(root: Path) -> None:
     table = run_table(root)
-    assert table.chosen("run, loss/*,test/acc") == ["run", "loss/name", "loss/gamma", "test/acc"]
+    assert table.select_columns("run, loss/*,test/acc") == ["run", "loss/name", "loss/gamma", "test/acc"]
     with pytest.raises(UserError, match=r'--columns: no run has a column "lss/\*"'):
-        table.chosen("lss/*")
+        table.select_columns("lss/*")
 
 
 @pytest.mark.parametrize(

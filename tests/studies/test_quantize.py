@@ -19,7 +19,7 @@ from imgrec.data import ImageDataModule
 from imgrec.errors import BudgetExceededError, UserError
 from imgrec.export.export_folder import read_export
 from imgrec.export.runtimes.registry import open_runtime
-from imgrec.runs.data import data_of
+from imgrec.runs.data import load_run_data
 from imgrec.runs.evaluation import predict_split
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.load import load
@@ -49,7 +49,7 @@ def test_int8_with_its_accuracy_drop(run: Path) -> None:
     assert record["calibration"] == {"split": "train", "images": 64, "seed": 0}
     model = onnx.load(str(export.file))
     assert sum(node.op_type == "DequantizeLinear" for node in model.graph.node) > record["layers"]
-    data = data_of(RunFolder(run))
+    data = load_run_data(RunFolder(run))
     with open_runtime(folder, "onnxruntime") as network:
         found = predict_split(data, "val", network)
     assert found is not None
@@ -63,7 +63,7 @@ def test_int8_with_its_accuracy_drop(run: Path) -> None:
 
 def relabelled(run: Path) -> ImageDataModule:
     """Return the data of the run with the predictions of its model as labels, so that float32 is always correct."""
-    data: ImageDataModule = data_of(RunFolder(run))
+    data: ImageDataModule = load_run_data(RunFolder(run))
     predictor = load(run, device="cpu")
     rows = data.splits.val
     images = torch.cat([batch.images for batch in data.val_dataloader()])
@@ -123,7 +123,7 @@ def test_half_weights_are_measured_too(run: Path) -> None:
 
 
 def test_calibration_images_are_not_evaluated(run: Path) -> None:
-    data = data_of(RunFolder(run))
+    data = load_run_data(RunFolder(run))
     there = data.split_sizes()["val"]
     record = read_export(quantize_run(run, calibration=40, calibrate_on="val", data=data)).quantization
     assert record is not None

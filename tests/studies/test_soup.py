@@ -25,7 +25,7 @@ from imgrec.errors import UserError
 from imgrec.export import read_model_folder
 from imgrec.optim.averaging import mean_state
 from imgrec.reports.soup_section import soup_notes
-from imgrec.runs.data import data_of
+from imgrec.runs.data import load_run_data
 from imgrec.runs.evaluation import predict_split, unit_images
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.predictions import Predictions
@@ -167,7 +167,7 @@ def test_a_uniform_soup_is_the_mean_of_all_weights_in_a_run_folder(runs: Path, c
     assert not any(torch.allclose(mine[name], torch.stack([s[name] for s in theirs]).mean(0)) for name in moved)
 
     # metrics and predictions are those of the model
-    data = data_of(soup)
+    data = load_run_data(soup)
     for split, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
         stored = soup.predictions(split)
         logits: dict[str, Any] = {}
@@ -327,9 +327,9 @@ def test_the_data_is_read_once_for_runs_of_one_recipe(runs: Path, monkeypatch: p
 
     def noted(run: RunFolder) -> Any:
         read.append(run.path)
-        return data_of(run)
+        return load_run_data(run)
 
-    monkeypatch.setattr(module, "data_of", noted)
+    monkeypatch.setattr(module, "load_run_data", noted)
     data = shared_data(load_candidates(three(runs)))
     assert read == [runs / "seed-0"]
     assert data.split_sizes()["val"] > 0

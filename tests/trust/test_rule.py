@@ -224,7 +224,7 @@ ALLOWED = {
     ("export/formats/__init__.py", "import_module"): "the modules of the package",
     ("export/runtimes/__init__.py", "import_module"): "the modules of the package",
     ("cli/commands/list_show.py", "import_module"): "the table of registries",
-    ("runs/specs.py", "import_module"): "the table of registries",
+    ("runs/config.py", "import_module"): "the table of registries",
     ("engine/class_lists.py", "import_module"): "the table of class lists",
     ("engine/instantiate.py", "import_module"): "the table of Lightning's classes",
     ("compress/quantization/tracing.py", "exec"): "the code of a graph that this process traced",

@@ -10,7 +10,7 @@ from typing import Any
 from lightning_fabric.plugins.io import TorchCheckpointIO
 
 from imgrec.errors import ResourceError
-from imgrec.runs.checkpoints import FULL, write_checkpoint
+from imgrec.runs.checkpoints import DISK_FULL, write_checkpoint
 from imgrec.trust import current
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             write_checkpoint(checkpoint, path)
         except OSError as error:
-            if error.errno not in FULL:
+            if error.errno not in DISK_FULL:
                 raise
             self.failed += 1
             why = f"the checkpoint {os.fspath(path)} could not be written: {error.strerror}"

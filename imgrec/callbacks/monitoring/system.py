@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from imgrec.runs.meters import EnergyMeter, energy_meters, peak_memory
+from imgrec.runs.system import EnergyMeter, energy_meters, peak_process_memory_gib
 from imgrec.types import Batch
 
 _READ_EVERY = 60.0  # seconds, because the energy counters of processors overflow
@@ -74,7 +74,7 @@ class SystemMonitor(pl.Callback):
             figures["images_per_second"] = (self._images / max(seconds, 1e-9), "sum")
         if (waited := _waited(trainer)) is not None:
             figures["data_wait"] = ((waited - self._waited) / max(seconds, 1e-9), "mean")
-        if (memory := peak_memory()) is not None:
+        if (memory := peak_process_memory_gib()) is not None:
             figures["peak_memory_gib"] = (memory, "max")
         if pl_module.device.type == "cuda":
             figures["peak_gpu_memory_gib"] = (torch.cuda.max_memory_allocated(pl_module.device) / 2**30, "max")

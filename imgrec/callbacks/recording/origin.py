@@ -11,11 +11,11 @@ from typing import Any
 import pytorch_lightning as pl
 
 from imgrec.callbacks.recording.outputs import config_of
-from imgrec.runs.checkpoints import remove_unfinished
+from imgrec.runs.checkpoints import remove_partial_files
 from imgrec.runs.data import store_splits
 from imgrec.runs.environment import describe_environment
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, SPLITS_FILE
-from imgrec.runs.resume import Resumption, check_data, differences, note_resumption
+from imgrec.runs.resume import Resumption, check_fingerprint, environment_changes, record_resumption
 from imgrec.runs.summary import SUMMARY, read_json, update_summary, write_json
 from imgrec.utils.paths import write_text
 from imgrec.utils.seeding import run_seed
@@ -50,7 +50,7 @@ def check_stored_data(folder: Path, trainer: pl.Trainer, resumption: Resumption)
         UserError: If the data changed.
     """
     if not (folder / SPLITS_FILE).is_file():
-        check_data(folder, _fingerprint(trainer), resumption.allowed)
+        check_fingerprint(folder, _fingerprint(trainer), resumption.allowed)
 
 
 def write_resumption(
@@ -65,13 +65,13 @@ def write_resumption(
         experiment: Name of the experiment.
         config: Resolved config as YAML.
     """
-    remove_unfinished(folder)
+    remove_partial_files(folder)
     environment = _environment(trainer, experiment)
-    if changed := differences(read_json(folder / ENVIRONMENT), environment):
+    if changed := environment_changes(read_json(folder / ENVIRONMENT), environment):
         logger.warning("the environment changed, and the run may end with other weights: %s", ", ".join(changed))
     if resumption.changed and config is not None:
         write_text(folder / CONFIG, config)
-    note_resumption(folder, environment, resumption, trainer.world_size)
+    record_resumption(folder, environment, resumption, trainer.world_size)
     store_splits(folder, trainer.datamodule, again=resumption.changes_data)  # type: ignore[attr-defined]
     summary = read_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else {}
     reset = {"error": None} if "error" in summary else {}

@@ -21,11 +21,11 @@ from imgrec.export.trained_model import read_any
 from imgrec.loggers.csv import shortest
 from imgrec.metrics.names import custom_metrics
 from imgrec.runs.checkpoints import LAST
-from imgrec.runs.data import refuse_other_images
+from imgrec.runs.config import complete_config
+from imgrec.runs.data import check_run_images
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.metrics_csv import read_metrics
 from imgrec.runs.predictions import Predictions, write_predictions
-from imgrec.runs.specs import complete_config
 from imgrec.runs.summary import HIGHER_IS_BETTER, update_summary
 from imgrec.runs.system import system_totals
 from imgrec.tasks import BaseTask, ClassificationTask
@@ -50,7 +50,7 @@ def write_evaluation(folder: Path, trainer: pl.Trainer, task: BaseTask, split: s
         logits=found.logits.numpy(),
         class_names=task.facts.class_names,
     )
-    refuse_other_images(RunFolder(folder), split, predictions)
+    check_run_images(RunFolder(folder), split, predictions)
     write_predictions(folder / "predictions" / f"{split}.parquet", predictions)
     prefix = f"{split}/"
     figures = {

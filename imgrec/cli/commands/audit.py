@@ -171,9 +171,9 @@ def _data_module(config: Config, run: RunFolder | None = None) -> Any:
     if not (hasattr(type(module), "source") and hasattr(type(module), "splits")):
         raise UserError(f"data: expected a data module with `source` and `splits`, got {type(module).__name__}.")
     if run is not None:
-        from imgrec.runs.data import hold_to_run
+        from imgrec.runs.data import set_up_run_data
 
-        hold_to_run(module, run)
+        set_up_run_data(module, run)
         return module
     module.prepare_data()
     module.setup("fit")

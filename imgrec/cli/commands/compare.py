@@ -131,11 +131,11 @@ def _write_page(comparison: Comparison, path: Path, with_images: bool) -> None:
     if with_images and comparison.split not in ("val", "test"):
         print("no thumbnails: the images of an evaluation are not images of the run")
     elif with_images:
-        from imgrec.runs.data import data_of, images_of
+        from imgrec.runs.data import load_run_data, make_image_loader
 
         try:
-            data: Any = data_of(comparison.runs[0].run)
-            images = images_of(data) if hasattr(data, "load_images") else None
+            data: Any = load_run_data(comparison.runs[0].run)
+            images = make_image_loader(data) if hasattr(data, "load_images") else None
         except UserError as error:
             print(f"no thumbnails: {error}")
     write_comparison(comparison, path, images)

@@ -14,12 +14,12 @@ def run(command: str, words: list[str]) -> int:
     arguments = parser.parse_args(words)
 
     from imgrec.reports.report import write_report_with_images
-    from imgrec.runs.data import data_of
+    from imgrec.runs.data import load_run_data
     from imgrec.runs.folder import RunFolder
 
     folder = RunFolder(arguments.run)
     try:
-        data = data_of(folder)
+        data = load_run_data(folder)
     except UserError as error:
         print(f"no thumbnails: {error}")
         data = None

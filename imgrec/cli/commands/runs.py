@@ -57,7 +57,7 @@ def run(command: str, words: list[str]) -> int:
         table = table.sorted(arguments.sort, arguments.reverse)
     elif arguments.reverse:
         raise UserError("--reverse: expected --sort COLUMN as well.")
-    columns = None if arguments.columns is None else _with_run(everything.chosen(arguments.columns))
+    columns = None if arguments.columns is None else _with_run(everything.select_columns(arguments.columns))
     found = len(table.rows)
     if arguments.limit is not None:
         table = table.limited(arguments.limit)
@@ -115,7 +115,7 @@ def _title(column: str) -> str:
 
 
 def _text(column: str, value: Any) -> str:
-    from imgrec.runs.rows import FIGURES
+    from imgrec.runs.table import METRIC_PREFIXES
     from imgrec.utils.formatting import config_value, duration, format_size, short_count
 
     if value is None:
@@ -126,7 +126,7 @@ def _text(column: str, value: Any) -> str:
         return format_size(value)
     if column == "parameters":
         return short_count(value)
-    if isinstance(value, float) and column.startswith(FIGURES):
+    if isinstance(value, float) and column.startswith(METRIC_PREFIXES):
         return f"{value:.4f}"
     text = " ".join(config_value(value).split())
     return text if len(text) <= _LONGEST or column == "run" else f"{text[: _LONGEST - 1]}…"
@@ -146,8 +146,8 @@ def _write_csv(path: Path, table: RunTable, columns: list[str]) -> None:
 def _write_json(path: Path, table: RunTable, columns: list[str]) -> None:
     import json
 
-    from imgrec.runs.summary import plain
+    from imgrec.runs.summary import to_plain
     from imgrec.utils.paths import write_text
 
-    rows = [{column: plain(row[column]) for column in columns if column in row} for row in table.rows]
+    rows = [{column: to_plain(row[column]) for column in columns if column in row} for row in table.rows]
     write_text(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")

@@ -60,9 +60,9 @@ def find_pending(place: Path, again: bool = False) -> list[Pending]:
     """
     from imgrec.loggers.wandb.files import wandb_logs
     from imgrec.runs.folder import RunFolder
-    from imgrec.runs.rows import run_folders
+    from imgrec.runs.table import find_run_folders
 
-    folders = list(run_folders(place)) if place.is_dir() else []
+    folders = list(find_run_folders(place)) if place.is_dir() else []
     if not folders:
         RunFolder(place)  # raises the reason
     files = [file for folder in folders for file in wandb_logs(folder, offline_only=True)]

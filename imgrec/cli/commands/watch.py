@@ -14,7 +14,7 @@ from imgrec.utils.terminal import print
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from imgrec.runs.live import Curve, LiveRun
+    from imgrec.runs.live import LiveCurve, LiveRun
 
 PANELS = (("loss", "train/loss", "val/loss"), ("accuracy", "train/acc", "val/acc"))
 _HEIGHT = 8  # lines of a plot
@@ -52,11 +52,11 @@ def newest_run(place: Path) -> Path | None:
         UserError: If the folder does not exist, or is inside a run folder.
     """
     from imgrec.runs.folder import ENVIRONMENT, RunFolder, is_run_folder
-    from imgrec.runs.rows import run_folders
+    from imgrec.runs.table import find_run_folders
 
     if is_run_folder(place):
         return place
-    found = [folder for folder in run_folders(place) if is_run_folder(folder)] if place.is_dir() else []
+    found = [folder for folder in find_run_folders(place) if is_run_folder(folder)] if place.is_dir() else []
     if not found and (not place.is_dir() or any(map(is_run_folder, place.absolute().parents))):
         RunFolder(place)  # raises the reason
     return max(found, key=lambda folder: (folder / ENVIRONMENT).stat().st_mtime, default=None)
@@ -95,7 +95,7 @@ def _follow(place: Path, interval: float) -> int:
         return _lines(live, interval)
     with Live(console=console, auto_refresh=False) as screen:
         while True:
-            ended = live.ended
+            ended = live.has_ended
             live.tail.read()  # in this order, because nothing is written after the end of a run
             screen.update(frame(live, min(console.width, 160)), refresh=True)
             if ended:
@@ -108,7 +108,7 @@ def _lines(live: LiveRun, interval: float) -> int:
     printed = 0
     print(f"{live.run.path}", flush=True)
     while True:
-        ended = live.ended
+        ended = live.has_ended
         live.tail.read()
         for at in range(printed, len(live.tail.curves.get("train/loss", ()))):
             print(epoch_line(live, at), flush=True)
@@ -172,7 +172,7 @@ def _progress(live: LiveRun, width: int) -> list[Text]:
         first.append(f"{duration(now.seconds)} {'so far' if live.status == 'running' else 'in total'}")
     if now.seconds_left and live.status == "running":
         first.append(f"about {duration(now.seconds_left)} left")
-    if live.status == "running" and (silent := live.silent_for()) > _SILENT:
+    if live.status == "running" and (silent := live.seconds_since_update()) > _SILENT:
         first.append(f"no update for {duration(silent)}")
     if now.steps_per_second:
         second.append(f"{now.steps_per_second:.3g} steps/s")
@@ -187,9 +187,9 @@ def _progress(live: LiveRun, width: int) -> list[Text]:
         f"{metric} {found[0]:.4f} in {epoch_text(found[1])}" for metric, found in best.items() if found is not None
     ]
     lines = []
-    if now.share is not None:
-        done = round(now.share * _BAR)
-        lines.append(Text.assemble(("━" * done, "blue"), ("─" * (_BAR - done), "dim"), f" {100 * now.share:.0f} %"))
+    if now.fraction is not None:
+        done = round(now.fraction * _BAR)
+        lines.append(Text.assemble(("━" * done, "blue"), ("─" * (_BAR - done), "dim"), f" {100 * now.fraction:.0f} %"))
     lines += [Text("   ".join(parts)) for parts in (first, second) if parts]
     if third:
         lines.append(Text("best  " + "   ".join(third), style="green"))
@@ -203,11 +203,11 @@ def _panel(live: LiveRun, title: str, train: str, val: str, width: int) -> list[
     from rich.text import Text
 
     from imgrec.reports.terminal_plot import plot
-    from imgrec.runs.live import Curve
+    from imgrec.runs.live import LiveCurve
 
     curves = live.tail.curves
-    line, marks = curves.get(train, Curve()), curves.get(val, Curve())
-    steps = curves.get(f"{train}_step", Curve())
+    line, marks = curves.get(train, LiveCurve()), curves.get(val, LiveCurve())
+    steps = curves.get(f"{train}_step", LiveCurve())
     if len(steps) > len(line):  # the curve per step has more points
         line = steps
     values = np.array([*line.values, *marks.values])
@@ -241,7 +241,7 @@ def _panel(live: LiveRun, title: str, train: str, val: str, width: int) -> list[
     return [head, *rows]
 
 
-def _last_value(name: str, curve: Curve) -> str:
+def _last_value(name: str, curve: LiveCurve) -> str:
     return f"{name} {curve.values[-1]:.4f}" if len(curve) else ""
 
 

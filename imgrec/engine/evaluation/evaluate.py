@@ -20,14 +20,14 @@ from imgrec.engine.evaluation.evaluation_data import SourceImages, predict_sourc
 from imgrec.errors import UserError
 from imgrec.registry import Specs
 from imgrec.reports.evaluation_page import evaluation_page
-from imgrec.runs.data import images_of
+from imgrec.runs.data import make_image_loader
 from imgrec.runs.evaluations import (
     LEVEL,
     Evaluation,
     check_name,
+    check_overwrite,
+    default_evaluation_name,
     evaluation_folder,
-    name_from,
-    refuse_other,
     write_evaluation_folder,
 )
 from imgrec.runs.folder import RunFolder
@@ -109,7 +109,7 @@ def evaluate(
     identity = {"images": _digest(matched.source), "weights": model.weights, "tta": _views(tta, tta_average)}
     folder = Path(out) if out is not None else _folder_in(model, path, title)
     if folder is not None:
-        refuse_other(folder, identity, overwrite)
+        check_overwrite(folder, identity, overwrite)
     predictions, skipped = predict_source(model, matched.source, batch_size, num_workers, say)
     evaluation = Evaluation(
         name=title,
@@ -127,7 +127,7 @@ def evaluate(
     )
     show(evaluation)
     if folder is not None:
-        page = evaluation_page(evaluation, images_of(SourceImages(matched.source)))
+        page = evaluation_page(evaluation, make_image_loader(SourceImages(matched.source)))
         write_evaluation_folder(folder, evaluation, page)
     return evaluation
 
@@ -172,7 +172,7 @@ def _default_name(data: Any, given: Mapping[str, Any], split: str | None, tta: S
         spec = given["source"]
         arguments = spec if isinstance(spec, Mapping) else {}
         text = str(next((arguments[key] for key in ("root", "file", "path") if key in arguments), None) or _word(spec))
-    return "-".join([name_from(text), *([split] if split else []), *(["tta"] if tta is not None else [])])
+    return "-".join([default_evaluation_name(text), *([split] if split else []), *(["tta"] if tta is not None else [])])
 
 
 def _word(spec: Any) -> str:

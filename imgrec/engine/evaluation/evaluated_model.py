@@ -16,9 +16,9 @@ from imgrec.errors import UserError
 from imgrec.export.export_folder import read_export
 from imgrec.export.model_folder.save import WEIGHTS
 from imgrec.registry import Specs
+from imgrec.runs.exports import find_export
 from imgrec.runs.folder import RunFolder, is_run_folder
 from imgrec.runs.load import load, read_checkpoint, task_class
-from imgrec.runs.product import find_export
 from imgrec.tasks.epoch_metrics import classification_metrics
 from imgrec.types import Batch, DataFacts
 

@@ -183,10 +183,10 @@ def exported_run(path: str | Path) -> RunFolder | None:
     """Return the run in a folder if its metrics are those of an export, otherwise ``None``."""
     if not is_run_folder(Path(path)):
         return None
-    from imgrec.runs.product import KEY
+    from imgrec.runs.exports import EXPORT_KEY
 
     run = RunFolder(path)
-    return run if run.summary.get(KEY) is not None else None
+    return run if run.summary.get(EXPORT_KEY) is not None else None
 
 
 def evaluate_export(command: Command, run: RunFolder, has_options: bool) -> SplitMetrics:
@@ -203,9 +203,9 @@ def evaluate_export(command: Command, run: RunFolder, has_options: bool) -> Spli
     import torch
 
     from imgrec.export.backends import RuntimeBackend
-    from imgrec.runs.data import data_of
-    from imgrec.runs.evaluation import figures_of, predict_split
-    from imgrec.runs.product import measured_export, open_export
+    from imgrec.runs.data import load_run_data
+    from imgrec.runs.evaluation import compute_metrics, predict_split
+    from imgrec.runs.exports import measured_export, open_export
 
     folder = measured_export(run)
     assert folder is not None
@@ -213,19 +213,19 @@ def evaluate_export(command: Command, run: RunFolder, has_options: bool) -> Spli
     network, _ = open_export(folder, threads=torch.get_num_threads())
     with network:
         title = f"{folder}: {RuntimeBackend(network).title}"
-        found = predict_split(data_of(run), split, network)
+        found = predict_split(load_run_data(run), split, network)
     if found is None:
         raise UserError(f"the data of the run {run.path} has no images in the split {split}")
-    return SplitMetrics({split: figures_of(found)}, run, title)
+    return SplitMetrics({split: compute_metrics(found)}, run, title)
 
 
 def _select_images(run: RunFolder, config: Config, experiment: Experiment, split: str) -> None:
     """Use the images of the split of the run. With options that select others, warn of training images in them."""
     from imgrec.engine.resolve import resolve
-    from imgrec.runs.data import hold_to_run, selects_otherwise
+    from imgrec.runs.data import is_other_selection, set_up_run_data
 
-    if not selects_otherwise(experiment.config["data"], resolve(config)["data"]):
-        hold_to_run(experiment.data, run)
+    if not is_other_selection(experiment.config["data"], resolve(config)["data"]):
+        set_up_run_data(experiment.data, run)
         return
     stored = run.splits() if hasattr(experiment.data, "split_table") else None
     if stored is None:
@@ -244,10 +244,10 @@ def _select_images(run: RunFolder, config: Config, experiment: Experiment, split
 def _refuse_changed_data(target: Target, experiment: Experiment, content: Mapping[str, Any]) -> None:
     """Raise an error if the data of a checkpoint without a run folder has changed, because its split is not stored."""
     from imgrec.engine.resolve import resolve
-    from imgrec.runs.data import DATA, selects_otherwise
+    from imgrec.runs.data import FINGERPRINT, is_other_selection
 
-    before = content.get("imgrec", {}).get(DATA)
-    if before is None or selects_otherwise(experiment.config["data"], resolve(target.config)["data"]):
+    before = content.get("imgrec", {}).get(FINGERPRINT)
+    if before is None or is_other_selection(experiment.config["data"], resolve(target.config)["data"]):
         return
     experiment.data.prepare_data()
     experiment.data.setup("test")

@@ -15,7 +15,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from imgrec.data.cache.registry import cache_root
 from imgrec.errors import UserError, suggestion
 from imgrec.optim import OPTIMIZERS
-from imgrec.runs.environment import hardware
+from imgrec.runs.environment import describe_hardware
 from imgrec.tasks import BaseTask
 from imgrec.tasks.precision_benchmark import PrecisionConfig, is_small, measure_precisions, select_fastest
 from imgrec.tasks.synthetic_step import temporary_copy
@@ -136,7 +136,7 @@ def _key(experiment: Experiment, facts: dict[str, Any], device: torch.device, wa
     model = {k: v for k, v in experiment.config["model"]["init_args"].items() if k not in _IRRELEVANT}
     model["optimizer"] = OPTIMIZERS.parse(model.get("optimizer", "adamw"))[0]
     shape = {name: facts[name] for name in ("image_size", "channels")} | {"classes": len(facts["class_names"])}
-    machine = hardware()
+    machine = describe_hardware()
     about = [
         [experiment.config["model"]["class_path"], model],
         shape,

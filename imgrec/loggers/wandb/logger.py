@@ -20,7 +20,7 @@ from imgrec.loggers.wandb.files import STEP, last_logged
 from imgrec.loggers.wandb.media import evaluation_media
 from imgrec.loggers.wandb.run import attempt, check_settings, new_id, staged_in, start_run
 from imgrec.metrics.names import known_mode
-from imgrec.runs.flat_config import flat_config
+from imgrec.runs.config import flat_config
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.metrics_csv import read_metrics
 from imgrec.runs.summary import read_json, write_json

@@ -10,8 +10,8 @@ from imgrec.export.export_folder import mark_budget
 from imgrec.export.model_folder.model_card import mark_card
 from imgrec.export.model_folder.save import CARD
 from imgrec.reports.compression_section import BUDGET, KEY, budget_sentence
+from imgrec.runs.exports import measured_export
 from imgrec.runs.folder import RunFolder
-from imgrec.runs.product import measured_export
 from imgrec.runs.summary import update_summary
 from imgrec.utils.paths import write_text
 

@@ -29,7 +29,7 @@ from imgrec.export.metadata import embed_description
 from imgrec.export.onnx_writer import write_onnx
 from imgrec.export.runtimes.registry import open_runtime, require_runtime, runtime_class, runtimes_for_suffix
 from imgrec.export.verify import check_agreement
-from imgrec.runs.data import data_of
+from imgrec.runs.data import load_run_data
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.load import load_classifier
 from imgrec.studies.compression.accuracy_budget import (
@@ -113,7 +113,7 @@ def quantize_run(
     format = find_format(name_of_format)
     folder = RunFolder(run)
     classifier, facts = load_classifier(folder.path)
-    module = data_of(folder) if data is None else data
+    module = load_run_data(folder) if data is None else data
     check_evaluation_data(module, facts)
     target = folder.exports / (name or f"{runtime}-{to}")
     with export_aside(target) as aside, tempfile.TemporaryDirectory() as place:

@@ -18,8 +18,8 @@ from imgrec.export import Loaded, read_model_folder, read_origin, save_model_fol
 from imgrec.export.runtimes.registry import open_runtime
 from imgrec.reports.compression_section import KEY
 from imgrec.reports.report import write_report
-from imgrec.runs.data import data_of, images_of, store_splits
-from imgrec.runs.evaluation import keep_predictions, predict_split
+from imgrec.runs.data import load_run_data, make_image_loader, store_splits
+from imgrec.runs.evaluation import predict_split, record_predictions
 from imgrec.runs.folder import RunFolder
 from imgrec.runs.lock import RunLock
 from imgrec.runs.summary import update_summary
@@ -68,7 +68,7 @@ class Compression:
     ) -> None:
         self.parent = Parent(run if isinstance(run, RunFolder) else RunFolder(run))
         self.train, self.check, self.report = train, check, report
-        self.data = data_of(self.parent.run)
+        self.data = load_run_data(self.parent.run)
         self.done: list[RunFolder] = []
 
     @cached_property
@@ -237,7 +237,7 @@ class Compression:
             self._write_report(variant)
 
     def _write_report(self, variant: RunFolder) -> None:
-        write_report(variant, images=images_of(self.data) if hasattr(self.data, "load_images") else None)
+        write_report(variant, images=make_image_loader(self.data) if hasattr(self.data, "load_images") else None)
 
     def _evaluate(self, variant: RunFolder, source: Path, step: Quantize | None) -> None:
         runtime, precision = _runtime(step)
@@ -246,7 +246,7 @@ class Compression:
                 found = predict_split(self.data, split, network)
                 if found is not None:
                     self.report(f"  {split}: accuracy {found.accuracy:.4f} on {len(found):,} images")
-                    keep_predictions(variant, split, found)
+                    record_predictions(variant, split, found)
 
     # ---------------------------------------------------------------- inputs of a stage
 

@@ -15,12 +15,12 @@ from imgrec.errors import UserError
 from imgrec.export import find_origin
 from imgrec.export.model_folder.save import WEIGHTS
 from imgrec.reports.compression_section import KEY
-from imgrec.runs.data import DATA
+from imgrec.runs.data import FINGERPRINT
 from imgrec.runs.environment import describe_environment
+from imgrec.runs.exports import EXPORT_KEY as EXPORT
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, SPLITS_FILE, RunFolder, create_run_folder, find_runs
-from imgrec.runs.liveness import PROCESS, status_of
+from imgrec.runs.liveness import PROCESS_FILE, status_of
 from imgrec.runs.lock import LOCK, RunLock
-from imgrec.runs.product import KEY as EXPORT
 from imgrec.runs.summary import write_json
 from imgrec.utils import yaml
 from imgrec.utils.paths import write_text
@@ -114,7 +114,7 @@ def create_variant(parent: Parent, plan: Plan) -> RunFolder:
     config = {**parent.run.config, "experiment": experiment, "runs": root}
     folder = create_run_folder(root, experiment)
     environment = describe_environment(
-        seed=config.get("seed_everything"), fingerprint=parent.run.environment.get(DATA), experiment=experiment
+        seed=config.get("seed_everything"), fingerprint=parent.run.environment.get(FINGERPRINT), experiment=experiment
     )
     origin = {
         "parent": parent_entry(parent.run, folder, parent.weights),
@@ -134,7 +134,7 @@ def discard_untouched(variant: RunFolder, *copied: str) -> None:
         variant: Run folder in which a step failed.
         copied: Names of files that were copied from the parent.
     """
-    initial = {CONFIG, ENVIRONMENT, SPLITS_FILE, PLAN, LOCK, PROCESS, *copied}
+    initial = {CONFIG, ENVIRONMENT, SPLITS_FILE, PLAN, LOCK, PROCESS_FILE, *copied}
     if any(path.name not in initial and not _is_empty(path) for path in variant.path.iterdir()):
         return
     shutil.rmtree(variant.path)

@@ -18,9 +18,9 @@ from imgrec.errors import UserError
 from imgrec.export import Loaded, read_origin
 from imgrec.models import BACKBONES, HEADS
 from imgrec.registry import Registry, Spec
-from imgrec.runs.data import data_key, data_of
+from imgrec.runs.config import registry_of
+from imgrec.runs.data import data_key, load_run_data
 from imgrec.runs.folder import RunFolder, is_run_folder
-from imgrec.runs.specs import registry_of
 from imgrec.spec_defaults import complete_spec
 from imgrec.studies.compression.variant import Parent
 from imgrec.utils.formatting import config_value
@@ -152,7 +152,7 @@ def shared_data(candidates: Sequence[SoupCandidate]) -> Any:
     for each in {candidate.run.path.resolve(): candidate for candidate in candidates}.values():
         key = data_key(each.run)
         known = next((data for other, data in modules if other == key), None)
-        data = data_of(each.run) if known is None else known
+        data = load_run_data(each.run) if known is None else known
         if known is None:
             modules.append((key, data))
         evaluation = modules[0][1]

@@ -20,9 +20,9 @@ from imgrec.models import Classifier
 from imgrec.optim.averaging import mean_state
 from imgrec.reports.report import write_report
 from imgrec.reports.soup_section import KEY, zeros_note
-from imgrec.runs.data import DATA, images_of, store_splits
+from imgrec.runs.data import FINGERPRINT, make_image_loader, store_splits
 from imgrec.runs.environment import describe_environment
-from imgrec.runs.evaluation import keep_predictions, predict_split
+from imgrec.runs.evaluation import predict_split, record_predictions
 from imgrec.runs.folder import CONFIG, ENVIRONMENT, RunFolder, check_writable, create_run_folder, find_runs
 from imgrec.runs.lock import RunLock
 from imgrec.runs.predictions import Predictions
@@ -205,7 +205,9 @@ class Soup:
         lock = RunLock(folder)
         try:
             environment = describe_environment(
-                seed=config.get("seed_everything"), fingerprint=parent.run.environment.get(DATA), experiment=experiment
+                seed=config.get("seed_everything"),
+                fingerprint=parent.run.environment.get(FINGERPRINT),
+                experiment=experiment,
             )
             entries = [parent_entry(each.run, folder, each.weights) for each in self.candidates]
             origin = {
@@ -224,10 +226,10 @@ class Soup:
             save_model_folder(run.model_folder, classifier, loaded.specs, loaded.facts, card=card)
             for split in SPLITS:
                 if (found := ours[split]) is not None:
-                    keep_predictions(run, split, found)
+                    record_predictions(run, split, found)
             update_summary(run, {"status": "finished", "parameters": count_parameters(classifier)})
             update_summary(run, {KEY: self._comparison(best, kept, theirs, ours) | ({"zeros": zeros} if zeros else {})})
-            write_report(run, images=images_of(self.data) if hasattr(self.data, "load_images") else None)
+            write_report(run, images=make_image_loader(self.data) if hasattr(self.data, "load_images") else None)
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise write_error(folder, error) or error from error.__cause__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from imgrec.runs.flat_config import differing, flat_config
+from imgrec.runs.config import config_differences, flat_config
 
 
 def test_columns_are_what_people_sort_by() -> None:
@@ -46,9 +46,9 @@ def test_only_what_differs_is_named() -> None:
     def config(**task: Any) -> dict[str, Any]:
         return {"model": {"init_args": {"loss": "focal", **task}}, "runs": "runs"}
 
-    assert differing({"a": config(), "b": config()}) == {}
-    assert differing({"a": config(), "b": config(loss={"name": "focal"})}) == {}
-    assert differing({"a": config(), "b": config(loss="cross_entropy", k=1)}) == {
+    assert config_differences({"a": config(), "b": config()}) == {}
+    assert config_differences({"a": config(), "b": config(loss={"name": "focal"})}) == {}
+    assert config_differences({"a": config(), "b": config(loss="cross_entropy", k=1)}) == {
         "loss/name": {"a": "focal", "b": "cross_entropy"},
         "k": {"b": 1},
     }

@@ -1,4 +1,4 @@
-"""The export that a run stands for, if its network is to run in another runtime than PyTorch."""
+"""Export of a run that predicts in its own runtime instead of PyTorch."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from imgrec.export.runtimes.registry import is_export, network_suffixes, open_ru
 from imgrec.runs.folder import RunFolder, is_run_folder
 from imgrec.utils.paths import inside
 
-KEY = "export"
-"""Key of summary.json that names the export whose figures are those of the run."""
+EXPORT_KEY = "export"
+"""Key of summary.json with the export whose metrics are those of the run."""
 
 
 def measured_export(run: RunFolder) -> Path | None:
-    """Return the export whose predictions and figures are those of the run, or ``None`` if they are its network's.
+    """Return the export whose predictions and metrics are those of the run, or ``None`` if they are its model's.
 
     Raises:
-        UserError: If summary.json names a folder that is missing, no export, or outside the run folder.
+        UserError: If the folder in summary.json is missing, no export, or outside the run folder.
     """
-    named = run.summary.get(KEY)
+    named = run.summary.get(EXPORT_KEY)
     if named is None:
         return None
-    folder = inside(run.path, str(named), f"summary.json: {KEY}")
+    folder = inside(run.path, str(named), f"summary.json: {EXPORT_KEY}")
     if not is_export(folder):
         raise UserError(
-            f"the run {run.path} stands for its export {named}, which is missing. "
-            f"Give {run.model_folder} to use its network in floating point."
+            f"the export {named} of the run {run.path} is missing. "
+            f"Use {run.model_folder} for its model in floating point."
         )
     return folder
 
 
 def shipped_export(run: RunFolder) -> Path | None:
-    """Return the export that predicts for a run, or ``None`` if its network in PyTorch does.
+    """Return the export that predicts for a run, or ``None`` if its model in PyTorch does.
 
-    It is the export that the figures of the run are of. A run that was trained quantization-aware ships the int8 file
-    that training ended in.
+    It is the export whose metrics are those of the run. For a run with quantization-aware training, it is the int8
+    file of the end of training.
 
     Raises:
-        UserError: See :func:`measured_export`.
+        UserError: If summary.json is wrong, as in :func:`measured_export`.
     """
     found = measured_export(run)
     trained = run.exports / NAME
@@ -50,19 +50,19 @@ def shipped_export(run: RunFolder) -> Path | None:
 
 
 def find_export(path: Path) -> Path | None:
-    """Return the folder of the export that a path means, or ``None`` if it means a network in PyTorch.
+    """Return the folder of the export at a path, or ``None`` for a model in PyTorch.
 
     Args:
-        path: a run folder, the folder of an export, or its network file, for example ``model.onnx``.
+        path: Run folder, folder of an export, or its model file, for example ``model.onnx``.
 
     Raises:
-        UserError: If a file has no export.json beside it, which describes its images and classes.
+        UserError: If there is no export.json next to a file, which describes its images and classes.
     """
     if path.suffix in network_suffixes() and path.is_file():
         if is_export(path.parent) and read_export(path.parent).file.name == path.name:
             return path.parent
         raise UserError(
-            f"{path}: expected a file with export.json beside it, which describes its images and classes. "
+            f"{path}: expected a file with export.json next to it, which describes its images and classes. "
             "imgrec bench measures other files."
         )
     if is_export(path):
@@ -74,9 +74,9 @@ def open_export(folder: Path, device: str = "auto", threads: int = 1) -> tuple[R
     """Open the folder of an export in the runtime of its format.
 
     Args:
-        folder: the folder of an export.
-        device: ``cpu``, or ``cuda`` for an ONNX Runtime that was built with it. ``auto`` selects the CPU.
-        threads: number of threads, 1 or more.
+        folder: Folder of an export.
+        device: ``cpu``, or ``cuda`` for an ONNX Runtime with CUDA. ``auto`` selects the CPU. Defaults to ``auto``.
+        threads: Number of threads, at least 1. Defaults to 1.
 
     Raises:
         UserError: If the runtime is not installed, cannot open the file, or does not have the device.
