@@ -1,4 +1,4 @@
-"""The notebooks run from the first cell to the last, and what is stored in them is what they gave."""
+"""The notebooks run from the first cell to the last, and their stored outputs are complete."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def outputs(notebook: Any) -> list[Any]:
 
 
 def texts(notebook: Any) -> list[str]:
-    """What the outputs say, pictures aside."""
+    """Return the text of all outputs."""
     found = [output["text"] for output in outputs(notebook) if output["output_type"] == "stream"]
     for output in outputs(notebook):
         found += [text for kind, text in output.get("data", {}).items() if kind.startswith("text/")]
@@ -41,7 +41,7 @@ def test_there_are_notebooks() -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_what_is_stored_is_whole_and_says_nothing_of_a_machine(path: Path) -> None:
+def test_stored_outputs_are_complete_and_contain_no_path_of_a_machine(path: Path) -> None:
     notebook = load(path)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -62,5 +62,6 @@ def test_every_cell_runs(path: Path, tmp_path: Path) -> None:
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     assert pictures(notebook) == pictures(stored)
     assert len(texts(notebook)) == len(texts(stored))
-    assert any(text.startswith("Accuracy on 539 test images.") for text in texts(notebook))
-    assert list((tmp_path / "runs").glob("*/*/report.html"))
+    if "imgrec.fit(" in path.read_text(encoding="utf-8"):
+        assert any(text.startswith("Accuracy on 539 test images.") for text in texts(notebook))
+        assert list((tmp_path / "runs").glob("*/*/report.html"))
