@@ -37,7 +37,7 @@ def pictures(notebook: Any) -> int:
 
 
 def test_there_are_notebooks() -> None:
-    assert {path.stem for path in NOTEBOOKS} >= {"own_loss", "compare_runs", "compress"}
+    assert {path.stem for path in NOTEBOOKS} >= {"own_loss", "compare_runs", "compress", "plain_lightning"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
