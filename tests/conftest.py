@@ -1,4 +1,4 @@
-"""What tests of the whole share: the command line in this process, and a run that it left."""
+"""Fixtures of all tests: the command in this process, a trained run, and small run folders."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import ArrayLike
 
 from imgrec.cli.main import main
+from imgrec.reports.svg import SvgFigure
 from imgrec.runs.folder import create_run_folder
 from imgrec.runs.metrics_csv import MetricsLog
 from imgrec.runs.predictions import Predictions, write_predictions
@@ -31,18 +32,29 @@ model:
   backbone: {name: resnet18, layers: [1, 1, 1, 1], channels: [8, 8, 8, 8], stem_width: 8}
   optimizer: {name: adamw, lr: 0.01}
   normalize: half
+  channels_last: false
 data:
   source: digits
   image_size: 16
   channels: 1
-trainer: {max_epochs: 2, limit_train_batches: 6}
+trainer: {max_epochs: 2, limit_train_batches: 6, precision: 32-true}
 """
-"""A config that trains in half a second."""
+"""A config that trains in half a second. It sets what ``auto`` would measure first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests of a fixture of module scope in one worker, so that the fixture is created once."""
+    for item in items:
+        fixtures = getattr(item, "_fixtureinfo", None)
+        definitions = fixtures.name2fixturedefs.values() if fixtures else ()
+        modules = {each.func.__module__ for found in definitions for each in found if each.scope == "module"}
+        if modules and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(min(modules)))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Caches of decoded images are the tests' own."""
+    """Keep caches of decoded images in a folder of the test session."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IMGREC_CACHE", str(tmp_path_factory.mktemp("caches")))
         yield
@@ -56,24 +68,31 @@ def _hangup() -> None:
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs `imgrec` with these words in this process, in ``tmp_path``: gives exit status, stdout and stderr."""
+    """Return a function that runs `imgrec` in this process, in ``tmp_path``: exit status, stdout and stderr.
+
+    Reports of a training have empty figures: drawing takes a fifth of a short training. Figures are drawn for the run
+    of ``trained``, for the other commands and in tests/reports.
+    """
     monkeypatch.chdir(tmp_path)
     _contained(monkeypatch)
 
     def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
         capsys.readouterr()
         arguments = [str(word) for word in words]
-        monkeypatch.setattr(sys, "argv", ["imgrec", *arguments])
-        status = _status(arguments)
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, status, said.out, said.err)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["imgrec", *arguments])
+            if arguments[:1] in (["fit"], ["resume"]):
+                patch.setattr(SvgFigure, "__exit__", _leave_empty)
+            status = _status(arguments)
+        captured = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, status, captured.out, captured.err)
 
     return run
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    """The file of a config that trains a tiny network on the digits in half a second."""
+    """Path of a config that trains a tiny network on the digits in half a second."""
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
@@ -81,7 +100,7 @@ def tiny(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of the tiny config; tests only read it, and write into a copy."""
+    """Run folder of the tiny config. Tests only read it, and write into a copy."""
     place = tmp_path_factory.mktemp("trained")
     (place / "tiny.yaml").write_text(TINY)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
@@ -94,7 +113,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def unclocked() -> Callable[[Path], list[dict[str, str]]]:
-    """Reads the rows of a metrics.csv without the columns about machine and clock: equal runs have them equal."""
+    """Return a function that reads metrics.csv without the columns of the machine, which differ between equal runs."""
 
     def rows(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as file:
@@ -105,17 +124,17 @@ def unclocked() -> Callable[[Path], list[dict[str, str]]]:
 
 @pytest.fixture(scope="session")
 def stored_run() -> StoredRun:
-    """Writes a small run folder as training leaves it: ``stored_run(root, "a/b", 0, right, config={...})``.
+    """Return a function that writes a small run folder: ``stored_run(root, "a/b", 0, right, config={...})``.
 
-    ``right`` says of each image whether the run named it correctly; there are three classes, cat, dog and emu. Further
-    keywords: ``ids``, ``config`` (what the task takes), ``summary``, ``targets``, ``class_names``, ``split``.
+    ``right`` is True for each image with a correct prediction. There are three classes: cat, dog and emu. Further
+    keywords: ``ids``, ``config`` (arguments of the task), ``summary``, ``targets``, ``class_names``, ``split``.
     """
     return _store_run
 
 
 @pytest.fixture
 def installed() -> Cli:
-    """Runs the installed command in a process of its own: ``installed("--help", cwd=tmp_path)``."""
+    """Return a function that runs the command in a new process: ``installed("--help", cwd=tmp_path)``."""
     command = Path(sys.executable).parent / "imgrec"
 
     def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -148,15 +167,20 @@ def _store_run(root: Path, experiment: str, seed: int, right: ArrayLike, **given
     return folder
 
 
+def _leave_empty(figure: SvgFigure, *error: Any) -> None:
+    figure._settings.__exit__(*error)
+    figure.svg = "<svg></svg>"
+
+
 def _status(arguments: list[str]) -> int:
     try:
         return main(arguments)
-    except SystemExit as error:  # argparse's way to end
+    except SystemExit as error:  # raised by argparse
         return error.code if isinstance(error.code, int) else 1
 
 
 def _contained(patch: pytest.MonkeyPatch) -> None:
-    """What a command changes in its process is undone afterwards."""
+    """Undo the changes of a command to the process when the test ends."""
     patch.setattr(sys, "path", list(sys.path))
     patch.setenv("PL_GLOBAL_SEED", "0")
     patch.setenv("PL_SEED_WORKERS", "0")

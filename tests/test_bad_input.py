@@ -417,16 +417,3 @@ def test_a_device_that_is_not_there(refused: Callable[..., str], trained: Path, 
     if not torch.cuda.is_available():
         assert "cuda" in refused("predict", trained, "grey.png", "--device", "cuda")
         assert "gpu" in refused("fit", "--trainer.accelerator", "gpu")
-
-
-# ------------------------------------------------------------------ the installed command
-
-
-def test_the_installed_command_ends_without_a_traceback(installed: Cli, tiny: Path, tmp_path: Path) -> None:
-    before = snapshot(tmp_path)
-    done = installed("fit", "--config", tiny, "--model.loss", "focl", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("imgrec: error: model.loss: ")
-    assert done.stderr.count("\n") == 1
-    assert snapshot(tmp_path) == before

@@ -43,7 +43,9 @@ FACTS: dict[str, Any] = {
     "feature_dim": 8,
     "logit_scale": 16.0,
 }
-ENTRIES = [(p, name) for p in REGISTRIES if p not in ("runtimes", "formats") for name in registry(p).names()]
+OTHER = ("runtimes", "formats", "metrics")
+"""Registries whose entries have contract tests in the folder of their package."""
+ENTRIES = [(p, name) for p in REGISTRIES if p not in OTHER for name in registry(p).names()]
 NEEDED = {"regularizers": {"weight": 0.01}, "optimizers": {"lr": 0.05}}
 """What a spec of a registry has to say for two steps to be seen in every weight."""
 AROUND: dict[str, dict[str, Any]] = {"sam": {}, "asam": {}, "lookahead": {"every": 1}}
@@ -465,5 +467,5 @@ def test_a_classifier_with_it_learns_and_takes_bfloat16(plural: str, name: str, 
 
 
 def test_the_places_are_all_there_is() -> None:
-    assert {*UNTRAINED, *PLACES, "runtimes", "formats"} == set(REGISTRIES)
+    assert {*UNTRAINED, *PLACES, *OTHER} == set(REGISTRIES)
     assert {LOSSES.plural, REGULARIZERS.plural} <= set(PLACES)

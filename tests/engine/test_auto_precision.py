@@ -15,9 +15,17 @@ from imgrec.engine.experiment import Experiment
 from imgrec.engine.tuning import auto_precision as precision
 from imgrec.errors import UserError
 from imgrec.tasks.precision_benchmark import Measurement, PrecisionConfig
-from tests.conftest import Cli
+from tests.conftest import TINY, Cli
 
 CHOSEN = PrecisionConfig("bf16-mixed", True)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """Path of the tiny config with the default precision and memory order, which are ``auto``."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY.replace("  channels_last: false\n", "").replace(", precision: 32-true", ""))
+    return path
 
 
 @pytest.fixture

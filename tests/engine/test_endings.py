@@ -45,7 +45,7 @@ class Ending(pl.Callback):
         elif self.how == "worker":
             worker = trainer.train_dataloader._iterator._workers[0]
             os.kill(worker.pid, signal.SIGKILL)
-            time.sleep(20)  # torch's handler raises here, whatever the training is at
+            time.sleep(2)  # the handler of torch raises here
 
     def on_validation_start(self, trainer, *_):
         if self.how == "evaluation" and trainer.state.fn == "validate" and not Path("once").exists():

@@ -23,6 +23,7 @@ from imgrec.models.backbones.arguments import (
     refuse_reserved,
 )
 from imgrec.models.backbones.base import Backbone, probe_feature_dim
+from imgrec.models.backbones.probe_cache import compute_once
 from imgrec.models.normalization import for_channels
 from imgrec.models.pretrained.loading import (
     Weights,
@@ -71,7 +72,10 @@ def find_timm_backbone(name: str) -> Callable[..., Backbone] | None:
         if pretrained and not getattr(get_pretrained_cfg(name), "has_weights", False):
             raise UserError(f'timm has no pretrained weights for the backbone "{name}".')
         network.pop("num_classes", None)
-        check_network_arguments(name, network, lambda **own: _create(name, num_classes=0, **own), _HIDDEN)
+        compute_once(
+            ("arguments", name, network),
+            lambda: check_network_arguments(name, network, lambda **own: _create(name, num_classes=0, **own), _HIDDEN),
+        )
 
     def build(
         in_channels: int = 3,
@@ -91,7 +95,9 @@ def find_timm_backbone(name: str) -> Callable[..., Backbone] | None:
             _load_pretrained(built, name, adapted)
         elif weights is not None and load_weights:
             cfg |= _load_local(built, name, read_weights(weights), adapted)
-        dim = probe_feature_dim(built, title, in_channels, size)
+        dim = compute_once(
+            ("feature_dim", name, adapted, size), lambda: probe_feature_dim(built, title, in_channels, size)
+        )
         return Backbone(built, dim, for_channels(cfg["mean"], in_channels), for_channels(cfg["std"], in_channels))
 
     def check_weights(weights: str | None = None, **_: Any) -> None:
