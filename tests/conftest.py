@@ -42,6 +42,7 @@ trainer: {max_epochs: 2, limit_train_batches: 6, precision: 32-true}
 """A config that trains in half a second. It sets what ``auto`` would measure first."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests of a fixture of module scope in one worker, so that the fixture is created once."""
     for item in items:
