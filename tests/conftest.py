@@ -42,17 +42,6 @@ trainer: {max_epochs: 2, limit_train_batches: 6, precision: 32-true}
 """A config that trains in half a second. It sets what ``auto`` would measure first."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests of a fixture of module scope in one worker, so that the fixture is created once."""
-    for item in items:
-        fixtures = getattr(item, "_fixtureinfo", None)
-        definitions = fixtures.name2fixturedefs.values() if fixtures else ()
-        modules = {each.func.__module__ for found in definitions for each in found if each.scope == "module"}
-        if modules and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(min(modules)))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep caches of decoded images in a folder of the test session."""
