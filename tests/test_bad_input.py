@@ -330,7 +330,7 @@ def test_a_checkpoint_of_another_architecture(refused: Callable[..., str], train
         refused("test", trained, *other),
     ):
         assert "another architecture" in message
-        assert "(8,), here (16,)" in message
+        assert "(8,), expected (16,)" in message
     assert snapshot(trained) == before
 
 
