@@ -179,7 +179,7 @@ class QAT(Callback):
         """Write the number of rounded tensors into the summary."""
         folder, model = run_folder(trainer), getattr(pl_module, "model", None)
         if folder is not None and isinstance(model, QuantizedClassifier):
-            update_summary(folder, {"qat": {"tensors": len(model.ranges), "floating_point": model.left}})
+            update_summary(folder, {"qat": {"tensors": len(model.ranges), "floating_point": model.float_layers}})
 
 
 def _input_shape(pl_module: pl.LightningModule) -> tuple[int, int]:
