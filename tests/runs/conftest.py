@@ -23,7 +23,7 @@ CONFIG = (
 
 
 def digit_images(ids: list[str]) -> list[NDArray[np.uint8]]:
-    """The digits' images by the ids ``digit/17``."""
+    """Return images of the digits by ids such as ``digit/17``."""
     images = load_digits().images
     return [(images[int(name.split("/")[1])] * 15.9).astype(np.uint8) for name in ids]
 
@@ -34,7 +34,7 @@ def _log_loss(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
 
 
 def make_run(root: Path, epochs: int = 12) -> Path:
-    """A run folder as training leaves it: a linear classifier on the digits, an epoch after the other."""
+    """Create the run folder of a linear classifier that is trained on the digits."""
     data, targets = load_digits(return_X_y=True)
     data, targets = data / 16, targets.astype(np.int64)
     order = np.random.default_rng(0).permutation(len(targets))
@@ -81,13 +81,13 @@ def make_run(root: Path, epochs: int = 12) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A finished run; tests only read it."""
+    """Finished run, which tests only read."""
     return RunFolder(make_run(tmp_path_factory.mktemp("finished") / "runs"))
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    """A run folder that holds nothing yet but its config and environment."""
+    """Run folder that contains only its config and environment."""
     folder = create_run_folder(tmp_path / "runs", "demo", "one")
     (folder / "config.yaml").write_text(CONFIG)
     write_json(folder / "environment.json", {})
@@ -96,5 +96,5 @@ def run(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture(scope="session")
 def images() -> Callable[[list[str]], list[NDArray[np.uint8]]]:
-    """Gives the digits' images by their ids."""
+    """Function that returns images of the digits by their ids."""
     return digit_images

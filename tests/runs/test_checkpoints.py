@@ -1,5 +1,3 @@
-"""Checkpoints are whole or not there, and a run goes on from the last that can be read."""
-
 from __future__ import annotations
 
 import errno
@@ -33,7 +31,7 @@ def checkpoint(step: int, **more: Any) -> dict[str, Any]:
 
 
 def run_with(tmp_path: Path, **steps: int) -> Path:
-    """A run folder with these checkpoints, the later named the newer."""
+    """Create a run folder with these checkpoints, the oldest first."""
     for i, (name, step) in enumerate(steps.items()):
         path = tmp_path / "checkpoints" / f"{name.replace('_', '-')}.ckpt"
         write_checkpoint(checkpoint(step), path)
@@ -41,7 +39,7 @@ def run_with(tmp_path: Path, **steps: int) -> Path:
     return tmp_path
 
 
-def test_what_is_written_is_read_back_without_unpickling_code(tmp_path: Path) -> None:
+def test_checkpoint_is_read_without_unpickling_code(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.ckpt"
     write_checkpoint(checkpoint(3), path)
     found = torch.load(path, weights_only=True)
@@ -51,7 +49,7 @@ def test_what_is_written_is_read_back_without_unpickling_code(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_where_it_cannot_be_written_the_old_one_stays_and_the_reason_is_given(
+def test_failed_write_keeps_the_old_checkpoint_and_raises_its_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     path = tmp_path / "a.ckpt"
@@ -78,7 +76,7 @@ def test_where_it_cannot_be_written_the_old_one_stays_and_the_reason_is_given(
     assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 
 
-def test_a_real_limit_of_the_system_is_met_like_a_full_disk(tmp_path: Path) -> None:
+def test_file_size_limit_is_reported_as_a_full_disk(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     write_checkpoint({"weight": torch.zeros(10)}, path)
     before = path.read_bytes()
@@ -94,7 +92,7 @@ def test_a_real_limit_of_the_system_is_met_like_a_full_disk(tmp_path: Path) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 
 
-def test_the_last_one_is_taken_whatever_stands_beside_it(tmp_path: Path) -> None:
+def test_last_checkpoint_has_priority(tmp_path: Path) -> None:
     run = run_with(tmp_path, last_10=10, last=20, best=25)
     assert find_resumable(run) == ResumableCheckpoint(run / "checkpoints/last.ckpt", 20, 2)
     (run / "checkpoints/last.ckpt").unlink()
@@ -104,7 +102,7 @@ def test_the_last_one_is_taken_whatever_stands_beside_it(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.99])
-def test_one_that_was_cut_off_is_refused_by_name_and_the_one_before_is_used(
+def test_truncated_checkpoint_is_skipped_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, part: float
 ) -> None:
     run = run_with(tmp_path, best=5, last_10=10, last=20)
@@ -116,7 +114,7 @@ def test_one_that_was_cut_off_is_refused_by_name_and_the_one_before_is_used(
     assert "no readable checkpoint" in record.message
 
 
-def test_where_none_is_left_there_is_one_message(tmp_path: Path) -> None:
+def test_run_without_readable_checkpoint_is_an_error(tmp_path: Path) -> None:
     run = run_with(tmp_path, best=5, last=20)
     for path in (run / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:100])
@@ -124,18 +122,18 @@ def test_where_none_is_left_there_is_one_message(tmp_path: Path) -> None:
         find_resumable(run)
 
 
-def test_weights_alone_are_nothing_to_go_on_from(tmp_path: Path) -> None:
+def test_checkpoint_of_weights_cannot_be_resumed(tmp_path: Path) -> None:
     weights = {"state_dict": {}, "global_step": 3, "epoch": 0}
     write_checkpoint(weights, tmp_path / "checkpoints/last.ckpt")
     with pytest.raises(UserError, match="no checkpoint"):
         find_resumable(tmp_path)
 
 
-def test_a_run_without_any_begins_anew(tmp_path: Path) -> None:
+def test_run_without_checkpoint_starts_at_the_first_step(tmp_path: Path) -> None:
     assert find_resumable(tmp_path) is None
 
 
-def test_what_a_killed_process_was_writing_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     run = run_with(tmp_path, last=20)
     for name in ("checkpoints/.last.ckpt.x1y2.ckpt", ".metrics.csv.abc.csv", ".summary.json.abc.json"):
         (run / name).write_text("half")

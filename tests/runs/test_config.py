@@ -7,7 +7,7 @@ from typing import Any
 from imgrec.runs.config import config_differences, flat_config
 
 
-def test_columns_are_what_people_sort_by() -> None:
+def test_flat_config_has_one_column_per_argument() -> None:
     config = {
         "experiment": "digits/a",
         "model": {
@@ -42,7 +42,7 @@ def test_columns_are_what_people_sort_by() -> None:
     }
 
 
-def test_only_what_differs_is_named() -> None:
+def test_config_differences_contain_only_different_columns() -> None:
     def config(**task: Any) -> dict[str, Any]:
         return {"model": {"init_args": {"loss": "focal", **task}}, "runs": "runs"}
 

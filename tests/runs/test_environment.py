@@ -14,7 +14,7 @@ import pytest
 from imgrec.runs.environment import describe_environment, git_state
 
 
-def test_it_says_what_a_run_stood_on_and_not_where() -> None:
+def test_environment_does_not_contain_the_host_name() -> None:
     started = datetime(2026, 3, 1, 1, 30, tzinfo=timezone(timedelta(hours=2)))
     found = describe_environment(
         command=["imgrec", "fit", "--x", "a b"], seed=7, fingerprint="abc", experiment="digits", started=started
@@ -30,12 +30,12 @@ def test_it_says_what_a_run_stood_on_and_not_where() -> None:
     assert platform.node() not in re.findall(r"[\w.-]+", json.dumps(found))
 
 
-def test_the_command_is_by_default_this_process_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_defaults_to_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["imgrec", "test"])
     assert describe_environment()["command"] == "imgrec test"
 
 
-def test_git_says_the_commit_and_whether_tracked_files_differ(tmp_path: Path) -> None:
+def test_git_state_has_commit_and_changes(tmp_path: Path) -> None:
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
         command = ["git", "-C", str(tmp_path), *identity, *arguments]

@@ -1,5 +1,3 @@
-"""What a network in any runtime says of a split becomes a run's predictions; a run knows its parent and its recipe."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -17,7 +15,7 @@ from imgrec.runs.summary import read_json, write_json
 from tests.conftest import StoredRun
 
 
-def test_every_image_of_a_split_is_asked_once_in_the_order_of_the_ids(tmp_path: Path, stored_run: StoredRun) -> None:
+def test_predict_split_predicts_every_image_once_sorted_by_id(tmp_path: Path, stored_run: StoredRun) -> None:
     data = ImageDataModule("digits", image_size=8, channels=1, eval_batch_size=50, num_workers=0)
     data.setup("test")
     seen: list[NDArray[np.float32]] = []
@@ -54,7 +52,7 @@ def compressed(run: Path, parent: Path, variant: str, start: str) -> RunFolder:
     return RunFolder(run)
 
 
-def test_a_variant_knows_its_parent_and_is_no_seed_of_it(tmp_path: Path, stored_run: Callable[..., Path]) -> None:
+def test_variant_has_a_parent_and_another_recipe(tmp_path: Path, stored_run: Callable[..., Path]) -> None:
     right = [True, False, True, True]
     parents = [stored_run(tmp_path, "a", seed, right) for seed in range(2)]
     runs = [

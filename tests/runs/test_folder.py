@@ -11,7 +11,7 @@ from imgrec.errors import UserError
 from imgrec.runs.folder import RunFolder, check_writable, create_run_folder, find_runs
 
 
-def test_a_run_folder_gives_what_stands_in_it(finished: RunFolder) -> None:
+def test_run_folder_reads_its_files(finished: RunFolder) -> None:
     assert finished.experiment == "digits/linear"
     assert finished.run_id == "seed-3"
     assert finished.config["seed_everything"] == 3
@@ -24,12 +24,12 @@ def test_a_run_folder_gives_what_stands_in_it(finished: RunFolder) -> None:
     assert finished.report.parent == finished.model_folder.parent == finished.exports.parent == finished.path
 
 
-def test_the_experiment_is_the_folder_around_the_run_where_nothing_else_is_said(run: RunFolder) -> None:
+def test_experiment_defaults_to_the_parent_folder(run: RunFolder) -> None:
     assert run.experiment == "demo"
     assert run.summary == {}
 
 
-def test_checkpoints_are_found_and_missed_by_name(run: RunFolder) -> None:
+def test_missing_checkpoint_is_an_error_with_suggestions(run: RunFolder) -> None:
     with pytest.raises(UserError, match=r'no checkpoint "best"\. It has none'):
         run.checkpoint()
     (run.path / "checkpoints").mkdir()
@@ -39,7 +39,7 @@ def test_checkpoints_are_found_and_missed_by_name(run: RunFolder) -> None:
         run.checkpoint("lst")
 
 
-def test_missing_predictions_name_those_that_are_there(finished: RunFolder, run: RunFolder) -> None:
+def test_missing_predictions_are_an_error_with_suggestions(finished: RunFolder, run: RunFolder) -> None:
     with pytest.raises(UserError, match=r'no predictions on "tets"\. It has: test, val\. Did you mean "test"'):
         finished.predictions("tets")
     with pytest.raises(UserError, match="It has none"):
@@ -68,7 +68,7 @@ def test_a_folder_of_runs_lists_them_newest_first(tmp_path: Path) -> None:
     assert len(lines) == 12
 
 
-def test_a_place_inside_a_run_names_the_run(run: RunFolder) -> None:
+def test_path_inside_a_run_is_an_error_with_its_run(run: RunFolder) -> None:
     inside = run.path / "checkpoints"
     inside.mkdir()
     for place in (inside, run.path / "config.yaml"):
@@ -90,14 +90,14 @@ def test_an_empty_folder_is_no_run(tmp_path: Path) -> None:
         ("environment.json", "[]", "expected a JSON object, got list"),
     ],
 )
-def test_broken_files_are_named(run: RunFolder, name: str, text: str, message: str) -> None:
+def test_broken_files_are_errors_with_their_path(run: RunFolder, name: str, text: str, message: str) -> None:
     (run.path / name).write_text(text)
     with pytest.raises(UserError, match=message) as caught:
         _ = (run.config, run.environment)
     assert str(run.path / name) in str(caught.value)
 
 
-def test_find_runs_goes_neither_into_runs_nor_into_hidden_folders(finished: RunFolder) -> None:
+def test_find_runs_skips_folders_in_runs_and_hidden_folders(finished: RunFolder) -> None:
     root = finished.path.parent.parent.parent
     hidden = root / ".trash" / "old"
     hidden.mkdir(parents=True)
@@ -108,14 +108,14 @@ def test_find_runs_goes_neither_into_runs_nor_into_hidden_folders(finished: RunF
     assert list(find_runs(root / "nothing")) == []
 
 
-def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
+def test_runs_of_the_same_second_have_different_folders(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: create_run_folder(tmp_path / "runs", "a/b"), range(24)))
     assert len(set(made)) == 24
     assert all(path.is_dir() and path.parent == tmp_path / "runs" / "a" / "b" for path in made)
 
 
-def test_a_run_id_that_is_taken_is_refused(tmp_path: Path) -> None:
+def test_existing_run_id_is_rejected(tmp_path: Path) -> None:
     made = create_run_folder(tmp_path, "a", "one")
     (made / "kept").touch()
     with pytest.raises(UserError, match="exists already"):
@@ -126,13 +126,13 @@ def test_a_run_id_that_is_taken_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("experiment", "run_id"), [("../up", None), ("/elsewhere", None), ("", None), ("a", "b/c"), ("a", "..")]
 )
-def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, experiment: str, run_id: str | None) -> None:
+def test_names_outside_the_root_are_rejected(tmp_path: Path, experiment: str, run_id: str | None) -> None:
     with pytest.raises(UserError, match="expected a name such as"):
         create_run_folder(tmp_path / "runs", experiment, run_id)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_folder_that_cannot_be_written_is_said_before_anything_is_done(tmp_path: Path) -> None:
+def test_check_writable_rejects_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("untouched")
     for attempt in (lambda root: check_writable(root), lambda root: create_run_folder(root, "a")):
         with pytest.raises(UserError, match=r"run folders? in .*: cannot be written .*Not a directory"):
@@ -140,7 +140,7 @@ def test_an_output_folder_that_cannot_be_written_is_said_before_anything_is_done
     assert (tmp_path / "file").read_text() == "untouched"
 
 
-def test_a_refused_permission_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_permission_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:  # root may write anywhere, so a test cannot take the right away
         raise PermissionError(13, "Permission denied")
 
@@ -149,7 +149,7 @@ def test_a_refused_permission_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
         check_writable(tmp_path)
 
 
-def test_checking_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_check_writable_creates_no_file(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b")
     check_writable(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,3 @@
-"""A run seen from outside while it grows, whatever state its files are in."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -24,7 +22,7 @@ def run(run: RunFolder) -> RunFolder:
 
 
 def train(run: RunFolder, epochs: int, seconds: float = 20.0, steps: int = 5) -> None:
-    """An epoch of ``steps`` steps takes ``seconds``, half of them validation; the accuracy is best in the second."""
+    """Write epochs of ``steps`` steps that take ``seconds``, half of it validation. The second epoch is the best."""
     with MetricsLog(run.metrics_file) as log:
         for epoch in range(epochs):
             for step in range(steps - 1):
@@ -43,7 +41,7 @@ def live(run: RunFolder) -> LiveRun:
 # ---------------------------------------------------------------- following the file
 
 
-def test_it_reads_what_the_reader_of_whole_files_reads(run: RunFolder) -> None:
+def test_metrics_tail_equals_read_metrics(run: RunFolder) -> None:
     train(run, 3)
     tail, whole = live(run).tail, read_metrics(run.metrics_file)
     assert tail.curves.keys() == whole.keys()
@@ -53,7 +51,7 @@ def test_it_reads_what_the_reader_of_whole_files_reads(run: RunFolder) -> None:
         assert tail.curves[name].epochs == series.epochs.tolist()
 
 
-def test_it_takes_in_a_growing_file_piece_by_piece(tmp_path: Path) -> None:
+def test_metrics_tail_reads_a_growing_file(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     tail = MetricsTail(path)
     assert not tail.read()
@@ -70,7 +68,7 @@ def test_it_takes_in_a_growing_file_piece_by_piece(tmp_path: Path) -> None:
     assert not tail.read()
 
 
-def test_a_file_with_further_columns_is_read_anew(tmp_path: Path) -> None:
+def test_rewritten_file_is_read_from_its_start(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     tail = MetricsTail(path)
     with MetricsLog(path) as log:
@@ -82,7 +80,7 @@ def test_a_file_with_further_columns_is_read_anew(tmp_path: Path) -> None:
     assert tail.curves["b"].values == [3.0]
 
 
-def test_what_is_no_row_is_passed_over(tmp_path: Path) -> None:
+def test_invalid_rows_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("step,epoch,a\n0,0,1.0\n1,0,x\n2,0\n\n3,0,4.0\n")
     tail = MetricsTail(path)
@@ -93,7 +91,7 @@ def test_what_is_no_row_is_passed_over(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- how far, how fast
 
 
-def test_the_time_left_is_that_of_the_epochs_with_their_validation(run: RunFolder) -> None:
+def test_remaining_time_includes_validation(run: RunFolder) -> None:
     train(run, 4)
     now = live(run).progress()
     assert (now.step, now.max_steps, now.epochs_done, now.max_epochs) == (20, 50, 4, 10)
@@ -103,7 +101,7 @@ def test_the_time_left_is_that_of_the_epochs_with_their_validation(run: RunFolde
     assert now.seconds == 80
 
 
-def test_in_the_first_epoch_there_is_a_rate_and_no_end(run: RunFolder) -> None:
+def test_first_epoch_has_a_speed_without_remaining_time(run: RunFolder) -> None:
     with MetricsLog(run.metrics_file) as log:
         for step in range(4):
             log.append(step, 0, {"train/loss_step": 1.0, SECONDS: 1.0 + step / 2})
@@ -112,7 +110,7 @@ def test_in_the_first_epoch_there_is_a_rate_and_no_end(run: RunFolder) -> None:
     assert (now.step, now.max_steps, now.seconds_left, now.fraction) == (4, None, None, None)
 
 
-def test_a_limit_in_steps_is_known_from_the_beginning(run: RunFolder) -> None:
+def test_max_steps_is_available_in_the_first_epoch(run: RunFolder) -> None:
     (run.path / "config.yaml").write_text("trainer: {max_epochs: -1, max_steps: 8}\n")
     with MetricsLog(run.metrics_file) as log:
         for step in range(4):
@@ -144,7 +142,7 @@ def test_a_run_has_ended_when_no_process_works_in_it(run: RunFolder) -> None:
     assert not live(run).has_ended
 
 
-def test_before_the_first_row_nothing_is_known(run: RunFolder) -> None:
+def test_progress_before_the_first_row_is_none(run: RunFolder) -> None:
     now = live(run).progress()
     assert (now.step, now.seconds, now.seconds_left, now.steps_per_second) == (0, None, None, None)
     lock = RunLock(run.path)
@@ -156,7 +154,7 @@ def test_before_the_first_row_nothing_is_known(run: RunFolder) -> None:
 
 
 def dots(lines: list[str]) -> set[tuple[int, int]]:
-    """The dots of a drawing as (column, row from the bottom)."""
+    """Return the dots of a drawing as (column, row from the bottom)."""
     height, found = 4 * len(lines), set()
     order = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (0, 3), (1, 3)]  # Unicode's numbering of the eight dots
     for row, line in enumerate(lines):
@@ -169,7 +167,7 @@ def dots(lines: list[str]) -> set[tuple[int, int]]:
     return found
 
 
-def test_a_line_is_drawn_where_its_points_are() -> None:
+def test_plot_draws_a_line_through_its_points() -> None:
     drawn = plot(([0, 9], [0, 9]), ([], []), width=5, height=3, x_range=(0, 9), y_range=(0, 11))
     assert len(drawn) == 3
     assert {len(line) for line in drawn} == {5}
@@ -179,17 +177,17 @@ def test_a_line_is_drawn_where_its_points_are() -> None:
     assert {x for x, _ in found} == set(range(10))  # no gap
 
 
-def test_what_is_not_finite_is_a_gap_and_what_is_outside_is_at_the_edge() -> None:
+def test_plot_has_gaps_for_non_finite_values_and_clips_others() -> None:
     drawn = plot(
         ([0, 1, 2, 8, 9], [0, 0, float("nan"), 99, 99]), ([], []), width=5, height=1, x_range=(0, 9), y_range=(0, 3)
     )
     assert dots(drawn) == {(0, 0), (1, 0), (8, 3), (9, 3)}
 
 
-def test_marks_lie_over_the_line() -> None:
+def test_plot_draws_marks_over_the_line() -> None:
     drawn = plot(([0, 4], [1, 1]), ([0, 4, 2], [0, 1, float("nan")]), width=5, height=2, x_range=(0, 4), y_range=(0, 1))
     assert [[i for i, c in enumerate(line) if c == "o"] for line in drawn] == [[4], [0]]
 
 
-def test_nothing_to_draw_is_blank() -> None:
+def test_plot_without_points_is_blank() -> None:
     assert plot(([], []), ([], []), width=3, height=2, x_range=(0, 0), y_range=(0, 0)) == ["   ", "   "]

@@ -1,5 +1,3 @@
-"""A run whose process was killed is told from one that is trained: on this machine, after a restart, on another one."""
-
 from __future__ import annotations
 
 import json
@@ -56,7 +54,7 @@ def test_a_run_is_running_while_its_folder_is_locked(run: Path) -> None:
     assert not (run / PROCESS_FILE).exists()
 
 
-def test_a_process_that_sigkill_ended_is_not_alive_although_nobody_waited_for_it(run: Path) -> None:
+def test_zombie_process_is_not_alive(run: Path) -> None:
     script = f"from imgrec.runs.lock import RunLock; kept = RunLock({str(run)!r}); print(1, flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -84,7 +82,7 @@ def test_a_process_that_sigkill_ended_is_not_alive_although_nobody_waited_for_it
         ({"pid": None}, 0, False),
     ],
 )
-def test_whose_process_it_is(other: dict[str, Any], age: float, alive: bool, run: Path) -> None:
+def test_is_alive_identifies_the_process(other: dict[str, Any], age: float, alive: bool, run: Path) -> None:
     left_by(run, age, **other)
     assert is_alive(run) == alive
     assert shown(run) == {"running" if alive else "killed"}
@@ -97,12 +95,12 @@ def test_a_restart_of_this_machine_ends_a_run_at_once(run: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "4711"])
-def test_what_is_no_identity_is_nobody(text: str, run: Path) -> None:
+def test_invalid_process_file_is_not_alive(text: str, run: Path) -> None:
     (run / PROCESS_FILE).write_text(text)
     assert not is_alive(run)
 
 
-def test_signs_of_life_come_again_and_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeat_is_written_repeatedly(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "_INTERVAL", 0.01)
     lock = RunLock(run)
     os.utime(run / PROCESS_FILE, (0, 0))
@@ -122,7 +120,7 @@ def test_a_run_that_has_written_its_end_keeps_its_status(run: Path) -> None:
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_a_folder_that_is_gone_is_noticed(again: bool, run: Path) -> None:
+def test_deleted_folder_is_detected(again: bool, run: Path) -> None:
     lock = RunLock(run)
     lock.check()
     run.rename(run.with_name("2"))

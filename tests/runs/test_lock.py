@@ -29,9 +29,7 @@ def holder(tmp_path: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_another_process_is_refused_until_the_first_is_gone_killed_or_not(
-    tmp_path: Path, holder: subprocess.Popen[str]
-) -> None:
+def test_second_process_is_rejected_until_the_first_has_ended(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     with pytest.raises(UserError, match=rf"in use: process {holder.pid} trains in it"):
         RunLock(tmp_path)
     holder.kill()
@@ -44,7 +42,7 @@ def test_another_process_is_refused_until_the_first_is_gone_killed_or_not(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_worker_process_that_lives_on_does_not_hold_it(tmp_path: Path) -> None:
+def test_surviving_worker_process_does_not_hold_the_lock(tmp_path: Path) -> None:
     script = f"""
 import os, time
 from imgrec.runs.lock import RunLock

@@ -65,6 +65,6 @@ def test_predictions_are_never_in_memory_more_than_twice(tmp_path: Path) -> None
     found = json.loads(done.stdout)
     size = 50_000 * 1_000 * 4 / 2**20  # of the logits alone, in MiB
     assert found["kept"] - found["before"] < 1.2 * size
-    assert found["gathered"] - found["before"] < 2.2 * size  # the batches, and what they become
+    assert found["gathered"] - found["before"] < 2.2 * size  # the batches and the joined array
     assert found["written"] - found["gathered"] < 0.6 * size  # row groups
     assert found["read"] - found["written"] < 1.5 * size  # those that are read, and row groups

@@ -13,7 +13,7 @@ from imgrec.runs.system import NvmlMeter, RaplMeter, energy_meters, peak_process
 
 @pytest.fixture
 def powercap(tmp_path: Path) -> Path:
-    """Two packages, each with its cores as a part, and the whole platform, which counts the same once more."""
+    """Two packages, each with its cores as a part, and the platform, which includes both packages."""
     for zone, name, joules in (
         ("intel-rapl:0", "package-0", 10),
         ("intel-rapl:0:0", "core", 7),
@@ -31,7 +31,7 @@ def use(zone: Path, joules: float) -> None:
     (zone / "energy_uj").write_text(f"{int(joules * 1e6)}\n")
 
 
-def test_packages_are_counted_and_their_parts_are_not(powercap: Path) -> None:
+def test_meters_exclude_parts_of_packages(powercap: Path) -> None:
     meters, why = energy_meters(powercap=powercap)
     assert [meter.name for meter in meters] == ["rapl:package-0", "rapl:package-1"]
     assert why is None
@@ -40,7 +40,7 @@ def test_packages_are_counted_and_their_parts_are_not(powercap: Path) -> None:
     assert [meter.joules() for meter in meters] == [40, 30]
 
 
-def test_a_counter_that_wraps_around_goes_on(powercap: Path) -> None:
+def test_wrapped_counter_continues(powercap: Path) -> None:
     meter = RaplMeter(powercap / "intel-rapl:1")
     for joules in (90, 15, 95, 5):  # of 100: 70 more, then 25, 80, 10
         use(powercap / "intel-rapl:1", joules)
@@ -48,7 +48,7 @@ def test_a_counter_that_wraps_around_goes_on(powercap: Path) -> None:
     assert last == pytest.approx(185)
 
 
-def test_where_there_is_none_it_is_said_and_never_zero(powercap: Path, tmp_path: Path) -> None:
+def test_missing_meter_has_a_reason(powercap: Path, tmp_path: Path) -> None:
     meters, why = energy_meters(powercap=tmp_path / "nowhere")
     assert (meters, why) == ([], "processor: no energy counter")
     for zone in powercap.iterdir():

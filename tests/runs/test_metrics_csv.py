@@ -35,14 +35,14 @@ def test_a_cell_is_blank_where_its_row_lacks_the_metric_and_new_names_widen_the_
     assert len(found["lr"]) == 2
 
 
-def test_rows_can_be_read_while_the_run_goes_on(tmp_path: Path) -> None:
+def test_rows_are_readable_during_the_run(tmp_path: Path) -> None:
     with MetricsLog(tmp_path / "metrics.csv") as log:
         assert read_metrics(log.path) == {}
         log.append(0, 0, {"a": 1.0})
         assert read_metrics(log.path)["a"].values.tolist() == [1.0]
 
 
-def test_a_known_row_is_appended_and_not_a_byte_before_it_is_written_again(tmp_path: Path) -> None:
+def test_row_with_known_names_is_appended(tmp_path: Path) -> None:
     with MetricsLog(tmp_path / "metrics.csv") as log:
         log.append(0, 0, {"a": 1.0, "b": 2.0})
         inode, size = log.path.stat().st_ino, log.path.stat().st_size
@@ -74,7 +74,7 @@ def test_a_resumed_run_writes_the_later_rows_again(tmp_path: Path) -> None:
     assert read_metrics(path)["a"].values.tolist() == [0, 1, 2, 3, 40]
 
 
-def test_misuse_is_refused(tmp_path: Path) -> None:
+def test_invalid_metric_names_are_rejected(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.csv")
     with pytest.raises(ValueError, match="'epoch'"):
         log.append(0, 0, {"epoch": 1.0})
@@ -95,7 +95,7 @@ def test_misuse_is_refused(tmp_path: Path) -> None:
         ("step,epoch,a\n,0,1.0\n", "line 2"),
     ],
 )
-def test_a_file_that_is_none_is_refused_and_left_alone(tmp_path: Path, text: str, message: str) -> None:
+def test_other_file_is_rejected_and_unchanged(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=message):

@@ -19,7 +19,7 @@ def some(count: int = 50) -> Predictions:
 
 
 @pytest.mark.parametrize("count", [50, 0])
-def test_what_is_written_reads_back_bit_for_bit(tmp_path: Path, count: int) -> None:
+def test_predictions_are_read_bit_equal(tmp_path: Path, count: int) -> None:
     written = some(count)
     write_predictions(tmp_path / "deep" / "test.parquet", written)
     read = read_predictions(tmp_path / "deep" / "test.parquet")
@@ -30,7 +30,7 @@ def test_what_is_written_reads_back_bit_for_bit(tmp_path: Path, count: int) -> N
     assert (read.logits.dtype.name, read.targets.dtype.name) == ("float32", "int64")
 
 
-def test_row_groups_are_put_together_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_groups_are_joined_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictions, "_ROW_GROUP", 4 * 3 * 7)  # seven rows of three classes
     written = some()
     write_predictions(tmp_path / "test.parquet", written)
@@ -42,7 +42,7 @@ def test_row_groups_are_put_together_in_order(tmp_path: Path, monkeypatch: pytes
     assert pq.read_table(tmp_path / "test.parquet").column("predicted").to_pylist() == written.predicted.tolist()
 
 
-def test_the_file_is_what_any_reader_of_parquet_expects(tmp_path: Path) -> None:
+def test_file_is_readable_by_pyarrow(tmp_path: Path) -> None:
     write_predictions(tmp_path / "test.parquet", some())
     table = pq.read_table(tmp_path / "test.parquet")
     assert table.schema.field("id").type == pa.string()
@@ -74,14 +74,14 @@ def test_probabilities_sum_to_one_and_accuracy_counts_hits() -> None:
         ([-1], [[0.0, 1.0]], ["a", "b"], "got -1 to -1"),
     ],
 )
-def test_what_does_not_belong_together_is_refused(
+def test_shapes_that_do_not_match_are_rejected(
     targets: list[int], logits: list[list[float]], names: list[str], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Predictions(["x"], targets, logits, names)
 
 
-def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "test.parquet"
     with pytest.raises(UserError, match="predictions not found"):
         read_predictions(path)

@@ -38,7 +38,7 @@ def test_defaults_can_be_written_and_given(plural: str) -> None:
             found.check(done, plural, FACTS)
 
 
-def test_what_is_written_wins_and_nested_specs_are_complete() -> None:
+def test_stored_values_have_priority_and_nested_specs_are_complete() -> None:
     config = {
         "model": {
             "init_args": {
@@ -154,7 +154,7 @@ def test_a_prefix_groups_by_all_columns_below_it(by: str, stored_run: StoredRun,
     ]
 
 
-def test_an_unknown_column_is_refused_with_the_nearest_prefix(stored_run: StoredRun, tmp_path: Path) -> None:
+def test_unknown_column_is_rejected_with_a_suggestion(stored_run: StoredRun, tmp_path: Path) -> None:
     for seed in (0, 1):
         store(stored_run, tmp_path, seed, optimizer={"name": "adamw", "lr": 0.1 + seed})
     with pytest.raises(UserError, match=r'got "optimiser".*Did you mean "optimizer"'):

@@ -12,7 +12,7 @@ from imgrec.runs.folder import RunFolder
 from imgrec.runs.summary import update_summary
 
 
-def test_what_is_nested_is_merged_and_what_is_not_is_replaced(run: RunFolder) -> None:
+def test_mappings_are_merged_and_other_values_replaced(run: RunFolder) -> None:
     update_summary(run, {"status": "running", "val": {"acc": 0.5, "loss": 1.0}, "sizes": [1, 2]})
     update_summary(run.path, {"status": "finished", "val": {"acc": 0.75}, "test": {"acc": 0.5}, "sizes": [3]})
     assert run.summary == {
@@ -23,7 +23,7 @@ def test_what_is_nested_is_merged_and_what_is_not_is_replaced(run: RunFolder) ->
     }
 
 
-def test_scalars_become_plain_and_what_json_cannot_say_becomes_null(tmp_path: Path) -> None:
+def test_scalars_become_numbers_and_nan_becomes_null(tmp_path: Path) -> None:
     update_summary(
         tmp_path,
         {

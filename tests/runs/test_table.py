@@ -52,7 +52,7 @@ def test_a_row_holds_the_config_the_figures_and_the_cost(root: Path) -> None:
     assert row["size"] == size
 
 
-def test_the_overview_shows_what_differs_and_nothing_else(root: Path) -> None:
+def test_overview_shows_different_columns_only(root: Path) -> None:
     overview = run_table(root).overview()
     assert overview[:5] == ["run", "status", "seed_everything", "loss/name", "loss/gamma"]
     assert "best/val/acc" in overview
@@ -63,7 +63,7 @@ def test_the_overview_shows_what_differs_and_nothing_else(root: Path) -> None:
     assert "loss/name" not in focal
 
 
-def test_a_run_that_trains_still_has_the_best_and_the_last_of_its_log(root: Path) -> None:
+def test_run_in_training_has_best_and_last_values(root: Path) -> None:
     with MetricsLog(root / "new" / "seed-7" / "metrics.csv") as log:
         log.append(39, 3, {"val/acc": 0.25})
     lock = RunLock(root / "new" / "seed-7")
@@ -100,7 +100,7 @@ def test_conditions(root: Path, condition: str, found: list[str]) -> None:
         ("test/acc>[1]", "expected a number or a date"),
     ],
 )
-def test_a_condition_that_means_nothing_is_refused(root: Path, condition: str, said: str) -> None:
+def test_invalid_condition_is_rejected(root: Path, condition: str, said: str) -> None:
     with pytest.raises(UserError) as error:
         run_table(root).filtered(condition)
     assert said in str(error.value)
@@ -122,7 +122,7 @@ def test_the_best_come_first_and_those_without_a_value_last(root: Path) -> None:
     assert len(table.sorted("test/acc").limited(2).rows) == 2
 
 
-def test_columns_are_chosen_by_name_and_glob(root: Path) -> None:
+def test_columns_are_selected_by_name_and_glob(root: Path) -> None:
     table = run_table(root)
     assert table.select_columns("run, loss/*,test/acc") == ["run", "loss/name", "loss/gamma", "test/acc"]
     with pytest.raises(UserError, match=r'--columns: no run has a column "lss/\*"'):
@@ -152,7 +152,7 @@ def test_a_broken_run_is_listed_as_such(root: Path, file: str, text: str | None,
     assert len(table.filtered("status!=broken").rows) == 4
 
 
-def test_folders_that_are_no_runs_are_passed_by(root: Path) -> None:
+def test_other_folders_are_skipped(root: Path) -> None:
     (root / "pets" / "notes").mkdir()
     (root / "pets" / "notes" / "config.yaml").write_text("a: 1\n")
     (root / ".hidden").mkdir()
