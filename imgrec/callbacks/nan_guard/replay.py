@@ -1,4 +1,8 @@
-"""Repetition of the last steps of a training, which draw the same random numbers again."""
+"""Repetition of the last steps of a training, which draw the same random numbers again.
+
+Reason: a check of every layer adds 39 to 62 % to each step on a CPU, and one synchronization per layer on a GPU. Only
+repeated steps are checked in this way.
+"""
 
 from __future__ import annotations
 
