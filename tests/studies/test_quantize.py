@@ -141,7 +141,7 @@ def test_calibration_images_are_not_evaluated(run: Path) -> None:
         ({"max_drop": -1}, r"max_drop: expected float in \[0, 100\] | None, got -1"),
         ({"level": 95}, r"level: expected float in \(0, 1\), got 95"),
         ({"max_kept": 2}, r"max_kept: expected float in \[0, 1\], got 2"),
-        ({"calibration": 8}, "8 images are too few"),
+        ({"calibration": 8}, "expected at least 32 images, got 8"),
         ({"calibration": 100_000}, "got 100000"),
         ({"calibrate_on": "test"}, "calibration: expected the split train or val"),
         ({"max_drop": 0.5, "sure": True}, "to show with 95 % confidence a drop of at most 0.5 points"),
