@@ -1,7 +1,7 @@
-"""How long the audit of CIFAR-10 takes on two cores, and how much memory: 50,000 training images as JPEG files.
+"""Time and memory of the audit of CIFAR-10 on two cores: 50,000 training images as JPEG files.
 
-The two minutes are wall-clock seconds on two cores and depend on the machine; the images per core-second of the audit
-stand beside those of reading and decoding alone, which is the bound.
+The goal of two minutes is wall-clock time and depends on the machine. The throughput of the audit, in images per
+core-second, is compared with reading and decoding alone, which is the upper bound.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from common import Claim, arguments, finish
+from common import Claim, finish, parse_options
 
 SECONDS = 120.0
 MEBIBYTES = 300.0
@@ -38,8 +38,8 @@ print(seconds, used, more, sum(found.counts.values()))
 """
 
 
-def audited(root: Path, count: int) -> tuple[float, float, float, int]:
-    """Seconds, CPU seconds of all processes, MiB more than before, and findings of an audit in its own process."""
+def run_audit(root: Path, count: int) -> tuple[float, float, float, int]:
+    """Run an audit in a subprocess. Return its seconds, CPU seconds, additional MiB and number of findings."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(root), str(count)], capture_output=True, text=True, check=True
     )
@@ -47,8 +47,8 @@ def audited(root: Path, count: int) -> tuple[float, float, float, int]:
     return float(seconds), float(cpu), float(memory), int(findings)
 
 
-def decoding(root: Path, count: int) -> float:
-    """Images per core-second of reading and decoding alone."""
+def measure_decoding(root: Path, count: int) -> float:
+    """Return the images per core-second of reading and decoding alone."""
     from imgrec.data import Folder
 
     source = Folder(str(root))
@@ -62,17 +62,17 @@ def decoding(root: Path, count: int) -> float:
 
 
 def main() -> None:
-    options = arguments(__doc__ or "")
+    options = parse_options(__doc__ or "")
     root = Path(os.environ.get("IMGREC_DATA", "")) / "cifar10"
     if not os.environ.get("IMGREC_DATA") or not root.is_dir():
-        print("IMGREC_DATA names no folder with cifar10/: nothing is measured and nothing is claimed")
+        print("IMGREC_DATA: expected a folder with cifar10/. Nothing is measured.")
         return
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:2]))
     os.environ["OMP_NUM_THREADS"] = "1"
     count = 5_000 if options.quick else COUNT
-    bound = decoding(root, 2_000)
-    runs = [audited(root, count) for _ in range(1 if options.quick else 3)]
+    bound = measure_decoding(root, 2_000)
+    runs = [run_audit(root, count) for _ in range(1 if options.quick else 3)]
     seconds, cpu, memory, findings = sorted(runs)[len(runs) // 2]
     print(f"reading and decoding alone  {bound:.0f} images per core-second")
     print(f"the audit                   {count / cpu:.0f} images per core-second, {count / cpu / bound:.0%} of that")
@@ -80,10 +80,10 @@ def main() -> None:
         f"{count:,} images, {findings:,} findings: {seconds:.1f} s on two cores, {cpu:.1f} CPU s, {memory:.0f} MiB more"
     )
     scaled = seconds * COUNT / count
-    said = f"{scaled:.0f} s" + (f" (scaled from {count:,})" if options.quick else "")
+    duration = f"{scaled:.0f} s" + (f" (scaled from {count:,})" if options.quick else "")
     finish(
         [
-            Claim("audit of 50,000 images of 32 pixels on two cores", said, "under 120 s", scaled < SECONDS),
+            Claim("audit of 50,000 images of 32 pixels on two cores", duration, "under 120 s", scaled < SECONDS),
             Claim("memory of that audit", f"{memory:.0f} MiB more", f"under {MEBIBYTES:.0f} MiB", memory < MEBIBYTES),
         ]
     )

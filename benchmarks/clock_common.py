@@ -1,4 +1,4 @@
-"""A Lightning callback that counts what training costs, for benchmarks that run `imgrec fit` as anybody would."""
+"""Lightning callback that measures the CPU time of training, for benchmarks that run `imgrec fit`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytorch_lightning as pl
 
 
 class TrainingClock(pl.Callback):
-    """Writes the CPU seconds of this process to a JSON file when training ends.
+    """Timer that writes the CPU seconds of this process to a JSON file at the end of training.
 
-    ``train_cpu_s``: from the moment the data module is set up to the end of training, without validation: decoding the
-    images into memory, augmentation, steps, logging, checkpoints. ``validate_cpu_s``: validation, metrics included.
-    ``before_cpu_s``: everything before, which is importing, mostly. All threads count.
+    ``train_cpu_s`` starts with the setup of the data module and excludes validation. It includes decoding images into
+    memory, augmentation, steps, logging and checkpoints. ``validate_cpu_s`` is validation with its metrics.
+    ``before_cpu_s`` is the time before setup, mostly imports. All threads are counted.
 
     Args:
-        path: the file.
+        path: Path of the JSON file.
     """
 
     def __init__(self, path: str) -> None:
@@ -27,23 +27,23 @@ class TrainingClock(pl.Callback):
         self._began = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Training begins here, with the preparation of its data."""
+        """Start the timer before the data is prepared."""
         if stage == "fit":
             self._before = time.process_time()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock."""
+        """Pause the timer."""
         self._began = time.process_time()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let it run again."""
+        """Resume the timer."""
         self._validating += time.process_time() - self._began
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write what it says."""
-        found = {
+        """Write the measured seconds."""
+        seconds = {
             "train_cpu_s": time.process_time() - self._before - self._validating,
             "validate_cpu_s": self._validating,
             "before_cpu_s": self._before,
         }
-        Path(self.path).write_text(json.dumps(found), encoding="utf-8")
+        Path(self.path).write_text(json.dumps(seconds), encoding="utf-8")

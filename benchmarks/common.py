@@ -1,4 +1,4 @@
-"""What every benchmark shares: one pinned core, CPU seconds, interleaved rounds, medians, a closing line a claim."""
+"""Functions shared by all benchmarks: pinning to one core, CPU time, interleaved rounds, medians and claims."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim and what was measured of it."""
+    """Claim of a benchmark, with its measured value and goal."""
 
     name: str
     measured: str
@@ -24,21 +24,25 @@ class Claim:
         return f"{self.name}: {self.measured} (goal {self.goal}): {'holds' if self.holds else 'falls short'}"
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """``--quick``: under a minute, and rougher."""
+def parse_options(description: str) -> argparse.Namespace:
+    """Parse the command line, which has the option ``--quick``."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="under 60 s, rougher")
+    parser.add_argument("--quick", action="store_true", help="run a short, less precise version (under 60 s)")
     return parser.parse_args()
 
 
 def pin() -> None:
-    """Keep this process and its children on one core, where the platform can."""
+    """Pin this process and its children to one core, if the platform supports it."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def child_cpu_seconds(command: Sequence[str]) -> float:
-    """User and system seconds of one process from start to end; a failing one raises ``CalledProcessError``."""
+    """Return the user and system seconds of a command, including startup.
+
+    Raises:
+        CalledProcessError: If the command fails.
+    """
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -47,8 +51,8 @@ def child_cpu_seconds(command: Sequence[str]) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def interleaved(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each side measures, ``rounds`` times in turn, after one round that does not count."""
+def measure_interleaved(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Return the measurements of each side from ``rounds`` interleaved rounds, after one warm-up round."""
     for measure in sides.values():
         measure()
     found: dict[str, list[float]] = {name: [] for name in sides}
@@ -58,8 +62,8 @@ def interleaved(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str,
     return found
 
 
-def table(found: dict[str, list[float]], unit: str, base: str) -> None:
-    """Median, least and most of each side, and the median of the ratios to ``base``, round by round."""
+def print_table(found: dict[str, list[float]], unit: str, base: str) -> None:
+    """Print median, minimum and maximum of each side, and the median of its ratios to ``base`` per round."""
     width = max(map(len, found))
     for name, values in found.items():
         ratio = statistics.median(a / b for a, b in zip(values, found[base], strict=True))
@@ -70,7 +74,7 @@ def table(found: dict[str, list[float]], unit: str, base: str) -> None:
 
 
 def finish(claims: Sequence[Claim]) -> None:
-    """Print the claims, and exit with 1 if any falls short."""
+    """Print the claims and exit with status 1 if one does not hold."""
     for claim in claims:
         print(claim)
     sys.exit(0 if all(claim.holds for claim in claims) else 1)

@@ -1,4 +1,4 @@
-"""What huge pages bring on a CPU: normalizing a batch of photographs, and a training step, with them and without."""
+"""Effect of huge pages on a CPU: time of normalizing a batch of photographs and of a training step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from common import Claim, arguments, finish, interleaved, pin, table
+from common import Claim, finish, measure_interleaved, parse_options, pin, print_table
 
 NORMALIZE = """
 from imgrec.models.normalization import IMAGENET_MEAN, IMAGENET_STD
@@ -45,23 +45,24 @@ print((time.process_time() - begun) / {times})
 
 
 def main() -> None:
-    options = arguments(__doc__ or "")
+    options = parse_options(__doc__ or "")
     pin()
     claims = []
     for name, setup, times, goal in (("normalizing 64 photos", NORMALIZE, 10, 1.5), ("a step of Lite0", STEP, 4, 1.0)):
-        found = interleaved(
-            {"with huge pages": side(setup, times, "1"), "without": side(setup, times, "0")}, 1 if options.quick else 5
+        found = measure_interleaved(
+            {"with huge pages": make_measurement(setup, times, "1"), "without": make_measurement(setup, times, "0")},
+            1 if options.quick else 5,
         )
         print(name)
-        table(found, "CPU s", base="without")
+        print_table(found, "CPU s", base="without")
         pairs = zip(found["without"], found["with huge pages"], strict=True)
         ratio = statistics.median(without / huge for without, huge in pairs)
         claims.append(Claim(f"{name}, huge pages", f"{ratio:.2f}x", f"{goal}x", ratio >= goal))
     finish(claims)
 
 
-def side(setup: str, times: int, huge: str) -> Callable[[], float]:
-    """Seconds of one turn of the work, in a process of its own: torch asks for the setting once."""
+def make_measurement(setup: str, times: int, huge: str) -> Callable[[], float]:
+    """Return a function that measures one run of the code in a subprocess, because torch reads the setting once."""
     code = AROUND.format(setup=setup, times=times)
     environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": huge}
 

@@ -1,4 +1,4 @@
-"""The other side of the input benchmarks: ImageFolder with PIL and torchvision v1 transforms, and timm's loader."""
+"""Baselines of the input benchmarks: ImageFolder with PIL and torchvision v1 transforms, and timm's loader."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ BATCH = 64
 
 
 def data(name: str) -> Path | None:
-    """A folder of IMGREC_DATA; without it, says so."""
+    """Return a folder of IMGREC_DATA. If it is missing, print a message and return ``None``."""
     root = os.environ.get("IMGREC_DATA")
     if root and (Path(root) / name).is_dir():
         return Path(root) / name
-    print(f"IMGREC_DATA does not name a folder with {name}: nothing is measured, nothing is claimed")
+    print(f"IMGREC_DATA: expected a folder with {name}. Nothing is measured.")
     return None
 
 
 def article(root: Path, steps: list[Any]) -> DataLoader[Any]:
-    """ImageFolder, PIL, torchvision's v1 transforms, a plain DataLoader."""
+    """Return a DataLoader of ImageFolder with PIL and torchvision's v1 transforms."""
     chain = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     return DataLoader(datasets.ImageFolder(str(root), chain), BATCH, shuffle=True, drop_last=True)
 
 
 def timm_loader(root: Path, size: int, **options: Any) -> Iterable[Any]:
-    """The dataset and loader of timm, as its training script makes them, on the CPU."""
+    """Return timm's loader with the options of its training script, on the CPU."""
     from timm.data import create_dataset, create_loader
 
     dataset = create_dataset("", str(root), is_training=True)
@@ -55,18 +55,18 @@ def timm_loader(root: Path, size: int, **options: Any) -> Iterable[Any]:
 
 
 def normalizer() -> Callable[[torch.Tensor], torch.Tensor]:
-    """What our classifiers do to a batch before the backbone."""
+    """Return the normalization that imgrec classifiers apply before the backbone."""
     return Classifier(nn.Identity(), nn.Identity(), MEAN, STD).normalize  # type: ignore[arg-type]
 
 
 def rate(batches: Callable[[], Iterable[tuple[int, torch.dtype]]], images: int) -> Callable[[], float]:
-    """CPU seconds of an image, measured over the first ``images`` of an epoch."""
+    """Return a function that measures CPU seconds per image over the first ``images`` of an epoch."""
 
     def measure() -> float:
         begun, seen = time.process_time(), 0
         for count, dtype in batches():
             if dtype != torch.float32:
-                raise RuntimeError("a side gave images that are not normalised floats")
+                raise RuntimeError("expected normalized float32 images")
             seen += count
             if seen >= images:
                 break
@@ -75,8 +75,8 @@ def rate(batches: Callable[[], Iterable[tuple[int, torch.dtype]]], images: int) 
     return measure
 
 
-def of_pairs(loader: Iterable[Any]) -> Callable[[], Iterable[tuple[int, torch.dtype]]]:
-    """The batches of a loader that gives images and targets."""
+def iterate_pairs(loader: Iterable[Any]) -> Callable[[], Iterable[tuple[int, torch.dtype]]]:
+    """Return a function that iterates over size and dtype of the batches of ``(images, targets)``."""
 
     def batches() -> Iterable[tuple[int, torch.dtype]]:
         for images, _ in loader:

@@ -1,7 +1,7 @@
 """Photographs to RandomResizedCrop batches of 224 pixels: images per core-second, with a cache and without.
 
-Each side crops, flips and normalises, in batches of 64, without worker processes, on one pinned core. Without a cache
-the package simplejpeg decodes where it is installed, which the line below says; the pixels are Pillow's either way.
+Each pipeline crops, flips and normalizes batches of 64 without worker processes, on one pinned core. Without a cache,
+simplejpeg decodes if it is installed. The output contains the name of the decoder. Both return the pixels of Pillow.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Claim, arguments, finish, interleaved, pin
-from input_common import BATCH, article, data, normalizer, of_pairs, rate, timm_loader
+from common import Claim, finish, measure_interleaved, parse_options, pin
+from input_common import BATCH, article, data, iterate_pairs, normalizer, rate, timm_loader
 from input_small import show
 from PIL import Image, ImageOps
 from torchvision import transforms
@@ -30,13 +30,13 @@ SIZE = 224
 
 
 def main() -> None:
-    options = arguments(__doc__ or "")
+    options = parse_options(__doc__ or "")
     photos = data("photos")
     if photos is None:
         sys.exit(0)
-    with tempfile.TemporaryDirectory() as place:
-        root = in_classes(photos, Path(place) / "photos")
-        os.environ["IMGREC_CACHE"] = place
+    with tempfile.TemporaryDirectory() as temporary:
+        root = link_classes(photos, Path(temporary) / "photos")
+        os.environ["IMGREC_CACHE"] = temporary
         module(root, "disk").train_dataloader()
         pin()
         torch.set_num_threads(1)
@@ -47,8 +47,8 @@ def main() -> None:
     finish(claims)
 
 
-def in_classes(photos: Path, root: Path) -> Path:
-    """The JPEG files as two classes, in folders of links."""
+def link_classes(photos: Path, root: Path) -> Path:
+    """Create two class folders with links to the JPEG files, and return their root."""
     for i, path in enumerate(sorted(p for p in photos.iterdir() if p.suffix.lower() in (".jpg", ".jpeg"))):
         folder = root / "train" / ("even", "odd")[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def images(root: Path) -> list[Path]:
 
 
 def module(root: Path, cache: str) -> ImageDataModule:
-    made = ImageDataModule(
+    data_module = ImageDataModule(
         {"name": "folder", "root": str(root)},
         image_size=SIZE,
         batch_size=BATCH,
@@ -70,16 +70,16 @@ def module(root: Path, cache: str) -> ImageDataModule:
         cache=cache,  # type: ignore[arg-type]
         seed=0,
     )
-    made.setup()
-    return made
+    data_module.setup()
+    return data_module
 
 
-def ours(made: ImageDataModule) -> Callable[[], Iterable[tuple[int, torch.dtype]]]:
-    loader, normalize = made.train_dataloader(), normalizer()
+def imgrec_batches(data_module: ImageDataModule) -> Callable[[], Iterable[tuple[int, torch.dtype]]]:
+    loader, normalize = data_module.train_dataloader(), normalizer()
 
     def batches() -> Iterable[tuple[int, torch.dtype]]:
         for batch in loader:
-            images = normalize(made.augment(batch).images)
+            images = normalize(data_module.augment(batch).images)
             yield len(images), images.dtype
 
     return batches
@@ -90,13 +90,13 @@ def speed(root: Path, quick: bool) -> list[Claim]:
     count = 192 if quick else 384
     files = images(root)[:count]
     sides = {
-        "the article's pipeline": rate(of_pairs(article(root / "train", crop)), count),
-        "timm's create_loader": rate(of_pairs(timm_loader(root / "train", SIZE, interpolation="bilinear")), count),
-        "imgrec, no cache": rate(ours(module(root, "off")), count),
-        "imgrec, cache on disk": rate(ours(module(root, "disk")), count),
+        "the article's pipeline": rate(iterate_pairs(article(root / "train", crop)), count),
+        "timm's create_loader": rate(iterate_pairs(timm_loader(root / "train", SIZE, interpolation="bilinear")), count),
+        "imgrec, no cache": rate(imgrec_batches(module(root, "off")), count),
+        "imgrec, cache on disk": rate(imgrec_batches(module(root, "disk")), count),
         "bound: read and decode alone": decoding(files),
     }
-    found = interleaved(sides, 3 if quick else 7)
+    found = measure_interleaved(sides, 3 if quick else 7)
     print(f"JPEG is decoded by {'simplejpeg' if _simplejpeg() is not None else 'Pillow'}")
     show(found, "the article's pipeline")
     claims = []
@@ -120,14 +120,14 @@ def decoding(files: list[Path]) -> Callable[[], float]:
 
 
 def exactness(files: list[Path]) -> Claim:
-    """The difference between our decoding and resizing and Pillow's, in levels of 255."""
+    """Return the claim about the difference to Pillow after decoding and resizing, in levels of 255."""
     means, largest = [], 0
     for file in files:
         found = resize_to(decode_image(file), SIZE, SIZE)
         with Image.open(file) as image:
             whole = ImageOps.exif_transpose(image).convert("RGB")
-        wanted = np.array(whole.resize((SIZE, SIZE), Image.Resampling.BILINEAR)).astype(np.int16)
-        difference = np.abs(found.expand(3, -1, -1).permute(1, 2, 0).numpy().astype(np.int16) - wanted)
+        expected = np.array(whole.resize((SIZE, SIZE), Image.Resampling.BILINEAR)).astype(np.int16)
+        difference = np.abs(found.expand(3, -1, -1).permute(1, 2, 0).numpy().astype(np.int16) - expected)
         means.append(difference.mean())
         largest = max(largest, int(difference.max()))
     mean = statistics.mean(means)

@@ -1,6 +1,6 @@
-"""CIFAR-10's JPEG files to augmented, normalised batches of 32x32: images per core-second, and what bounds them.
+"""Throughput of augmented, normalized 32x32 batches from the JPEG files of CIFAR-10, in images per core-second.
 
-Each side pads by 4 and crops, flips, and normalises, in batches of 64, without worker processes, on one pinned core.
+Each pipeline pads by 4, crops, flips and normalizes batches of 64 without worker processes, on one pinned core.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Claim, arguments, finish, interleaved, pin
-from input_common import BATCH, article, data, normalizer, of_pairs, rate, timm_loader
+from common import Claim, finish, measure_interleaved, parse_options, pin
+from input_common import BATCH, article, data, iterate_pairs, normalizer, rate, timm_loader
 from torchvision import transforms
 
 from imgrec.data import ImageDataModule
@@ -28,13 +28,13 @@ AUGMENT = [{"name": "random_crop", "padding": 4}, "hflip"]
 
 
 def main() -> None:
-    options = arguments(__doc__ or "")
+    options = parse_options(__doc__ or "")
     root = data("cifar10")
     if root is None:
         sys.exit(0)
     with tempfile.TemporaryDirectory() as caches:
         os.environ["IMGREC_CACHE"] = caches
-        module(root, "disk").train_dataloader()  # built by all cores, before anything is measured
+        module(root, "disk").train_dataloader()  # builds the cache on all cores before the measurements
         scaling(root, 20_000 if options.quick else 100_000)
         if not options.quick:
             memory(root)
@@ -58,7 +58,7 @@ def module(root: Path, cache: str, workers: int = 0) -> ImageDataModule:
 
 
 def ours(made: ImageDataModule) -> Callable[[], Iterable[tuple[int, torch.dtype]]]:
-    """Our batches, augmented and normalised as in training."""
+    """Return a function that iterates over batches augmented and normalized as in training."""
     loader, normalize = made.train_dataloader(), normalizer()
 
     def batches() -> Iterable[tuple[int, torch.dtype]]:
@@ -75,14 +75,14 @@ def speed(root: Path, quick: bool) -> list[Claim]:
     slow, fast = (1000, 10_000) if quick else (4000, 40_000)
     timm = timm_loader(root / "train", 32, hflip=0.5, scale=(1.0, 1.0), ratio=(1.0, 1.0), interpolation="bilinear")
     sides = {
-        "the article's pipeline": rate(of_pairs(article(root / "train", crop)), slow),
-        "timm's create_loader": rate(of_pairs(timm), slow),
+        "the article's pipeline": rate(iterate_pairs(article(root / "train", crop)), slow),
+        "timm's create_loader": rate(iterate_pairs(timm), slow),
         "imgrec, no cache": rate(ours(module(root, "off")), slow),
         "imgrec, in memory": rate(ours(module(root, "memory")), fast),
         "imgrec, on disk": rate(ours(cached), fast),
         "bound: the same bytes copied": copying(cached, fast),
     }
-    found = interleaved(sides, 3 if quick else 7)
+    found = measure_interleaved(sides, 3 if quick else 7)
     show(found, "the article's pipeline")
     claims = []
     for name in ("imgrec, in memory", "imgrec, on disk"):
@@ -93,7 +93,7 @@ def speed(root: Path, quick: bool) -> list[Claim]:
 
 
 def copying(made: ImageDataModule, count: int) -> Callable[[], float]:
-    """CPU seconds an image for copying its pixels out of the cache and writing them as floats, and nothing else."""
+    """Return a function that measures CPU seconds per image of copying pixels from the cache to float32."""
     images = made.train_dataloader().dataset.images  # type: ignore[attr-defined]
     block = images.images.data.view(-1, BATCH * 3 * 32 * 32 // BATCH)
 
@@ -107,7 +107,7 @@ def copying(made: ImageDataModule, count: int) -> Callable[[], float]:
 
 
 def waiting(root: Path, steps: int) -> Claim:
-    """The part of a training step of ResNet-18 at 32 pixels that goes by until the next batch is at hand."""
+    """Return the share of a ResNet-18 training step at 32 pixels that is spent waiting for the next batch."""
     from timm import create_model
 
     model = create_model("resnet18", num_classes=10)
@@ -130,14 +130,14 @@ def waiting(root: Path, steps: int) -> Claim:
 
 
 def show(found: dict[str, list[float]], base: str) -> None:
-    """Images per core-second of each side, and the ratio to the base."""
+    """Print the images per core-second of each pipeline, and its ratio to the base."""
     for name, values in found.items():
         ratio = statistics.median(a / b for a, b in zip(found[base], values, strict=True))
         print(f"{name:<30}{1 / statistics.median(values):>10,.0f} images/core-second  {ratio:6.1f}x {base}")
 
 
 def scaling(root: Path, count: int) -> None:
-    """Images per second of wall clock with 0, 1 and 2 worker processes, on all cores."""
+    """Print the images per second of wall-clock time with 0, 1 and 2 worker processes, on all cores."""
     for cache, share in (("disk", 1.0), ("off", 0.3)):
         line = []
         for workers in (0, 1, 2):
@@ -190,7 +190,7 @@ print(seen)
 
 
 def memory(root: Path) -> None:
-    """The memory of loading all splits with 2 workers each, shared pages counted once, and whether it grows."""
+    """Print the memory of loading all splits with 2 workers each, per epoch. Shared pages are counted once."""
     if not Path("/proc/self/smaps_rollup").exists():
         return
     script = PEAK.format(here=str(Path(__file__).parent), root=str(root), cache="disk")

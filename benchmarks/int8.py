@@ -1,8 +1,8 @@
-"""int8 after training: what it gains in time and costs in accuracy, both sides in the same runtime at batch 1.
+"""Post-training int8 quantization: speedup and loss of accuracy, in the same runtime at batch 1.
 
-EfficientNet-Lite0 with ImageNet's weights on 500 photographs: 100 calibrate, the other 400 are judged. ResNet-18 at 224
-pixels has random weights: its time is measured in two runtimes, and how far its logits move. CPU milliseconds, one
-pinned core.
+EfficientNet-Lite0 with ImageNet weights is calibrated on 100 photographs and evaluated on 400 others. ResNet-18 at 224
+pixels has random weights. Its time is measured in two runtimes, and its int8 logits are compared with fp32. Times are
+CPU milliseconds on one pinned core.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Claim, arguments, finish, interleaved, pin, table
+from common import Claim, finish, measure_interleaved, parse_options, pin, print_table
 from input_common import data
 from numpy.typing import NDArray
 
@@ -38,29 +38,29 @@ CALIBRATION = 100
 
 
 def main() -> None:
-    options = arguments(__doc__ or "")
+    options = parse_options(__doc__ or "")
     photos, weights = data("photos"), data("weights/tf_efficientnet_lite0")
     if photos is None or weights is None:
         sys.exit(0)
     pin()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as place:
-        claims = lite0(photos, weights, Path(place), options.quick)
-        claims += resnet18(Path(place), options.quick)
+    with tempfile.TemporaryDirectory() as folder:
+        claims = lite0(photos, weights, Path(folder), options.quick)
+        claims += resnet18(Path(folder), options.quick)
     finish(claims)
 
 
-def lite0(photos: Path, weights: Path, place: Path, quick: bool) -> list[Claim]:
+def lite0(photos: Path, weights: Path, folder: Path, quick: bool) -> list[Claim]:
     classifier, facts = load_model_folder(weights)
     reader = Predictor(classifier, facts, device="cpu")
     files = sorted(p for p in photos.iterdir() if p.suffix.lower() in (".jpg", ".jpeg"))
-    # each fifth calibrates: the classes are in the order of the names, and both parts have all kinds
+    # every fifth file calibrates: files are sorted by class, so both parts cover the range of classes
     calibrating = files[::5][: 40 if quick else CALIBRATION]
     judging = [file for i, file in enumerate(files) if i % 5][: 100 if quick else None]
     images = np.stack([read(reader, file) for file in calibrating])
-    source = write_onnx(classifier, facts, place / "lite0.onnx")
-    small = closest(source, images, place)
-    right = {name: named(file, reader, judging) for name, file in (("fp32", source), ("int8", small))}
+    source = write_onnx(classifier, facts, folder / "lite0.onnx")
+    small = select_int8(source, images, folder)
+    right = {name: is_correct(file, reader, judging) for name, file in (("fp32", source), ("int8", small))}
     drop = accuracy_drop(right["fp32"], right["int8"])
     print(f"EfficientNet-Lite0, {len(images)} photographs calibrate, {len(judging)} others judge: {drop}")
     ratio = speed(source, small, facts, quick)
@@ -70,33 +70,39 @@ def lite0(photos: Path, weights: Path, place: Path, quick: bool) -> list[Claim]:
     ]
 
 
-def closest(source: Path, images: NDArray[np.uint8], place: Path) -> Path:
-    """int8 by the way to read ranges that leads the calibration images least astray; those that judge are not asked."""
+def select_int8(source: Path, images: NDArray[np.uint8], folder: Path) -> Path:
+    """Return the int8 network of the range estimator with the smallest divergence on the calibration images."""
 
     def logits(network: Path) -> NDArray[np.float32]:
         with open_runtime(network, "onnxruntime") as runtime:
             return np.concatenate([runtime(batch) for batch in unit_batches(images, 1)])
 
     reference = logits(source)
-    ways: tuple[Ranges, ...] = ("minmax", "percentile")
-    files = {way: OnnxInt8(source, images, way).write(place / f"lite0-{way}.onnx") for way in ways}
-    found = {way: divergence(reference, logits(file)) for way, file in files.items()}
-    print("divergence on the calibration images: " + ", ".join(f"{way} {value:.5f}" for way, value in found.items()))
-    return files[min(ways, key=found.__getitem__)]
+    estimators: tuple[Ranges, ...] = ("minmax", "percentile")
+    files = {
+        estimator: OnnxInt8(source, images, estimator).write(folder / f"lite0-{estimator}.onnx")
+        for estimator in estimators
+    }
+    found = {estimator: divergence(reference, logits(file)) for estimator, file in files.items()}
+    print(
+        "divergence on the calibration images: "
+        + ", ".join(f"{estimator} {value:.5f}" for estimator, value in found.items())
+    )
+    return files[min(estimators, key=found.__getitem__)]
 
 
-def resnet18(place: Path, quick: bool) -> list[Claim]:
+def resnet18(folder: Path, quick: bool) -> list[Claim]:
     facts = DataFacts(tuple(map(str, range(1000))), (1,) * 1000, image_size=224)
     torch.manual_seed(0)
     classifier = build_classifier("resnet18", "linear", "imagenet", facts).eval()
     images = torch.rand(32, 3, 224, 224, generator=position_generator(0)).numpy()
-    source = write_onnx(classifier, facts, place / "resnet18.onnx")
-    small = OnnxInt8(source, images).write(place / "resnet18-int8.onnx")
+    source = write_onnx(classifier, facts, folder / "resnet18.onnx")
+    small = OnnxInt8(source, images).write(folder / "resnet18-int8.onnx")
     with open_runtime(source, "onnxruntime") as before, open_runtime(small, "onnxruntime") as after:
         logits = [np.concatenate([network(images[i : i + 1]) for i in range(16)]) for network in (before, after)]
     print(f"ResNet-18, correlation of the logits: {np.corrcoef(*(each.ravel() for each in logits))[0, 1]:.4f}")
-    float_file = to_openvino(source, place / "resnet18.xml")
-    int8_file = OpenVinoInt8(source, images).write(place / "resnet18-int8.xml")
+    float_file = to_openvino(source, folder / "resnet18.xml")
+    int8_file = OpenVinoInt8(source, images).write(folder / "resnet18-int8.xml")
     ratios = {
         "ONNX Runtime": speed(source, small, facts, quick),
         "OpenVINO": speed(float_file, int8_file, facts, quick, "openvino"),
@@ -114,8 +120,8 @@ def read(reader: Predictor, file: Path) -> NDArray[np.uint8]:
     return found
 
 
-def named(network: Path, reader: Predictor, files: list[Path]) -> NDArray[np.bool_]:
-    """Whether each photograph is named as its file is: the number of its ImageNet class comes first."""
+def is_correct(network: Path, reader: Predictor, files: list[Path]) -> NDArray[np.bool_]:
+    """Return which photographs are classified correctly. File names begin with the ImageNet class index."""
     right = []
     with open_runtime(network, "onnxruntime") as runtime:
         for file in files:
@@ -125,13 +131,13 @@ def named(network: Path, reader: Predictor, files: list[Path]) -> NDArray[np.boo
 
 
 def speed(source: Path, small: Path, facts: DataFacts, quick: bool, runtime: str = "onnxruntime") -> float:
-    """How many times faster int8 is, the median over interleaved rounds; prints the table."""
+    """Print the times and return the median speedup of int8 over interleaved rounds."""
     print(f"in {runtime}:")
     image = torch.rand(1, 3, facts.image_size, facts.image_size, generator=position_generator(1)).numpy()
     with open_runtime(source, runtime) as before, open_runtime(small, runtime) as after:
         sides = {"fp32": milliseconds(before, image), "int8": milliseconds(after, image)}
-        found = interleaved(sides, 7 if quick else 21)
-    table(found, "ms", "fp32")
+        found = measure_interleaved(sides, 7 if quick else 21)
+    print_table(found, "ms", "fp32")
     return statistics.median(a / b for a, b in zip(found["fp32"], found["int8"], strict=True))
 
 

@@ -1,10 +1,10 @@
-"""Half of the training labels wrong: cross-entropy beside losses that do not believe every label, three seeds.
+"""Half of the training labels wrong: cross-entropy compared with losses robust to label noise, three seeds.
 
-experiments/fashion_mnist/label_noise.yaml: 6,000 images of Fashion-MNIST to train on, each with a wrong label with
-probability 0.5, any other class as likely as another. Every loss gets the same images, the same wrong labels, the same
-order, augmentation and rates; the epoch is chosen on validation images whose labels are as wrong as those of training,
-as nobody has others. The test images have their true labels and are looked at once, in the end; the ten classes have
-1,000 each, so that the accuracy is the macro recall. About five minutes of CPU time.
+experiments/fashion_mnist/label_noise.yaml has 6,000 training images of Fashion-MNIST. Each label is replaced by a
+random other class with probability 0.5. Images, labels, order, augmentation and learning rates are equal for all
+losses. The best epoch is selected on validation images with the same label noise. The test images have their true
+labels and are evaluated once. Each of the ten classes has 1,000 of them, so accuracy equals macro recall. Requires
+about five minutes of CPU time.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from common import arguments, finish, pin
-from fit_common import gains, side_by_side, summary
+from common import finish, parse_options, pin
+from fit_common import claim_gains, print_summary, train_variants
 from input_common import data
 
 PLAIN = "cross-entropy"
@@ -26,16 +26,16 @@ QUICK = ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "2"]
 
 
 def main() -> None:
-    """Three seeds of every loss."""
-    options = arguments(__doc__.partition("\n")[0] if __doc__ else "")
+    """Train every loss with three seeds and print the gains."""
+    options = parse_options(__doc__.partition("\n")[0] if __doc__ else "")
     if data("FashionMNIST") is None:
         return
     pin()
-    with tempfile.TemporaryDirectory() as place:
-        seeds, words = (2, QUICK) if options.quick else (3, [])
-        found = side_by_side(Path(place), "fashion_mnist/label_noise", SIDES, seeds, words)
-    summary(found, {})
-    finish(gains(found, PLAIN, f"over {PLAIN}, half of the labels wrong"))
+    with tempfile.TemporaryDirectory() as folder:
+        seeds, overrides = (2, QUICK) if options.quick else (3, [])
+        found = train_variants(Path(folder), "fashion_mnist/label_noise", SIDES, seeds, overrides)
+    print_summary(found, {})
+    finish(claim_gains(found, PLAIN, f"over {PLAIN}, half of the labels wrong"))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """A long tail: cross-entropy and three ways to balance the classes, on long-tailed CIFAR-10, three seeds.
 
 experiments/cifar10/long_tail.yaml: the first class has 4,500 training images, the last one 45, 11,164 in all. The
-sides are cross-entropy, cross-entropy with balanced class weights, cross-entropy with class-aware sampling at
-temperature 0.5, and logit adjustment with tau 1; each of the four without label smoothing and with label smoothing
-0.1. All sides have the same images, augmentation, learning rates and number of steps. The network after the last
+baseline is cross-entropy. It is compared with balanced class weights, class-aware sampling at temperature 0.5, and
+logit adjustment with tau 1. Each of the four is trained without label smoothing and with label smoothing 0.1. All
+variants have the same images, augmentation, learning rates and number of steps. The network after the last
 epoch is evaluated, once, on the test images, 1,000 of each class. The macro recall is compared, which equals the
 accuracy there. About fifteen minutes of CPU time.
 """
@@ -13,8 +13,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from common import arguments, finish, pin
-from fit_common import gains, side_by_side, summary
+from common import finish, parse_options, pin
+from fit_common import claim_gains, print_summary, train_variants
 from input_common import data
 
 PLAIN = "cross-entropy"
@@ -26,28 +26,28 @@ WAYS = {
 }
 SMOOTHED = ", smoothing 0.1"
 SIDES = {
-    f"{way}{suffix}": ["--model.loss", f"{{{loss}{option}}}", *words]
+    f"{way}{suffix}": ["--model.loss", f"{{{loss}{option}}}", *overrides]
     for suffix, option in (("", ", label_smoothing: 0.0"), (SMOOTHED, ", label_smoothing: 0.1"))
-    for way, (loss, words) in WAYS.items()
+    for way, (loss, overrides) in WAYS.items()
 }
 QUICK = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
 
 
 def main() -> None:
     """Train three seeds of every side."""
-    options = arguments(__doc__.partition("\n")[0] if __doc__ else "")
+    options = parse_options(__doc__.partition("\n")[0] if __doc__ else "")
     if data("cifar10") is None:
         return
     pin()
-    with tempfile.TemporaryDirectory() as place:
-        seeds, words = (2, QUICK) if options.quick else (3, [])
-        found = side_by_side(Path(place), "cifar10/long_tail", SIDES, seeds, words)
-    summary(found, {"of the four frequent classes": slice(0, 4), "of the three rare ones": slice(7, 10)})
+    with tempfile.TemporaryDirectory() as folder:
+        seeds, overrides = (2, QUICK) if options.quick else (3, [])
+        found = train_variants(Path(folder), "cifar10/long_tail", SIDES, seeds, overrides)
+    print_summary(found, {"of the four frequent classes": slice(0, 4), "of the three rare ones": slice(7, 10)})
     plain = {name: runs for name, runs in found.items() if SMOOTHED not in name}
     smoothed = {name: runs for name, runs in found.items() if SMOOTHED in name}
-    what = "macro recall of a long tail"
-    claims = gains(plain, PLAIN, f"over {PLAIN}, {what}")
-    finish(claims + gains(smoothed, PLAIN + SMOOTHED, f"over {PLAIN}{SMOOTHED}, {what}"))
+    label = "macro recall of a long tail"
+    claims = claim_gains(plain, PLAIN, f"over {PLAIN}, {label}")
+    finish(claims + claim_gains(smoothed, PLAIN + SMOOTHED, f"over {PLAIN}{SMOOTHED}, {label}"))
 
 
 if __name__ == "__main__":

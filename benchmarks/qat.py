@@ -1,10 +1,10 @@
-"""A network that int8 hurts, and what brings it back: a budget, training for int8; beside as much training in fp32.
+"""Accuracy lost by int8 and recovered by an accuracy budget or quantization-aware training, at equal training.
 
-experiments/fashion_mnist/narrow.yaml, three seeds. Each run is trained on by two epochs at a tenth of the rate, once in
-fp32 and once quantization-aware. What the first gives is exported to int8 for OpenVINO: plainly, as NNCF does it by
-default; and with a budget of 0.5 points on the validation images, which is refused where it cannot be held. What the
-second gives is exported for ONNX Runtime. All five, fp32 among them, name the same test images, which nothing was
-chosen on. About ten minutes of CPU time.
+Each of three runs of experiments/fashion_mnist/narrow.yaml is fine-tuned for two epochs at a tenth of the learning
+rate, once in fp32 and once quantization-aware. The fp32 network is exported to int8 for OpenVINO in two ways. The first
+uses the defaults of NNCF. The second has a budget of 0.5 points on the validation images and fails if it is exceeded.
+The quantization-aware network is exported for ONNX Runtime. All networks are evaluated on the same test images, which
+are not used for any selection. Requires about ten minutes of CPU time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import Claim, arguments, finish, pin
+from common import Claim, finish, parse_options, pin
 from fit_common import fit
 from input_common import data
 
@@ -31,13 +31,13 @@ QUICK = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "60"]
 
 
 def variants(run: RunFolder, epochs: int, calibration: int) -> dict[str, RunFolder | str]:
-    """The networks that are made from one run, by name; in the place of one that is refused, the reason."""
-    more = {"name": "finetune", "epochs": epochs}
+    """Return the networks made from one run by name. The value of a rejected network is the reason."""
+    finetune = {"name": "finetune", "epochs": epochs}
     int8 = {"name": "quantize", "runtime": "openvino", "calibration": calibration}
     plans = {
-        FLOAT: [more],
-        HURT: [more, {**int8, **PLAIN}],
-        "int8 within a budget": [more, {**int8, **BUDGET}],
+        FLOAT: [finetune],
+        HURT: [finetune, {**int8, **PLAIN}],
+        "int8 within a budget": [finetune, {**int8, **BUDGET}],
         "trained for int8": [{"name": "qat", "epochs": epochs}],
     }
     found: dict[str, RunFolder | str] = {"fp32, the run": run}
@@ -51,44 +51,44 @@ def variants(run: RunFolder, epochs: int, calibration: int) -> dict[str, RunFold
 
 
 def main() -> None:
-    """Three seeds, and what each way costs against as much training in fp32."""
-    options = arguments(__doc__.partition("\n")[0] if __doc__ else "")
+    """Train three seeds and compare each int8 network with fp32 after equal training."""
+    options = parse_options(__doc__.partition("\n")[0] if __doc__ else "")
     if data("FashionMNIST") is None:
         return
     pin()
-    words, epochs, calibration = (QUICK, 1, 64) if options.quick else ([], 2, 256)
+    overrides, epochs, calibration = (QUICK, 1, 64) if options.quick else ([], 2, 256)
     right: dict[str, dict[int, np.ndarray]] = {}
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
         for seed in range(2 if options.quick else 3):
-            run, seconds = fit(Path(place), f"narrow_{seed}", EXPERIMENT, *words, "--seed_everything", str(seed))
+            run, seconds = fit(Path(folder), f"narrow_{seed}", EXPERIMENT, *overrides, "--seed_everything", str(seed))
             print(f"seed {seed}: trained in {seconds:.0f} CPU s", flush=True)
-            for name, made in variants(run, epochs, calibration).items():
-                if isinstance(made, str):
-                    print(f"  {name}: refused: {made}", flush=True)
+            for name, variant in variants(run, epochs, calibration).items():
+                if isinstance(variant, str):
+                    print(f"  {name}: refused: {variant}", flush=True)
                     continue
-                found = made.predictions("test")
+                found = variant.predictions("test")
                 right.setdefault(name, {})[seed] = found.predicted == found.targets
-                print(f"  {name}: test {found.accuracy:.2%}{kept_in_float(made)}", flush=True)
+                print(f"  {name}: test {found.accuracy:.2%}{describe_float_layers(variant)}", flush=True)
     for name, seeds in right.items():
         accuracies = [100 * float(each.mean()) for each in seeds.values()]
         spread = f", standard deviation {statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
         print(f"{name}: {statistics.mean(accuracies):.2f} %{spread}")
-    finish([against(name, right) for name in list(right)[2:]])
+    finish([claim_against_float(name, right) for name in list(right)[2:]])
 
 
-def kept_in_float(run: RunFolder) -> str:
-    """How many layers the export left in floating point, where it says so."""
+def describe_float_layers(run: RunFolder) -> str:
+    """Describe the number of layers that the export kept in floating point, if it is recorded."""
     from imgrec.export.export_folder import read_export
 
-    where = run.summary.get("export")
-    said = read_export(run.path / where).quantization if where else None
-    if said is None or "kept" not in said:
+    export = run.summary.get("export")
+    quantization = read_export(run.path / export).quantization if export else None
+    if quantization is None or "kept" not in quantization:
         return ""
-    return f", {len(said['kept'])} of {said['layers']} layers in float, biases {said['biases']}"
+    return f", {len(quantization['kept'])} of {quantization['layers']} layers in float, biases {quantization['biases']}"
 
 
-def against(name: str, right: dict[str, dict[int, np.ndarray]]) -> Claim:
-    """What a way to int8 loses against fp32 that was trained as long."""
+def claim_against_float(name: str, right: dict[str, dict[int, np.ndarray]]) -> Claim:
+    """Return the claim about the accuracy lost by an int8 network against fp32 after equal training."""
     seeds = sorted(right[name])
     ours, theirs = (np.stack([right[each][seed] for seed in seeds]) for each in (name, FLOAT))
     points = 100 * float(ours.mean() - theirs.mean())

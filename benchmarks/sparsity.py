@@ -1,10 +1,10 @@
-"""Accuracy over sparsity on Fashion-MNIST: masks by magnitude, Taylor, movement and at random; and what masks cost.
+"""Accuracy over sparsity on Fashion-MNIST for magnitude, Taylor, movement and random pruning, and the cost of masks.
 
-For each seed a small residual network is trained once, dense. From its weights every criterion and sparsity is
-fine-tuned for one epoch (cubic schedule over the first 60 %), and so is the dense network itself: what they are
-compared with. Masks cover all convolutions but the first; the test images are looked at once, in the end. Zeros are
-stored and multiplied as before: nothing here is smaller or faster. The whole takes about 12 minutes of CPU time of one
-core; the picture goes to docs/sparsity.png.
+For each seed a small dense residual network is trained once. Its weights are fine-tuned for one epoch with every
+criterion and sparsity (cubic schedule over the first 60 %). The baseline is the dense network, fine-tuned for the same
+time. Masks cover all convolutions except the first one. The test images are evaluated once. Zeros are stored and
+multiplied, so the networks are neither smaller nor faster. Requires about 12 minutes of CPU time on one core. The
+figure is written to docs/sparsity.png.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DENSE_RATE, RATE = 0.8, 0.2
 COST = 1.06
 
 
-def trained(
+def train(
     module: ImageDataModule,
     seed: int,
     epochs: int,
@@ -47,7 +47,7 @@ def trained(
     pruning: Pruning | None = None,
     **more: Any,
 ) -> pl.Trainer:
-    """A trainer that has trained the network, from the weights of ``start`` where it is given."""
+    """Train the network, from the weights of ``start`` if it is given, and return the trainer."""
     pl.seed_everything(seed, verbose=False)
     task = ClassificationTask(
         backbone=BACKBONE,
@@ -78,7 +78,7 @@ def trained(
 
 
 def accuracy(trainer: pl.Trainer, module: ImageDataModule) -> float:
-    """Of the network that was trained, on the test images."""
+    """Return the test accuracy of the trained network."""
     trainer.test(trainer.lightning_module, datamodule=module, verbose=False)
     return float(trainer.callback_metrics["test/acc"])
 
@@ -86,22 +86,22 @@ def accuracy(trainer: pl.Trainer, module: ImageDataModule) -> float:
 def one_seed(
     module: ImageDataModule, seed: int, epochs: int, cells: list[tuple[str, float]], folder: Path, **more: Any
 ) -> dict[tuple[str, float], float]:
-    """Test accuracy of each criterion at each sparsity, and of the dense network as ``("dense", 0.0)``."""
+    """Return the test accuracy of each criterion and sparsity, and of the dense network as ``("dense", 0.0)``."""
     begun = time.process_time()
-    dense = trained(module, seed, epochs, **more)
+    dense = train(module, seed, epochs, **more)
     start = folder / f"dense-{seed}.ckpt"
     dense.save_checkpoint(start, weights_only=True)
-    said = f"seed {seed}: dense, {epochs} epoch(s): {accuracy(dense, module):.2%}"
-    found = {("dense", 0.0): accuracy(trained(module, seed, 1, start, **more), module)}
+    message = f"seed {seed}: dense, {epochs} epoch(s): {accuracy(dense, module):.2%}"
+    found = {("dense", 0.0): accuracy(train(module, seed, 1, start, **more), module)}
     for criterion, sparsity in cells:
         pruning = Pruning(sparsity, criterion, start=0.0, end=0.6)  # type: ignore[arg-type]
-        found[criterion, sparsity] = accuracy(trained(module, seed, 1, start, pruning, **more), module)
-    print(f"{said}; fine-tuned {found['dense', 0.0]:.2%}; {time.process_time() - begun:.0f} CPU s", flush=True)
+        found[criterion, sparsity] = accuracy(train(module, seed, 1, start, pruning, **more), module)
+    print(f"{message}; fine-tuned {found['dense', 0.0]:.2%}; {time.process_time() - begun:.0f} CPU s", flush=True)
     return found
 
 
 def show(seeds: list[dict[tuple[str, float], float]], criteria: tuple[str, ...], sparsities: tuple[float, ...]) -> None:
-    """The table: mean and standard deviation over the seeds, in per cent."""
+    """Print a table of mean and standard deviation over the seeds, in percent."""
 
     def cell(key: tuple[str, float]) -> str:
         values = [100 * seed[key] for seed in seeds]
@@ -114,7 +114,7 @@ def show(seeds: list[dict[tuple[str, float], float]], criteria: tuple[str, ...],
 
 
 def draw(seeds: list[dict[tuple[str, float], float]], path: Path) -> None:
-    """The picture: accuracy over the share of weights that stay, each seed a point, their mean a line."""
+    """Plot the accuracy over the share of kept weights, with one point per seed and a line of the means."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -123,7 +123,7 @@ def draw(seeds: list[dict[tuple[str, float], float]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
     dense = [100 * seed["dense", 0.0] for seed in seeds]
     axes.axhspan(min(dense), max(dense), color="0.85")
-    axes.axhline(statistics.mean(dense), color="0.15", linewidth=1, linestyle="--", label="dense, trained as long")
+    axes.axhline(statistics.mean(dense), color="0.15", linewidth=1, linestyle="--", label="dense, train as long")
     kept = [100 * (1 - sparsity) for sparsity in SPARSITIES]
     for criterion, color, marker in zip(CRITERIA, ("#1f5fa8", "#c8571b", "#2f8f5b", "#8a8a8a"), "osD^", strict=True):
         means = [100 * statistics.mean(seed[criterion, s] for seed in seeds) for s in SPARSITIES]
@@ -147,7 +147,7 @@ def draw(seeds: list[dict[tuple[str, float], float]], path: Path) -> None:
 
 
 def cost(rounds: int) -> Claim:
-    """A training step of ResNet-18 on 128 images of 32 pixels with masks, over one without; interleaved, medians."""
+    """Measure the median cost of masks in a training step of ResNet-18 on 128 images of 32 pixels, interleaved."""
     torch.manual_seed(0)
     model = timm.create_model("resnet18", num_classes=10).to(memory_format=torch.channels_last)
     images = torch.randn(128, 3, 32, 32).contiguous(memory_format=torch.channels_last)
@@ -176,7 +176,7 @@ def cost(rounds: int) -> Claim:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--quick", action="store_true", help="under 60 s, rough: one seed, a third of an epoch, no picture"
+        "--quick", action="store_true", help="run one seed and a third of an epoch, without the figure (under 60 s)"
     )
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""How long the command takes to answer: ``imgrec --help`` and ``imgrec list --help`` against an empty Python."""
+"""Startup time of ``imgrec --help`` and ``imgrec list --help``, compared with an empty Python process."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import statistics
 import sys
 from pathlib import Path
 
-from common import Claim, arguments, child_cpu_seconds, finish, interleaved, pin, table
+from common import Claim, child_cpu_seconds, finish, measure_interleaved, parse_options, pin, print_table
 
 GOAL = 0.15
 
 
 def main() -> None:
-    options = arguments(__doc__ or "")
+    options = parse_options(__doc__ or "")
     pin()
     imgrec = str(Path(sys.executable).with_name("imgrec"))
     commands = {
@@ -20,11 +20,11 @@ def main() -> None:
         "imgrec --help": [imgrec, "--help"],
         "imgrec list --help": [imgrec, "list", "--help"],
     }
-    found = interleaved(
+    found = measure_interleaved(
         {name: lambda command=command: child_cpu_seconds(command) for name, command in commands.items()},
         rounds=10 if options.quick else 40,
     )
-    table(found, "CPU s", base="python -c pass")
+    print_table(found, "CPU s", base="python -c pass")
     claims = []
     for name in ("imgrec --help", "imgrec list --help"):
         more = statistics.median(a - b for a, b in zip(found[name], found["python -c pass"], strict=True))

@@ -1,11 +1,10 @@
-"""What the framework adds to a training step: a plain loop, a bare Lightning Trainer, and `imgrec fit`, with all on.
+"""Overhead of a training step in a plain loop, a bare Lightning Trainer and `imgrec fit` with its default callbacks.
 
-A network of some 1.8 ms a step, on Fashion-MNIST, batches of 64, one pinned core. The plain loop and the bare Trainer
-read a TensorDataset through a DataLoader, shuffled, and log nothing; beside them stands a bare Trainer that reads
-nothing either, whose batches lie ready in a list. Ours seeds every step, keeps the running means, writes metrics.csv,
-the learning rate and the figures of the machine, draws the progress bar, and is ready to write checkpoints and to go on
-exactly: everything that a config gets by default. What happens once an epoch (validation, metrics, checkpoints) is no
-step, and is printed by itself.
+The network takes about 1.8 ms per step on Fashion-MNIST, with batches of 64 on one pinned core. The plain loop and the
+bare Trainer read a shuffled TensorDataset through a DataLoader and log no metrics. A second bare Trainer receives its
+batches from a list. `imgrec fit` uses its defaults. It seeds every step, updates running means, writes metrics.csv,
+logs learning rate and system metrics, draws the progress bar and supports exact resume. Work done once per epoch
+(validation, metrics, checkpoints) is not part of a step and is printed separately.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from common import Claim, arguments, finish, interleaved, pin, table
+from common import Claim, finish, measure_interleaved, parse_options, pin, print_table
 from input_common import BATCH, data
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -41,7 +40,7 @@ NAMES = ("a plain loop", "a bare Trainer", "a bare Trainer, batches ready", "img
 
 
 class Small(Backbone):
-    """Two convolutions: a network whose step is short, as the claim wants it."""
+    """Network of two convolutions, whose training step is short."""
 
     def __init__(self, in_channels: int = 1) -> None:
         layers = [
@@ -71,8 +70,8 @@ CONFIG: dict[str, Any] = {
 }
 
 
-class Ready:
-    """Batches that are there already. A plain list would be taken for a list of loaders."""
+class PreloadedBatches:
+    """Iterable of preloaded batches. Lightning interprets a list as several loaders."""
 
     def __init__(self, batches: list[tuple[Tensor, Tensor]]) -> None:
         self.batches = batches
@@ -84,16 +83,16 @@ class Ready:
         return iter(self.batches)
 
 
-class Screen(io.StringIO):
-    """A terminal that nobody looks at, so that there is a progress bar."""
+class TerminalBuffer(io.StringIO):
+    """Output buffer that reports to be a terminal, so that the progress bar is drawn."""
 
     def isatty(self) -> bool:
-        """It is one."""
+        """Return True if the progress bar is drawn, which is always the case."""
         return True
 
 
 class Clock(pl.Callback):
-    """CPU seconds of the steps of the last epoch, and of what lies between the epochs."""
+    """Timer of the steps of the last epoch and of the time between epochs, in CPU seconds."""
 
     def __init__(self) -> None:
         self.begun = 0.0
@@ -102,36 +101,36 @@ class Clock(pl.Callback):
         self.between: list[float] = []
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start."""
+        """Start the timer of the epoch."""
         self.begun = time.process_time()
         if self.ended:
             self.between.append(self.begun - self.ended[-1])
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Stop at the last one."""
+        """Stop the timer after the last batch."""
         if trainer.is_last_batch:
             self.ended.append(time.process_time())
             self.steps = self.ended[-1] - self.begun
 
 
-class Bare(pl.LightningModule):
-    """What a LightningModule needs at least."""
+class MinimalModule(pl.LightningModule):
+    """Minimal LightningModule."""
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.model = model
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss."""
+        """Return the loss."""
         return nn.functional.cross_entropy(self.model(batch[0]), batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer, alone."""
+        """Return the optimizer, without a schedule."""
         return build_optimizer("adamw", self.model)
 
 
 def main() -> None:
-    options = arguments(__doc__ or "")
+    options = parse_options(__doc__ or "")
     if data("FashionMNIST") is None:
         sys.exit(0)
     pin()
@@ -148,16 +147,16 @@ def main() -> None:
         zip(
             NAMES,
             (
-                lambda: plain(network(module), loader),
-                lambda: bare(network(module), loader),
-                lambda: bare(network(module), Ready(batches)),
-                lambda: ours(steps, between),
+                lambda: run_plain_loop(network(module), loader),
+                lambda: run_bare_trainer(network(module), loader),
+                lambda: run_bare_trainer(network(module), PreloadedBatches(batches)),
+                lambda: run_imgrec(steps, between),
             ),
             strict=True,
         )
     )
-    found = interleaved(sides, 3 if options.quick else 9)
-    table(found, "ms", base=NAMES[1])
+    found = measure_interleaved(sides, 3 if options.quick else 9)
+    print_table(found, "ms", base=NAMES[1])
     median = 1000 * statistics.median(between)
     print(f"between two epochs of imgrec fit: {median:.0f} ms (5 validation batches, metrics, 2 checkpoints, figures)")
     ratio = statistics.median(a / b for a, b in zip(found[NAMES[-1]], found[NAMES[1]], strict=True))
@@ -165,14 +164,14 @@ def main() -> None:
 
 
 def network(module: ImageDataModule) -> Classifier:
-    """The network of all three sides."""
+    """Build the network, which is the same for all loops."""
     model = CONFIG["model"]["init_args"]
     return build_classifier(model["backbone"], "linear", model["normalize"], module.facts)
 
 
-def plain(model: Classifier, batches: DataLoader[Any]) -> float:
-    """Milliseconds of a step of a loop in PyTorch alone."""
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # as torch leaves it
+def run_plain_loop(model: Classifier, batches: DataLoader[Any]) -> float:
+    """Return the milliseconds per step of a plain PyTorch loop."""
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # default of torch
     optimizer = build_optimizer("adamw", model)
     begun = 0.0
     for _ in range(EPOCHS):
@@ -185,27 +184,27 @@ def plain(model: Classifier, batches: DataLoader[Any]) -> float:
     return 1000 * (time.process_time() - begun) / len(batches)
 
 
-def bare(model: Classifier, batches: DataLoader[Any] | Ready) -> float:
-    """Milliseconds of a step of Lightning's Trainer with everything switched off."""
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # as Lightning sets it
+def run_bare_trainer(model: Classifier, batches: DataLoader[Any] | PreloadedBatches) -> float:
+    """Return the milliseconds per step of a Lightning Trainer without callbacks and loggers."""
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # value set by Lightning
     clock = Clock()
     off: dict[str, Any] = dict.fromkeys(("enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
     trainer = pl.Trainer(accelerator="cpu", max_epochs=EPOCHS, logger=False, callbacks=[clock], **off)
-    trainer.fit(Bare(model), batches)
+    trainer.fit(MinimalModule(model), batches)
     return 1000 * clock.steps / len(batches)
 
 
-def ours(steps: int, between: list[float]) -> float:
-    """Milliseconds of a step of `imgrec fit`, with its defaults."""
+def run_imgrec(steps: int, between: list[float]) -> float:
+    """Return the milliseconds per step of `imgrec fit` with its defaults."""
     clock = Clock()
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(Screen()):
-        trainer = {"accelerator": "cpu", "max_epochs": EPOCHS, "limit_train_batches": steps, "limit_val_batches": 5}
-        experiment = Experiment({**CONFIG, "trainer": trainer, "runs": folder})
-        made = experiment.resolve_auto()
-        made.callbacks.insert(0, RunRecorder("overhead", folder, experiment.resolved))
-        made.callbacks.append(clock)
-        remove_hook_overhead(made, experiment.task)
-        made.fit(experiment.task, datamodule=experiment.data)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(TerminalBuffer()):
+        limits = {"accelerator": "cpu", "max_epochs": EPOCHS, "limit_train_batches": steps, "limit_val_batches": 5}
+        experiment = Experiment({**CONFIG, "trainer": limits, "runs": folder})
+        trainer = experiment.resolve_auto()
+        trainer.callbacks.insert(0, RunRecorder("overhead", folder, experiment.resolved))
+        trainer.callbacks.append(clock)
+        remove_hook_overhead(trainer, experiment.task)
+        trainer.fit(experiment.task, datamodule=experiment.data)
     between += clock.between
     return 1000 * clock.steps / steps
 

@@ -1,15 +1,16 @@
-"""What necks and squeeze-and-excitation bring and cost, on three networks.
+"""Gain and cost of necks and squeeze-and-excitation on three networks.
 
-First a pretrained EfficientNet-Lite0 that stays as it is (linear_probe.yaml, photographs of hand signs): the head sees
-its last map, or what a neck that is trained makes of the last three. Then torchvision's ResNet-18 on 10,000 images of
-CIFAR-10, where its last maps are of one pixel (article_resnet18.yaml, with a cosine schedule: at a constant rate seeds
-differ by three points). Then the small network of cifar10/fast.yaml on the same images, whose recipe was tuned without
-any of them; it divides its features by 8 before the head, and behind a neck the head's rate is divided by 64 instead,
-which comes to the same and which the validation split asks for (PAN with 64 channels: 72 to 73 %).
+The first network is a pretrained EfficientNet-Lite0 with a frozen backbone (linear_probe.yaml, photographs of hand
+signs). Its head receives the last feature map, or the output of a trained neck on the last three maps. The second is
+torchvision's ResNet-18 on 10,000 images of CIFAR-10 (article_resnet18.yaml), whose last maps have one pixel. It has a
+cosine schedule, because seeds differ by three points at a constant rate. The third is the small network of
+cifar10/fast.yaml on the same images, a recipe that was tuned without these techniques. It divides its features by 8
+before the head. With a neck, the learning rate of the head is divided by 64 instead, which is equivalent. The
+validation accuracy supports this choice (PAN with 64 channels: 72 to 73 %).
 
-The test images are looked at once, in the end; the interval of a gain is over other seeds and images. The cost is that
-of a training step beside the same step without it, in turn, as `imgrec cost` measures it. About 50 minutes of CPU time;
-``--only cifar10/fast`` runs one network.
+The test images are evaluated once, after training. The interval of a gain is over seeds and images. The cost is
+measured as in `imgrec cost`: the training steps with and without the technique alternate. Requires about 50 minutes of
+CPU time. ``--only cifar10/fast`` runs one network.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 import torch
 from common import Claim, finish, pin
-from fit_common import EXPERIMENTS, gain, gains, side_by_side, summary
+from fit_common import EXPERIMENTS, accuracy_gain, claim_gains, print_summary, train_variants
 from input_common import data
 
 from imgrec.studies.cost import TrainingStep, compare_steps, training_step
@@ -34,7 +35,7 @@ PLAIN = "as it is"
 
 
 def epochs(count: int) -> tuple[str, ...]:
-    """So many, and a validation after the last."""
+    """Return the arguments for ``count`` epochs with one validation after the last epoch."""
     return ("--trainer.max_epochs", str(count), "--trainer.check_val_every_n_epoch", str(count))
 
 
@@ -44,19 +45,19 @@ QUICK = (*epochs(1), "--trainer.limit_train_batches", "4")
 
 @dataclass(frozen=True)
 class Network:
-    """A recipe with each technique: on which data and how, over how many seeds, at which size its step is measured."""
+    """Recipe with its variants, overrides, number of seeds, and image and batch size of the measured step."""
 
     recipe: str
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     seeds: int
     size: int
     batch: int
     sides: Mapping[str, Mapping[str, Any]]
     frozen: bool = False
-    """Whether the backbone stays as it is; there the necks are claimed to help."""
+    """True if the backbone is frozen. The gains of necks are claims only for such a network."""
 
 
-BEHIND_A_NECK = {
+WITH_NECK = {
     "pooling": "max",
     "optimizer": {
         "name": "nesterov",
@@ -100,28 +101,28 @@ NETWORKS = (
         256,
         {
             PLAIN: {},
-            "fpn": {"neck": {"name": "fpn", "channels": 128}, **BEHIND_A_NECK},
-            "pan": {"neck": {"name": "pan", "channels": 128}, **BEHIND_A_NECK},
+            "fpn": {"neck": {"name": "fpn", "channels": 128}, **WITH_NECK},
+            "pan": {"neck": {"name": "pan", "channels": 128}, **WITH_NECK},
             "se": {"edits": {"name": "se", "reduction": 16}},
         },
     ),
 )
 
 
-def words(more: Mapping[str, Any]) -> list[str]:
-    """What is said to `imgrec fit` for a side."""
-    return [word for key, value in more.items() for word in (f"--model.{key}", json.dumps(value))]
+def model_arguments(variant: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of `imgrec fit` for a variant."""
+    return [argument for key, value in variant.items() for argument in (f"--model.{key}", json.dumps(value))]
 
 
 def costs(network: Network, sides: Mapping[str, Mapping[str, Any]], batch: int, rounds: int) -> dict[str, str]:
-    """One line a side: what its step takes beside that of the recipe's own network."""
+    """Return one line per variant: the cost of its training step relative to the unmodified network."""
     model = yaml.load((EXPERIMENTS / f"{network.recipe}.yaml").read_text(encoding="utf-8"))["model"]
 
     def step(more: Mapping[str, Any]) -> TrainingStep:
-        made = training_step({**model, **more}, network.size, batch)
+        training = training_step({**model, **more}, network.size, batch)
         if network.frozen:
-            made.task.model.backbone.requires_grad_(requires_grad=False).eval()
-        return made
+            training.task.model.backbone.requires_grad_(requires_grad=False).eval()
+        return training
 
     base = step({})
     lines = {PLAIN: f"{base.macs / 1e6:.1f} M MACs, {base.parameters:,} parameters that are trained"}
@@ -137,34 +138,34 @@ def costs(network: Network, sides: Mapping[str, Mapping[str, Any]], batch: int, 
 
 
 def measure(network: Network, quick: bool) -> list[Claim]:
-    """All seeds of every side, and what each costs."""
-    print(f"{network.recipe}.yaml {' '.join(network.words)}", flush=True)
-    chosen = {name: network.sides[name] for name in (PLAIN, "pan")} if quick else network.sides
-    sides = {name: words(more) for name, more in chosen.items()}
-    with tempfile.TemporaryDirectory() as place:
-        seeds, said = (2, (*network.words, *QUICK)) if quick else (network.seeds, network.words)
-        found = side_by_side(Path(place), network.recipe, sides, seeds, said)
-    summary(found, {})
-    for name, cost in costs(network, chosen, *((8, 1) if quick else (network.batch, 7))).items():
-        brought = "" if name == PLAIN else f"{gain(found[name], found[PLAIN])[1]}; "
+    """Train all variants and seeds, and print their gains and costs."""
+    print(f"{network.recipe}.yaml {' '.join(network.overrides)}", flush=True)
+    selected = {name: network.sides[name] for name in (PLAIN, "pan")} if quick else network.sides
+    sides = {name: model_arguments(variant) for name, variant in selected.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        seeds, overrides = (2, (*network.overrides, *QUICK)) if quick else (network.seeds, network.overrides)
+        found = train_variants(Path(folder), network.recipe, sides, seeds, overrides)
+    print_summary(found, {})
+    for name, cost in costs(network, selected, *((8, 1) if quick else (network.batch, 7))).items():
+        brought = "" if name == PLAIN else f"{accuracy_gain(found[name], found[PLAIN])[1]}; "
         print(f"{name}: {brought}{cost}", flush=True)
     print()
-    return gains(found, PLAIN, f"on a frozen backbone, {network.recipe}") if network.frozen else []
+    return claim_gains(found, PLAIN, f"on a frozen backbone, {network.recipe}") if network.frozen else []
 
 
 def main() -> None:
-    """All networks, or the one that is named."""
+    """Run all networks, or the network given by ``--only``."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="under a minute, and rough")
-    parser.add_argument("--only", choices=[network.recipe for network in NETWORKS], help="this network alone")
+    parser.add_argument("--quick", action="store_true", help="run a short, less precise version (under 60 s)")
+    parser.add_argument("--only", choices=[network.recipe for network in NETWORKS], help="run this network only")
     options = parser.parse_args()
     if data("cifar10") is None:
         return
     pin()
     torch.set_num_threads(1)
-    chosen = [network for network in NETWORKS if options.only in (None, network.recipe)]
-    chosen = chosen[:1] if options.quick else chosen
-    finish([claim for network in chosen for claim in measure(network, options.quick)])
+    selected = [network for network in NETWORKS if options.only in (None, network.recipe)]
+    selected = selected[:1] if options.quick else selected
+    finish([claim for network in selected for claim in measure(network, options.quick)])
 
 
 if __name__ == "__main__":

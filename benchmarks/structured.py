@@ -1,10 +1,10 @@
-"""Half the multiplications, taken out in training: accuracy beside the dense network trained as long, and the time.
+"""Structured pruning to half of the MACs during training: accuracy and time compared with the dense network.
 
-Each experiment below is trained with three seeds, as it stands and without its pruning: the same images, epochs,
-schedule and batches. The test images are read once, in the end. Then the two networks of a seed are called in turn, in
-PyTorch, on one thread. ResNet-56 sees 10,000 images of CIFAR-10 twelve times and ResNet-20 eighteen times, a fiftieth
-of the papers' training: what is compared is pruning at equal training, not the level. The whole takes about three hours
-of one core; ``--only ResNet-56`` runs one.
+Each experiment is trained with three seeds, with and without its pruning, on the same images, epochs, schedule and
+batches. The test images are evaluated once. The two networks of each seed are then timed in interleaved rounds in
+PyTorch on one thread. ResNet-56 is trained for twelve epochs on 10,000 images of CIFAR-10, ResNet-20 for eighteen. This
+is a fiftieth of the training of the papers, so only the difference at equal training is meaningful. Requires about
+three hours on one core. ``--only ResNet-56`` runs one experiment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from common import Claim, finish, interleaved, pin
+from common import Claim, finish, measure_interleaved, pin
 from input_common import data
 
 from imgrec import RunFolder, load
@@ -32,18 +32,18 @@ SEEDS = 3
 
 @dataclass(frozen=True)
 class Race:
-    """An experiment that prunes, what its data is called, and what is promised of it."""
+    """Experiment with pruning, its data and the claims about it."""
 
     title: str
     experiment: str
     folder: str
     epochs: int
-    words: tuple[str, ...]
-    """What is said to both trainings beside the experiment."""
+    overrides: tuple[str, ...]
+    """Overrides of both runs."""
     fewer: float
-    """How many times fewer MACs, at least."""
+    """Smallest accepted ratio of dense to pruned MACs."""
     within: float
-    """Points of accuracy below the dense network's, at most."""
+    """Largest accepted loss of accuracy against the dense network, in points."""
 
 
 PART = "{name: subset, source: {name: folder, root: cifar10}, images: 10000}"
@@ -82,7 +82,7 @@ RACES = (
 
 @dataclass(frozen=True)
 class Run:
-    """What one training gave and took."""
+    """Result and cost of one training run."""
 
     accuracy: float
     seconds: float
@@ -90,17 +90,17 @@ class Run:
     size: int
 
 
-def train(race: Race, seed: int, dense: bool, *more: str) -> Run:
-    """`imgrec fit` on the experiment, in a process of its own; ``more`` are further words for it."""
+def train(race: Race, seed: int, dense: bool, *extra: str) -> Run:
+    """Run `imgrec fit` with the experiment and further arguments in a subprocess."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = HERE.parent / "experiments" / f"{race.experiment}.yaml"
         command = [str(Path(sys.executable).with_name("imgrec")), "fit", "--config", str(recipe), "--runs", folder]
         command += ["--seed_everything", str(seed), "--trainer.max_epochs", str(race.epochs)]
         command += ["--trainer.callbacks", "[]"] if dense else []
-        command += race.words
+        command += race.overrides
         begun = time.perf_counter()
         subprocess.run(
-            [*command, *more], env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, check=True
+            [*command, *extra], env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, check=True
         )
         seconds = time.perf_counter() - begun
         (made,) = (Path(folder) / race.experiment).iterdir()
@@ -110,7 +110,7 @@ def train(race: Race, seed: int, dense: bool, *more: str) -> Run:
 
 
 def milliseconds(network: torch.nn.Module, images: torch.Tensor, budget: float) -> float:
-    """The median time of a call, in milliseconds."""
+    """Return the median time of a forward pass, in milliseconds."""
     times: list[float] = []
     with torch.inference_mode():
         while sum(times) < budget or len(times) < 5:
@@ -120,26 +120,26 @@ def milliseconds(network: torch.nn.Module, images: torch.Tensor, budget: float) 
     return 1e3 * statistics.median(times)
 
 
-def faster(dense: Run, narrow: Run, batch: int, rounds: int, budget: float) -> tuple[float, float, float]:
-    """Milliseconds of both networks for a batch, and the median of the ratios, round by round."""
+def measure_speedup(dense: Run, narrow: Run, batch: int, rounds: int, budget: float) -> tuple[float, float, float]:
+    """Return the milliseconds per batch of both networks and the median of the ratios per round."""
     images = torch.rand(batch, 3, dense.size, dense.size)
     sides = {
         "dense": lambda: milliseconds(dense.network, images, budget),
         "narrow": lambda: milliseconds(narrow.network, images, budget),
     }
-    found = interleaved(sides, rounds)
+    found = measure_interleaved(sides, rounds)
     ratio = statistics.median(a / b for a, b in zip(found["dense"], found["narrow"], strict=True))
     return statistics.median(found["dense"]), statistics.median(found["narrow"]), ratio
 
 
-def compare(race: Race, seeds: int, rounds: int, budget: float, *more: str) -> list[Claim]:
-    """Both trainings for each seed, and both networks side by side."""
+def compare(race: Race, seeds: int, rounds: int, budget: float, *extra: str) -> list[Claim]:
+    """Train both networks with each seed, and compare their accuracy, MACs and time."""
     print(f"{race.title}: {race.epochs} epochs, {seeds} seed(s)")
     gained: list[float] = []
     fewer: list[float] = []
     ratios: dict[int, list[float]] = {1: [], 32: []}
     for seed in range(seeds):
-        dense, narrow = train(race, seed, True, *more), train(race, seed, False, *more)
+        dense, narrow = train(race, seed, True, *extra), train(race, seed, False, *extra)
         image = torch.zeros(1, 3, dense.size, dense.size)
         macs = [count_macs(run.network, image) for run in (dense, narrow)]
         fewer.append(macs[0] / macs[1])
@@ -151,7 +151,7 @@ def compare(race: Race, seeds: int, rounds: int, budget: float, *more: str) -> l
             f"trained and tested in {dense.seconds:.0f} s, {narrow.seconds:.0f} s"
         )
         for batch, kept in ratios.items():
-            first, second, ratio = faster(dense, narrow, batch, rounds, budget)
+            first, second, ratio = measure_speedup(dense, narrow, batch, rounds, budget)
             kept.append(ratio)
             print(f"    batch {batch}: {first:.2f} ms dense, {second:.2f} ms pruned: {ratio:.2f}x", flush=True)
     spread = f", standard deviation {statistics.stdev(gained):.2f}" if seeds > 1 else ""
@@ -174,17 +174,17 @@ def compare(race: Race, seeds: int, rounds: int, budget: float, *more: str) -> l
     ]
 
 
-def options() -> tuple[bool, str]:
-    """Whether it may be rough, and what is in the title of the races that are run."""
+def parse_command() -> tuple[bool, str]:
+    """Parse the command line. Return the flag ``--quick`` and the filter of titles."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="under 60 s, rougher")
-    parser.add_argument("--only", default="", metavar="TITLE", help="the races with this in their title")
+    parser.add_argument("--quick", action="store_true", help="run a short, less precise version (under 60 s)")
+    parser.add_argument("--only", default="", metavar="TITLE", help="run only experiments whose title contains TITLE")
     found = parser.parse_args()
     return found.quick, found.only
 
 
 def main() -> None:
-    quick, only = options()
+    quick, only = parse_command()
     pin()
     torch.set_num_threads(1)
     claims = []
@@ -192,7 +192,7 @@ def main() -> None:
         if data(race.folder) is None:
             continue
         if quick:
-            rough = replace(race, epochs=1, within=100.0)  # of accuracy it says nothing
+            rough = replace(race, epochs=1, within=100.0)  # accuracy after one epoch is not meaningful
             claims += compare(rough, 1, 3, 0.2, "--trainer.limit_train_batches", "20")
         else:
             claims += compare(race, SEEDS, 9, 1.0)

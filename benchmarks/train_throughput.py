@@ -1,9 +1,9 @@
-"""Images a core-second in training, with all that comes before a step: the article's loop, and `imgrec fit` by default.
+"""Training throughput, including data loading: the loop of article.py compared with `imgrec fit` by default.
 
-The article's loop is ImageFolder, PIL, torchvision's v1 transforms, Adam 1e-3 as torch makes it, cross-entropy,
-float32, batches of 64. Ours is the same network, augmentation, optimizer and batch in a config that says no more: the
-cache, the fused optimizer, the precision and the order in memory are what the defaults choose. ResNet-18 on CIFAR-10's
-JPEG files at 32 pixels; MobileNetV3-small and EfficientNet-Lite0 on photographs at 224. One pinned core.
+The baseline uses ImageFolder, PIL, torchvision's v1 transforms, Adam 1e-3 with torch's defaults, cross-entropy, float32
+and batches of 64. The config of imgrec contains the same network, augmentation, optimizer and batch size. Cache, fused
+optimizer, precision and memory format are the defaults. ResNet-18 is trained on the JPEG files of CIFAR-10 at 32
+pixels, MobileNetV3-small and EfficientNet-Lite0 on photographs at 224 pixels. Images per core-second, one pinned core.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import pytorch_lightning as pl
 import timm
 import torch
 from article import cifar10, network, train_epoch
-from common import Claim, arguments, finish, interleaved, pin
+from common import Claim, finish, measure_interleaved, parse_options, pin
 from input_common import BATCH, MEAN, STD, article, data
-from input_photos import in_classes
+from input_photos import link_classes
 from input_small import show
 from torch import nn
 from torch.utils.data import DataLoader
@@ -41,24 +41,24 @@ CIFAR = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2470, 0.2435, 0.2616]}
 
 
 class Clock(pl.Callback):
-    """CPU seconds of each epoch of training, from its start to its last batch."""
+    """Timer of training epochs, from the start to the last batch, in CPU seconds."""
 
     def __init__(self) -> None:
         self.begun = 0.0
         self.seconds: list[float] = []
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        """Start."""
+        """Start the timer of the epoch."""
         self.begun = time.process_time()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Stop at the last one."""
+        """Stop the timer after the last batch."""
         if trainer.is_last_batch:
             self.seconds.append(time.process_time() - self.begun)
 
 
 def main() -> None:
-    options = arguments(__doc__ or "")
+    options = parse_options(__doc__ or "")
     roots = data("cifar10"), data("photos")
     if None in roots:
         sys.exit(0)
@@ -69,8 +69,8 @@ def main() -> None:
     pin()
     torch.set_num_threads(1)
     claims = []
-    with tempfile.TemporaryDirectory() as place:
-        os.environ["IMGREC_CACHE"] = str(Path(place) / "cache")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["IMGREC_CACHE"] = str(Path(folder) / "cache")
         batches = 6 if options.quick else 40
         crop = [{"name": "random_crop", "padding": 4}, "hflip"]
         config = {
@@ -79,7 +79,7 @@ def main() -> None:
         }
         loader = cifar10(cifar).loaders(0)[0]
         claims.append(compare("resnet18", network, loader, config, batches, options.quick))
-        root = in_classes(photos, Path(place) / "photos")
+        root = link_classes(photos, Path(folder) / "photos")
         crop = ["random_resized_crop", "hflip"]  # type: ignore[list-item]
         steps = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()]
         for name in ("mobilenetv3_small_100", "tf_efficientnet_lite0"):
@@ -109,27 +109,27 @@ def compare(
     batches: int,
     quick: bool,
 ) -> Claim:
-    """Both sides in turn; prints the rates."""
+    """Measure both loops in interleaved rounds, print their throughput and return the claim."""
     model = build()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
-    def theirs() -> float:
+    def measure_article() -> float:
         begun = time.process_time()
         seen = train_epoch(model, loader, optimizer, batches)
         return (time.process_time() - begun) / seen
 
-    chosen: list[str] = []
-    sides = {"the article's loop": theirs, "imgrec fit": lambda: ours(config, batches, chosen)}
-    found = interleaved(sides, 1 if quick else 5)
-    print(f"{name}: {chosen[-1]}")
+    settings: list[str] = []
+    sides = {"the article's loop": measure_article, "imgrec fit": lambda: measure_imgrec(config, batches, settings)}
+    found = measure_interleaved(sides, 1 if quick else 5)
+    print(f"{name}: {settings[-1]}")
     show(found, "the article's loop")
     ratio = statistics.median(a / b for a, b in zip(found["the article's loop"], found["imgrec fit"], strict=True))
     goal = GOALS[name]
     return Claim(f"training {name}, to the article's loop", f"{ratio:.2f}x", f"{goal}x", ratio >= goal)
 
 
-def ours(config: dict[str, dict[str, Any]], batches: int, chosen: list[str]) -> float:
-    """CPU seconds an image of the second epoch of `imgrec fit`."""
+def measure_imgrec(config: dict[str, dict[str, Any]], batches: int, settings: list[str]) -> float:
+    """Return the CPU seconds per image of the second epoch of `imgrec fit`."""
     clock = Clock()
     model = {**config["model"]["init_args"], "optimizer": {"name": "adam", "lr": 1e-3}, "schedule": "constant"}
     whole = {"model": {"init_args": model}, "data": config["data"]}
@@ -141,7 +141,7 @@ def ours(config: dict[str, dict[str, Any]], batches: int, chosen: list[str]) -> 
         remove_hook_overhead(trainer, experiment.task)
         trainer.fit(experiment.task, datamodule=experiment.data)
     order = ", channels last" if experiment.task.channels_last else ""
-    chosen.append(f"precision {experiment.config['trainer']['precision']}{order}")
+    settings.append(f"precision {experiment.config['trainer']['precision']}{order}")
     return clock.seconds[-1] / (batches * BATCH)
 
 

@@ -89,12 +89,12 @@ def expected_loss(
 ) -> Tensor:
     """Return the weighted mean over a batch of the class losses, weighted by the class shares of each image.
 
-    With class weights ``w``, shares ``p``, class losses ``l``, smoothing ``e`` and ``K`` classes it is
-    ``sum_y p_y w_y ((1 - e) l_y + e / K sum_j l_j)``, summed over the images and divided by the sum of ``p_y w_y``. The
-    weight of the label thus multiplies the whole smoothed target. ``torch.nn.functional.cross_entropy`` multiplies the
-    smoothed part by the weight of each other class, which moves the minimum to the classes of large weights
-    (pytorch#104776). Here the minimizer of cross-entropy is ``(1 - e) r + e / K`` with ``r_y ~ w_y p(y | x)``, so that
-    its largest class is that of ``w_y p(y | x)`` for any smoothing.
+    Let ``w`` be the class weights, ``p`` the shares, ``l`` the class losses, ``e`` the smoothing and ``K`` the number
+    of classes. The loss is ``sum_y p_y w_y ((1 - e) l_y + e / K sum_j l_j)``, summed over the images and divided by the
+    sum of ``p_y w_y``. The weight of the label thus multiplies the whole smoothed target.
+    ``torch.nn.functional.cross_entropy`` multiplies the smoothed part by the weight of each other class, which moves
+    the minimum to the classes of large weights (pytorch#104776). Here the minimizer of cross-entropy is ``(1 - e) r + e
+    / K`` with ``r_y ~ w_y p(y | x)``, so that its largest class is that of ``w_y p(y | x)`` for any smoothing.
 
     Args:
         class_losses: Float ``(batch, num_classes)``, the loss of each image for each class as its label.

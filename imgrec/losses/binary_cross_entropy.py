@@ -55,11 +55,10 @@ class BinaryCrossEntropy(ClassWeighted):
     """Binary cross-entropy of every class against the rest, with optional binary targets for mixed images.
 
     Shapes: logits float ``(batch, num_classes)``. Targets int64 ``(batch,)`` or float ``(batch, num_classes)``. An
-        image may
-    have several classes or none.
+        image may have several classes or none.
 
-    The sum over the classes has the scale of cross-entropy and trains at its learning rates. timm and torch use the
-    mean, which is smaller by the factor ``num_classes``.
+    The sum over the classes has the scale of cross-entropy and trains at its learning rates. The mean, which timm and
+    torch use, is smaller by the factor ``num_classes``.
 
     Args:
         threshold: Share above which the target of a class of a mixed image is 1, and otherwise 0, in [0, 1). It is

@@ -69,19 +69,19 @@ def effective_class_weights(class_counts: Sequence[int], beta: RightOpenUnitInte
     return (weights / weights.mean()).float()
 
 
-def positive_counts(class_counts: Sequence[int], why: str) -> Tensor:
+def positive_counts(class_counts: Sequence[int], consequence: str) -> Tensor:
     """Return the number of training images per class as float64.
 
     Args:
         class_counts: Number of training images per class.
-        why: Consequence for the message.
+        consequence: Consequence of an empty class, for the message.
 
     Raises:
         UserError: If a class has no training image.
     """
     empty = [i for i, count in enumerate(class_counts) if count <= 0]
     if empty:
-        raise UserError(f"class {empty[0]} has no training image: {why}.")
+        raise UserError(f"class {empty[0]} has no training image: {consequence}.")
     return torch.tensor(class_counts, dtype=torch.float64)
 
 
@@ -95,9 +95,9 @@ def resolve_class_weights(
     """Return the class weights as a tensor.
 
     Args:
-        class_weights: Positive weights in the order of the classes, a mapping from class names with weight 1 for
-            missing names, ``balanced`` (see :func:`balanced_class_weights`), ``effective`` or ``{name: effective, beta:
-            ...}`` (see :func:`effective_class_weights`), or ``None``.
+        class_weights: Positive weights in the order of the classes, or a mapping from class names, with weight 1 for
+            missing names. Otherwise ``balanced`` (see :func:`balanced_class_weights`), ``effective``, ``{name:
+            effective, beta: ...}`` (see :func:`effective_class_weights`) or ``None``.
         num_classes: Number of classes, which is the required length of a list.
         class_names: Names of the classes, required for a mapping.
         class_counts: Number of training images per class, required for ``balanced`` and ``effective``.

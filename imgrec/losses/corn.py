@@ -48,8 +48,8 @@ class Corn(ClassWeighted):
         float
     ``(batch, num_classes)``.
 
-    The order is that of the classes of the data, which ``data.classes`` sets as a list. The loss of a batch is that of
-    ``cross_entropy`` on the same head, divided by the number of binary tasks instead of the number of images. Metrics
+    The order is that of the classes of the data, which ``data.classes`` sets as a list. The loss of a batch
+    equals ``cross_entropy`` on the same head, divided by the number of binary tasks instead of images. Metrics
     use the most probable class. The prediction of the paper is the median class of the same probabilities, see
     :func:`imgrec.models.median_class`.
 

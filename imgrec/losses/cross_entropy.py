@@ -18,10 +18,10 @@ def cross_entropy(
     """Return the weighted mean of ``-log q[target]``, with ``q`` the softmax of the logits.
 
     With class weights ``w`` it is the sum of ``w[target] * -log q[target]`` over the sum of ``w[target]``, as in
-    ``torch.nn.functional.cross_entropy`` on indices. For probabilities ``p`` the weight of a sample is ``sum(p * w)``,
-    so that one-hot probabilities and indices agree with any weights. torch divides by the batch size there.
+    ``torch.nn.functional.cross_entropy`` on indices. For probabilities ``p`` the weight of a sample is ``sum(p * w)``.
+    One-hot probabilities and indices thus agree with any weights. torch divides by the batch size there.
 
-    With both weights and smoothing ``e``, the sample loss is ``w[target] * (-(1 - e) log q[target] - e mean(log q))``.
+    Smoothing ``e`` changes the sample loss to ``w[target] * (-(1 - e) log q[target] - e mean(log q))``.
     torch weights the classes of the smoothed part one by one, which moves the optimum (pytorch#104776). See
     :func:`imgrec.losses.base.expected_loss`.
 

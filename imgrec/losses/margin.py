@@ -20,7 +20,7 @@ def arcface_logits(logits: Tensor, targets: Tensor, scale: float, margin: float 
     """Return the logits after adding the margin to the angle between the features and their class.
 
     The margin of a mixed image is weighted by the share of each class. If angle and margin add up to more than pi, the
-    cosine is reduced by ``margin * sin(margin)`` instead, as in the authors' code, so that the logit decreases with the
+    cosine is reduced by ``margin * sin(margin)`` instead, as in the authors' code. The logit thus decreases with the
     angle.
 
     Args:
@@ -153,8 +153,8 @@ class ArcFace(MarginLoss):
             they are computed.
 
     Raises:
-        UserError: If ``margin`` is out of range, if the head is no cosine head or has a learnable scale, or if the
-            weights do not match the classes.
+        UserError: If ``margin`` is out of range, the head is no cosine head or has a learnable scale, or the weights do
+            not match the classes.
 
     See Also:
         :func:`arcface_loss`. Use :class:`CosFace` instead if training with an angular margin is unstable.
@@ -204,8 +204,8 @@ class CosFace(MarginLoss):
             they are computed.
 
     Raises:
-        UserError: If ``margin`` is out of range, if the head is no cosine head or has a learnable scale, or if the
-            weights do not match the classes.
+        UserError: If ``margin`` is out of range, the head is no cosine head or has a learnable scale, or the weights do
+            not match the classes.
 
     See Also:
         :func:`cosface_loss`. Use :class:`ArcFace` instead for a margin that is constant on the sphere.

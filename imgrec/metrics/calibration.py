@@ -19,8 +19,8 @@ class ReliabilityBins:
 
     Attributes:
         edges: Edges of the bins from 0 to 1, shape ``(bins + 1,)``.
-        confidence: Mean confidence of each bin, shape ``(bins,)``; NaN for an empty bin.
-        accuracy: Mean accuracy of each bin, shape ``(bins,)``; NaN for an empty bin.
+        confidence: Mean confidence of each bin, shape ``(bins,)``. NaN for an empty bin.
+        accuracy: Mean accuracy of each bin, shape ``(bins,)``. NaN for an empty bin.
         count: Number of predictions in each bin, int64 ``(bins,)``.
     """
 

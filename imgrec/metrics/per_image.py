@@ -24,13 +24,13 @@ class PerImage:
     """Statistics of N predictions over C classes, each of shape ``(N,)``.
 
     Of equal logits, the class with the lower index ranks first. A row of logits that holds NaN or ``+inf``, or only
-    ``-inf``, has no softmax: its image has no predicted class, counts as wrong, and has NaN as ``nll`` and
+    ``-inf``, has no softmax. Its image has no predicted class, counts as wrong, and has NaN as ``nll`` and
     ``confidence``.
 
     Attributes:
         targets: int64 class indices.
         predicted: int64, the class with the largest logit, or :data:`NO_CLASS`.
-        rank: int64, the number of classes that rank before the target; C if there is no softmax.
+        rank: int64, the number of classes that rank before the target. C if there is no softmax.
         nll: float64, the negative log-likelihood of the target, in nats.
         confidence: float64, the probability of the predicted class.
     """
@@ -63,7 +63,7 @@ class PerImage:
         return np.asarray(self.predicted != NO_CLASS)
 
     def probabilities(self, classes: slice) -> NDArray[np.float64]:
-        """Return the softmax of some classes: float64 ``(N, classes)``; NaN if there is no softmax."""
+        """Return the softmax of some classes: float64 ``(N, classes)``. NaN if there is no softmax."""
         with np.errstate(invalid="ignore"):  # inf - inf
             shifted = self._logits[:, classes].astype(np.float64) - self._largest[:, None]
         return np.asarray(np.exp(shifted - self._log_sum[:, None]))

@@ -48,8 +48,8 @@ def parameter_groups(
         ``lr`` of the group. Groups without a rule come first.
 
     Raises:
-        UserError: If there is no trainable parameter, if layer decay is set for a model without a timm network that
-            defines its layers, or if the pattern of a rule matches nothing.
+        UserError: If no parameter is trainable, no timm network defines the layers for layer decay, or the pattern of a
+            rule has no match.
 
     Source: layer decay: Clark et al., ELECTRA, 2020, arXiv:2003.10555.
 

@@ -44,12 +44,12 @@ class GroupRule:
 
 
 def read_rules(
-    given: Sequence[Mapping[str, Any]] | None, options: Mapping[str, Any], where: str = "groups"
+    groups: Sequence[Mapping[str, Any]] | None, options: Mapping[str, Any], where: str = "groups"
 ) -> list[GroupRule]:
     """Return the rules that a spec lists under ``groups``.
 
     Args:
-        given: Mappings with ``scope``, and ``lr_factor``, ``weight_decay``, ``decay_norm_and_bias`` or options.
+        groups: Mappings with ``scope``, and ``lr_factor``, ``weight_decay``, ``decay_norm_and_bias`` or options.
         options: Arguments of the optimizer that a group may set, with their types.
         where: Key in the spec for messages.
 
@@ -60,7 +60,7 @@ def read_rules(
     10.0
     """
     rules = []
-    for i, rule in enumerate(given or ()):
+    for i, rule in enumerate(groups or ()):
         place = f"{where}[{i}]"
         accepted = {**_RULE_KEYS, **options}
         if not isinstance(rule, Mapping) or not _is_scope(rule.get("scope")):

@@ -73,10 +73,10 @@ def largest_singular_values(matrices: Tensor, steps: int = 10) -> Tensor:
     """Return the largest singular value of each matrix, by power iteration: float ``(groups,)``.
 
     The iteration starts with the longest row, so that it is a function of the weights only and needs no state. The
-    value is never too large. The error depends on the next singular values. On 96 Gaussian random matrices (twelve
-    shapes from 64 x 64 to 512 x 4,608, seeds 0 to 7), 10 steps are 2.8 % low in the median and 7.4 % at most. 20 steps
-    are 1.2 and 4.5 % low, 40 steps 0.3 and 2.1 %, 80 steps 0.03 and 1.0 %. A matrix with one large singular value is
-    exact after a few steps. The gradient is that of the returned value.
+    value is never too large. The error depends on the next singular values. It was measured on 96 Gaussian random
+    matrices: twelve shapes from 64 x 64 to 512 x 4,608, seeds 0 to 7. There, 10 steps are 2.8 % low in the median and
+    7.4 % at most. 20 steps are 1.2 and 4.5 % low, 40 steps 0.3 and 2.1 %, 80 steps 0.03 and 1.0 %. A matrix with one
+    large singular value is exact after a few steps. The gradient is that of the returned value.
 
     Args:
         matrices: Float ``(groups, rows, columns)``.

@@ -33,8 +33,8 @@ def triplet_loss(features: Tensor, targets: Tensor, margin: Margin = 0.2, mining
     """Return the mean over triplets of the violated margin between positive and negative distance, a scalar.
 
     ``hard`` selects per image the farthest image of its class and the nearest image of another class. ``semi_hard``
-    selects for each pair of a class the nearest image of another class that is farther than the pair, or the farthest
-    one if there is none. The loss is zero if the batch has no triplet.
+    selects for each pair of a class the nearest image of another class that is farther than the pair. If there is none,
+    it selects the farthest one. The loss is zero if the batch has no triplet.
 
     Args:
         features: Float ``(batch, feature_dim)``.

@@ -83,7 +83,7 @@ class DistillationTask(ClassificationTask):
         self._layers: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
         self._counts: tuple[int, ...] = ()
         self._maps: tuple[Tensor, ...] = ()
-        kinds = [kind for _, kind in build_distillations(distillation, _WHERE).each]
+        kinds = [kind for _, kind in build_distillations(distillation, _WHERE).named_kinds]
         self.reads_layers = any(kind.layers for kind in kinds)
         if self.compiling is not False and self.reads_layers:
             raise UserError(
@@ -114,7 +114,7 @@ class DistillationTask(ClassificationTask):
 
     def _load_teacher(self, facts: DataFacts) -> Teacher:
         if self._teacher is None:
-            kinds = build_distillations(self.distillation_specs, _WHERE, **facts.for_registry()).each
+            kinds = build_distillations(self.distillation_specs, _WHERE, **facts.for_registry()).named_kinds
             self._teacher = read_teacher(self.teacher_spec, facts, any(kind.needs_logits for _, kind in kinds))
         return self._teacher
 
@@ -126,7 +126,9 @@ class DistillationTask(ClassificationTask):
         teacher.move_to(self.model, self.channels_last is True)
         if not is_attached:
             self._find_layers(teacher)
-            if any(kind.layers or type(kind).fit_to is not Distillation.fit_to for _, kind in self.distillation.each):
+            if any(
+                kind.layers or type(kind).fit_to is not Distillation.fit_to for _, kind in self.distillation.named_kinds
+            ):
                 seed_defaults(run_seed(), "distillation")
                 self._build_adapters(teacher, self.facts)
         return teacher
@@ -135,7 +137,7 @@ class DistillationTask(ClassificationTask):
         ours: list[str] = []
         theirs: list[str] = []
         counts = []
-        for name, kind in self.distillation.each:
+        for name, kind in self.distillation.named_kinds:
             before = len(ours)
             for student_pattern, teacher_pattern in kind.layers.items():
                 mine = find_layers(self.model, student_pattern, f"{_WHERE}: {name}: the student")

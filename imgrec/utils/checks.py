@@ -1,4 +1,4 @@
-"""What callbacks accept: checks that several of them make, with one wording."""
+"""Checks of arguments shared by callbacks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ from collections.abc import Collection, Iterable
 from imgrec.errors import UserError, suggestion
 
 
-def known(callback: str, words: Iterable[str], accepted: Collection[str], what: str) -> None:
-    """Raise :class:`UserError` where a word is none of the accepted ones; ``what`` is how messages name one."""
-    for word in words:
-        if word not in accepted:
+def check_names(callback: str, names: Iterable[str], accepted: Collection[str], kind: str) -> None:
+    """Raise an error if a name is not accepted.
+
+    Args:
+        callback: Name of the callback, for the message.
+        names: Names to check.
+        accepted: Accepted names.
+        kind: Noun for such a name, for the message.
+
+    Raises:
+        UserError: If a name is not accepted.
+    """
+    for name in names:
+        if name not in accepted:
             raise UserError(
-                f'{callback}: there is no {what} "{word}".{suggestion(word, accepted)} Accepted: {", ".join(accepted)}.'
+                f"{callback}: expected {kind} from {', '.join(accepted)}, got {name!r}.{suggestion(name, accepted)}"
             )

@@ -46,13 +46,13 @@ def format_size(size: int) -> str:
     return f"{size / 1024:,.1f} KiB"
 
 
-def parse_size(text: str) -> int:
+def parse_byte_size(text: str) -> int:
     """Return the number of bytes of a size with a unit.
 
     Raises:
         ValueError: If the text is not a size with a unit.
 
-    >>> parse_size("1.5GiB"), parse_size("500 MB"), parse_size("64 kb")
+    >>> parse_byte_size("1.5GiB"), parse_byte_size("500 MB"), parse_byte_size("64 kb")
     (1610612736, 500000000, 64000)
     """
     found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([kmgt])(i?)b", str(text).strip(), re.IGNORECASE)

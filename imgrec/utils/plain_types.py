@@ -49,12 +49,12 @@ def is_plain(hint: Any) -> bool:
     return False
 
 
-def may_name_class(value: Any) -> bool:
+def can_name_class(value: Any) -> bool:
     """Return True if a library could interpret ``value`` as the name of a class: text, or a container with text."""
     if isinstance(value, Mapping):
         return bool(value)
     if isinstance(value, list | tuple | set | frozenset):
-        return any(map(may_name_class, value))
+        return any(map(can_name_class, value))
     return isinstance(value, str)
 
 
@@ -167,6 +167,6 @@ def _path(value: Any, kind: Any) -> Any:
 
 
 def _instance(value: Any, kind: Any) -> Any:
-    if may_name_class(value) or not (isinstance(kind, type) and isinstance(value, kind)):
+    if can_name_class(value) or not (isinstance(kind, type) and isinstance(value, kind)):
         raise MismatchError
     return value

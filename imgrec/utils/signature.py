@@ -16,7 +16,7 @@ from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
 from imgrec import trust
 from imgrec.errors import SpecError
-from imgrec.utils.plain_types import MismatchError, check_plain, is_plain, may_name_class
+from imgrec.utils.plain_types import MismatchError, can_name_class, check_plain, is_plain
 from imgrec.utils.ranges import describe_type, is_in_range, without_ranges
 
 T = TypeVar("T")
@@ -145,7 +145,7 @@ def check_type(value: Any, hint: Any, where: str) -> Any:
     if hint is inspect.Parameter.empty or hint is Any:
         return value
     opened = trust.current()
-    if is_plain(hint) or (opened is not None and not opened.everything and may_name_class(value)):
+    if is_plain(hint) or (opened is not None and not opened.everything and can_name_class(value)):
         try:
             return check_plain(value, hint)
         except MismatchError as error:
@@ -177,13 +177,13 @@ def _check_with_imports(value: Any, hint: Any, where: str) -> Any:
     return found
 
 
-def check_text_keys(given: Mapping[Any, Any], where: str) -> None:
+def check_text_keys(arguments: Mapping[Any, Any], where: str) -> None:
     """Raise an error if the name of an argument is not text, as in ``{name: sgd, 1: 0.9}``.
 
     Raises:
         SpecError: If a key is not text.
     """
-    for key in given:
+    for key in arguments:
         if not isinstance(key, str):
             raise SpecError(f"{place(where)}expected text as a key, got {key!r} ({type(key).__name__}).")
 

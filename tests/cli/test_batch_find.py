@@ -18,7 +18,7 @@ from imgrec.engine.tuning.batch_find import BatchSize, BatchSizes, predicted_mem
 from imgrec.errors import UserError
 from imgrec.utils import memory as process
 from imgrec.utils import yaml
-from imgrec.utils.formatting import format_size, parse_size
+from imgrec.utils.formatting import format_size, parse_byte_size
 from tests.conftest import TINY, Cli
 
 MIB = 2**20
@@ -173,12 +173,12 @@ def test_free_memory_is_the_least_of_the_machine_and_its_groups(
 @pytest.mark.parametrize("text", ["6", "GiB", "0MB", "1e3MB", "-1GB", "6 GiBs", "", "5%"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="expected a size with its unit, such as 6GiB"):
-        parse_size(text)
+        parse_byte_size(text)
 
 
 def test_sizes_are_read_as_they_are_written() -> None:
     for size in (2**20, 3 * 2**30, 5 * 2**20 // 2):
-        assert parse_size(format_size(size)) == size
+        assert parse_byte_size(format_size(size)) == size
 
 
 # ---------------------------------------------------------------- for real

@@ -23,7 +23,7 @@ from imgrec.reports.images import (
     target_caption,
 )
 from imgrec.tasks import BaseTask, PredictionSet
-from imgrec.utils.checks import known
+from imgrec.utils.checks import check_names
 from imgrec.utils.ranges import PositiveInt, check_ranges
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class EpochPictures(pl.Callback):
         columns: PositiveInt = 8,
         rows: PositiveInt = 3,
     ) -> None:
-        known("EpochPictures", show or (), _PICTURES, "picture called")
+        check_names("EpochPictures", show or (), _PICTURES, "pictures")
         self.every_n_epochs = every_n_epochs
         self.show: tuple[str, ...] = tuple(show) if show is not None else _PICTURES
         self.columns = columns

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from imgrec.loggers.media import show_histogram
 from imgrec.models.utils.layer_statistics import ActivationProbe, layer_name, layer_norms
-from imgrec.utils.checks import known
+from imgrec.utils.checks import check_names
 from imgrec.utils.ranges import PositiveInt, check_ranges
 
 Shown = Literal["gradients", "updates", "activations"]
@@ -52,7 +52,7 @@ class LayerStatistics(pl.Callback):
         depth: PositiveInt = 1,
         histograms: bool = False,
     ) -> None:
-        known("LayerStatistics", show or (), _SHOWN, "statistic called")
+        check_names("LayerStatistics", show or (), _SHOWN, "statistics")
         self.every_n_steps = every_n_steps
         self.show: tuple[str, ...] = tuple(show) if show is not None else _SHOWN
         self.depth = depth

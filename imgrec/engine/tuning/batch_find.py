@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgrec.errors import UserError
-from imgrec.utils.formatting import format_size, parse_size
+from imgrec.utils.formatting import format_size, parse_byte_size
 
 if TYPE_CHECKING:
     from imgrec.engine.experiment import Experiment
@@ -152,7 +152,7 @@ def _training_images(experiment: Experiment) -> int:
 
 def _budget(memory: str | None, held: Any) -> int:
     if memory is not None:
-        return parse_size(memory)
+        return parse_byte_size(memory)
     free = held.free()
     if free is None:
         raise UserError("--memory: expected a size such as 6GiB, because this system does not report its free memory.")
@@ -172,6 +172,6 @@ def check_sizes(memory: Any, smallest: Any, largest: Any) -> None:
         raise UserError(f"--smallest {smallest} is more than --largest {largest}")
     if memory is not None:
         try:
-            parse_size(memory)
+            parse_byte_size(memory)
         except ValueError as error:
             raise UserError(f"--memory: {error}") from error

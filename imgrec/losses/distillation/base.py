@@ -74,7 +74,7 @@ class DistillationSum(nn.Module):
             raise ValueError("kinds: expected one or more, with one weight and one name each")
 
     @property
-    def each(self) -> list[tuple[str, Distillation]]:
+    def named_kinds(self) -> list[tuple[str, Distillation]]:
         """Distillations with their names."""
         return [(name, kind) for name, kind in zip(self.names, self.kinds, strict=True)]  # type: ignore[misc]
 
@@ -92,7 +92,7 @@ class DistillationSum(nn.Module):
         total = student.logits.new_zeros(())
         parts: dict[str, Tensor] = {}
         shares = self._split_maps(student, teacher, counts)
-        for (name, kind), weight, pair in zip(self.each, self.weights, shares, strict=True):
+        for (name, kind), weight, pair in zip(self.named_kinds, self.weights, shares, strict=True):
             part = weight * kind(*pair, targets)
             parts[name] = part.detach()
             total = total + part
@@ -100,7 +100,7 @@ class DistillationSum(nn.Module):
 
     def fit_to(self, student: Signals, teacher: Signals, counts: Sequence[int] | None = None) -> None:
         """Build the modules that depend on both networks. The arguments are those of :meth:`forward`."""
-        for (name, kind), pair in zip(self.each, self._split_maps(student, teacher, counts), strict=True):
+        for (name, kind), pair in zip(self.named_kinds, self._split_maps(student, teacher, counts), strict=True):
             try:
                 kind.fit_to(*pair)
             except UserError as error:

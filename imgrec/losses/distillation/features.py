@@ -37,10 +37,10 @@ def as_map(output: Tensor) -> Tensor:
     raise UserError(f"layers: expected maps, tokens or vectors, got a tensor of shape {tuple(output.shape)}.")
 
 
-def match_size(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Return two maps at the smaller height and width of both. The larger one is averaged over areas."""
-    size = (min(one.shape[2], other.shape[2]), min(one.shape[3], other.shape[3]))
-    smaller = [each if each.shape[2:] == size else F.adaptive_avg_pool2d(each, size) for each in (one, other)]
+    size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
+    smaller = [each if each.shape[2:] == size else F.adaptive_avg_pool2d(each, size) for each in (student, teacher)]
     return smaller[0], smaller[1]
 
 

@@ -70,9 +70,11 @@ def decoupled_divergence(
 
 
 def correlation_loss(
-    student: Tensor, teacher: Tensor, temperature: float = 1.0, between: float = 1.0, within: float = 1.0
+    student: Tensor, teacher: Tensor, temperature: float = 1.0, inter: float = 1.0, intra: float = 1.0
 ) -> Tensor:
     """Return ``T^2`` times one minus the Pearson correlation of the probabilities, per image and per class.
+
+    ``inter`` weights the relations between classes of an image, ``intra`` those between images within a class.
 
     Shapes: both float ``(batch, num_classes)``, to a scalar, float32 or wider.
 
@@ -82,7 +84,7 @@ def correlation_loss(
         True
     """
     q, p = ((full_precision(each) / temperature).softmax(1) for each in (student, teacher))
-    return temperature**2 * (between * (1 - _pearson(q, p)) + within * (1 - _pearson(q.T, p.T)))
+    return temperature**2 * (inter * (1 - _pearson(q, p)) + intra * (1 - _pearson(q.T, p.T)))
 
 
 def _pearson(one: Tensor, other: Tensor) -> Tensor:

@@ -176,7 +176,7 @@ _register(
     fallback is AdamW.
 
     Source: Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks, 2024,
-    kellerjordan.github.io/posts/muon; Liu et al., Muon is Scalable for LLM Training, 2025, arXiv:2502.16982.
+    kellerjordan.github.io/posts/muon. Liu et al., Muon is Scalable for LLM Training, 2025, arXiv:2502.16982.
 
     Example::
 

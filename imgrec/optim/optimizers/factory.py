@@ -89,8 +89,8 @@ class OptimizerFactory:
         """Build the optimizer for the trainable parameters of ``model``.
 
         Raises:
-            UserError: If a value is invalid, there is no trainable parameter, layer decay is set for a model without
-                layers, or a rule of ``groups`` matches nothing.
+            UserError: If a value is invalid, no parameter is trainable, layer decay is set without layers, or a rule of
+                ``groups`` has no match.
         """
         if not isinstance(model, nn.Module):
             raise UserError(f"model: expected no such argument in a spec, got {model!r}.")

@@ -97,8 +97,8 @@ def build_optimizer(
             unknown.
 
     Raises:
-        SpecError: If a name or an argument is unknown, a value is invalid, there is no trainable parameter, or layer
-            decay is set for a model without known layers.
+        SpecError: If a name, argument or value is invalid, no parameter is trainable, or layer decay is set for a model
+            without known layers.
 
     >>> build_optimizer({"name": "adamw", "lr": 1e-3, "weight_decay": 0.05}, nn.Linear(2, 2)).param_groups[1]["name"]
     'no_decay'

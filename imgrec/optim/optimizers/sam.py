@@ -60,9 +60,9 @@ class SharpnessAware(OptimizerWrapper):
     """Base class of optimizers with two passes per step: perturb the weights, then step with the gradient found there.
 
     In a task of imgrec the second pass is part of the training step. Each process, and each accumulated batch, uses the
-    worst point of its own images, as the paper does with its devices. No gradient is exchanged for the first pass. Only
-    the gradient of the second pass is exchanged, accumulated, unscaled and clipped. Otherwise ``step(closure)`` calls
-    the closure twice. Without a closure, call :meth:`perturb` before and :meth:`restore` after the second pass.
+    worst point of the images it holds, as the paper does with its devices. No gradient is exchanged for the first pass.
+    Only the gradient of the second pass is exchanged, accumulated, unscaled and clipped. Otherwise ``step(closure)``
+    calls the closure twice. Without a closure, call :meth:`perturb` before and :meth:`restore` after the second pass.
 
     Args:
         base: Wrapped optimizer, which takes the step.
@@ -142,7 +142,7 @@ class Sam(SharpnessAware):
     Each step uses the gradient at the worst point within ``rho`` of the weights. The logged loss is the one at the
     weights. Running statistics of batch normalization are those of the first pass. Both passes use the same dropout
     mask. Penalties of ``model.regularizers`` are part of the loss in both passes, ``weight_decay`` is not. fp16, bf16,
-    accumulation, clipping and DDP work as without it, see :class:`imgrec.optim.SharpnessAware`. Weights sharded by
+    accumulation, clipping and DDP are supported, see :class:`imgrec.optim.SharpnessAware`. Weights sharded by
     fsdp2 raise an error.
 
     Args:

@@ -96,9 +96,9 @@ class OneCycle(Schedule):
 
     The last step has the factor ``final``, as in torch. Other schedules reach their ``final`` after the last step.
 
-    The learning rate of the optimizer is the maximum. With ``momentum: [0.85, 0.95]``, the momentum, or the first of
-    ``betas`` of Adam, is cycled inversely, as in the paper: from the second value down to the first, and up again.
-    Otherwise it is the momentum of the optimizer.
+    The learning rate of the optimizer is the maximum. With ``momentum: [0.85, 0.95]``, the momentum (for Adam the first
+    of ``betas``) is cycled inversely, as in the paper. It decreases from the second value to the first and increases
+    again. Otherwise it is the momentum of the optimizer.
 
     Args:
         warmup: Fraction of training over which the factor increases to 1, in (0, 1). Defaults to 0.3.
