@@ -15,7 +15,7 @@ _TTA = "imgrec test RUN --tta "
 
 
 def documented(plural: str, name: str) -> dict[str, Any] | None:
-    """The YAML lines of an entry's example, under the keys of their section; ``None`` where it has none."""
+    """Return the YAML example of an entry, below the keys of its section, or ``None`` if it has none."""
     found = _EXAMPLE.search(registry(plural).entry(name).doc)
     if found is None:
         return None
@@ -28,7 +28,7 @@ def documented(plural: str, name: str) -> dict[str, Any] | None:
 
 
 def named(specs: Any) -> Iterator[str]:
-    """Every name in a spec or in several, and in what stands inside them."""
+    """Return all names in one or several specs, including nested ones."""
     if isinstance(specs, str):
         yield specs
     elif isinstance(specs, list):

@@ -36,6 +36,6 @@ class Page(HTMLParser):
             self.text += data
 
     def values(self, name: str, tag: str) -> list[float]:
-        """The exact numbers that stand behind the shown ones named ``name``."""
+        """Return the exact values of the displayed numbers named ``name``."""
         found = [a for t, a in self.elements if t == tag and a.get("data-name") == name]
         return [float(value) if (value := a["data-value"]) else float("nan") for a in found]

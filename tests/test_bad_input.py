@@ -1,4 +1,4 @@
-"""What users get wrong: one message that says so, exit status 2, and not a byte changed on disk."""
+"""Tests of invalid user input: one message, exit status 2 and no change on disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Damage = Callable[[Path], object]
 
 
 def snapshot(*folders: Path) -> Snapshot:
-    """What there is below these folders, with size, time of change and content of every file."""
+    """Return size, modification time and content of every file below the folders."""
     found: Snapshot = {}
     for folder in folders:
         for path in [folder, *folder.rglob("*")]:
@@ -36,7 +36,7 @@ def snapshot(*folders: Path) -> Snapshot:
 
 
 def write_images(root: Path, counts: dict[str, int]) -> Path:
-    """Small JPEGs whose colour tells the class: ``write_images(root, {"cat": 40, "train/dog": 3})``."""
+    """Write small JPEGs with one colour per class: ``write_images(root, {"cat": 40, "train/dog": 3})``."""
     for number, (name, count) in enumerate(counts.items()):
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,13 +63,13 @@ def data(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 def refused(cli: Cli, tiny: Path, tmp_path: Path, data: Path) -> Callable[..., str]:
     """The message of a command that must be refused, after everything else about the refusal was checked.
 
-    ``fit`` gets the tiny config. What may stand in ``words`` are options and targets.
+    ``fit`` gets the tiny config. ``arguments`` contains options and targets.
     """
 
-    def run(command: str, *words: str | Path) -> str:
+    def run(command: str, *arguments: str | Path) -> str:
         before = snapshot(tmp_path, data)
         config = ["--config", tiny] if command == "fit" else []
-        done = cli(command, *config, *words)
+        done = cli(command, *config, *arguments)
         assert done.returncode == (6 if "cannot be written" in done.stderr else 2), done.stderr
         assert done.stdout == ""
         assert done.stderr.startswith("imgrec: error: ")
@@ -151,27 +151,27 @@ WRONG_CONFIGS = {
 
 
 @pytest.mark.parametrize("what", WRONG_CONFIGS)
-def test_a_wrong_config_names_place_and_nearest_word(what: str, refused: Callable[..., str]) -> None:
-    words, said = WRONG_CONFIGS[what]
-    message = refused("fit", *words)
-    assert [part for part in said if part not in message] == []
+def test_invalid_config_has_key_and_suggestion(what: str, refused: Callable[..., str]) -> None:
+    arguments, output = WRONG_CONFIGS[what]
+    message = refused("fit", *arguments)
+    assert [part for part in output if part not in message] == []
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "output"),
     [
         ("model:\n  loss: [focal\n", ["wrong.yaml", "line 3", "not YAML"]),
         ("- model\n", ["wrong.yaml", "mapping", "list"]),
         ("model: {loss: focl}\n", ["model.loss", '"focal"']),
     ],
 )
-def test_a_broken_config_file(text: str, said: list[str], refused: Callable[..., str], tmp_path: Path) -> None:
+def test_a_broken_config_file(text: str, output: list[str], refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text(text)
     message = refused("fit", "--config", "wrong.yaml")
-    assert [part for part in said if part not in message] == []
+    assert [part for part in output if part not in message] == []
 
 
-def test_a_config_file_that_is_not_there(refused: Callable[..., str]) -> None:
+def test_missing_config_file(refused: Callable[..., str]) -> None:
     assert "config nope.yaml" in refused("fit", "--config", "nope.yaml")
 
 
@@ -184,7 +184,7 @@ def test_an_unknown_command_and_registry(refused: Callable[..., str]) -> None:
 # ------------------------------------------------------------------ the data
 
 
-def test_a_missing_data_folder_names_both_places(refused: Callable[..., str], tmp_path: Path, data: Path) -> None:
+def test_missing_data_folder_has_both_paths(refused: Callable[..., str], tmp_path: Path, data: Path) -> None:
     message = refused("fit", *folder_source("pets"))
     assert message.startswith("data.source: data folder not found")
     assert str(tmp_path / "pets") in message
@@ -202,12 +202,12 @@ WRONG_FOLDERS: dict[str, tuple[dict[str, int], list[str]]] = {
 
 
 @pytest.mark.parametrize("what", WRONG_FOLDERS)
-def test_a_wrong_folder(what: str, refused: Callable[..., str], data: Path) -> None:
-    counts, said = WRONG_FOLDERS[what]
+def test_invalid_data_folder(what: str, refused: Callable[..., str], data: Path) -> None:
+    counts, output = WRONG_FOLDERS[what]
     write_images(data / "pets", counts)
     message = refused("fit", *folder_source("pets"))
     assert message.startswith("data.source: ")
-    assert [part for part in said if part not in message] == []
+    assert [part for part in output if part not in message] == []
 
 
 def test_a_label_that_is_not_in_the_class_list(refused: Callable[..., str], data: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_class_without_validation_and_test_images_is_a_warning(cli: Cli, tiny:
     assert 'no test image of the class "dog".' in done.stderr
 
 
-def test_a_batch_larger_than_what_can_be_read_is_no_reason_to_fail(cli: Cli, tiny: Path, data: Path) -> None:
+def test_batch_larger_than_readable_images(cli: Cli, tiny: Path, data: Path) -> None:
     write_images(data / "pets", {"cat": 6, "dog": 6})
     done = cli("fit", "--config", tiny, *folder_source("pets"), "--data.batch_size", "64")
     assert done.returncode == 0, done.stderr
@@ -252,7 +252,7 @@ DAMAGES: dict[str, Damage] = {
 
 @pytest.fixture
 def damaged(data: Path) -> dict[str, str]:
-    """A folder ``pets`` with three kinds of broken images in training and in validation; id to reason."""
+    """Create a folder ``pets`` with broken images in training and validation. Return the reasons by id."""
     write_images(
         data / "pets", {"train/cat": 14, "train/dog": 14, "val/cat": 5, "val/dog": 5, "test/cat": 4, "test/dog": 4}
     )
@@ -266,12 +266,12 @@ def damaged(data: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_fit_goes_on_without_images_that_cannot_be_read(
+def test_fit_skips_unreadable_images(
     workers: int, cli: Cli, tiny: Path, tmp_path: Path, damaged: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    words = ["--data.num_workers", str(workers), "--trainer.limit_train_batches", "null"]
+    arguments = ["--data.num_workers", str(workers), "--trainer.limit_train_batches", "null"]
     with caplog.at_level(logging.WARNING, "imgrec"):
-        done = cli("fit", "--config", tiny, *folder_source("pets"), *words)
+        done = cli("fit", "--config", tiny, *folder_source("pets"), *arguments)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs" / "tiny").iterdir()
     summary = json.loads((run / "summary.json").read_text())
@@ -290,14 +290,14 @@ def test_fit_goes_on_without_images_that_cannot_be_read(
     assert len(predicted) == 10 - len(DAMAGES)
 
 
-def test_fit_refuses_to_start_where_it_is_told_to(refused: Callable[..., str], damaged: dict[str, str]) -> None:
+def test_fit_rejects_unreadable_images_on_request(refused: Callable[..., str], damaged: dict[str, str]) -> None:
     message = refused("fit", *folder_source("pets"), "--data.on_bad_image", "error")
     assert "6 of 46 images cannot be read" in message
     assert [name for name in damaged if name not in message] == []
     assert "on_bad_image: skip" in message
 
 
-def test_a_folder_of_which_no_image_can_be_read(refused: Callable[..., str], data: Path) -> None:
+def test_folder_without_readable_images(refused: Callable[..., str], data: Path) -> None:
     write_images(data / "pets", {"cat": 5, "dog": 5})
     for path in (data / "pets").rglob("*.jpg"):
         path.write_bytes(b"")
@@ -334,7 +334,7 @@ def test_a_checkpoint_of_another_architecture(refused: Callable[..., str], train
     assert snapshot(trained) == before
 
 
-def test_a_file_that_is_no_checkpoint(refused: Callable[..., str], trained: Path, tmp_path: Path) -> None:
+def test_invalid_checkpoint_file(refused: Callable[..., str], trained: Path, tmp_path: Path) -> None:
     whole = (trained / "checkpoints" / "best.ckpt").read_bytes()
     files = {
         "text.ckpt": b"not a checkpoint",
@@ -345,22 +345,22 @@ def test_a_file_that_is_no_checkpoint(refused: Callable[..., str], trained: Path
         (tmp_path / name).write_bytes(content)
     torch.save({"weights": torch.zeros(2)}, tmp_path / "tensors.ckpt")
     for name in [*files, "tensors.ckpt"]:
-        for words in (("fit", "--ckpt_path", name), ("test", name), ("predict", name, trained / "report.html")):
-            message = refused(*words)
+        for arguments in (("fit", "--ckpt_path", name), ("test", name), ("predict", name, trained / "report.html")):
+            message = refused(*arguments)
             assert name in message
-            assert "no checkpoint" in message
+            assert "no readable checkpoint" in message
 
 
-def test_a_run_whose_checkpoint_is_cut_off(refused: Callable[..., str], trained: Path, tmp_path: Path) -> None:
+def test_truncated_checkpoint(refused: Callable[..., str], trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "runs" / "tiny" / "first")
     best = run / "checkpoints" / "best.ckpt"
     best.write_bytes(best.read_bytes()[:5000])
-    for words in ((run,), (best,), (trained, "--ckpt_path", best)):
-        assert "best.ckpt is no checkpoint" in refused("test", *words)
+    for arguments in ((run,), (best,), (trained, "--ckpt_path", best)):
+        assert "best.ckpt is no readable checkpoint" in refused("test", *arguments)
 
 
 class Unpickled:
-    """What a harmful pickle does when it is loaded."""
+    """Malicious pickle, which writes a file when it is loaded."""
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return os.mkdir, ("unpickled",)
@@ -368,11 +368,11 @@ class Unpickled:
 
 def test_a_pickle_in_a_checkpoint_is_not_run(refused: Callable[..., str], trained: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "hyper_parameters": Unpickled()}, tmp_path / "evil.ckpt")
-    for words in (("fit", "--ckpt_path", "evil.ckpt"), ("test", "evil.ckpt")):
-        assert "evil.ckpt is no readable checkpoint" in refused(*words)
+    for arguments in (("fit", "--ckpt_path", "evil.ckpt"), ("test", "evil.ckpt")):
+        assert "evil.ckpt is no readable checkpoint" in refused(*arguments)
 
 
-def test_a_run_folder_that_is_none(refused: Callable[..., str], trained: Path, tmp_path: Path) -> None:
+def test_invalid_run_folder(refused: Callable[..., str], trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "runs" / "tiny" / "first")
     (tmp_path / "picture.png").write_bytes(b"")
     for command in ("test", "validate", "report"):
@@ -405,13 +405,13 @@ def test_predictions_that_cannot_be_written(refused: Callable[..., str], trained
         assert out in refused("predict", trained, "grey.png", "--out", out)
 
 
-def test_images_that_are_not_there(refused: Callable[..., str], trained: Path, tmp_path: Path) -> None:
+def test_missing_images(refused: Callable[..., str], trained: Path, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     for place in ("nope.png", "nope/*.png", "bare"):
         assert place in refused("predict", trained, place)
 
 
-def test_a_device_that_is_not_there(refused: Callable[..., str], trained: Path, tmp_path: Path) -> None:
+def test_missing_device(refused: Callable[..., str], trained: Path, tmp_path: Path) -> None:
     Image.new("L", (16, 16)).save(tmp_path / "grey.png")
     assert "gpux" in refused("predict", trained, "grey.png", "--device", "gpux")
     if not torch.cuda.is_available():

@@ -20,7 +20,7 @@ DOCS = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 
 
 def submit(place: Path, status: int) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
-    """Runs the script where srun ends with ``status``; gives how it ended, and each command it gave, word by word."""
+    """Run the script with an srun that exits with ``status``. Return the result and the arguments of each command."""
     (place / ".venv/bin").mkdir(parents=True)
     (place / ".venv/bin/activate").touch()
     (place / "bin").mkdir()
@@ -30,10 +30,10 @@ def submit(place: Path, status: int) -> tuple[subprocess.CompletedProcess[str], 
         command.chmod(0o755)
     slurm = {"SLURM_JOB_ID": "4711", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4", "HOME": str(place)}
     environment = {**os.environ, **slurm, "PATH": f"{place / 'bin'}:{os.environ['PATH']}"}
-    words: list[str | Path] = ["bash", SCRIPT, "experiments/mine.yaml", "--seed_everything", "3"]
-    done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, check=False)
-    said = [line.strip("\t").split("\t") for line in (place / "said").read_text().splitlines()]
-    return done, said
+    arguments: list[str | Path] = ["bash", SCRIPT, "experiments/mine.yaml", "--seed_everything", "3"]
+    done = subprocess.run(arguments, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    output = [line.strip("\t").split("\t") for line in (place / "said").read_text().splitlines()]
+    return done, output
 
 
 def test_the_script_is_bash() -> None:
@@ -45,26 +45,27 @@ def test_the_script_is_bash() -> None:
 
 
 def test_a_job_that_was_preempted_is_queued_again(tmp_path: Path) -> None:
-    done, said = submit(tmp_path, 75)
+    done, output = submit(tmp_path, 75)
     assert (done.returncode, done.stderr) == (75, "")
-    assert said[0][:2] == ["srun", "imgrec"]
-    assert said[1:] == [["scontrol", "requeue", "4711"]]
+    assert output[0][:2] == ["srun", "imgrec"]
+    assert output[1:] == [["scontrol", "requeue", "4711"]]
 
 
 @pytest.mark.parametrize("status", [0, 1, 2])
 def test_a_job_that_ended_stays_ended(tmp_path: Path, status: int) -> None:
-    done, said = submit(tmp_path, status)
+    done, output = submit(tmp_path, status)
     assert done.returncode == status
-    assert [words[0] for words in said] == ["srun"]
+    assert [arguments[0] for arguments in output] == ["srun"]
 
 
-def test_what_the_script_starts_is_a_command_of_imgrec(tmp_path: Path, cli: Cli, tiny: Path) -> None:
-    _, said = submit(tmp_path, 0)
-    words = said[0][2:]
-    assert words[:3] == ["fit", "--config", "experiments/mine.yaml"]
-    assert words[-2:] == ["--seed_everything", "3"]
+def test_script_runs_valid_command(tmp_path: Path, cli: Cli, tiny: Path) -> None:
+    _, output = submit(tmp_path, 0)
+    arguments = output[0][2:]
+    assert arguments[:3] == ["fit", "--config", "experiments/mine.yaml"]
+    assert arguments[-2:] == ["--seed_everything", "3"]
     given = [
-        {"experiments/mine.yaml": tiny, "experiments/_parts/slurm.yaml": PARTS / "slurm.yaml"}.get(w, w) for w in words
+        {"experiments/mine.yaml": tiny, "experiments/_parts/slurm.yaml": PARTS / "slurm.yaml"}.get(w, w)
+        for w in arguments
     ]
     at = given.index("--ckpt_path")
     assert given[at + 1] == "last"
@@ -84,15 +85,15 @@ def test_the_commands_of_the_docs_resolve(tmp_path: Path, cli: Cli, tiny: Path) 
         if " fit " in line
     ]
     assert len(commands) == 2
-    for words in commands:
+    for arguments in commands:
         files = {"experiments/mine.yaml": tiny, "gpu": "cpu", "last": tmp_path}
-        given = [ROOT / word if word.startswith("experiments/_parts") else files.get(word, word) for word in words]
+        given = [ROOT / word if word.startswith("experiments/_parts") else files.get(word, word) for word in arguments]
         given = [word for word in given if word not in ("--ckpt_path", tmp_path)]
         done = cli(*given, "--print_config")
         assert done.returncode == 0, done.stderr
         assert yaml.safe_load(done.stdout)["trainer"]["devices"] == 8
 
 
-def test_every_file_that_the_docs_name_is_there() -> None:
+def test_files_named_in_docs_exist() -> None:
     for part in re.findall(r"_parts/[a-z]+\.[a-z]+", DOCS):
         assert (ROOT / "experiments" / part).is_file(), part

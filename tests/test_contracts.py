@@ -1,4 +1,4 @@
-"""What holds for every entry of every registry: it says what it is, builds from its defaults, and trains."""
+"""Contract tests of all registry entries: documentation, default arguments and training."""
 
 from __future__ import annotations
 
@@ -47,27 +47,27 @@ OTHER = ("runtimes", "formats", "metrics")
 """Registries whose entries have contract tests in the folder of their package."""
 ENTRIES = [(p, name) for p in REGISTRIES if p not in OTHER for name in registry(p).names()]
 NEEDED = {"regularizers": {"weight": 0.01}, "optimizers": {"lr": 0.05}}
-"""What a spec of a registry has to say for two steps to be seen in every weight."""
+"""Arguments per registry with which two steps change every weight."""
 AROUND: dict[str, dict[str, Any]] = {"sam": {}, "asam": {}, "lookahead": {"every": 1}}
-"""Optimizers that stand around another one."""
+"""Optimizers that wrap another one."""
 
 
 def needed(plural: str, name: str) -> dict[str, Any]:
-    """What a spec of an entry has to say."""
+    """Return the required arguments of an entry."""
     if plural == "optimizers" and name in AROUND:
         return {"base": {"name": "nesterov", **NEEDED["optimizers"]}, **AROUND[name]}
     return NEEDED.get(plural, {}) | ({"rank": 2, "scope": None} if name == "lora" else {})
 
 
 LAYERS = {"attention": {"layers": {"layer1": "layer1"}}}
-"""What a distillation cannot do without."""
+"""Required arguments of a distillation."""
 
 
 # ---------------------------------------------------------------- what an entry says of itself
 
 
 @pytest.mark.parametrize(("plural", "name"), ENTRIES)
-def test_it_says_in_one_line_what_it_is_and_takes_only_what_it_names(plural: str, name: str) -> None:
+def test_entry_has_summary_and_named_arguments(plural: str, name: str) -> None:
     entry = registry(plural).entry(name)
     assert entry.summary.endswith(".")
     assert 10 < len(entry.summary) < 120
@@ -96,8 +96,8 @@ ROOMY = {**TINY, "channels": [16, 16, 16, 16], "stem_width": 16}
 
 
 @pytest.mark.parametrize(("plural", "name"), ENTRIES)
-def test_it_shows_in_an_example_how_it_is_written(plural: str, name: str, trained: Path) -> None:
-    """In YAML, which builds here, or in lines of Python, which are run where they stand."""
+def test_entry_has_valid_example(plural: str, name: str, trained: Path) -> None:
+    """Each example is YAML, which is built here, or Python, which is executed as a doctest."""
     example = documented(plural, name)
     if example is None:
         assert ">>> " in registry(plural).entry(name).doc, f"show {name} in YAML or in Python"
@@ -127,7 +127,7 @@ def test_it_shows_in_an_example_how_it_is_written(plural: str, name: str, traine
 
 
 def write_images(root: Path) -> None:
-    """Twenty small JPEGs of two classes, a table that names them, and parquet and tar files that hold them."""
+    """Write twenty small JPEGs of two classes, their table, and parquet and tar files with the same images."""
     generator = np.random.default_rng(0)
     rows = []
     for i in range(20):
@@ -173,7 +173,7 @@ SOURCE_SPECS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "label_noise": lambda root: {"source": {"name": "folder", "root": str(root)}, "rate": 0.2},
     "subset": lambda root: {"source": {"name": "folder", "root": str(root)}, "fraction": 0.9},
 }
-"""For each source the least that a spec must say."""
+"""Minimal spec of each source."""
 
 
 @pytest.mark.parametrize("name", SOURCES.names())
@@ -193,7 +193,7 @@ def test_a_source_gives_images_and_stable_ids(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS.names())
-def test_an_augmentation_draws_from_what_it_is_handed_alone(name: str) -> None:
+def test_augmentation_uses_given_generator_only(name: str) -> None:
     transform = AUGMENTATIONS.build(name, **{**FACTS, "in_channels": 3})
     images = torch.randint(256, (4, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([0, 1, 2, 0])
@@ -249,7 +249,7 @@ def test_a_schedule_is_a_finite_factor_that_warms_up(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
-def test_an_optimizer_goes_down(name: str) -> None:
+def test_optimizer_lowers_loss(name: str) -> None:
     torch.manual_seed(0)
     model = nn.Linear(6, 3)
     inputs = torch.randn(60, 6)
@@ -295,7 +295,7 @@ class Watch(pl.Callback):
 
 
 UNTRAINED = ("backbones", "views", "steps")
-"""Backbones have tests of their own; views are looked at after training, steps of compression are taken after it."""
+"""Registries without a training step here. Backbones have separate tests. Views and compression follow training."""
 
 PLACES: dict[str, tuple[str, str]] = {
     "edits": ("model", "edits"),
@@ -316,13 +316,13 @@ PLACES: dict[str, tuple[str, str]] = {
 
 
 FREEZING = ("lora",)
-"""What freezes a part of the network on purpose."""
+"""Entries that freeze a part of the network."""
 
 TRAINED = [(plural, name) for plural, name in ENTRIES if plural not in UNTRAINED]
 
 
 def training_of(plural: str, name: str, trained: Path, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of a small task and of its data, with this entry in its place."""
+    """Return the arguments of a small task and of its data that use the entry."""
     assert plural in PLACES, f"say in PLACES where a spec of {plural} stands"
     part, key = PLACES[plural]
     model: dict[str, Any] = {"backbone": TINY, "normalize": "half"}
@@ -360,7 +360,7 @@ def training_of(plural: str, name: str, trained: Path, root: Path) -> tuple[dict
 def two_steps(
     model: dict[str, Any], data: dict[str, Any], *callbacks: pl.Callback
 ) -> tuple[ClassificationTask, pl.Trainer]:
-    """Trained for two steps."""
+    """Train for two steps."""
     task = (DistillationTask if "teacher" in model else ClassificationTask)(**model)
     trainer = pl.Trainer(
         max_steps=2,
@@ -398,7 +398,7 @@ def test_two_steps_of_training(
 
 
 def check_that_it_loads_again(task: ClassificationTask, trainer: pl.Trainer, path: Path) -> None:
-    """A checkpoint holds plain data alone, and gives the task with the same outputs."""
+    """Check that a checkpoint contains plain data only and restores a task with the same outputs."""
     trainer.save_checkpoint(path)
     held = torch.load(path, weights_only=True)
     assert json.loads(json.dumps(held["hyper_parameters"])) == held["hyper_parameters"]
@@ -409,7 +409,7 @@ def check_that_it_loads_again(task: ClassificationTask, trainer: pl.Trainer, pat
 
 
 class Burn(pl.Callback):
-    """Draws so many numbers before each step: what is a function of the position takes no notice."""
+    """Callback that draws ``n`` random numbers before each step. Functions of the position are independent of it."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -420,9 +420,7 @@ class Burn(pl.Callback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("plural", "name"), [(p, n) for p, n in TRAINED if PLACES[p][0] == "model"])
-def test_mixed_images_are_learnt_from_whatever_was_drawn_before(
-    plural: str, name: str, trained: Path, tmp_path: Path
-) -> None:
+def test_training_is_independent_of_random_state(plural: str, name: str, trained: Path, tmp_path: Path) -> None:
     model, data = training_of(plural, name, trained, tmp_path)
     data["train_transforms"] = ["resize", "center_crop", "cutout", "mixup"]
     weights = []
@@ -451,7 +449,7 @@ def test_a_classifier_with_it_learns_and_takes_bfloat16(plural: str, name: str, 
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=0.003)
     losses = []
     for _ in range(21):
-        torch.manual_seed(0)  # the same dropout: the step is what makes the difference
+        torch.manual_seed(0)  # same dropout, so only the step differs
         loss = nn.functional.cross_entropy(network(images), targets)
         losses.append(float(loss.detach()))
         optimizer.zero_grad()
@@ -466,6 +464,6 @@ def test_a_classifier_with_it_learns_and_takes_bfloat16(plural: str, name: str, 
     assert float((half - whole).abs().max()) < 0.1 * float(whole.abs().max())
 
 
-def test_the_places_are_all_there_is() -> None:
+def test_all_registries_are_covered() -> None:
     assert {*UNTRAINED, *PLACES, *OTHER} == set(REGISTRIES)
     assert {LOSSES.plural, REGULARIZERS.plural} <= set(PLACES)

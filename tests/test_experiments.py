@@ -71,7 +71,7 @@ def test_an_experiment_runs(
         if few_images is None:
             pytest.skip("IMGREC_DATA is not set")
         monkeypatch.setenv("IMGREC_DATA", str(few_images))
-    words = [
+    arguments = [
         "--trainer.fast_dev_run",
         "--data.batch_size",
         "8",
@@ -81,15 +81,15 @@ def test_an_experiment_runs(
         "0",
     ]
     if name_of(path) == "cifar10/small":
-        words += ["--data.source.images", "100"]
-    done = cli("fit", "--config", path, *words)
+        arguments += ["--data.source.images", "100"]
+    done = cli("fit", "--config", path, *arguments)
     assert done.returncode == 0, done.stderr
     assert "epoch 1/1  train loss" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("path", [*EXPERIMENTS, *PARTS], ids=name_of)
-def test_a_yaml_says_what_it_is_about_and_no_more(path: Path) -> None:
+def test_config_contains_no_defaults(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# ")
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
@@ -99,7 +99,7 @@ def test_a_yaml_says_what_it_is_about_and_no_more(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_an_experiment_resolves_without_its_data(path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its specs are checked against the registries before any data is read, pretrained weights apart."""
+    """The specs are valid in the registries, checked without data and pretrained weights."""
     monkeypatch.delenv("IMGREC_DATA", raising=False)
     weights = ["--model.backbone.weights", "null"] if "weights: w" in path.read_text() else []
     done = cli("fit", "--config", path, *weights, "--print_config")
@@ -108,7 +108,7 @@ def test_an_experiment_resolves_without_its_data(path: Path, cli: Cli, monkeypat
 
 
 @pytest.mark.slow
-def test_the_quickstart_learns_what_it_promises(cli: Cli, tmp_path: Path) -> None:
+def test_quickstart_reaches_documented_accuracy(cli: Cli, tmp_path: Path) -> None:
     done = cli("fit", "--config", QUICKSTART)
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
@@ -144,7 +144,7 @@ def test_prune_leaves_a_sparse_run(cli: Cli, tmp_path: Path) -> None:
     assert only_run(tmp_path).summary["pruning"]["sparsity"] == pytest.approx(0.9, abs=0.001)
 
 
-def test_parts_add_their_callbacks_to_those_that_stand(cli: Cli) -> None:
+def test_parts_append_callbacks(cli: Cli) -> None:
     more = [word for part in ("early_stopping", "guard") for word in ("--config", ROOT / "_parts" / f"{part}.yaml")]
     done = cli("fit", *with_part("ema"), *more, "--print_config")
     assert done.returncode == 0, done.stderr
@@ -164,7 +164,7 @@ def test_bf16_trains_in_bfloat16(cli: Cli, tmp_path: Path) -> None:
     assert {value.dtype for value in kept.values() if value.is_floating_point()} == {torch.float32}
 
 
-def test_tensorboard_gets_what_metrics_csv_gets(cli: Cli, tmp_path: Path) -> None:
+def test_tensorboard_equals_metrics_csv(cli: Cli, tmp_path: Path) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert cli("fit", *with_part("tensorboard")).returncode == 0
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
@@ -177,7 +177,7 @@ def test_tensorboard_gets_what_metrics_csv_gets(cli: Cli, tmp_path: Path) -> Non
         assert [event.value for event in theirs] == pytest.approx(ours.values, abs=1e-6)
 
 
-def test_mlflow_gets_what_metrics_csv_gets(cli: Cli, tmp_path: Path) -> None:
+def test_mlflow_equals_metrics_csv(cli: Cli, tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
     assert cli("fit", *with_part("mlflow")).returncode == 0
     client = mlflow.MlflowClient("sqlite:///mlflow.db")
@@ -203,7 +203,7 @@ def test_wandb_offline_keeps_a_run(cli: Cli, tmp_path: Path, monkeypatch: pytest
     assert json.loads((run.path / "wandb" / "run.json").read_text())["project"] == "imgrec"
 
 
-def test_gpu_trains_on_one_or_says_that_there_is_none(cli: Cli, tmp_path: Path) -> None:
+def test_gpu_trains_or_reports_missing_device(cli: Cli, tmp_path: Path) -> None:
     done = cli("fit", *with_part("gpu"))
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         assert done.returncode == 0, done.stderr
@@ -217,8 +217,8 @@ def test_gpu_trains_on_one_or_says_that_there_is_none(cli: Cli, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_ddp_trains_in_two_processes(installed: Cli, tmp_path: Path) -> None:
-    words = [str(word) for word in with_part("ddp")]
-    done = installed("fit", *words, "--trainer.accelerator", "cpu", cwd=tmp_path)
+    arguments = [str(word) for word in with_part("ddp")]
+    done = installed("fit", *arguments, "--trainer.accelerator", "cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
     assert run.summary["status"] == "finished"
@@ -229,14 +229,14 @@ def test_ddp_trains_in_two_processes(installed: Cli, tmp_path: Path) -> None:
 
 
 def test_fsdp_shares_the_parameters_out(cli: Cli) -> None:
-    """What it trains is compared with DDP in tests/callbacks/test_two_processes.py."""
+    """Training is compared with DDP in tests/callbacks/test_two_processes.py."""
     done = cli("fit", *with_part("fsdp"), "--trainer.accelerator", "cpu", "--print_config")
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load(done.stdout)["trainer"]["strategy"] == "fsdp2"
 
 
 def test_slurm_resolves(cli: Cli) -> None:
-    """Its script is run in tests/test_cluster.py."""
+    """The script is run in tests/test_cluster.py."""
     done = cli("fit", *with_part("slurm"), "--trainer.accelerator", "cpu", "--trainer.devices", "2", "--print_config")
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load(done.stdout)["trainer"]["callbacks"][0]["class_path"] == "LastCheckpoint"

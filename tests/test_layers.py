@@ -47,13 +47,13 @@ HEAVY = {"torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "w
 
 
 def names(path: Path) -> list[str]:
-    """The parts of a module's dotted name after ``imgrec``."""
+    """Return the parts of the dotted name of a module after ``imgrec``."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return list(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything that a file imports, wherever it does so."""
+    """Return line and full name of every import in a file, including those in functions."""
     inside = ["imgrec", *names(path)] if path.name == "__init__.py" else ["imgrec", *names(path)][:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -156,7 +156,7 @@ assert not {HEAVY!r} & sys.modules.keys()
 
 
 def public(body: list[ast.stmt], place: str) -> Iterator[tuple[str, ast.AST]]:
-    """The public classes and functions of a module, and the public methods of its classes."""
+    """Yield the public classes and functions of a module, and the public methods of its classes."""
     for node in body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield f"{place}.{node.name}", node
@@ -166,20 +166,20 @@ def public(body: list[ast.stmt], place: str) -> Iterator[tuple[str, ast.AST]]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=identify)
-def test_whatever_is_public_says_what_it_is(path: Path) -> None:
+def test_public_names_have_docstrings(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
     lines = source.splitlines()
     assert ast.get_docstring(tree) or not tree.body, f"{identify(path)} has no docstring"
     for name, node in public(tree.body, ".".join(["imgrec", *names(path)])):
         assert isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        inherited = "# noqa: D102" in lines[node.lineno - 1]  # the base class says it
+        inherited = "# noqa: D102" in lines[node.lineno - 1]  # documented in the base class
         doc = ast.get_docstring(node)
         assert doc or inherited, f"{name} has no docstring"
         assert doc is None or doc.partition("\n")[0].endswith((".", ":", "?", "::")), f"{name}: {doc}"
 
 
-def test_the_package_gives_the_names_that_it_lists() -> None:
+def test_listed_names_are_importable() -> None:
     for name in imgrec.__all__:
         assert getattr(imgrec, name) is not None
     assert set(imgrec.__all__) <= set(dir(imgrec))

@@ -1,4 +1,4 @@
-"""Specs and registries: what a spec may say, what is injected, what is refused and in which words."""
+"""Tests of specs and registries: accepted values, injected facts, rejected values and messages."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Base:
 
 
 class Narrow(Base):
-    """Its ``**rest`` go to a base that takes one argument."""
+    """Class whose ``**rest`` are passed to a base class with one argument."""
 
     def __init__(self, age: int = 1, **rest: Any) -> None:
         super().__init__(**rest)
@@ -99,7 +99,7 @@ CONSTANT = 3
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This file under a name that a dotted path can name, whatever pytest calls it."""
+    """Register this file under a module name that dotted paths can use."""
     import sys
 
     monkeypatch.setitem(sys.modules, "toy_module", sys.modules[__name__])
@@ -114,7 +114,7 @@ def test_a_name_and_a_mapping_build_the_same() -> None:
     assert TOYS.build({"name": "ball", "size": 3, "colour": "blue"}).values == (3, 1.5, "blue", None, False)
 
 
-def test_the_spec_is_left_as_it_was() -> None:
+def test_spec_is_unchanged() -> None:
     spec = {"name": "box", "inside": [{"name": "ball", "size": 2}]}
     copy = {"name": "box", "inside": [{"name": "ball", "size": 2}]}
     TOYS.build(spec)
@@ -123,7 +123,7 @@ def test_the_spec_is_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("spec", [3, None, [], {}, {"size": 3}, {"name": 3}, ""])
-def test_what_is_no_spec_is_refused(spec: Any) -> None:
+def test_invalid_spec_is_rejected(spec: Any) -> None:
     with pytest.raises(SpecError, match=r"^model\.toy: expected the name of a toy, or a mapping with the key `name`"):
         TOYS.build(spec, "model.toy")
 
@@ -138,7 +138,7 @@ def test_lists_of_specs() -> None:
 # ---------------------------------------------------------------- what is refused
 
 
-def test_an_unknown_name_is_refused_with_the_nearest_ones_and_all() -> None:
+def test_unknown_name_is_rejected_with_suggestions() -> None:
     with pytest.raises(SpecError) as refused:
         TOYS.build("bal", "model.toy")
     assert str(refused.value) == (
@@ -152,7 +152,7 @@ def test_a_spec_error_is_a_user_error_and_a_value_error() -> None:
     assert issubclass(UserError, ValueError)
 
 
-def test_an_unknown_argument_is_refused_with_the_nearest_one_and_all() -> None:
+def test_unknown_argument_is_rejected_with_suggestions() -> None:
     for refuse in (TOYS.build, TOYS.check):
         with pytest.raises(SpecError) as refused:
             refuse({"name": "ball", "size": 1, "wieght": 2.0}, "model.toy")
@@ -186,7 +186,7 @@ def test_a_missing_argument_is_named() -> None:
         ("holes", 1.0, "model.toy.holes: expected list[float] | None, got 1.0 (float)."),
     ],
 )
-def test_a_wrong_type_is_refused_with_its_place(argument: str, value: Any, message: str) -> None:
+def test_wrong_type_is_rejected_with_key(argument: str, value: Any, message: str) -> None:
     spec = {"name": "ball", "size": 1, argument: value}
     for refuse in (TOYS.build, TOYS.check):
         with pytest.raises(SpecError) as refused:
@@ -194,13 +194,13 @@ def test_a_wrong_type_is_refused_with_its_place(argument: str, value: Any, messa
         assert str(refused.value) == message
 
 
-def test_an_int_becomes_a_float_where_a_float_is_asked_for() -> None:
+def test_int_is_converted_to_float() -> None:
     _, weight, _, holes, _ = TOYS.build({"name": "ball", "size": 1, "weight": 2, "holes": [1, 2.5]}).values
     assert (weight, type(weight)) == (2.0, float)
     assert (holes, [type(h) for h in holes]) == ([1.0, 2.5], [float, float])
 
 
-def test_null_is_what_a_default_of_none_means_whatever_the_annotation_says() -> None:
+def test_null_is_accepted_for_default_none() -> None:
     registry: Registry[Any] = Registry("toy", "toys")
 
     def lax(size: int = None) -> int | None:  # type: ignore[assignment]  # noqa: RUF013
@@ -210,7 +210,7 @@ def test_null_is_what_a_default_of_none_means_whatever_the_annotation_says() -> 
     assert registry.build({"name": "lax", "size": None}) is None
 
 
-def test_check_type_leaves_alone_what_no_plain_data_can_be() -> None:
+def test_check_type_ignores_non_plain_types() -> None:
     value = object()
     assert check_type(value, Any, "x") is value
     assert check_type("3", str, "x") == "3"
@@ -224,7 +224,7 @@ def test_check_type_leaves_alone_what_no_plain_data_can_be() -> None:
     assert check_type(3, Callable[[int], int] | int, "x") == 3
 
 
-def test_a_constructor_that_refuses_a_value_says_where() -> None:
+def test_error_of_constructor_has_key() -> None:
     with pytest.raises(SpecError, match=r"^model\.toy: size must be at least 0, got -1$"):
         TOYS.build({"name": "ball", "size": -1}, "model.toy")
     with pytest.raises(SpecError, match=r"^model\.toy: nobody makes balls of 99$"):
@@ -241,22 +241,22 @@ def test_check_builds_nothing() -> None:
 # ---------------------------------------------------------------- facts
 
 
-def test_facts_go_only_to_a_constructor_that_names_them() -> None:
+def test_facts_are_passed_by_name() -> None:
     assert TOYS.build({"name": "ball", "size": 1}, num_classes=10, image_size=32).num_classes == 10
     assert isinstance(TOYS.build("plain", num_classes=10), Plain)
     assert TOYS.build({"name": "toy_module.Child"}, height=8, num_classes=10).more == {}
 
 
-def test_the_spec_has_the_last_word_over_a_fact() -> None:
+def test_spec_overrides_fact() -> None:
     assert TOYS.build({"name": "ball", "size": 1, "num_classes": 2}, num_classes=10).num_classes == 2
 
 
-def test_a_fact_stands_in_for_a_required_argument() -> None:
+def test_fact_fills_required_argument() -> None:
     assert TOYS.build("ball", size=5).values[0] == 5
     TOYS.check("ball", facts={"size"})
 
 
-def test_a_fact_may_be_called_as_the_parameters_of_build_are() -> None:
+def test_fact_named_like_parameter_of_build() -> None:
     registry: Registry[Any] = Registry("thing", "things")
     registry.register("dict")(lambda where, spec: (where, spec))
     assert registry.build("dict", "place", where=1, spec=2) == (1, 2)
@@ -274,7 +274,7 @@ def test_specs_nest_and_list() -> None:
     assert TOYS.build({"name": "box", "inside": None}).inside is None
 
 
-def test_a_mistake_in_a_nested_spec_is_named_with_its_place() -> None:
+def test_error_in_nested_spec_has_key() -> None:
     spec = {"name": "box", "inside": ["plain", {"name": "ball", "size": "x"}]}
     for refuse in (TOYS.build, TOYS.check):
         with pytest.raises(SpecError, match=r"^model\.toy\.inside\[1\]\.size: expected int"):
@@ -283,7 +283,7 @@ def test_a_mistake_in_a_nested_spec_is_named_with_its_place() -> None:
             refuse({"name": "box", "lid": "bx"})
 
 
-def test_what_is_built_already_may_be_handed_over() -> None:
+def test_built_objects_are_passed_through() -> None:
     ball = Ball(1)
     assert TOYS.build({"name": "box", "lid": ball, "inside": [ball]}).inside == [ball]
 
@@ -291,7 +291,7 @@ def test_what_is_built_already_may_be_handed_over() -> None:
 # ---------------------------------------------------------------- subclasses and their **kwargs
 
 
-def test_keywords_that_go_to_the_base_class_are_known() -> None:
+def test_keywords_of_base_class_are_accepted() -> None:
     entry = Entry("narrow", Narrow)
     assert list(entry.parameters) == ["age", "height"]
     assert not entry.open
@@ -303,7 +303,7 @@ def test_keywords_that_go_to_the_base_class_are_known() -> None:
         TOYS.build({"name": "toy_module.Narrow", "height": "tall"}, "t")
 
 
-def test_open_keywords_are_handed_on() -> None:
+def test_variadic_keywords_are_passed_on() -> None:
     assert Entry("child", Child).open
     built = TOYS.build({"name": "toy_module.Child", "height": 9, "shoe": 42})
     assert (built.height, built.more) == (9, {"shoe": 42})
@@ -327,12 +327,12 @@ def test_a_dotted_path_names_any_class_or_function() -> None:
         (".Ball", r't: the toy "\.Ball" cannot be imported'),
     ],
 )
-def test_a_dotted_path_that_leads_nowhere_is_refused(path: str, message: str) -> None:
+def test_invalid_dotted_path_is_rejected(path: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         TOYS.build(path, "t")
 
 
-def test_a_duplicate_is_refused_and_the_first_stays() -> None:
+def test_duplicate_is_rejected() -> None:
     registry: Registry[Any] = Registry("toy", "toys")
     registry.register("ball")(Ball)
     with pytest.raises(ValueError, match=r'toy "ball" is registered already, by .*\.Ball'):
@@ -340,13 +340,13 @@ def test_a_duplicate_is_refused_and_the_first_stays() -> None:
     assert registry.entry("ball").factory is Ball
 
 
-def test_register_gives_the_class_back() -> None:
+def test_register_returns_class() -> None:
     registry: Registry[Any] = Registry("toy", "toys")
     assert registry.register("ball")(Ball) is Ball
 
 
 class _Point:
-    """What importlib.metadata gives for an entry point."""
+    """Replacement of the entry point of importlib.metadata."""
 
     def __init__(self, name: str, value: str, found: Any) -> None:
         self.name = name
@@ -357,7 +357,7 @@ class _Point:
         return self._found
 
 
-def test_another_package_may_bring_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entry_points_add_entries(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def entry_points(group: str) -> list[_Point]:
@@ -372,7 +372,7 @@ def test_another_package_may_bring_entries(monkeypatch: pytest.MonkeyPatch) -> N
     assert set(asked) == {"imgrec.toys"}
 
 
-def test_an_entry_point_cannot_take_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entry_point_cannot_override_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imgrec.registry, "entry_points", lambda group: [_Point("ball", "sky.toys:Kite", Box)])
     with pytest.raises(ValueError, match=r'toy "ball" is registered already. The .* sky\.toys:Kite has'):
         TOYS.names()
@@ -388,7 +388,7 @@ class _Shop:
         return Ball if name in self.names() else None
 
 
-def test_a_catalogue_knows_more_names_than_are_listed() -> None:
+def test_catalogue_accepts_unlisted_names() -> None:
     registry: Registry[Any] = Registry("toy", "toys", catalogue=_Shop())
     registry.register("plain")(Plain)
     assert registry.names() == ["plain"]
@@ -403,7 +403,7 @@ def test_a_catalogue_knows_more_names_than_are_listed() -> None:
     )
 
 
-def test_an_entry_may_check_more_than_types() -> None:
+def test_entry_with_custom_check() -> None:
     class Even:
         def __init__(self, count: int = 0) -> None: ...
 
@@ -429,7 +429,7 @@ def test_names_are_sorted_and_entries_come_in_their_order() -> None:
     assert "kite" not in TOYS
 
 
-def test_an_entry_says_what_it_is_without_being_built() -> None:
+def test_entry_summary_without_building() -> None:
     entry = TOYS.entry("ball")
     assert entry.summary == "A round toy."
     assert entry.doc.startswith("A round toy.\n\nMore of it.")

@@ -1,7 +1,7 @@
-"""What holds for every entry: a training that goes on from a checkpoint ends in the same bits as one that did not stop.
+"""Contract tests of all entries: a resumed training equals an uninterrupted one bit for bit.
 
-In one process, two steps before the checkpoint and two after it, within one epoch; the soak kills the processes of
-whole configs.
+Each test runs in one process, with two steps before and two after the checkpoint, within one epoch. The soak tests kill
+processes that run complete configs.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ WRAPPED = {"base": {"name": "nesterov", "lr": 0.01}}
 
 
 def optimizer(name: str) -> dict[str, Any]:
-    """The optimizer as it is, or around another one."""
+    """Return the spec of the optimizer, with a base optimizer if it is a wrapper."""
     return {"name": name, **(WRAPPED if "base" in OPTIMIZERS.entry(name).parameters else {"lr": 0.01})}
 
 
 def head(loss: str) -> str:
-    """The head that a loss is made for."""
+    """Return the head that a loss requires."""
     return getattr(LOSSES.entry(loss).factory, "needs_head", None) or "linear"
 
 
@@ -54,7 +54,7 @@ ENTRIES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     *(("sampler", name, {}, {"sampler": name}) for name in SAMPLERS.names()),
 ]
 LAYERS = {"attention": {"layers": {"layer1": "layer2"}}}
-"""What a distillation cannot do without."""
+"""Required arguments of a distillation."""
 
 CALLBACKS: dict[str, dict[str, Any]] = {
     "EMA": {"decay": 0.5},
@@ -68,13 +68,13 @@ CALLBACKS: dict[str, dict[str, Any]] = {
     "StructuredPruning": {"target": {"parameters": 0.7}, "start": 0.3, "end": 0.8, "rounds": 2},
     "Pruning": {"sparsity": 0.8, "criterion": "movement", "start": 0.0, "end": 0.8},
 }
-"""Callbacks that take part in training, by what they are given."""
+"""Callbacks that affect training, with their arguments."""
 
 
 def train(
     folder: Path, model: dict[str, Any], data: dict[str, Any], callbacks: list[pl.Callback], resume: Path | None = None
 ) -> dict[str, Any]:
-    """The state at the end; ``last-2.ckpt`` is of the middle."""
+    """Return the state after training. ``last-2.ckpt`` is the checkpoint after two steps."""
     pl.seed_everything(0, verbose=False)
     kind = DistillationTask if "teacher" in model else ClassificationTask
     task = kind(**{"backbone": BACKBONE, "normalize": "half", **model})
@@ -115,7 +115,7 @@ def check(folder: Path, model: dict[str, Any], data: dict[str, Any], make: Any =
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name", "model", "data"), ENTRIES, ids=[f"{e[0]}-{e[1]}" for e in ENTRIES])
-def test_every_entry_goes_on_exactly(
+def test_every_entry_resumes_exactly(
     kind: str, name: str, model: dict[str, Any], data: dict[str, Any], tmp_path: Path
 ) -> None:
     check(tmp_path, model, data)
@@ -123,13 +123,13 @@ def test_every_entry_goes_on_exactly(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DISTILLATIONS.names())
-def test_every_distillation_goes_on_exactly(name: str, trained: Path, tmp_path: Path) -> None:
+def test_every_distillation_resumes_exactly(name: str, trained: Path, tmp_path: Path) -> None:
     spec = {"name": name, **LAYERS.get(name, {})}
     check(tmp_path, {"teacher": str(trained), "distillation": spec}, {"train_transforms": ["cutout", "mixup"]})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CALLBACKS)
-def test_every_callback_goes_on_exactly(name: str, tmp_path: Path) -> None:
+def test_every_callback_resumes_exactly(name: str, tmp_path: Path) -> None:
     kind = getattr(own_callbacks, name)
     check(tmp_path, {}, {"train_transforms": ["cutout", "mixup"]}, lambda: [kind(**CALLBACKS[name])])

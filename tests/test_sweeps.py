@@ -19,7 +19,7 @@ METHODS = {"grid", "random", "bayes"}
 
 
 def values(parameters: dict[str, Any], end: int) -> dict[str, Any]:
-    """What W&B might choose: the first or the last of the listed values, or an end of a range."""
+    """Return values that W&B could choose: the first or last listed value, or a bound of a range."""
     return {
         name: given["values"][end] if "values" in given else given["max" if end else "min"]
         for name, given in parameters.items()
@@ -27,7 +27,7 @@ def values(parameters: dict[str, Any], end: int) -> dict[str, Any]:
 
 
 def command_of(sweep: dict[str, Any], chosen: dict[str, Any]) -> list[str]:
-    """The command line of an agent, as ``wandb_agent.py`` puts it together."""
+    """Return the command line of an agent, as built by ``wandb_agent.py``."""
     parts = create_sweep_command_args({"args": {name: {"value": value} for name, value in chosen.items()}})
     parts |= {"program": [sweep["program"]], "interpreter": ["python"], "env": ["/usr/bin/env"]}
     line: list[str] = []
@@ -44,10 +44,10 @@ def test_the_command_of_an_agent_is_a_fit_with_the_chosen_values(
     sweep = load_sweep_config(str(path))
     assert sweep is not None
     chosen = values(sweep["parameters"], end)
-    program, *words = command_of(sweep, chosen)
+    program, *arguments = command_of(sweep, chosen)
     assert program == "imgrec"
     monkeypatch.chdir(ROOT)  # an agent runs where the experiments are
-    done = cli(*words, "--print_config")
+    done = cli(*arguments, "--print_config")
     assert done.returncode == 0, done.stderr
     config = yaml.safe_load(done.stdout)
     for name, value in chosen.items():
@@ -61,7 +61,7 @@ def test_the_command_of_an_agent_is_a_fit_with_the_chosen_values(
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_a_sweep_says_what_it_looks_for(path: Path) -> None:
+def test_sweep_has_documented_goal(path: Path) -> None:
     sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert sweep["method"] in METHODS
     assert sweep["metric"] == {"name": "val/acc", "goal": "maximize"}

@@ -54,7 +54,7 @@ def test_a_batch_is_pinned() -> None:
     assert pinned.ids == batch().ids
 
 
-def test_lightning_moves_batches_and_outputs_without_being_told_how() -> None:
+def test_lightning_moves_batches_and_outputs() -> None:
     from lightning_fabric.utilities import move_data_to_device
 
     assert move_data_to_device(batch(), torch.device("meta")).images.device.type == "meta"
@@ -66,7 +66,7 @@ def test_lightning_moves_batches_and_outputs_without_being_told_how() -> None:
     assert moved.epoch == 3
 
 
-def test_a_batch_knows_a_key_of_each_id() -> None:
+def test_batch_has_key_of_each_id() -> None:
     keys = batch().keys
     assert keys.tolist() == [position_seed("a.png"), position_seed("b.png")]
     assert keys.dtype == torch.int64
@@ -76,7 +76,7 @@ def test_a_batch_knows_a_key_of_each_id() -> None:
     assert given.to("cpu").epoch == 3
 
 
-def test_nothing_changes_a_batch_or_an_output_in_place() -> None:
+def test_batches_and_outputs_are_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         batch().ids = ()  # type: ignore[misc]
     output = StepOutput(torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.zeros(1), epoch=3)
@@ -100,7 +100,7 @@ def test_facts_in_plain_data_share_nothing_with_the_facts() -> None:
     assert one == facts()
 
 
-def test_facts_name_what_a_spec_may_ask_for() -> None:
+def test_facts_have_documented_names() -> None:
     assert facts().num_classes == 3
     assert facts().for_registry() == {
         "num_classes": 3,

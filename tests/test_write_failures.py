@@ -57,7 +57,7 @@ _ALLOWED = {
 
 
 def writes(tree: ast.AST, inside: bool = False) -> Iterator[int]:
-    """The lines that write a file outside of a ``with`` block of the helpers."""
+    """Return the lines that write a file outside of a ``with`` block of the helpers."""
     for node in ast.iter_child_nodes(tree):
         here = inside
         if isinstance(node, ast.With):
@@ -76,8 +76,8 @@ def is_write(call: ast.Call) -> bool:
     called = name(call.func)
     given = [*call.args, *(each.value for each in call.keywords)]
     if called == "open":
-        words = [each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)]
-        return any(set(word) <= set("rwaxbt+") and set(word) & set("wax+") for word in words)
+        arguments = [each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+        return any(set(word) <= set("rwaxbt+") and set(word) & set("wax+") for word in arguments)
     if called in ("write_text", "write_table") and isinstance(call.func, ast.Name):
         return False  # imgrec.utils.paths.write_text and imgrec.cli.output.write_table
     saves = called == "save" and isinstance(call.func, ast.Attribute) and ast.unparse(call.func) != "self.save"
@@ -160,12 +160,12 @@ def test_a_failure_to_write_is_one_error(number: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "message", ["I/O error: No space left on device (os error 28)", "[Errno 28] Error writing bytes to file"]
 )
-def test_a_full_disk_in_the_words_of_a_library(message: str, tmp_path: Path) -> None:
+def test_disk_full_error_of_library(message: str, tmp_path: Path) -> None:
     with pytest.raises(WriteError, match="No space left on device"), writing(tmp_path / "a"):
         raise RuntimeError(message)
 
 
-def test_an_error_about_a_file_elsewhere_is_no_failure_to_write(tmp_path: Path) -> None:
+def test_unrelated_os_error_is_no_write_failure(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), written_aside(tmp_path / "a.csv"):
         (tmp_path / "elsewhere" / "source.png").read_bytes()
     with pytest.raises(ZeroDivisionError), written_aside(tmp_path / "a.csv"):
@@ -210,7 +210,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "printed"),
+    ("arguments", "printed"),
     [
         (["report", "runs/tiny/one"], ""),
         (["test", "runs/tiny/one"], "accuracy"),
@@ -226,15 +226,15 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_a_command_prints_its_results_and_ends_with_status_6(
-    words: list[str], printed: str, failing: Callable[[str], str], place: Path, tiny: Path, cli: Cli,
+    arguments: list[str], printed: str, failing: Callable[[str], str], place: Path, tiny: Path, cli: Cli,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    if words[0] == "bench":  # the measurement starts a process for each row
+    if arguments[0] == "bench":  # the measurement starts a process for each row
         table = Bench((BenchRow("tiny", "runs/tiny/one", "torch", "fp32"),), "", "2026-01-01T00:00:00+00:00", "CPU", 1)
         monkeypatch.setattr("imgrec.bench.run.measure_sources", lambda *_: (table, place / "runs/tiny/one"))
     before = snapshot(place)
-    reason = failing("full" if words[0] in ("test", "audit", "lr-find", "bench", "compare") else "read-only")
-    done = cli(*words)
+    reason = failing("full" if arguments[0] in ("test", "audit", "lr-find", "bench", "compare") else "read-only")
+    done = cli(*arguments)
     assert done.returncode == 6, done.stderr
     assert printed in done.stdout
     assert done.stderr.count("imgrec: error:") == 1

@@ -150,7 +150,7 @@ def test_label_errors_by_the_predictions_of_a_run(cli: Cli, trained: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         ([], "expected a config, a run folder or a folder of images"),
         (["tiny.yaml", "other.yaml"], "expected no further argument, got 'other.yaml'"),
@@ -164,14 +164,14 @@ def test_label_errors_by_the_predictions_of_a_run(cli: Cli, trained: Path) -> No
         (["nowhere.yaml"], "nowhere.yaml"),
     ],
 )
-def test_mistakes_end_with_one_message(cli: Cli, tiny: Path, words: list[str], message: str) -> None:
-    done = cli("audit", *words)
+def test_invalid_input_is_one_error(cli: Cli, tiny: Path, arguments: list[str], message: str) -> None:
+    done = cli("audit", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tiny.parent / "audit").exists()
 
 
-def test_a_place_that_cannot_be_written_is_said(cli: Cli, tiny: Path) -> None:
+def test_unwritable_output_is_one_error(cli: Cli, tiny: Path) -> None:
     done = cli("audit", tiny, "--out", tiny / "inside")
     assert done.returncode == 6
     assert "cannot be written" in done.stderr

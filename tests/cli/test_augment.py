@@ -14,8 +14,8 @@ from PIL import Image
 def test_the_picture_has_a_row_an_epoch_and_one_of_originals(cli: Any, tiny: Path, tmp_path: Path) -> None:
     sizes = []
     for rows in (1, 3):
-        words = ["augment", tiny, "--out", "seen.png", "--columns", "4", "--rows", rows]
-        ended = cli(*words, "--data.train_transforms", "[resize, random_crop, mixup_or_cutmix]")
+        arguments = ["augment", tiny, "--out", "seen.png", "--columns", "4", "--rows", rows]
+        ended = cli(*arguments, "--data.train_transforms", "[resize, random_crop, mixup_or_cutmix]")
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout.strip() == "seen.png"
         with Image.open(tmp_path / "seen.png") as picture:
@@ -26,7 +26,7 @@ def test_the_picture_has_a_row_an_epoch_and_one_of_originals(cli: Any, tiny: Pat
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--rows", "0"], "--rows: expected int > 0, got 0"),
         (["--out", "seen.bmp"], "--out: expected a file name that ends in .png"),
@@ -38,14 +38,14 @@ def test_the_picture_has_a_row_an_epoch_and_one_of_originals(cli: Any, tiny: Pat
         (["--data.train_transforms", "cifr"], 'data.train_transforms: no augmentation is called "cifr"'),
     ],
 )
-def test_a_wrong_word_ends_with_one_message(cli: Any, tiny: Path, words: list[str], message: str) -> None:
-    ended = cli("augment", tiny, *words)
+def test_invalid_argument_is_one_error(cli: Any, tiny: Path, arguments: list[str], message: str) -> None:
+    ended = cli("augment", tiny, *arguments)
     assert ended.returncode == 2
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_without_a_config_it_says_what_it_needs(cli: Any) -> None:
+def test_missing_config_is_one_error(cli: Any) -> None:
     assert "augment: expected a config" in cli("augment").stderr
 
 
@@ -66,12 +66,12 @@ def test_predict_looks_at_further_views(cli: Any, trained: Path, tmp_path: Path)
     Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
     Image.fromarray(pixels.flip(1).contiguous().numpy()).save(tmp_path / "b.png")
     tops = {}
-    for words in ((), ("--tta", "hflip"), ("--tta", "hflip", "--tta_average", "logits")):
-        ended = cli("predict", trained, "a.png", "b.png", "--out", "out.csv", "--top", "10", *words)
+    for arguments in ((), ("--tta", "hflip"), ("--tta", "hflip", "--tta_average", "logits")):
+        ended = cli("predict", trained, "a.png", "b.png", "--out", "out.csv", "--top", "10", *arguments)
         assert ended.returncode == 0, ended.stderr
         with (tmp_path / "out.csv").open() as file:
             rows = list(csv.DictReader(file))
-        tops[words] = [{row[f"class_{k}"]: float(row[f"probability_{k}"]) for k in range(1, 11)} for row in rows]
+        tops[arguments] = [{row[f"class_{k}"]: float(row[f"probability_{k}"]) for k in range(1, 11)} for row in rows]
     plain, mean, _ = tops.values()
     for name, p in mean[0].items():  # an image and its mirror image get the same answer: the mean of the two
         assert abs(p - mean[1][name]) < 1e-5

@@ -1,4 +1,4 @@
-"""`imgrec batch-find`: which sizes are tried, what ends the search, and that what is measured is the training's."""
+"""Tests of `imgrec batch-find`: order of sizes, end of the search, and equality with the real training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIB = 2**20
 
 
 class Pretended:
-    """In the place of trials: a training that takes 100 MiB, and one more for each image."""
+    """Replacement of the trials by a model of memory: 100 MiB and 1 MiB per image."""
 
     def __init__(
         self, patch: pytest.MonkeyPatch, device: str = "cpu", room: int = 10**9, free: int | None = None
@@ -99,12 +99,12 @@ def test_nine_tenths_of_what_is_free_by_default(monkeypatch: pytest.MonkeyPatch)
         search(Pretended(monkeypatch).experiment, None, 8, 64)
 
 
-def test_not_even_the_first_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smallest_batch_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no batch fits in 50.0 MiB: 8 took 108.0 MiB"):
         search(Pretended(monkeypatch).experiment, "50MiB", 8, 64)
 
 
-def test_another_error_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     pretended = Pretended(monkeypatch)
 
     def fail(*given: Any, **more: Any) -> None:
@@ -115,7 +115,7 @@ def test_another_error_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> 
         search(pretended.experiment, "1GiB", 8, 64)
 
 
-def test_the_memory_of_a_straight_line_is_told_exactly() -> None:
+def test_linear_memory_is_predicted_exactly() -> None:
     line = [BatchSize(size, 70 + 3 * size, 1.0) for size in (8, 16)]
     assert predicted_memory(line, 64) == 70 + 3 * 64
     assert predicted_memory(line[:1], 64) is None
@@ -133,7 +133,7 @@ def test_as_fast_is_the_smallest_within_five_percent() -> None:
     (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
     (RuntimeError("shapes cannot be multiplied"), False),
 ])  # fmt: skip
-def test_what_torch_says_when_there_is_no_memory(error: RuntimeError, exhausted: bool) -> None:
+def test_out_of_memory_errors_of_torch(error: RuntimeError, exhausted: bool) -> None:
     assert memory_meter.MemoryMeter.is_exhausted(error) == exhausted
 
 
@@ -171,7 +171,7 @@ def test_free_memory_is_the_least_of_the_machine_and_its_groups(
 
 
 @pytest.mark.parametrize("text", ["6", "GiB", "0MB", "1e3MB", "-1GB", "6 GiBs", "", "5%"])
-def test_what_is_no_size(text: str) -> None:
+def test_invalid_sizes_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="expected a size with its unit, such as 6GiB"):
         parse_byte_size(text)
 
@@ -210,7 +210,7 @@ def test_the_table_is_printed_and_nothing_is_left(cli: Cli, tiny: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--memory", "6"], "--memory: expected a size with its unit, such as 6GiB or 500MB, got '6'"),
         (["--smallest", "0"], "--smallest: expected int > 0, got 0"),
@@ -219,12 +219,12 @@ def test_the_table_is_printed_and_nothing_is_left(cli: Cli, tiny: Path, tmp_path
         (["--larges", "5"], 'there is no option "--larges". Did you mean "--largest"'),
     ],
 )
-def test_a_wrong_word_ends_with_one_message(cli: Cli, tiny: Path, words: list[str], message: str) -> None:
-    done = cli("batch-find", tiny, *words)
+def test_invalid_argument_is_one_error(cli: Cli, tiny: Path, arguments: list[str], message: str) -> None:
+    done = cli("batch-find", tiny, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_without_a_config_it_says_what_it_needs(cli: Cli) -> None:
+def test_missing_config_is_one_error(cli: Cli) -> None:
     assert "batch-find needs a config" in cli("batch-find").stderr

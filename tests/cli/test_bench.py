@@ -22,7 +22,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def small_onnx(path: Path, batch: int | str = "N", side: int | str = 8) -> Path:
-    """The mean of each of three channels."""
+    """Return the mean of each of three channels."""
     images = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [batch, 3, side, side])
     logits = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 3])
     nodes = [
@@ -52,7 +52,7 @@ def test_a_run_is_measured_and_keeps_what_was_found(cli: Cli, run: Path) -> None
         *("--csv", "a.csv", "--json", "a.json", "--out", "a.html", "--picture", "a.svg"),
     )
     assert done.returncode == 0, done.stderr
-    assert "50 test images, compared with tiny, as it was recorded" in done.stdout  # PyTorch was not asked for
+    assert "50 test images, compared with tiny, as it was recorded" in done.stdout  # no runtime was requested
     assert "timing" in done.stderr
     found = read_bench(run / "bench.csv")
     assert read_bench("a.csv") == found
@@ -66,7 +66,7 @@ def test_a_run_is_measured_and_keeps_what_was_found(cli: Cli, run: Path) -> None
         assert f"written    {line}" in done.stdout
 
 
-def test_a_file_from_elsewhere_has_a_latency_and_says_what_it_lacks(cli: Cli, tmp_path: Path) -> None:
+def test_external_file_has_latency_and_reports_missing_data(cli: Cli, tmp_path: Path) -> None:
     small_onnx(tmp_path / "any.onnx")
     small_onnx(tmp_path / "fixed.onnx", batch=2)
     small_onnx(tmp_path / "wide.onnx", side="S")
@@ -84,10 +84,10 @@ def test_a_file_from_elsewhere_has_a_latency_and_says_what_it_lacks(cli: Cli, tm
     assert not list(tmp_path.glob("**/bench.csv"))
 
 
-def test_mistakes_end_with_status_2_and_leave_nothing(cli: Cli, tmp_path: Path) -> None:
+def test_invalid_input_has_status_2_and_writes_nothing(cli: Cli, tmp_path: Path) -> None:
     small_onnx(tmp_path / "any.onnx")
     before = sorted(tmp_path.rglob("*"))
-    for words, message in (
+    for arguments, message in (
         (["gone"], "run folder not found: gone"),
         (["any.onnx", "--runtime", "onxruntime"], 'there is no "onxruntime"'),
         (["any.onnx", "--runtime", "torch"], "any.onnx opens in onnxruntime and openvino, not in torch"),
@@ -96,7 +96,7 @@ def test_mistakes_end_with_status_2_and_leave_nothing(cli: Cli, tmp_path: Path) 
         (["any.onnx", "--picture", "a.jpg"], "--picture: expected a file name that ends in .png, .svg or .pdf"),
         (["any.onnx", "--device", "tpu"], 'expected cpu or cuda, got "tpu"'),
     ):
-        done = cli("bench", *words)
-        assert (done.returncode, done.stdout) == (2, ""), words
+        done = cli("bench", *arguments)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
         assert message in done.stderr, done.stderr
     assert sorted(tmp_path.rglob("*")) == before

@@ -76,7 +76,7 @@ def test_many_pairs_are_cut_to_the_clearest(cli: Cli, runs: Path, stored_run: St
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["runs/plain/seed-0"], "at least 2 runs, got 1"),
         (["runs/plain/seed-0", "gone"], "run folder not found: gone"),
@@ -85,8 +85,8 @@ def test_many_pairs_are_cut_to_the_clearest(cli: Cli, runs: Path, stored_run: St
         (["runs", "--out", "runs"], "cannot be written"),
     ],
 )
-def test_mistakes_end_with_one_message(cli: Cli, runs: Path, words: list[str], said: str) -> None:
-    done = cli("compare", *words)
-    assert done.returncode == (6 if "written" in said else 2)
-    assert said in done.stderr
+def test_invalid_input_is_one_error(cli: Cli, runs: Path, arguments: list[str], message: str) -> None:
+    done = cli("compare", *arguments)
+    assert done.returncode == (6 if "written" in message else 2)
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

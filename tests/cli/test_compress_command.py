@@ -1,4 +1,4 @@
-"""`imgrec compress`: what flags mean, what is refused, what a variant leaves, and that it goes on where it stopped."""
+"""Tests of `imgrec compress`: flags, rejected plans, files of a variant and resuming."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ def test_max_drop_is_a_budget_of_the_plan_and_of_the_step_that_quantizes(cli: Cl
     (tmp_path / "again.yaml").write_text(done.stdout)
     (tmp_path / "other.yaml").write_text("max_drop: 2\nvariants: {a: [mask], b: {steps: [finetune], max_drop: 3}}\n")
     (tmp_path / "none.yaml").write_text("name: c\nsteps: [mask]\n")
-    words = [word for name in ("again", "other", "none") for word in ("--plan", f"{name}.yaml")]
-    found = yaml.load(cli("compress", "RUN", *words, "--max-drop", "1", "--print_plan").stdout)["variants"]
+    arguments = [word for name in ("again", "other", "none") for word in ("--plan", f"{name}.yaml")]
+    found = yaml.load(cli("compress", "RUN", *arguments, "--max-drop", "1", "--print_plan").stdout)["variants"]
     assert {name: plan["max_drop"] for name, plan in found.items()} == {"v": 0.5, "a": 2, "b": 3, "c": 1}
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         ((), "compress: expected a step (--prune 0.5) or a plan"),
         (("--max-drop", "101", "--finetune", "1"), "max_drop: expected points of accuracy, 0 to 100, got 101"),
@@ -113,12 +113,12 @@ def test_max_drop_is_a_budget_of_the_plan_and_of_the_step_that_quantizes(cli: Cl
         (("--plan", "bad.yaml"), r"bad.yaml.steps[1]: finetune cannot come after quantize (bad.yaml.steps[0])"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(cli: Cli, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+def test_invalid_plan_is_one_error(cli: Cli, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     (tmp_path / "p.yaml").write_text("steps: [quantize]\n")
     (tmp_path / "bad.yaml").write_text("steps: [quantize, finetune]\n")
-    done = cli("compress", "RUN", *words)
+    done = cli("compress", "RUN", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -128,14 +128,14 @@ def test_what_is_wrong_is_said_in_one_line(cli: Cli, tmp_path: Path, words: tupl
 HOLD = "import sys; from imgrec.runs.lock import RunLock; RunLock(sys.argv[1]); print('held', flush=True); input()"
 
 
-def test_runs_that_cannot_be_compressed_are_refused(cli: Cli, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_without_compression_support_are_rejected(cli: Cli, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ("--prune", "0.5", "--structured", "--quantize", "int8")
 
-    def refused(said: str, *more: str) -> None:
+    def refused(output: str, *more: str) -> None:
         before = below(Path("runs"))
         done = cli("compress", parent, *(more or flags))
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
-        assert said in done.stderr
+        assert output in done.stderr
         assert len(done.stderr.splitlines()) == 1
         assert below(Path("runs")).keys() == before.keys()
 
@@ -179,14 +179,14 @@ def test_runs_that_cannot_be_compressed_are_refused(cli: Cli, parent: Path, monk
     refused("is no run folder with a trained model")
 
 
-def test_a_target_that_cannot_be_reached_says_which_can(cli: Cli, parent: Path) -> None:
+def test_unreachable_target_reports_reachable_one(cli: Cli, parent: Path) -> None:
     done = cli("compress", parent, "--prune", "0.999", "--structured")
     assert done.returncode == 2
     assert "0.001 of the MACs cannot be reached" in done.stderr
     assert not (parent.parent / "compressed").exists()
 
 
-def test_an_export_that_is_refused_leaves_no_variant(cli: Cli, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejected_export_writes_no_variant(cli: Cli, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refusing(folder: Path, **given: Any) -> Path:
         (folder / "exports").mkdir()
         raise BudgetExceededError("max_drop: int8 costs more")
@@ -196,18 +196,19 @@ def test_an_export_that_is_refused_leaves_no_variant(cli: Cli, parent: Path, mon
     assert not (parent.parent / "compressed").exists()
     with pytest.raises(BudgetExceededError, match="max_drop"):
         imgrec.compress_run(parent, [HALF, "quantize"])
-    (kept,) = (parent.parent / "compressed").glob("*/*/model")  # pruned already, for when the plan goes on
+    (kept,) = (parent.parent / "compressed").glob("*/*/model")  # pruned model, from which the plan resumes
     assert (kept / "model.safetensors").is_file()
 
 
 def test_a_plan_that_loses_more_than_its_budget_is_kept_and_marked(cli: Cli, parent: Path) -> None:
-    said = imgrec.RunFolder(parent).predictions("val")
-    perfect = 5 * np.eye(10, dtype=np.float32)[said.targets]  # a run that was trained for longer
+    predictions = imgrec.RunFolder(parent).predictions("val")
+    perfect = 5 * np.eye(10, dtype=np.float32)[predictions.targets]  # a run that was trained for longer
     write_predictions(
-        parent / "predictions" / "val.parquet", Predictions(said.ids, said.targets, perfect, said.class_names)
+        parent / "predictions" / "val.parquet",
+        Predictions(predictions.ids, predictions.targets, perfect, predictions.class_names),
     )
-    words = ("compress", parent, "--prune", "0.97", "--quantize", "fp16")
-    done = cli(*words, "--max-drop", "0.5")
+    arguments = ("compress", parent, "--prune", "0.97", "--quantize", "fp16")
+    done = cli(*arguments, "--max-drop", "0.5")
     assert done.returncode == 5
     (folder,) = (parent.parent / "compressed" / "sparse0.97-fp16").iterdir()
     run = imgrec.RunFolder(folder)
@@ -253,10 +254,10 @@ def _wide(run: imgrec.RunFolder) -> bool:
     return Path("wide.yaml").write_text(yaml.dump(plan)) > 0
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(cli: Cli, parent: Path) -> None:
+def test_dry_run_prints_plan_only(cli: Cli, parent: Path) -> None:
     before = below(Path("runs"))
-    words = ("--prune", "0.5", "--structured", "--finetune", "2", "--dry-run", "--max-drop", "1.5")
-    done = cli("compress", parent, *words)
+    arguments = ("--prune", "0.5", "--structured", "--finetune", "2", "--dry-run", "--max-drop", "1.5")
+    done = cli("compress", parent, *arguments)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "macs0.5-finetune2: is new: runs/tiny/compressed/macs0.5-finetune2/<time>"
@@ -270,9 +271,9 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(cli: Cli, parent: Pa
 
 @pytest.mark.slow
 def test_pruned_fine_tuned_and_quantized(cli: Cli, parent: Path) -> None:
-    words = ("compress", parent, "--prune", "0.5", "--structured", "--finetune", "1", "--quantize", "int8")
+    arguments = ("compress", parent, "--prune", "0.5", "--structured", "--finetune", "1", "--quantize", "int8")
     more = ("--calibration", "64", "--distill", "--ema", "0.5")
-    done = cli(*words, *more)
+    done = cli(*arguments, *more)
     assert done.returncode == 0, done.stderr
     (place,) = (parent.parent / "compressed").iterdir()
     assert place.name == "macs0.5-distill1-int8"
@@ -292,10 +293,10 @@ def test_pruned_fine_tuned_and_quantized(cli: Cli, parent: Path) -> None:
     assert export["precision"] == "int8"
     assert run.summary["export"] == "exports/onnxruntime-int8"
     for split in ("val", "test"):
-        said = run.predictions(split)
-        assert said.ids == imgrec.RunFolder(parent).predictions(split).ids
-        assert run.summary[split]["acc"] == pytest.approx(said.accuracy)
-        assert found["splits"][split]["after"] == pytest.approx(said.accuracy)
+        predictions = run.predictions(split)
+        assert predictions.ids == imgrec.RunFolder(parent).predictions(split).ids
+        assert run.summary[split]["acc"] == pytest.approx(predictions.accuracy)
+        assert found["splits"][split]["after"] == pytest.approx(predictions.accuracy)
         assert run.summary[split]["loss"] is None  # that of the network in floating point is not int8's
     latency = found["latency"]
     assert (latency["runtime"], latency["batch"], latency["threads"]) == ("onnxruntime", 1, 1)
@@ -314,7 +315,7 @@ def test_pruned_fine_tuned_and_quantized(cli: Cli, parent: Path) -> None:
     )
 
     before = below(folder)
-    again = cli(*words, *more)
+    again = cli(*arguments, *more)
     assert again.returncode == 0
     assert f"macs0.5-distill1-int8: is finished: {folder}" in again.stdout
     assert below(folder) == before
@@ -378,7 +379,7 @@ def test_masks_without_training_and_held_in_training(parent: Path, capsys: pytes
 # ---------------------------------------------------------------- stopped, and gone on with
 
 
-def test_what_was_stopped_goes_on_and_ends_as_it_would_have(
+def test_stopped_plan_resumes_exactly(
     parent: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps = [HALF, {"name": "finetune", "epochs": 2}]
@@ -400,17 +401,17 @@ def test_what_was_stopped_goes_on_and_ends_as_it_would_have(
     monkeypatch.setattr(BaseTask, "training_step", step)
     (cut,) = (parent.parent / "compressed" / "cut").iterdir()
     pruned = (cut / "stages" / "1-prune" / "model.safetensors").stat()
-    (gone_on,) = Compression(parent, train_in).run([Plan.from_specs(steps, "cut")])
-    assert gone_on.path == cut
+    (resumed,) = Compression(parent, train_in).run([Plan.from_specs(steps, "cut")])
+    assert resumed.path == cut
     assert (cut / "stages" / "1-prune" / "model.safetensors").stat() == pruned
     assert imgrec.RunFolder(cut).summary["resumed"] == [6]
-    ours, theirs = (load_model_folder(run.model_folder)[0].state_dict() for run in (gone_on, whole))
+    ours, theirs = (load_model_folder(run.model_folder)[0].state_dict() for run in (resumed, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert gone_on.summary["compression"]["splits"] == whole.summary["compression"]["splits"]
+    assert resumed.summary["compression"]["splits"] == whole.summary["compression"]["splits"]
     capsys.readouterr()
 
 
-def test_a_training_that_is_stopped_ends_the_command_and_nothing_is_called_done(parent: Path) -> None:
+def test_stopped_training_ends_command_without_result(parent: Path) -> None:
     stopped: Callable[[Path, Any], bool] = lambda folder, config: False  # noqa: E731
     with pytest.raises(UserError, match="The same command resumes runs/tiny/compressed/control-finetune1"):
         Compression(parent, stopped).run([Plan.from_specs([{"name": "finetune", "epochs": 1}])])

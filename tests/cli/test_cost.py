@@ -1,4 +1,4 @@
-"""`imgrec cost`: which steps are compared, what the table and the file say, and what cannot be asked."""
+"""Tests of `imgrec cost`: compared steps, table, file and rejected options."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def test_each_technique_of_a_config_is_left_out_once() -> None:
     assert found["edits se"].parameters > 0
     assert found["neck fpn"].macs > 0
     assert [found[name].parameters for name in ("regularizers l2", "optimizer sam")] == [0, 0]
-    assert found["optimizer sam"].memory > 0  # where the weights stood, while they are elsewhere
+    assert found["optimizer sam"].memory > 0  # copy of the unperturbed weights
 
 
-def test_what_is_toggled_takes_the_place_of_the_configs_own_or_stands_beside_it() -> None:
+def test_toggle_replaces_or_extends_config() -> None:
     more = "model: {regularizers: [{name: l2, weight: 0.1}], edits: [se]}"
     center = {"name": "center", "weight": 1.0}
     found = costs(more, toggles={"model.regularizers+": center, "model.edits": None, "model.head": "cosine"})
@@ -75,7 +75,7 @@ def test_what_is_toggled_takes_the_place_of_the_configs_own_or_stands_beside_it(
     assert found["head cosine"].parameters == -10  # no bias
 
 
-def test_a_toggle_costs_what_it_costs_when_it_is_left_out() -> None:
+def test_cost_of_toggle_equals_cost_of_removal() -> None:
     """Counted figures, not times: with and without is the same difference from either side."""
     toggled = costs(toggles={"model.edits": {"name": "se", "reduction": 2}})["edits se"]
     named = costs("model: {edits: {name: se, reduction: 2}}")["edits se"]
@@ -89,7 +89,7 @@ def test_measuring_leaves_the_random_generators_as_they_were() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_another_part_needs_cannot_be_left_out_and_says_why() -> None:
+def test_required_part_cannot_be_removed() -> None:
     found = imgrec.technique_costs(config("model: {head: cosine, loss: arcface}"), rounds=1)
     assert isinstance(found["loss arcface"], StepCost)
     assert 'arcface requires the head "cosine"' in str(found["head cosine"])
@@ -105,8 +105,8 @@ def test_the_precision_is_the_trainings() -> None:
 
 
 def test_a_table_and_a_file_and_nothing_else(cli: Cli, tiny: Path, tmp_path: Path) -> None:
-    words = ["--toggle.model.edits", "se", "--toggle.model.loss", "{name: focal}", "--rounds", 1]
-    done = cli("cost", tiny, *words, "--csv", "costs.csv")
+    arguments = ["--toggle.model.edits", "se", "--toggle.model.loss", "{name: focal}", "--rounds", 1]
+    done = cli("cost", tiny, *arguments, "--csv", "costs.csv")
     assert done.returncode == 0, done.stderr
     assert "edits se" in done.stdout
     assert "loss focal" in done.stdout
@@ -119,15 +119,15 @@ def test_a_table_and_a_file_and_nothing_else(cli: Cli, tiny: Path, tmp_path: Pat
 
 
 def test_one_technique_in_two_sizes_has_two_rows(cli: Cli, tiny: Path) -> None:
-    words = ["--toggle.model.edits", "{name: se, reduction: 2}", "--toggle.model.edits", "{name: se, reduction: 4}"]
-    done = cli("cost", tiny, *words, "--rounds", 1)
+    arguments = ["--toggle.model.edits", "{name: se, reduction: 2}", "--toggle.model.edits", "{name: se, reduction: 4}"]
+    done = cli("cost", tiny, *arguments, "--rounds", 1)
     assert done.returncode == 0, done.stderr
     assert "edits se      " in done.stdout
     assert "edits se (2)  " in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         ([], "this config has no technique to remove"),
         (["--rounds", "0"], "--rounds: expected int > 0, got 0"),
@@ -137,13 +137,13 @@ def test_one_technique_in_two_sizes_has_two_rows(cli: Cli, tiny: Path) -> None:
         (["--toggle.model.nick", "fpn"], "nick"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_in_one_line(cli: Cli, tiny: Path, words: list[str], message: str) -> None:
-    done = cli("cost", tiny, *words)
+def test_invalid_request_is_one_error(cli: Cli, tiny: Path, arguments: list[str], message: str) -> None:
+    done = cli("cost", tiny, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_without_a_config_it_says_what_it_needs(cli: Cli) -> None:
+def test_missing_config_is_one_error(cli: Cli) -> None:
     assert "cost needs a config" in cli("cost").stderr
     assert "usage: imgrec cost" in cli("cost", "--help").stdout

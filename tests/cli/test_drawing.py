@@ -21,9 +21,9 @@ def test_every_schedule_is_drawn(name: str, cli: Cli) -> None:
     drawn = done.stdout.partition("factor of the learning rate:")[2].splitlines()
     assert sum(any(0x2800 < ord(c) < 0x2900 for c in line) for line in drawn) >= 1
     schedule = SCHEDULES.build(name)
-    said = {line[:30].rstrip(): line for line in drawn}
+    output = {line[:30].rstrip(): line for line in drawn}
     for place, factor in schedule_points(schedule).items():
-        line = next(line for line in said.values() if line.strip().startswith(place))
+        line = next(line for line in output.values() if line.strip().startswith(place))
         assert float(line.split()[-1]) == pytest.approx(factor, rel=1e-3, abs=1e-9)
 
 
@@ -46,7 +46,7 @@ def test_a_spec_is_drawn_into_a_picture(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (("losses", "focal", "--plot"), "--plot: expected the registry schedules, got losses."),
         (
@@ -57,10 +57,10 @@ def test_a_spec_is_drawn_into_a_picture(cli: Cli, tmp_path: Path) -> None:
         (("schedules", "cosin", "--plot"), 'Did you mean "cosine"'),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_before_anything_is_printed(
-    words: tuple[str, ...], message: str, cli: Cli, tmp_path: Path
+def test_invalid_plot_is_rejected_before_output(
+    arguments: tuple[str, ...], message: str, cli: Cli, tmp_path: Path
 ) -> None:
-    done = cli("show", *words)
+    done = cli("show", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stdout == ""

@@ -19,7 +19,7 @@ def contents(run: Path) -> dict[str, bytes]:
 
 
 def column(done: subprocess.CompletedProcess[str], split: str) -> dict[str, str]:
-    """The figures of the printed table."""
+    """Return the values of the printed table."""
     lines = done.stdout.splitlines()
     assert lines[1].split() == [split]
     rows = [line.rpartition(" ") for line in lines[2:] if line and not line.startswith(("run", "report"))]
@@ -56,7 +56,7 @@ def test_an_older_checkpoint_of_a_run_is_evaluated_beside_it(cli: Cli, run: Path
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["--data.eval_batch_size", "7"],
         ["--config", "more.yaml"],
@@ -64,11 +64,11 @@ def test_an_older_checkpoint_of_a_run_is_evaluated_beside_it(cli: Cli, run: Path
         ["--trainer.limit_test_batches", "1"],
     ],
 )
-def test_with_overrides_the_run_is_left_alone(words: list[str], cli: Cli, run: Path, tmp_path: Path) -> None:
+def test_with_overrides_the_run_is_left_alone(arguments: list[str], cli: Cli, run: Path, tmp_path: Path) -> None:
     (tmp_path / "more.yaml").write_text("data: {val_fraction: 0.2}\n")
     shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
     before = contents(run)
-    done = cli("test", run, *words)
+    done = cli("test", run, *arguments)
     assert done.returncode == 0, done.stderr
     assert "accuracy" in column(done, "test")
     assert contents(run) == before
@@ -79,11 +79,15 @@ def test_the_figures_do_not_depend_on_the_batch_size(cli: Cli, run: Path) -> Non
     assert tables[0] == tables[1]
 
 
-def test_a_checkpoint_alone_knows_its_data_and_its_task(cli: Cli, trained: Path, tmp_path: Path, tiny: Path) -> None:
+def test_checkpoint_contains_data_and_task(cli: Cli, trained: Path, tmp_path: Path, tiny: Path) -> None:
     shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
     acc = f"{RunFolder(trained).summary['test']['acc']:.4f}"
-    for words in (["alone.ckpt"], ["alone.ckpt", "--config", tiny], ["--config", tiny, "--ckpt_path", "alone.ckpt"]):
-        done = cli("test", *words)
+    for arguments in (
+        ["alone.ckpt"],
+        ["alone.ckpt", "--config", tiny],
+        ["--config", tiny, "--ckpt_path", "alone.ckpt"],
+    ):
+        done = cli("test", *arguments)
         assert done.returncode == 0, done.stderr
         assert column(done, "test")["accuracy"] == acc
     assert sorted(p.name for p in tmp_path.iterdir()) == ["alone.ckpt", "tiny.yaml"]
@@ -129,7 +133,7 @@ def test_pretrained_weights_are_not_asked_for_again(cli: Cli, run: Path, tmp_pat
     assert np.isfinite(float(column(done, "test")["loss"]))
 
 
-def test_it_works_from_another_folder(cli: Cli, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_from_another_folder(cli: Cli, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     done = cli("test", "../runs/tiny/copy")

@@ -1,4 +1,4 @@
-"""``imgrec evaluate``: a labelled set of any layout, as a whole, beside the results of the run itself."""
+"""Tests of ``imgrec evaluate``: labelled datasets in all layouts, compared with the results of the run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def contents(run: Path) -> dict[str, bytes]:
 
 
 def save(root: Path, layout: str, classes: str = "035", per_class: int = 4) -> list[int]:
-    """Digits as files, by a layout such as ``{split}/{label}``; gives their rows in the digits."""
+    """Write digits as files in a layout such as ``{split}/{label}``, and return their rows."""
     source, rows = Digits(), []
     for label in classes:
         for i, row in enumerate(np.flatnonzero(source.targets == int(label))[:per_class].tolist()):
@@ -79,8 +79,8 @@ def test_everything_is_evaluated_and_the_run_itself_stays_as_it_is(run: Path, cl
     assert other.returncode == 2
     assert "is an evaluation of other views" in other.stderr
     assert json.loads((folder / "metrics.json").read_text())["metrics"] == written["metrics"]
-    words = ["--name", "digits", "--tta", "hflip", "--overwrite", "--device", "cpu"]
-    assert cli("evaluate", run, "digits", *words).returncode == 0
+    arguments = ["--name", "digits", "--tta", "hflip", "--overwrite", "--device", "cpu"]
+    assert cli("evaluate", run, "digits", *arguments).returncode == 0
     assert json.loads((folder / "metrics.json").read_text())["metrics"] != written["metrics"]
     assert cli("report", run).returncode == 0
     assert "Other data" in (run / "report.html").read_text()
@@ -161,7 +161,7 @@ def test_unknown_classes_and_models_without_a_run(run: Path, cli: Cli, tmp_path:
 
 
 class Counting(ClassificationTask):
-    """A task with a metric and a step of its own."""
+    """Task with a custom metric and a custom step."""
 
     def build_metrics(self, facts: DataFacts) -> Metrics:
         def metrics(logits: Tensor, targets: Tensor) -> dict[str, float]:
@@ -177,9 +177,7 @@ class Counting(ClassificationTask):
         return replace(output, logits=output.logits + 1000 * torch.eye(10)[3])
 
 
-def test_a_task_of_ones_own_evaluates_with_its_step_and_its_metrics(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_custom_task_evaluates_with_step_and_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task = Counting(
         {"name": "resnet18", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}, normalize="half"
     )
@@ -218,7 +216,7 @@ def test_a_task_of_ones_own_evaluates_with_its_step_and_its_metrics(
         imgrec.evaluate_run(run, {"name": "subset", "source": "digits", "per_class": 1, "nothing": 1})
 
 
-def test_a_received_run_or_file_names_no_code_and_a_spec_of_the_user_does(run: Path, cli: Cli, tmp_path: Path) -> None:
+def test_code_is_loaded_from_user_specs_only(run: Path, cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "evil_source.py").write_text("from pathlib import Path\nPath('imported').touch()\n")
     (tmp_path / "set.yaml").write_text("{name: evil_source.Images}")
     refused = cli("evaluate", run, "set.yaml")

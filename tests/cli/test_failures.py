@@ -1,4 +1,4 @@
-"""One message and a documented status for what ends a command early; never a traceback."""
+"""Tests of failing commands: one message, the documented exit status and no traceback."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def raises(error: BaseException, cause: BaseException | None = None) -> Callable
 
 
 def interrupted_in_lightning() -> int:
-    """Lightning turns Ctrl-C into an exit without a message."""
+    """Check the message, because Lightning converts Ctrl-C into a silent exit."""
     try:
         raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -69,7 +69,7 @@ def killed(number: int) -> Callable[[], int]:
         (killed(signal.SIGHUP), 75, "ended by SIGHUP"),
     ],
 )
-def test_it_ends_with_one_message_and_its_status(
+def test_failure_has_one_message_and_status(
     run: Callable[[], int],
     status: int,
     message: str,
@@ -77,26 +77,26 @@ def test_it_ends_with_one_message_and_its_status(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     module: Any = ModuleType("command")
-    module.run = lambda command, words: run()
+    module.run = lambda command, arguments: run()
     monkeypatch.setattr(entry, "import_module", lambda name: module)
     before = signal.getsignal(signal.SIGTERM)
     assert entry.main(["fit"]) == status
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert message in output
+    assert output.count("\n") == 1
+    assert "Traceback" not in output
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = ModuleType("command")
-    module.run = lambda command, words: raises(RuntimeError("not known"))()
+    module.run = lambda command, arguments: raises(RuntimeError("not known"))()
     monkeypatch.setattr(entry, "import_module", lambda name: module)
     with pytest.raises(RuntimeError, match="not known"):
         entry.main(["fit"])
 
 
-def test_a_training_under_nohup_outlives_its_terminal() -> None:
+def test_training_under_nohup_survives_hangup() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with preemptible():
@@ -106,9 +106,7 @@ def test_a_training_under_nohup_outlives_its_terminal() -> None:
 
 
 @pytest.mark.parametrize(("rank", "status"), [("0", 75), ("1", 0)])
-def test_the_first_process_alone_asks_for_another_start(
-    rank: str, status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_first_process_requests_requeue(rank: str, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", rank)
     with pytest.raises(Preempted) as ended, preemptible():
         os.kill(os.getpid(), signal.SIGTERM)

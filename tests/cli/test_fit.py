@@ -66,9 +66,16 @@ def test_an_argument_of_a_default_spec(cli: Cli, tiny: Path) -> None:
 
 
 def test_the_printed_config_is_a_config_that_prints_the_same(cli: Cli, tiny: Path, tmp_path: Path) -> None:
-    words = ["--model.loss", "[focal, {name: cross_entropy, weight: 0.5}]", "--trainer.callbacks", "[Timer]"]
-    words += ["--seed_everything", "true", "--experiment", "a/b", "--model.regularizers", "{name: l2, weight: 1e-05}"]
-    first = cli("fit", "--config", tiny, *words, "--print_config")
+    arguments = ["--model.loss", "[focal, {name: cross_entropy, weight: 0.5}]", "--trainer.callbacks", "[Timer]"]
+    arguments += [
+        "--seed_everything",
+        "true",
+        "--experiment",
+        "a/b",
+        "--model.regularizers",
+        "{name: l2, weight: 1e-05}",
+    ]
+    first = cli("fit", "--config", tiny, *arguments, "--print_config")
     (tmp_path / "printed.yaml").write_text(first.stdout)
     second = cli("fit", "--config", "printed.yaml", "--print_config")
     assert first.returncode == second.returncode == 0, first.stderr
@@ -149,16 +156,14 @@ def test_without_evaluation_and_without_a_test_split(cli: Cli, tiny: Path, tmp_p
     assert "expected a test split" in refused.stderr
 
 
-def test_a_rehearsal_leaves_nothing(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_fast_dev_run_writes_nothing(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     done = cli("fit", "--config", tiny, "--trainer.fast_dev_run", "--runs", "nowhere")
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.yaml"]
 
 
 @pytest.mark.parametrize("step", [4, 6, 9])
-def test_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_ended(
-    step: int, cli: Cli, tiny: Path, tmp_path: Path
-) -> None:
+def test_run_resumes_from_checkpoint_exactly(step: int, cli: Cli, tiny: Path, tmp_path: Path) -> None:
     keep = "{class_path: ModelCheckpoint, every_n_train_steps: 1, save_top_k: -1, filename: '{step}', save_last: true}"
     config = ["--config", tiny, "--trainer.callbacks", keep, "--evaluate_after_fit", "false"]
     assert cli("fit", *config, "--experiment", "whole").returncode == 0
@@ -174,7 +179,7 @@ def test_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_ended(
 
 
 @pytest.mark.parametrize("callbacks", ["EpochProgress", "ModelCheckpoint"])
-def test_a_callback_of_the_config_takes_the_place_of_the_default(callbacks: str, cli: Cli, tiny: Path) -> None:
+def test_callback_of_config_replaces_default(callbacks: str, cli: Cli, tiny: Path) -> None:
     chosen = {
         "EpochProgress": "imgrec.callbacks.EpochProgress",
         "ModelCheckpoint": "{class_path: ModelCheckpoint, monitor: val/loss, filename: best, save_top_k: 1}",

@@ -31,11 +31,11 @@ def test_every_entry_is_listed_with_what_it_is(plural: str, cli: Cli) -> None:
         line.split("  ", maxsplit=1) for line in done.stdout.partition("\n\n")[0].splitlines() if "  " in line
     )
     kinds = re.compile(r"(?:image|batch|mix) +")  # which of three kinds an augmentation is
-    said = {
+    output = {
         name: kinds.sub("", text.strip(), count=1) if plural == "augmentations" else text.strip()
         for name, text in listed.items()
     }
-    assert said == {e.name: e.summary for e in found}
+    assert output == {e.name: e.summary for e in found}
     assert all(listed.values())
     if found.catalogue is not None:
         more = set(found.catalogue.names()) - set(found.names())
@@ -59,22 +59,22 @@ def test_every_entry_is_shown(plural: str, cli: Cli) -> None:
 
 
 def test_an_entry_is_shown_with_types_defaults_and_source(cli: Cli) -> None:
-    said = cli("show", "losses", "focal").stdout
-    assert "gamma" in said
-    assert "float >= 0  (default 2.0)" in said
-    assert "Source: Lin et al." in said
+    output = cli("show", "losses", "focal").stdout
+    assert "gamma" in output
+    assert "float >= 0  (default 2.0)" in output
+    assert "Source: Lin et al." in output
 
 
-def test_a_pattern_chooses(cli: Cli) -> None:
-    said = cli("list", "backbones", "resnet18*").stdout.splitlines()
-    assert "resnet18" in said
-    assert all(line.startswith("resnet18") for line in said)
+def test_pattern_selects_entries(cli: Cli) -> None:
+    output = cli("list", "backbones", "resnet18*").stdout.splitlines()
+    assert "resnet18" in output
+    assert all(line.startswith("resnet18") for line in output)
     assert cli("list", "losses", "f*").stdout.startswith("focal  ")
     assert "torchvision/vgg11_bn" in cli("list", "backbones", "torchvision/*").stdout.splitlines()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["list", "loses"], '"losses"'),
         (["list", "calbacks"], '"callbacks"'),
@@ -89,21 +89,21 @@ def test_a_pattern_chooses(cli: Cli) -> None:
         (["show", "backbones", "resnet81"], '"resnet18"'),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_nearest(words: list[str], said: str, cli: Cli) -> None:
+def test_unknown_name_has_suggestion(words: list[str], message: str, cli: Cli) -> None:
     done = cli(*words)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize("words", [["show"], ["show", "losses"], ["list", "a", "b", "c"]])
-def test_too_few_or_too_many_words(words: list[str], cli: Cli) -> None:
+def test_wrong_number_of_arguments(words: list[str], cli: Cli) -> None:
     done = cli(*words)
     assert done.returncode == 2
     assert "--help`" in done.stderr
 
 
-def test_a_class_of_one_s_own_is_shown(cli: Cli, tmp_path: Path) -> None:
+def test_custom_class_is_shown(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "shown_loss.py").write_text(
         'import torch\n\n\nclass Mine(torch.nn.Module):\n    """Mine alone."""\n\n'
         "    def __init__(self, k: int = 3) -> None:\n        super().__init__()\n"

@@ -59,7 +59,7 @@ def table(path: Path) -> list[dict[str, float]]:
 
 
 class Watch(Callback):
-    """Notes the loss of each batch, the rates of its step and the sizes of its images; stops after some batches."""
+    """Recorder of loss, learning rates and image sizes of each batch, which stops training after some batches."""
 
     runs_in_short_runs = True
 
@@ -138,7 +138,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def test_it_begins_as_the_training_begins_with_its_images_draws_and_accumulation() -> None:
+def test_starts_with_images_seeds_and_accumulation_of_training() -> None:
     own = config(EVERYTHING)
     own["trainer"]["callbacks"] = [each for each in own["trainer"]["callbacks"] if each["class_path"] != "Pruning"]
     experiment = prepare_experiment(own)
@@ -172,7 +172,7 @@ def test_parameter_groups_keep_the_ratios_of_their_rates_and_the_schedule_is_lef
     assert all(np.log2(share).is_integer() for share in shares[0])
 
 
-def test_it_ends_where_the_loss_goes_away_and_passes_over_the_end_of_training() -> None:
+def test_stops_at_divergence_not_at_end_of_training() -> None:
     experiment = prepare_experiment(config("model: {optimizer: {name: sgd, lr: 0.1}}"))
     found = range_test(experiment, 60, 1e-2, 1e6, 3.0)  # a training of 12 steps
     assert found.diverged
@@ -194,7 +194,7 @@ def test_the_callbacks_that_do_not_run_are_named(cli: Cli, tiny: Path, tmp_path:
     assert "not run    EMA, Pruning\n" in done.stdout
 
 
-def test_what_trained_in_half_precision_is_tried_so() -> None:
+def test_half_precision_is_used() -> None:
     experiment = prepare_experiment(config("trainer: {precision: bf16-mixed}"))
     types: list[torch.dtype] = []
 
@@ -228,7 +228,7 @@ def test_the_rate_is_that_of_the_config(optimizer: Any, place: str, rate: float)
 
 
 def test_a_rate_for_a_reference_batch_is_that_of_the_config() -> None:
-    """64 images a step at a rate meant for 256: what trains is a quarter of what is tried."""
+    """The rate is scaled from 256 images to a batch of 64, so training uses a quarter of the tested rate."""
     experiment = prepare_experiment(config("model: {optimizer: {name: sgd, lr: 0.4, lr_reference_batch: 256}}"))
     spy = Watch()
     experiment.trainer.callbacks.append(spy)
@@ -237,7 +237,7 @@ def test_a_rate_for_a_reference_batch_is_that_of_the_config() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--steps", "5"], "--steps: expected int >= 10, got 5"),
         (["--low", "1", "--high", "0.1"], "--low and --high: expected two learning rates above 0, the lower one first"),
@@ -251,15 +251,15 @@ def test_a_rate_for_a_reference_batch_is_that_of_the_config() -> None:
         (["none.yaml"], "config none.yaml: cannot be read"),
     ],
 )
-def test_a_wrong_word_ends_with_one_message(
-    cli: Cli, tiny: Path, tmp_path: Path, words: list[str], message: str
+def test_invalid_argument_is_one_error(
+    cli: Cli, tiny: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    done = cli("lr-find", tiny, *words)
+    done = cli("lr-find", tiny, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == [tiny.name]
 
 
-def test_without_a_config_it_says_what_it_needs(cli: Cli) -> None:
+def test_missing_config_is_one_error(cli: Cli) -> None:
     assert "lr-find needs a config" in cli("lr-find").stderr

@@ -15,7 +15,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.mark.parametrize(
-    ("words", "command", "rest"),
+    ("arguments", "command", "rest"),
     [
         (["fit", "--config", "a"], "fit", ["--config", "a"]),
         (["--config", "a", "fit"], "fit", ["--config", "a"]),
@@ -27,8 +27,8 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
         ([], None, []),
     ],
 )
-def test_the_command_is_found_between_options(words: list[str], command: str | None, rest: list[str]) -> None:
-    assert split_command(words) == (command, rest)
+def test_the_command_is_found_between_options(arguments: list[str], command: str | None, rest: list[str]) -> None:
+    assert split_command(arguments) == (command, rest)
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ def test_a_config_names_the_experiment(configs: list[str], name: str) -> None:
     assert experiment_name(configs) == name
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
-def test_the_help_names_every_command(words: list[str], cli: Cli) -> None:
-    done = cli(*words)
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_the_help_names_every_command(arguments: list[str], cli: Cli) -> None:
+    done = cli(*arguments)
     assert done.returncode == 0
     assert [name for name in COMMANDS if f"\n  {name} " not in done.stdout] == []
 
@@ -68,7 +68,7 @@ def test_the_version(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["fti"], '"fit"'),
         (["--seed_everything", "1"], "a command is missing"),
@@ -80,14 +80,14 @@ def test_the_version(cli: Cli) -> None:
         (["fit"], 'needs the argument "source"'),
     ],
 )
-def test_a_command_line_that_makes_no_sense(words: list[str], said: str, cli: Cli) -> None:
-    done = cli(*words)
+def test_invalid_command_line(arguments: list[str], message: str, cli: Cli) -> None:
+    done = cli(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert said in done.stderr
+    assert message in done.stderr
 
 
-def test_a_reader_that_goes_away(tmp_path: Path) -> None:
+def test_closed_pipe(tmp_path: Path) -> None:
     """`imgrec list backbones '*' | head -1` ends without a traceback."""
     command = f"{Path(sys.executable).parent / 'imgrec'} list backbones '*' | head -1"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)

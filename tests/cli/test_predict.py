@@ -37,24 +37,22 @@ def images(trained: Path, tmp_path: Path) -> dict[str, str]:
     return found
 
 
-def test_it_says_of_files_what_the_test_said_of_the_same_images(
-    cli: Cli, trained: Path, images: dict[str, str]
-) -> None:
+def test_predictions_equal_test_predictions(cli: Cli, trained: Path, images: dict[str, str]) -> None:
     done = cli("predict", trained, *images, "--top", "2")
     assert done.returncode == 0, done.stderr
-    said = imgrec.RunFolder(trained).predictions("test")
-    rows = {name: row for row, name in enumerate(said.ids)}
+    predictions = imgrec.RunFolder(trained).predictions("test")
+    rows = {name: row for row, name in enumerate(predictions.ids)}
     lines = done.stdout.splitlines()
     assert len(lines) == COUNT
     for line, (path, name) in zip(lines, images.items(), strict=True):
-        probabilities = said.probabilities[rows[name]]
+        probabilities = predictions.probabilities[rows[name]]
         best = np.argsort(-probabilities, kind="stable")[:2]
-        expected = ", ".join(f"{said.class_names[i]} {probabilities[i]:.4f}" for i in best)
+        expected = ", ".join(f"{predictions.class_names[i]} {probabilities[i]:.4f}" for i in best)
         assert line == f"{path}: {expected}"
 
 
 @pytest.mark.parametrize(
-    ("words", "count"),
+    ("arguments", "count"),
     [
         (["images"], COUNT),
         (["images/*.png"], COUNT // 2),
@@ -63,18 +61,20 @@ def test_it_says_of_files_what_the_test_said_of_the_same_images(
         (["images/0.png", "images/below"], 1 + COUNT // 2),
     ],
 )
-def test_files_folders_and_globs(words: list[str], count: int, cli: Cli, trained: Path, images: dict[str, str]) -> None:
-    done = cli("predict", trained, *words)
+def test_files_folders_and_globs(
+    arguments: list[str], count: int, cli: Cli, trained: Path, images: dict[str, str]
+) -> None:
+    done = cli("predict", trained, *arguments)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == count
     assert len({line.partition(": ")[0] for line in lines}) == count
     one = "1 file is no image by its ending, and is skipped: .txt (1)"
-    assert (one in done.stderr) is ("images" in words)
+    assert (one in done.stderr) is ("images" in arguments)
 
 
 @pytest.mark.parametrize("target", ["run", "checkpoint", "checkpoint alone", "model folder"])
-def test_a_model_from_wherever_it_stands(
+def test_all_forms_of_model_argument(
     target: str, cli: Cli, trained: Path, images: dict[str, str], tmp_path: Path
 ) -> None:
     alone = shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
@@ -87,7 +87,7 @@ def test_a_model_from_wherever_it_stands(
     assert cli("predict", where, "images").stdout == cli("predict", trained, "images").stdout != ""
 
 
-def test_csv_and_json_lines_say_the_same(cli: Cli, trained: Path, images: dict[str, str], tmp_path: Path) -> None:
+def test_csv_and_json_lines_are_equal(cli: Cli, trained: Path, images: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "images" / "broken.png").write_bytes(b"")
     for name in ("out/found.csv", "out/found.jsonl"):
         done = cli("predict", trained, "images", "--out", name, "--top", "3", "--batch_size", "4")
@@ -135,7 +135,7 @@ def test_images_that_cannot_be_read(cli: Cli, trained: Path, images: dict[str, s
     nothing = cli("predict", trained, "cut.png", "text.jpg")
     assert nothing.returncode == 4
     assert "2 of 2 images could not be read" in nothing.stderr
-    a_glob = cli("predict", trained, "images/*")  # a glob selects whatever it matches, notes.txt too
+    a_glob = cli("predict", trained, "images/*")  # a glob selects every match, including notes.txt
     assert a_glob.returncode == 4
     assert len(a_glob.stdout.splitlines()) == COUNT // 2 + 1
     (tmp_path / "empty").mkdir()
@@ -179,7 +179,7 @@ def test_a_table_of_paths(cli: Cli, trained: Path, images: dict[str, str], tmp_p
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("path\n", "expected one row per image after the header"),
         ("path,x\na.png,1\n,2\n", 'line 3: nothing in the column "path"'),
@@ -188,11 +188,11 @@ def test_a_table_of_paths(cli: Cli, trained: Path, images: dict[str, str], tmp_p
         ("path,path\na.png,1\n", 'the column name "path" occurs twice'),
     ],
 )
-def test_a_table_that_is_wrong_is_refused(text: str, said: str, cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_invalid_table_is_rejected(text: str, message: str, cli: Cli, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(text)
     done = cli("predict", trained, "t.csv")
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize("option", ["--top", "--batch_size"])
@@ -202,7 +202,7 @@ def test_a_count_is_at_least_one(option: str, cli: Cli, trained: Path, images: d
     assert "expected int > 0" in done.stderr
 
 
-def test_a_long_list_says_where_it_is(
+def test_long_list_reports_progress(
     cli: Cli, trained: Path, images: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imgrec.cli.commands.predict._PLAIN_PROGRESS_SECONDS", -1.0)

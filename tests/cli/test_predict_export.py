@@ -55,13 +55,13 @@ def images(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Path
 
 
 def test_the_variant_predicts_in_its_own_runtime_and_precision(variant: Path, images: dict[Path, str]) -> None:
-    said = imgrec.RunFolder(variant).predictions("test")
-    int8 = np.stack([said.logits[said.ids.index(name)] for name in images.values()])
+    predictions = imgrec.RunFolder(variant).predictions("test")
+    int8 = np.stack([predictions.logits[predictions.ids.index(name)] for name in images.values()])
     predictor = imgrec.load(variant, batch_size=2)
     found = np.stack([each.logits for each in predictor.predict(images)])
     float32 = np.stack([each.logits for each in imgrec.load(variant / "model", device="cpu").predict(images)])
     np.testing.assert_allclose(found, int8, atol=1e-4)
-    assert np.abs(float32 - int8).max() > 1e-2  # the two networks can be told apart
+    assert np.abs(float32 - int8).max() > 1e-2  # the outputs of the two networks differ
     assert predictor.backend.title == "ONNX Runtime, int8"
     with pytest.raises(UserError, match="runs in ONNX Runtime, int8, and has no classifier in PyTorch"):
         _ = predictor.classifier
@@ -125,27 +125,27 @@ def test_a_batch_size_of_the_file_is_kept(trained: Path, images: dict[Path, str]
     model = onnx.load(str(folder / "model.onnx"))
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
     onnx.save(model, str(folder / "model.onnx"))
-    wanted = Predictor(classifier, facts, device="cpu").predict(images)
-    for mine, theirs in zip(imgrec.load(folder, batch_size=4).predict(images), wanted, strict=True):
+    expected = Predictor(classifier, facts, device="cpu").predict(images)
+    for mine, theirs in zip(imgrec.load(folder, batch_size=4).predict(images), expected, strict=True):
         np.testing.assert_allclose(mine.logits, theirs.logits, atol=1e-4)
 
 
-def test_an_export_that_is_missing_or_elsewhere_is_refused(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_missing_or_external_export_is_rejected(cli: Cli, trained: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     classifier, facts = load_model_folder(run / "model")
     outside = export_onnx(classifier, facts, tmp_path / "elsewhere").folder
     (tmp_path / "lone").mkdir()
     lone = shutil.copy(outside / "model.onnx", tmp_path / "lone" / "model.onnx")
-    for named, said in (
+    for named, output in (
         ("exports/none", "which is missing. Give"),
         ("../elsewhere", "expected a path inside the folder"),
     ):
         update_summary(run, {"export": named})
-        for words in (("predict", run, "x.png"), ("test", run)):
+        for arguments in (("predict", run, "x.png"), ("test", run)):
             (tmp_path / "x.png").write_bytes(b"")
-            done = cli(*words)
+            done = cli(*arguments)
             assert done.returncode == 2, json.dumps(named)
-            assert said in done.stderr
+            assert output in done.stderr
     with pytest.raises(UserError, match=r"expected a file with export\.json next to it"):
         imgrec.load(lone)
     with pytest.raises(UserError, match="was built without CUDA"):

@@ -16,7 +16,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return shutil.copytree(trained, tmp_path / "runs" / "tiny" / "copy")
 
 
-def test_a_report_is_written_anew(cli: Cli, run: Path) -> None:
+def test_report_is_rewritten(cli: Cli, run: Path) -> None:
     fresh = (run / "report.html").read_text()
     (run / "report.html").unlink()
     done = cli("report", run)

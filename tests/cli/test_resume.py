@@ -1,4 +1,4 @@
-"""A run that stopped goes on in its own folder; and what is refused, before anything is changed."""
+"""Tests of resuming a stopped run in its folder, and of requests rejected before a file is changed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ trainer:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with a config whose training stops where the file ``stop`` says: "SIGTERM 6"."""
+    """Create a folder with a config whose training stops as described in the file ``stop``, for example "SIGTERM 6"."""
     (tmp_path / "stopping.py").write_text(STOPPING)
     (tmp_path / "run.yaml").write_text(CONFIG)
     return tmp_path
@@ -65,11 +65,11 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stop(cli: Cli, place: Path) -> Callable[..., Path]:
-    """Begins a run that stops as it is told, and gives its folder."""
+    """Return a function that starts a run with a given stop and returns its folder."""
 
-    def begin(how: str, status: int, *words: str) -> Path:
+    def begin(how: str, status: int, *arguments: str) -> Path:
         (place / "stop").write_text(how)
-        done = cli("fit", "--config", "run.yaml", *words)
+        done = cli("fit", "--config", "run.yaml", *arguments)
         assert done.returncode == status, done.stderr
         (place / "stop").unlink()
         (run,) = (place / "runs/run").iterdir()
@@ -80,7 +80,7 @@ def stop(cli: Cli, place: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of the config, never stopped; tests only read it."""
+    """Return the folder of the uninterrupted run, which tests only read."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "stopping.py").write_text(STOPPING)
     (folder / "run.yaml").write_text(CONFIG)
@@ -101,7 +101,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("how", "status", "said"),
+    ("how", "status", "message"),
     [
         ("SIGTERM 2", 75, "preempted"),
         ("SIGHUP 4", 75, "preempted"),
@@ -110,10 +110,10 @@ def content(folder: Path) -> dict[str, bytes]:
         ("fail 5", 1, "failed"),
     ],
 )
-def test_it_ends_as_if_it_had_not_stopped(
-    stop: Callable[..., Path], cli: Cli, place: Path, whole: Path, how: str, status: int, said: str
+def test_resumed_run_equals_uninterrupted(
+    stop: Callable[..., Path], cli: Cli, place: Path, whole: Path, how: str, status: int, message: str
 ) -> None:
-    if said == "failed":
+    if message == "failed":
         with pytest.raises(ArithmeticError):
             stop(how, status)
         (place / "stop").unlink()
@@ -121,11 +121,11 @@ def test_it_ends_as_if_it_had_not_stopped(
     else:
         run = stop(how, status)
     summary = RunFolder(run).summary
-    assert summary["status"] == said
-    assert ("error" in summary) == (said == "failed")
+    assert summary["status"] == message
+    assert ("error" in summary) == (message == "failed")
     step = int(how.split()[1])
     saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"]
-    assert saved == (4 if said == "failed" else step)  # 4: the second epoch begins
+    assert saved == (4 if message == "failed" else step)  # 4: the second epoch begins
 
     done = cli("resume", run)
     assert done.returncode == 0, done.stderr
@@ -140,7 +140,7 @@ def test_it_ends_as_if_it_had_not_stopped(
     assert entry["command"].startswith("imgrec resume")
 
 
-def test_a_run_that_died_before_its_first_checkpoint_begins_anew_in_its_folder(
+def test_run_without_checkpoint_restarts_in_folder(
     stop: Callable[..., Path], cli: Cli, whole: Path, place: Path
 ) -> None:
     with pytest.raises(ArithmeticError):
@@ -154,7 +154,7 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_anew_in_its_folder(
     assert differences(whole, run) == []
 
 
-def test_a_run_folder_may_move_before_it_goes_on(stop: Callable[..., Path], cli: Cli, whole: Path, place: Path) -> None:
+def test_moved_run_folder_resumes(stop: Callable[..., Path], cli: Cli, whole: Path, place: Path) -> None:
     run = stop("SIGTERM 5", 75)
     moved = place / "elsewhere" / "run" / run.name
     moved.parent.mkdir(parents=True)
@@ -177,9 +177,7 @@ def test_a_run_folder_may_move_before_it_goes_on(stop: Callable[..., Path], cli:
     assert RunFolder(moved).summary["best_score"] == RunFolder(whole).summary["best_score"]
 
 
-def test_a_second_training_goes_on_where_a_checkpoint_was_cut_off(
-    stop: Callable[..., Path], cli: Cli, whole: Path
-) -> None:
+def test_truncated_checkpoint_uses_previous_one(stop: Callable[..., Path], cli: Cli, whole: Path) -> None:
     run = stop("SIGTERM 7", 75)
     last = run / "checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:5000])
@@ -193,11 +191,18 @@ def test_a_second_training_goes_on_where_a_checkpoint_was_cut_off(
 # ---------------------------------------------------------------- what is refused, and what may change
 
 
-def test_another_config_is_refused_with_the_difference(stop: Callable[..., Path], cli: Cli) -> None:
+def test_changed_config_is_rejected_with_difference(stop: Callable[..., Path], cli: Cli) -> None:
     run = stop("SIGTERM 3", 75)
     before = content(run)
-    words = ["--model.optimizer.lr", "0.5", "--trainer.max_epochs", "3", "--data.source", "{name: folder, root: no}"]
-    done = cli("resume", run, *words, "--allow-changed", "data.source")
+    arguments = [
+        "--model.optimizer.lr",
+        "0.5",
+        "--trainer.max_epochs",
+        "3",
+        "--data.source",
+        "{name: folder, root: no}",
+    ]
+    done = cli("resume", run, *arguments, "--allow-changed", "data.source")
     assert done.returncode == 2
     assert "optimizer/lr: 0.01 before, 0.5 now" in done.stderr
     assert "trainer/max_epochs: 2 before, 3 now" in done.stderr
@@ -213,9 +218,7 @@ def test_another_config_is_refused_with_the_difference(stop: Callable[..., Path]
     assert content(run) == before
 
 
-def test_a_finished_run_says_so_and_trains_for_longer_where_that_is_allowed(
-    stop: Callable[..., Path], cli: Cli, place: Path
-) -> None:
+def test_finished_run_is_reported_and_can_be_extended(stop: Callable[..., Path], cli: Cli, place: Path) -> None:
     run = stop("SIGTERM 0", 0)  # never
     before = content(run)
     done = cli("resume", run)
@@ -250,8 +253,8 @@ def test_a_run_that_was_trained_and_not_evaluated_is_evaluated(
     assert len(RunFolder(run).metrics()["test/acc"]) == 1
 
 
-def test_other_data_is_refused_with_both_fingerprints(stop: Callable[..., Path], cli: Cli) -> None:
-    """A run folder of an older version stores no split; see test_changed_data.py for the others."""
+def test_changed_data_is_rejected_with_fingerprints(stop: Callable[..., Path], cli: Cli) -> None:
+    """Runs of older versions store no split. See test_changed_data.py for the others."""
     run = stop("SIGTERM 3", 75)
     (run / "splits.parquet").unlink()
     path = run / "environment.json"
@@ -265,10 +268,10 @@ def test_other_data_is_refused_with_both_fingerprints(stop: Callable[..., Path],
     assert content(run) == before
     done = cli("resume", run, "--allow-changed", "data_fingerprint")
     assert done.returncode == 0, done.stderr
-    assert cli("resume", run).returncode == 0  # what was allowed once is what it stands on
+    assert cli("resume", run).returncode == 0  # the override is now part of the run
 
 
-def test_other_versions_and_other_threads_are_said_once(stop: Callable[..., Path], cli: Cli) -> None:
+def test_changed_versions_and_threads_are_reported_once(stop: Callable[..., Path], cli: Cli) -> None:
     run = stop("SIGTERM 3", 75)
     path = run / "environment.json"
     environment: dict[str, Any] = json.loads(path.read_text())
@@ -278,39 +281,37 @@ def test_other_versions_and_other_threads_are_said_once(stop: Callable[..., Path
     path.write_text(json.dumps(environment))
     done = cli("resume", run)
     assert done.returncode == 0
-    said = f"torch 2.0.1, now {torch.__version__.partition('+')[0]}; threads 96, now {threads}"
+    output = f"torch 2.0.1, now {torch.__version__.partition('+')[0]}; threads 96, now {threads}"
     assert done.stderr.count("may not end as it would have") == 1
-    assert said in done.stderr
+    assert output in done.stderr
 
 
-def test_a_folder_in_use_is_refused(stop: Callable[..., Path], cli: Cli) -> None:
+def test_locked_folder_is_rejected(stop: Callable[..., Path], cli: Cli) -> None:
     run = stop("SIGTERM 3", 75)
     hold = f"from imgrec.runs.lock import RunLock; lock = RunLock({str(run)!r}); print('held', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         before = content(run)
-        for words in (["resume", run], ["fit", "--config", "run.yaml", "--ckpt_path", "last"]):
-            done = cli(*words)
+        for arguments in (["resume", run], ["fit", "--config", "run.yaml", "--ckpt_path", "last"]):
+            done = cli(*arguments)
             assert done.returncode == 2
             assert f"in use: process {other.pid} trains in it" in done.stderr
         assert content(run) == before
         other.kill()
 
 
-def test_with_batches_of_another_size_it_goes_on_at_the_same_place_and_says_so(
-    stop: Callable[..., Path], cli: Cli
-) -> None:
+def test_changed_batch_size_resumes_at_same_position(stop: Callable[..., Path], cli: Cli) -> None:
     run = stop("SIGTERM 6", 75)  # two of four batches of 32 into the second epoch
-    words = ["--data.batch_size", "16", "--trainer.limit_train_batches", "8"]
-    done = cli("resume", run, *words, "--allow-changed", "data.batch_size", "--allow-changed", "trainer")
+    arguments = ["--data.batch_size", "16", "--trainer.limit_train_batches", "8"]
+    done = cli("resume", run, *arguments, "--allow-changed", "data.batch_size", "--allow-changed", "trainer")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("16 images at once instead of 32, in 1 process(es) instead of 1") == 1
     assert RunFolder(run).summary["steps"] == 6 + 4  # four of eight batches of 16 are left
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         ([], "required: RUN"),
         (["nowhere"], "run folder not found: nowhere"),
@@ -319,20 +320,18 @@ def test_with_batches_of_another_size_it_goes_on_at_the_same_place_and_says_so(
         (["--allow-changed"], "expected one argument"),
     ],
 )
-def test_what_cannot_go_on(cli: Cli, place: Path, words: list[str], said: str) -> None:
+def test_refused_resume(cli: Cli, place: Path, arguments: list[str], message: str) -> None:
     (place / "runs").mkdir()
-    done = cli("resume", *words)
+    done = cli("resume", *arguments)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
 # ---------------------------------------------------------------- one command to begin and to go on
 
 
-def test_one_command_begins_a_run_and_goes_on_with_it(
-    stop: Callable[..., Path], cli: Cli, place: Path, whole: Path
-) -> None:
+def test_one_command_starts_and_resumes(stop: Callable[..., Path], cli: Cli, place: Path, whole: Path) -> None:
     last = ["--ckpt_path", "last"]
     run = stop("SIGTERM 6", 75, *last)
     config = place / "run.yaml"
@@ -355,7 +354,7 @@ def test_one_command_begins_a_run_and_goes_on_with_it(
     assert len(list((place / "runs/run").iterdir())) == 3
 
 
-def test_allowing_changes_is_for_runs_that_go_on(cli: Cli, place: Path) -> None:
+def test_allow_changed_requires_resume(cli: Cli, place: Path) -> None:
     done = cli("fit", "--config", "run.yaml", "--allow-changed", "seed_everything")
     assert done.returncode == 2
     assert "--allow-changed: expected --ckpt_path last" in done.stderr
@@ -367,7 +366,7 @@ def test_allowing_changes_is_for_runs_that_go_on(cli: Cli, place: Path) -> None:
 
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Makes each write of a checkpoint fail for which the list says so, in turn; those after it succeed."""
+    """Fail the writes of checkpoints marked True in the returned list, in order. Later writes succeed."""
     failing: list[bool] = []
     write = checkpoints._ErrorRecorder.write
 
@@ -385,7 +384,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return failing
 
 
-def test_two_failures_are_said_and_training_goes_on(cli: Cli, place: Path, full: list[bool], whole: Path) -> None:
+def test_training_continues_after_two_write_failures(cli: Cli, place: Path, full: list[bool], whole: Path) -> None:
     full[:] = [False, True, True, False, False]
     done = cli("fit", "--config", "run.yaml")
     assert done.returncode == 0, done.stderr
@@ -395,10 +394,8 @@ def test_two_failures_are_said_and_training_goes_on(cli: Cli, place: Path, full:
     assert not list((run / "checkpoints").glob(".*"))
 
 
-def test_the_third_in_a_row_ends_the_run_and_it_goes_on_when_there_is_room(
-    cli: Cli, place: Path, full: list[bool], whole: Path
-) -> None:
-    full[:] = [False, True, True, True]  # step 3; best and last of the first epoch; step 6
+def test_third_write_failure_ends_run_resumable(cli: Cli, place: Path, full: list[bool], whole: Path) -> None:
+    full[:] = [False, True, True, True]  # step 3, best and last of the first epoch, step 6
     done = cli("fit", "--config", "run.yaml")
     assert done.returncode == 6
     assert done.stderr.count("could not be written") == 3

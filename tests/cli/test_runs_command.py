@@ -44,8 +44,8 @@ def test_a_real_run_is_listed(cli: Cli, trained: Path) -> None:
 
 
 def test_csv_and_json_hold_the_rows(cli: Cli, runs: Path, tmp_path: Path) -> None:
-    words = ["--filter", "test/acc>0.75", "--filter", "seed_everything<2", "--csv", "out/a.csv", "--json", "a.json"]
-    done = cli("runs", *words)
+    arguments = ["--filter", "test/acc>0.75", "--filter", "seed_everything<2", "--csv", "out/a.csv", "--json", "a.json"]
+    done = cli("runs", *arguments)
     assert done.returncode == 0, done.stderr
     assert "written    out/a.csv: 1 rows" in done.stdout
     with (tmp_path / "out" / "a.csv").open(newline="") as file:
@@ -71,14 +71,14 @@ def test_a_narrow_terminal_shows_what_matters_and_names_the_rest(
     assert cli("runs").returncode == 0
 
 
-def test_without_a_run_it_says_so(cli: Cli, runs: Path, tmp_path: Path) -> None:
+def test_no_runs_message(cli: Cli, runs: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert cli("runs", "empty").stdout == "no run in empty\n"
     assert cli("runs", "--filter", "test/acc>1").stdout == "no run of the 3 runs in runs meets the filter\n"
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["gone"], "folder of runs not found: gone"),
         (["--sort", "test/ac"], 'Did you mean "test/acc"'),
@@ -88,10 +88,10 @@ def test_without_a_run_it_says_so(cli: Cli, runs: Path, tmp_path: Path) -> None:
         (["--csv", "runs/pets"], "cannot be written"),
     ],
 )
-def test_mistakes_end_with_one_message(cli: Cli, runs: Path, words: list[str], said: str) -> None:
-    done = cli("runs", *words)
-    assert done.returncode == (6 if "written" in said else 2)
-    assert said in done.stderr
+def test_invalid_input_is_one_error(cli: Cli, runs: Path, arguments: list[str], message: str) -> None:
+    done = cli("runs", *arguments)
+    assert done.returncode == (6 if "written" in message else 2)
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 

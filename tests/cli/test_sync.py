@@ -1,4 +1,4 @@
-"""`imgrec sync`: what W&B kept offline is found and listed; what stands in the way is said before anything is tried."""
+"""Tests of `imgrec sync`: offline W&B runs are listed, and missing requirements are reported before an upload."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
 
-def test_it_lists_what_it_would_upload(cli: Cli, run: Path) -> None:
+def test_dry_run_lists_uploads(cli: Cli, run: Path) -> None:
     for place in (run, run.parents[1]):
         done = cli("sync", place, "--dry-run")
         assert done.returncode == 0, done.stderr
@@ -65,14 +65,14 @@ def test_it_lists_what_it_would_upload(cli: Cli, run: Path) -> None:
         assert done.stderr == ""
 
 
-def test_what_was_uploaded_is_passed_over(cli: Cli, run: Path) -> None:
+def test_uploaded_runs_are_skipped(cli: Cli, run: Path) -> None:
     (file,) = run.glob("wandb/offline-run-*/*.wandb")
     file.with_name(f"{file.name}.synced").touch()
     assert "nothing to upload" in cli("sync", run, "--dry-run").stdout
     assert "us/demo/abc123" in cli("sync", run, "--dry-run", "--again").stdout
 
 
-def test_a_file_that_a_killed_run_left_empty_does_not_stand_in_the_way(cli: Cli, run: Path) -> None:
+def test_empty_file_of_killed_run_is_ignored(cli: Cli, run: Path) -> None:
     (file,) = run.glob("wandb/offline-run-*/*.wandb")
     torn = run / "wandb" / "offline-run-20200101_000000-torn"
     torn.mkdir()
@@ -81,7 +81,7 @@ def test_a_file_that_a_killed_run_left_empty_does_not_stand_in_the_way(cli: Cli,
         assert len(cli("sync", run, "--dry-run").stdout.splitlines()) == 1
 
 
-def test_files_that_are_gone_are_said(cli: Cli, run: Path, offline: Path) -> None:
+def test_missing_files_are_reported(cli: Cli, run: Path, offline: Path) -> None:
     (offline / "weights.bin").rename(offline / "away.bin")
     try:
         done = cli("sync", run, "--dry-run")
@@ -90,7 +90,7 @@ def test_files_that_are_gone_are_said(cli: Cli, run: Path, offline: Path) -> Non
     assert "1 of its files do not exist" in done.stderr
 
 
-def test_without_a_key_nothing_is_tried(cli: Cli, run: Path) -> None:
+def test_missing_key_uploads_nothing(cli: Cli, run: Path) -> None:
     done = cli("sync", run)
     assert done.returncode == 2
     assert done.stderr.startswith("imgrec: error: W&B: no API key is configured: run `wandb login`")
@@ -98,13 +98,13 @@ def test_without_a_key_nothing_is_tried(cli: Cli, run: Path) -> None:
 
 def test_a_folder_without_runs(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for place, said in (("empty", "is no run folder"), ("nowhere", "run folder not found")):
+    for place, output in (("empty", "is no run folder"), ("nowhere", "run folder not found")):
         done = cli("sync", place)
         assert done.returncode == 2
-        assert said in done.stderr
+        assert output in done.stderr
 
 
-def test_a_server_that_nobody_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with socket.socket() as free:

@@ -1,4 +1,4 @@
-"""`imgrec watch`: a frame of a finished run, of a running one, of none; and following one to its end."""
+"""Tests of `imgrec watch`: frames of finished, running and missing runs, and following a run to its end."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_run_that_was_cut_off_in_a_line(cli: Cli, run: RunFolder) -> None:
     os.utime(run.metrics_file, (1, 1))
     os.utime(run.path / "config.yaml", (1, 1))
     assert "tiny  copy  killed" in cli("watch", run.path, "--once").stdout
-    assert cli("watch", run.path).stdout.splitlines()[-1] == "killed"  # it waits for nothing
+    assert cli("watch", run.path).stdout.splitlines()[-1] == "killed"  # returns at once
     lock = RunLock(run.path)
     done = cli("watch", run.path, "--once")
     lock.release()
@@ -95,7 +95,7 @@ def test_in_a_narrow_terminal_no_line_is_too_long(cli: Cli, run: RunFolder, monk
         monkeypatch.setenv("COLUMNS", str(width))
         lines = cli("watch", run.path, "--once").stdout.splitlines()
         assert max(map(len, lines)) <= width
-        assert len(lines) > (18 if width < 100 else 10)  # one plot below the other, or beside it
+        assert len(lines) > (18 if width < 100 else 10)  # plots in one column or in two
 
 
 def test_it_follows_a_run_to_its_end(cli: Cli, run: RunFolder) -> None:

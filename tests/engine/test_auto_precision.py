@@ -1,4 +1,4 @@
-"""``auto`` becomes a value before a run begins; the run's config holds it, and nothing else changes by measuring."""
+"""Tests of ``auto``: it is resolved before a run starts, is stored in the config and does not change training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tiny(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
-    """No step is small, and bfloat16 with channels last is the fastest; gives the batch sizes asked for."""
+    """Simulate times in which bfloat16 with channels last is fastest. Return the list of measured batch sizes."""
     asked: list[int] = []
 
     def measure_precisions(task: Any, batch_size: int, ways: list[PrecisionConfig]) -> Measurement:
@@ -58,16 +58,16 @@ def rows(run: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if not k.startswith("system/")} for row in csv.DictReader(file)]
 
 
-def test_a_small_network_is_float32_and_the_config_says_so(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_small_network_is_float32_in_config(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     done = cli("fit", "--config", tiny, "--trainer.max_epochs", "1")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # a choice that changes nothing needs no line
     assert settled(only_run(tmp_path)) == ("32-true", False)
 
 
-def test_what_was_measured_is_used_written_and_kept(cli: Cli, tiny: Path, tmp_path: Path, measured: list[int]) -> None:
-    words = ("fit", "--config", tiny, "--trainer.max_epochs", "1", "--evaluate_after_fit", "false")
-    first = cli(*words, "--runs", "first/runs")
+def test_measurement_is_used_and_cached(cli: Cli, tiny: Path, tmp_path: Path, measured: list[int]) -> None:
+    arguments = ("fit", "--config", tiny, "--trainer.max_epochs", "1", "--evaluate_after_fit", "false")
+    first = cli(*arguments, "--runs", "first/runs")
     assert first.returncode == 0, first.stderr
     assert "precision bf16-mixed channels_last: a step of 8 images: bf16-mixed channels_last 500 ms," in first.stderr
     run = only_run(tmp_path / "first")
@@ -78,7 +78,7 @@ def test_what_was_measured_is_used_written_and_kept(cli: Cli, tiny: Path, tmp_pa
     assert weights
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
 
-    again = cli(*words, "--runs", "again/runs", "--seed_everything", "3", "--model.loss", "focal")
+    again = cli(*arguments, "--runs", "again/runs", "--seed_everything", "3", "--model.loss", "focal")
     assert "measured before on this machine" in again.stderr
     assert settled(only_run(tmp_path / "again")) == CHOSEN
     repeated = cli("fit", "--config", run / "config.yaml", "--runs", "repeated/runs")
@@ -86,21 +86,19 @@ def test_what_was_measured_is_used_written_and_kept(cli: Cli, tiny: Path, tmp_pa
     assert "precision" not in repeated.stderr
     assert rows(only_run(tmp_path / "repeated")) == rows(run)
     assert measured == [64]
-    cli(*words, "--runs", "other/runs", "--data.batch_size", "32")
+    cli(*arguments, "--runs", "other/runs", "--data.batch_size", "32")
     assert measured == [64, 32]
 
 
-def test_measuring_changes_nothing_but_the_way(
-    cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measurement_has_no_side_effects(cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real measurement before training, and none: the same metrics and weights."""
     monkeypatch.setattr(precision, "is_small", lambda task, batch_size: False)
     monkeypatch.setattr(precision, "select_fastest", lambda seconds: CHOSEN)
     monkeypatch.setenv("IMGREC_CACHE", str(tmp_path / "caches"))
-    words = ("fit", "--config", tiny, "--trainer.max_epochs", "1", "--evaluate_after_fit", "false")
-    with_one = cli(*words, "--runs", "measured/runs")
+    arguments = ("fit", "--config", tiny, "--trainer.max_epochs", "1", "--evaluate_after_fit", "false")
+    with_one = cli(*arguments, "--runs", "measured/runs")
     given = ("--trainer.precision", CHOSEN.precision, "--model.channels_last", "true")
-    without = cli(*words, *given, "--runs", "given/runs")
+    without = cli(*arguments, *given, "--runs", "given/runs")
     assert with_one.returncode == without.returncode == 0, with_one.stderr + without.stderr
     runs = [only_run(tmp_path / name) for name in ("measured", "given")]
     assert settled(runs[0]) == settled(runs[1]) == CHOSEN
@@ -110,7 +108,7 @@ def test_measuring_changes_nothing_but_the_way(
 
 
 @pytest.mark.parametrize(
-    ("given", "expected", "said"),
+    ("given", "expected", "message"),
     [
         ({"trainer.precision": "bf16"}, ("bf16", True), "precision bf16-mixed channels_last: a step"),
         ({"trainer.precision": "64-true"}, ("64-true", False), "nothing is measured for precision 64-true"),
@@ -119,9 +117,9 @@ def test_measuring_changes_nothing_but_the_way(
         ({"trainer.fast_dev_run": True}, ("32-true", False), "fast_dev_run measures nothing"),
     ],
 )
-def test_what_is_given_stays_and_only_auto_is_settled(
+def test_only_auto_is_resolved(
     tiny: Path, measured: list[int], caplog: pytest.LogCaptureFixture,
-    given: dict[str, Any], expected: tuple[str, bool], said: str,
+    given: dict[str, Any], expected: tuple[str, bool], message: str,
 ) -> None:  # fmt: skip
     config = read_config(tiny)
     config["trainer"] = {**config["trainer"], "accelerator": "cpu"}
@@ -135,13 +133,11 @@ def test_what_is_given_stays_and_only_auto_is_settled(
     init_args = experiment.config["model"]["init_args"]
     assert (experiment.config["trainer"]["precision"], init_args["channels_last"]) == expected
     assert experiment.task.channels_last is init_args["channels_last"]
-    assert said in caplog.text
+    assert message in caplog.text
     assert trainer.precision == {"bf16": "bf16-mixed"}.get(expected[0], expected[0])
 
 
-def test_a_damaged_file_of_measurements_is_written_anew(
-    cli: Cli, tiny: Path, tmp_path: Path, measured: list[int]
-) -> None:
+def test_damaged_cache_of_measurements_is_rewritten(cli: Cli, tiny: Path, tmp_path: Path, measured: list[int]) -> None:
     file = tmp_path / "caches" / "precision.json"
     file.parent.mkdir()
     file.write_text('{"a": 3')
@@ -150,7 +146,7 @@ def test_a_damaged_file_of_measurements_is_written_anew(
     assert CHOSEN.precision in file.read_text()
 
 
-def test_an_unknown_precision_is_refused_with_the_nearest(tiny: Path) -> None:
+def test_unknown_precision_is_rejected_with_suggestion(tiny: Path) -> None:
     config = read_config(tiny)
     config["trainer"] = {"precision": "bf16-mixt"}
     with pytest.raises(UserError, match=r'there is no "bf16-mixt". Did you mean "bf16-mixed"') as caught:

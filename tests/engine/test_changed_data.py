@@ -70,7 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(place: Path, tmp_path: Path) -> Path:
-    """A copy of all of it, in the folder that ``cli`` runs in; gives the run folder."""
+    """Copy the project to the folder that ``cli`` runs in, and return the run folder."""
     shutil.copytree(place, tmp_path, dirs_exist_ok=True)
     return tmp_path / "runs" / "shades" / "run"
 
@@ -126,9 +126,9 @@ def test_other_images_are_refused_by_every_reader(
 ) -> None:
     change(tmp_path / "images", run)
     before = contents(run)
-    for words in (["test"], ["validate"], ["compress", "--prune", "0.5"], ["audit"]):
-        done = cli(words[0], run, *words[1:])
-        assert done.returncode == 2, (words, done.stdout, done.stderr)
+    for arguments in (["test"], ["validate"], ["compress", "--prune", "0.5"], ["audit"]):
+        done = cli(arguments[0], run, *arguments[1:])
+        assert done.returncode == 2, (arguments, done.stdout, done.stderr)
         assert "has changed since it was trained" in done.stderr
         assert message in done.stderr
         assert contents(run) == before
@@ -208,8 +208,10 @@ def test_a_variant_has_the_split_of_its_run(run: Path, cli: Cli, tmp_path: Path)
 def test_results_are_not_overwritten_with_those_of_other_images(run: Path, tmp_path: Path) -> None:
     """Neither by a function of imgrec nor by a trainer of a user."""
     before, folder = contents(run), RunFolder(run)
-    said = folder.predictions("test")
-    other = Predictions([f"z{name}" for name in said.ids], said.targets, said.logits, said.class_names)
+    predictions = folder.predictions("test")
+    other = Predictions(
+        [f"z{name}" for name in predictions.ids], predictions.targets, predictions.logits, predictions.class_names
+    )
     with pytest.raises(UserError, match=r"the results of the run .* are not replaced: 6 of 6 evaluated images"):
         record_predictions(folder, "test", other)
     import pytorch_lightning as pl

@@ -46,7 +46,7 @@ def test_values_are_read_as_yaml_1_2_reads_them(text: str, value: object) -> Non
     assert type(found) is type(value)
 
 
-def test_a_number_that_is_none() -> None:
+def test_invalid_numbers() -> None:
     assert math.isnan(parse_value(".nan"))
     assert parse_value("nan") == "nan"
 
@@ -132,7 +132,7 @@ def test_later_over_earlier(base: dict[str, Any], over: dict[str, Any], merged: 
         {"model": {"class_path": "m.Mine", "init_args": {"loss": "focal", "k": 1}}},
     ],
 )
-def test_arguments_may_stand_beside_the_class_path(given: dict[str, Any]) -> None:
+def test_arguments_next_to_class_path(given: dict[str, Any]) -> None:
     assert normal_form(given) == {"model": {"class_path": "m.Mine", "init_args": {"loss": "focal", "k": 1}}}
 
 
@@ -163,7 +163,7 @@ def test_an_empty_config_file_is_an_empty_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"a: [1,\nb: 2\n", "line 3: not YAML"),
         (b"a: *nowhere\n", "not YAML"),
@@ -174,15 +174,15 @@ def test_an_empty_config_file_is_an_empty_config(tmp_path: Path) -> None:
         (b"just text", "expected a mapping such as `model: ...`, got str"),
     ],
 )
-def test_a_file_that_is_no_config(content: bytes, said: str, tmp_path: Path) -> None:
+def test_invalid_config_file(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes(content)
     with pytest.raises(UserError) as error:
         read_config(path)
     assert str(error.value).startswith(f"config {path}")
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-def test_a_folder_is_no_config(tmp_path: Path) -> None:
+def test_folder_instead_of_config(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Is a directory"):
         read_config(tmp_path)

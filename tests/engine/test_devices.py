@@ -1,4 +1,4 @@
-"""Between `trainer` and the devices: what is refused before training, and what is put right."""
+"""Tests of `trainer` settings for devices: rejected and corrected values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "fsdp_cpu_offload"])
-def test_the_strategy_that_forgets_weight_decay_is_refused(cli: Cli, tiny: Path, strategy: str) -> None:
+def test_strategy_without_weight_decay_is_rejected(cli: Cli, tiny: Path, strategy: str) -> None:
     done = cli("fit", "--config", tiny, *CPU, "--trainer.strategy", strategy)
     assert done.returncode == 2
     assert f'trainer.strategy: "{strategy}" flattens the parameters' in done.stderr

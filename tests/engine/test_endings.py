@@ -62,9 +62,9 @@ def place(tmp_path: Path, tiny: Path) -> Iterator[Path]:
     signal.signal(signal.SIGINT, before)
 
 
-def fit(cli: Cli, how: str = "", *words: str | Path) -> subprocess.CompletedProcess[str]:
+def fit(cli: Cli, how: str = "", *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     callback = yaml.safe_dump([{"class_path": "ending.Ending", "init_args": {"how": how}}], default_flow_style=True)
-    return cli("fit", "--config", "tiny.yaml", "--trainer.callbacks", callback.strip(), *words)
+    return cli("fit", "--config", "tiny.yaml", "--trainer.callbacks", callback.strip(), *arguments)
 
 
 def messages(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -136,7 +136,7 @@ def test_ctrl_c_outside_of_training(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (
             ["--trainer.val_check_interval", "99"],
@@ -152,10 +152,10 @@ def test_ctrl_c_outside_of_training(
         ),
     ],
 )
-def test_what_is_refused_before_a_folder_is_made(words: list[str], message: str, cli: Cli, place: Path) -> None:
-    if "none" in words:  # the data is not looked for
-        words = [*words[:-1], "{name: folder, root: does-not-exist}"]
-    done = fit(cli, "", "--trainer.limit_train_batches", "3", *words)
+def test_rejected_before_folder_is_created(arguments: list[str], message: str, cli: Cli, place: Path) -> None:
+    if "none" in arguments:  # the data is not looked for
+        arguments = [*arguments[:-1], "{name: folder, root: does-not-exist}"]
+    done = fit(cli, "", "--trainer.limit_train_batches", "3", *arguments)
     assert done.returncode == 2, done.stderr
     (said,) = messages(done)
     assert message in said
@@ -163,7 +163,7 @@ def test_what_is_refused_before_a_folder_is_made(words: list[str], message: str,
 
 
 class Logging(ClassificationTask):
-    """Logs a figure of its own in the step that the measurement of precision repeats."""
+    """Task that logs a value in the step repeated by the precision measurement."""
 
     def compute_loss(self, output: Any) -> Tensor:
         loss = super().compute_loss(output)
@@ -171,14 +171,14 @@ class Logging(ClassificationTask):
         return loss
 
 
-def test_a_log_of_ones_own_does_not_warn_before_there_is_a_trainer() -> None:
+def test_custom_log_without_trainer_does_not_warn() -> None:
     facts = DataFacts(("a", "b"), (1, 1), image_size=32, channels=3)
     with temporary_copy(Logging(), facts, torch.device("cpu")) as made, warnings.catch_warnings():
         warnings.simplefilter("error")
         made.compute_loss(made.model_step(random_batch(facts, 2)))
 
 
-def test_from_python_mixing_is_refused_before_the_data_is_read(tmp_path: Path) -> None:
+def test_mixing_from_python_is_rejected_before_reading_data(tmp_path: Path) -> None:
     task = ClassificationTask(loss="torch.nn.MultiMarginLoss", backbone="resnet18")
     data = ImageDataModule({"name": "folder", "root": "does-not-exist"}, train_transforms=["mixup"])
     made = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
@@ -207,11 +207,11 @@ def test_when_one_process_of_a_training_is_killed_the_others_end_too(rank: int, 
     (tmp_path / "dying.py").write_text(DYING)
     callback = f"[{{class_path: dying.Dying, init_args: {{rank: {rank}}}}}]"
     options = {"strategy": "ddp", "devices": "2", "accelerator": "cpu", "callbacks": callback}
-    words = [word for name, value in options.items() for word in (f"--trainer.{name}", value)]
-    command = [sys.executable, "-m", "imgrec.cli.main", "fit", "--config", str(tiny), *words]
+    arguments = [word for name, value in options.items() for word in (f"--trainer.{name}", value)]
+    command = [sys.executable, "-m", "imgrec.cli.main", "fit", "--config", str(tiny), *arguments]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PL_")}
     environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(  # it returns when every process has let go of the pipes
+    done = subprocess.run(  # returns after every process has closed the pipes
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert "Traceback" not in done.stderr

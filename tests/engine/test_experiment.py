@@ -45,7 +45,7 @@ def test_every_default_is_written_out() -> None:
     assert yaml.safe_load(yaml.safe_dump(config)) == config
 
 
-def test_what_a_config_builds() -> None:
+def test_objects_built_from_config() -> None:
     experiment = Experiment(normal_form({"data": {"source": "digits"}, "trainer": {"max_epochs": 3}}))
     assert type(experiment.task) is ClassificationTask
     assert type(experiment.data) is ImageDataModule
@@ -83,7 +83,7 @@ def test_the_callbacks_of_every_run(trainer: dict[str, Any], missing: set[str]) 
     assert set(kinds(default_callbacks([], trainer))) == usual - missing
 
 
-def test_a_given_callback_takes_the_place_of_its_kind() -> None:
+def test_callback_replaces_default_of_same_kind() -> None:
     class Mine(ModelCheckpoint):
         pass
 
@@ -105,7 +105,7 @@ def test_loggers_are_switched_on_by_name() -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, "one", 0.5, False])
-def test_a_seed_that_is_none(seed: object) -> None:
+def test_invalid_seed(seed: object) -> None:
     with pytest.raises(UserError, match="seed_everything"):
         resolve({"seed_everything": seed})
 

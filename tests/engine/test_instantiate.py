@@ -33,7 +33,7 @@ NOT_A_CLASS = 3
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module of one's own."""
+    """Custom module."""
     (tmp_path / "own_callbacks.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_callbacks", raising=False)
@@ -55,12 +55,12 @@ def test_short_and_dotted_names(path: str, base: type, cls: type) -> None:
 
 
 @pytest.mark.parametrize("name", ["EarlyStopping", "ModelCheckpoint", "LearningRateMonitor", "EMAWeightAveraging"])
-def test_the_callbacks_that_everybody_wants_have_short_names(name: str) -> None:
+def test_common_callbacks_have_short_names(name: str) -> None:
     assert find_class(name, pl.Callback, "here").__name__ == name
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ("EarlyStoping", '"EarlyStopping"'),
         ("pytorch_lightning.callbacks.Timr", '"Timer"'),
@@ -78,15 +78,15 @@ def test_the_callbacks_that_everybody_wants_have_short_names(name: str) -> None:
     ],
 )
 @pytest.mark.usefixtures("own")
-def test_what_is_refused_and_where(value: Any, said: str) -> None:
+def test_rejected_values_and_keys(value: Any, message: str) -> None:
     with pytest.raises(UserError) as error:
         instantiate(value, pl.Callback, "place")
     assert str(error.value).startswith("place")
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.usefixtures("own")
-def test_arguments_in_init_args_or_beside_the_class() -> None:
+def test_arguments_in_init_args_or_next_to_class() -> None:
     for value in (
         {"class_path": "own_callbacks.Quiet", "init_args": {"every": 5}},
         {"class_path": "own_callbacks.Quiet", "every": 5},
@@ -107,12 +107,12 @@ def test_classes_inside_of_arguments_are_built() -> None:
 
 
 @pytest.mark.usefixtures("own")
-def test_an_error_in_a_class_of_one_s_own_keeps_its_traceback() -> None:
+def test_error_in_custom_class_keeps_traceback() -> None:
     with pytest.raises(ValueError, match="every must be positive") as error:
         instantiate({"class_path": "own_callbacks.Quiet", "every": 0}, pl.Callback, "here")
     assert not isinstance(error.value, UserError)
 
 
-def test_an_object_stands_for_itself() -> None:
+def test_objects_are_passed_through() -> None:
     with pytest.raises(UserError, match="expected a class path"):
         instantiate(None, ModelCheckpoint, "here")

@@ -57,9 +57,9 @@ def test_arguments_with_the_same_meaning_are_kept(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     assert after("model", key, spec, name) == {"name": name, **kept}
-    said = capsys.readouterr()
-    assert said.out == ""
-    lines = [line for line in said.err.splitlines() if "is dropped with" in line]
+    output = capsys.readouterr()
+    assert output.out == ""
+    lines = [line for line in output.err.splitlines() if "is dropped with" in line]
     assert [line.partition(":")[0] for line in lines] == [f"model.{key}.{each}" for each in dropped]
 
 
@@ -73,7 +73,7 @@ def test_a_second_config_and_a_bare_name_follow_the_same_rule() -> None:
     assert fresh == config("model", "backbone", {"name": "resnet34", "pretrained": False})
 
 
-def test_what_the_new_spec_says_wins_and_order_does_not_matter() -> None:
+def test_new_spec_overrides_in_any_order() -> None:
     start = config("model", "optimizer", {"name": "adamw", "lr": 0.1})
     one = override(override(start, "model.optimizer.name", "sgd"), "model.optimizer.lr", 0.5)
     other = override(override(start, "model.optimizer.lr", 0.5), "model.optimizer.name", "sgd")
@@ -194,8 +194,8 @@ def test_weights_of_another_architecture_are_refused_with_both_names(cli: Cli, t
     save_model_folder(tmp_path / "w", build_classifier(facts=facts, **specs), specs, facts)  # type: ignore[arg-type]
     (tmp_path / "a.yaml").write_text("model: {backbone: {name: test_vit, weights: w}}\ndata: {source: digits}\n")
     assert cli("fit", "--config", "a.yaml", "--print_config").returncode == 0
-    for words in (["--model.backbone.name", "resnet18"], ["--model.backbone", "resnet18"]):
-        ended = cli("fit", "--config", "a.yaml", *words)
+    for arguments in (["--model.backbone.name", "resnet18"], ["--model.backbone", "resnet18"]):
+        ended = cli("fit", "--config", "a.yaml", *arguments)
         assert ended.returncode == 2
         assert 'expected weights of "resnet18", got weights of "test_vit"' in ended.stderr
         assert not (tmp_path / "runs").exists()

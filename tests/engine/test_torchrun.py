@@ -1,4 +1,4 @@
-"""torchrun starts the processes, and starts them anew when one dies: the run ends as if none had."""
+"""Tests of torchrun: it restarts the processes after a failure, and the run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ class Killing(pl.Callback):
 
 
 @pytest.mark.slow
-def test_a_group_that_lost_a_process_ends_as_one_that_did_not(
+def test_restarted_group_equals_uninterrupted(
     tiny: Path, tmp_path: Path, unclocked: Callable[[Path], list[dict[str, str]]]
 ) -> None:
     (tmp_path / "killing.py").write_text(KILLING)
     # a restart would find the addresses of dead processes in the store that torchrun shares (pytorch/pytorch#135712)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "LOCAL_RANK", "MASTER_", "WORLD_"))}
     environment |= {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    words: list[str | Path] = [Path(sys.executable).parent / "torchrun", "--standalone"]
-    words += ["--max-restarts", "2", "--nproc_per_node", "2", "-m", "imgrec.cli.main"]
-    words += ["fit", "--config", tiny, "--ckpt_path", "last"]
-    words += ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
-    words += ["--trainer.callbacks", "[killing.Killing, {class_path: LastCheckpoint, every_steps: 4}]"]
+    arguments: list[str | Path] = [Path(sys.executable).parent / "torchrun", "--standalone"]
+    arguments += ["--max-restarts", "2", "--nproc_per_node", "2", "-m", "imgrec.cli.main"]
+    arguments += ["fit", "--config", tiny, "--ckpt_path", "last"]
+    arguments += ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+    arguments += ["--trainer.callbacks", "[killing.Killing, {class_path: LastCheckpoint, every_steps: 4}]"]
     runs = []
-    for name in ("restarted", "whole"):  # the second one finds the mark of the first, and kills nobody
+    for name in ("restarted", "whole"):  # the second run finds the mark of the first one and kills no process
         done = subprocess.run(
-            [*words, "--runs", name], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+            [*arguments, "--runs", name], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert (tmp_path / "killed").exists()

@@ -1,4 +1,4 @@
-"""What only a GPU can show. One run on a machine that has one says whether all of it holds: `pytest tests/gpu`."""
+"""Tests that require a GPU, run by `pytest tests/gpu`."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ ONE = ["--trainer.accelerator", "gpu", "--trainer.devices", "1"]
 TWO = ["--trainer.accelerator", "gpu", "--trainer.devices", "2", "--trainer.strategy"]
 
 
-def train(installed: Cli, tiny: Path, name: str, *words: str) -> RunFolder:
-    """The run of the tiny config with these words, in a process of its own."""
+def train(installed: Cli, tiny: Path, name: str, *arguments: str) -> RunFolder:
+    """Train the tiny config with the arguments in a subprocess and return the run."""
     place = tiny.parent
-    done = installed("fit", "--config", tiny, "--runs", name, *words, cwd=place)
+    done = installed("fit", "--config", tiny, "--runs", name, *arguments, cwd=place)
     assert done.returncode == 0, done.stderr[-3000:]
     (folder,) = (place / name / "tiny").iterdir()
     return RunFolder(folder)
 
 
 def weights(run: RunFolder, which: str = "last") -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint, on the CPU."""
+    """Return the weights of a checkpoint on the CPU."""
     state: dict[str, Any] = torch.load(run.checkpoint(which), map_location="cpu", weights_only=True)
     return dict(state["state_dict"])
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 @pytest.mark.parametrize("channels_last", ["true", "false"])
-def test_every_precision_and_memory_order_learns(
+def test_training_in_every_precision_and_memory_format(
     installed: Cli, tiny: Path, precision: str, channels_last: str
 ) -> None:
-    words = ["--trainer.precision", precision, "--model.channels_last", channels_last, "--trainer.max_epochs", "6"]
-    run = train(installed, tiny, "run", *ONE, *words, "--trainer.limit_train_batches", "1.0")
+    arguments = ["--trainer.precision", precision, "--model.channels_last", channels_last, "--trainer.max_epochs", "6"]
+    run = train(installed, tiny, "run", *ONE, *arguments, "--trainer.limit_train_batches", "1.0")
     losses = run.metrics()["train/loss"].values
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.7 * losses[0]
@@ -56,19 +56,19 @@ def test_every_precision_and_memory_order_learns(
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-def test_a_compiled_network_keeps_its_names_and_learns_the_same(installed: Cli, tiny: Path, mode: str) -> None:
-    words = [*ONE, "--trainer.precision", "32-true", "--model.channels_last", "false"]
-    plain = train(installed, tiny, "plain", *words)
-    compiled = train(installed, tiny, "compiled", *words, "--model.compile", f"{{mode: {mode}}}")
+def test_compiled_network_equals_eager(installed: Cli, tiny: Path, mode: str) -> None:
+    arguments = [*ONE, "--trainer.precision", "32-true", "--model.channels_last", "false"]
+    plain = train(installed, tiny, "plain", *arguments)
+    compiled = train(installed, tiny, "compiled", *arguments, "--model.compile", f"{{mode: {mode}}}")
     assert list(weights(plain)) == list(weights(compiled))
     assert compiled.metrics()["train/loss"].values == pytest.approx(plain.metrics()["train/loss"].values, rel=1e-2)
 
 
-def test_a_deterministic_run_repeats_bit_for_bit(
+def test_deterministic_run_is_reproducible(
     installed: Cli, tiny: Path, unclocked: Callable[[Path], list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    words = [
+    arguments = [
         *ONE,
         "--trainer.deterministic",
         "true",
@@ -77,13 +77,13 @@ def test_a_deterministic_run_repeats_bit_for_bit(
         "--model.channels_last",
         "true",
     ]
-    first, second = (train(installed, tiny, name, *words) for name in ("first", "second"))
+    first, second = (train(installed, tiny, name, *arguments) for name in ("first", "second"))
     theirs = weights(second)
     assert all(torch.equal(value, theirs[name]) for name, value in weights(first).items())
     assert unclocked(first.metrics_file) == unclocked(second.metrics_file)
 
 
-def test_what_was_trained_on_a_gpu_is_evaluated_on_a_cpu(installed: Cli, cli: Cli, tiny: Path) -> None:
+def test_gpu_run_evaluated_on_cpu(installed: Cli, cli: Cli, tiny: Path) -> None:
     run = train(installed, tiny, "run", *ONE, "--trainer.precision", "32-true")
     before = run.predictions("test")
     again = cli("test", run.path, "--trainer.accelerator", "cpu")
@@ -97,8 +97,8 @@ def test_what_was_trained_on_a_gpu_is_evaluated_on_a_cpu(installed: Cli, cli: Cl
 @two_gpus
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_gpus_count_each_image_once(installed: Cli, tiny: Path, strategy: str) -> None:
-    words = ["--trainer.precision", "bf16-mixed", "--data.test_fraction", "0.084", "--data.batch_size", "32"]
-    run = train(installed, tiny, strategy, *TWO, strategy, *words)
+    arguments = ["--trainer.precision", "bf16-mixed", "--data.test_fraction", "0.084", "--data.batch_size", "32"]
+    run = train(installed, tiny, strategy, *TWO, strategy, *arguments)
     sizes: dict[str, Any] = run.summary["split_sizes"]
     for split in ("val", "test"):
         ids = run.predictions(split).ids
@@ -106,9 +106,9 @@ def test_two_gpus_count_each_image_once(installed: Cli, tiny: Path, strategy: st
 
 
 @two_gpus
-def test_sharded_weights_are_those_of_plain_training(installed: Cli, tiny: Path) -> None:
-    words = ["--trainer.precision", "32-true", "--model.optimizer", "{name: adamw, lr: 0.01, weight_decay: 0.3}"]
-    plain, sharded = (train(installed, tiny, strategy, *TWO, strategy, *words) for strategy in ("ddp", "fsdp2"))
+def test_fsdp_weights_equal_ddp(installed: Cli, tiny: Path) -> None:
+    arguments = ["--trainer.precision", "32-true", "--model.optimizer", "{name: adamw, lr: 0.01, weight_decay: 0.3}"]
+    plain, sharded = (train(installed, tiny, strategy, *TWO, strategy, *arguments) for strategy in ("ddp", "fsdp2"))
     theirs = weights(sharded)
     for name, value in weights(plain).items():
         if "running" not in name:
@@ -116,11 +116,11 @@ def test_sharded_weights_are_those_of_plain_training(installed: Cli, tiny: Path)
 
 
 @two_gpus
-def test_batch_normalization_is_synchronised(installed: Cli, tiny: Path) -> None:
-    """Two processes with synchronised statistics train as one process with batches of twice the size."""
-    words = ["--trainer.precision", "32-true", "--model.channels_last", "false"]
+def test_batch_norm_is_synchronized(installed: Cli, tiny: Path) -> None:
+    """Two processes with synchronized statistics equal one process with batches of twice the size."""
+    arguments = ["--trainer.precision", "32-true", "--model.channels_last", "false"]
     both = train(
-        installed, tiny, "both", *TWO, "ddp", *words, "--data.batch_size", "16", "--trainer.sync_batchnorm", "true"
+        installed, tiny, "both", *TWO, "ddp", *arguments, "--data.batch_size", "16", "--trainer.sync_batchnorm", "true"
     )
-    alone = train(installed, tiny, "alone", *ONE, *words, "--data.batch_size", "32")
+    alone = train(installed, tiny, "alone", *ONE, *arguments, "--data.batch_size", "32")
     assert both.metrics()["train/loss"].values == pytest.approx(alone.metrics()["train/loss"].values, rel=2e-2)

@@ -33,7 +33,7 @@ def several() -> Tensor:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_its_mean_over_the_classes_is_timms(smoothing: float) -> None:
+def test_mean_over_classes_equals_timm(smoothing: float) -> None:
     logits, targets = batch()
     theirs = BinaryCrossEntropy(smoothing=smoothing)
     found = binary_cross_entropy(logits, targets, label_smoothing=smoothing, reduction="mean")
@@ -43,7 +43,7 @@ def test_its_mean_over_the_classes_is_timms(smoothing: float) -> None:
 
 
 @pytest.mark.parametrize("threshold", [None, 0.2, 0.3])
-def test_thresholded_shares_are_timms(threshold: float | None) -> None:
+def test_thresholded_shares_equal_timm(threshold: float | None) -> None:
     logits, _ = batch()
     theirs = BinaryCrossEntropy(smoothing=0.0, target_threshold=threshold)
     found = binary_cross_entropy(logits, shares(), threshold, reduction="mean")
@@ -58,14 +58,14 @@ def test_a_share_at_the_threshold_is_not_above_it() -> None:
     )
 
 
-def test_several_classes_an_image_are_torchs() -> None:
+def test_multilabel_equals_torch() -> None:
     logits, _ = batch()
     theirs = F.binary_cross_entropy_with_logits(logits, several())
     torch.testing.assert_close(binary_cross_entropy(logits, several(), reduction="mean"), theirs)
 
 
-def test_class_weights_weigh_whole_images_by_their_class() -> None:
-    """As in the class-balanced loss of Cui et al., whose sigmoid weighs all classes of an image by its own class."""
+def test_class_weights_apply_to_whole_images() -> None:
+    """The weight of an image applies to all its classes, as in the class-balanced loss of Cui et al."""
     logits, targets = batch()
     weights = torch.tensor([0.5, 1.0, 2.0, 1.0, 3.0])
     rows = weights[targets][:, None].expand(-1, 5)
@@ -78,7 +78,7 @@ def test_class_weights_weigh_whole_images_by_their_class() -> None:
 
 
 @pytest.mark.parametrize(("positive", "negative", "clip"), [(1, 4, 0.05), (0, 2, 0.2), (2, 2, 0.0), (0, 0, 0.0)])
-def test_several_classes_an_image_are_the_authors_loss_in_timm(positive: int, negative: int, clip: float) -> None:
+def test_multilabel_asymmetric_loss_equals_timm(positive: int, negative: int, clip: float) -> None:
     logits, targets = batch()
     theirs = AsymmetricLossMultiLabel(gamma_pos=positive, gamma_neg=negative, clip=clip)
     for labels in (several(), F.one_hot(targets, 5).float()):
@@ -86,7 +86,7 @@ def test_several_classes_an_image_are_the_authors_loss_in_timm(positive: int, ne
         torch.testing.assert_close(found, theirs(logits, labels), rtol=1e-4, atol=1e-5)  # theirs has an epsilon
 
 
-def test_without_focus_and_shift_it_is_binary_cross_entropy() -> None:
+def test_zero_gamma_and_shift_equal_binary_cross_entropy() -> None:
     logits, targets = batch()
     for labels in (targets, shares(), several()):
         torch.testing.assert_close(
@@ -94,7 +94,7 @@ def test_without_focus_and_shift_it_is_binary_cross_entropy() -> None:
         )
 
 
-def test_what_an_image_surely_has_not_is_forgotten() -> None:
+def test_confident_negatives_have_zero_loss() -> None:
     logits = torch.tensor([[0.0, -4.0, 2.0]], requires_grad=True)  # the second class has less than 0.05
     (gradient,) = torch.autograd.grad(asymmetric_loss(logits, torch.tensor([0])), logits)
     assert gradient[0, 1] == 0
@@ -122,6 +122,6 @@ def test_small_gammas_have_finite_gradients_where_probabilities_round(clip: floa
         ({"name": "asymmetric", "clip": 1}, r"clip: expected "),
     ],
 )
-def test_what_is_out_of_range_is_refused(spec: dict[str, Any], message: str) -> None:
+def test_out_of_range_values_are_rejected(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=rf"^model\.loss.*{message}"):
         LOSSES.check(spec, "model.loss")

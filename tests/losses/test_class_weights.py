@@ -12,14 +12,14 @@ from imgrec.losses.class_weights import ClassWeights
 NAMES = ("cat", "dog", "owl")
 
 
-def test_balanced_is_scikit_learns_formula() -> None:
+def test_balanced_weights_equal_scikit_learn() -> None:
     counts = [50, 7, 123, 1]
     labels = np.repeat(np.arange(4), counts)
     expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
     torch.testing.assert_close(balanced_class_weights(counts), torch.tensor(expected).float())
 
 
-def test_balanced_refuses_an_empty_class() -> None:
+def test_balanced_weights_reject_empty_class() -> None:
     with pytest.raises(UserError, match="class 1 has no training image"):
         balanced_class_weights([3, 0])
 
@@ -34,7 +34,7 @@ def test_balanced_refuses_an_empty_class() -> None:
         ("balanced", [2.0, 1.0, 2 / 3]),
     ],
 )
-def test_every_way_to_give_weights(given: ClassWeights, expected: list[float] | None) -> None:
+def test_all_forms_of_class_weights(given: ClassWeights, expected: list[float] | None) -> None:
     weights = resolve_class_weights(given, 3, NAMES, (10, 20, 30))
     assert expected is None if weights is None else weights.tolist() == pytest.approx(expected)
 
@@ -57,13 +57,13 @@ def test_a_class_name_that_yaml_reads_as_a_number() -> None:
         ("balancd", "class_weights: expected .*balanced"),
     ],
 )
-def test_bad_weights_are_refused_with_their_place(given: object, message: str) -> None:
+def test_invalid_weights_are_rejected_with_key(given: object, message: str) -> None:
     spec = {"name": "cross_entropy", "class_weights": given}
     with pytest.raises(SpecError, match=rf"^model\.loss.*{message}"):
         LOSSES.build(spec, "model.loss", num_classes=3, class_names=NAMES, class_counts=(1, 1, 1))
 
 
 @pytest.mark.parametrize(("given", "needed"), [("balanced", "class_counts"), ({"owl": 1.0}, "class_names")])
-def test_what_the_weights_follow_from_must_be_there(given: ClassWeights, needed: str) -> None:
+def test_missing_facts_of_weights_are_rejected(given: ClassWeights, needed: str) -> None:
     with pytest.raises(UserError, match=needed):
         resolve_class_weights(given)

@@ -19,7 +19,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def authors(conditionals: Any, targets: Any) -> float:
-    """Equation 6 of the paper: over all questions and the images that answer each, the log loss of the answers."""
+    """Return equation 6 of the paper: the log loss of all binary tasks over the images that they include."""
     total, count = 0.0, 0
     for k in range(conditionals.shape[1]):
         answering = targets >= k
@@ -30,13 +30,13 @@ def authors(conditionals: Any, targets: Any) -> float:
     return total / count
 
 
-def test_the_loss_on_the_heads_log_probabilities_is_the_authors() -> None:
+def test_loss_equals_reference_implementation() -> None:
     conditionals, targets = batch()
     expected = authors(conditionals.numpy(), targets.numpy())
     assert corn_loss(ordinal_log_probabilities(conditionals), targets).item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_number_in_the_authors_documentation() -> None:
+def test_documented_value_of_reference_implementation() -> None:
     """The example of `corn_loss` in coral-pytorch 1.4 prints 0.7127."""
     with torch.random.fork_rng():
         torch.manual_seed(123)
@@ -45,7 +45,7 @@ def test_the_number_in_the_authors_documentation() -> None:
     assert round(corn_loss(ordinal_log_probabilities(conditionals), targets).item(), 4) == 0.7127
 
 
-def test_the_log_probabilities_are_the_chain_rules() -> None:
+def test_log_probabilities_follow_chain_rule() -> None:
     conditionals, _ = batch()
     beyond = 1 / (1 + np.exp(-conditionals.numpy()))
     passed = np.concatenate([np.ones((20, 1)), np.cumprod(beyond, 1)], 1)  # P(y >= k)
@@ -55,7 +55,7 @@ def test_the_log_probabilities_are_the_chain_rules() -> None:
     torch.testing.assert_close(found.logsumexp(1), torch.zeros(20, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
-def test_extreme_answers_have_finite_log_probabilities_and_gradients() -> None:
+def test_extreme_logits_have_finite_gradients() -> None:
     conditionals = torch.tensor([[300.0, -300.0, 0.0], [-300.0, 300.0, 300.0]], requires_grad=True)
     log_p = ordinal_log_probabilities(conditionals)
     assert torch.isfinite(log_p).all()
@@ -64,8 +64,8 @@ def test_extreme_answers_have_finite_log_probabilities_and_gradients() -> None:
     assert ordinal_log_probabilities(conditionals.bfloat16()).dtype == torch.float32
 
 
-def test_of_equal_questions_it_is_cross_entropy() -> None:
-    """Where all images answer as many questions, the two differ by that number alone."""
+def test_equal_number_of_tasks_gives_cross_entropy() -> None:
+    """If all images are part of the same number of binary tasks, the losses differ by this factor only."""
     conditionals, _ = batch()
     log_p = ordinal_log_probabilities(conditionals)
     for target, questions in ((0, 1), (2, 3), (3, 4), (4, 4)):
@@ -73,7 +73,7 @@ def test_of_equal_questions_it_is_cross_entropy() -> None:
         torch.testing.assert_close(questions * corn_loss(log_p, targets), cross_entropy(log_p, targets))
 
 
-def test_mixed_images_answer_by_their_shares() -> None:
+def test_mixed_images_are_weighted_by_shares() -> None:
     conditionals, targets = batch()
     log_p = ordinal_log_probabilities(conditionals)
     others = targets.flip(0)
@@ -84,7 +84,7 @@ def test_mixed_images_answer_by_their_shares() -> None:
     assert corn_loss(log_p, shares).item() == pytest.approx(lost / asked, rel=1e-12)
 
 
-def test_class_weights_weigh_images_and_their_questions() -> None:
+def test_class_weights_apply_to_images_and_tasks() -> None:
     conditionals, targets = batch()
     log_p = ordinal_log_probabilities(conditionals)
     weights = torch.tensor([2.0, 1.0, 1.0, 1.0, 3.0], dtype=torch.float64)
@@ -93,7 +93,7 @@ def test_class_weights_weigh_images_and_their_questions() -> None:
     torch.testing.assert_close(corn_loss(log_p, targets, weights), expected)
 
 
-def test_the_median_class_is_the_authors_prediction() -> None:
+def test_median_class_equals_reference_prediction() -> None:
     """The number of questions whose unconditional probability is above a half."""
     conditionals, _ = batch()
     beyond = np.cumprod(1 / (1 + np.exp(-conditionals.numpy())), 1)
@@ -103,13 +103,13 @@ def test_the_median_class_is_the_authors_prediction() -> None:
     assert len(set(expected.tolist())) > 2
 
 
-def test_the_median_class_is_off_by_the_fewest() -> None:
+def test_median_class_minimizes_absolute_error() -> None:
     probabilities = torch.rand(50, 6, generator=torch.Generator().manual_seed(12)).softmax(1)
     distances = (torch.arange(6)[:, None] - torch.arange(6)).abs().float()
     assert median_class(probabilities.log()).tolist() == (probabilities @ distances).argmin(1).tolist()
 
 
-def test_head_and_loss_learn_an_order() -> None:
+def test_head_and_loss_learn_class_order() -> None:
     """Points on a line, cut into five: what is learnt from one feature needs the order."""
     torch.manual_seed(0)
     line = torch.rand(300, 1)

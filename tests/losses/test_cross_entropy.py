@@ -18,7 +18,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def by_hand(logits: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor, smoothing: float) -> float:
-    """The definition, one number at a time."""
+    """Compute the definition with a loop over scalars."""
     classes = logits.shape[1]
     total = norm = 0.0
     for row, share in zip(logits.tolist(), shares.tolist(), strict=True):
@@ -33,7 +33,7 @@ def by_hand(logits: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor, s
 
 
 @pytest.mark.parametrize(("smoothing", "weights"), [(0.0, None), (0.0, WEIGHTS), (0.1, None)])
-def test_indices_give_what_torch_gives(smoothing: float, weights: torch.Tensor | None) -> None:
+def test_indices_equal_torch(smoothing: float, weights: torch.Tensor | None) -> None:
     logits, targets = batch()
     theirs = F.cross_entropy(logits, targets, None if weights is None else weights.double(), label_smoothing=smoothing)
     torch.testing.assert_close(cross_entropy(logits, targets, weights, smoothing), theirs)
@@ -43,7 +43,7 @@ def test_indices_give_what_torch_gives(smoothing: float, weights: torch.Tensor |
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
-def test_probabilities_give_what_the_definition_gives(smoothing: float, weights: torch.Tensor | None) -> None:
+def test_probabilities_equal_definition(smoothing: float, weights: torch.Tensor | None) -> None:
     logits, _ = batch()
     shares = torch.rand(8, 3, dtype=torch.float64).softmax(dim=1)
     expected = by_hand(logits, shares, torch.ones(3) if weights is None else weights, smoothing)
@@ -51,7 +51,7 @@ def test_probabilities_give_what_the_definition_gives(smoothing: float, weights:
 
 
 def test_weighted_smoothing_gives_indices_and_one_hot_probabilities_the_definition() -> None:
-    """torch's own combination moves the optimum, pytorch#104776; see test_smoothed_optimum.py."""
+    """The definition of torch moves the optimum (pytorch#104776). See test_smoothed_optimum.py."""
     logits, targets = batch()
     expected = by_hand(logits, F.one_hot(targets, 3).double(), WEIGHTS, 0.1)
     for labels in (targets, F.one_hot(targets, 3).double()):

@@ -1,4 +1,4 @@
-"""What is learnt from a teacher, against its definitions written out in NumPy, and the sum of several."""
+"""Tests of distillation losses against their definitions in NumPy, and of their sum."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_mixed_images_have_the_class_with_the_largest_share() -> None:
     assert torch.equal(kind(student, teacher, mixed), kind(student, teacher, TARGETS))
 
 
-def test_correlation_is_numpys() -> None:
+def test_correlation_equals_numpy() -> None:
     p, q = softmax(TEACHER, 2.0), softmax(STUDENT, 2.0)
     rows = np.mean([np.corrcoef(p[i], q[i])[0, 1] for i in range(BATCH)])
     columns = np.mean([np.corrcoef(p[:, j], q[:, j])[0, 1] for j in range(CLASSES)])
@@ -113,14 +113,14 @@ def test_correlation_is_numpys() -> None:
     assert float(correlation_loss(STUDENT, TEACHER, 2.0, 0.5, 2.0)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_in_half_precision_it_is_computed_in_single() -> None:
+def test_half_precision_is_computed_in_float32() -> None:
     for name in ("logits", "hard", "decoupled", "correlation"):
         half = DISTILLATIONS.build(name)(signals(STUDENT.bfloat16()), signals(TEACHER.bfloat16()), TARGETS)
         assert half.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["logits", "decoupled", "correlation"])
-def test_nothing_is_to_be_learnt_from_oneself(name: str) -> None:
+def test_equal_student_and_teacher_have_zero_loss(name: str) -> None:
     student = STUDENT.clone().requires_grad_()
     loss = DISTILLATIONS.build(name)(signals(student), signals(STUDENT), TARGETS)
     loss.backward()
@@ -132,7 +132,7 @@ def test_nothing_is_to_be_learnt_from_oneself(name: str) -> None:
 # ---------------------------------------------------------------- maps
 
 
-def test_hints_are_half_the_mean_square_at_the_lesser_size() -> None:
+def test_hint_loss_is_half_mean_square_at_smaller_size() -> None:
     student, teacher = drawn(2, 3, 4, 6), drawn(2, 3, 2, 3, seed=1)
     pooled = np.asarray(student).reshape(2, 3, 2, 2, 3, 2).mean((3, 5))
     expected = ((pooled - np.asarray(teacher)) ** 2).mean() / 2
@@ -140,7 +140,7 @@ def test_hints_are_half_the_mean_square_at_the_lesser_size() -> None:
     assert float(hint_loss(teacher, student)) == pytest.approx(expected, rel=1e-9)
 
 
-def test_attention_is_where_the_squares_are_whatever_the_channels() -> None:
+def test_attention_equals_numpy_for_any_channels() -> None:
     student, teacher = drawn(2, 3, 4, 4), drawn(2, 7, 4, 4, seed=1)
 
     def attention(maps: Tensor) -> Any:
@@ -152,7 +152,7 @@ def test_attention_is_where_the_squares_are_whatever_the_channels() -> None:
     assert float(attention_loss(student, 3 * student)) == pytest.approx(0, abs=1e-12)
 
 
-def test_tokens_are_the_square_that_they_are_without_a_class_token() -> None:
+def test_tokens_become_square_map_without_class_token() -> None:
     maps = drawn(2, 3, 4, 4)
     tokens = maps.flatten(2).transpose(1, 2)
     assert torch.equal(as_map(tokens), maps)
@@ -163,8 +163,8 @@ def test_tokens_are_the_square_that_they_are_without_a_class_token() -> None:
             as_map(wrong)
 
 
-def test_a_hint_learns_the_way_from_fewer_channels_to_more() -> None:
-    """With the teacher a fixed mixture of the student's channels, its convolution finds that mixture."""
+def test_hint_adapter_learns_channel_mixture() -> None:
+    """If the teacher is a linear mixture of the student's channels, the convolution learns this mixture."""
     kind = DISTILLATIONS.build({"name": "features", "layers": {"a": "b"}})
     student = drawn(64, 2, 3, 3).float()
     mixture = drawn(4, 2, seed=2).float()
@@ -194,7 +194,7 @@ def test_a_hint_of_pooled_features_needs_no_layer() -> None:
     assert float(kind(student, teacher, TARGETS).detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
-def test_channels_that_were_pruned_since_are_refused() -> None:
+def test_pruned_channels_are_rejected() -> None:
     kind = DISTILLATIONS.build({"name": "features", "layers": {"a": "b"}})
     maps = drawn(2, 4, 3, 3).float()
     kind.fit_to(signals(STUDENT, maps), signals(TEACHER, maps))
@@ -202,7 +202,7 @@ def test_channels_that_were_pruned_since_are_refused() -> None:
         kind(signals(STUDENT, maps[:, :2]), signals(TEACHER, maps), TARGETS)
 
 
-def test_attention_of_one_place_is_refused() -> None:
+def test_attention_of_single_position_is_rejected() -> None:
     kind = DISTILLATIONS.build({"name": "attention", "layers": {"a": "b"}})
     one = drawn(1, 4, 1, 1)
     with pytest.raises(UserError, match="expected maps of more than one position"):
@@ -216,7 +216,7 @@ def signals(logits: Tensor, *maps: Tensor) -> Signals:
     return Signals(logits, logits, maps)
 
 
-def test_a_sum_gives_each_kind_the_maps_of_its_own_layers() -> None:
+def test_sum_passes_maps_of_layers_to_each_kind() -> None:
     total = build_distillations(
         [
             {"name": "attention", "layers": {"a": "b"}, "weight": 100},
@@ -248,12 +248,12 @@ def test_a_sum_gives_each_kind_the_maps_of_its_own_layers() -> None:
         (["hard", {"name": "hard", "label_smoothing": 1.0}], "model.distillation[1].label_smoothing: expected"),
     ],
 )
-def test_a_wrong_spec_is_refused_with_its_place(spec: Any, message: str) -> None:
+def test_invalid_spec_is_rejected_with_key(spec: Any, message: str) -> None:
     with pytest.raises(SpecError) as refused:
         check_distillations(spec)
     assert message in str(refused.value)
 
 
-def test_something_else_is_no_distillation() -> None:
+def test_other_modules_are_rejected() -> None:
     with pytest.raises(SpecError, match=r"expected an imgrec\.losses\.Distillation, got a ReLU"):
         build_distillations("torch.nn.ReLU")

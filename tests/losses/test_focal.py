@@ -15,7 +15,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("alpha", [None, torch.tensor([0.5, 1.0, 2.0, 1.0, 3.0])])
-def test_without_focus_it_is_cross_entropy(alpha: torch.Tensor | None) -> None:
+def test_zero_gamma_equals_cross_entropy(alpha: torch.Tensor | None) -> None:
     logits, targets = batch()
     shares = torch.rand(16, 5).softmax(dim=1)
     for labels in (targets, shares):
@@ -25,7 +25,7 @@ def test_without_focus_it_is_cross_entropy(alpha: torch.Tensor | None) -> None:
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
-def test_of_two_classes_it_is_the_sigmoid_focal_loss(gamma: float) -> None:
+def test_two_classes_equal_sigmoid_focal_loss(gamma: float) -> None:
     logits, _ = batch()
     two = torch.stack([torch.zeros(16), logits[:, 0]], dim=1)
     targets = (logits[:, 1] > 0).long()
@@ -33,14 +33,14 @@ def test_of_two_classes_it_is_the_sigmoid_focal_loss(gamma: float) -> None:
     torch.testing.assert_close(focal_loss(two, targets, gamma), theirs)
 
 
-def test_the_papers_example_a_confident_sample_counts_a_hundredth() -> None:
-    """With gamma 2, a sample at probability 0.9 has a loss a hundred times lower than under cross-entropy."""
+def test_example_of_paper_for_confident_sample() -> None:
+    """The loss is a hundredth of cross-entropy for gamma 2 and probability 0.9."""
     logits, target = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([0])
     ratio = cross_entropy(logits, target) / focal_loss(logits, target, gamma=2.0)
     assert ratio.item() == pytest.approx(100, rel=1e-4)
 
 
-def test_probabilities_give_what_the_definition_gives() -> None:
+def test_probabilities_equal_definition() -> None:
     logits, _ = batch()
     shares = torch.rand(16, 5).softmax(dim=1)
     alpha = torch.tensor([0.5, 1.0, 2.0, 1.0, 3.0])
@@ -49,7 +49,7 @@ def test_probabilities_give_what_the_definition_gives() -> None:
     torch.testing.assert_close(focal_loss(logits, shares, 2.0, alpha), expected)
 
 
-def test_the_gradient_is_right() -> None:
+def test_gradient_equals_finite_differences() -> None:
     logits, targets = batch()
     logits = logits.double().requires_grad_(True)
     alpha = torch.tensor([0.5, 1.0, 2.0, 1.0, 3.0])
@@ -65,6 +65,6 @@ def test_a_certain_sample_has_a_finite_gradient_for_a_small_gamma() -> None:
     assert torch.isfinite(logits.grad).all()
 
 
-def test_a_negative_gamma_is_refused() -> None:
+def test_negative_gamma_is_rejected() -> None:
     with pytest.raises(SpecError, match=r"^model\.loss\.gamma: expected .*, got -1"):
         LOSSES.check({"name": "focal", "gamma": -1}, "model.loss")

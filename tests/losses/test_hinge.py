@@ -19,13 +19,13 @@ def batch(classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     return logits, torch.arange(16) % classes
 
 
-def test_crammer_singer_is_scikit_learns() -> None:
+def test_crammer_singer_equals_scikit_learn() -> None:
     logits, targets = batch()
     theirs = hinge_loss(targets.numpy(), 4 * logits.numpy(), labels=range(4))
     assert crammer_singer_hinge(4 * logits, targets).item() == pytest.approx(theirs, rel=1e-12)
 
 
-def test_one_against_the_rest_is_scikit_learns_class_by_class() -> None:
+def test_one_vs_rest_equals_scikit_learn() -> None:
     logits, targets = batch()
     decisions = 4 * logits - 2
     theirs = sum(hinge_loss(np.where(targets == c, 1, -1), decisions[:, c].numpy()) for c in range(4))
@@ -33,7 +33,7 @@ def test_one_against_the_rest_is_scikit_learns_class_by_class() -> None:
 
 
 @pytest.mark.parametrize("squared", [False, True])
-def test_both_are_what_torchmetrics_computes(squared: bool) -> None:
+def test_both_kinds_equal_torchmetrics(squared: bool) -> None:
     logits, targets = batch()
     theirs = multiclass_hinge_loss(logits, targets, 4, squared=squared)
     torch.testing.assert_close(crammer_singer_hinge(logits, targets, squared=squared), theirs)
@@ -43,20 +43,20 @@ def test_both_are_what_torchmetrics_computes(squared: bool) -> None:
 
 @pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("hinge", [crammer_singer_hinge, one_vs_rest_hinge])
-def test_mixed_images_lose_by_their_shares(hinge: Any, squared: bool) -> None:
+def test_mixed_images_are_weighted_by_their_shares(hinge: Any, squared: bool) -> None:
     logits, targets = batch()
     shares = (0.7 * F.one_hot(targets, 4) + 0.3 * F.one_hot(targets.flip(0), 4)).double()
     parts = 0.7 * hinge(logits, targets, 1.5, squared) + 0.3 * hinge(logits, targets.flip(0), 1.5, squared)
     torch.testing.assert_close(hinge(logits, shares, 1.5, squared), parts)
 
 
-def test_of_equal_best_logits_each_is_the_others_rival() -> None:
+def test_tied_logits_compete() -> None:
     logits = torch.tensor([[2.0, 2.0, 0.0]])
     for target, expected in ((0, 1.0), (1, 1.0), (2, 3.0)):
         assert crammer_singer_hinge(logits, torch.tensor([target])).item() == expected
 
 
-def test_what_is_right_by_the_margin_has_no_loss_and_no_gradient() -> None:
+def test_zero_loss_and_gradient_beyond_margin() -> None:
     logits = torch.tensor([[3.0, 1.9, 0.0]], requires_grad=True)
     for margin, lost in ((1.0, 0.0), (2.0, 0.9)):
         value = crammer_singer_hinge(logits, torch.tensor([0]), margin)
@@ -80,6 +80,6 @@ def test_an_image_of_several_classes_or_none() -> None:
         ({"name": "hinge", "kind": "one_vs_all"}, r"model\.loss\.kind: expected .*one_vs_rest.*, got 'one_vs_all'"),
     ],
 )
-def test_what_is_wrong_is_refused(spec: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_rejected(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         LOSSES.check(spec, "model.loss")

@@ -26,7 +26,7 @@ def built(specs: Any = SPECS) -> WeightedSum:
     return loss
 
 
-def test_the_total_is_the_papers() -> None:
+def test_total_equals_formula_of_paper() -> None:
     """Equation 10: each loss over its variance, and the logarithm of its deviation."""
     loss = built()
     assert loss.log_variances is not None
@@ -42,14 +42,14 @@ def test_the_total_is_the_papers() -> None:
     assert loss.learned_weights() == pytest.approx({"cross_entropy": math.exp(-0.7), "brier": math.exp(0.4)})
 
 
-def test_it_begins_as_the_plain_sum() -> None:
+def test_initial_value_is_plain_sum() -> None:
     plain = built([{**spec, "weight": 1.0 if spec["weight"] == "learned" else spec["weight"]} for spec in SPECS])
     torch.testing.assert_close(built()(LOGITS, TARGETS), plain(LOGITS, TARGETS))
     assert plain.learned_weights() == {}
     assert list(plain.parameters()) == []
 
 
-def test_a_weight_goes_to_the_inverse_of_twice_its_loss() -> None:
+def test_weight_converges_to_inverse_of_twice_its_loss() -> None:
     """The optimum of L exp(-s) + s / 2."""
     loss = built()
     optimizer = torch.optim.LBFGS(loss.parameters(), max_iter=50, line_search_fn="strong_wolfe")
@@ -66,7 +66,7 @@ def test_a_weight_goes_to_the_inverse_of_twice_its_loss() -> None:
     assert loss.learned_weights() == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_weights_are_in_the_state_and_are_read_back() -> None:
+def test_weights_are_saved_and_loaded() -> None:
     loss, again = built(), built()
     assert loss.log_variances is not None
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_the_weights_are_in_the_state_and_are_read_back() -> None:
     assert again.learned_weights() == loss.learned_weights()
 
 
-def test_it_says_which_are_learned() -> None:
+def test_learned_weights_are_reported() -> None:
     assert built().extra_repr() == "cross_entropy: learned, focal: 0.5, brier: learned"
 
 
@@ -91,7 +91,7 @@ def test_it_says_which_are_learned() -> None:
         ([{"name": "focal", "weight": "learned"}], r"\[0\]\.weight: a learned weight requires a second loss"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(specs: Any, message: str) -> None:
+def test_invalid_values_are_rejected_with_key(specs: Any, message: str) -> None:
     for call in (check_losses, build_loss):
         with pytest.raises(SpecError, match=rf"^model\.loss{message}"):
             call(specs, "model.loss")

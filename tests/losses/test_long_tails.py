@@ -26,7 +26,7 @@ def test_effective_weights_are_the_inverse_of_the_geometric_series(beta: float) 
     np.testing.assert_allclose(effective_class_weights(COUNTS, beta).numpy(), expected, rtol=1e-6)
 
 
-def test_effective_weights_go_from_none_to_balanced() -> None:
+def test_effective_weights_range_from_equal_to_balanced() -> None:
     assert effective_class_weights(COUNTS, 0.0).tolist() == [1.0, 1.0, 1.0]
     nearly = effective_class_weights(COUNTS, 1 - 1e-12)
     np.testing.assert_allclose((nearly * torch.tensor(COUNTS)).numpy(), (nearly[0] * COUNTS[0]).item(), rtol=1e-5)
@@ -57,7 +57,7 @@ def test_effective_weights_in_a_spec() -> None:
         ({"owl": "heavy"}, r"class_weights\.owl: expected a number, got 'heavy'"),
     ],
 )
-def test_a_wrong_rule_is_refused_before_the_data_is_known(given: dict[str, object], message: str) -> None:
+def test_invalid_rule_is_rejected_before_data(given: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=rf"^model\.loss.*{message}"):
         LOSSES.check({"name": "cross_entropy", "class_weights": given}, "model.loss", ("class_counts",))
 
@@ -73,7 +73,7 @@ def test_logit_adjustment_is_a_softmax_weighted_by_the_prior(tau: float) -> None
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_smoothed_logit_adjustment_draws_the_logits_to_equal_ones() -> None:
+def test_smoothing_of_logit_adjustment_targets_equal_logits() -> None:
     """The smoothed part is the cross-entropy of the adjusted softmax with the prior."""
     logits, targets = batch()
     prior = np.array(COUNTS) / sum(COUNTS)
@@ -102,7 +102,7 @@ def test_logit_adjustment_of_equal_classes_is_cross_entropy() -> None:
 
 
 def test_the_adjusted_optimum_is_the_balanced_posterior() -> None:
-    """Trained on a prior, the logits themselves come to say what equal classes would say."""
+    """After training with class priors, the softmax of the logits is the posterior for equal priors."""
     likelihood = torch.tensor(
         [[0.7, 0.2, 0.1], [0.2, 0.5, 0.3]], dtype=torch.float64
     )  # of two kinds of images, by class
@@ -115,7 +115,7 @@ def test_the_adjusted_optimum_is_the_balanced_posterior() -> None:
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-12, rtol=0)
 
 
-def test_what_cannot_be_adjusted_is_refused() -> None:
+def test_empty_class_is_rejected() -> None:
     with pytest.raises(UserError, match="class 1 has no training image: its logit cannot be adjusted"):
         LOSSES.build("logit_adjusted", class_counts=(3, 0))
     with pytest.raises(UserError, match="class 1 has no training image: `effective` cannot weight it"):

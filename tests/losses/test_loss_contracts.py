@@ -1,4 +1,4 @@
-"""What holds for every registered loss: one test, all entries."""
+"""Contract tests of all registered losses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def targets() -> torch.Tensor:
 
 
 def variants(name: str) -> list[dict[str, Any]]:
-    """The defaults, every word that an argument may be, and every way to weigh classes where the loss has one."""
+    """Return specs with the defaults, every literal value of an argument and every form of class weights."""
     entry = LOSSES.entry(name)
     found: list[dict[str, Any]] = [{"name": name}]
     weights = next((a for a in ("class_weights", "alpha") if entry.hints.get(a) == ClassWeights), None)
@@ -50,7 +50,7 @@ def variants(name: str) -> list[dict[str, Any]]:
 
 
 def mixed(targets: torch.Tensor) -> torch.Tensor:
-    """What Mixup makes of the targets: two classes an image, or twice the same."""
+    """Return targets mixed as by Mixup, with one or two classes per image."""
     return 0.7 * F.one_hot(targets, 4).float() + 0.3 * F.one_hot(targets.flip(0), 4)
 
 
@@ -59,7 +59,7 @@ UNWEIGHTED = [spec for spec in SPECS if not {"class_weights", "alpha"} & set(spe
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_every_image_and_every_class_gets_a_gradient_as_long_as_nothing_is_learnt(
+def test_initial_gradient_of_every_image_and_class_is_nonzero(
     spec: dict[str, Any], logits: torch.Tensor, targets: torch.Tensor
 ) -> None:
     logits = (0.05 * logits).requires_grad_(True)
@@ -84,10 +84,10 @@ def test_the_gradient_is_that_of_finite_differences(
 
 
 @pytest.mark.parametrize("spec", UNWEIGHTED, ids=str)
-def test_it_goes_down_and_the_classes_are_learnt(
+def test_optimization_lowers_loss_and_learns_classes(
     spec: dict[str, Any], logits: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    """By gradient descent on the logits of a head that the loss is made for."""
+    """Minimize the loss over free logits of its head."""
     loss = LOSSES.build(spec, **FACTS)
     free = torch.zeros_like(logits).requires_grad_(True)
     first = loss(free, targets).item()
@@ -126,7 +126,7 @@ def test_half_precision_logits_give_a_float32_loss(name: str, logits: torch.Tens
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_autocast_changes_nothing(spec: dict[str, Any], logits: torch.Tensor, targets: torch.Tensor) -> None:
+def test_autocast_has_no_effect(spec: dict[str, Any], logits: torch.Tensor, targets: torch.Tensor) -> None:
     """A training step computes its loss within it, from logits that are in half precision already."""
     loss, half = LOSSES.build(spec, **FACTS), logits.bfloat16()
     for labels in (targets, mixed(targets)):
@@ -136,7 +136,7 @@ def test_autocast_changes_nothing(spec: dict[str, Any], logits: torch.Tensor, ta
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_the_gradient_mode_is_left_alone(name: str, logits: torch.Tensor, targets: torch.Tensor) -> None:
+def test_gradient_mode_is_preserved(name: str, logits: torch.Tensor, targets: torch.Tensor) -> None:
     loss = LOSSES.build(name, **FACTS)
     with torch.no_grad():
         value = loss(logits.requires_grad_(True), targets)
@@ -146,7 +146,7 @@ def test_the_gradient_mode_is_left_alone(name: str, logits: torch.Tensor, target
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_a_checkpoint_loads_whichever_loss_comes_next(spec: dict[str, Any]) -> None:
+def test_checkpoint_loads_with_another_loss(spec: dict[str, Any]) -> None:
     loss = LOSSES.build(spec, **FACTS)
     state = nn.ModuleDict({"loss": loss}).state_dict()
     assert state == {}
@@ -154,7 +154,7 @@ def test_a_checkpoint_loads_whichever_loss_comes_next(spec: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_it_says_what_it_is_and_where_it_is_from(name: str) -> None:
+def test_docstring_has_summary_and_source(name: str) -> None:
     entry = LOSSES.entry(name)
     assert entry.summary.endswith(".")
     assert len(entry.summary) < 120

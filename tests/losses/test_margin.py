@@ -23,8 +23,8 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return SCALE * cosines, torch.randint(5, (16,), generator=generator)
 
 
-def test_arcface_turns_the_features_away_from_their_class() -> None:
-    """In a plane: the logits are those of features that a rotation took further from their own class alone."""
+def test_arcface_rotates_features_away_from_class() -> None:
+    """The logits equal those of features rotated away from their class, in two dimensions."""
     margin = 0.3
     features, classes = np.array([0.1, 2.0, -1.0]), np.array([0.4, 1.5, 3.0])  # angles
     logits = torch.tensor(SCALE * np.cos(features[:, None] - classes))
@@ -41,7 +41,7 @@ def test_arcface_turns_the_features_away_from_their_class() -> None:
 
 
 @pytest.mark.parametrize("margin", [0.1, 0.5, 1.0])
-def test_arcface_beyond_half_a_turn_is_the_authors_straight_line(margin: float) -> None:
+def test_arcface_beyond_pi_is_linear(margin: float) -> None:
     angles = torch.linspace(0.01, math.pi - 0.01, 200, dtype=torch.float64)
     logits = torch.stack([SCALE * angles.cos(), torch.zeros_like(angles)], 1)
     found = arcface_logits(logits, torch.zeros(200, dtype=torch.int64), SCALE, margin)[:, 0] / SCALE
@@ -52,7 +52,7 @@ def test_arcface_beyond_half_a_turn_is_the_authors_straight_line(margin: float) 
     assert (np.diff(found.numpy()) < 0).all()  # the further away, the worse
 
 
-def test_cosface_takes_the_margin_from_the_cosine() -> None:
+def test_cosface_subtracts_margin_from_cosine() -> None:
     logits, targets = batch()
     expected = logits.numpy().copy()
     expected[np.arange(16), targets.numpy()] -= SCALE * 0.35
@@ -60,7 +60,7 @@ def test_cosface_takes_the_margin_from_the_cosine() -> None:
 
 
 @pytest.mark.parametrize("name", ["arcface", "cosface"])
-def test_the_loss_is_cross_entropy_of_the_changed_logits(name: str) -> None:
+def test_loss_is_cross_entropy_of_margin_logits(name: str) -> None:
     logits, targets = batch()
     loss = LOSSES.build({"name": name, "margin": 0.2}, logit_scale=SCALE)
     changed = {"arcface": arcface_logits, "cosface": cosface_logits}[name](logits, targets, SCALE, 0.2)
@@ -69,7 +69,7 @@ def test_the_loss_is_cross_entropy_of_the_changed_logits(name: str) -> None:
 
 
 @pytest.mark.parametrize("change", [arcface_logits, cosface_logits])
-def test_a_mixed_image_has_of_each_class_its_share_of_the_margin(change: Any) -> None:
+def test_margin_of_mixed_image_is_weighted_by_shares(change: Any) -> None:
     logits, targets = batch()
     others = (targets + 1) % 5
     shares = (0.75 * F.one_hot(targets, 5) + 0.25 * F.one_hot(others, 5)).double()
@@ -82,7 +82,7 @@ def test_a_mixed_image_has_of_each_class_its_share_of_the_margin(change: Any) ->
     torch.testing.assert_close(found[rest], logits[rest])
 
 
-def test_features_that_point_straight_at_a_class_or_away_have_a_finite_gradient() -> None:
+def test_parallel_features_have_finite_gradient() -> None:
     cosines = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0000001, -1.0000001]])
     logits = (SCALE * cosines).requires_grad_()
     for label in (0, 1):
@@ -91,13 +91,13 @@ def test_features_that_point_straight_at_a_class_or_away_have_a_finite_gradient(
         assert torch.isfinite(gradient).all()
 
 
-def test_the_head_says_its_scale_where_that_stays() -> None:
+def test_head_reports_constant_scale() -> None:
     assert CosineHead(8, 3, scale=30.0).logit_scale == 30.0
     assert CosineHead(8, 3, learnable=True).logit_scale is None
 
 
 def won_by(spec: str) -> float:
-    """The least angle by which a class wins after 150 steps on points that may move, from the same start."""
+    """Return the smallest angular margin after 150 steps on free points, from a fixed start."""
     torch.manual_seed(0)
     points = torch.nn.Parameter(torch.randn(60, 3))
     targets = torch.arange(60) % 4
@@ -114,7 +114,7 @@ def won_by(spec: str) -> float:
     return float((angles.scatter(1, targets[:, None], 9.0).amin(1) - own).min())
 
 
-def test_a_margin_drives_the_classes_further_apart() -> None:
+def test_margin_increases_class_separation() -> None:
     """0.11 radians with cross-entropy, 0.78 with ArcFace, 0.61 with CosFace."""
     plain = won_by("cross_entropy")
     assert 0 < plain < 0.3
@@ -130,11 +130,11 @@ def test_a_margin_drives_the_classes_further_apart() -> None:
         ({"name": "cosface", "margin": 1.5}, r"margin: expected .*, got 1\.5"),
     ],
 )
-def test_a_margin_out_of_range_is_refused(spec: dict[str, Any], message: str) -> None:
+def test_margin_out_of_range_is_rejected(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=rf"^model\.loss.*{message}"):
         LOSSES.check(spec, "model.loss", ("logit_scale",))
 
 
-def test_without_a_scale_there_is_no_margin() -> None:
+def test_margin_requires_scale() -> None:
     with pytest.raises(SpecError, match=r"^model\.loss: a margin loss requires the logits of a cosine head"):
         LOSSES.build("arcface", "model.loss")

@@ -63,7 +63,7 @@ def test_generalized_cross_entropy_lies_between_the_two() -> None:
     assert generalized_cross_entropy(logits, targets, 1.0).item() == pytest.approx(absolute / 2, rel=1e-9)
 
 
-def test_a_label_that_is_not_believed_moves_less() -> None:
+def test_unlikely_label_has_smaller_gradient() -> None:
     """The gradient is that of cross-entropy times p[target]^q."""
     logits, targets = batch()
     logits.requires_grad_()
@@ -74,7 +74,7 @@ def test_a_label_that_is_not_believed_moves_less() -> None:
 
 
 def test_the_absolute_error_is_symmetric_and_cross_entropy_is_not() -> None:
-    """Ghosh et al., 2017: summed over all labels it is a constant, whatever the network says."""
+    """The sum over all labels is constant for any logits (Ghosh et al., 2017)."""
     logits, _ = batch()
     every = [torch.full((16,), c) for c in range(5)]
     total = sum(generalized_cross_entropy(logits, labels, 1.0) for labels in every)
@@ -97,7 +97,7 @@ def test_symmetric_cross_entropy_is_its_two_parts() -> None:
 
 
 def test_the_reverse_part_is_bounded_by_its_logarithm_of_zero() -> None:
-    """On indices it is -A (1 - q[target]), section 3.2 of the paper."""
+    """The reverse part is -A (1 - q[target]) for indices, section 3.2 of the paper."""
     logits, targets = batch()
     doubt = 1 - probabilities(logits)[np.arange(16), targets.numpy()]
     for log_zero in (-4.0, -6.0):
@@ -118,7 +118,7 @@ def test_class_weights_weigh_the_images_in_both_parts() -> None:
 
 
 @pytest.mark.parametrize(("kind", "beta"), [("soft", None), ("hard", None), ("soft", 0.6), ("hard", 0.6)])
-def test_bootstrapping_mixes_its_own_word_into_the_target(kind: Any, beta: float | None) -> None:
+def test_bootstrapping_mixes_prediction_into_target(kind: Any, beta: float | None) -> None:
     logits, targets = batch()
     q = probabilities(logits)
     own = q if kind == "soft" else np.eye(5)[q.argmax(1)]
@@ -141,7 +141,7 @@ def test_soft_bootstrapping_is_cross_entropy_with_a_penalty_on_the_entropy() -> 
     torch.testing.assert_close(ours, theirs)
 
 
-def test_without_its_own_word_it_is_cross_entropy() -> None:
+def test_bootstrapping_without_prediction_is_cross_entropy() -> None:
     logits, targets = batch()
     for kind in ("soft", "hard"):
         loss = LOSSES.build({"name": "bootstrapping", "kind": kind, "beta": 1.0})
@@ -155,8 +155,8 @@ ROBUST = ["generalized_cross_entropy", "symmetric_cross_entropy", {"name": "boot
 
 
 @pytest.mark.parametrize("spec", ROBUST, ids=str)
-def test_a_wrong_label_on_a_sure_image_does_less_harm_than_a_right_one_does_good(spec: Any) -> None:
-    """Beside an unsure image of the same class, the gradient of a sure one with a wrong label is the lesser."""
+def test_wrong_label_of_confident_image_has_smaller_gradient(spec: Any) -> None:
+    """A confident image with a wrong label has a smaller gradient than an uncertain image with a right one."""
     loss = LOSSES.build(spec)
 
     def push(logits: list[float], label: int) -> float:
@@ -179,12 +179,12 @@ def test_a_wrong_label_on_a_sure_image_does_less_harm_than_a_right_one_does_good
         ({"name": "generalized_cross_entropy", "class_weights": [-1.0]}, r"class_weights\[0\]: expected "),
     ],
 )
-def test_what_is_out_of_range_is_refused(spec: dict[str, Any], message: str) -> None:
+def test_out_of_range_values_are_rejected(spec: dict[str, Any], message: str) -> None:
     for call in (LOSSES.check, LOSSES.build):
         with pytest.raises(SpecError, match=rf"^model\.loss.*{message}"):
             call(spec, "model.loss")
 
 
-def test_a_word_that_is_none_of_the_kinds_is_refused() -> None:
+def test_unknown_kind_is_rejected() -> None:
     with pytest.raises(SpecError, match=r"^model\.loss\.kind: expected .*soft.*hard.*, got 'sof'"):
         LOSSES.check({"name": "bootstrapping", "kind": "sof"}, "model.loss")

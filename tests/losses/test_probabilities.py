@@ -23,7 +23,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def both_targets() -> list[tuple[torch.Tensor, Any]]:
-    """Indices and mixed probabilities, each with the probabilities that they stand for."""
+    """Return targets as indices and as mixed probabilities, each with its probabilities."""
     _, targets = batch()
     shares = (0.7 * F.one_hot(targets, 4) + 0.3 * F.one_hot(targets.flip(0), 4)).double()
     return [(targets, np.eye(4)[targets.numpy()]), (shares, shares.numpy())]
@@ -46,7 +46,7 @@ def test_brier_is_the_squared_distance() -> None:
 
 
 def test_the_brier_score_of_a_published_forecast() -> None:
-    """Rain at 70 % that came: 0.09 a class, 0.18 in Brier's own form."""
+    """Rain predicted with 70 % that occurred: 0.09 per class, 0.18 in the definition of Brier."""
     logits = torch.tensor([[0.7, 0.3]]).log()
     assert brier_score(logits, torch.tensor([0])).item() == pytest.approx(0.18, rel=1e-6)
 
@@ -59,7 +59,7 @@ def test_a_proper_score_is_least_at_the_right_probabilities() -> None:
 
 
 @pytest.mark.parametrize("delta", [0.1, 0.5])
-def test_huber_is_scipys(delta: float) -> None:
+def test_huber_equals_scipy(delta: float) -> None:
     huber = importlib.import_module("scipy.special").huber
     logits, _ = batch()
     for labels, p in both_targets():
@@ -94,7 +94,7 @@ def test_poly_1_without_epsilon_is_cross_entropy(weights: torch.Tensor | None, s
 
 
 def test_poly_1_smooths_its_first_term_as_well() -> None:
-    """As in the paper's code for smoothed labels: epsilon times the smoothed sum of 1 - q."""
+    """The first term is epsilon times the smoothed sum of 1 - q, as in the code of the paper."""
     logits, _ = batch()
     for labels, p in both_targets():
         smooth = 0.9 * p + 0.1 / 4
@@ -112,6 +112,6 @@ def test_poly_1_smooths_its_first_term_as_well() -> None:
         ({"name": "brier", "class_weights": "balance"}, r"\.class_weights: expected .*'balance'"),
     ],
 )
-def test_what_is_out_of_range_is_refused(spec: dict[str, Any], message: str) -> None:
+def test_out_of_range_values_are_rejected(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=rf"^model\.loss.*{message}"):
         LOSSES.check(spec, "model.loss")

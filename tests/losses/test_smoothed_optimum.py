@@ -25,7 +25,7 @@ SMOOTHING = 0.1
 
 
 def smoothing_specs() -> list[dict[str, Any]]:
-    """Every registered loss that takes label smoothing, with every way to weight the classes that it takes."""
+    """Return specs of every loss with label smoothing, with every form of class weights."""
     specs: list[dict[str, Any]] = []
     for name in LOSSES.names():
         entry = LOSSES.entry(name)
@@ -69,7 +69,7 @@ def minimizer(loss: torch.nn.Module, kinds: torch.Tensor, labels: torch.Tensor) 
 
 @pytest.mark.parametrize("spec", smoothing_specs(), ids=str)
 def test_smoothing_leaves_the_predicted_class_of_the_optimum(spec: dict[str, Any]) -> None:
-    """Ten certain kinds get their classes; ten uncertain ones get the class of the largest weighted posterior."""
+    """The optimum predicts the class with the largest weighted posterior, for certain and for uncertain inputs."""
     loss = LOSSES.build(spec, **FACTS).double()
     counts = torch.tensor(COUNTS)
     likelihood = torch.randn(CLASSES, CLASSES, generator=torch.Generator().manual_seed(3)).mul(2).softmax(0)

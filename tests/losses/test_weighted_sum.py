@@ -14,7 +14,7 @@ TARGETS = torch.tensor([0, 1, 2, 1])
 
 
 class Confidence(nn.Module):
-    """A loss of somebody's own."""
+    """Custom loss."""
 
     def __init__(self, k: float = 1.0) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def test_facts_reach_every_part() -> None:
     assert loss.losses[0].class_weights.tolist() == pytest.approx([2.0, 2 / 3])
 
 
-def test_a_torch_loss_and_ones_own_drop_in(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_loss_and_custom_loss(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = build_loss("torch.nn.MultiMarginLoss")
     torch.testing.assert_close(theirs(LOGITS, TARGETS), nn.functional.multi_margin_loss(LOGITS, TARGETS))
     (tmp_path / "my_losses.py").write_text(
@@ -92,13 +92,13 @@ def test_from_python_with_modules() -> None:
         ({"name": "focal", "weight": 2.0}, r'^model\.loss: .* no argument "weight"'),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(specs: Any, message: str) -> None:
+def test_invalid_values_are_rejected_with_key(specs: Any, message: str) -> None:
     for call in (check_losses, build_loss):
         with pytest.raises(SpecError, match=message):
             call(specs, "model.loss")
 
 
-def test_something_that_is_no_loss_is_refused() -> None:
+def test_other_objects_are_rejected() -> None:
     with pytest.raises(SpecError, match=r"^model\.loss: expected a torch\.nn\.Module, got a Fraction"):
         build_loss("fractions.Fraction", "model.loss")
 

@@ -34,8 +34,8 @@ def spec(base: Any, **values: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("base", ["sgd", {"name": "nesterov", "lr": 0.1}, {"name": "adamw", "lr": 0.02}])
-def test_slow_weights_go_a_part_of_the_way_to_those_that_another_optimizer_reached(base: Any) -> None:
-    """A loop that knows nothing of the wrapper: it steps, and every third time goes back a part of the way."""
+def test_slow_weights_equal_reference_loop(base: Any) -> None:
+    """Lookahead equals a plain loop that moves back by a fraction after every third step."""
     model, twin = network(), network()
     optimizer, plain = build_optimizer(spec(base, every=3, alpha=0.3), model), build_optimizer(base, twin)
     slow = flat(twin)
@@ -51,14 +51,14 @@ def test_slow_weights_go_a_part_of_the_way_to_those_that_another_optimizer_reach
     np.testing.assert_allclose(flat(model), slow, rtol=1e-4, atol=1e-6)
 
 
-def test_all_of_the_way_is_the_optimizer_inside() -> None:
+def test_step_size_one_equals_base_optimizer() -> None:
     model, twin = network(), network()
     train(model, build_optimizer(spec("adamw", every=2, alpha=1.0), model), 7)
     train(twin, build_optimizer("adamw", twin), 7)
     np.testing.assert_allclose(flat(model), flat(twin), rtol=1e-6)
 
 
-def test_what_is_evaluated_changes_place_with_what_is_trained_and_back_bit_for_bit() -> None:
+def test_swapping_to_eval_weights_and_back_is_exact() -> None:
     model = network()
     optimizer = find_eval_weights_optimizer(build_optimizer(spec({"name": "adamw", "lr": 0.05}, every=4), model))
     assert optimizer is not None
@@ -78,7 +78,7 @@ def test_what_is_evaluated_changes_place_with_what_is_trained_and_back_bit_for_b
 
 @pytest.mark.parametrize("evaluating", [False, True])
 @pytest.mark.parametrize("steps", [0, 1, 3, 4, 6])
-def test_it_goes_on_from_its_state_wherever_it_was(steps: int, evaluating: bool) -> None:
+def test_resume_from_state_at_any_step(steps: int, evaluating: bool) -> None:
     """A checkpoint that holds the evaluated weights, and is written in validation or between two steps."""
     whole, model = network(), network()
     given = spec({"name": "adamw", "lr": 0.05}, every=4)
@@ -100,7 +100,7 @@ def test_it_goes_on_from_its_state_wherever_it_was(steps: int, evaluating: bool)
         assert torch.equal(mine["slow"], theirs["slow"])
 
 
-def test_a_parameter_that_thaws_later_begins_its_slow_weights_there() -> None:
+def test_slow_weights_of_unfrozen_parameter_start_at_unfreezing() -> None:
     model = network()
     optimizer = build_optimizer(spec({"name": "adamw", "lr": 0.05}, every=2), model)
     first = model[0]
@@ -125,12 +125,12 @@ def test_a_parameter_that_thaws_later_begins_its_slow_weights_there() -> None:
         ({"k": 5}, r'^model\.optimizer: the optimizer "lookahead" has no argument "k"'),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(values: Any, message: str) -> None:
+def test_invalid_values_are_rejected_with_key(values: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check_optimizer(spec("sgd", **values))
 
 
-def test_two_that_are_evaluated_elsewhere_are_refused() -> None:
+def test_two_eval_weight_optimizers_are_rejected() -> None:
     for base in ("schedule_free_sgd", spec("sgd"), {"name": "sam", "base": "schedule_free_adamw"}):
         with pytest.raises(SpecError, match="expected an optimizer without evaluation weights"):
             build_optimizer(spec(base), network())

@@ -24,7 +24,7 @@ RATES = exponential_rates(1e-6, 10.0, 141)
 
 
 def logistic(middle: float, width: float = 0.5) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """A fall from 2 to 1 that is steepest at the rate ``middle``."""
+    """Return losses that decrease from 2 to 1, fastest at the rate ``middle``."""
     return 1 + 1 / (1 + np.exp((np.log(RATES) - math.log(middle)) / width))
 
 
@@ -35,7 +35,7 @@ def test_the_rates_are_a_geometric_series_with_both_ends() -> None:
     assert np.allclose(ratios, ratios[0])
 
 
-def test_smoothing_is_scipys_where_no_end_is_near_and_keeps_what_is_level() -> None:
+def test_smoothing_equals_scipy_and_preserves_constants() -> None:
     from scipy.ndimage import gaussian_filter1d  # type: ignore[import-untyped]
 
     values = np.random.default_rng(0).normal(size=200)
@@ -43,17 +43,17 @@ def test_smoothing_is_scipys_where_no_end_is_near_and_keeps_what_is_level() -> N
     assert np.allclose(smooth(np.full(30, 2.5), 4.0), 2.5)
 
 
-def test_smoothing_moves_no_curve_towards_higher_rates() -> None:
+def test_smoothing_does_not_shift_curves() -> None:
     for middle in (1e-4, 1e-2):
         assert math.isclose(steepest(RATES, smooth(logistic(middle), 4.0)), middle, rel_tol=0.13)
 
 
 @pytest.mark.parametrize("middle", [1e-4, 1e-3, 1e-2])
-def test_the_steepest_place_of_a_logistic_fall_is_its_middle(middle: float) -> None:
+def test_steepest_rate_of_logistic_curve_is_its_middle(middle: float) -> None:
     assert math.isclose(steepest(RATES, logistic(middle)), middle, rel_tol=0.13)
 
 
-def test_what_lies_behind_the_lowest_place_is_never_the_steepest() -> None:
+def test_steepest_rate_is_before_minimum() -> None:
     curve = logistic(1e-3)
     bumps = np.where(np.asarray(RATES) > 0.1, 40.0 - 38.0 * (np.asarray(RATES) > 1.0), 0.0)
     curve = curve + bumps  # up by 40, then down by 38: a much steeper fall, but above the minimum
@@ -98,7 +98,7 @@ def test_gradient_descent_on_a_parabola_is_advised_below_the_rate_at_which_it_di
         assert 1e-4 < rate < 0.5, name
 
 
-def test_divergence_is_the_running_mean_above_so_many_times_its_least() -> None:
+def test_divergence_is_running_mean_above_multiple_of_minimum() -> None:
     losses = [3.0, 1.0, 2.0, 5.0, 4.0, 9.0, 30.0]
     least, ends = math.inf, []
     for i in range(len(losses)):
@@ -113,7 +113,7 @@ def test_divergence_is_the_running_mean_above_so_many_times_its_least() -> None:
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_has_diverged(loss: float) -> None:
+def test_nan_loss_has_diverged(loss: float) -> None:
     assert Diverged(1e9).update(loss)
 
 
@@ -134,6 +134,6 @@ def test_noise_alone_is_no_fall() -> None:
             flat.suggestions()
 
 
-def test_too_few_steps_say_nothing() -> None:
+def test_too_few_steps_give_no_suggestion() -> None:
     with pytest.raises(UserError, match="expected at least 10 steps, got 3 before the loss diverged"):
         RangeTest((0.1, 1.0, 10.0), (2.0, 3.0, 4.0), True).suggestions()

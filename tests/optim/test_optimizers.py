@@ -82,7 +82,7 @@ def test_every_optimizer_builds_from_its_defaults_and_moves_the_weights(name: st
         ("muon", Muon, {"lr": 1e-3, "momentum": 0.95, "nesterov": True, "adjust_lr_fn": "match_rms_adamw"}),
     ],
 )
-def test_those_that_everybody_names(name: str, cls: type[Optimizer], values: dict[str, Any]) -> None:
+def test_common_optimizer_names(name: str, cls: type[Optimizer], values: dict[str, Any]) -> None:
     optimizer = build_optimizer(name, network())
     assert type(optimizer) is cls
     assert {k: optimizer.defaults[k] for k in values} == values
@@ -93,7 +93,7 @@ def test_those_that_everybody_names(name: str, cls: type[Optimizer], values: dic
 
 
 @pytest.mark.parametrize("name", sorted(PLAIN))
-def test_the_steps_are_torchs_own(name: str) -> None:
+def test_steps_equal_torch(name: str) -> None:
     values: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.1}
     ours = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Tanh(), nn.Linear(8, 3))
     theirs = copy.deepcopy(ours)
@@ -117,7 +117,7 @@ def test_the_steps_are_torchs_own(name: str) -> None:
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-4, atol=1e-6)
 
 
-def test_momentum_of_timms_optimizers_is_timms() -> None:
+def test_momentum_of_timm_optimizers() -> None:
     assert build_optimizer("sgdw", network()).defaults["momentum"] == 0.9
     assert build_optimizer({"name": "sgdw", "momentum": 0.5}, network()).defaults["momentum"] == 0.5
 
@@ -155,7 +155,7 @@ def test_gradients_can_be_clipped_for_a_fused_optimizer_under_mixed_precision() 
     assert torch.nn.utils.get_total_norm(gradients) <= 1.001e-3
 
 
-def test_a_resumed_optimizer_goes_on_as_if_nothing_had_happened() -> None:
+def test_resumed_optimizer_equals_uninterrupted() -> None:
     spec = {"name": "adamw", "lr": 0.01, "weight_decay": 0.1}
     through = network()
     optimizer = build_optimizer(spec, through)
@@ -198,14 +198,14 @@ def test_a_resumed_optimizer_goes_on_as_if_nothing_had_happened() -> None:
     ],
     ids=str,
 )
-def test_what_is_wrong_is_told_with_its_place(spec: Any, message: str) -> None:
+def test_invalid_values_are_rejected_with_key(spec: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check_optimizer(spec, "model.optimizer")
     with pytest.raises(SpecError, match=message):
         build_optimizer(spec, network(), "model.optimizer")
 
 
-def test_what_only_the_model_can_tell() -> None:
+def test_errors_that_depend_on_the_model() -> None:
     with pytest.raises(SpecError, match=r"^model\.optimizer: the model has no trainable parameter"):
         build_optimizer("adamw", network().requires_grad_(False))
     with pytest.raises(SpecError, match=r"^model\.optimizer: layer_decay: requires a backbone"):
@@ -257,19 +257,19 @@ def test_a_learning_rate_is_scaled_on_request_only_and_with_every_group() -> Non
         ({"lr_reference_batch": 256, "effective_batch": -1}, "effective_batch: expected int > 0"),
     ],
 )
-def test_a_reference_batch_that_cannot_be_is_refused_before_anything_is_built(given: Any, message: str) -> None:
+def test_invalid_reference_batch_is_rejected_early(given: Any, message: str) -> None:
     with pytest.raises(SpecError, match=f"^model\\.optimizer.*{message}"):
         check_optimizer({"name": "adamw", **given})
 
 
-def test_a_reference_batch_needs_to_know_the_batch() -> None:
+def test_reference_batch_requires_batch_size() -> None:
     with pytest.raises(SpecError, match="requires a loader with `batch_size`"):
         build_optimizer({"name": "adamw", "lr_reference_batch": 256}, network())
 
 
 @pytest.mark.parametrize("shape", [(64, 32), (32, 128), (64, 64)])
-def test_muon_moves_matrices_as_torchs_own(shape: tuple[int, int]) -> None:
-    """Both have the coefficients, the momentum and the weight decay of the authors; the arithmetic is bfloat16."""
+def test_muon_equals_torch_on_matrices(shape: tuple[int, int]) -> None:
+    """Coefficients, momentum and weight decay are those of the authors. The arithmetic is bfloat16."""
     generator = torch.Generator().manual_seed(0)
     one, two = (nn.Linear(shape[1], shape[0], bias=False) for _ in range(2))
     two.load_state_dict(one.state_dict())

@@ -14,7 +14,7 @@ from imgrec.optim import build_optimizer, parameter_groups
 
 
 class Wrapped(nn.Module):
-    """A timm network without its classifier, somewhere inside a model with a head of its own."""
+    """Model with a nested timm network without classifier, and a separate head."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -23,8 +23,10 @@ class Wrapped(nn.Module):
         self.head = nn.Linear(network.num_features, 10)
 
 
-def told(groups: list[dict[str, Any]], model: nn.Module, rename: Mapping[str, str]) -> dict[str, tuple[float, float]]:
-    """(learning rate, weight decay) of every parameter by its name in the plain timm model."""
+def group_settings(
+    groups: list[dict[str, Any]], model: nn.Module, rename: Mapping[str, str]
+) -> dict[str, tuple[float, float]]:
+    """Return learning rate and weight decay of every parameter, by its name in the timm model."""
     names = {id(p): n for n, p in model.named_parameters()}
     found = {}
     for group in groups:
@@ -49,7 +51,7 @@ def told(groups: list[dict[str, Any]], model: nn.Module, rename: Mapping[str, st
         "xcit_nano_12_p16_224",  # `pos_embed.*` with a wildcard, and a temperature that its attention alone names
     ],
 )
-def test_the_groups_are_timms_own(name: str, layer_decay: float | None) -> None:
+def test_groups_equal_timm(name: str, layer_decay: float | None) -> None:
     whole: Any = timm.create_model(name, num_classes=10)
     exempt = whole.no_weight_decay() if hasattr(whole, "no_weight_decay") else ()
     theirs = (
@@ -61,7 +63,7 @@ def test_the_groups_are_timms_own(name: str, layer_decay: float | None) -> None:
     ours = parameter_groups(wrapped, 0.05, lr=1.0, layer_decay=layer_decay)
     classifier = whole.pretrained_cfg["classifier"]
     rename = {"backbone.network.": "", "head.": f"{classifier}."}
-    assert told(ours, wrapped, rename) == told(theirs, whole, {})
+    assert group_settings(ours, wrapped, rename) == group_settings(theirs, whole, {})
 
 
 def test_groups_by_name() -> None:
@@ -109,7 +111,7 @@ def test_layer_decay_scales_the_learning_rate_of_the_optimizer() -> None:
     assert stem["name"] == "layer_0_decay"
 
 
-def test_what_cannot_be_grouped_is_refused() -> None:
+def test_invalid_groups_are_rejected() -> None:
     model = nn.Linear(2, 2)
     with pytest.raises(UserError, match=r"^layer_decay: requires a backbone that defines its layers"):
         parameter_groups(model, lr=0.1, layer_decay=0.5)

@@ -26,7 +26,7 @@ class Network(nn.Module):
 
 
 class Task(nn.Module):
-    """What an optimizer is built for: a network, and a loss that owns a parameter."""
+    """Module with a network and a loss that has a parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Task(nn.Module):
 
 
 def settings(model: nn.Module, rules: list[dict[str, Any]], **values: Any) -> dict[str, tuple[float, float]]:
-    """(learning rate, weight decay) of every parameter by name."""
+    """Return learning rate and weight decay of every parameter by name."""
     spec = {"name": "nesterov", "lr": 0.1, "weight_decay": 0.01, "groups": rules, **values}
     optimizer = build_optimizer(spec, model)
     names = {id(p): name for name, p in model.named_parameters()}
@@ -62,7 +62,7 @@ def test_a_pattern_has_its_own_learning_rate_and_weight_decay() -> None:
     }
 
 
-def test_of_rules_that_say_the_same_the_last_one_counts_and_others_add_up() -> None:
+def test_later_rules_override_and_others_combine() -> None:
     rules = [
         {"scope": ["backbone", "head"], "lr_factor": 2.0, "weight_decay": 0.3},
         {"scope": "*.bias", "decay_norm_and_bias": True},
@@ -75,7 +75,7 @@ def test_of_rules_that_say_the_same_the_last_one_counts_and_others_add_up() -> N
     assert found["backbone.network.1.bias"] == (0.2, 0.3)
 
 
-def test_in_a_task_a_pattern_is_about_the_network_and_what_the_loss_owns_has_its_own_name() -> None:
+def test_patterns_of_task_match_network_and_loss_parameters() -> None:
     found = settings(Task(), [{"scope": "head", "lr_factor": 3.0}, {"scope": "loss", "lr_factor": 0.0}])
     assert found["model.head.weight"] == (0.3, 0.01)
     assert found["loss.centres"][0] == 0.0
@@ -97,7 +97,7 @@ def test_rules_multiply_layer_decay_and_scaled_rates() -> None:
             assert group["lr"] == pytest.approx(rates[id(parameter)] * 2 * (4 if head else 1))
 
 
-def test_names_of_groups_are_told_apart_and_plain_ones_come_first() -> None:
+def test_group_names_are_unique_and_plain_groups_first() -> None:
     spec: dict[str, Any] = {"name": "adamw", "lr": 0.1, "weight_decay": 0.1}
     rules = [{"scope": ["head", "1"], "lr_factor": 2}, {"scope": "*.bias", "weight_decay": 0.2}]
     names = [g["name"] for g in build_optimizer({**spec, "groups": rules}, Network()).param_groups]
@@ -112,7 +112,7 @@ def test_a_group_may_have_any_option_of_the_optimizer() -> None:
     assert [g.get("use_fallback", False) for g in build_optimizer(spec, Network()).param_groups] == [False, True]
 
 
-def test_a_step_is_that_of_two_optimizers() -> None:
+def test_step_equals_two_optimizers() -> None:
     model = Network()
     twin = copy.deepcopy(model)
     optimizer = build_optimizer({"name": "sgd", "lr": 0.1, "groups": [{"scope": "head", "lr_factor": 10.0}]}, model)
@@ -145,19 +145,19 @@ def test_a_step_is_that_of_two_optimizers() -> None:
         ([{"scope": "head", "decay_norm_and_bias": 1}], r"decay_norm_and_bias: expected bool"),
     ],
 )
-def test_a_rule_that_cannot_be_is_refused_before_there_is_a_model(rules: Any, message: str) -> None:
+def test_invalid_rule_is_rejected_before_model(rules: Any, message: str) -> None:
     with pytest.raises(SpecError, match=f"^model\\.optimizer.*{message}"):
         check_optimizer({"name": "nesterov", "lr": 0.1, "groups": rules})
 
 
-def test_a_pattern_that_means_nothing_is_refused_with_the_nearest() -> None:
+def test_pattern_without_match_is_rejected_with_suggestion() -> None:
     spec = {"name": "sgd", "lr": 0.1, "groups": [{"scope": "had", "lr_factor": 2}]}
     for model in (Network(), Task()):
         with pytest.raises(SpecError, match=r'^model\.optimizer: groups\[0\]\.scope: the pattern "had".*"head"'):
             build_optimizer(spec, model)
 
 
-def test_what_an_optimizer_has_but_once_is_no_option_of_a_group() -> None:
+def test_global_options_are_rejected_in_groups() -> None:
     def whole(params: Any, lr: float = 0.1, tint: float = 1.0) -> torch.optim.Optimizer:
         return torch.optim.SGD(params, lr=lr)
 
@@ -169,6 +169,6 @@ def test_what_an_optimizer_has_but_once_is_no_option_of_a_group() -> None:
         OptimizerFactory(whole).check_arguments(groups=[{"scope": "head", "weight_decay": 2.0}])
 
 
-def test_no_rules_are_no_rules() -> None:
+def test_missing_rules_are_empty() -> None:
     assert read_rules(None, {}) == []
     assert settings(Network(), []) == settings(Network(), [{"scope": "head", "lr_factor": 1.0}])

@@ -36,7 +36,7 @@ def closure_of(model: nn.Module, optimizer: torch.optim.Optimizer, calls: list[f
 
 
 @pytest.mark.parametrize("eta", [None, 0.01])
-def test_the_way_is_the_papers(eta: float | None) -> None:
+def test_perturbation_equals_formula_of_paper(eta: float | None) -> None:
     generator = np.random.default_rng(0)
     weights = [generator.normal(size=shape) for shape in ((4, 3, 3, 3), (5, 2), (7,))]
     gradients = [generator.normal(size=w.shape) for w in weights]
@@ -49,7 +49,7 @@ def test_the_way_is_the_papers(eta: float | None) -> None:
     assert [tuple(f.shape) for f in found] == [w.shape for w in weights]
 
 
-def test_no_way_within_the_ball_is_steeper() -> None:
+def test_perturbation_is_steepest_in_ball() -> None:
     generator = torch.Generator().manual_seed(0)
     gradient, weight = torch.randn(50, generator=generator), torch.randn(50, generator=generator)
     for eta in (None, 0.1):
@@ -61,12 +61,12 @@ def test_no_way_within_the_ball_is_steeper() -> None:
         assert (others @ gradient).max() < best @ gradient
 
 
-def test_without_a_slope_nothing_moves() -> None:
+def test_zero_gradient_gives_zero_perturbation() -> None:
     for eta in (None, 0.1):
         assert torch.equal(sam_perturbation([torch.ones(3)], [torch.zeros(3)], 0.5, eta)[0], torch.zeros(3))
 
 
-def test_the_adaptive_way_does_not_depend_on_the_scale_of_layers() -> None:
+def test_adaptive_perturbation_is_scale_invariant() -> None:
     """Weights times a and gradients over a: the way is a times as long, so the relative change stays."""
     generator = torch.Generator().manual_seed(0)
     weights, slopes = torch.randn(2, 8, generator=generator), torch.randn(2, 8, generator=generator)
@@ -81,7 +81,7 @@ def test_the_adaptive_way_does_not_depend_on_the_scale_of_layers() -> None:
 
 @pytest.mark.parametrize(("name", "eta"), [("sam", None), ("asam", 0.01)])
 def test_a_step_is_made_of_its_parts(name: str, eta: float | None) -> None:
-    """Against a loop that knows nothing of the optimizer: gradient, up, gradient, back, step."""
+    """SAM equals a plain loop: gradient, perturbation, second gradient, restoration, step."""
     model = network()
     twin = copy.deepcopy(model)
     optimizer = build_optimizer({"name": name, "rho": 0.1, "base": BASE}, model)
@@ -110,7 +110,7 @@ def test_a_step_is_made_of_its_parts(name: str, eta: float | None) -> None:
     torch.testing.assert_close(model.state_dict(), twin.state_dict(), rtol=1e-4, atol=1e-6)
 
 
-def test_it_prefers_the_flat_of_two_minima() -> None:
+def test_prefers_flat_minimum() -> None:
     """A valley that is narrow and deep at 0.06, and one that is wide at -1: from between them, who goes where."""
 
     def loss(x: torch.Tensor) -> torch.Tensor:
@@ -129,13 +129,13 @@ def test_it_prefers_the_flat_of_two_minima() -> None:
             return value
 
         for _ in range(3000):
-            optimizer.step(closure)  # type: ignore[arg-type]  # torch says float
+            optimizer.step(closure)  # type: ignore[arg-type]  # torch annotates float
         ends.append(float(model.weight.detach()))
     assert ends[0] == pytest.approx(0.06, abs=1e-3)
     assert ends[1] < 0
 
 
-def test_the_weights_come_back_bit_for_bit() -> None:
+def test_weights_are_restored_exactly() -> None:
     model = network()
     optimizer = sharpness_aware(build_optimizer({"name": "sam", "rho": 3.0, "base": {"name": "sgd", "lr": 0.0}}, model))
     assert optimizer is not None
@@ -143,14 +143,14 @@ def test_the_weights_come_back_bit_for_bit() -> None:
     closure_of(model, optimizer)()
     optimizer.perturb()
     assert not torch.equal(model.state_dict()["0.weight"], before["0.weight"])
-    optimizer.perturb()  # a step that was broken off begins anew
+    optimizer.perturb()  # an interrupted step starts again
     optimizer.restore()
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     optimizer.step()
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
-def test_a_step_without_its_second_pass_is_refused() -> None:
+def test_step_without_second_pass_is_rejected() -> None:
     model = network()
     optimizer = build_optimizer({"name": "sam", "base": "sgd"}, model)
     with pytest.raises(UserError, match="perturb: requires a gradient"):
@@ -160,7 +160,7 @@ def test_a_step_without_its_second_pass_is_refused() -> None:
         optimizer.step()
 
 
-def test_it_is_its_base_to_a_checkpoint_a_schedule_and_a_callback() -> None:
+def test_wrapper_exposes_state_of_base() -> None:
     model = network()
     optimizer = build_optimizer({"name": "sam", "base": BASE}, model)
     assert isinstance(optimizer, OptimizerWrapper)
@@ -184,7 +184,7 @@ def test_it_is_its_base_to_a_checkpoint_a_schedule_and_a_callback() -> None:
     assert "around SGD" in repr(optimizer)
 
 
-def test_what_is_scaled_inside_is_told_outside() -> None:
+def test_scaling_of_base_is_reported() -> None:
     spec = {"name": "sam", "base": {"name": "sgd", "lr": 0.1, "lr_reference_batch": 64}}
     optimizer = build_optimizer(spec, network(), effective_batch=128)
     assert optimizer.lr_scaling.used == 0.2  # type: ignore[attr-defined]
@@ -202,14 +202,14 @@ def test_what_is_scaled_inside_is_told_outside() -> None:
     ],
     ids=str,
 )
-def test_what_is_wrong_is_told_with_its_place(spec: Any, message: str) -> None:
+def test_invalid_values_are_rejected_with_key(spec: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check_optimizer(spec)
     with pytest.raises(SpecError, match=message):
         build_optimizer(spec, network())
 
 
-def test_one_inside_another_is_refused() -> None:
+def test_nested_wrappers_are_rejected() -> None:
     with pytest.raises(SpecError, match="expected an optimizer that is not sharpness-aware"):
         build_optimizer({"name": "sam", "base": {"name": "asam", "base": "sgd"}}, network())
     with pytest.raises(SpecError, match="base: expected an optimizer or its spec, got int"):

@@ -21,7 +21,7 @@ def network() -> nn.Sequential:
 
 
 def gradient(model: nn.Module) -> np.ndarray[Any, Any]:
-    """The loss's, at the weights that are there."""
+    """Return the gradient of the loss at the current weights."""
     inputs = torch.randn(20, 6, generator=torch.Generator().manual_seed(1)).double()
     model.zero_grad()
     torch.autograd.backward(nn.functional.cross_entropy(model(inputs), inputs[:, :3].argmax(1)))
@@ -37,13 +37,13 @@ def put(model: nn.Module, values: np.ndarray[Any, Any]) -> None:
 
 
 def rates(steps: int) -> list[float]:
-    """A warm-up, a plateau, and a decay."""
+    """Return the factor of a warm-up, a plateau and a decay."""
     return [min(1.0, (i + 1) / 4) * (1.0 if i < 8 else 0.5) for i in range(steps)]
 
 
 @pytest.mark.parametrize("spec", [SGD, ADAMW])
 def test_steps_are_those_of_the_three_sequences(spec: dict[str, Any]) -> None:
-    """The paper's x, y and z, each kept as it stands there, in NumPy; of which the optimizer keeps but two."""
+    """Compare with x, y and z of the paper in NumPy. The optimizer stores two of them."""
     model, twin = network(), network()
     optimizer = build_optimizer(spec, model)
     beta, x = 0.9, flat(twin)
@@ -85,7 +85,7 @@ def test_with_constant_rates_the_result_is_the_plain_mean_of_the_points() -> Non
 
 
 @pytest.mark.parametrize("spec", [SGD, ADAMW])
-def test_it_comes_nearer_to_a_minimum_than_a_constant_rate_without_it(spec: dict[str, Any]) -> None:
+def test_converges_closer_than_constant_rate(spec: dict[str, Any]) -> None:
     """A noisy bowl: at a constant rate the last point wanders, and the average does not."""
 
     def loss(x: torch.Tensor) -> float:
@@ -109,7 +109,7 @@ def test_it_comes_nearer_to_a_minimum_than_a_constant_rate_without_it(spec: dict
 
 @pytest.mark.parametrize("evaluating", [False, True])
 @pytest.mark.parametrize("spec", [SGD, ADAMW])
-def test_it_goes_on_from_its_state(spec: dict[str, Any], evaluating: bool) -> None:
+def test_resume_from_state(spec: dict[str, Any], evaluating: bool) -> None:
     def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
         for _ in range(steps):
             gradient(model)
@@ -141,6 +141,6 @@ def test_it_goes_on_from_its_state(spec: dict[str, Any], evaluating: bool) -> No
         ({"lr": -1.0}, r"^model\.optimizer.*lr: expected "),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(values: Any, message: str) -> None:
+def test_invalid_values_are_rejected_with_key(values: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check_optimizer({**ADAMW, **values})

@@ -44,7 +44,7 @@ def optimizer(*rates: float) -> SGD:
 
 
 def curve(scheduler: Any, steps: int) -> list[float]:
-    """The learning rate of each optimizer step."""
+    """Return the learning rate of each optimizer step."""
     rates = []
     for _ in range(steps):
         rates.append(scheduler.get_last_lr()[0])
@@ -62,7 +62,7 @@ def test_every_schedule_warms_up_and_then_starts_at_one(name: str) -> None:
     assert name == "cosine_restarts" or all(later <= earlier for earlier, later in pairwise(factors))
     assert factors[-1] < 1 or name in ("constant", "plateau")
     plain: Any = SCHEDULES.build(name)
-    if name == "one_cycle":  # it has a warm-up of its own
+    if name == "one_cycle":  # it includes a warm-up
         assert (plain.warmup, plain(0.0), plain(0.3)) == (0.3, 0.04, 1.0)
     else:
         assert plain(0.0) == 1.0
@@ -108,7 +108,7 @@ def test_the_curve(schedule: Schedule, expected: dict[float, float]) -> None:
     assert {p: schedule.factor(p) for p in expected} == pytest.approx(expected)
 
 
-def test_cosine_and_step_are_torchs_own() -> None:
+def test_cosine_and_step_equal_torch() -> None:
     one, two = optimizer(0.3), optimizer(0.3)
     ours = curve(build_schedule("cosine", one, 50), 50)
     assert ours == pytest.approx(curve(CosineAnnealingLR(two, T_max=50), 50))
@@ -117,7 +117,7 @@ def test_cosine_and_step_are_torchs_own() -> None:
     assert ours == pytest.approx(curve(MultiStepLR(two, milestones=[3, 6, 9]), 10))
 
 
-def test_restarts_polynomials_and_one_cycle_are_torchs_own() -> None:
+def test_restarts_polynomials_and_one_cycle_equal_torch() -> None:
     one, two = optimizer(0.3), optimizer(0.3)
     ours = curve(build_schedule({"name": "cosine_restarts", "cycles": 3, "growth": 2}, one, 70), 70)
     assert ours == pytest.approx(curve(CosineAnnealingWarmRestarts(two, T_0=10, T_mult=2), 70))
@@ -127,7 +127,7 @@ def test_restarts_polynomials_and_one_cycle_are_torchs_own() -> None:
 
 
 @pytest.mark.parametrize("name", ["nesterov", "adamw"])
-def test_one_cycle_is_torchs_own(name: str) -> None:
+def test_one_cycle_equals_torch(name: str) -> None:
     def momentum(each: Any) -> float:
         group = each.param_groups[0]
         return float(group["betas"][0] if "betas" in group else group["momentum"])
@@ -147,7 +147,7 @@ def test_one_cycle_is_torchs_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES.names())
 def test_the_last_step_and_what_follows_it_are_on_the_curve(name: str) -> None:
-    """A schedule that ends at its last step has the factor of the end there; others have it after that step."""
+    """A one-cycle schedule reaches its final factor at the last step. Other schedules reach it after that step."""
     steps, schedule = 50, SCHEDULES.build(name)
     scheduler = build_schedule(name, optimizer(1.0), steps)
     *_, last, after = curve(scheduler, steps + 1)
@@ -159,7 +159,7 @@ def test_the_last_step_and_what_follows_it_are_on_the_curve(name: str) -> None:
         assert after == pytest.approx(SCHEDULES.entry(name).parameters["final"].default, abs=1e-12)
 
 
-def test_a_momentum_is_moved_only_where_there_is_one() -> None:
+def test_momentum_is_cycled_if_present() -> None:
     spec = {"name": "one_cycle", "momentum": [0.85, 0.95]}
     with pytest.raises(SpecError, match=r"^model\.schedule: momentum: expected an optimizer with momentum, got SGD"):
         build_schedule(spec, build_optimizer("sgd", nn.Linear(2, 2)), 10)
@@ -172,14 +172,14 @@ def test_a_momentum_is_moved_only_where_there_is_one() -> None:
 
 
 def losses(seed: int, count: int) -> list[float]:
-    """Loss values that fall, stand still, and fall again."""
+    """Return loss values that decrease, are constant and decrease again."""
     noise = torch.randn(count, generator=torch.Generator().manual_seed(seed)) / 50
     return [float(max(1 - i / 20, 0.4) + n) for i, n in enumerate(noise)]
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 @pytest.mark.parametrize(("patience", "cooldown", "final"), [(0, 0, 0.0), (2, 0, 0.0), (3, 4, 0.05), (1, 2, 0.3)])
-def test_a_plateau_is_torchs_own(patience: int, cooldown: int, final: float, mode: Any) -> None:
+def test_plateau_equals_torch(patience: int, cooldown: int, final: float, mode: Any) -> None:
     one, two = optimizer(0.5), optimizer(0.5)
     rule: dict[str, Any] = {"patience": patience, "cooldown": cooldown, "mode": mode}
     ours = build_schedule({"name": "plateau", "gamma": 0.5, "final": final, **rule}, one, 1000)
@@ -196,7 +196,7 @@ def test_a_plateau_is_torchs_own(patience: int, cooldown: int, final: float, mod
     assert one.param_groups[0]["lr"] < 0.5
 
 
-def test_a_plateau_goes_on_from_its_state_and_waits_for_the_warm_up() -> None:
+def test_plateau_resumes_and_waits_for_warmup() -> None:
     spec = {"name": "plateau", "patience": 1, "gamma": 0.5, "warmup": 0.1}
 
     def run(scheduler: Any, part: range) -> list[float]:
@@ -222,7 +222,7 @@ def test_a_plateau_goes_on_from_its_state_and_waits_for_the_warm_up() -> None:
     assert first + run(again, range(43, 100)) == whole
 
 
-def test_a_metric_that_nobody_computes_is_named_with_the_nearest() -> None:
+def test_unknown_metric_is_rejected_with_suggestion() -> None:
     scheduler = build_schedule({"name": "plateau", "monitor": "val/acc_top3"}, optimizer(), 10)
     for look in (scheduler.observe, scheduler.check):
         with pytest.raises(
@@ -231,7 +231,7 @@ def test_a_metric_that_nobody_computes_is_named_with_the_nearest() -> None:
             look({"val/loss": 1.0, "val/acc_top5": 0.5})
     assert Plateau(monitor="val/acc").mode == "max"
     assert Plateau(monitor="val/nll").mode == "min"
-    build_schedule("cosine", optimizer(), 10).observe({})  # others wait for nothing
+    build_schedule("cosine", optimizer(), 10).observe({})  # other schedules ignore it
 
 
 @pytest.mark.parametrize("steps", [3, 7, 10, 30, 391])
@@ -280,7 +280,7 @@ def test_a_resumed_run_follows_the_same_curve(name: str, tmp_path: Any) -> None:
     assert start + curve(resumed, 11) == whole
 
 
-def test_training_without_an_end() -> None:
+def test_training_without_step_limit() -> None:
     assert curve(build_schedule("constant", optimizer(0.5), float("inf")), 3) == [0.5] * 3
     for spec in ("cosine", {"name": "constant", "warmup": 0.1}):
         for steps in (float("inf"), -1):
@@ -288,7 +288,7 @@ def test_training_without_an_end() -> None:
                 build_schedule(spec, optimizer(), steps)
 
 
-def test_what_is_no_schedule_is_refused() -> None:
+def test_other_objects_are_rejected() -> None:
     with pytest.raises(SpecError, match=r"expected a callable"):
         build_schedule("fractions.Fraction", optimizer(), 3)
 
@@ -326,7 +326,7 @@ def test_what_is_no_schedule_is_refused() -> None:
     ],
     ids=str,
 )
-def test_what_is_wrong_is_told_with_its_place(spec: Any, message: str) -> None:
+def test_invalid_values_are_rejected_with_key(spec: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check_schedule(spec, "model.schedule")
     with pytest.raises(SpecError, match=message):

@@ -37,7 +37,7 @@ def objective(logits: Tensor) -> Tensor:
 
 
 def test_fgsm_on_a_linear_network_is_known() -> None:
-    """Of two classes and a linear network, the margin falls by epsilon times the difference of the weights' L1 norm."""
+    """The margin of a linear network decreases by epsilon times the L1 norm of the weight difference."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     pixels = torch.rand(6, 3, 2, 2) * 0.8 + 0.1  # no pixel meets the end of its range
@@ -58,7 +58,7 @@ def test_images_stay_in_the_box_and_in_their_range() -> None:
         assert moved.max() <= 1
 
 
-def test_each_image_climbs_on_its_own() -> None:
+def test_images_are_attacked_independently() -> None:
     model = network()
     together = projected_ascent(model, images(), objective, 0.1, 0.02, steps=5)
     alone = projected_ascent(
@@ -81,7 +81,7 @@ def test_more_steps_find_a_larger_loss(seed: int) -> None:
     assert losses[1] > objective(model(random)).item()
 
 
-def test_the_steps_are_said_in_grey_levels() -> None:
+def test_steps_are_in_grey_levels() -> None:
     assert FGSM(epsilon=6.0).step_size == 6.0
     assert FGSM(epsilon=6.0, random_start=True).step_size == 7.5
     assert PGD(epsilon=8.0, steps=10).step_size == 2.0
@@ -117,8 +117,8 @@ class Centred(nn.Module):
         return logits
 
 
-def test_training_on_changed_images_makes_a_network_that_is_not_fooled() -> None:
-    """One strong pixel is right nine times of ten; the others are always right, and turned by a small step."""
+def test_adversarial_training_is_robust() -> None:
+    """One strong pixel is right in nine of ten images. The weak ones are always right, but inverted by a small step."""
     torch.manual_seed(0)
     targets = torch.randint(2, (256,))
     side = 2 * targets.float() - 1
@@ -128,7 +128,7 @@ def test_training_on_changed_images_makes_a_network_that_is_not_fooled() -> None
     pixels = torch.cat([strong[:, None], weak], dim=1).view(256, 1, 8, 8)
 
     def accuracies(penalty: nn.Module | None) -> tuple[float, float]:
-        """On images as they are, and on attacked ones."""
+        """Return the accuracy on clean and on attacked images."""
         model = Centred(64)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
         for _ in range(150):
@@ -155,7 +155,7 @@ def test_a_length_is_the_root_mean_square_of_the_pixels() -> None:
 
 
 def test_the_direction_is_the_one_that_changes_predictions_most() -> None:
-    """Of a linear network of two classes it is the difference of the weights; the divergence there is known."""
+    """The direction of a linear network is the weight difference, and its divergence has a closed form."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     pixels = torch.rand(5, 3, 2, 2)
@@ -170,14 +170,14 @@ def test_the_direction_is_the_one_that_changes_predictions_most() -> None:
 
 
 def test_dropout_alone_is_no_difference() -> None:
-    """With the same dropout in the passes that are compared, no step away is no divergence."""
+    """The compared passes use the same dropout, so a step of size zero gives no divergence."""
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(75, 3))
     penalty = VirtualAdversarial(epsilon=1e-3)(step(model, images()), model)
     assert abs(penalty.item()) < 1e-5
     assert VirtualAdversarial(epsilon=50)(step(model, images()), model).item() > 1e-3
 
 
-def test_it_takes_no_labels() -> None:
+def test_labels_are_not_used() -> None:
     model = network()
     torch.manual_seed(0)
     one = VirtualAdversarial()(step(model, images()), model)
@@ -198,6 +198,6 @@ def test_it_takes_no_labels() -> None:
         ({"name": "virtual_adversarial", "iterations": 0}, "iterations: expected .*, got 0"),
     ],
 )
-def test_what_is_wrong_is_told(spec: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_rejected(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         REGULARIZERS.check(spec, "r")

@@ -16,7 +16,7 @@ def output(logits: torch.Tensor) -> StepOutput:
     return StepOutput(torch.zeros(1), torch.zeros(1), logits, torch.zeros(1, 2), epoch=0)
 
 
-def test_the_entropy_is_scipys() -> None:
+def test_entropy_equals_scipy() -> None:
     logits = 3 * torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
     expected = entropy(logits.double().softmax(1).numpy(), axis=1)
     torch.testing.assert_close(prediction_entropy(logits), torch.from_numpy(expected).float())
@@ -25,7 +25,7 @@ def test_the_entropy_is_scipys() -> None:
     assert ConfidencePenalty()(output(logits), nn.Identity()).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_above_the_threshold_nothing_is_penalized() -> None:
+def test_no_penalty_above_threshold() -> None:
     logits = torch.tensor([[0.0, 0.0], [9.0, 0.0]], requires_grad=True)
     penalty = ConfidencePenalty(threshold=0.5)(output(logits), nn.Identity())
     assert penalty.item() == pytest.approx((0.5 - entropy(logits[1].detach().softmax(0).numpy())) / 2, rel=1e-4)
@@ -41,6 +41,6 @@ def test_extreme_logits_stay_finite() -> None:
         assert torch.isfinite(gradient).all()
 
 
-def test_a_negative_threshold_is_refused() -> None:
+def test_negative_threshold_is_rejected() -> None:
     with pytest.raises(SpecError, match=r"^r\.threshold: expected .*, got -1"):
         REGULARIZERS.check({"name": "confidence", "threshold": -1.0}, "r")

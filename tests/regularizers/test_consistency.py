@@ -25,7 +25,7 @@ KEYS = sample_keys(f"image {i}" for i in range(400))
 
 
 class Brighter(BatchTransform):
-    """Adds a constant, so that what was applied can be told from the result."""
+    """Transform that adds a constant, which identifies the applied transforms in the result."""
 
     def __init__(self, by: float) -> None:
         self.by = by
@@ -41,14 +41,14 @@ def logits(seed: int) -> Tensor:
 # ---------------------------------------------------------------- divergences
 
 
-def test_the_symmetric_divergence_is_torchs() -> None:
+def test_symmetric_divergence_equals_torch() -> None:
     one, other = (torch.distributions.Categorical(logits=logits(seed)) for seed in (0, 1))
     kl = torch.distributions.kl_divergence
     expected = (kl(one, other) + kl(other, one)).mean() / 2
     torch.testing.assert_close(symmetric_kl(logits(0), logits(1)), expected)
 
 
-def test_the_jensen_shannon_divergence_is_scipys() -> None:
+def test_jensen_shannon_divergence_equals_scipy() -> None:
     one, other = (logits(seed).double().softmax(1).numpy() for seed in (0, 1))
     expected = np.mean(jensenshannon(one, other, axis=1) ** 2)
     assert jensen_shannon(logits(0), logits(1)).item() == pytest.approx(expected, rel=1e-5)
@@ -69,7 +69,7 @@ def test_extreme_logits_stay_finite() -> None:
 # ---------------------------------------------------------------- R-Drop
 
 
-def test_r_drop_needs_something_that_is_dropped() -> None:
+def test_r_drop_requires_dropout() -> None:
     for net in (nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0))):
         with pytest.raises(UserError, match=r"^model\.regularizers: r_drop requires a network with dropout"):
             build_regularizers({"name": "r_drop", "weight": 1.0}).check_model(net)
@@ -90,7 +90,7 @@ def test_both_passes_learn() -> None:
 
 
 def test_a_view_is_a_mean_of_chains_and_of_the_image() -> None:
-    """A chain of n transforms that each add 0.01 adds n * 0.01; the mean over chains and weights is known."""
+    """A chain of n transforms adds n * 0.01, so the mean over chains and weights is known."""
     images = torch.zeros(400, 1, 2, 2)
     view = augmix(images, [Brighter(0.01), Brighter(0.01)], BatchRandom(KEYS, 0), chains=3)
     assert torch.equal(view.amin((1, 2, 3)), view.amax((1, 2, 3)))
@@ -101,7 +101,7 @@ def test_a_view_is_a_mean_of_chains_and_of_the_image() -> None:
     assert len(set(added.tolist())) > 390
 
 
-def test_every_transform_has_its_turn() -> None:
+def test_every_transform_is_used() -> None:
     view = augmix(torch.zeros(400, 1, 2, 2), [Brighter(0.1), Brighter(-0.1)], BatchRandom(KEYS, 0), chains=1)
     assert (view.flatten(1)[:, 0] > 0.001).float().mean() == pytest.approx(0.4, abs=0.12)
     assert (view.flatten(1)[:, 0] < -0.001).float().mean() == pytest.approx(0.4, abs=0.12)
@@ -162,7 +162,7 @@ def test_views_go_through_the_network_in_one_pass() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told(spec: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_rejected(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         REGULARIZERS.check({"name": "jensen_shannon", **spec}, "r", PART_FACTS)
     facts = {"num_classes": 2, "image_size": 8, "in_channels": 3}
@@ -170,7 +170,7 @@ def test_what_is_wrong_is_told(spec: dict[str, Any], message: str) -> None:
         REGULARIZERS.build({"name": "jensen_shannon", **spec}, "r", **facts)
 
 
-def test_a_transform_that_changes_the_size_is_refused() -> None:
+def test_transform_that_changes_size_is_rejected() -> None:
     class Half(BatchTransform):
         def __call__(self, images: Tensor, draws: BatchRandom) -> Tensor:
             return images[..., ::2]

@@ -42,7 +42,7 @@ def step(features: Tensor, targets: Tensor = LABELS) -> StepOutput:
 
 
 def by_pairs(features: np.ndarray, agree: np.ndarray, temperature: float) -> float:
-    """The paper's L_out, image by image; mixed images count by how much they agree."""
+    """Return L_out of the paper with a loop over images. Mixed images are weighted by their agreement."""
     directions = features / np.linalg.norm(features, axis=1, keepdims=True)
     total, count = 0.0, 0.0
     for i in range(len(features)):
@@ -57,7 +57,7 @@ def by_pairs(features: np.ndarray, agree: np.ndarray, temperature: float) -> flo
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
-def test_supervised_contrastive_is_the_papers(features: Tensor, temperature: float) -> None:
+def test_supervised_contrastive_equals_formula_of_paper(features: Tensor, temperature: float) -> None:
     agree = (LABELS.numpy()[:, None] == LABELS.numpy()[None, :]).astype(float)
     expected = by_pairs(features.double().numpy(), agree, temperature)
     assert supervised_contrastive(features, LABELS, temperature).item() == pytest.approx(expected, rel=1e-5)
@@ -130,7 +130,7 @@ def test_triplets_are_those_of_loops(seed: int) -> None:
 
 
 @pytest.mark.parametrize("mining", ["hard", "semi_hard"])
-def test_a_batch_without_triplets_costs_nothing(features: Tensor, mining: Any) -> None:
+def test_batch_without_triplets_has_zero_loss(features: Tensor, mining: Any) -> None:
     features.requires_grad_()
     for labels in (torch.arange(7), torch.zeros(7, dtype=torch.int64)):
         value = triplet_loss(features, labels, mining=mining)
@@ -139,7 +139,7 @@ def test_a_batch_without_triplets_costs_nothing(features: Tensor, mining: Any) -
         assert not gradient.any()
 
 
-def test_images_on_one_spot_have_a_finite_gradient() -> None:
+def test_equal_features_have_finite_gradient() -> None:
     features = torch.ones(4, 3, requires_grad=True)
     (gradient,) = torch.autograd.grad(triplet_loss(features, torch.tensor([0, 0, 1, 1])), features)
     assert torch.isfinite(gradient).all()
@@ -167,7 +167,7 @@ def test_the_distance_to_the_centres_is_half_the_squared_one(features: Tensor) -
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.01])
-def test_centres_follow_as_fast_whatever_the_weight(features: Tensor, weight: float) -> None:
+def test_speed_of_centres_is_independent_of_weight(features: Tensor, weight: float) -> None:
     made = build_regularizers({"name": "center", "weight": weight}, "r", num_classes=4, feature_dim=5)
     (center,) = made.regularizers
     assert isinstance(center, Center)
@@ -182,7 +182,7 @@ def test_centres_follow_as_fast_whatever_the_weight(features: Tensor, weight: fl
     torch.testing.assert_close(features.grad, weight * features.detach() / 7)  # the centres are still at zero
 
 
-def test_centres_come_to_lie_among_their_images(features: Tensor) -> None:
+def test_centres_converge_to_mean_of_class(features: Tensor) -> None:
     made = build_regularizers({"name": "center", "weight": 0.001}, "r", num_classes=4, feature_dim=5)
     optimizer = torch.optim.SGD(made.parameters(), lr=1.0)
     for _ in range(200):
@@ -221,7 +221,7 @@ def test_koleo_is_the_nearest_neighbours() -> None:
     assert koleo_penalty(features).item() == pytest.approx(-np.log(nearest).mean(), rel=1e-5)
 
 
-def test_two_images_on_one_spot_are_far_from_infinite() -> None:
+def test_koleo_of_equal_features_is_finite() -> None:
     features = torch.ones(3, 4, requires_grad=True)
     value = koleo_penalty(features)
     (gradient,) = torch.autograd.grad(value, features)
@@ -239,6 +239,6 @@ def test_two_images_on_one_spot_are_far_from_infinite() -> None:
         ({"name": "triplet", "mining": "easy"}, "mining: expected"),
     ],
 )
-def test_what_is_wrong_is_told(spec: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_rejected(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         REGULARIZERS.check(spec, "r")

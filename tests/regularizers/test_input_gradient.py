@@ -20,7 +20,7 @@ LABELS = torch.tensor([0, 2, 1, 0])
 
 
 def smooth() -> nn.Sequential:
-    """A network of which every derivative is there."""
+    """Return a network whose derivatives all exist."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(36, 3)).double()
 
@@ -30,7 +30,7 @@ def pictures(size: int = 5) -> Tensor:
 
 
 def jacobian_by_hand(model: nn.Module, images: Tensor) -> Tensor:
-    """``(batch, classes, pixels)``, image by image."""
+    """Return the Jacobian ``(batch, classes, pixels)`` with a loop over images."""
     of_one = torch.func.jacrev(lambda image: model(image[None])[0])
     return torch.stack([of_one(image).flatten(1) for image in images])
 
@@ -109,7 +109,7 @@ def test_a_compiled_network_is_penalized_as_one_that_is_not(name: str) -> None:
 
 
 def penalized(name: str, model: Classifier) -> Tensor:
-    """The gradient of the cross-entropy and a penalty, of all weights of the backbone."""
+    """Return the gradient of cross-entropy plus penalty for all weights of the backbone."""
     images = (pictures(32) * 255).to(torch.uint8)
     logits, features, _ = model.forward_all(images)
     torch.manual_seed(1)
@@ -120,6 +120,6 @@ def penalized(name: str, model: Classifier) -> Tensor:
     return torch.cat([each.flatten() for each in found])
 
 
-def test_no_projection_is_refused() -> None:
+def test_zero_projections_are_rejected() -> None:
     with pytest.raises(SpecError, match=r"^r\.projections: expected .*, got 0"):
         REGULARIZERS.check({"name": "jacobian", "projections": 0}, "r")

@@ -34,7 +34,7 @@ def test_the_sums_are_numpys() -> None:
     assert elastic_net_penalty(iter(tensors), 0.3).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_norms_and_biases_are_left_out_unless_asked() -> None:
+def test_norms_and_biases_are_excluded_by_default() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.LayerNorm([4, 6, 6]), nn.Flatten(), nn.Linear(144, 2)
     )
@@ -94,7 +94,7 @@ def test_the_ratio_has_a_range() -> None:
         REGULARIZERS.check({"name": "elastic_net", "l1_ratio": 1.5}, "r")
 
 
-def test_a_scope_says_which_weights_are_penalized() -> None:
+def test_scope_selects_penalized_weights() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     weights = [p.abs().sum() for p in (model.get_parameter("0.weight"), model.get_parameter("2.weight"))]
     torch.testing.assert_close(L1(scope="2")(OUTPUT, model), weights[1])
@@ -106,7 +106,7 @@ def test_a_scope_says_which_weights_are_penalized() -> None:
     torch.testing.assert_close(L1()(OUTPUT, model), weights[0])
 
 
-def test_a_scope_that_means_nothing_is_told_before_training() -> None:
+def test_scope_without_match_is_rejected_before_training() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     with pytest.raises(UserError, match='the pattern "2" matches no parameter'):
         L2(scope="2").check_model(model)

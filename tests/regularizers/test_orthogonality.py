@@ -25,7 +25,7 @@ def network() -> nn.Sequential:
 
 
 def matrices(model: nn.Module) -> list[np.ndarray]:
-    """Each group of each layer by hand: a filter a row."""
+    """Return the matrix of each group of each layer, with one filter per row."""
     found = []
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
@@ -108,7 +108,7 @@ def test_a_weight_that_is_computed_counts_as_it_is_computed() -> None:
     assert SpectralNorm(300)(OUTPUT, layer).item() == pytest.approx(torch.linalg.matrix_norm(weight, 2).item() ** 2 / 2)
 
 
-def test_no_steps_are_refused() -> None:
+def test_zero_steps_are_rejected() -> None:
     with pytest.raises(SpecError, match=r"^r\.steps: expected .*, got 0"):
         REGULARIZERS.check({"name": "spectral_norm", "steps": 0}, "r")
     with pytest.raises(SpecError, match=r"^r\.kind: expected"):

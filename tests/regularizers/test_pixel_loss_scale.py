@@ -38,7 +38,7 @@ class Underflowing(nn.Module):
 
 
 def moved(name: str, scale: float | None) -> Tensor:
-    """The images that the network sees in its last pass, minus the original ones."""
+    """Return the difference between the images of the last pass and the original ones."""
     seen: list[Tensor] = []
     model = Underflowing()
     model.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))

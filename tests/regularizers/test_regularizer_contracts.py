@@ -1,4 +1,4 @@
-"""What holds for every registered regularizer: one test, all entries."""
+"""Contract tests of all registered regularizers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ FACTS: dict[str, Any] = {
 }
 FEATURES = ("center", "decorrelation", "koleo", "supervised_contrastive", "triplet")
 ABOUT = {"bn_scale": ("backbone.1.weight",), **dict.fromkeys(FEATURES, ("backbone.0.weight",))}
-"""What an entry is about, where that is not every weight."""
+"""Parts of the model that a regularizer depends on, if not on every weight."""
 DRAWS = {"jacobian", "jensen_shannon", "pgd", "r_drop", "virtual_adversarial", "fgsm", "input_gradient"}
-"""Entries with a pass of their own, which draws dropout if nothing else."""
+"""Regularizers with an additional forward pass, which draws random numbers."""
 STEPS = {"virtual_adversarial": 60}
-"""What it compares with, the prediction on the image itself, moves along."""
+"""Regularizers whose reference, the prediction on the clean image, depends on the weights."""
 VARIANTS: list[dict[str, Any]] = [
     {"name": "triplet", "mining": "semi_hard", "margin": "soft"},
     {"name": "supervised_contrastive", "projection": 3},
@@ -74,7 +74,7 @@ def built(spec: dict[str, Any]) -> nn.Module:
 
 
 def value(spec: dict[str, Any], seed: int = 0, **arguments: Any) -> Tensor:
-    """The penalty on a small network, at a position."""
+    """Return the penalty on a small network at a position of training."""
     model, regularizer = Small(), built(spec)
     torch.manual_seed(seed)
     penalty: Tensor = regularizer(model.step(**arguments), model)
@@ -82,7 +82,7 @@ def value(spec: dict[str, Any], seed: int = 0, **arguments: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_what_it_is_about_gets_a_finite_gradient(spec: dict[str, Any]) -> None:
+def test_penalized_parts_have_finite_gradient(spec: dict[str, Any]) -> None:
     model, regularizer = Small(), built(spec)
     penalty = regularizer(model.step(), model)
     assert penalty.shape == ()
@@ -96,7 +96,7 @@ def test_what_it_is_about_gets_a_finite_gradient(spec: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_the_gradient_mode_is_left_alone(spec: dict[str, Any]) -> None:
+def test_gradient_mode_is_preserved(spec: dict[str, Any]) -> None:
     model, regularizer = Small(), built(spec)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_the_gradient_mode_is_left_alone(spec: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_a_network_is_left_as_it_is(spec: dict[str, Any]) -> None:
+def test_network_is_unchanged(spec: dict[str, Any]) -> None:
     model, regularizer = Small(), built(spec)
     model.dropout.eval()
     output = model.step()
@@ -148,7 +148,7 @@ def test_bfloat16_gives_about_the_same(spec: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_what_it_draws_is_a_function_of_the_position(spec: dict[str, Any]) -> None:
+def test_random_numbers_depend_on_position_only(spec: dict[str, Any]) -> None:
     assert torch.equal(value(spec, seed=3), value(spec, seed=3))
     model, regularizer = Small(), built(spec)
     output = model.step()
@@ -161,7 +161,7 @@ def test_what_it_draws_is_a_function_of_the_position(spec: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_twenty_steps_lower_it(spec: dict[str, Any]) -> None:
+def test_twenty_steps_lower_penalty(spec: dict[str, Any]) -> None:
     model, regularizer = Small(), built(spec)
     assert has_dropout(model)
 
@@ -180,14 +180,14 @@ def test_twenty_steps_lower_it(spec: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_a_checkpoint_holds_what_it_owns_and_no_more(spec: dict[str, Any]) -> None:
+def test_checkpoint_contains_own_state_only(spec: dict[str, Any]) -> None:
     regularizer = built(spec)
     regularizer(Small().step(), Small())
     assert set(regularizer.state_dict()) == {name for name, _ in regularizer.named_parameters()}
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_it_says_what_it_is_where_it_is_from_and_how_it_is_written(name: str) -> None:
+def test_docstring_has_summary_source_and_example(name: str) -> None:
     entry = REGULARIZERS.entry(name)
     assert entry.summary.endswith(".")
     assert len(entry.summary) < 120

@@ -40,7 +40,7 @@ def test_the_total_and_the_weighted_parts() -> None:
 
 
 @pytest.mark.parametrize("specs", [None, []])
-def test_of_none_the_total_is_zero(specs: Any) -> None:
+def test_total_of_empty_list_is_zero(specs: Any) -> None:
     total, parts = build_regularizers(specs)(OUTPUT, nn.Linear(2, 2), 0.5)
     assert total.item() == 0
     assert total.shape == ()
@@ -84,7 +84,7 @@ def test_a_penalty_without_weight_is_not_computed() -> None:
         ([{"name": "elastic_net", "weight": 1, "l1_ratio": 2}], r"^model\.regularizers\[0\]\.l1_ratio: expected"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(specs: Any, message: str) -> None:
+def test_invalid_values_are_rejected_with_key(specs: Any, message: str) -> None:
     for call in (check_regularizers, build_regularizers):
         with pytest.raises(SpecError, match=message):
             call(specs, "model.regularizers")

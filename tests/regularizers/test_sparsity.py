@@ -15,7 +15,7 @@ from imgrec.types import DataFacts, StepOutput
 
 
 class Residual(nn.Module):
-    """Two channels that a convolution adds to its own input; one hidden layer; a head."""
+    """Network with a residual convolution of two channels, a hidden layer and a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def randomized() -> Residual:
 
 
 def by_hand(model: Residual) -> list[tuple[Tensor, int]]:
-    """The norms of both groups, channel by channel, and the number of weights of a channel."""
+    """Return the norms of both groups per channel, and the number of weights per channel."""
     stem, norm, branch, hidden, head = (
         m.weight.detach() for m in (model.stem, model.norm, model.branch, model.hidden, model.head)
     )
@@ -98,7 +98,7 @@ def test_bn_scale_is_the_sum_of_the_absolute_scales() -> None:
     assert float(penalty.detach()) == pytest.approx(float(model.norm.weight.detach().abs().sum()))
 
 
-def test_a_channel_that_is_zero_has_no_gradient_and_no_nan() -> None:
+def test_zero_channel_has_zero_gradient() -> None:
     model = randomized()
     with torch.no_grad():
         model.hidden.weight[0] = 0
@@ -112,7 +112,7 @@ def test_a_channel_that_is_zero_has_no_gradient_and_no_nan() -> None:
 
 
 def channels_left(penalty: nn.Module | None) -> int:
-    """How many of eight channels still matter to a network that needs one of them, after a short training."""
+    """Return the number of nonzero channels out of eight after training a network that requires one."""
     torch.manual_seed(0)
     scale, last = nn.BatchNorm2d(8), nn.Linear(8, 2)
     model = nn.Sequential(nn.Conv2d(1, 8, 1, bias=False), scale, nn.Flatten(), last)
@@ -133,7 +133,7 @@ def channels_left(penalty: nn.Module | None) -> int:
 
 
 @pytest.mark.parametrize("name", ["bn_scale", "group_lasso"])
-def test_channels_that_are_not_needed_go_to_zero(name: str) -> None:
+def test_redundant_channels_converge_to_zero(name: str) -> None:
     assert channels_left(None) == 8
     assert channels_left(REGULARIZERS.build(name)) <= 4
 
@@ -148,7 +148,7 @@ def test_channels_that_are_not_needed_go_to_zero(name: str) -> None:
     ],
     ids=lambda spec: str(spec["name"]),
 )
-def test_it_leaves_the_network_as_it_is(backbone: dict[str, Any]) -> None:
+def test_network_is_unchanged(backbone: dict[str, Any]) -> None:
     model = build_classifier(backbone, "linear", "half", DataFacts(("a", "b"), (1, 1), image_size=32))
     model.head.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -180,19 +180,19 @@ def test_a_narrower_network_has_other_groups() -> None:
         (lambda: nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(8, 2)), "requires batch normalization"),
     ],
 )
-def test_a_network_without_what_is_penalized_is_refused(make: Callable[[], nn.Module], message: str) -> None:
+def test_network_without_penalized_layers_is_rejected(make: Callable[[], nn.Module], message: str) -> None:
     model = make()
     name = "bn_scale" if "batch" in message else "group_lasso"
     with pytest.raises(UserError, match=message):
         REGULARIZERS.build(name)(step(model, (1, 1, 2, 2)), model)
 
 
-def test_a_negative_alpha_is_refused() -> None:
+def test_negative_alpha_is_rejected() -> None:
     with pytest.raises(SpecError, match="alpha"):
         REGULARIZERS.check({"name": "group_norm", "alpha": -1.0}, "model.regularizers")
 
 
-def test_a_scope_says_which_weights_of_a_channel_count() -> None:
+def test_scope_selects_weights_of_channel() -> None:
     model = randomized()
     penalty = REGULARIZERS.build({"name": "group_lasso", "scope": "head"})(step(model, (4, 1, 2, 2)), model)
     columns = torch.linalg.vector_norm(model.head.weight.detach(), dim=0)

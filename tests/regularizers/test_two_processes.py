@@ -1,4 +1,4 @@
-"""Passes of their own under DDP: the gradients are the means of what the processes would have alone."""
+"""Tests of additional forward passes with DDP: gradients are the means over the processes."""
 
 from __future__ import annotations
 

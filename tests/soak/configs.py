@@ -1,4 +1,4 @@
-"""What the soak trains: small runs that hold, together, all that a run can be made of. One line adds one."""
+"""Configs of the soak tests: small runs that together cover all components. A new config is one line."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ NECKED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Soak:
-    """A config, how many processes train it, and of how many kills in a round of the matrix it gets one share."""
+    """Config with its number of processes and its share of kills in a round of the matrix."""
 
     config: dict[str, Any]
     processes: int = 1
     share: int = 1
     teacher: dict[str, Any] | None = None
-    """A config that is trained before, whose run the config finds as ``teacher``."""
+    """Config of the teacher, which is trained first and linked as ``teacher``."""
 
 
 def made(*parts: dict[str, Any]) -> dict[str, Any]:
-    """The plain config with further ones laid over it."""
+    """Return the plain config merged with further ones."""
     config = normal_form(PLAIN)
     for part in parts:
         config = merge(config, normal_form(part))
@@ -83,7 +83,7 @@ def made(*parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def trainer(**values: Any) -> dict[str, Any]:
-    """Values of the trainer."""
+    """Return a config with trainer arguments."""
     return {"trainer": values}
 
 

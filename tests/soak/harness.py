@@ -1,10 +1,10 @@
-"""Kills real training processes with SIGKILL, resumes them, and compares what they leave with an uninterrupted run.
+"""Kill training processes with SIGKILL, resume them, and compare their results with an uninterrupted run.
 
-A training is a process of its own, forked from one that has imported everything, so that a kill costs a second. Where
-it dies is drawn beforehand: in a step, after one, in validation, while a checkpoint is half written, before it is
-renamed, while a row of metrics.csv is half written. There it kills itself and, with several processes, all others.
+Each training runs in a process forked from one that has imported all modules, so a kill costs one second. The location
+of a kill is random. It is a step, validation, a checkpoint (half written or not yet renamed) or a half-written row of
+metrics.csv. The process kills itself there, and with several processes all others.
 
-Run by hand, it takes configs of one's own::
+It can be run with custom configs::
 
     python -m tests.soak.harness --kills 20 experiments/digits/quickstart.yaml
 """
@@ -34,12 +34,12 @@ import torch
 import yaml
 
 PLACES = {"forward": 14, "stepped": 12, "validation": 7, "half written": 4, "not renamed": 8, "half a row": 8}
-"""Where a process may die, and up to which time that it gets there."""
+"""Locations of kills, with the largest number of times that a location is reached before the kill."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """Die when ``place`` is reached for the ``count``-th time in a process, from 1."""
+    """Kill at the ``count``-th time (from 1) that ``place`` is reached in a process."""
 
     place: str
     count: int
@@ -50,7 +50,7 @@ class Kill:
 
 @dataclass
 class Outcome:
-    """What became of one config: where it died, at which steps it went on, and what then was different."""
+    """Result of one config: kills, resumed steps and differences."""
 
     name: str
     kills: list[Kill] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Outcome:
 
     @property
     def equal(self) -> bool:
-        """Whether nothing was different."""
+        """True if there is no difference."""
         return not self.differences
 
 
@@ -72,16 +72,16 @@ def soak(
     processes: int = 1,
     teacher: dict[str, Any] | None = None,
 ) -> Outcome:
-    """Train ``config`` once without a stop and once with ``kills`` of them, and compare.
+    """Train ``config`` without interruption and with ``kills`` kills, and compare the runs.
 
     Args:
-        name: of the config, for the table.
-        config: what a YAML holds.
-        kills: how often the second run dies; it is then left to finish.
-        folder: an empty one to work in.
-        seed: of where it dies.
-        processes: how many train together, as torchrun would start them.
-        teacher: a config that is trained before; its run is the folder ``teacher`` then.
+        name: Name of the config in the table.
+        config: Content of the YAML file.
+        kills: Number of kills, after which the run finishes.
+        folder: Empty working folder.
+        seed: Seed of the locations of kills.
+        processes: Number of training processes, started as by torchrun. Defaults to 1.
+        teacher: Config of a teacher, which is trained first. Its run is linked as ``teacher``.
     """
     outcome = Outcome(name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,56 +89,56 @@ def soak(
         (folder / "soak.yaml").write_text(yaml.safe_dump(teacher))
         (folder / "teacher").symlink_to(finish(folder, ["fit", "--config", "soak.yaml", "--runs", "taught"], 1))
     (folder / "soak.yaml").write_text(yaml.safe_dump(config))
-    words = ["fit", "--config", "soak.yaml", "--ckpt_path", "last", "--runs"]
-    whole = finish(folder, [*words, "whole"], processes)
+    arguments = ["fit", "--config", "soak.yaml", "--ckpt_path", "last", "--runs"]
+    whole = finish(folder, [*arguments, "whole"], processes)
     draw = random.Random(f"{seed} {name}")
     while len(outcome.kills) < kills:
         kill = Kill(place := draw.choice([*PLACES]), draw.randint(1, PLACES[place]))
-        status = start(folder, [*words, "killed"], processes, kill)
+        status = start(folder, [*arguments, "killed"], processes, kill)
         if status == -signal.SIGKILL:
             outcome.kills.append(kill)
-        elif status == 0:  # it ended before it got to that place: compare it, and begin another one of the same
+        elif status == 0:  # finished before the kill: compare and start another run
             _compare(whole, folder, outcome)
         else:
             raise RuntimeError(f"{name}, {kill}: exit status {status}\n{said(folder)}")
-    finish(folder, [*words, "killed"], processes)
+    finish(folder, [*arguments, "killed"], processes)
     _compare(whole, folder, outcome)
     return outcome
 
 
 def _compare(whole: Path, folder: Path, outcome: Outcome) -> None:
-    """Add to the outcome what the run that was killed and has ended now shows; remove it."""
+    """Compare the finished run, which was killed before, add the result to ``outcome`` and remove the run."""
     (killed,) = (folder / "killed/soak").iterdir()
     outcome.resumed_at += json.loads((killed / "summary.json").read_text()).get("resumed", [])
     outcome.differences += differences(whole, killed)
     shutil.rmtree(folder / "killed")
 
 
-def finish(folder: Path, words: Sequence[str], processes: int) -> Path:
-    """Run these words, which end with a folder of runs, to the end; gives the run folder."""
-    status = start(folder, words, processes)
+def finish(folder: Path, arguments: Sequence[str], processes: int) -> Path:
+    """Run a command to its end and return the run folder. The last argument is the folder of runs."""
+    status = start(folder, arguments, processes)
     if status != 0:
         raise RuntimeError(f"exit status {status}\n{said(folder)}")
-    (run,) = (folder / words[-1] / "soak").iterdir()
+    (run,) = (folder / arguments[-1] / "soak").iterdir()
     return run
 
 
 def said(folder: Path) -> str:
-    """The end of what the processes last started in ``folder`` printed."""
+    """Return the end of the output of the last processes in ``folder``."""
     return "\n".join(path.read_text()[-3000:] for path in sorted(folder.glob("said.*")))
 
 
 # ---------------------------------------------------------------- processes
 
 
-def start(folder: Path, words: Sequence[str], processes: int = 1, kill: Kill | None = None) -> int:
-    """Run ``imgrec`` with these words in processes of their own; gives the first one's exit status, or -9."""
+def start(folder: Path, arguments: Sequence[str], processes: int = 1, kill: Kill | None = None) -> int:
+    """Run ``imgrec`` with the arguments in forked processes and return the exit status, or -9 after a kill."""
     port = _free_port() if processes > 1 else 0
     children = []
     for rank in range(processes):
         child = os.fork()
         if child == 0:
-            _train(folder, words, rank, processes, port, kill)
+            _train(folder, arguments, rank, processes, port, kill)
         children.append(child)
     statuses = []
     for child in children:
@@ -158,36 +158,36 @@ def _free_port() -> int:
         return port
 
 
-def _train(folder: Path, words: Sequence[str], rank: int, processes: int, port: int, kill: Kill | None) -> NoReturn:
-    """The life of a forked process: the command, with a place at which to die."""
+def _train(folder: Path, arguments: Sequence[str], rank: int, processes: int, port: int, kill: Kill | None) -> NoReturn:
+    """Run the command in a forked process, with a kill."""
     status = 1
     try:
         torch.set_num_threads(1)  # a pool of threads does not survive a fork
-        os.setsid()  # a signal to its group is one to it and its workers
+        os.setsid()  # signals to the group include its workers
         os.chdir(folder)
         output = os.open(f"said.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         os.dup2(output, 1)
         os.dup2(output, 2)
         for name in [n for n in os.environ if n.startswith(("PL_", "RANK", "LOCAL_RANK", "MASTER_", "WORLD_SIZE"))]:
             del os.environ[name]
-        sys.argv = ["imgrec", *words]
+        sys.argv = ["imgrec", *arguments]
         if processes > 1:
-            told: dict[str, int | str] = {
+            message: dict[str, int | str] = {
                 "RANK": rank,
                 "LOCAL_RANK": rank,
                 "WORLD_SIZE": processes,
                 "MASTER_PORT": port,
                 "GROUP_RANK": 0,
             }
-            told |= {"LOCAL_WORLD_SIZE": processes, "TORCHELASTIC_RUN_ID": "soak"}
-            os.environ.update({key: str(value) for key, value in told.items()}, MASTER_ADDR="127.0.0.1")
+            message |= {"LOCAL_WORLD_SIZE": processes, "TORCHELASTIC_RUN_ID": "soak"}
+            os.environ.update({key: str(value) for key, value in message.items()}, MASTER_ADDR="127.0.0.1")
         from lightning_utilities.core.rank_zero import rank_zero_only
 
         rank_zero_only.rank = rank  # type: ignore[attr-defined]
         from imgrec.cli.main import main
 
         with _dying(kill if rank == 0 else None):
-            status = main(list(words))
+            status = main(list(arguments))
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
     except BaseException:
@@ -200,7 +200,7 @@ def _train(folder: Path, words: Sequence[str], rank: int, processes: int, port: 
 
 @contextlib.contextmanager
 def _dying(kill: Kill | None) -> Iterator[None]:
-    """Put a SIGKILL where ``kill`` says."""
+    """Patch training so that it sends SIGKILL at ``kill``."""
     if kill is None:
         yield
         return
@@ -270,7 +270,7 @@ def _dying(kill: Kill | None) -> Iterator[None]:
 
 
 def differences(whole: Path, killed: Path) -> list[str]:
-    """What differs between two run folders that should have ended alike; nothing about the machine or the clock."""
+    """Return the differences between two run folders, without values of machine and clock."""
     found: list[str] = []
     for name in ("last.ckpt", "best.ckpt"):
         if (whole / "checkpoints" / name).is_file():
@@ -293,7 +293,7 @@ def _checkpoint(run: Path, name: str) -> Any:
 
 
 def without_place(value: Any, run: str) -> Any:
-    """Paths, clocks and figures of the machine left out."""
+    """Remove paths, times and system metrics from a nested value."""
     if isinstance(value, dict):
         kept = {k: v for k, v in value.items() if not str(k).startswith("system/")}
         kept = {k: v for k, v in kept.items() if k not in ("seconds", "folder", "SystemFigures", "SystemMonitor")}
@@ -309,7 +309,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def unlike(ours: Any, theirs: Any, where: str = "") -> list[str]:
-    """The places at which two nested values differ, in a bit or in kind."""
+    """Return the locations at which two nested values differ in a bit or in type."""
     if type(ours) is not type(theirs):
         return [f"{where}: {type(ours).__name__} and {type(theirs).__name__}"]
     if isinstance(ours, dict):
@@ -331,8 +331,8 @@ def _bits(tensor: torch.Tensor) -> Any:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """One line a config: how often it was killed, where, at which steps it went on, and whether it ended alike."""
-    lines = [f"{'config':34} kills  equal  killed at (how often it was reached in that process); went on at step"]
+    """Format one line per config: number and locations of kills, resumed steps and equality."""
+    lines = [f"{'config':34} kills  equal  killed at (times reached in that process); resumed at step"]
     for each in outcomes:
         killed = ", ".join(map(str, each.kills))
         steps = ", ".join(map(str, each.resumed_at))
@@ -342,7 +342,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def main() -> int:
-    """Soak the YAML files that are named."""
+    """Run the soak test with the given YAML files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="+", type=Path)
     parser.add_argument("--kills", type=int, default=10)
@@ -362,7 +362,7 @@ def main() -> int:
 
 
 def import_everything() -> None:
-    """Import once what every training needs; what is forked has it."""
+    """Import the modules of a training, so that forked processes share them."""
     import imgrec.cli.commands.report
     import imgrec.cli.commands.resume
     import imgrec.cli.output

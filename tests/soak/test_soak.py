@@ -1,4 +1,4 @@
-"""Killed with SIGKILL wherever it may be, and resumed, a run ends as if it had not been: bit for bit, file for file."""
+"""Soak tests: runs killed with SIGKILL at random points and resumed equal uninterrupted runs bit for bit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.soak import configs, harness
 
 @pytest.fixture(scope="module", autouse=True)
 def _imported() -> None:
-    """What is forked has everything."""
+    """Import all modules before the processes are forked."""
     harness.import_everything()
 
 
@@ -35,7 +35,7 @@ def check(name: str, kills: int, folder: Path, seed: int, capsys: pytest.Capture
 @pytest.mark.forks
 @pytest.mark.slow
 @pytest.mark.parametrize("name", configs.SOAKS)
-def test_a_killed_run_ends_as_if_it_had_not_been(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_killed_run_equals_uninterrupted(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check(name, configs.SOAKS[name].share, tmp_path, seed=0, capsys=capsys)
 
 
@@ -45,13 +45,13 @@ def test_many_kills(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
     check(name, 5 * configs.SOAKS[name].share, tmp_path, seed=1, capsys=capsys)
 
 
-def test_the_matrix_has_its_twenty_kills() -> None:
+def test_matrix_has_twenty_kills() -> None:
     assert sum(each.share for each in configs.SOAKS.values()) >= 20
 
 
 @pytest.mark.slow
-def test_the_installed_command_is_killed_at_any_time(tmp_path: Path) -> None:
-    """Two kills from outside, whenever it is that they come, of processes that import everything themselves."""
+def test_installed_command_killed_at_any_time(tmp_path: Path) -> None:
+    """Kill the installed command twice from outside, at arbitrary times."""
     (tmp_path / "soak.yaml").write_text(yaml.safe_dump(configs.SOAKS["everything, 2 workers"].config))
     command = [str(Path(sys.executable).parent / "imgrec"), "fit", "--config", "soak.yaml", "--ckpt_path", "last"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -78,7 +78,7 @@ def test_the_installed_command_is_killed_at_any_time(tmp_path: Path) -> None:
     assert len(json.loads((killed / "summary.json").read_text())["resumed"]) == 2
 
 
-def test_the_comparison_finds_what_is_different() -> None:
+def test_comparison_finds_differences() -> None:
     ours = {"a": [torch.zeros(3), 1.0, "x"], "b": {"c": float("nan")}}
     same = {"a": [torch.zeros(3), 1.0, "x"], "b": {"c": float("nan")}}
     assert harness.unlike(ours, same) == []
@@ -94,8 +94,8 @@ def test_the_comparison_finds_what_is_different() -> None:
 
 @pytest.mark.forks
 @pytest.mark.slow
-def test_a_run_that_is_not_exact_is_found_out(tmp_path: Path) -> None:
-    """The harness sees a draw that depends on history: numpy's own generator, which no checkpoint holds."""
+def test_inexact_resume_is_detected(tmp_path: Path) -> None:
+    """The harness detects random numbers that depend on history: NumPy's generator is in no checkpoint."""
     config = {**configs.SOAKS["plain"].config}
     (tmp_path / "drawn.py").write_text(
         "import numpy\nimport torch\nfrom imgrec import ClassificationTask\n\n"

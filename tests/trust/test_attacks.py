@@ -44,7 +44,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("lab")
 @pytest.mark.parametrize("name", ["system", "load", "Linear", "later", "os.system"])
-def test_what_a_trusted_module_imports_is_not_trusted_with_it(name: str) -> None:
+def test_imports_of_trusted_module_are_not_trusted(name: str) -> None:
     with opening("received", "own_lab"), pytest.raises(UserError) as caught:
         LOSSES.build({"name": f"own_lab.{name}"}, "loss")
     if name in ("system", "load", "Linear"):
@@ -53,7 +53,7 @@ def test_what_a_trusted_module_imports_is_not_trusted_with_it(name: str) -> None
 
 
 @pytest.mark.usefixtures("lab")
-def test_a_trusted_module_lends_its_own_classes_and_names_that_are_given_in_full() -> None:
+def test_trusted_module_allows_own_classes_and_full_names() -> None:
     with opening("received", "own_lab"):
         for name in ("Mine", "make", "instance"):
             LOSSES.entry(f"own_lab.{name}")
@@ -171,8 +171,8 @@ def test_odd_json_and_yaml_in_a_run_end_in_a_message(bomb: str, cli: Cli, run: P
     for name in ("summary.json", "environment.json", "config.yaml"):
         other = shutil.copytree(run, run.with_name(f"{bomb}-{name}"))
         (other / name).write_text(BOMBS[bomb][:3000] if name == "config.yaml" else BOMBS[bomb])
-        for words in (["report", other], ["compare", run, other, "--out", "page.html"], ["runs", "runs"]):
-            done = cli(*words)  # an exception would be raised here
+        for arguments in (["report", other], ["compare", run, other, "--out", "page.html"], ["runs", "runs"]):
+            done = cli(*arguments)  # an exception would be raised here
             assert done.returncode in (0, 2), done.stderr
 
 

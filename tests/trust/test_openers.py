@@ -55,7 +55,7 @@ def picture(run: Path) -> Path:
 def trained_from(key: str) -> Words:
     """Return the arguments of a training that loads a run as its start or as its teacher."""
 
-    def words(run: Path) -> Sequence[str | Path]:
+    def arguments(run: Path) -> Sequence[str | Path]:
         tiny = run.parents[2] / "tiny.yaml"
         shutil.copy(run / "config.yaml", tiny)
         text = (run / "config.yaml").read_text()
@@ -63,7 +63,7 @@ def trained_from(key: str) -> Words:
         tiny.write_text(distilling if key == "teacher" else text)
         return ["fit", "--config", tiny, f"--model.{key}", run]
 
-    return words
+    return arguments
 
 
 COMMAND_WORDS: dict[str, tuple[Words, list[Attack]]] = {
@@ -109,12 +109,12 @@ CASES = [(name, attack) for name, (_, attacks) in COMMAND_WORDS.items() for atta
 def test_a_command_refuses_before_anything_is_imported(
     command: str, attack: Attack, cli: Cli, run: Path, guarded: Guarded
 ) -> None:
-    words = COMMAND_WORDS[command][0](attacked(run, attack)) if not command.startswith("fit") else None
-    if words is None:  # the user's own config is the genuine one
-        words = COMMAND_WORDS[command][0](run)
+    arguments = COMMAND_WORDS[command][0](attacked(run, attack)) if not command.startswith("fit") else None
+    if arguments is None:  # the user's own config is the genuine one
+        arguments = COMMAND_WORDS[command][0](run)
         attacked(run, attack)
     with guarded():
-        done = cli(*words)
+        done = cli(*arguments)
     text = done.stdout + done.stderr
     assert done.returncode == (0 if command in ("report", "compare") else 2), text
     assert attack.named in text
@@ -123,13 +123,13 @@ def test_a_command_refuses_before_anything_is_imported(
 
 
 @pytest.mark.parametrize("attack", [RUN_DATA[0], RUN_MODEL[1]], ids=lambda attack: attack.name)
-@pytest.mark.parametrize("words", [["runs", "runs"], ["watch", "--once"], ["cache", "list"], ["sync", "runs"]])
+@pytest.mark.parametrize("arguments", [["runs", "runs"], ["watch", "--once"], ["cache", "list"], ["sync", "runs"]])
 def test_a_command_that_reads_figures_resolves_nothing(
-    words: list[str], attack: Attack, cli: Cli, run: Path, guarded: Guarded
+    arguments: list[str], attack: Attack, cli: Cli, run: Path, guarded: Guarded
 ) -> None:
     attacked(run, attack)
     with guarded():
-        done = cli(*words)
+        done = cli(*arguments)
     assert "Traceback" not in done.stderr
 
 
@@ -176,7 +176,7 @@ def test_a_data_module_of_a_checkpoint_stays_closed_after_it_was_loaded(run: Pat
         imgrec.ImageDataModule.load_from_checkpoint(path).setup()
 
 
-def test_a_pickle_in_the_place_of_a_checkpoint_is_not_unpickled(run: Path, cli: Cli, guarded: Guarded) -> None:
+def test_pickle_instead_of_checkpoint_is_not_loaded(run: Path, cli: Cli, guarded: Guarded) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             import os
@@ -187,8 +187,8 @@ def test_a_pickle_in_the_place_of_a_checkpoint_is_not_unpickled(run: Path, cli: 
     torch.save({"state_dict": {}, "evil": Evil()}, path)
     shutil.rmtree(run / "model")
     with guarded():
-        for words in (["predict", run, picture(run)], ["test", run], ["bench", run], ["resume", unfinished(run)]):
-            done = cli(*words)
+        for arguments in (["predict", run, picture(run)], ["test", run], ["bench", run], ["resume", unfinished(run)]):
+            done = cli(*arguments)
             assert done.returncode == 2, done.stderr
 
 

@@ -170,8 +170,8 @@ def test_an_image_that_is_a_program_is_not_run(tmp_path: Path, guarded: Guarded)
 
 def test_trust_opens_a_run_of_the_users_own_class(cli: Cli, run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import torch\nclass Loss(torch.nn.CrossEntropyLoss): ...\n")
-    words = ["--config", run / "config.yaml", "--model.loss", "mine.Loss"]
-    done = cli("fit", *words, "--trainer.max_epochs", "1", "--experiment", "mine")
+    arguments = ["--config", run / "config.yaml", "--model.loss", "mine.Loss"]
+    done = cli("fit", *arguments, "--trainer.max_epochs", "1", "--experiment", "mine")
     assert done.returncode == 0, done.stderr  # training, evaluation and report in one process
     (own,) = (tmp_path / "runs" / "mine").iterdir()
     sys.modules.pop("mine")

@@ -80,7 +80,7 @@ def test_trust_allows_a_class_from_the_current_folder(given: trust.Trust) -> Non
 
 
 @pytest.mark.parametrize("given", [None, False, "my_la", "my_lab.Min", "my_lab.Mine.other", ["other"]])
-def test_another_name_does_not(given: trust.Trust) -> None:
+def test_trust_of_another_name_is_not_enough(given: trust.Trust) -> None:
     with opening("received", given), pytest.raises(UntrustedError):
         LOSSES.build("my_lab.Mine")
 
@@ -95,9 +95,7 @@ def test_the_trust_file_lists_modules_with_comments(tmp_path: Path) -> None:
             LOSSES.check("os.system")
 
 
-def test_what_a_training_has_named_stays_allowed_in_its_process(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_names_of_training_stay_allowed_in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     LOSSES.check("my_lab.Mine")  # the user's own config
     with opening("its checkpoint"):
@@ -114,7 +112,7 @@ def test_a_value_of_the_users_own_training_is_accepted_in_its_checkpoint() -> No
                 check_compile(other)
 
 
-def test_the_users_own_words_are_allowed_in_an_opening() -> None:
+def test_arguments_of_user_are_allowed_while_opening() -> None:
     with opening("a run"):
         allow({"model": {"loss": {"name": "my_lab.Mine"}}})
         LOSSES.check("my_lab.Mine")
@@ -188,7 +186,7 @@ def test_the_current_folder_is_not_on_the_module_path_of_an_opening(
 
     class Module:
         @staticmethod
-        def run(command: str, words: list[str]) -> int:
+        def run(command: str, arguments: list[str]) -> int:
             seen.append(list(sys.path))
             return 0
 
@@ -202,12 +200,12 @@ def test_the_current_folder_is_not_on_the_module_path_of_an_opening(
     assert sys.path[:2] == ["", str(tmp_path)]
 
 
-@pytest.mark.parametrize(("words", "status"), [(["--trust=", "runs"], 2), (["runs", "--trust", "--help"], 0)])
+@pytest.mark.parametrize(("arguments", "status"), [(["--trust=", "runs"], 2), (["runs", "--trust", "--help"], 0)])
 def test_the_option_is_taken_before_the_command(
-    words: list[str], status: int, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
-        found = main(words)
+        found = main(arguments)
     except SystemExit as error:
         found = error.code if isinstance(error.code, int) else 1
     assert found == status

@@ -22,14 +22,14 @@ def _places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------- looking paths up
 
 
-def test_a_path_is_looked_for_here_and_then_under_the_data_root(tmp_path: Path) -> None:
+def test_path_is_searched_in_working_folder_then_data_root(tmp_path: Path) -> None:
     (tmp_path / "data/images").mkdir()
     assert locate("images") == tmp_path / "data/images"
     (tmp_path / "here/images").mkdir()
     assert locate("images").resolve() == tmp_path / "here/images"
 
 
-def test_absolute_paths_and_home_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_absolute_paths_and_home_are_unchanged(tmp_path: Path) -> None:
     (tmp_path / "home/images").mkdir()
     assert locate("~/images") == tmp_path / "home/images"
     assert locate(tmp_path / "home") == tmp_path / "home"
@@ -37,7 +37,7 @@ def test_absolute_paths_and_home_are_taken_as_they_are(tmp_path: Path) -> None:
         locate(tmp_path / "nowhere", "data folder")
 
 
-def test_the_message_names_both_places(tmp_path: Path) -> None:
+def test_message_has_both_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
         locate("images", "data folder")
     assert str(refused.value) == (
@@ -46,9 +46,7 @@ def test_the_message_names_both_places(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_without_a_data_root_the_message_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None
-) -> None:
+def test_message_without_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
     monkeypatch.delenv("IMGREC_DATA")
     if value is not None:
         monkeypatch.setenv("IMGREC_DATA", value)
@@ -63,13 +61,13 @@ def test_without_a_data_root_the_message_says_so(
 # ---------------------------------------------------------------- files that are whole or not there
 
 
-def test_a_text_is_written_whole_and_its_folder_made(tmp_path: Path) -> None:
+def test_text_is_written_and_folder_created(tmp_path: Path) -> None:
     write_text(tmp_path / "new/deep/a.txt", "schön\n")
     assert (tmp_path / "new/deep/a.txt").read_bytes() == "schön\n".encode()
     assert [p.name for p in (tmp_path / "new/deep").iterdir()] == ["a.txt"]
 
 
-def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_write_keeps_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("before")
 
@@ -85,7 +83,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> Non
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "data", "here", "home"]
 
 
-def test_the_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_file_appears_when_complete(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     with written_aside(path) as aside:
         assert aside.parent == path.parent
@@ -97,7 +95,7 @@ def test_the_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_it_may_be_read_by_whom_other_files_may_be_read(tmp_path: Path, umask: int) -> None:
+def test_file_has_default_permissions(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         write_text(tmp_path / "a.txt", "a")
@@ -109,7 +107,7 @@ def test_it_may_be_read_by_whom_other_files_may_be_read(tmp_path: Path, umask: i
     assert modes[0] == modes[1] == 0o666 & ~umask
 
 
-def test_a_folder_that_came_to_nothing_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_folder_is_removed(tmp_path: Path) -> None:
     def fail() -> None:
         with folder_aside(tmp_path / "a" / "b" / "c") as aside:
             (aside / "half").write_text("written")
@@ -120,7 +118,7 @@ def test_a_folder_that_came_to_nothing_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
-def test_a_folder_takes_the_place_of_the_old_one_as_a_whole(tmp_path: Path) -> None:
+def test_folder_replaces_old_one_atomically(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     for name in ("old", "new"):
         with folder_aside(folder) as aside:

@@ -19,8 +19,8 @@ def test_a_seed_is_a_hash_of_the_position_alone() -> None:
 
 def test_another_process_gives_the_same_seed() -> None:
     code = "from imgrec.utils.seeding import position_seed; print(position_seed(3, 'step', 7))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(told.stdout) == position_seed(3, "step", 7)
+    message = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(message.stdout) == position_seed(3, "step", 7)
 
 
 def test_neighbouring_positions_are_unrelated() -> None:

@@ -54,7 +54,7 @@ class OwnName(Base):
         (OwnName, ["depth", "root", "size"]),
     ],
 )
-def test_what_a_class_gives_to_its_base_cannot_be_given_again(factory: type, names: list[str]) -> None:
+def test_arguments_set_for_base_class_are_rejected(factory: type, names: list[str]) -> None:
     entry: Entry[Any] = Entry("it", factory)
     assert list(entry.parameters) == names
     assert not entry.open

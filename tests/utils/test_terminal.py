@@ -111,7 +111,7 @@ def place(tmp_path: Path, stored_run: StoredRun, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["runs", "runs"],
         ["runs", "runs", "--columns", "*"],
@@ -136,10 +136,10 @@ def place(tmp_path: Path, stored_run: StoredRun, monkeypatch: pytest.MonkeyPatch
         ["cost", HOSTILE],
         ["cache", "list", HOSTILE],
     ],
-    ids=lambda words: " ".join(word for word in words if word.isascii() and word.isprintable()),
+    ids=lambda arguments: " ".join(word for word in arguments if word.isascii() and word.isprintable()),
 )
-def test_no_command_sends_control_characters_to_the_terminal(words: list[str], place: Path, cli: Cli) -> None:
-    done = cli(*words)
+def test_no_command_sends_control_characters_to_the_terminal(arguments: list[str], place: Path, cli: Cli) -> None:
+    done = cli(*arguments)
     assert_clean(done.stdout + done.stderr)
     assert "Traceback" not in done.stderr
 

@@ -89,7 +89,7 @@ def test_every_reader_of_a_file_names_file_and_lines(tmp_path: Path, cli: Cli) -
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("model: {optimizer: {name: sgd, lr: 0,001}}", "Is `0,001` a decimal comma? Write 0.001."),
         ("model: {optimizer: {1: 2}}", 'model.optimizer: expected text as a key, got 1. Quote a text: "1".'),
@@ -102,12 +102,12 @@ def test_every_reader_of_a_file_names_file_and_lines(tmp_path: Path, cli: Cli) -
         ),
     ],
 )
-def test_a_key_that_is_not_text_is_one_error(text: str, said: str, tmp_path: Path, cli: Cli) -> None:
+def test_a_key_that_is_not_text_is_one_error(text: str, message: str, tmp_path: Path, cli: Cli) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as error:
         read_config(path)
-    assert said in str(error.value)
+    assert message in str(error.value)
     ended = cli("fit", "--config", path)
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
@@ -218,7 +218,7 @@ def _is_mapping(hint: Any) -> bool:
     ],
     ids=["mapping", "list", "expansion", "depth"],
 )
-def test_aliases_without_an_end_are_one_message(text: str, message: str, tmp_path: Path) -> None:
+def test_recursive_aliases_are_one_error(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         read_config(tmp_path / "a.yaml")
