@@ -12,7 +12,7 @@ from imgrec.utils.paths import inside
 
 
 @dataclass(frozen=True)
-class Target:
+class EvaluationTarget:
     """Config and checkpoint of a trained model.
 
     Attributes:
@@ -28,7 +28,7 @@ class Target:
     trained: RunFolder | None = None
 
 
-def find_target(path: str | Path) -> Target:
+def find_target(path: str | Path) -> EvaluationTarget:
     """Return the config and the checkpoint of a run folder or a checkpoint.
 
     Raises:
@@ -38,7 +38,9 @@ def find_target(path: str | Path) -> Target:
     if not path.is_file():
         run = RunFolder(path)
         own = run.summary.get("export") is None  # the metrics of a quantized variant are those of its export
-        return Target(read_config(run.path / CONFIG), str(run.trained_checkpoint()), run if own else None, run)
+        return EvaluationTarget(
+            read_config(run.path / CONFIG), str(run.trained_checkpoint()), run if own else None, run
+        )
     around = path.absolute().parent.parent
     if is_run_folder(around):
         run = RunFolder(around)
@@ -46,7 +48,7 @@ def find_target(path: str | Path) -> Target:
         named = inside(run.path, str(named), "summary.json: checkpoint")
         same = named.is_file() and path.samefile(named)  # the metrics of the run are not those of another checkpoint
         own = same and run.summary.get("export") is None
-        return Target(read_config(around / CONFIG), str(path), run if own else None, run)
+        return EvaluationTarget(read_config(around / CONFIG), str(path), run if own else None, run)
     from imgrec.runs.load import read_checkpoint
 
     checkpoint = read_checkpoint(path)
@@ -62,4 +64,4 @@ def find_target(path: str | Path) -> Target:
         "model": {"class_path": made_by["task"], "init_args": model},
         "data": {"class_path": made_by["data"], "init_args": dict(data)},
     }
-    return Target(config, str(path), None)
+    return EvaluationTarget(config, str(path), None)

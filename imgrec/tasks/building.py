@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, Literal, Self
 
 import pytorch_lightning as pl
@@ -236,8 +237,8 @@ class BuiltTask(pl.LightningModule, ABC):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["load_weights"] = False
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         checkpoint["imgrec"] = {
-            "task": _path(self),
-            "data": _path(data) if data is not None else None,
+            "task": _class_path(self),
+            "data": _class_path(data) if data is not None else None,
             "data_fingerprint": getattr(data, "fingerprint", None),
             "surgery": surgery_of(self.model),
         }
@@ -279,5 +280,8 @@ def read_surgery(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
     return steps
 
 
-def _path(part: object) -> str:
-    return f"{type(part).__module__}.{type(part).__qualname__}"
+def _class_path(part: object) -> str:
+    """Return the dotted path of a class, with a short path such as ``imgrec.ClassificationTask`` for a public class."""
+    cls = type(part)
+    public = getattr(import_module("imgrec"), cls.__qualname__, None)
+    return f"imgrec.{cls.__qualname__}" if public is cls else f"{cls.__module__}.{cls.__qualname__}"

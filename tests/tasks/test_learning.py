@@ -70,8 +70,8 @@ def test_a_checkpoint_holds_plain_data_only(learnt: Learnt) -> None:
     assert given["facts"] == task.facts.to_dict()
     data = checkpoint["datamodule_hyper_parameters"]
     assert json.loads(json.dumps(data)) == data
-    assert checkpoint["imgrec"]["task"] == "imgrec.tasks.classification.ClassificationTask"
-    assert checkpoint["imgrec"]["data"] == "imgrec.data.module.ImageDataModule"
+    assert checkpoint["imgrec"]["task"] == "imgrec.ClassificationTask"
+    assert checkpoint["imgrec"]["data"] == "imgrec.ImageDataModule"
 
 
 def test_the_task_itself_still_loads_weights_after_a_checkpoint_was_written(learnt: Learnt) -> None:

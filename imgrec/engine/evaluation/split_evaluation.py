@@ -18,7 +18,7 @@ from imgrec.utils.terminal import print
 
 if TYPE_CHECKING:
     from imgrec.engine.experiment import Experiment
-    from imgrec.engine.target import Target
+    from imgrec.engine.target import EvaluationTarget
 
 Command = Literal["validate", "test"]
 
@@ -56,7 +56,7 @@ class SplitEvaluation:
     command: Command
     experiment: Experiment
     checkpoint: str | None
-    target: Target | None
+    target: EvaluationTarget | None
     is_unchanged: bool
 
     @property
@@ -241,7 +241,7 @@ def _select_images(run: RunFolder, config: Config, experiment: Experiment, split
         )
 
 
-def _refuse_changed_data(target: Target, experiment: Experiment, content: Mapping[str, Any]) -> None:
+def _refuse_changed_data(target: EvaluationTarget, experiment: Experiment, content: Mapping[str, Any]) -> None:
     """Raise an error if the data of a checkpoint without a run folder has changed, because its split is not stored."""
     from imgrec.engine.resolve import resolve
     from imgrec.runs.data import FINGERPRINT, is_other_selection
