@@ -13,7 +13,6 @@ MISSING: frozenset[str] = frozenset(
         "BaseTask",
         "BestCheckpoint",
         "ClassificationTask",
-        "Classifier",
         "DataFacts",
         "DistillationTask",
         "EMA",

@@ -103,7 +103,7 @@ def read_any(path: Path) -> Mapping[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{path} is no checkpoint that can be read") from error
+        raise UserError(f"{path} is no readable checkpoint") from error
     if not isinstance(found, Mapping):
         raise UserError(f"{path} is no checkpoint: it holds a {type(found).__name__}")
     return found

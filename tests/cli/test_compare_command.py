@@ -57,7 +57,7 @@ def test_real_runs_are_compared_with_their_images(cli: Cli, trained: Path, tmp_p
 def test_without_the_data_there_are_no_thumbnails(cli: Cli, runs: Path, tmp_path: Path) -> None:
     done = cli("compare", "runs", "--group-by", "none", "--out", "a.html")
     assert done.returncode == 0, done.stderr
-    assert "the run's data module cannot be built" in done.stdout
+    assert "is not available: data.class_path" in done.stdout
     assert "classify differently" in (tmp_path / "a.html").read_text()
 
 

@@ -210,5 +210,5 @@ def test_invalid_argument_raises_in_task(edit: dict[str, Any], message: str) -> 
     ids=["Pruning", "StructuredPruning", "QAT"],
 )
 def test_compression_of_parametrized_weights_raises(callback: Callable[[], pl.Callback], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"blocks.0.attn.qkv has its weight computed from other tensors \(LowRank\)"):
+    with pytest.raises(UserError, match=r"blocks.0.attn.qkv: its weight is computed from other tensors \(LowRank\)"):
         trained(tmp_path, callback())

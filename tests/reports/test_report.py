@@ -211,7 +211,7 @@ def test_machine_section_shows_throughput_and_energy(run: RunFolder) -> None:
             log.append(epoch, epoch, {"system/images_per_second": rate, "system/data_wait": 0.125 * epoch})
     text = Page(write_report(RunFolder(run.path))).text
     assert "1,234 in training, median of the epochs" in text
-    assert "12.5 % of the time" in text
+    assert "12.5 % of the training time" in text
     assert "not measured (no counter)" in text
     with MetricsLog(run.metrics_file) as log:
         for epoch in (3, 4):
