@@ -137,7 +137,7 @@ def test_missing_or_external_export_is_rejected(cli: Cli, trained: Path, tmp_pat
     (tmp_path / "lone").mkdir()
     lone = shutil.copy(outside / "model.onnx", tmp_path / "lone" / "model.onnx")
     for named, output in (
-        ("exports/none", "which is missing. Use"),
+        ("exports/none", "is missing. Use"),
         ("../elsewhere", "expected a path inside the folder"),
     ):
         update_summary(run, {"export": named})

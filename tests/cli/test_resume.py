@@ -281,7 +281,7 @@ def test_changed_versions_and_threads_are_reported_once(stop: Callable[..., Path
     path.write_text(json.dumps(environment))
     done = cli("resume", run)
     assert done.returncode == 0
-    output = f"torch 2.0.1, now {torch.__version__.partition('+')[0]}; threads 96, now {threads}"
+    output = f"torch 2.0.1, now {torch.__version__.partition('+')[0]}, threads 96, now {threads}"
     assert done.stderr.count("may end with other weights") == 1
     assert output in done.stderr
 
