@@ -116,7 +116,7 @@ def model_arguments(variant: Mapping[str, Any]) -> list[str]:
 
 def costs(network: Network, sides: Mapping[str, Mapping[str, Any]], batch: int, rounds: int) -> dict[str, str]:
     """Return one line per variant: the cost of its training step relative to the unmodified network."""
-    model = yaml.load((EXPERIMENTS / f"{network.recipe}.yaml").read_text(encoding="utf-8"))["model"]
+    model = yaml.parse((EXPERIMENTS / f"{network.recipe}.yaml").read_text(encoding="utf-8"))["model"]
 
     def step(more: Mapping[str, Any]) -> TrainingStep:
         training = training_step({**model, **more}, network.size, batch)

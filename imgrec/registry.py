@@ -1,7 +1,7 @@
 """Spec and Registry: plain data that names a component, and the mechanism that builds the component from it.
 
-A spec is a name, ``focal``, or a name with arguments, ``{name: focal, gamma: 2.0}``. The name can be a registered name,
-a name in the catalogue of the registry (for example a timm model), an entry point of another package, or a dotted path.
+A spec is a name, ``focal``, or a name with arguments, ``{name: focal, gamma: 2.0}``. The name is
+registered, or in the catalogue of the registry (such as a timm model), or of an entry point, or a dotted path.
 YAML, hyper-parameters in a checkpoint and Python calls contain the same plain data.
 """
 

@@ -21,8 +21,8 @@ def documented(plural: str, name: str) -> dict[str, Any] | None:
         return None
     text = textwrap.dedent(found.group(1)).strip()
     if text.startswith(_TTA):
-        return {"tta": yaml.load(text.removeprefix(_TTA).strip("'"))}
-    loaded = yaml.load(text)
+        return {"tta": yaml.parse(text.removeprefix(_TTA).strip("'"))}
+    loaded = yaml.parse(text)
     assert isinstance(loaded, dict), f"{plural} {name}: the example is no mapping:\n{text}"
     return loaded["model"] if set(loaded) == {"model"} else loaded
 

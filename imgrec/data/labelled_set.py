@@ -39,7 +39,7 @@ def source_spec(data: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         return _of_mapping(data, "DATA")
     text = str(data)
     if text.lstrip().startswith("{"):
-        return _of_mapping(yaml.load(text), "DATA")
+        return _of_mapping(yaml.parse(text), "DATA")
     if text in SOURCES and not Path(text).expanduser().exists():
         return {"source": text}
     try:
@@ -49,7 +49,7 @@ def source_spec(data: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if path.is_dir():
         return {"source": _of_folder(path)}
     if path.suffix.lower() in _CONFIGS:
-        return _of_mapping(yaml.load(path.read_text(encoding="utf-8")), str(path))
+        return _of_mapping(yaml.parse(path.read_text(encoding="utf-8")), str(path))
     if path.suffix.lower() in _FILES:
         name, argument = _FILES[path.suffix.lower()]
         return {"source": {"name": name, argument: str(path.absolute())}}

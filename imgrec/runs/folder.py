@@ -66,7 +66,7 @@ class RunFolder:
 
         path = self.path / CONFIG
         try:
-            found = yaml12.load(path.read_text(encoding="utf-8"))
+            found = yaml12.parse(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, ValueError) as error:
             raise UserError(f"{path} is not valid YAML: {error}") from error
         if not isinstance(found, dict):

@@ -97,7 +97,7 @@ def _parsed(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return plain_yaml.load(value)
+        return plain_yaml.parse(value)
     except (yaml.YAMLError, ValueError):
         return value
 

@@ -110,7 +110,7 @@ _Dumper.yaml_implicit_resolvers = {
 }
 
 
-def load(text: str) -> Any:
+def parse(text: str) -> Any:
     """Parse YAML and return plain data, without building objects.
 
     Raises:
@@ -118,7 +118,7 @@ def load(text: str) -> Any:
         yaml.YAMLError: If the text is not YAML.
         ValueError: If an explicit tag does not fit, as in ``!!int x``.
 
-    >>> load("{lr: 1e-3, max_time: 00:10:00, cache: off}")
+    >>> parse("{lr: 1e-3, max_time: 00:10:00, cache: off}")
     {'lr': 0.001, 'max_time': '00:10:00', 'cache': 'off'}
     """
     try:
@@ -164,7 +164,7 @@ def read(path: str | Path, kind: str = "config") -> Any:
         UserError: If the file cannot be read, is not YAML, or has a duplicate key.
     """
     try:
-        return load(Path(path).read_text(encoding="utf-8"))
+        return parse(Path(path).read_text(encoding="utf-8"))
     except YAMLKeyError as error:
         raise UserError(f"{kind} {path}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -186,7 +186,7 @@ def parse_scalar(text: str) -> Any:
     (0.001, '{broken')
     """
     try:
-        return load(text)
+        return parse(text)
     except YAMLKeyError:
         raise
     except (yaml.YAMLError, ValueError):  # ValueError: an explicit tag that does not fit, `!!int x`

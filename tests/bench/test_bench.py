@@ -300,7 +300,7 @@ def make_predict(network: Callable[[NDArray[np.float32]], Any]) -> Callable[[Pat
 def test_a_run_without_data_has_its_recorded_accuracy(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    config = yaml.load((copy / "config.yaml").read_text())
+    config = yaml.parse((copy / "config.yaml").read_text())
     config["data"]["init_args"]["source"] = {"name": "folder", "root": "/nowhere/at/all"}
     (copy / "config.yaml").write_text(yaml.dump(config))
     given = [str(copy), str(copy / "exports" / "int8")]

@@ -186,7 +186,7 @@ def test_sizes_are_read_as_they_are_written() -> None:
 
 @pytest.mark.slow
 def test_memory_grows_by_what_the_layers_keep_for_the_way_back() -> None:
-    config = normal_form(yaml.load(TINY))
+    config = normal_form(yaml.parse(TINY))
     config["data"]["init_args"]["image_size"] = 64
     config["trainer"] = {"precision": "32-true"}
     config["model"]["init_args"]["channels_last"] = False

@@ -77,7 +77,7 @@ def below(folder: Path) -> dict[str, bytes]:
 def test_flags_are_a_plan(cli: Cli, flags: str, steps: list[Any]) -> None:
     done = cli("compress", "RUN", *flags.split(), "--name", "v", "--print_plan")
     assert done.returncode == 0, done.stderr
-    assert yaml.load(done.stdout) == {"variants": {"v": Plan.from_specs(steps).to_specs()}}
+    assert yaml.parse(done.stdout) == {"variants": {"v": Plan.from_specs(steps).to_specs()}}
 
 
 def test_max_drop_is_a_budget_of_the_plan_and_of_the_step_that_quantizes(cli: Cli, tmp_path: Path) -> None:
@@ -85,12 +85,12 @@ def test_max_drop_is_a_budget_of_the_plan_and_of_the_step_that_quantizes(cli: Cl
         "compress", "RUN", "--prune", "0.9", "--quantize", "int8", "--max-drop", "0.5", "--name", "v", "--print_plan"
     )
     steps = Plan.from_specs([{"name": "mask", "sparsity": 0.9}, {"name": "quantize", "max_drop": 0.5}]).to_specs()
-    assert yaml.load(done.stdout) == {"variants": {"v": {"max_drop": 0.5, "steps": steps}}}
+    assert yaml.parse(done.stdout) == {"variants": {"v": {"max_drop": 0.5, "steps": steps}}}
     (tmp_path / "again.yaml").write_text(done.stdout)
     (tmp_path / "other.yaml").write_text("max_drop: 2\nvariants: {a: [mask], b: {steps: [finetune], max_drop: 3}}\n")
     (tmp_path / "none.yaml").write_text("name: c\nsteps: [mask]\n")
     arguments = [word for name in ("again", "other", "none") for word in ("--plan", f"{name}.yaml")]
-    found = yaml.load(cli("compress", "RUN", *arguments, "--max-drop", "1", "--print_plan").stdout)["variants"]
+    found = yaml.parse(cli("compress", "RUN", *arguments, "--max-drop", "1", "--print_plan").stdout)["variants"]
     assert {name: plan["max_drop"] for name, plan in found.items()} == {"v": 0.5, "a": 2, "b": 3, "c": 1}
 
 
@@ -161,7 +161,7 @@ def test_runs_without_compression_support_are_rejected(cli: Cli, parent: Path, m
     update_summary(parent, {"status": "finished"})
 
     config = (parent / "config.yaml").read_text()
-    other = yaml.load(config)
+    other = yaml.parse(config)
     other["data"]["init_args"]["source"] = {"name": "folder", "root": "gone"}
     (parent / "config.yaml").write_text(yaml.dump(other))
     refused("is not available: data.source")

@@ -35,9 +35,9 @@ model:
 
 
 def config(*more: str) -> dict[str, Any]:
-    found = normal_form(yaml.load(TINY))
+    found = normal_form(yaml.parse(TINY))
     for text in (SMALL, *more):
-        found = merge(found, normal_form(yaml.load(text)))
+        found = merge(found, normal_form(yaml.parse(text)))
     return merge(found, {"trainer": {"precision": "32-true"}, "data": {"init_args": {"batch_size": 4}}})
 
 

@@ -47,9 +47,9 @@ trainer:
 
 
 def config(*more: str) -> dict[str, Any]:
-    found = normal_form(yaml.load(TINY))
+    found = normal_form(yaml.parse(TINY))
     for text in more:
-        found = merge(found, normal_form(yaml.load(text)))
+        found = merge(found, normal_form(yaml.parse(text)))
     return found
 
 

@@ -176,7 +176,7 @@ def test_the_table_of_the_docs_is_the_declaration() -> None:
 def test_print_config_keeps_the_arguments(cli: Cli, tiny: Path) -> None:
     ended = cli("fit", "--config", tiny, "--model.optimizer.name", "sgd", "--print_config")
     assert ended.returncode == 0, ended.stderr
-    optimizer = yaml.load(ended.stdout)["model"]["init_args"]["optimizer"]
+    optimizer = yaml.parse(ended.stdout)["model"]["init_args"]["optimizer"]
     assert (optimizer["name"], optimizer["lr"]) == ("sgd", 0.01)
     assert "model.optimizer: sgd keeps lr 0.01" in ended.stderr
 

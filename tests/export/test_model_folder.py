@@ -154,7 +154,7 @@ def test_the_card_describes_specs_and_surgery() -> None:
     cut = [{"step": "channels"}, {"step": "blocks"}, {"step": "channels"}, {"step": "qat"}]
     card = model_card("tiny", describe_network(facts(), (0.5,), (0.5,)), False, None, specs, cut)
     shown = card.partition("```yaml\n")[2].partition("```")[0]
-    assert yaml.load(shown) == specs.to_dict()
+    assert yaml.parse(shown) == specs.to_dict()
     assert "channels were removed, then residual blocks were removed, then it was trained" in card
     assert "Since it was built" not in model_card("tiny", describe_network(facts(), (0.5,), (0.5,)), False, None, specs)
 

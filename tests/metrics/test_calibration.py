@@ -13,7 +13,7 @@ from imgrec.metrics.probabilities import softmax
 def test_ece_by_hand() -> None:
     probabilities = np.array([[0.95, 0.05], [0.85, 0.15], [0.35, 0.65], [0.62, 0.38]])
     targets = [0, 1, 1, 1]
-    # ten bins: 0.95 right; 0.85 wrong; 0.65 right and 0.62 wrong share the bin (0.6, 0.7]
+    # of ten bins: 0.95 correct, 0.85 wrong, and in the bin (0.6, 0.7] 0.65 correct and 0.62 wrong
     expected = (0.05 * 1 + 0.85 * 1 + abs((0.65 + 0.62) / 2 - 0.5) * 2) / 4
     assert reliability(probabilities, targets, bins=10).expected_calibration_error == pytest.approx(expected, abs=1e-12)
     bins = reliability(probabilities, targets, bins=10)

@@ -1,4 +1,4 @@
-"""The metrics of an epoch against scikit-learn, NumPy and the room that recomputes them from the predictions."""
+"""Metrics of an epoch, compared with scikit-learn, NumPy and the metrics of stored predictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = ["acc", "acc_top5", "precision_macro", "recall_macro", "f1_macro", "auro
 
 
 def draw(samples: int, classes: int, seed: int = 0, spread: float = 1.5) -> tuple[Tensor, Tensor]:
-    """Logits that are right more often than not; every class occurs where there are samples enough."""
+    """Return logits and targets. Every class occurs if there are enough samples."""
     generator = np.random.default_rng(seed)
     targets = generator.permutation(np.arange(samples) % classes)
     logits = generator.normal(size=(samples, classes)).astype(np.float32)
@@ -36,7 +36,7 @@ def softmax(logits: Tensor) -> NDArray[np.float64]:
 
 
 def calibration_error(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
-    """Bin by bin: how far the mean confidence is from the accuracy, weighted by the share of the samples."""
+    """Compute the difference of mean confidence and accuracy per bin, weighted by the fraction of the samples."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     total = 0.0
     for i in range(15):
@@ -69,7 +69,7 @@ def test_the_figures_are_scikit_learns(samples: int, classes: int) -> None:
 def test_top5_of_equal_logits_takes_the_lower_class_index_in_both_forms() -> None:
     logits, targets = torch.zeros(12, 12), torch.arange(12)
     logits[6:, 7] = 1.0  # for these, class 7 leads, and the classes 0 to 3 follow
-    expected = (5 + 1) / 12  # of the first six: classes 0 to 4; of the others: class 7
+    expected = (5 + 1) / 12  # classes 0 to 4 of the first six, class 7 of the others
     assert classification_metrics(logits, targets)["acc_top5"] == pytest.approx(expected, abs=1e-12)
     assert classification_scores(logits.numpy(), targets.numpy())["acc_top5"] == pytest.approx(expected, abs=1e-12)
 

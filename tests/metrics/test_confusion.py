@@ -21,7 +21,7 @@ def test_confusion_and_per_class_figures_are_sklearns(drawn: tuple[NDArray[np.fl
 
 
 def test_a_class_that_is_not_there_has_no_figures_and_does_not_count() -> None:
-    # class 1 is there and never predicted; class 2 is predicted and not there; class 3 is neither
+    # class 1 is only a target, class 2 is only predicted, class 3 is neither
     targets, predicted = [0, 0, 1], [0, 2, 0]
     table = per_class_table(confusion_matrix(targets, predicted, 4))
     assert np.isnan(table.recall).tolist() == [False, False, True, True]

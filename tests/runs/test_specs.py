@@ -29,7 +29,7 @@ def test_defaults_can_be_written_and_given(plural: str) -> None:
     found = registry(plural)
     for entry in found:
         done = complete_spec(found, entry.name)
-        assert yaml.load(yaml.dump(done)) == done
+        assert yaml.parse(yaml.dump(done)) == done
         assert complete_spec(found, done) == done
         defaults = {n for n, p in entry.parameters.items() if p.default is not p.empty and n not in FACTS}
         plain = {n for n in defaults if isinstance(entry.parameters[n].default, bool | int | float | str | None)}
@@ -89,7 +89,7 @@ def test_config_yaml_holds_every_default_and_can_be_trained_again(trained: Path,
     assert (flat["optimizer/eps"], flat["schedule/warmup"]) == (1e-08, 0.0)
     again = cli("fit", "--config", trained / "config.yaml", "--print_config")
     assert again.returncode == 0, again.stderr
-    assert yaml.load(again.stdout) == config
+    assert yaml.parse(again.stdout) == config
 
 
 def test_a_run_of_an_earlier_version_resumes(trained: Path) -> None:

@@ -301,4 +301,4 @@ def test_the_yaml_loaders_are_safe_ones() -> None:
         "!!python/module:my_lab",
     ):
         with pytest.raises((yaml.YAMLError, ValueError)):
-            yaml12.load(text)
+            yaml12.parse(text)

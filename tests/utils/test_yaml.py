@@ -28,8 +28,8 @@ TWICE = "expected each key once in a mapping, got `lr` twice (lines 3 and 5)."
 
 @pytest.mark.parametrize("word", ["on", "off", "yes", "no", "On", "OFF", "Yes", "NO", "y", "n", "="])
 def test_only_true_and_false_are_booleans(word: str) -> None:
-    assert yaml12.load(f"cache: {word}") == {"cache": word}
-    assert yaml12.load("[true, True, FALSE]") == [True, True, False]
+    assert yaml12.parse(f"cache: {word}") == {"cache": word}
+    assert yaml12.parse("[true, True, FALSE]") == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_only_true_and_false_are_booleans(word: str) -> None:
 )
 def test_a_text_is_written_so_that_yaml_1_1_reads_it_too(text: str) -> None:
     written = yaml12.dump({text: [text]})
-    assert yaml12.load(written) == {text: [text]}
+    assert yaml12.parse(written) == {text: [text]}
     assert yaml.safe_load(written) == {text: [text]}
 
 
@@ -50,18 +50,18 @@ def test_a_config_that_an_earlier_version_wrote_reads_the_same() -> None:
         for first, found in yaml.SafeDumper.yaml_implicit_resolvers.items()
     }
     config = {"cache": "off", "shuffle": True, "a": None, "time": "00:10:00", "classes": {1: "no"}, "lr": 1e-05}
-    assert yaml12.load(yaml.dump(config, Dumper=Earlier, sort_keys=False)) == config
+    assert yaml12.parse(yaml.dump(config, Dumper=Earlier, sort_keys=False)) == config
 
 
 @pytest.mark.parametrize("text", ["{a: 1, b: 2, a: 3}", "{1: x, 1.0: y}", "[{x: {k: 1, k: 1}}]"])
 def test_a_duplicate_key_is_refused_in_every_mapping(text: str) -> None:
     with pytest.raises(yaml12.YAMLKeyError, match="expected each key once"):
-        yaml12.load(text)
+        yaml12.parse(text)
 
 
 def test_merge_keys_override_without_being_duplicates() -> None:
     text = "base: &b {lr: 1, k: 2}\nrun:\n  <<: *b\n  lr: 3\n"
-    assert yaml12.load(text)["run"] == {"lr": 3, "k": 2}
+    assert yaml12.parse(text)["run"] == {"lr": 3, "k": 2}
 
 
 def test_the_c_loader_and_the_python_loader_agree() -> None:

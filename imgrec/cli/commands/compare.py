@@ -34,7 +34,7 @@ def run(command: str, words: list[str]) -> int:
         "--group-by",
         default="auto",
         metavar="KEY",
-        help="none, experiment, a column of the config (loss/name), or the prefix of columns (data/sampler). auto "
+        help="none, experiment, a column (loss/name), or the prefix of columns (data/sampler). auto "
         "groups runs of one experiment that differ only in the seed",
     )
     parser.add_argument(
