@@ -304,7 +304,7 @@ def test_pruned_fine_tuned_and_quantized(cli: Cli, parent: Path) -> None:
     page = run.report.read_text()
     assert f"Compressed from tiny/{parent.name}" in page
     assert "Milliseconds per image" in page
-    assert "both in ONNX Runtime" in page
+    assert "both models in ONNX Runtime" in page
     assert "exports/onnxruntime-int8" in page
 
     config = run.config
